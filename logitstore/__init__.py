@@ -1,0 +1,27 @@
+"""Run a teacher once, keep what it said in a small exact cache, fit any number of students from it.
+
+>>> cache = logitstore.open("my-cache")            # milliseconds; no row is touched
+>>> cache[0].sample.tokens_T, cache[0].answer["ids"]
+>>> for batch in cache.loader(batch_size=8): ...     # tensors, ready for a student and an objective
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from logitstore.cache.reader import Cache
+from logitstore.errors import LogitstoreError
+from logitstore.types import Answer, CachedSample, Sample
+
+__version__ = "0.1.0"
+__all__ = ["Answer", "Cache", "CachedSample", "LogitstoreError", "Sample", "open"]
+
+
+def open(path: str | Path) -> Cache:
+    """Open a cache for reading. Costs milliseconds whatever its size, and touches no row.
+
+    Raises:
+        NotACache: no cache there, or one of a newer format version.
+        CacheDamaged: its manifest does not match its checksum.
+    """
+    return Cache(path)

@@ -1,0 +1,145 @@
+"""What each command is told: validated values with their defaults. The descriptions are the command line's help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from logitstore.manifest import Record
+
+
+class DumpPlan(Record):
+    """Everything `dump` is told."""
+
+    teacher: str = Field(description="The model to ask: a local folder, a hub name, or folder::file.gguf.")
+    data: str = Field(
+        description="The documents: a file (json, jsonl, parquet, csv, txt), a glob, a folder or a hub data set."
+    )
+    out: Path = Field(description="The cache to write. One that this command began is gone on with.")
+    split: str = Field("train", description="Split of the data set.")
+    column: str | None = Field(None, description="Column to read: text, or chats. Without it: 'messages', else 'text'.")
+    domain_column: str | None = Field(None, description="Column that says where a document comes from.")
+    limit: int | None = Field(None, ge=1, description="Use only the first N documents.")
+    max_length: int = Field(1024, ge=2, description="Most tokens in a sample; longer documents are cut into windows.")
+    overlap: int | None = Field(
+        None,
+        ge=0,
+        description="Tokens that neighbouring windows share, as context. "
+        "Without it: 128, or an eighth of --max-length if less.",
+    )
+    k: int = Field(16, ge=1, description="Tokens kept per row, with their logprobs.")
+    tail: Literal["prior", "uniform"] = Field(
+        "prior",
+        description="How the mass outside them is spread: like one vector fitted on a pilot (prior), or evenly (uniform).",
+    )
+    dtype: Literal["bfloat16", "float32", "float16"] = Field(
+        "bfloat16", description="Number format of the teacher's weights and logits."
+    )
+    device: str = Field("auto", description="Where the teacher runs: auto, cpu, cuda, cuda:1, mps.")
+    samples_per_part: int = Field(1024, ge=1, description="Samples in a part, the unit of writing and resuming.")
+    batch_tokens: int = Field(2048, ge=1, description="Most tokens the teacher sees at once, padding included.")
+    parts: str | None = Field(
+        None,
+        coerce_numbers_to_str=True,
+        description="Write only these parts, such as 0-99,120. Other processes may write the others at the same time.",
+    )
+    resume: bool = Field(
+        True, description="Go on with a cache that this command began; --no-resume refuses one that exists."
+    )
+
+
+class TrainPlan(Record):
+    """Everything `train` is told."""
+
+    cache: Path = Field(description="The cache to learn from.")
+    student: str | None = Field(
+        None,
+        description="The model to train: a local folder or hub name. Without it: a fresh one, shaped like the teacher "
+        "but for --layers, --hidden-size, ...",
+    )
+    out: Path = Field(description="Folder for the trained student and its checkpoints.")
+    copy_layers: str | None = Field(
+        None,
+        coerce_numbers_to_str=True,
+        description="Keep only these decoder layers of --student: numbers such as 0,6,12, or how many, such as 5.",
+    )
+    layers: int | None = Field(None, ge=1, description="Decoder layers of a fresh student.")
+    hidden_size: int | None = Field(None, ge=1, description="Width of a fresh student.")
+    intermediate_size: int | None = Field(None, ge=1, description="Width of a fresh student's MLP.")
+    heads: int | None = Field(None, ge=1, description="Attention heads of a fresh student.")
+    kv_heads: int | None = Field(None, ge=1, description="Key-value heads of a fresh student.")
+    alpha: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Weight of the KL to the teacher; cross-entropy on the gold tokens has the rest. 0: gold tokens only.",
+    )
+    temperature: float = Field(1.0, gt=0, description="Temperature of the KL.")
+    epochs: float = Field(1.0, gt=0, description="Passes over the training samples.")
+    max_steps: int = Field(-1, ge=-1, description="Stop after this many optimizer steps instead; -1 goes by --epochs.")
+    batch_size: int = Field(8, ge=1, description="Samples in a batch, on each device.")
+    accumulate: int = Field(1, ge=1, description="Batches whose gradients are summed before a step.")
+    learning_rate: float = Field(5e-4, gt=0, description="Peak learning rate.")
+    scheduler: str = Field("cosine", description="Learning-rate schedule, by its transformers name.")
+    warmup: float = Field(0.05, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
+    weight_decay: float = Field(0.0, ge=0, description="Weight decay of AdamW.")
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="Number format of the forward and backward pass; the weights stay float32."
+    )
+    device: Literal["auto", "cpu"] = Field("auto", description="auto takes a GPU where there is one.")
+    packed: bool = Field(
+        False, description="Lay several samples into one line instead of padding each; they do not see each other."
+    )
+    holdout: float = Field(
+        0.05, ge=0, lt=1, description="Share of the documents kept out for evaluation; 0 keeps none."
+    )
+    evaluate_every: int | None = Field(
+        None, ge=1, description="Evaluate after every so many steps; without it, at the end."
+    )
+    save_every: int | None = Field(
+        None, ge=1, description="Keep a checkpoint after every so many steps; without it, after each epoch."
+    )
+    resume: bool = Field(False, description="Go on from the last checkpoint in --out.")
+    workers: int = Field(1, ge=0, description="Threads that prepare batches ahead.")
+    seed: int = Field(0, ge=0, description="Seed of the order of the samples and of fresh weights.")
+    trainer: dict[str, Any] = Field({}, description="Further TrainingArguments, by name (recipe files only).")
+
+
+class EvaluatePlan(Record):
+    """Everything `evaluate` is told."""
+
+    cache: Path = Field(description="The cache to compare with.")
+    student: str = Field(description="The student: a local folder, a hub name, or folder::file.gguf.")
+    samples: Literal["heldout", "all"] = Field(
+        "heldout", description="Judge on the samples that `train` kept out with the same --holdout, or on all."
+    )
+    holdout: float = Field(0.05, gt=0, lt=1, description="Share of the documents that `train` kept out.")
+    batch_size: int = Field(8, ge=1, description="Samples in a batch.")
+    dtype: Literal["bfloat16", "float32", "float16"] = Field(
+        "float32", description="Number format of the student's weights."
+    )
+    device: str = Field("auto", description="Where the student runs: auto, cpu, cuda, cuda:1, mps.")
+
+
+class VerifyPlan(Record):
+    """Everything `verify` is told."""
+
+    cache: Path = Field(description="The cache to check.")
+    repair: bool = Field(False, description="Drop what is broken, so that the dump command makes only that again.")
+    against_teacher: str | None = Field(
+        None, description="Also ask this teacher again about a share of the samples, and compare."
+    )
+    share: float = Field(0.01, gt=0, le=1, description="Share of the samples to ask the teacher about again.")
+    seed: int = Field(0, ge=0, description="Seed of the choice of those samples.")
+    device: str = Field("auto", description="Where the teacher runs: auto, cpu, cuda, cuda:1, mps.")
+
+
+class InspectPlan(Record):
+    """Everything `inspect` is told."""
+
+    cache: Path = Field(description="The cache to look at.")
+    sample: int | None = Field(None, ge=0, description="Show the teacher's view of this sample, token by token.")
+    tokens: int = Field(40, ge=1, description="Most tokens of the sample to show.")
+    top: int = Field(3, ge=0, description="Alternatives to show for each token.")

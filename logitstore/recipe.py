@@ -1,0 +1,62 @@
+"""Recipes: a YAML file with one section a command, and flags that override it, become a validated plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from logitstore.errors import BadInput, one_line
+from logitstore.manifest import Record
+from logitstore.registry import suggest
+
+SECTIONS = ("dump", "inspect", "verify", "train", "evaluate")
+
+P = TypeVar("P", bound=Record)
+
+
+def plan(kind: type[P], section: str, config: Path | None, flags: dict[str, Any]) -> P:
+    """The plan of one command.
+
+    Args:
+        kind: the plan's class.
+        section: the command, and the section of the recipe that is read.
+        config: the recipe, if there is one.
+        flags: what the command line said; None where it said nothing.
+
+    Raises:
+        BadInput: no such file, not a recipe, an unknown or missing or impossible setting.
+    """
+    settings = _section(config, section) if config is not None else {}
+    unknown = next((name for name in settings if name not in kind.model_fields), None)
+    if unknown is not None:
+        raise BadInput(
+            f"{config}: {section}: no setting named '{unknown}'. {suggest(str(unknown), list(kind.model_fields))}"
+        )
+    settings |= {name: value for name, value in flags.items() if value is not None}
+    try:
+        return kind.model_validate(settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else section
+        flag = "CACHE" if name == "cache" else "--" + name.replace("_", "-")
+        if first["type"] == "missing":
+            raise BadInput(f"{section} needs {flag}: {kind.model_fields[name].description}") from error
+        raise BadInput(f"{flag} {first['input']!s:.80}: {first['msg']}.") from error
+
+
+def _section(path: Path, section: str) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(f"--config {path}: cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadInput(f"--config {path}: not valid YAML: {one_line(error)}") from error
+    if not isinstance(content, dict) or not all(isinstance(value, dict) for value in content.values()):
+        raise BadInput(f"--config {path}: a recipe has one section a command: {', '.join(SECTIONS)}.")
+    unknown = next((name for name in content if name not in SECTIONS), None)
+    if unknown is not None:
+        raise BadInput(f"--config {path}: no section named '{unknown}'. {suggest(str(unknown), list(SECTIONS))}")
+    return dict(content.get(section, {}))
