@@ -1,0 +1,1 @@
+"""The cache on disk: layout, parts, reader, verification. No torch here."""

@@ -1,0 +1,163 @@
+"""Where things lie in a cache, and how files come to lie there: whole, synced, by one rename."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+from pathlib import Path
+
+import xxhash
+
+from logitstore.errors import BadInput, CacheDamaged
+from logitstore.manifest import RECORD_NAME
+
+PARTS = "parts"
+SHARED = "shared"
+SAMPLES_FILE = "samples.arrow"
+ROWS_FOLDER = "rows.zarr"
+
+_PART_NAME = re.compile(r"[0-9]{5}|[1-9][0-9]{5,}")
+
+
+def part_folder(root: Path, part: int) -> Path:
+    return root / PARTS / f"{part:05d}"
+
+
+def part_folders(root: Path) -> list[int]:
+    """Numbers of the folders below `parts/` that look like parts, ascending."""
+    try:
+        names = os.listdir(root / PARTS)
+    except FileNotFoundError:
+        return []
+    return sorted(int(name) for name in names if _PART_NAME.fullmatch(name))
+
+
+def committed_parts(root: Path) -> list[int]:
+    """Numbers of the parts that are whole, ascending. Costs one listing of `parts/` and a stat per part."""
+    return [number for number in part_folders(root) if (part_folder(root, number) / RECORD_NAME).is_file()]
+
+
+def shared_name(what: str, content: bytes, suffix: str = "") -> str:
+    """Path of a shared file; the name carries a hash of the contents, so that two writers never fight over one."""
+    return f"{SHARED}/{what}-{xxhash.xxh3_64_hexdigest(content)}{suffix}"
+
+
+def inside(root: Path, relative: str) -> Path:
+    """`root / relative`, refused when links make it leave `root`.
+
+    Raises:
+        CacheDamaged: the path resolves to somewhere outside.
+    """
+    path = root / relative
+    try:
+        target = path.resolve()
+    except (OSError, RuntimeError) as error:
+        raise CacheDamaged(f"{root}: '{relative}' is a link that leads to itself. Do not use this cache.") from error
+    if not target.is_relative_to(root.resolve()):
+        raise CacheDamaged(f"{root}: '{relative}' leads outside the cache. Do not use this cache.")
+    return path
+
+
+def parse_parts(text: str, count: int) -> list[int]:
+    """Part numbers from a list such as `0-99,120`, checked against the `count` parts there are."""
+    chosen: set[int] = set()
+    for piece in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", piece)
+        if match is None:
+            raise BadInput(f"--parts '{text}': write numbers and ranges, such as 0-99,120.")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if first > last or last >= count:
+            raise BadInput(f"--parts '{text}': this cache has parts 0 to {count - 1}.")
+        chosen.update(range(first, last + 1))
+    return sorted(chosen)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there entirely or not at all; an existing one is replaced."""
+    aside = _aside(path, content)
+    os.replace(aside, path)
+    sync_folder(path.parent)
+
+
+def write_first(path: Path, content: bytes) -> bool:
+    """Like `write_whole`, but the first writer wins: False, and nothing changed, when `path` exists already."""
+    aside = _aside(path, content)
+    try:
+        os.link(aside, path)
+    except FileExistsError:
+        return False
+    finally:
+        aside.unlink()
+    sync_folder(path.parent)
+    return True
+
+
+def _aside(path: Path, content: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
+    return aside
+
+
+def sync_folder(folder: Path) -> None:
+    """Have a folder's entries, or a file's contents, on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Have everything below a folder on the disk, the contents before the entries that name them."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        sync_folder(path)
+    sync_folder(folder)
+
+
+def staging_folder(root: Path, part: int) -> Path:
+    """A new folder in which one writer prepares one part; readers never look into it."""
+    folder = root / PARTS / f"{part:05d}.partial-{secrets.token_hex(4)}"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def drop_staging(root: Path, part: int) -> None:
+    """Remove what writers of this part left behind."""
+    for folder in (root / PARTS).glob(f"{part:05d}.partial-*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep(root: Path) -> None:
+    """Remove what killed writers left in a cache that is complete, and in which nobody has anything left to write."""
+    for folder in (root / PARTS).glob("*.partial-*"):
+        shutil.rmtree(folder, ignore_errors=True)
+    for aside in (*root.glob(".cache.json.*"), *root.glob(".probe.*"), *(root / SHARED).rglob(".*")):
+        if not aside.is_dir():
+            aside.unlink(missing_ok=True)
+
+
+def commit(staged: Path, root: Path, part: int) -> None:
+    """Make a finished part visible by one rename; if another writer was first, keep that writer's part."""
+    sync_tree(staged)
+    target = part_folder(root, part)
+    if target.exists() and not (target / RECORD_NAME).is_file():
+        # what is left of a part whose record is gone is no part
+        os.rename(target, target.with_name(f"{target.name}.partial-{secrets.token_hex(4)}"))
+    try:
+        os.rename(staged, target)
+    except OSError:
+        if not (target / RECORD_NAME).is_file():
+            raise
+        shutil.rmtree(staged, ignore_errors=True)
+    sync_folder(target.parent)
+    drop_staging(root, part)

@@ -1,0 +1,62 @@
+"""The order of an epoch: a pure function of (count, seed, epoch), the same on every machine, world size and NumPy version."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from logitstore.types import Array
+
+BUCKET_BATCHES = 32
+"""Batches that are sorted by length together: enough for little padding, few enough for a well-mixed epoch."""
+
+
+def hashed(numbers_N: Array, salt: int) -> Array:
+    """uint64[N]: the SplitMix64 finaliser (Steele et al. 2014) of each number and a salt."""
+    with np.errstate(over="ignore"):
+        x = numbers_N.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(salt % (1 << 64))
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return np.asarray(x ^ (x >> np.uint64(31)))
+
+
+def salt_of(seed: int, epoch: int, use: int) -> int:
+    """A salt for one use of the randomness of one epoch."""
+    return int(hashed(hashed(np.array([seed]), 0x6C6F676974 + use) ^ np.uint64(epoch), 0x73746F7265)[0])
+
+
+def shuffled(count: int, seed: int, epoch: int) -> Array:
+    """int64[count]: a permutation of 0 .. count - 1."""
+    return np.argsort(hashed(np.arange(count), salt_of(seed, epoch, 0)), kind="stable")
+
+
+def bucketed(samples_M: Array, lengths_M: Array, batch_size: int, salt: int) -> list[Array]:
+    """Sort some samples by length, cut them into batches, and shuffle the batches.
+
+    Args:
+        samples_M: what is sorted; at most BUCKET_BATCHES batches of them make sense.
+        lengths_M: their lengths.
+        batch_size: samples in a batch; the last cut may hold fewer.
+        salt: of the shuffle.
+    """
+    by_length = samples_M[np.argsort(lengths_M, kind="stable")]
+    batches = [by_length[first : first + batch_size] for first in range(0, len(by_length), batch_size)]
+    order = np.argsort(hashed(np.arange(len(batches)), salt), kind="stable")
+    return [batches[index] for index in order]
+
+
+def held_out(documents_S: Array, fraction: float) -> Array:
+    """bool[S]: the samples kept for evaluation: those of `fraction` of the documents, at least one document.
+
+    Whole documents are held out, so that no window of one is trained on while another judges; which ones depends on
+    which documents there are and on nothing else, so that every command that sees the same parts agrees. With a single
+    document its windows count as documents.
+    """
+    if fraction <= 0:
+        return np.zeros(len(documents_S), np.bool_)
+    units_S = documents_S
+    units = np.unique(units_S)
+    if len(units) == 1:
+        units_S = units = np.arange(len(documents_S))
+    count = min(max(round(fraction * len(units)), 1), max(len(units) - 1, 1))
+    chosen = units[np.argsort(hashed(units, 0x68656C64), kind="stable")[:count]]
+    return np.isin(units_S, chosen)

@@ -1,0 +1,192 @@
+"""Opening a cache and reading it: nothing is copied, and nothing is touched before it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+
+from logitstore.cache import layout
+from logitstore.cache.part_sums import add_sums
+from logitstore.cache.rows_file import files_of, map_rows
+from logitstore.cache.samples_file import SamplesFile
+from logitstore.errors import CacheDamaged, CacheMismatch
+from logitstore.manifest import MANIFEST_NAME, RECORD_NAME, FileSeal, Manifest, PartRecord, Sums, unseal
+from logitstore.registry import resolve
+from logitstore.types import Answer, Array, CachedSample
+
+if TYPE_CHECKING:
+    from logitstore.loader import Loader
+
+
+class Part:
+    """One committed part: its samples and its rows, mapped."""
+
+    def __init__(self, root: Path, manifest: Manifest, number: int) -> None:
+        """Map the files of a part after comparing their headers and sizes with the manifest and the commit record.
+
+        Raises:
+            CacheDamaged: a file is missing, truncated, foreign or outside the cache.
+            CacheMismatch: the part was written under another plan.
+        """
+        self.number = number
+        self.folder = layout.inside(root, f"{layout.PARTS}/{number:05d}")
+        self.record = read_record(root, manifest, number)
+        check_sizes(root, number, self.record)
+        # only what the record lists was checked not to lead outside, so nothing else is opened
+        needed = {layout.SAMPLES_FILE, *(f"{layout.ROWS_FOLDER}/{file}" for file in files_of(manifest.fields))}
+        if unlisted := sorted(needed - self.record.files.keys()):
+            raise CacheDamaged(f"{root}: the record of part {number:05d} does not list {', '.join(unlisted)}.")
+        self.samples = SamplesFile(
+            self.folder / layout.SAMPLES_FILE, manifest.fields["ids"].dtype, manifest.samples_in(number)
+        )
+        self.fields = map_rows(self.folder / layout.ROWS_FOLDER, manifest.fields, self.record.rows)
+
+    def span(self, index: int) -> slice:
+        """The rows of sample number `index` of this part."""
+        start = int(self.samples.row_start_S[index])
+        return slice(start, start + int(self.samples.row_count_S[index]))
+
+    def __getitem__(self, index: int) -> CachedSample:
+        span = self.span(index)
+        answer = Answer(fields={name: array[span] for name, array in self.fields.items()})
+        return CachedSample(sample=self.samples.sample(index), answer=answer)
+
+
+class Cache:
+    """A cache opened for reading: a sequence of samples with what the teacher said about them.
+
+    `len(cache)` counts the samples of the committed parts; `cache[i]` and slices give `CachedSample`s whose arrays are
+    views of mapped files; `cache.loader(...)` gives batches of tensors.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Read the manifest and list the parts; no part is opened.
+
+        Raises:
+            NotACache: no manifest there, a foreign one, or one of a newer format version.
+            CacheDamaged: the manifest does not match its checksum.
+        """
+        self.path = Path(path)
+        self.manifest = unseal(Manifest, self.path / MANIFEST_NAME)
+        self.part_numbers = [part for part in layout.committed_parts(self.path) if part < self.manifest.parts]
+        counts = [self.manifest.samples_in(part) for part in self.part_numbers]
+        self._first_sample_P = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        self._parts: dict[int, Part] = {}
+
+    def __len__(self) -> int:
+        return int(self._first_sample_P[-1])
+
+    def __repr__(self) -> str:
+        done = f"{len(self.part_numbers)} of {self.manifest.parts} parts"
+        return f"<Cache {self.path}: {len(self):,} samples, {done}, teacher {self.manifest.teacher.name}>"
+
+    @property
+    def complete(self) -> bool:
+        """Whether every part of the plan is committed."""
+        return len(self.part_numbers) == self.manifest.parts
+
+    @cached_property
+    def records(self) -> list[PartRecord]:
+        """The commit records of all committed parts; read once, when first asked for."""
+        return [read_record(self.path, self.manifest, part) for part in self.part_numbers]
+
+    @property
+    def rows(self) -> int:
+        """Rows in the committed parts."""
+        return self.manifest.rows if self.complete else sum(record.rows for record in self.records)
+
+    @property
+    def sums(self) -> Sums:
+        """What the parts added up, over all of them."""
+        return add_sums([record.sums for record in self.records])
+
+    def locate(self, index: int) -> tuple[Part, int]:
+        """The part that holds sample `index`, and the sample's number in it."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"sample {index} of a cache with {len(self)} samples")
+        index %= len(self)
+        place = int(np.searchsorted(self._first_sample_P, index, side="right")) - 1
+        return self.part(self.part_numbers[place]), index - int(self._first_sample_P[place])
+
+    def part(self, number: int) -> Part:
+        """Part `number`, mapped when first asked for and kept."""
+        if number not in self._parts:
+            self._parts[number] = Part(self.path, self.manifest, number)
+        return self._parts[number]
+
+    @overload
+    def __getitem__(self, index: int) -> CachedSample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[CachedSample]: ...
+    def __getitem__(self, index: int | slice) -> CachedSample | list[CachedSample]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        part, number = self.locate(index)
+        return part[number]
+
+    def __iter__(self) -> Iterator[CachedSample]:
+        return (self[number] for number in range(len(self)))
+
+    def check_sizes(self) -> None:
+        """Compare the size of every file with the manifest and the commit records: cheap, and enough to find truncation.
+
+        Raises:
+            CacheDamaged: naming the first bad part and file.
+        """
+        check_files(self.path, "", self.manifest.shared)
+        for record in self.records:
+            check_sizes(self.path, record.part, record)
+
+    def documents(self) -> Array:
+        """int64: for every sample, the document it was cut from."""
+        parts = [self.part(number).samples.document_S for number in self.part_numbers]
+        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+    def lengths(self) -> Array:
+        """int64: tokens of every sample."""
+        parts = [self.part(number).samples.lengths_S for number in self.part_numbers]
+        return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
+
+    def loader(self, **options: Any) -> Loader:
+        """Batches of tensors in a reproducible order; see `logitstore.loader.Loader` for the options."""
+        loader: Loader = resolve("logitstore.loader:Loader")(self, **options)
+        return loader
+
+
+def read_record(root: Path, manifest: Manifest, number: int) -> PartRecord:
+    """The commit record of a part.
+
+    Raises:
+        CacheDamaged: it is broken, or about another part.
+        CacheMismatch: it belongs to another plan.
+    """
+    record = unseal(PartRecord, layout.inside(root, f"{layout.PARTS}/{number:05d}/{RECORD_NAME}"))
+    if record.plan != manifest.identity:
+        raise CacheMismatch(
+            f"{root}: part {number:05d} was written under another plan than {MANIFEST_NAME}. "
+            "Run `logitstore verify CACHE --repair`, then the dump command again."
+        )
+    if record.part != number or record.samples != manifest.samples_in(number):
+        raise CacheDamaged(f"{root}: the record of part {number:05d} is about another part. Run `logitstore verify`.")
+    return record
+
+
+def check_sizes(root: Path, number: int, record: PartRecord) -> None:
+    """Raises CacheDamaged when a file of the part is missing or has another size than its seal says."""
+    check_files(root, f"{layout.PARTS}/{number:05d}/", record.files)
+
+
+def check_files(root: Path, folder: str, files: dict[str, FileSeal]) -> None:
+    """Raises CacheDamaged when one of the files below `folder` is missing or has another size than its seal says."""
+    for name, sealed in files.items():
+        path = layout.inside(root, f"{folder}{name}")
+        size = path.stat().st_size if path.is_file() else None
+        if size != sealed.bytes:
+            found = "is missing" if size is None else f"has {size} bytes instead of {sealed.bytes}"
+            raise CacheDamaged(
+                f"{root}: {folder}{name} {found}. Run `logitstore verify CACHE --repair`, then the dump command again."
+            )

@@ -1,0 +1,132 @@
+"""`samples.arrow`: what was asked. One Arrow IPC file per part, one record batch, memory-mapped when read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.ipc
+
+from logitstore.errors import CacheDamaged
+from logitstore.types import Array, Sample
+
+
+def schema(token_dtype: str) -> pa.Schema:
+    """Columns of `samples.arrow`; docs/format.md says what each holds."""
+    token = pa.from_numpy_dtype(np.dtype(token_dtype))
+    return pa.schema(
+        [
+            pa.field("key", pa.string(), nullable=False),
+            pa.field("tokens", pa.list_(pa.field("item", token, nullable=False)), nullable=False),
+            pa.field("mask", pa.list_(pa.field("item", pa.bool_(), nullable=False)), nullable=False),
+            pa.field("domain", pa.string()),
+            pa.field("document", pa.int64(), nullable=False),
+            pa.field("window", pa.int32(), nullable=False),
+            pa.field("start", pa.int64(), nullable=False),
+            pa.field("row_start", pa.int64(), nullable=False),
+            pa.field("row_count", pa.int32(), nullable=False),
+            pa.field("nll", pa.float32(), nullable=False),
+        ]
+    )
+
+
+def write_samples(path: Path, samples: list[Sample], nll_S: Array, token_dtype: str) -> None:
+    """Write the samples of a part; rows are numbered in their order.
+
+    Args:
+        path: the file to make.
+        samples: the part's samples, in order.
+        nll_S: float32, one mean negative gold logprob per sample, nats per row.
+        token_dtype: "uint16" or "uint32".
+    """
+    counts = np.array([sample.rows for sample in samples], np.int32)
+    starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)[:-1]])
+    offsets = np.concatenate([[0], np.cumsum([len(sample.tokens_T) for sample in samples])]).astype(np.int32)
+    tokens = np.concatenate([sample.tokens_T for sample in samples]).astype(token_dtype)
+    mask = np.concatenate([sample.mask_T for sample in samples])
+    columns = schema(token_dtype)
+    table = pa.record_batch(
+        [
+            pa.array([sample.key for sample in samples], pa.string()),
+            pa.ListArray.from_arrays(pa.array(offsets), pa.array(tokens), type=columns.field("tokens").type),
+            pa.ListArray.from_arrays(pa.array(offsets), pa.array(mask), type=columns.field("mask").type),
+            pa.array([sample.domain for sample in samples], pa.string()),
+            pa.array([sample.document for sample in samples], pa.int64()),
+            pa.array([sample.window for sample in samples], pa.int32()),
+            pa.array([sample.start for sample in samples], pa.int64()),
+            pa.array(starts, pa.int64()),
+            pa.array(counts),
+            pa.array(nll_S.astype(np.float32)),
+        ],
+        schema=columns,
+    )
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, columns) as writer:
+        writer.write_batch(table)
+
+
+class SamplesFile:
+    """A mapped `samples.arrow`. Token arrays are views of the file; masks are unpacked sample by sample."""
+
+    def __init__(self, path: Path, token_dtype: str, count: int) -> None:
+        """Map the file and check its header.
+
+        Raises:
+            CacheDamaged: it is no Arrow file, has other columns, or does not hold `count` samples in one batch.
+        """
+        try:
+            reader = pa.ipc.open_file(pa.memory_map(str(path)))
+            batch = reader.get_batch(0) if reader.num_record_batches == 1 else None
+            if batch is not None:
+                # offsets and lengths that lead out of the file would bring the process down when read
+                batch.validate(full=True)
+        except (pa.ArrowException, OSError) as error:
+            raise CacheDamaged(f"{path}: not a whole Arrow file ({error}). Run `logitstore verify`.") from error
+        if batch is None or batch.num_rows != count or not batch.schema.equals(schema(token_dtype)):
+            raise CacheDamaged(f"{path}: its columns or its count of samples are wrong. Run `logitstore verify`.")
+        if not _whole(batch):
+            raise CacheDamaged(f"{path}: it has nulls, or masks of other lengths than tokens. Run `logitstore verify`.")
+        self.batch = batch
+        self._token_offsets = _offsets(batch.column("tokens"))
+        self._tokens = batch.column("tokens").values.to_numpy()
+        self._mask = batch.column("mask").values
+        self._mask_bits = np.frombuffer(self._mask.buffers()[1], np.uint8)
+        self.row_start_S = batch.column("row_start").to_numpy()
+        self.row_count_S = batch.column("row_count").to_numpy()
+        self.document_S = batch.column("document").to_numpy()
+        self.lengths_S = np.diff(self._token_offsets)
+
+    def __len__(self) -> int:
+        return int(self.batch.num_rows)
+
+    def tokens_of(self, index: int) -> Array:
+        """A view of one sample's token ids, in the stored dtype."""
+        return np.asarray(self._tokens[self._token_offsets[index] : self._token_offsets[index + 1]])
+
+    def mask_of(self, index: int) -> Array:
+        """bool: which positions of one sample have a row."""
+        first = self._mask.offset + int(self._token_offsets[index])
+        last = self._mask.offset + int(self._token_offsets[index + 1])
+        bits = np.unpackbits(self._mask_bits[first // 8 : (last + 7) // 8], bitorder="little")
+        return bits[first % 8 : first % 8 + last - first].view(np.bool_)
+
+    def sample(self, index: int) -> Sample:
+        value = {name: self.batch.column(name)[index].as_py() for name in ("key", "domain", "window", "start")}
+        return Sample(
+            tokens_T=self.tokens_of(index),
+            mask_T=self.mask_of(index),
+            document=int(self.document_S[index]),
+            **value,
+        )
+
+
+def _whole(batch: pa.RecordBatch) -> bool:
+    """Whether nothing but a domain is null, and tokens and masks have the same offsets."""
+    lists = batch.column("tokens"), batch.column("mask")
+    required = [column for field, column in zip(batch.schema, batch.columns, strict=True) if not field.nullable]
+    nulls = any(column.null_count for column in (*required, *(column.values for column in lists)))
+    return not nulls and lists[0].offsets.equals(lists[1].offsets)
+
+
+def _offsets(column: pa.ListArray) -> Array:
+    return np.asarray(column.offsets.to_numpy())

@@ -1,0 +1,224 @@
+"""`verify`: every checksum and every invariant of a cache; `repair` drops what is broken so that `dump` re-makes only that."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from logitstore.cache import layout
+from logitstore.cache.reader import Part, read_record
+from logitstore.errors import LogitstoreError, storage_errors
+from logitstore.manifest import MANIFEST_NAME, RECORD_NAME, Manifest, PartRecord, is_sealed, seal_of, unseal
+from logitstore.types import Array, Progress, Step, key_of, no_progress
+
+MASS_TOLERANCE = 5e-3
+"""How far listed plus tail mass may be from 1. float16 moves a logprob above -16 nats by at most 2**-8 = 0.0039, and hence
+its probability by as much relative to itself; that is reached only when nearly all mass lies below exp(-8) per token."""
+
+_BLOCK_ROWS = 1 << 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One thing that is wrong. `part` is None for what all parts share; `file` is relative to the cache."""
+
+    part: int | None
+    file: str
+    what: str
+
+    def __str__(self) -> str:
+        where = "the cache" if self.part is None else f"part {self.part:05d}"
+        return f"{where}: {self.file}: {self.what}"
+
+
+def verify(root: Path, progress: Progress = no_progress) -> list[Problem]:
+    """Everything that is wrong with a cache, in order; empty for a sound one. Missing parts are not wrong.
+
+    Raises:
+        NotACache: the folder holds no cache at all.
+    """
+    try:
+        manifest = unseal(Manifest, root / MANIFEST_NAME)
+    except LogitstoreError as error:
+        path = root / MANIFEST_NAME
+        if not (root / layout.PARTS).is_dir() or (path.is_file() and is_sealed(path.read_bytes())):
+            raise
+        return [Problem(part=None, file=MANIFEST_NAME, what=str(error))]
+    problems = shared_problems(root, manifest)
+    numbers = layout.part_folders(root)
+    for done, number in enumerate(numbers, 1):
+        if number < manifest.parts:
+            problems += part_problems(root, manifest, number)
+        else:
+            folder = f"{layout.PARTS}/{number:05d}"
+            problems.append(Problem(part=number, file=folder, what="a part that the plan does not have"))
+        progress(Step(stage="verify", done=done, total=len(numbers), part=number))
+    return problems or _count_problems(root, manifest, numbers)
+
+
+def _count_problems(root: Path, manifest: Manifest, numbers: list[int]) -> list[Problem]:
+    """Whether the rows and tokens of all parts are those that the plan of a complete cache names."""
+    if len(numbers) < manifest.parts:
+        return []
+    records = [read_record(root, manifest, number) for number in numbers]
+    found = (sum(record.rows for record in records), sum(record.tokens for record in records))
+    if found == (manifest.rows, manifest.tokens):
+        return []
+    what = f"it names {manifest.rows} rows and {manifest.tokens} tokens; the parts hold {found[0]} and {found[1]}"
+    return [Problem(part=None, file=MANIFEST_NAME, what=what)]
+
+
+def shared_problems(root: Path, manifest: Manifest) -> list[Problem]:
+    """What is wrong with the shared files."""
+    problems = []
+    for name, sealed in manifest.shared.items():
+        try:
+            path = layout.inside(root, name)
+            what = _difference(path, sealed.bytes, sealed.xxh3_128)
+        except LogitstoreError as error:
+            what = str(error)
+        if what:
+            problems.append(Problem(part=None, file=name, what=what))
+    # whatever lies in a shared folder is loaded with it
+    folders = {Path(name).parent for name in manifest.shared} - {Path(layout.SHARED)}
+    there = (path for folder in sorted(folders) for path in sorted((root / folder).glob("*")))
+    for name in (path.relative_to(root).as_posix() for path in there):
+        if name not in manifest.shared:
+            problems.append(Problem(part=None, file=name, what="a file that does not belong there"))
+    return problems
+
+
+def part_problems(root: Path, manifest: Manifest, number: int) -> list[Problem]:
+    """What is wrong with one part: its record, its files, and if those are whole, what they say."""
+    folder = f"{layout.PARTS}/{number:05d}"
+    try:
+        record = read_record(root, manifest, number)
+    except LogitstoreError as error:
+        return [Problem(part=number, file=f"{folder}/{RECORD_NAME}", what=str(error))]
+    problems = []
+    for name, sealed in record.files.items():
+        if what := _difference(root / folder / name, sealed.bytes, sealed.xxh3_128):
+            problems.append(Problem(part=number, file=f"{folder}/{name}", what=what))
+    there = {path.relative_to(root / folder).as_posix() for path in (root / folder).rglob("*") if not path.is_dir()}
+    for name in sorted(there - record.files.keys() - {RECORD_NAME}):
+        problems.append(Problem(part=number, file=f"{folder}/{name}", what="a file that does not belong there"))
+    if problems:
+        return problems
+    try:
+        part = Part(root, manifest, number)
+    except LogitstoreError as error:
+        return [Problem(part=number, file=folder, what=str(error))]
+    # rows are looked at only where the samples say rightly which they are
+    found = list(_sample_invariants(part, record, manifest.teacher.vocabulary)) or list(_row_invariants(part, manifest))
+    return [Problem(part=number, file=f"{folder}/{file}", what=what) for file, what in found]
+
+
+def _difference(path: Path, size: int, checksum: str) -> str:
+    """How a file differs from its seal; empty when it does not."""
+    if not path.is_file():
+        return "missing"
+    try:
+        found = seal_of(path)
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    if found.bytes != size:
+        return f"{found.bytes} bytes instead of {size}"
+    return "" if found.xxh3_128 == checksum else "its checksum does not match"
+
+
+def _sample_invariants(part: Part, record: PartRecord, vocabulary: int) -> Iterator[tuple[str, str]]:
+    samples = part.samples
+    rows_S = np.array([int(samples.mask_of(index).sum()) for index in range(len(samples))], np.int64)
+    ends = np.cumsum(rows_S)
+    if not np.array_equal(samples.row_count_S, rows_S):
+        yield layout.SAMPLES_FILE, "row_count is not the count of the mask"
+    if not np.array_equal(samples.row_start_S, ends - rows_S) or ends[-1] != record.rows:
+        yield layout.SAMPLES_FILE, "the row spans do not follow each other from 0 to the part's rows"
+    if any(samples.mask_of(index)[-1:].any() for index in range(len(samples))):
+        yield layout.SAMPLES_FILE, "a row stands at the last position of a sample, which has no token after it"
+    if int(samples.lengths_S.sum()) != record.tokens:
+        yield layout.SAMPLES_FILE, "the count of tokens is not the record's"
+    if any(int(samples.tokens_of(index).max(initial=0)) >= vocabulary for index in range(len(samples))):
+        yield layout.SAMPLES_FILE, f"a token id is not below the vocabulary of {vocabulary}"
+    if any(
+        samples.batch.column("key")[index].as_py() != key_of(samples.tokens_of(index)) for index in range(len(samples))
+    ):
+        yield layout.SAMPLES_FILE, "a key is not the hash of its sample's tokens"
+
+
+def _row_invariants(part: Part, manifest: Manifest) -> Iterator[tuple[str, str]]:
+    gold_N = np.concatenate([part[index].sample.gold_N for index in range(len(part.samples))]).astype(np.int64)
+    found: dict[tuple[str, str], None] = {}
+    for first in range(0, part.record.rows, _BLOCK_ROWS):
+        block = {name: array[first : first + _BLOCK_ROWS] for name, array in part.fields.items()}
+        found |= dict.fromkeys(
+            row_block_problems(block, gold_N[first : first + _BLOCK_ROWS], manifest.teacher.vocabulary)
+        )
+    for field, what in found:
+        yield f"{layout.ROWS_FOLDER}/{field}", what
+
+
+def row_block_problems(block: dict[str, Array], gold_N: Array, vocabulary: int) -> Iterator[tuple[str, str]]:
+    """The field and what is wrong with it, for every invariant that some row breaks (docs/format.md lists them)."""
+    ids_NK = block["ids"].astype(np.int64)
+    logprobs_NK = block["logprobs"].astype(np.float64)
+    tail_N = block["tail_logmass"].astype(np.float64)
+    gold_logprob_N = block["gold_logprob"]
+    if (ids_NK >= vocabulary).any():
+        yield "ids", f"an id is not below the vocabulary of {vocabulary}"
+    if (np.diff(np.sort(ids_NK, 1), axis=1) == 0).any():
+        yield "ids", "a row lists an id twice"
+    if np.isnan(logprobs_NK).any() or (logprobs_NK > 0).any():
+        yield "logprobs", "a logprob is positive or NaN"
+    if (logprobs_NK[:, 1:] > logprobs_NK[:, :-1]).any():
+        yield "logprobs", "a row is not in falling order"
+    if np.isnan(gold_logprob_N).any() or (gold_logprob_N > 0).any():
+        yield "gold_logprob", "a logprob is positive or NaN"
+    if np.isnan(tail_N).any() or (tail_N > 0).any():
+        yield "tail_logmass", "a mass is above 1 or NaN"
+    mass_N = np.exp(logprobs_NK).sum(1) + np.exp(tail_N)
+    if not (np.abs(mass_N - 1) <= MASS_TOLERANCE).all():
+        yield "logprobs", "listed and tail mass of a row do not sum to 1"
+    listed_NK = ids_NK == gold_N[:, None]
+    if (block["logprobs"][listed_NK] != gold_logprob_N[listed_NK.any(1)]).any():
+        yield "gold_logprob", "it is not the listed logprob of the gold token"
+    entropy_N = block["entropy"].astype(np.float64)
+    if not ((entropy_N >= 0) & (entropy_N <= np.log(max(vocabulary, 2)) * 1.001)).all():
+        yield "entropy", "it is negative, NaN or above log(vocabulary)"
+
+
+def repair(root: Path, problems: list[Problem]) -> list[str]:
+    """Drop what is broken: whole parts, shared files, or the manifest. The same dump command re-makes only that.
+
+    Returns:
+        what was dropped, relative to the cache.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    dropped = sorted(
+        {problem.file if problem.part is None else f"{layout.PARTS}/{problem.part:05d}" for problem in problems}
+    )
+    with storage_errors(root):
+        for name in dropped:
+            path = _ours(root, name)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.is_symlink() or path.exists():
+                os.unlink(path)
+    return dropped
+
+
+def _ours(root: Path, name: str) -> Path:
+    """`root / name`, or the first link on the way there: what lies behind a link is not the cache's to delete."""
+    path = root
+    for step in name.split("/"):
+        path /= step
+        if path.is_symlink():
+            break
+    return path

