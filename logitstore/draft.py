@@ -1,0 +1,112 @@
+"""The plan of a dump, worked out as far as it goes without the teacher's weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import transformers
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+import logitstore
+from logitstore.data.documents import DataSpec
+from logitstore.data.samples import Encoding, Samples, open_samples
+from logitstore.data.tokenizer import Vocabulary, load_tokenizer
+from logitstore.errors import BadInput, ModelError
+from logitstore.manifest import DataInfo, Manifest, SparsifierInfo, TailInfo, TeacherInfo, row_fields
+from logitstore.models import describe, head_rows, load_config
+from logitstore.plans import DumpPlan
+from logitstore.types import ModelRef, Progress, no_progress
+
+PILOT_ROWS = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """A plan worked out as far as it goes without the teacher's weights."""
+
+    manifest: Manifest
+    samples: Samples
+    vocabulary: Vocabulary
+    config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+
+
+def draft(plan: DumpPlan, progress: Progress = no_progress) -> Draft:
+    """The manifest as it will be, but for the teacher's fingerprint and the shared files; loads no weights."""
+    model = ModelRef.parse(plan.teacher)
+    config = load_config(model)
+    tokenizer = load_tokenizer(model)
+    vocabulary = Vocabulary.of(tokenizer)
+    real = min(len(vocabulary.pieces), head_rows(config))
+    if plan.k > real:
+        raise BadInput(f"-k {plan.k}: the teacher's vocabulary has {real} tokens. Give at most that many.")
+    overlap = min(128, plan.max_length // 8) if plan.overlap is None else plan.overlap
+    if overlap >= plan.max_length:
+        raise BadInput(f"--overlap {overlap}: it must be smaller than --max-length, which is {plan.max_length}.")
+    if plan.samples_per_part * plan.max_length >= 1 << 31:
+        raise BadInput(
+            f"--samples-per-part {plan.samples_per_part}: a part may hold up to {(1 << 31) // plan.max_length} samples "
+            f"of {plan.max_length} tokens. Give less."
+        )
+    spec = DataSpec(
+        source=plan.data, split=plan.split, column=plan.column, domain_column=plan.domain_column, limit=plan.limit
+    )
+    encoding = Encoding(max_length=plan.max_length, overlap=overlap)
+    samples = open_samples(spec, encoding, tokenizer, str(model), progress)
+    if samples.highest_token >= real:
+        raise ModelError(
+            f"{model}: its tokenizer gives token id {samples.highest_token}, its head has rows for ids below {real}. "
+            "The model and the tokenizer do not belong together."
+        )
+    pilot = pilot_samples(samples) if plan.tail == "prior" else []
+    architecture, plain = describe(config)
+    manifest = Manifest(
+        created_by={
+            "logitstore": logitstore.__version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+        teacher=TeacherInfo(
+            name=plan.teacher,
+            revision=getattr(config, "_commit_hash", None),
+            fingerprint="",
+            dtype=plan.dtype,
+            vocabulary=real,
+            architecture=architecture,
+            config=plain,
+        ),
+        tokenizer=vocabulary.info(),
+        data=DataInfo(
+            source=plan.data,
+            split=plan.split,
+            kind="chat" if samples.chat else "text",
+            column=samples.column,
+            domain_column=plan.domain_column,
+            fingerprint=samples.fingerprint,
+            documents=samples.documents,
+            skipped=samples.skipped,
+            max_length=plan.max_length,
+            overlap=overlap,
+        ),
+        samples=len(samples),
+        rows=int(samples.rows_S.sum()),
+        tokens=int(samples.lengths_S.sum()),
+        samples_per_part=plan.samples_per_part,
+        batch_tokens=plan.batch_tokens,
+        sparsifier=SparsifierInfo(name="topk", k=plan.k),
+        tail=TailInfo(
+            shape=plan.tail,
+            pilot_rows=int(samples.rows_S[pilot].sum()),
+        ),
+        fields=row_fields(plan.k, real),
+        shared={},
+    )
+    return Draft(manifest=manifest, samples=samples, vocabulary=vocabulary, config=config, tokenizer=tokenizer)
+
+
+def pilot_samples(samples: Samples) -> list[int]:
+    """Samples spread evenly over the data, with about PILOT_ROWS rows between them."""
+    count = min(len(samples), max(int(PILOT_ROWS / samples.rows_S.mean()), 1))
+    return [int(index) for index in np.unique(np.linspace(0, len(samples) - 1, count).round())]

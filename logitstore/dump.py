@@ -1,0 +1,121 @@
+"""`dump`: run the teacher once over the data, and keep what it said. Reads top to bottom.
+
+documents -> samples -> plan (cache.json) -> pilot (shared/) -> part by part: teacher -> top-k -> part writer
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from logitstore.behind import Behind
+from logitstore.cache import layout
+from logitstore.cache.part_writer import PartWriter
+from logitstore.cache.reader import Cache
+from logitstore.cache.verify import shared_problems
+from logitstore.data.samples import Samples
+from logitstore.draft import draft
+from logitstore.errors import BadInput, storage_errors
+from logitstore.establish import establish, existing_manifest
+from logitstore.manifest import MANIFEST_NAME, Manifest
+from logitstore.plans import DumpPlan
+from logitstore.score import TeacherBatch, score, split
+from logitstore.sparsify import SPARSIFIERS
+from logitstore.teachers.causal_lm import CausalTeacher
+from logitstore.types import Array, ModelRef, Progress, Step, no_progress
+
+QUEUE_DEPTH = 4
+
+
+def dump(plan: DumpPlan, progress: Progress = no_progress) -> Cache:
+    """Write the cache that `plan` describes, or what is missing of it.
+
+    Raises:
+        BadInput: data or options that cannot be used.
+        ModelError: a teacher that cannot be loaded or gives NaN.
+        CacheMismatch: `plan.out` is a cache of another plan.
+        StorageError: the disk is full or the folder cannot be written; what is committed stays.
+    """
+    is_new = not plan.out.exists()
+    check_target(plan)
+    try:
+        drafted = draft(plan, progress)
+    except BaseException:
+        if is_new:
+            with suppress(OSError):
+                plan.out.rmdir()
+        raise
+    manifest = existing_manifest(plan, drafted.manifest)
+    todo = _parts_to_do(plan, drafted.manifest)
+    if manifest is None or todo or shared_problems(plan.out, manifest):
+        progress(Step(stage="load the teacher", done=0, total=1))
+        teacher = CausalTeacher(ModelRef.parse(plan.teacher), drafted.config, plan.dtype, plan.device)
+        manifest = establish(plan, drafted, manifest, teacher, progress)
+        _write_parts(plan, manifest, drafted.samples, todo, teacher, progress)
+    cache = Cache(plan.out)
+    cache.check_sizes()  # parts left over from another plan are refused here, not when a student is trained
+    if cache.complete:
+        with storage_errors(plan.out):
+            layout.sweep(plan.out)
+    return cache
+
+
+def check_target(plan: DumpPlan) -> None:
+    """Refuse, before any work, a target that cannot become or is not this cache."""
+    if plan.out.exists() and not plan.out.is_dir():
+        raise BadInput(f"--out {plan.out}: a file stands there. Choose another folder.")
+    with storage_errors(plan.out):
+        plan.out.mkdir(parents=True, exist_ok=True)
+        names = {name for name in os.listdir(plan.out) if not name.startswith(".")}
+        (probe := plan.out / f".probe.{os.getpid()}").touch()
+        probe.unlink(missing_ok=True)
+    if MANIFEST_NAME in names:
+        if not plan.resume:
+            raise BadInput(
+                f"--out {plan.out}: a cache is there already. Choose another folder, or leave out --no-resume."
+            )
+    elif names - {layout.PARTS, layout.SHARED, "lost+found"}:
+        raise BadInput(f"--out {plan.out}: the folder holds other files. Choose an empty or new one.")
+
+
+def _parts_to_do(plan: DumpPlan, manifest: Manifest) -> list[int]:
+    wanted = layout.parse_parts(plan.parts, manifest.parts) if plan.parts is not None else range(manifest.parts)
+    done = set(layout.committed_parts(plan.out))
+    return [part for part in wanted if part not in done]
+
+
+def _write_parts(
+    plan: DumpPlan, manifest: Manifest, samples: Samples, todo: list[int], teacher: CausalTeacher, progress: Progress
+) -> None:
+    """Part after part: the teacher answers here, encoding and writing happen on the thread behind."""
+    sparsifier = SPARSIFIERS["topk"](k=manifest.sparsifier.k, vocabulary=manifest.teacher.vocabulary)
+    bounds = {part: part * manifest.samples_per_part for part in todo}
+    total = sum(int(samples.rows_S[first : first + manifest.samples_per_part].sum()) for first in bounds.values())
+    done = 0
+    size = f"{manifest.bytes_per_row} B/row"
+    for part, first in bounds.items():
+        asked = samples[first : first + manifest.samples_per_part]
+        with PartWriter(plan.out, manifest, part, asked) as writer, Behind(QUEUE_DEPTH) as behind:
+            for batch, targets in score(teacher, sparsifier, asked, manifest.batch_tokens):
+                behind.submit(_store, writer, batch, targets, manifest)
+                done += len(batch.rows_N)
+                progress(Step(stage="dump", done=done, total=total, part=part, note=size))
+            behind.submit(writer.commit)
+
+
+def _store(writer: PartWriter, batch: TeacherBatch, targets: Any, manifest: Manifest) -> None:
+    """Round to the stored dtypes and hand each sample's rows to the part."""
+    arrays: dict[str, Array] = targets()
+    encoded = {name: arrays[name].astype(info.dtype) for name, info in manifest.fields.items()}
+    for index, answer in split(batch, encoded):
+        writer.write(index, answer)
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes free on the disk that will hold `folder`."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free

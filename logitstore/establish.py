@@ -1,0 +1,121 @@
+"""Beginning a cache, or going on with one: `cache.json` and the shared files, written once and compared ever after."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+
+from logitstore.batching import by_length
+from logitstore.cache import layout
+from logitstore.cache.verify import shared_problems
+from logitstore.data.samples import Samples
+from logitstore.data.tokenizer import tokenizer_files
+from logitstore.draft import Draft, pilot_samples
+from logitstore.errors import CacheMismatch, storage_errors
+from logitstore.manifest import MANIFEST_NAME, Manifest, seal, seal_of_bytes, unseal
+from logitstore.plans import DumpPlan
+from logitstore.score import collate, row_logits
+from logitstore.sparsify import SPARSIFIERS
+from logitstore.sparsify.prior import PriorFit
+from logitstore.teachers.causal_lm import CausalTeacher
+from logitstore.types import Progress, Sample, Step
+
+
+def existing_manifest(plan: DumpPlan, drafted: Manifest) -> Manifest | None:
+    """The manifest that is there, after comparing it with what this plan would write."""
+    if not (plan.out / MANIFEST_NAME).exists():
+        return None
+    found = unseal(Manifest, plan.out / MANIFEST_NAME)
+    _refuse_other_plan(plan.out, found, drafted, but={"fingerprint"})
+    return found
+
+
+def _refuse_other_plan(out: Path, found: Manifest, wanted: Manifest, but: set[str] | None = None) -> None:
+    """Compare two plans, except for the shared files (each machine's pilot may differ in the last bits) and `but`."""
+    there, here = found.essence(), wanted.essence()
+    for essence in (there, here):
+        del essence["shared"], essence["tail"]["file"]
+        for name in but or ():
+            del essence["teacher"][name]
+    difference = _first_difference(there, here)
+    if difference is not None:
+        name, old, new = difference
+        raise CacheMismatch(
+            f"--out {out}: the cache there has {name} = {old!s:.80}, this command asks for {new!s:.80}. "
+            "Choose another folder, or give the same options as before."
+        )
+
+
+def _telling_first(key: str) -> tuple[bool, str]:
+    """Sorts what the user set before what only follows from it."""
+    return key in ("fields", "fingerprint", "pilot_rows", "samples", "rows", "tokens"), key
+
+
+def _first_difference(there: Any, here: Any, name: str = "") -> tuple[str, Any, Any] | None:
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in sorted(there.keys() | here.keys(), key=_telling_first):
+            if (found := _first_difference(there.get(key), here.get(key), f"{name}.{key}".lstrip("."))) is not None:
+                return found
+        return None
+    return None if there == here else (name, there, here)
+
+
+def establish(
+    plan: DumpPlan, drafted: Draft, existing: Manifest | None, teacher: CausalTeacher, progress: Progress
+) -> Manifest:
+    """Write the shared files and then `cache.json`, or make sure that those which are there are this plan's."""
+    progress(Step(stage="fingerprint", done=0, total=1))
+    teacher_info = drafted.manifest.teacher.model_copy(update={"fingerprint": teacher.fingerprint()})
+    wanted = drafted.manifest.model_copy(update={"teacher": teacher_info})
+    if existing is not None:
+        _refuse_other_plan(plan.out, existing, wanted)
+        if not shared_problems(plan.out, existing):
+            return existing
+    prior_V = _fit_prior(wanted, drafted.samples, teacher, progress) if plan.tail == "prior" else None
+    manifest, contents = _with_shared(wanted, drafted, prior_V)
+    if existing is not None and existing.shared != manifest.shared:
+        raise CacheMismatch(
+            f"--out {plan.out}: a shared file is damaged, and fitting it again here gives other bits. "
+            "Run this on the kind of machine that began the cache, or dump into a new folder."
+        )
+    with storage_errors(plan.out):
+        for name, content in contents.items():
+            layout.write_whole(plan.out / name, content)
+        if existing is not None or layout.write_first(plan.out / MANIFEST_NAME, seal(manifest)):
+            return manifest
+        first = unseal(Manifest, plan.out / MANIFEST_NAME)
+        _refuse_other_plan(plan.out, first, manifest)
+        for name in contents.keys() - first.shared.keys():
+            (plan.out / name).unlink(missing_ok=True)
+        return first
+
+
+def _with_shared(wanted: Manifest, drafted: Draft, prior_V: torch.Tensor | None) -> tuple[Manifest, dict[str, bytes]]:
+    """The manifest with its shared files, and their contents. Names carry the contents' hash, so writers never collide."""
+    vocabulary = drafted.vocabulary.arrow()
+    contents = {layout.shared_name("vocabulary", vocabulary, ".arrow"): vocabulary}
+    files = tokenizer_files(drafted.tokenizer)
+    folder = layout.shared_name("tokenizer", b"".join(files.values()))
+    contents |= {f"{folder}/{name}": content for name, content in files.items()}
+    tail = wanted.tail
+    if prior_V is not None:
+        content = safetensors.torch.save({"prior": prior_V})
+        tail = tail.model_copy(update={"file": layout.shared_name("tail", content, ".safetensors")})
+        contents[str(tail.file)] = content
+    shared = {name: seal_of_bytes(content) for name, content in contents.items()}
+    return wanted.model_copy(update={"tail": tail, "shared": shared}), contents
+
+
+def _fit_prior(manifest: Manifest, samples: Samples, teacher: CausalTeacher, progress: Progress) -> torch.Tensor:
+    fit = PriorFit(manifest.teacher.vocabulary)
+    sparsifier = SPARSIFIERS["topk"](k=manifest.sparsifier.k, vocabulary=manifest.teacher.vocabulary)
+    pilot: list[Sample] = [samples[index] for index in pilot_samples(samples)]
+    for indices in by_length(np.array([len(sample.tokens_T) for sample in pilot]), manifest.batch_tokens):
+        for logits_nV, gold_n in row_logits(teacher, collate(pilot, indices)):
+            fit.add(logits_nV, sparsifier(logits_nV, gold_n)["ids"])
+        progress(Step(stage="pilot", done=fit.rows, total=manifest.tail.pilot_rows))
+    return fit.vector()

@@ -1,0 +1,81 @@
+"""Models as transformers loads them: configuration, weights, devices. Teachers and students both come through here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig, PretrainedConfig, PreTrainedModel
+
+from logitstore.errors import ModelError, one_line
+from logitstore.types import ModelRef
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load_config(model: ModelRef) -> PretrainedConfig:
+    """The configuration of a model, without its weights.
+
+    Raises:
+        ModelError: there is none.
+    """
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(model.name, **model.pretrained)
+    except Exception as error:
+        # transformers raises nearly anything here, from OSError to KeyError; the reason is kept, the traceback chained
+        where = "" if Path(model.name).exists() else "there is no such folder, and as a hub name it "
+        raise ModelError(f"{model}: {where}cannot be loaded as a model: {one_line(error)}") from error
+    return config
+
+
+def load_weights(model: ModelRef, config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """The model, on the CPU, its weights in `dtype`; packed GGUF weights are unpacked.
+
+    Raises:
+        ModelError: it cannot be loaded as a causal language model.
+    """
+    options: dict[str, Any] = dict(model.pretrained)
+    if model.gguf:
+        options["quantization_config"] = GgufConfig(dequantize=True)
+    try:
+        loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            model.name, config=config, dtype=dtype, **options
+        )
+    except Exception as error:
+        # as above
+        raise ModelError(f"{model}: cannot be loaded as a causal language model: {one_line(error)}") from error
+    return loaded
+
+
+def pick_device(device: str) -> torch.device:
+    """`auto` takes the first CUDA device, then MPS, then the CPU.
+
+    Raises:
+        ModelError: the device named does not exist here.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        picked = torch.device(device)
+        torch.empty(1, device=picked)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"--device {device}: not available here ({one_line(error)}). Try --device cpu.") from error
+    return picked
+
+
+def describe(config: PretrainedConfig) -> tuple[str, dict[str, Any]]:
+    """The architecture's name and the configuration as plain JSON, as kept in the manifest."""
+    plain: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))
+    for local in ("_name_or_path", "transformers_version", "quantization_config", "dtype", "torch_dtype"):
+        plain.pop(local, None)
+    architecture = (config.architectures or [config.model_type])[0]
+    return str(architecture), plain
+
+
+def head_rows(config: PretrainedConfig) -> int:
+    """Rows of the model's head: its vocabulary with padding."""
+    return int(config.get_text_config().vocab_size)

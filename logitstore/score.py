@@ -1,0 +1,107 @@
+"""Samples through the teacher: batches in, targets of every row out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from logitstore.batching import by_length
+from logitstore.chunks import chunk_rows
+from logitstore.sparsify.topk import TopK
+from logitstore.teachers.causal_lm import CausalTeacher
+from logitstore.types import Answer, Array, Sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherBatch:
+    """Some samples, padded on the right, and where their rows are.
+
+    Attributes:
+        indices: numbers of the samples among those asked about.
+        tokens_BT, attention_BT: int64.
+        rows_N: int64, the rows' places in the flattened [B * T], sample after sample.
+        gold_N: int64, the token after each row's position.
+        counts: rows of each sample.
+    """
+
+    indices: list[int]
+    tokens_BT: Tensor
+    attention_BT: Tensor
+    rows_N: Tensor
+    gold_N: Tensor
+    counts: list[int]
+
+
+def collate(samples: list[Sample], indices: list[int]) -> TeacherBatch:
+    """Put samples into one batch. Padding is 0; causal attention never looks at it."""
+    width = max(len(samples[index].tokens_T) for index in indices)
+    tokens_BT = np.zeros((len(indices), width), np.int64)
+    attention_BT = np.zeros((len(indices), width), np.int64)
+    for line, index in enumerate(indices):
+        length = len(samples[index].tokens_T)
+        tokens_BT[line, :length] = samples[index].tokens_T
+        attention_BT[line, :length] = 1
+    return TeacherBatch(
+        indices=indices,
+        tokens_BT=torch.from_numpy(tokens_BT),
+        attention_BT=torch.from_numpy(attention_BT),
+        rows_N=torch.from_numpy(
+            np.concatenate([line * width + samples[index].positions_N for line, index in enumerate(indices)])
+        ),
+        gold_N=torch.from_numpy(np.concatenate([samples[index].gold_N for index in indices])),
+        counts=[samples[index].rows for index in indices],
+    )
+
+
+def row_logits(teacher: CausalTeacher, batch: TeacherBatch) -> Iterator[tuple[Tensor, Tensor]]:
+    """Run the teacher; give the raw logits [n, V'] of the rows, and their gold tokens, a few at a time."""
+    logits_BTV = teacher.logits(batch.tokens_BT, batch.attention_BT)
+    flat_RV = logits_BTV.flatten(0, 1)
+    chunk = chunk_rows(flat_RV.shape[1], flat_RV.device.type)
+    for rows_n, gold_n in zip(torch.split(batch.rows_N, chunk), torch.split(batch.gold_N, chunk), strict=True):
+        yield flat_RV[rows_n.to(flat_RV.device)], gold_n.to(flat_RV.device)
+
+
+def score(
+    teacher: CausalTeacher, sparsifier: TopK, samples: list[Sample], batch_tokens: int
+) -> Iterator[tuple[TeacherBatch, Callable[[], dict[str, Array]]]]:
+    """Ask the teacher about samples, batch by batch.
+
+    Yields:
+        the batch, and a function that waits for its targets and gives them as arrays on the host; call it elsewhere, so
+        that the teacher goes on meanwhile.
+    """
+    lengths_S = np.array([len(sample.tokens_T) for sample in samples])
+    for indices in by_length(lengths_S, batch_tokens):
+        batch = collate(samples, indices)
+        chunks = [sparsifier(logits_nV, gold_n) for logits_nV, gold_n in row_logits(teacher, batch)]
+        yield batch, _to_host({name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]})
+
+
+def _to_host(targets: dict[str, Tensor]) -> Callable[[], dict[str, Array]]:
+    """Start copying to the host; the function returned waits for the copy."""
+    if next(iter(targets.values())).device.type != "cuda":
+        return lambda: {name: value.cpu().numpy() for name, value in targets.items()}
+    copies = {
+        name: torch.empty(value.shape, dtype=value.dtype, pin_memory=True).copy_(value, non_blocking=True)
+        for name, value in targets.items()
+    }
+    copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    copied.record(torch.cuda.current_stream(next(iter(targets.values())).device))
+
+    def wait() -> dict[str, Array]:
+        copied.synchronize()
+        return {name: value.numpy() for name, value in copies.items()}
+
+    return wait
+
+
+def split(batch: TeacherBatch, targets: dict[str, Array]) -> Iterator[tuple[int, Answer]]:
+    """Each sample's number and its own rows of a batch's targets."""
+    ends = np.cumsum(batch.counts)
+    for index, count, end in zip(batch.indices, batch.counts, ends, strict=True):
+        yield index, Answer(fields={name: value[end - count : end] for name, value in targets.items()})

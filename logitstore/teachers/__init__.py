@@ -1,0 +1,1 @@
+"""Models that answer: what they are, and their logits."""

@@ -1,0 +1,48 @@
+"""A causal language model as the teacher: any that transformers loads, from a folder, the hub or a GGUF file.
+
+Axes: B sequences, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+import xxhash
+from torch import Tensor
+from transformers import PretrainedConfig
+
+from logitstore.models import DTYPES, load_weights, pick_device
+from logitstore.types import ModelRef
+
+
+class CausalTeacher:
+    """A loaded teacher. `logits` is all that is asked of it."""
+
+    def __init__(self, model: ModelRef, config: PretrainedConfig, dtype: str, device: str) -> None:
+        """Load the weights; takes as long as transformers takes.
+
+        Raises:
+            ModelError: the model cannot be loaded, or the device does not exist.
+        """
+        self.device = pick_device(device)
+        self._model = load_weights(model, config, DTYPES[dtype]).to(self.device).eval()
+
+    @torch.inference_mode()
+    def logits(self, tokens_BT: Tensor, attention_BT: Tensor) -> Tensor:
+        """Raw logits [B, T, V'] in the model's dtype, V' including padding rows of the embedding.
+
+        Args:
+            tokens_BT: int64 token ids, padded on the right.
+            attention_BT: int64, 1 on real tokens.
+        """
+        output: Tensor = self._model(
+            input_ids=tokens_BT.to(self.device), attention_mask=attention_BT.to(self.device), use_cache=False
+        ).logits
+        return output
+
+    def fingerprint(self) -> str:
+        """xxh3-128 over the name, dtype, shape and bytes of every parameter, in order."""
+        digest = xxhash.xxh3_128()
+        for name, value in self._model.named_parameters():
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
