@@ -1,0 +1,190 @@
+"""The Hugging Face Trainer, fed from a cache: its loop, devices, checkpoints and trackers; our batches and our loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from operator import itemgetter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from logitstore.batch import Batch
+from logitstore.loader import Loader
+from logitstore.metrics import evaluate_batches
+from logitstore.objectives import cross_entropy, forward_kl, rowwise
+from logitstore.types import Progress, Step
+
+
+class DistillTrainer(Trainer):  # type: ignore[misc]
+    """Trains a student on alpha * forward KL + (1 - alpha) * cross-entropy.
+
+    The loss is a mean over the rows of a whole optimizer step, over all its batches and ranks, so gradient accumulation
+    and the number of processes do not change it.
+    """
+
+    def __init__(
+        self,
+        *,
+        train_loader: Loader,
+        held_out_loader: Loader | None,
+        alpha: float,
+        temperature: float,
+        autocast: torch.dtype | None = None,
+        **options: Any,
+    ) -> None:
+        """
+        Args:
+            train_loader: the batches of this rank.
+            held_out_loader: the batches to judge on, if any.
+            alpha: weight of the forward KL; the cross-entropy on the gold tokens has the rest.
+            temperature: of the KL.
+            autocast: number format of the student's forward and backward pass. The Trainer's own bf16 would turn the
+                logits into a float32 copy of [B, T, V]; here they stay as they are until a few rows are reduced.
+            options: of `Trainer`.
+        """
+        self._loader, self._held_out = train_loader, held_out_loader
+        self._alpha, self._temperature, self._autocast = alpha, temperature, autocast
+        self._steps = _EpochSteps(len(train_loader))
+        self.control: TrainerControl
+        held_out = None if held_out_loader is None else _Batches(held_out_loader)
+        super().__init__(train_dataset=_Batches(train_loader), eval_dataset=held_out, **options)
+        self.loss_is_scaled_for_ga = True
+        self.remove_callback(PrinterCallback)
+        self.add_callback(_TellEpoch(self._steps, self.args.gradient_accumulation_steps))
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """One item is one batch; steps that a resumed run has behind it are skipped without being read."""
+        return DataLoader(
+            self.train_dataset,
+            batch_sampler=self._steps,
+            collate_fn=itemgetter(0),
+            pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
+        )
+
+    def num_examples(self, dataloader: DataLoader[Any]) -> int:
+        return len(self._loader.samples)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Tensor]:
+        """The batches of one optimizer step, and how many rows count in them, over all ranks."""
+        batches = [next(epoch_iterator) for _ in range(num_batches)]
+        rows = sum((batch["row_mask"].sum() for batch in batches), torch.zeros((), dtype=torch.int64))
+        return batches, self.accelerator.reduce(rows.to(device), "sum")
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """This batch's share of the mean over the step's rows; 0 where no row counts."""
+        batch = Batch.of(inputs)
+        with self._precision():
+            output = model(**batch.model_inputs())
+        loss_N = self._row_losses(output.logits.flatten(0, 1), batch)
+        count = batch.row_mask.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
+        # DDP averages gradients over the ranks; the count is over all of them already
+        loss = torch.where(batch.row_mask, loss_N, 0.0).sum() / count.clamp(min=1) * self.accelerator.num_processes
+        return (loss, output) if return_outputs else loss
+
+    def _precision(self) -> torch.autocast:
+        device = self.args.device.type
+        return torch.autocast(device, dtype=self._autocast, enabled=self._autocast is not None)
+
+    def _row_losses(self, logits_RV: Tensor, batch: Batch) -> Tensor:
+        targets = batch.targets(self._loader.tail)
+        alpha, temperature = self._alpha, self._temperature
+
+        def loss(logits_nV: Tensor, some: slice) -> Tensor:
+            if alpha == 0:
+                return cross_entropy(logits_nV, batch.gold[some])
+            distilled_n = forward_kl(logits_nV, targets[some], temperature=temperature)
+            if alpha == 1:
+                return distilled_n
+            return alpha * distilled_n + (1 - alpha) * cross_entropy(logits_nV, batch.gold[some])
+
+        return rowwise(loss, logits_RV, batch.rows)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Judge the student on the held-out samples; every rank takes its share."""
+        if self._held_out is None:
+            return {}
+        student = self.accelerator.unwrap_model(self.model)
+
+        def run(**inputs: Any) -> Any:
+            with self._precision():
+                return student(**inputs)
+
+        was_training = student.training
+        student.eval()
+        found = evaluate_batches(
+            run, self._held_out, self._loader.tail, self.args.device, lambda sums: self.accelerator.reduce(sums, "sum")
+        )
+        student.train(was_training)
+        metrics = {f"{metric_key_prefix}_{name}": float(value) for name, value in vars(found).items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+class _Batches(Dataset[dict[str, Tensor]]):
+    """The loader's batches by (epoch, step), as dictionaries of tensors, which the Trainer knows how to move."""
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+
+    def __len__(self) -> int:
+        return len(self._loader.samples)
+
+    def __getitem__(self, where: tuple[int, int]) -> dict[str, Tensor]:
+        return self._loader.at(*where).tensors()
+
+
+class _EpochSteps:
+    """A batch sampler that names each step of the current epoch."""
+
+    def __init__(self, steps: int) -> None:
+        self.epoch, self._count = 0, steps
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return iter([[(self.epoch, step)] for step in range(self._count)])
+
+
+class _TellEpoch(TrainerCallback):  # type: ignore[misc]
+    """Tells the sampler which epoch begins, also when training resumes in the middle of one."""
+
+    def __init__(self, steps: _EpochSteps, accumulation: int) -> None:
+        self._steps = steps
+        self._updates = -(-len(steps) // accumulation)
+
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._steps.epoch = state.global_step // self._updates
+
+
+class Report(TrainerCallback):  # type: ignore[misc]
+    """Passes on how training goes."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._note = ""
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+    ) -> None:
+        self._note = (
+            " ".join(f"{name} {logs[name]:.4f}" for name in ("loss", "eval_kl") if name in (logs or {})) or self._note
+        )
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.is_world_process_zero:
+            self._progress(Step(stage="train", done=state.global_step, total=state.max_steps, note=self._note))

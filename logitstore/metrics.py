@@ -1,0 +1,124 @@
+"""How near a student is to the teacher and to the text, row by row, summed over a loader.
+
+Axes: N rows, K kept, V the student's vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from logitstore.batch import Batch
+from logitstore.objectives import cross_entropy, forward_kl, lumped_kl
+from logitstore.objectives.rowwise import rowwise
+from logitstore.objectives.targets import Tail, Targets, dense
+
+BINS = 15
+_NAMES = ("cross_entropy", "teacher_cross_entropy", "kl", "kl_lower_bound", "agreement", "acceptance")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Means over rows; nats where they are nats.
+
+    Attributes:
+        rows: how many rows were judged.
+        cross_entropy, perplexity: of the student on the gold tokens.
+        teacher_cross_entropy: of the teacher on the same.
+        kl: KL(teacher || student) with the tail shaped as the cache says.
+        kl_lower_bound: the same with everything unlisted as one token: never above the KL to the full teacher.
+        agreement: share of rows where both have the same most probable token.
+        acceptance: sum_v min(p, s), the chance that speculative decoding keeps a token drafted by the student
+            (Leviathan et al. 2023, corollary 3.6), with the tail as for `kl`.
+        calibration_error: expected calibration error of the student's top-1 on the gold tokens, 15 equal bins
+            (Guo et al. 2017, section 3).
+    """
+
+    rows: int
+    cross_entropy: float
+    perplexity: float
+    teacher_cross_entropy: float
+    kl: float
+    kl_lower_bound: float
+    agreement: float
+    acceptance: float
+    calibration_error: float
+
+
+@torch.no_grad()
+def evaluate_batches(
+    student: Callable[..., Any],
+    batches: Iterable[Batch],
+    tail: Tail,
+    device: torch.device,
+    reduce: Callable[[Tensor], Tensor] = lambda sums: sums,
+) -> Evaluation:
+    """Judge a student, in evaluation mode, on some batches.
+
+    Args:
+        student: a model, or a function that runs one; gives `.logits` [B, T, V].
+        batches: what to judge it on.
+        tail: of the cache the batches come from.
+        device: where the student is.
+        reduce: adds the sums of several processes.
+    """
+    sums = torch.zeros(len(_NAMES) + 1 + 3 * BINS, dtype=torch.float64)
+    for batch in batches:
+        sums += _sums(student, batch.to(device), tail).cpu()
+    return _evaluation(reduce(sums.to(device)).cpu() if device.type != "mps" else sums)
+
+
+def _sums(student: Callable[..., Any], batch: Batch, tail: Tail) -> Tensor:
+    """float64: sums of every metric, the count of rows, then count, confidence and accuracy per calibration bin."""
+    logits_RV: Tensor = student(**batch.model_inputs()).logits.flatten(0, 1)
+    targets = batch.targets(tail)
+    found: list[Tensor] = []
+
+    def judge(logits_nV: Tensor, some: slice) -> Tensor:
+        found.append(_row_metrics(logits_nV, targets[some], batch.gold[some], batch.gold_logprob[some]))
+        return found[-1][0]
+
+    rowwise(judge, logits_RV, batch.rows)
+    metrics_MN = torch.where(batch.row_mask, torch.cat(found, 1).double(), 0.0)
+    confidence_N, correct_N = metrics_MN[-2], metrics_MN[-1]
+    bins_N = (confidence_N.nan_to_num(0.0) * BINS).ceil().clamp(1, BINS).long() - 1
+    binned = torch.zeros(3, BINS, dtype=torch.float64, device=metrics_MN.device)
+    binned.index_add_(1, bins_N, torch.stack([batch.row_mask.double(), confidence_N, correct_N]))
+    return torch.cat([metrics_MN[:-2].sum(1), batch.row_mask.double().sum()[None], binned.flatten()])
+
+
+def _row_metrics(logits_NV: Tensor, targets: Targets, gold_N: Tensor, teacher_gold_N: Tensor) -> Tensor:
+    """float32: one line per name in _NAMES, then the student's confidence and whether it is right."""
+    probs_NV = torch.softmax(logits_NV.float(), -1)
+    top = probs_NV.max(-1)
+    teacher_NV = dense(targets)
+    return torch.stack(
+        [
+            cross_entropy(logits_NV, gold_N),
+            -teacher_gold_N,
+            forward_kl(logits_NV, targets),
+            lumped_kl(logits_NV, targets),
+            (top.indices == targets.ids_NK[:, 0]).float(),
+            torch.minimum(probs_NV[:, : teacher_NV.shape[1]], teacher_NV).sum(-1),
+            top.values,
+            (top.indices == gold_N).float(),
+        ]
+    )
+
+
+def _evaluation(sums: Tensor) -> Evaluation:
+    names = len(_NAMES)
+    rows = float(sums[names])
+    means: dict[str, Any] = dict(zip(_NAMES, (sums[:names] / max(rows, 1)).tolist(), strict=True))
+    count, confidence, correct = sums[names + 1 :].view(3, BINS)
+    return Evaluation(
+        rows=int(rows),
+        perplexity=math.exp(min(means["cross_entropy"], 700)),
+        calibration_error=float((confidence - correct).abs().sum() / max(float(count.sum()), 1)),
+        **means,
+    )

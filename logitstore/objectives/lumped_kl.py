@@ -1,0 +1,38 @@
+"""KL with everything unlisted counted as one token: a lower bound of the KL to the full teacher, whatever its tail.
+
+Axes: N rows, K kept, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from logitstore.objectives.targets import Targets
+
+
+def lumped_kl(student_NV: Tensor, targets: Targets) -> Tensor:
+    """sum_S p log(p / s) + R log(R / (1 - s(S))) per row at temperature 1, R the stored tail mass.
+
+    By the data processing inequality it is never above KL(p || s) of the full distributions; it needs no tail shape, hence
+    temperature 1 only.
+
+    Args:
+        student_NV: raw student logits; reduced in float32 (float64 stays).
+        targets: N rows.
+
+    Returns:
+        [N], nats.
+    """
+    wide = student_NV if student_NV.dtype == torch.float64 else student_NV.float()
+    normaliser_N = wide.logsumexp(-1)
+    listed_NK = wide.gather(1, targets.ids_NK) - normaliser_N[:, None]
+    rest_NV = wide.scatter(1, targets.ids_NK, -torch.inf)
+    student_tail_N = rest_NV.logsumexp(-1) - normaliser_N
+    logprobs_NK = targets.logprobs_NK.to(wide.dtype)
+    probs_NK = logprobs_NK.exp()
+    tail_N = targets.tail_logmass_N.to(wide.dtype)
+    mass_N = tail_N.exp()
+    return torch.where(probs_NK > 0, probs_NK * (logprobs_NK - listed_NK), 0.0).sum(-1) + torch.where(
+        mass_N > 0, mass_N * (tail_N - student_tail_N), 0.0
+    )

@@ -1,0 +1,127 @@
+"""Making a student: from nothing but a configuration, or from some layers of a checkpoint."""
+
+from __future__ import annotations
+
+import copy
+import re
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from logitstore.errors import BadInput, ModelError, one_line
+from logitstore.models import load_config, load_weights
+from logitstore.types import ModelRef
+
+
+def fresh(teacher_config: dict[str, Any], changes: dict[str, int]) -> PreTrainedModel:
+    """A model with random weights, shaped like the teacher but for `changes`.
+
+    Args:
+        teacher_config: the teacher's configuration, as the manifest keeps it.
+        changes: configuration entries by their transformers name, such as num_hidden_layers.
+
+    Raises:
+        BadInput: the teacher's configuration has no such entry, or the numbers do not go together.
+    """
+    plain = dict(teacher_config)
+    unknown = [name for name in changes if name not in plain]
+    if unknown:
+        raise BadInput(f"the teacher's configuration ({plain.get('model_type')}) has no '{unknown[0]}' to change.")
+    if "hidden_size" in changes or "num_attention_heads" in changes:
+        plain.pop("head_dim", None)
+    plain |= changes
+    if isinstance(count := plain.get("num_hidden_layers"), int):
+        _resize_layer_lists(plain, list(range(count)))
+    try:
+        config = AutoConfig.for_model(**plain)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    except Exception as error:
+        # configurations and layers check themselves with errors of many classes; the reason is kept, the traceback chained
+        raise BadInput(f"no student can be made with {changes}: {one_line(error)}") from error
+    return model
+
+
+def copied(model: ModelRef, layers: str) -> PreTrainedModel:
+    """A checkpoint with only some of its decoder layers; everything else is kept as it is.
+
+    Args:
+        model: the checkpoint.
+        layers: numbers such as `0,6,12,18,29`, or one count such as `5`, which spreads that many evenly from the first to
+            the last.
+
+    Raises:
+        BadInput: no such layers.
+        ModelError: the checkpoint cannot be loaded, or has no single list of decoder layers.
+    """
+    config = load_config(model)
+    chosen = parse_layers(layers, int(config.get_text_config().num_hidden_layers))
+    return keep_layers(load_weights(model, config, torch.float32), chosen)
+
+
+def parse_layers(text: str, count: int) -> list[int]:
+    """Layer numbers from `0,6,29` or from a count; checked against the `count` layers there are."""
+    if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", text):
+        raise BadInput(f"--copy-layers '{text}': write layer numbers, such as 0,6,12, or how many to keep, such as 5.")
+    numbers = [int(piece) for piece in text.split(",")]
+    if len(numbers) == 1 and not 1 <= numbers[0] <= count:
+        raise BadInput(f"--copy-layers {text}: the model has {count} layers; keep 1 to {count} of them.")
+    if len(numbers) == 1:
+        keep = numbers[0]
+        return [round(index * (count - 1) / max(keep - 1, 1)) for index in range(keep)]
+    if sorted(set(numbers)) != numbers or numbers[-1] >= count:
+        raise BadInput(f"--copy-layers {text}: name layers from 0 to {count - 1}, each once, in rising order.")
+    return numbers
+
+
+def keep_layers(model: PreTrainedModel, layers: list[int]) -> PreTrainedModel:
+    """A new model with the layers named, their weights and all others copied.
+
+    Raises:
+        ModelError: the model has no single list of decoder layers.
+    """
+    count = int(model.config.get_text_config().num_hidden_layers)
+    lists = [
+        name for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == count
+    ]
+    if len(lists) != 1:
+        raise ModelError(f"{type(model).__name__}: its decoder layers are not one list, so they cannot be chosen from.")
+    new_number = {old: new for new, old in enumerate(layers)}
+    pattern = re.compile(re.escape(lists[0]) + r"\.(\d+)\.")
+
+    def renamed(name: str) -> str | None:
+        match = pattern.match(name)
+        if match is None:
+            return name
+        new = new_number.get(int(match[1]))
+        return None if new is None else f"{lists[0]}.{new}.{name[match.end() :]}"
+
+    smaller: PreTrainedModel = AutoModelForCausalLM.from_config(_fewer_layers(model.config, layers), dtype=model.dtype)
+    weights = {new: value for name, value in model.state_dict().items() if (new := renamed(name)) is not None}
+    smaller.load_state_dict(weights)
+    return smaller
+
+
+def _fewer_layers(config: PretrainedConfig, layers: list[int]) -> PretrainedConfig:
+    smaller = copy.deepcopy(config)
+    if hasattr(smaller, "quantization_config"):
+        del smaller.quantization_config
+    text = smaller.get_text_config()
+    plain = {name: getattr(text, name, None) for name in _LAYER_LISTS}
+    _resize_layer_lists(plain, layers)
+    for name, value in plain.items():
+        if value is not None:
+            setattr(text, name, value)
+    text.num_hidden_layers = len(layers)
+    return smaller
+
+
+_LAYER_LISTS = ("layer_types", "no_rope_layers", "mlp_layer_types")
+
+
+def _resize_layer_lists(plain: dict[str, Any], layers: list[int]) -> None:
+    """Cut the configuration's lists with one entry a layer to the layers kept; a longer stack repeats them."""
+    for name in _LAYER_LISTS:
+        if isinstance(old := plain.get(name), list) and old:
+            plain[name] = [old[layer % len(old)] for layer in layers]

@@ -1,0 +1,52 @@
+"""Whether a student fits a cache, told before any weights are loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from logitstore.cache.layout import inside
+from logitstore.cache.reader import Cache
+from logitstore.cache.vocabulary import read_pieces
+from logitstore.data.tokenizer import check_tokenizer, load_tokenizer
+from logitstore.errors import CacheMismatch
+from logitstore.models import head_rows, load_config
+from logitstore.types import ModelRef
+
+
+def check_student(cache: Cache, student: ModelRef) -> None:
+    """Compare a student's head and tokenizer with the cache's.
+
+    Raises:
+        ModelError: there is no such model.
+        CacheMismatch: its head has fewer rows than the teacher's vocabulary, or its tokenizer means other tokens.
+    """
+    rows, needed = head_rows(load_config(student)), cache.manifest.teacher.vocabulary
+    if rows < needed:
+        raise CacheMismatch(
+            f"{student}: targets in {cache.path} name token ids up to {needed - 1}, but the student's head has {rows} "
+            f"rows. Choose a student with at least {needed} rows, or dump again with its tokenizer."
+        )
+    tokenizer = own_tokenizer(student)
+    if tokenizer is not None:
+        check_tokenizer(tokenizer, cache.manifest.tokenizer, str(student), read_pieces(cache).to_pylist())
+
+
+def own_tokenizer(student: ModelRef) -> PreTrainedTokenizerBase | None:
+    """The tokenizer saved with a student, if there is one."""
+    folder = Path(student.name)
+    if (
+        folder.is_dir()
+        and not student.gguf
+        and not any(folder.glob("*token*"))
+        and not (folder / "vocab.json").exists()
+    ):
+        return None
+    return load_tokenizer(student)
+
+
+def tokenizer_for(cache: Cache, student: ModelRef | None) -> PreTrainedTokenizerBase:
+    """The tokenizer to save with a trained student: its own, else the one that the cache keeps."""
+    own = own_tokenizer(student) if student is not None else None
+    return own or load_tokenizer(ModelRef(name=str(inside(cache.path, cache.manifest.shared_file("tokenizer")))))

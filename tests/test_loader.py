@@ -1,0 +1,204 @@
+"""The loader: order, ranks, resuming, packing, content."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import logitstore
+from logitstore.batch import Batch
+from logitstore.cache.order import bucketed, held_out, shuffled
+from logitstore.cache.rows_decode import normalised
+from logitstore.errors import BadInput
+from logitstore.loader import Loader
+
+
+def visited(batch: Batch) -> list[int]:
+    return [int(sample) for sample in batch.samples if sample >= 0]
+
+
+def epoch(cache: logitstore.Cache, **options: object) -> list[list[int]]:
+    return [visited(batch) for batch in Loader(cache, batch_size=5, seed=3, **options)]  # type: ignore[arg-type]
+
+
+def same(a: Batch, b: Batch) -> bool:
+    left, right = a.tensors(), b.tensors()
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_sample_comes_once_in_the_same_global_order(
+    cache: logitstore.Cache, packed: bool, world: int, workers: int
+) -> None:
+    alone = epoch(cache, packed=packed, workers=0)
+    ranks = [epoch(cache, packed=packed, workers=workers, rank=rank, world_size=world) for rank in range(world)]
+    assert len({len(steps) for steps in ranks}) == 1
+    together = [steps for step in zip(*ranks, strict=True) for steps in step if steps]
+    assert together == alone
+    assert sorted(chain.from_iterable(alone)) == list(range(len(cache)))
+    assert list(chain.from_iterable(alone)) != list(range(len(cache)))
+
+
+def test_a_rank_without_a_batch_gets_one_whose_rows_do_not_count(cache: logitstore.Cache) -> None:
+    whole = Loader(cache, batch_size=5)
+    world = whole.batches - 1
+    last = list(Loader(cache, batch_size=5, rank=1, world_size=world))[-1]
+    assert not last.row_mask.any()
+    assert (last.samples == -1).all()
+    assert list(Loader(cache, batch_size=5, rank=0, world_size=world))[-1].row_mask.all()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_reader_stopped_after_seven_batches_goes_on_with_the_eighth(cache: logitstore.Cache, workers: int) -> None:
+    whole = list(Loader(cache, batch_size=3, seed=1, workers=workers))
+    reader = Loader(cache, batch_size=3, seed=1, workers=workers)
+    first = []
+    for batch in reader:
+        first.append(batch)
+        if len(first) == 7:
+            break
+    state = reader.state_dict()
+    assert state == {"batches": 7}
+    resumed = Loader(cache, batch_size=3, seed=1, workers=workers)
+    resumed.load_state_dict(state)
+    rest = list(resumed)
+    assert len(rest) == len(whole) - 7
+    assert all(same(a, b) for a, b in zip(whole, first + rest, strict=True))
+
+
+def test_a_state_saved_by_two_ranks_resumes_on_three(cache: logitstore.Cache) -> None:
+    whole = epoch(cache)
+    readers = [Loader(cache, batch_size=5, seed=3, rank=rank, world_size=2) for rank in range(2)]
+    begun = [iter(reader) for reader in readers]
+    seen = [visited(next(reader)) for _ in range(2) for reader in begun]
+    state = readers[0].state_dict()
+    resumed = [Loader(cache, batch_size=5, seed=3, rank=rank, world_size=3) for rank in range(3)]
+    for reader in resumed:
+        reader.load_state_dict(state)
+    rest = [visited(batch) for step in zip(*resumed, strict=True) for batch in step]
+    assert seen + [batch for batch in rest if batch] == whole
+
+
+def test_the_next_epoch_has_another_order_and_a_state_of_its_own(cache: logitstore.Cache) -> None:
+    reader = Loader(cache, batch_size=5, seed=3)
+    first = [visited(batch) for batch in reader]
+    assert reader.state_dict() == {"batches": len(first)}
+    second = [visited(batch) for batch in reader]
+    assert sorted(chain.from_iterable(first)) == sorted(chain.from_iterable(second))
+    assert first != second
+    assert visited(reader.at(1, 0)) == second[0]
+
+
+def test_a_batch_holds_what_the_cache_holds(cache: logitstore.Cache) -> None:
+    batch = next(iter(Loader(cache, batch_size=6, seed=5)))
+    flat = batch.input_ids.flatten()
+    row = 0
+    for line, sample in enumerate(batch.samples.tolist()):
+        found = cache[sample]
+        length = len(found.sample.tokens_T)
+        assert batch.input_ids[line, :length].tolist() == found.sample.tokens_T.tolist()
+        assert batch.attention_mask is not None
+        assert batch.attention_mask[line].sum() == length
+        rows = slice(row, row + found.sample.rows)
+        assert (batch.rows[rows] - line * batch.input_ids.shape[1]).tolist() == found.sample.positions_N.tolist()
+        assert batch.gold[rows].tolist() == found.sample.gold_N.tolist()
+        assert torch.equal(batch.gold[rows], flat[batch.rows[rows] + 1])
+        assert batch.ids[rows].tolist() == found.answer["ids"].tolist()
+        stored = torch.from_numpy(found.answer["logprobs"].astype(np.float32))
+        torch.testing.assert_close(batch.logprobs[rows], stored, atol=6e-3, rtol=0)
+        assert batch.tail_logmass[rows].tolist() == found.answer["tail_logmass"].tolist()
+        row = rows.stop
+    assert row == len(batch.rows)
+
+
+def test_decoded_rows_sum_to_one(cache: logitstore.Cache) -> None:
+    for batch in Loader(cache, batch_size=16):
+        mass = batch.logprobs.double().exp().sum(-1) + batch.tail_logmass.double().exp()
+        torch.testing.assert_close(mass, torch.ones_like(mass), atol=2e-6, rtol=0)
+
+
+def test_decoding_leaves_rows_without_a_tail_and_impossible_tokens_alone() -> None:
+    with np.errstate(divide="ignore"):
+        stored = np.log(np.array([[0.5, 0.25, 0.25], [1.0, 0.0, 0.0]], np.float32))
+    tail = np.full(2, -np.inf, np.float32)
+    assert np.exp(normalised(stored, tail)).sum(1) == pytest.approx([1, 1])
+    assert np.isneginf(normalised(stored, tail)[1, 1:]).all()
+
+
+def test_packed_lines_hold_the_same_rows_with_less_padding(cache: logitstore.Cache) -> None:
+    padded = list(Loader(cache, batch_size=24, seed=3))
+    packed = list(Loader(cache, batch_size=24, seed=3, packed=True))
+    assert sum(batch.input_ids.numel() for batch in packed) < sum(batch.input_ids.numel() for batch in padded)
+    assert sum(len(batch.rows) for batch in packed) == sum(len(batch.rows) for batch in padded) == cache.rows
+    for batch in packed:
+        assert batch.attention_mask is None
+        assert batch.position_ids is not None
+        tokens = batch.input_ids.flatten()
+        assert torch.equal(batch.gold, tokens[batch.rows + 1])
+        assert len(batch.rows.unique()) == len(batch.rows)
+        row = 0
+        for sample in batch.samples.tolist():
+            found = cache[sample]
+            rows = batch.rows[row : row + found.sample.rows]
+            assert batch.position_ids.flatten()[rows].tolist() == found.sample.positions_N.tolist()
+            row += found.sample.rows
+
+
+def test_bucketed_batches_hold_samples_of_similar_length(cache: logitstore.Cache) -> None:
+    def padding(batches: list[Batch]) -> float:
+        return sum(float((batch.attention_mask == 0).sum()) for batch in batches if batch.attention_mask is not None)
+
+    plain = np.random.default_rng(0).permutation(len(cache))
+    assert padding(list(Loader(cache, batch_size=6))) < padding(
+        list(Loader(cache, batch_size=6, samples=plain, shuffle=False))
+    )
+
+
+@given(count=st.integers(1, 500), seed=st.integers(0, 2**40), number=st.integers(0, 50))
+def test_the_order_is_a_permutation_that_depends_on_seed_and_epoch(count: int, seed: int, number: int) -> None:
+    order = shuffled(count, seed, number)
+    assert sorted(order.tolist()) == list(range(count))
+    assert order.tolist() == shuffled(count, seed, number).tolist()
+    if count > 30:
+        assert order.tolist() != shuffled(count, seed, number + 1).tolist()
+        assert order.tolist() != shuffled(count, seed + 1, number).tolist()
+
+
+def test_the_order_never_changes_between_releases() -> None:
+    assert shuffled(10, 0, 0).tolist() == KNOWN_ORDER
+    assert held_out(np.repeat(np.arange(20), 3), 0.1).nonzero()[0].tolist() == KNOWN_HELD_OUT
+
+
+@given(lengths=st.lists(st.integers(1, 99), min_size=1, max_size=60), batch_size=st.integers(1, 9))
+def test_buckets_split_every_sample_into_batches(lengths: list[int], batch_size: int) -> None:
+    batches = bucketed(np.arange(len(lengths)), np.array(lengths), batch_size, salt=5)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
+    assert all(len(batch) <= batch_size for batch in batches)
+
+
+@given(documents=st.integers(1, 40), windows=st.integers(1, 4), fraction=st.floats(0.01, 0.9))
+def test_whole_documents_are_held_out_and_some_are_left(documents: int, windows: int, fraction: float) -> None:
+    of_sample = np.repeat(np.arange(documents), windows)
+    kept = held_out(of_sample, fraction)
+    if documents > 1:
+        assert all(len(set(kept[of_sample == document])) == 1 for document in range(documents))
+        assert 0 < kept.sum() < len(kept)
+    elif windows > 1:
+        assert 0 < kept.sum() < windows
+
+
+def test_loading_nothing_or_nonsense_is_refused(cache: logitstore.Cache) -> None:
+    for options in ({"samples": np.zeros(0, int)}, {"batch_size": 0}, {"rank": 2, "world_size": 2}, {"workers": -1}):
+        with pytest.raises(BadInput):
+            Loader(cache, **options)  # type: ignore[arg-type]
+
+
+KNOWN_ORDER = [7, 3, 9, 5, 2, 4, 6, 0, 8, 1]
+KNOWN_HELD_OUT = [6, 7, 8, 24, 25, 26]

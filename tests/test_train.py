@@ -1,0 +1,355 @@
+"""Training and judging students: the loss, resuming, students of every kind, several processes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig, MambaForCausalLM, TrainingArguments
+
+import logitstore
+from logitstore.batch import Batch
+from logitstore.distill_trainer import DistillTrainer
+from logitstore.errors import BadInput, CacheMismatch, ModelError
+from logitstore.evaluate import evaluate
+from logitstore.loader import Loader
+from logitstore.objectives import forward_kl
+from logitstore.plans import EvaluatePlan, TrainPlan
+from logitstore.students.build import copied, fresh, parse_layers
+from logitstore.students.packing import check_packing
+from logitstore.train import train
+from logitstore.types import ModelRef
+from tests.conftest import VOCABULARY, save_model
+
+
+def plan_of(cache: logitstore.Cache, out: Path, **changes: Any) -> TrainPlan:
+    usual: dict[str, Any] = {
+        "cache": cache.path,
+        "out": out,
+        "batch_size": 8,
+        "learning_rate": 3e-3,
+        "holdout": 0.2,
+        "device": "cpu",
+        "trainer": {"logging_steps": 1},
+    }
+    return TrainPlan(**usual | changes)
+
+
+def curve(out: Path) -> dict[int, float]:
+    """The training loss at every step, as logged."""
+    log = json.loads((out / "logitstore.json").read_text())["log"]
+    return {entry["step"]: entry["loss"] for entry in log if "loss" in entry}
+
+
+@pytest.fixture(scope="module")
+def trained(cache: logitstore.Cache, small_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("trained") / "student"
+    train(plan_of(cache, out, student=str(small_student), epochs=2, accumulate=2, save_every=3, precision="bfloat16"))
+    return out
+
+
+def test_a_trained_student_is_nearer_to_the_teacher_and_usable(
+    cache: logitstore.Cache, small_student: Path, trained: Path
+) -> None:
+    before = evaluate(EvaluatePlan(cache=cache.path, student=str(small_student), holdout=0.2, device="cpu"))
+    after = evaluate(EvaluatePlan(cache=cache.path, student=str(trained), holdout=0.2, device="cpu"))
+    assert after.kl < 0.8 * before.kl
+    assert after.agreement > before.agreement
+    tokenizer = AutoTokenizer.from_pretrained(trained)
+    model = AutoModelForCausalLM.from_pretrained(trained)
+    assert model(**tokenizer("hello", return_tensors="pt")).logits.shape[-1] == VOCABULARY
+    logged = json.loads((trained / "logitstore.json").read_text())
+    assert logged["figures"]["eval_kl"] == pytest.approx(after.kl, rel=0.02)  # judged in bfloat16 there, float32 here
+    assert logged["cache"] == cache.manifest.identity
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_training_resumed_from_a_checkpoint_repeats_the_uninterrupted_curve(
+    cache: logitstore.Cache, small_student: Path, tmp_path: Path, precision: str
+) -> None:
+    """Stopped in the middle of the second epoch, with gradient accumulation."""
+    options = {"student": str(small_student), "epochs": 2.0, "accumulate": 2, "save_every": 3, "precision": precision}
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    train(plan_of(cache, whole, **options, trainer={"logging_steps": 1, "save_total_limit": None}))
+    steps = sorted(curve(whole))
+    resume_at = max(step for step in steps if step % 3 == 0 and step < steps[-1])
+    assert resume_at > steps[-1] / 2
+    shutil.copytree(whole / f"checkpoint-{resume_at}", stopped / f"checkpoint-{resume_at}")
+    train(plan_of(cache, stopped, **options, resume=True))
+    assert curve(stopped) == curve(whole)
+    first, second = (AutoModelForCausalLM.from_pretrained(out).state_dict() for out in (whole, stopped))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def trainer_of(cache: logitstore.Cache, student: Path, tmp_path: Path, **changes: Any) -> DistillTrainer:
+    options: dict[str, Any] = {"alpha": 1.0, "temperature": 1.0}
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", disable_tqdm=True)
+    model = AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32)
+    loader = Loader(cache, batch_size=4)
+    return DistillTrainer(model=model, args=arguments, train_loader=loader, held_out_loader=None, **options | changes)
+
+
+def test_the_loss_is_the_mean_over_rows_of_the_mixed_objective(
+    cache: logitstore.Cache, small_student: Path, tmp_path: Path
+) -> None:
+    trainer = trainer_of(cache, small_student, tmp_path, alpha=0.3, temperature=2.0)
+    loader = Loader(cache, batch_size=4)
+    batch = next(iter(loader))
+    found = trainer.compute_loss(trainer.model, batch.tensors())
+    logits = trainer.model(**batch.model_inputs()).logits.flatten(0, 1)[batch.rows].double()
+    distilled = forward_kl(logits, batch.targets(loader.tail), temperature=2.0)
+    gold = -torch.log_softmax(logits, -1)[torch.arange(len(logits)), batch.gold]
+    torch.testing.assert_close(found.double(), (0.3 * distilled + 0.7 * gold).mean(), rtol=1e-5, atol=1e-6)
+
+
+def test_without_distillation_it_is_the_loss_of_transformers(
+    cache: logitstore.Cache, small_student: Path, tmp_path: Path
+) -> None:
+    trainer = trainer_of(cache, small_student, tmp_path, alpha=0.0)
+    whole = np.array([index for index in range(len(cache)) if cache[index].sample.mask_T[:-1].all()])
+    batch = next(iter(Loader(cache, batch_size=4, samples=whole)))
+    assert batch.attention_mask is not None
+    labels = batch.input_ids.masked_fill(batch.attention_mask == 0, -100)
+    expected = trainer.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=labels).loss
+    torch.testing.assert_close(trainer.compute_loss(trainer.model, batch.tensors()), expected)
+
+
+def test_a_batch_whose_rows_do_not_count_has_no_loss_and_no_gradient(
+    cache: logitstore.Cache, small_student: Path, tmp_path: Path
+) -> None:
+    trainer = trainer_of(cache, small_student, tmp_path)
+    tensors = next(iter(Loader(cache, batch_size=4))).tensors()
+    loss = trainer.compute_loss(trainer.model, tensors | {"row_mask": torch.zeros_like(tensors["row_mask"])})
+    loss.backward()
+    assert loss.item() == 0
+    assert all(torch.equal(each.grad, torch.zeros_like(each)) for each in trainer.model.parameters())
+
+
+def test_in_bfloat16_the_logits_stay_narrow_and_the_loss_is_taken_in_float32(
+    cache: logitstore.Cache, small_student: Path, tmp_path: Path
+) -> None:
+    loader = Loader(cache, batch_size=4)
+    batch = next(iter(loader))
+    trainer = trainer_of(cache, small_student, tmp_path, autocast=torch.bfloat16)
+    loss, output = trainer.compute_loss(trainer.model, batch.tensors(), return_outputs=True)
+    assert output.logits.dtype == torch.bfloat16
+    assert loss.dtype == torch.float32
+    rows = output.logits.detach().flatten(0, 1)[batch.rows].double()
+    torch.testing.assert_close(loss.double(), forward_kl(rows, batch.targets(loader.tail)).mean(), rtol=1e-5, atol=1e-6)
+
+
+def test_packed_samples_give_the_loss_of_padded_ones(
+    cache: logitstore.Cache, small_student: Path, tmp_path: Path
+) -> None:
+    trainer = trainer_of(cache, small_student, tmp_path)
+    chosen = np.arange(12)
+    losses = [
+        trainer.compute_loss(
+            trainer.model,
+            next(iter(Loader(cache, batch_size=12, samples=chosen, shuffle=False, packed=packed))).tensors(),
+        )
+        for packed in (False, True)
+    ]
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=1e-6)
+
+
+def test_models_that_mix_packed_samples_are_refused(
+    cache: logitstore.Cache, small_student: Path, tmp_path: Path
+) -> None:
+    check_packing(AutoModelForCausalLM.from_pretrained(small_student), "the student")
+    mamba = MambaForCausalLM(MambaConfig(vocab_size=VOCABULARY, hidden_size=16, state_size=4, num_hidden_layers=2))
+    with pytest.raises(ModelError, match="see each other"):
+        check_packing(mamba, "mamba")
+    train(plan_of(cache, tmp_path / "out", student=str(small_student), packed=True, max_steps=2))
+
+
+def test_a_fresh_student_has_the_shape_asked_for_and_the_cache_s_tokenizer(
+    cache: logitstore.Cache, teacher: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "student"
+    train(plan_of(cache, out, layers=1, hidden_size=16, intermediate_size=24, heads=2, kv_heads=1, max_steps=2))
+    model = AutoModelForCausalLM.from_pretrained(out)
+    assert (model.config.num_hidden_layers, model.config.hidden_size, model.config.vocab_size) == (1, 16, 328)
+    text = "Grüße, 你好"
+    assert (
+        AutoTokenizer.from_pretrained(out)(text)["input_ids"]
+        == AutoTokenizer.from_pretrained(teacher)(text)["input_ids"]
+    )
+
+
+def test_fresh_students_with_impossible_shapes_are_refused(cache: logitstore.Cache) -> None:
+    with pytest.raises(BadInput):
+        fresh(cache.manifest.teacher.config, {"hidden_size": 30, "num_attention_heads": 4})
+    with pytest.raises(BadInput, match="no 'wings'"):
+        fresh(cache.manifest.teacher.config, {"wings": 2})
+
+
+def test_copied_layers_keep_their_weights(tmp_path: Path) -> None:
+    source = save_model(tmp_path / "source", None, 40, num_hidden_layers=5)
+    weights = AutoModelForCausalLM.from_pretrained(source).state_dict()
+    model = copied(ModelRef.parse(str(source)), "0,3")
+    kept = model.state_dict()
+    assert model.config.num_hidden_layers == 2
+    assert torch.equal(kept["model.layers.1.mlp.up_proj.weight"], weights["model.layers.3.mlp.up_proj.weight"])
+    assert torch.equal(kept["model.embed_tokens.weight"], weights["model.embed_tokens.weight"])
+    everything = copied(ModelRef.parse(str(source)), "5")
+    tokens = torch.arange(10)[None]
+    expected = AutoModelForCausalLM.from_pretrained(source)(tokens).logits
+    torch.testing.assert_close(everything(tokens).logits, expected)
+
+
+def test_layers_are_named_or_spread() -> None:
+    assert parse_layers("5", 30) == [0, 7, 14, 22, 29]
+    assert parse_layers("1", 30) == [0]
+    assert parse_layers("0, 4,29", 30) == [0, 4, 29]
+    for text in ("", "x", "0,0", "3,1", "0,30", "0", "31"):
+        with pytest.raises(BadInput):
+            parse_layers(text, 30)
+
+
+def test_students_too_short_for_the_samples_are_refused(
+    cache: logitstore.Cache, tokenizer: Any, tmp_path: Path
+) -> None:
+    short = save_model(tmp_path / "short", tokenizer, VOCABULARY, max_position_embeddings=32)
+    with pytest.raises(CacheMismatch, match="takes at most 32"):
+        train(plan_of(cache, tmp_path / "out", student=str(short)))
+
+
+@torch.no_grad()
+def test_the_figures_of_evaluate_are_those_of_a_dense_float64_reference(
+    cache: logitstore.Cache, small_student: Path
+) -> None:
+    found = evaluate(
+        EvaluatePlan(cache=cache.path, student=str(small_student), samples="all", device="cpu", batch_size=7)
+    )
+    model = AutoModelForCausalLM.from_pretrained(small_student, dtype=torch.float32).eval()
+    prior = load_file(cache.path / str(cache.manifest.tail.file))["prior"].double()
+    sums = dict.fromkeys(("cross_entropy", "teacher_cross_entropy", "kl", "agreement", "acceptance"), 0.0)
+    right, sure = [], []
+    for each in cache:
+        logits = model(torch.from_numpy(each.sample.tokens_T.astype(np.int64))[None]).logits[0].double()
+        student = torch.log_softmax(logits, -1)[each.sample.positions_N]
+        ids = torch.from_numpy(each.answer["ids"].astype(np.int64))
+        listed = torch.from_numpy(each.answer["logprobs"].astype(np.float64)).exp()
+        mass = torch.from_numpy(each.answer["tail_logmass"].astype(np.float64)).exp()
+        listed = listed / listed.sum(1, keepdim=True) * (1 - mass)[:, None]
+        spread = prior.expand(len(ids), -1).scatter(1, ids, 0.0)
+        teacher = (spread / spread.sum(1, keepdim=True) * mass[:, None]).scatter(1, ids, listed)
+        gold = torch.from_numpy(each.sample.gold_N.astype(np.int64))
+        sums["cross_entropy"] -= float(student.gather(1, gold[:, None]).sum())
+        sums["teacher_cross_entropy"] -= float(each.answer["gold_logprob"].astype(np.float64).sum())
+        sums["kl"] += float((teacher * (teacher.log() - student)).sum())
+        sums["agreement"] += float((student.argmax(1) == ids[:, 0]).sum())
+        sums["acceptance"] += float(torch.minimum(student.exp(), teacher).sum())
+        sure.append(student.exp().max(1).values)
+        right.append(student.argmax(1) == gold)
+    for name, total in sums.items():
+        assert getattr(found, name) == pytest.approx(total / cache.rows, rel=1e-5), name
+    confidence, correct = torch.cat(sure), torch.cat(right).double()
+    error = 0.0
+    for number in range(15):
+        inside = (confidence > number / 15) & (confidence <= (number + 1) / 15)
+        error += abs(float((confidence[inside] - correct[inside]).sum()))
+    assert found.calibration_error == pytest.approx(error / cache.rows, rel=1e-5)
+    assert found.kl_lower_bound < found.kl
+    assert found.rows == cache.rows
+
+
+def test_the_teacher_judged_against_its_own_cache_has_almost_no_kl(
+    cache: logitstore.Cache, teacher: Path, tmp_path: Path
+) -> None:
+    """Without its padding rows: a student's padding counts as tokens that the teacher never says."""
+    model = AutoModelForCausalLM.from_pretrained(teacher)
+    model.resize_token_embeddings(VOCABULARY)
+    model.save_pretrained(tmp_path)
+    found = evaluate(EvaluatePlan(cache=cache.path, student=str(tmp_path), samples="all", device="cpu"))
+    assert found.agreement == 1
+    assert found.cross_entropy == pytest.approx(found.teacher_cross_entropy, abs=1e-3)
+    assert 0 <= found.kl_lower_bound < 1e-2
+
+
+@pytest.mark.slow
+def test_two_processes_repeat_what_one_does_with_twice_the_accumulation(
+    cache: logitstore.Cache, small_student: Path, tmp_path: Path
+) -> None:
+    train(plan_of(cache, tmp_path / "one", student=str(small_student), accumulate=2, max_steps=4))
+    recipe = tmp_path / "recipe.yaml"
+    plan = plan_of(cache, tmp_path / "two", student=str(small_student), max_steps=4)
+    recipe.write_text(json.dumps({"train": plan.model_dump(mode="json")}))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29617"]
+    done = subprocess.run(
+        [*command, "-m", "logitstore", "train", "--config", str(recipe)], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    one, two = curve(tmp_path / "one"), curve(tmp_path / "two")
+    assert one.keys() == two.keys()
+    assert [two[step] for step in one] == pytest.approx(list(one.values()), rel=1e-3)
+
+
+def test_batches_move_between_forms_without_loss(cache: logitstore.Cache) -> None:
+    for packed in (False, True):
+        batch = next(iter(Loader(cache, batch_size=3, packed=packed)))
+        again = Batch.of(batch.to("cpu").tensors())
+        assert all(torch.equal(value, again.tensors()[name]) for name, value in batch.tensors().items())
+
+
+def test_evaluation_runs_during_training(cache: logitstore.Cache, small_student: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    train(plan_of(cache, out, student=str(small_student), max_steps=4, evaluate_every=2))
+    log = json.loads((out / "logitstore.json").read_text())["log"]
+    assert [entry["step"] for entry in log if "eval_kl" in entry] == [2, 4, 4]
+
+
+def test_a_run_is_gone_on_with_under_the_same_options_only(
+    cache: logitstore.Cache, small_student: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    options = {"student": str(small_student), "max_steps": 4, "save_every": 2}
+    train(plan_of(cache, out, **options))
+    with pytest.raises(BadInput, match="a run is there already"):
+        train(plan_of(cache, out, **options))
+    with pytest.raises(BadInput, match="is finished"):
+        train(plan_of(cache, out, **options, resume=True))
+    summary = json.loads((out / "logitstore.json").read_text())
+    del summary["figures"]
+    (out / "logitstore.json").write_text(json.dumps(summary))
+    with pytest.raises(BadInput, match="began with batch_size = 8, not 4"):
+        train(plan_of(cache, out, **options, batch_size=4, resume=True))
+    (out / "logitstore.json").write_text(json.dumps(summary | {"cache": "another"}))
+    with pytest.raises(BadInput, match="began with cache = another"):
+        train(plan_of(cache, out, **options, resume=True))
+
+
+def test_a_checkpoint_that_was_cut_short_is_passed_over(
+    cache: logitstore.Cache, small_student: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    options = {"student": str(small_student), "max_steps": 4, "save_every": 2}
+    train(plan_of(cache, tmp_path / "whole", **options))
+    shutil.copytree(tmp_path / "whole" / "checkpoint-2", out / "checkpoint-2")
+    (out / "checkpoint-4").mkdir()
+    train(plan_of(cache, out, **options, resume=True))
+    assert curve(out) == curve(tmp_path / "whole")
+
+
+def test_options_that_cannot_work_are_refused_before_anything_is_written(
+    cache: logitstore.Cache, small_student: Path, tmp_path: Path
+) -> None:
+    before = {path: path.read_bytes() for path in small_student.iterdir()}
+    for changes in (
+        {"out": small_student},
+        {"out": cache.path},
+        {"precision": "float16"},
+        {"trainer": {"learning_rate": 1.0}},
+    ):
+        with pytest.raises(BadInput):
+            train(plan_of(cache, **{"out": tmp_path / "out", "student": str(small_student)} | changes))
+    assert {path: path.read_bytes() for path in small_student.iterdir()} == before
