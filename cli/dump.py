@@ -1,0 +1,80 @@
+"""`logitstore dump`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from logitstore_cli.options import Config, option
+from logitstore_cli.show import Bars, console, errors, size
+
+from logitstore.plans import DumpPlan
+from logitstore.recipe import plan
+from logitstore.registry import resolve
+
+
+def dump(
+    teacher: Annotated[str | None, option(DumpPlan, "teacher")] = None,
+    data: Annotated[str | None, option(DumpPlan, "data")] = None,
+    out: Annotated[Path | None, option(DumpPlan, "out")] = None,
+    config: Config = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its size, and write nothing.")] = False,
+    split: Annotated[str | None, option(DumpPlan, "split")] = None,
+    column: Annotated[str | None, option(DumpPlan, "column")] = None,
+    domain_column: Annotated[str | None, option(DumpPlan, "domain_column")] = None,
+    limit: Annotated[int | None, option(DumpPlan, "limit")] = None,
+    max_length: Annotated[int | None, option(DumpPlan, "max_length")] = None,
+    overlap: Annotated[int | None, option(DumpPlan, "overlap")] = None,
+    k: Annotated[int | None, option(DumpPlan, "k", "-k", "--k")] = None,
+    tail: Annotated[str | None, option(DumpPlan, "tail")] = None,
+    dtype: Annotated[str | None, option(DumpPlan, "dtype")] = None,
+    device: Annotated[str | None, option(DumpPlan, "device")] = None,
+    samples_per_part: Annotated[int | None, option(DumpPlan, "samples_per_part")] = None,
+    batch_tokens: Annotated[int | None, option(DumpPlan, "batch_tokens")] = None,
+    parts: Annotated[str | None, option(DumpPlan, "parts")] = None,
+    resume: Annotated[bool | None, option(DumpPlan, "resume", "--resume/--no-resume")] = None,
+) -> None:
+    """Run a teacher once over your data, and keep what it said.
+
+    An interrupted dump goes on where it stopped when the same command is given again. Processes that are given disjoint
+    --parts may write one cache at the same time.
+
+    Example: logitstore dump --teacher ./my-model --data 'texts/*.jsonl' --out my-cache
+    """
+    flags = {name: value for name, value in locals().items() if name not in ("config", "dry_run")}
+    asked = plan(DumpPlan, "dump", config, flags)
+    with Bars() as progress:
+        if dry_run:
+            _print_plan(asked, resolve("logitstore.dump:draft")(asked, progress).manifest)
+            return
+        try:
+            cache = resolve("logitstore.dump:dump")(asked, progress)
+        except KeyboardInterrupt:
+            errors.print(
+                f"interrupted. {asked.out} keeps every part written so far; give the same command again to go on.",
+                soft_wrap=True,
+            )
+            raise
+    missing = cache.manifest.parts - len(cache.part_numbers)
+    console.print(
+        f"{asked.out}: {cache.rows:,} rows of {len(cache):,} samples, {cache.manifest.bytes_per_row} B/row"
+        + (f"; {missing} of {cache.manifest.parts} parts are still to be written" if missing else ", complete"),
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _print_plan(asked: DumpPlan, manifest: Any) -> None:
+    expected = manifest.rows * manifest.bytes_per_row + manifest.tokens * 2
+    free = resolve("logitstore.dump:free_bytes")(asked.out)
+    for line in (
+        f"teacher    {asked.teacher} ({manifest.teacher.architecture}, {manifest.teacher.vocabulary:,} tokens, {asked.dtype})",
+        f"data       {asked.data}: {manifest.data.documents:,} documents, {manifest.data.skipped:,} with nothing to predict",
+        f"samples    {manifest.samples:,} of at most {asked.max_length:,} tokens, {manifest.tokens:,} tokens in all",
+        f"rows       {manifest.rows:,}, top-{asked.k}, tail {asked.tail}",
+        f"parts      {manifest.parts:,} of {asked.samples_per_part:,} samples",
+        f"size       about {size(expected)} of rows and samples ({manifest.bytes_per_row} B/row); {size(free)} free there",
+        f"nothing was written to {asked.out}",
+    ):
+        console.print(line, highlight=False, soft_wrap=True)

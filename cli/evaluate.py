@@ -1,0 +1,55 @@
+"""`logitstore evaluate`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+from logitstore_cli.options import Config, Json, argument, option
+from logitstore_cli.show import Bars, console
+from rich.table import Table
+
+from logitstore.plans import EvaluatePlan
+from logitstore.recipe import plan
+from logitstore.registry import resolve
+
+_MEANING = {
+    "rows": "rows judged",
+    "cross_entropy": "student on the gold tokens, nats",
+    "perplexity": "exp of it",
+    "teacher_cross_entropy": "teacher on the same tokens, nats",
+    "kl": "KL(teacher || student), tail as stored, nats",
+    "kl_lower_bound": "the same with the tail as one token: the full KL is at least this, nats",
+    "agreement": "rows with the same most probable token",
+    "acceptance": "sum of min(p, s): drafted tokens kept by speculative decoding",
+    "calibration_error": "expected calibration error of the student, 15 bins",
+}
+
+
+def evaluate(
+    cache: Annotated[Path | None, argument(EvaluatePlan, "cache")] = None,
+    student: Annotated[str | None, option(EvaluatePlan, "student")] = None,
+    samples: Annotated[str | None, option(EvaluatePlan, "samples")] = None,
+    holdout: Annotated[float | None, option(EvaluatePlan, "holdout")] = None,
+    batch_size: Annotated[int | None, option(EvaluatePlan, "batch_size")] = None,
+    dtype: Annotated[str | None, option(EvaluatePlan, "dtype")] = None,
+    device: Annotated[str | None, option(EvaluatePlan, "device")] = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Judge a student against a cache. No teacher is loaded.
+
+    Example: logitstore evaluate my-cache --student my-student
+    """
+    flags = {name: value for name, value in locals().items() if name not in ("config", "as_json")}
+    asked = plan(EvaluatePlan, "evaluate", config, flags)
+    with Bars() as progress:
+        found = vars(resolve("logitstore.evaluate:evaluate")(asked, progress))
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    table = Table("figure", "value", "meaning", box=None, pad_edge=False)
+    for name, value in found.items():
+        table.add_row(name, f"{value:,}" if isinstance(value, int) else f"{value:.4f}", _MEANING[name])
+    console.print(table)

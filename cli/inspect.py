@@ -1,0 +1,128 @@
+"""`logitstore inspect`."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from logitstore_cli.options import Config, Json, argument, option
+from logitstore_cli.show import console, size
+from rich.table import Table
+from rich.text import Text
+
+import logitstore
+from logitstore.plans import InspectPlan
+from logitstore.recipe import plan
+from logitstore.report import TokenView, summarise, view
+
+_BAR = 40
+_CELL = 24
+
+
+def inspect(
+    cache: Annotated[Path | None, argument(InspectPlan, "cache")] = None,
+    sample: Annotated[int | None, option(InspectPlan, "sample")] = None,
+    tokens: Annotated[int | None, option(InspectPlan, "tokens")] = None,
+    top: Annotated[int | None, option(InspectPlan, "top")] = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a cache is, or with --sample N how the teacher saw a text.
+
+    Example: logitstore inspect my-cache --sample 0
+    """
+    flags = {"cache": cache, "sample": sample, "tokens": tokens, "top": top}
+    asked = plan(InspectPlan, "inspect", config, flags)
+    opened = logitstore.open(asked.cache)
+    if asked.sample is not None:
+        views = view(opened, asked.sample, asked.tokens, asked.top)
+        if as_json:
+            print(json.dumps([vars(each) for each in views], ensure_ascii=False))
+        else:
+            console.print(_token_table(views))
+        return
+    summary = summarise(opened)
+    if as_json:
+        print(json.dumps(summary, indent=1, ensure_ascii=False))
+        return
+    console.print(_summary_table(summary))
+    console.print(_field_table(summary["fields"]))
+    console.print(_histogram(summary["entropy_histogram"]), highlight=False)
+
+
+def _summary_table(summary: dict[str, Any]) -> Table:
+    teacher, data, parts, tail = summary["teacher"], summary["data"], summary["parts"], summary["tail"]
+    state = "complete" if summary["complete"] else f"{parts['committed']} of {parts['planned']} parts committed"
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, value in (
+        ("cache", f"{summary['path']} ({state})"),
+        (
+            "teacher",
+            f"{teacher['name']} ({teacher['architecture']}, {teacher['vocabulary']:,} tokens, {teacher['dtype']})",
+        ),
+        ("weights", teacher["fingerprint"]),
+        (
+            "data",
+            f"{data['source']} [{data['split']}], column '{data['column']}' ({data['kind']}), {data['documents']:,} documents",
+        ),
+        ("windows", f"at most {data['max_length']:,} tokens, {data['overlap']} shared"),
+        ("samples", f"{summary['samples']:,}"),
+        ("rows", f"{summary['rows']:,}, {summary['bytes_per_row']} B/row, {size(summary['bytes'])} in all"),
+        ("targets", f"top-{summary['sparsifier']['k']}, tail {tail['shape']}"),
+        ("tail mass", f"{summary['mean_tail_mass']:.4f} mean"),
+        ("entropy", f"{summary['mean_entropy']:.3f} nats mean"),
+        (
+            "gold token",
+            f"{summary['gold_cross_entropy']:.3f} nats cross-entropy; top-1 in {summary['gold_is_top1']:.1%}, "
+            f"listed in {summary['gold_is_listed']:.1%} of rows",
+        ),
+    ):
+        table.add_row(Text(name, "bold"), Text(value))
+    return table
+
+
+def _field_table(fields: dict[str, Any]) -> Table:
+    table = Table(
+        "field", "dtype", "per row", "unit", box=None, pad_edge=False, title="rows.zarr", title_justify="left"
+    )
+    for name, info in fields.items():
+        table.add_row(name, info["dtype"], " x ".join(map(str, info["shape"])) or "1", info["unit"])
+    return table
+
+
+def _histogram(histogram: dict[str, Any]) -> str:
+    rows, edges = histogram["rows"], histogram["edges"]
+    if not rows or not sum(rows):
+        return ""
+    filled = [place for place, count in enumerate(rows) if count]
+    top = max(rows)
+    lines = ["entropy of the teacher, nats"]
+    for place in range(filled[0], filled[-1] + 1):
+        bar = "\u2588" * round(_BAR * rows[place] / top)
+        lines.append(
+            f"{edges[place]:5.2f} \u2013 {edges[place + 1]:5.2f}  {bar:<{_BAR}} {rows[place] / sum(rows):6.1%}"
+        )
+    return "\n".join(lines)
+
+
+def _short(text: str) -> str:
+    """Text that fits a cell: runs of spaces counted, long tokens clipped."""
+    counted = re.sub(r" {4,}", lambda run: f"\u2423\u00d7{len(run[0])}", text)
+    return counted if len(counted) <= _CELL else counted[: _CELL - 1] + "\u2026"
+
+
+def _token_table(views: list[TokenView]) -> Table:
+    table = Table("token", "p", "rank", "entropy", "the teacher's top", box=None, pad_edge=False)
+    for each in views:
+        if each.probability is None or each.entropy is None:
+            table.add_row(Text(_short(each.text)), "", "", "", Text("context", "dim"))
+            continue
+        style = "green" if each.rank == 1 else "yellow" if each.rank else "red"
+        others = "  ".join(f"{_short(text)}\u00a0{probability:.2f}" for text, probability in each.alternatives)
+        rank = str(each.rank) if each.rank else ">k"
+        table.add_row(
+            Text(_short(each.text), style), f"{each.probability:.3f}", rank, f"{each.entropy:.2f}", Text(others)
+        )
+    return table

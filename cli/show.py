@@ -1,0 +1,96 @@
+"""Progress on the terminal: a live bar where there is one, a line now and then where the output goes to a file."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from logitstore.types import Step
+
+console = Console(markup=False)
+errors = Console(stderr=True, markup=False)
+
+_UNITS = {
+    "tokenise": "documents",
+    "windows": "documents",
+    "pilot": "rows",
+    "dump": "rows",
+    "train": "steps",
+    "evaluate": "batches",
+    "ask again": "batches",
+    "verify": "parts",
+}
+_QUIET_SECONDS = 10.0
+
+
+class Bars:
+    """Shows the steps of long work on the error stream, one bar a stage. A callable, to be passed as progress."""
+
+    def __init__(self) -> None:
+        self._live = sys.stderr.isatty()
+        self._bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+            console=errors,
+            disable=not self._live,
+        )
+        self._tasks: dict[str, object] = {}
+        self._began: dict[str, tuple[float, int]] = {}
+        self._printed: dict[str, float] = {}
+
+    def __enter__(self) -> Bars:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def __call__(self, step: Step) -> None:
+        now = time.monotonic()
+        began, done_before = self._began.setdefault(step.stage, (now, step.done))
+        rate = (step.done - done_before) / (now - began) if now > began else 0.0
+        unit = _UNITS.get(step.stage, "steps")
+        note = " ".join(
+            filter(
+                None,
+                [
+                    f"{rate:,.0f} {unit}/s" if rate >= 10 else f"{rate:.2f} {unit}/s" if rate else "",
+                    f"part {step.part:05d}" if step.part is not None else "",
+                    step.note,
+                ],
+            )
+        )
+        if self._live:
+            self._show(step, note)
+        elif step.stage not in _UNITS:
+            errors.print(f"{step.stage} ...", highlight=False)
+        elif step.done >= step.total or now - self._printed.setdefault(step.stage, now) >= _QUIET_SECONDS:
+            self._printed[step.stage] = now
+            rest = f", {note}" if note else ""
+            left = f", {(step.total - step.done) / rate:,.0f} s left" if rate and step.done < step.total else ""
+            line = f"{step.stage}: {step.done:,} of {step.total:,} {unit}{rest}{left}"
+            errors.print(line, highlight=False, soft_wrap=True)
+
+    def _show(self, step: Step, note: str) -> None:
+        if step.stage not in self._tasks:
+            self._tasks[step.stage] = self._bars.add_task(step.stage, total=step.total, note="")
+        self._bars.update(self._tasks[step.stage], completed=step.done, total=step.total, note=note)  # type: ignore[arg-type]
+
+
+def size(count: float) -> str:
+    """Bytes as people read them."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
+        count /= 1000
+    return f"{count:,.1f} TB"

@@ -1,0 +1,72 @@
+"""`logitstore train`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from logitstore_cli.options import Config, argument, option
+from logitstore_cli.show import Bars, console, errors
+from rich.table import Table
+
+from logitstore.plans import TrainPlan
+from logitstore.recipe import plan
+from logitstore.registry import resolve
+
+
+def train(
+    cache: Annotated[Path | None, argument(TrainPlan, "cache")] = None,
+    student: Annotated[str | None, option(TrainPlan, "student")] = None,
+    out: Annotated[Path | None, option(TrainPlan, "out")] = None,
+    config: Config = None,
+    copy_layers: Annotated[str | None, option(TrainPlan, "copy_layers")] = None,
+    layers: Annotated[int | None, option(TrainPlan, "layers")] = None,
+    hidden_size: Annotated[int | None, option(TrainPlan, "hidden_size")] = None,
+    intermediate_size: Annotated[int | None, option(TrainPlan, "intermediate_size")] = None,
+    heads: Annotated[int | None, option(TrainPlan, "heads")] = None,
+    kv_heads: Annotated[int | None, option(TrainPlan, "kv_heads")] = None,
+    alpha: Annotated[float | None, option(TrainPlan, "alpha")] = None,
+    temperature: Annotated[float | None, option(TrainPlan, "temperature")] = None,
+    epochs: Annotated[float | None, option(TrainPlan, "epochs")] = None,
+    max_steps: Annotated[int | None, option(TrainPlan, "max_steps")] = None,
+    batch_size: Annotated[int | None, option(TrainPlan, "batch_size")] = None,
+    accumulate: Annotated[int | None, option(TrainPlan, "accumulate")] = None,
+    learning_rate: Annotated[float | None, option(TrainPlan, "learning_rate")] = None,
+    scheduler: Annotated[str | None, option(TrainPlan, "scheduler")] = None,
+    warmup: Annotated[float | None, option(TrainPlan, "warmup")] = None,
+    weight_decay: Annotated[float | None, option(TrainPlan, "weight_decay")] = None,
+    precision: Annotated[str | None, option(TrainPlan, "precision")] = None,
+    device: Annotated[str | None, option(TrainPlan, "device")] = None,
+    packed: Annotated[bool | None, option(TrainPlan, "packed", "--packed")] = None,
+    holdout: Annotated[float | None, option(TrainPlan, "holdout")] = None,
+    evaluate_every: Annotated[int | None, option(TrainPlan, "evaluate_every")] = None,
+    save_every: Annotated[int | None, option(TrainPlan, "save_every")] = None,
+    resume: Annotated[bool | None, option(TrainPlan, "resume", "--resume")] = None,
+    workers: Annotated[int | None, option(TrainPlan, "workers")] = None,
+    seed: Annotated[int | None, option(TrainPlan, "seed")] = None,
+) -> None:
+    """Fit a student from a cache. No teacher is loaded.
+
+    Works under torchrun; everything else that the transformers Trainer can do goes into the `trainer` setting of a recipe.
+
+    Example: logitstore train my-cache --student ./my-model --copy-layers 6 --out my-student
+    """
+    flags = {name: value for name, value in locals().items() if name != "config"}
+    asked = plan(TrainPlan, "train", config, flags)
+    with Bars() as progress:
+        try:
+            figures = resolve("logitstore.train:train")(asked, progress)
+        except KeyboardInterrupt:
+            errors.print(
+                f"interrupted. Add --resume to go on from the last checkpoint in {asked.out}, if one was saved.",
+                soft_wrap=True,
+            )
+            raise
+    if os.environ.get("RANK", "0") != "0":
+        return
+    table = Table("figure", "value", box=None, pad_edge=False)
+    for name, value in figures.items():
+        table.add_row(name, f"{value:,.4f}" if value % 1 else f"{value:,.0f}")
+    console.print(table)
+    console.print(f"saved to {asked.out}", highlight=False, soft_wrap=True)

@@ -1,0 +1,72 @@
+"""`logitstore verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from logitstore_cli.options import Config, argument, option
+from logitstore_cli.show import Bars, console
+
+import logitstore
+from logitstore.cache.verify import repair as drop
+from logitstore.cache.verify import verify as find_problems
+from logitstore.plans import VerifyPlan
+from logitstore.recipe import plan
+from logitstore.registry import resolve
+
+
+def verify(
+    cache: Annotated[Path | None, argument(VerifyPlan, "cache")] = None,
+    repair: Annotated[bool | None, option(VerifyPlan, "repair", "--repair")] = None,
+    against_teacher: Annotated[str | None, option(VerifyPlan, "against_teacher")] = None,
+    share: Annotated[float | None, option(VerifyPlan, "share")] = None,
+    seed: Annotated[int | None, option(VerifyPlan, "seed")] = None,
+    device: Annotated[str | None, option(VerifyPlan, "device")] = None,
+    config: Config = None,
+) -> None:
+    """Check every checksum and every invariant of a cache. Exits with 1 when something is wrong.
+
+    Example: logitstore verify my-cache --repair
+    """
+    flags = {name: value for name, value in locals().items() if name != "config"}
+    asked = plan(VerifyPlan, "verify", config, flags)
+    with Bars() as progress:
+        problems = find_problems(asked.cache, progress)
+    for problem in problems:
+        console.print(str(problem), style="red", highlight=False, soft_wrap=True)
+    if problems and asked.repair:
+        for name in drop(asked.cache, problems):
+            console.print(f"dropped {name}", highlight=False, soft_wrap=True)
+        console.print("Give the dump command again to make only that anew.")
+    if problems:
+        raise typer.Exit(1)
+    opened = logitstore.open(asked.cache)
+    missing = opened.manifest.parts - len(opened.part_numbers)
+    console.print(
+        f"{asked.cache}: sound: {len(opened.part_numbers)} parts, {opened.rows:,} rows"
+        + (f"; {missing} parts are still to be dumped" if missing else ""),
+        highlight=False,
+        soft_wrap=True,
+    )
+    if asked.against_teacher is not None:
+        _compare(asked)
+
+
+def _compare(asked: VerifyPlan) -> None:
+    with Bars() as progress:
+        found = resolve("logitstore.audit:audit")(
+            logitstore.open(asked.cache), asked.against_teacher, asked.share, asked.seed, asked.device, progress
+        )
+    console.print(
+        f"{found.rows:,} rows asked again: stored values differ by at most {found.stored:.2g} nats beyond float16 rounding; "
+        f"the teacher itself by {found.spread:.2g} nats between two batchings; allowed {found.tolerance:.2g}: "
+        + ("it agrees" if found.passed else "it DIFFERS"),
+        highlight=False,
+        soft_wrap=True,
+    )
+    if not found.same_weights:
+        console.print("the teacher's weights are not the ones the cache was made with", style="red")
+    if not (found.passed and found.same_weights):
+        raise typer.Exit(1)

@@ -1,0 +1,134 @@
+"""`inspect`: what a cache is, and what the teacher thinks of a text. No torch, no row touched for the summary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache as once
+from typing import Any
+
+import numpy as np
+
+from logitstore.cache.part_sums import entropy_edges
+from logitstore.cache.reader import Cache
+from logitstore.cache.vocabulary import read_pieces
+from logitstore.errors import BadInput
+
+
+def summarise(cache: Cache) -> dict[str, Any]:
+    """What a cache is, as plain JSON: everything comes from the manifest and the commit records."""
+    manifest, sums, rows = cache.manifest, cache.sums, cache.rows
+    counted = max(rows, 1)
+    files = [seal.bytes for record in cache.records for seal in record.files.values()]
+    return {
+        "path": str(cache.path),
+        "complete": cache.complete,
+        "parts": {"committed": len(cache.part_numbers), "planned": manifest.parts},
+        "teacher": manifest.teacher.model_dump(mode="json", exclude={"config"}),
+        "tokenizer": manifest.tokenizer.model_dump(mode="json"),
+        "data": manifest.data.model_dump(mode="json"),
+        "samples": len(cache),
+        "rows": rows,
+        "bytes": sum(files) + sum(seal.bytes for seal in manifest.shared.values()),
+        "bytes_per_row": manifest.bytes_per_row,
+        "sparsifier": manifest.sparsifier.model_dump(mode="json"),
+        "tail": manifest.tail.model_dump(mode="json"),
+        "mean_tail_mass": sums.tail_mass / counted,
+        "mean_entropy": sums.entropy / counted,
+        "gold_cross_entropy": -sums.gold_logprob / max(counted - sums.gold_impossible, 1),
+        "gold_impossible": sums.gold_impossible,
+        "gold_is_top1": sums.gold_is_top1 / counted,
+        "gold_is_listed": sums.gold_is_listed / counted,
+        "entropy_histogram": {
+            "edges": [round(float(edge), 4) for edge in entropy_edges(manifest.teacher.vocabulary)],
+            "rows": sums.entropy_histogram,
+        },
+        "fields": {name: info.model_dump(mode="json") for name, info in manifest.fields.items()},
+        "created_by": manifest.created_by,
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenView:
+    """One token of a sample, and what the teacher thought would come there.
+
+    Attributes:
+        text: the token, as text.
+        probability: the teacher's, of this token; None where no row is about it.
+        rank: its place among the listed tokens, from 1; None when it is not among them.
+        entropy: of the teacher, nats.
+        alternatives: the most probable tokens with their probabilities.
+    """
+
+    text: str
+    probability: float | None = None
+    rank: int | None = None
+    entropy: float | None = None
+    alternatives: tuple[tuple[str, float], ...] = ()
+
+
+def view(cache: Cache, index: int, tokens: int, top: int) -> list[TokenView]:
+    """The teacher's view of the first tokens of a sample.
+
+    Raises:
+        BadInput: there is no such sample.
+    """
+    if index >= len(cache):
+        raise BadInput(f"--sample {index}: the cache has samples 0 to {len(cache) - 1}.")
+    found = cache[index]
+    spell = _speller(cache)
+    row_of = {int(position) + 1: row for row, position in enumerate(found.sample.positions_N)}
+    views = []
+    for position, token in enumerate(found.sample.tokens_T[:tokens]):
+        row = row_of.get(position)
+        if row is None:
+            views.append(TokenView(text=spell(int(token))))
+            continue
+        ids_K, logprobs_K = found.answer["ids"][row], found.answer["logprobs"][row].astype(np.float64)
+        place = np.flatnonzero(ids_K == token)
+        views.append(
+            TokenView(
+                text=spell(int(token)),
+                probability=float(np.exp(found.answer["gold_logprob"][row].astype(np.float64))),
+                rank=int(place[0]) + 1 if len(place) else None,
+                entropy=float(found.answer["entropy"][row]),
+                alternatives=tuple(
+                    (spell(int(ids_K[k])), float(np.exp(logprobs_K[k]))) for k in range(min(top, len(ids_K)))
+                ),
+            )
+        )
+    return views
+
+
+def _speller(cache: Cache) -> Any:
+    """A function from token id to readable text."""
+    pieces = read_pieces(cache)
+    spelling = cache.manifest.tokenizer.spelling
+
+    def spell(token: int) -> str:
+        piece = str(pieces[token]) if token < len(pieces) else f"<{token}>"
+        if spelling == "byte-level":
+            return visible(from_bytes(piece))
+        return visible(piece.replace("\u2581", " ") if spelling == "metaspace" else piece)
+
+    return spell
+
+
+def visible(text: str) -> str:
+    """White space and control characters made visible."""
+    return "".join({"\n": "\u23ce", "\t": "\u21e5"}.get(c, c if c.isprintable() else "\ufffd") for c in text)
+
+
+def from_bytes(piece: str) -> str:
+    """The text of a byte-level BPE piece, in which every byte is written as one printable character."""
+    table = _byte_of()
+    if any(character not in table for character in piece):
+        return piece
+    return bytes(table[character] for character in piece).decode("utf-8", "replace")
+
+
+@once
+def _byte_of() -> dict[str, int]:
+    """GPT-2's byte alphabet (Radford et al. 2019): printable Latin-1 bytes stand for themselves, the rest from U+0100 on."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    rest = [byte for byte in range(256) if byte not in plain]
+    return {chr(byte): byte for byte in plain} | {chr(0x100 + place): byte for place, byte in enumerate(rest)}
