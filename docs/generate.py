@@ -1,0 +1,141 @@
+"""Writes docs/cli.md, the command line reference, from the command line itself; with --check only compares."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import logitstore_cli.main as cli
+import typer.main
+from pydantic.fields import FieldInfo
+
+from logitstore import plans
+
+PAGE = Path(__file__).with_name("cli.md")
+
+
+def main(arguments: list[str]) -> None:
+    """Write the page, or with --check exit with 1 and one line when it is not what would be written."""
+    if arguments not in ([], ["--check"]):
+        sys.exit("usage: python docs/generate.py [--check]")
+    text = reference()
+    if not arguments:
+        PAGE.write_text(text, encoding="utf-8")
+    elif not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != text:
+        sys.exit(f"{PAGE}: not what the command line says. Run `python docs/generate.py` and commit the page.")
+
+
+def reference() -> str:
+    """The whole page. It comes from the commands, the plans and the entry point, so nothing depends on a terminal."""
+    group: Any = typer.main.get_command(cli.app)
+    blocks = [
+        "<!-- Written by docs/generate.py. Change the help texts in cli/ and logitstore/plans.py instead. -->",
+        "# The command line",
+        str(group.help),
+        _code("logitstore [--version] [--help] COMMAND [ARGUMENTS]"),
+        _table(
+            ("command", "what it does"),
+            [(f"[`{name}`](#{name})", _summary(command)) for name, command in group.commands.items()],
+        ),
+        "Every argument and option but `--config`, `--dry-run` and `--json` may stand in a recipe instead, a YAML file with "
+        "one section a command: `--max-length 512` of `dump` is `max_length: 512` in its section `dump`. What the command "
+        "line says wins. Required settings may come from either.",
+        "## Exit codes",
+        _table(("code", "meaning"), _exit_codes()),
+        "Errors go to the error stream: one line that says which value is wrong, what was expected and what to do.",
+    ]
+    for name, command in group.commands.items():
+        blocks += _command(name, command)
+    return "\n\n".join(blocks) + "\n"
+
+
+def _command(name: str, command: Any) -> list[str]:
+    settings = getattr(plans, f"{name.capitalize()}Plan").model_fields
+    *paragraphs, example = re.split(r"\n\s*\n", str(command.help).strip())
+    arguments = [each for each in command.params if each.param_type_name == "argument"]
+    options = [each for each in command.params if each.param_type_name == "option"]
+    usage = " ".join([f"logitstore {name}", *(f"[{each.name.upper()}]" for each in arguments), "[OPTIONS]"])
+    blocks = [f"## {name}", *(_prose(" ".join(paragraph.split())) for paragraph in paragraphs), _code(usage)]
+    blocks.append(_code("$ " + " ".join(example.removeprefix("Example:").split()), "console"))
+    if arguments:
+        rows = [(f"`{each.name.upper()}`", _prose(each.help)) for each in arguments]
+        blocks.append(_table(("argument", "meaning"), rows))
+    rows = [
+        (
+            _flags(each, settings),
+            _default(each, settings),
+            _prose(_meaning(each.help)),
+        )
+        for each in options
+    ]
+    blocks.append(_table(("option", "default", "meaning"), rows))
+    only_recipe = [setting for setting in settings if setting not in {each.name for each in command.params}]
+    if only_recipe:
+        rows = [(f"`{setting}`", _prose(settings[setting].description or "")) for setting in only_recipe]
+        blocks.append(_table(("only in recipes", "meaning"), rows))
+    return blocks
+
+
+def _meaning(text: object) -> str:
+    """A help text without its default, which has a column of its own."""
+    return str(text).partition(" (default ")[0].removesuffix(" (required)")
+
+
+def _flags(option: Any, settings: dict[str, FieldInfo]) -> str:
+    """Every spelling of an option, the long one first, with what it takes."""
+    spellings = sorted(option.opts, key=len, reverse=True) + sorted(option.secondary_opts)
+    value = "" if option.is_flag else f" {_value(settings.get(option.name))}"
+    return ", ".join(f"`{spelling}{value}`" for spelling in spellings)
+
+
+def _value(setting: FieldInfo | None) -> str:
+    """What an option takes: its choices, or the kind of its value. Options without a setting take a file."""
+    if setting is None:
+        return "PATH"
+    if choices := [choice for choice in get_args(setting.annotation) if isinstance(choice, str)]:
+        return "|".join(choices)
+    kinds = {int: "N", float: "X", Path: "PATH", str: "TEXT"}
+    return next(kinds[kind] for kind in (setting.annotation, *get_args(setting.annotation)) if kind in kinds)
+
+
+def _default(option: Any, settings: dict[str, FieldInfo]) -> str:
+    setting = settings.get(option.name)
+    if setting is None or setting.default is None:
+        return ""
+    if setting.is_required():
+        return "required"
+    if isinstance(setting.default, bool):
+        return f"`{sorted(option.opts)[0]}`" if setting.default else ""
+    return f"`{setting.default}`"
+
+
+def _exit_codes() -> list[tuple[str, ...]]:
+    """The codes as the entry point's first docstring lists them."""
+    sentence = re.search(r"Exit codes: ([^\n]+)\.", cli.__doc__ or "")
+    if sentence is None:
+        sys.exit("cli/main.py: its docstring no longer has a line 'Exit codes: 0 done, 1 ...'. Write it there.")
+    return [tuple(entry.strip().split(" ", 1)) for entry in sentence[1].split(",")]
+
+
+def _summary(command: Any) -> str:
+    return _prose(" ".join(re.split(r"\n\s*\n", str(command.help).strip())[0].split()))
+
+
+def _prose(text: str) -> str:
+    """Help text as Markdown: flags in code font."""
+    return re.sub(r"(?<![\w`-])--[a-z][a-z-]*(?: N\b)?", r"`\g<0>`", text)
+
+
+def _code(text: str, language: str = "text") -> str:
+    return f"```{language}\n{text}\n```"
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
