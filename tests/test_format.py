@@ -514,6 +514,17 @@ def test_a_linked_shared_file_is_a_problem_and_is_not_read(tmp_path: Path) -> No
     assert "leads outside the cache" in problem.what
 
 
+@pytest.mark.parametrize(("name", "harmless"), [(".tokenizer.json.9e7a75b9", True), ("chat_template.jinja", False)])
+def test_only_what_a_killed_writer_left_may_lie_beside_the_tokenizer(
+    tmp_path: Path, cache: logitstore.Cache, name: str, harmless: bool
+) -> None:
+    folder = Path(shutil.copytree(cache.path, tmp_path / "cache"))
+    stray = folder / cache.manifest.shared_file("tokenizer") / name
+    stray.unlink(missing_ok=True)
+    stray.write_text("not the tokenizer's")
+    assert (verify(folder) == []) == harmless
+
+
 @pytest.mark.parametrize("name", ["shared", "parts", "parts/00000", "parts/00000/samples.arrow"])
 def test_repair_deletes_nothing_behind_a_link(tmp_path: Path, name: str) -> None:
     folder = golden_copy(tmp_path)
