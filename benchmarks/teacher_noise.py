@@ -19,10 +19,10 @@ from demo import find_teacher
 from logitstore.data.tokenizer import load_tokenizer
 from logitstore.models import load_config
 from logitstore.objectives import Tail, Targets
-from logitstore.objectives.targets import dense
 from logitstore.score import collate, row_logits, score, split
 from logitstore.sparsify.prior import UNIFORM_SHARE, PriorFit
 from logitstore.sparsify.topk import TopK
+from logitstore.targets import dense
 from logitstore.teachers.causal_lm import CausalTeacher
 from logitstore.types import ModelRef, Sample
 

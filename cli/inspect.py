@@ -49,11 +49,13 @@ def inspect(
         return
     console.print(_summary_table(summary))
     console.print(_field_table(summary["fields"]))
+    if summary["fidelity"]:
+        console.print(_fidelity_table(summary["fidelity"]))
     console.print(_histogram(summary["entropy_histogram"]), highlight=False)
 
 
 def _summary_table(summary: dict[str, Any]) -> Table:
-    teacher, data, parts, tail = summary["teacher"], summary["data"], summary["parts"], summary["tail"]
+    teacher, data, parts = summary["teacher"], summary["data"], summary["parts"]
     state = "complete" if summary["complete"] else f"{parts['committed']} of {parts['planned']} parts committed"
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in (
@@ -70,7 +72,7 @@ def _summary_table(summary: dict[str, Any]) -> Table:
         ("windows", f"at most {data['max_length']:,} tokens, {data['overlap']} shared"),
         ("samples", f"{summary['samples']:,}"),
         ("rows", f"{summary['rows']:,}, {summary['bytes_per_row']} B/row, {size(summary['bytes'])} in all"),
-        ("targets", f"top-{summary['sparsifier']['k']}, tail {tail['shape']}"),
+        ("targets", _targets(summary)),
         ("tail mass", f"{summary['mean_tail_mass']:.4f} mean"),
         ("entropy", f"{summary['mean_entropy']:.3f} nats mean"),
         (
@@ -81,6 +83,42 @@ def _summary_table(summary: dict[str, Any]) -> Table:
     ):
         table.add_row(Text(name, "bold"), Text(value))
     return table
+
+
+def _targets(summary: dict[str, Any]) -> str:
+    """The preset, and what it comes down to."""
+    sparsifier, tail, codec = summary["sparsifier"], summary["tail"], summary["codec"]
+    details = [f"{name} {value}" for name, value in sparsifier.items() if name != "name" and value]
+    shape = f"{tail['shape']} of {tail['bytes']} B" if tail["bytes"] else tail["shape"]
+    preset = f"{summary['preset']}: " if summary["preset"] else ""
+    return f"{preset}{', '.join([sparsifier['name'], *details])}; tail {shape}; logprobs {codec['logprobs']}, {codec['layout']}"
+
+
+def _fidelity_table(found: dict[str, Any]) -> Table:
+    """How far what is stored is from what was said."""
+    whom = "the teacher" if found["against"] == "teacher" else "the cache this one was recoded from"
+    title = f"fidelity: {found['rows']:,} random rows against {whom}, 95% intervals"
+    table = Table("figure", "mean", "±", box=None, pad_edge=False, title=title, title_justify="left")
+    for name, meaning in _FIDELITY.items():
+        figure = found.get(name)
+        if figure is None:
+            table.add_row(meaning, "unbounded", "")
+        else:
+            table.add_row(meaning, f"{figure['mean']:.4g}", f"{figure['error']:.2g}")
+    if found["unbounded"]:
+        table.add_row("rows with infinite KL, left out above", f"{found['unbounded'] / found['rows']:.1%}", "")
+    return table
+
+
+_FIDELITY = {
+    "kl_t1": "KL at temperature 1, nats",
+    "kl_t2": "KL at temperature 2, nats",
+    "kl_t4": "KL at temperature 4, nats",
+    "top1": "same most probable token",
+    "rare_true": "mass of tokens below 1e-5: the teacher's",
+    "rare_stored": "mass of tokens below 1e-5: as stored",
+    "gradient_error": "error along a student's mean gradient, relative",
+}
 
 
 def _field_table(fields: dict[str, Any]) -> Table:

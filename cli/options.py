@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from logitstore.manifest import Record
+from logitstore.record import Record
 
 Config = Annotated[
     Path | None, typer.Option("--config", help="A recipe: YAML with one section a command. Flags override it.")
@@ -23,13 +24,18 @@ def option(plan: type[Record], name: str, *flags: str) -> Any:
     shown = "" if default is None or isinstance(default, bool) else f" (default {default})"
     if setting.is_required():
         shown = " (required)"
-    choices = get_args(setting.annotation) if get_origin(setting.annotation) is Literal else ()
+    choices = next((get_args(kind) for kind in _alternatives(setting.annotation) if get_origin(kind) is Literal), ())
     return typer.Option(
         *(flags or (f"--{name.replace('_', '-')}",)),
         help=f"{setting.description}{shown}",
         show_default=False,
         metavar="|".join(choices) or None,
     )
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    """The members of a union, or the annotation itself."""
+    return get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
 
 
 def argument(plan: type[Record], name: str) -> Any:

@@ -94,10 +94,11 @@ def _value(setting: FieldInfo | None) -> str:
     """What an option takes: its choices, or the kind of its value. Options without a setting take a file."""
     if setting is None:
         return "PATH"
-    if choices := [choice for choice in get_args(setting.annotation) if isinstance(choice, str)]:
+    kinds_of = (setting.annotation, *get_args(setting.annotation))
+    if choices := [choice for kind in kinds_of for choice in get_args(kind) if isinstance(choice, str)]:
         return "|".join(choices)
     kinds = {int: "N", float: "X", Path: "PATH", str: "TEXT"}
-    return next(kinds[kind] for kind in (setting.annotation, *get_args(setting.annotation)) if kind in kinds)
+    return next(kinds[kind] for kind in kinds_of if kind in kinds)
 
 
 def _default(option: Any, settings: dict[str, FieldInfo]) -> str:

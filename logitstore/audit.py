@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from logitstore.batching import by_length
 from logitstore.cache.order import hashed, salt_of
 from logitstore.cache.reader import Cache
+from logitstore.codecs.answer import AnswerCodec
 from logitstore.errors import CacheMismatch
 from logitstore.models import head_rows, load_config
-from logitstore.score import collate, row_logits
+from logitstore.score import RowChunk, ask, collate
 from logitstore.teachers.causal_lm import CausalTeacher
 from logitstore.types import Array, CachedSample, ModelRef, Progress, Sample, Step, no_progress
 
@@ -73,17 +75,25 @@ def audit(
     together = _logprobs(loaded, cache, samples, found, cache.manifest.batch_tokens, progress)
     alone = _logprobs(loaded, cache, samples, found, 1, progress)
     stored = [_stored(each.answer.fields) for each in found]
+    codec = AnswerCodec(row=cache.manifest.row)
     return Audit(
         rows=sum(sample.rows for sample in samples),
-        stored=max(_beyond_rounding(a, b) for a, b in zip(stored, together, strict=True)),
+        stored=max(_beyond_rounding(a, b, codec) for a, b in zip(stored, together, strict=True)),
         spread=max(_largest(_apart(a, b)) for a, b in zip(together, alone, strict=True)),
         same_weights=loaded.fingerprint() == cache.manifest.teacher.fingerprint,
     )
 
 
 def _stored(fields: dict[str, Array]) -> Array:
-    """float64[N, K + 2]: listed logprobs, the gold token's, the tail's."""
-    columns = [fields["logprobs"], fields["gold_logprob"][:, None], fields["tail_logmass"][:, None]]
+    """float64[N, K + 2]: logprobs of the listed tokens, if there are any, of the gold token, and of the tail, if it is stored.
+
+    Empty slots are NaN.
+    """
+    columns = [fields["gold_logprob"][:, None]]
+    if "tail_logmass" in fields:
+        columns.append(fields["tail_logmass"][:, None])
+    if "ids" in fields:
+        columns.append(np.where(np.isneginf(fields["logprobs"]), np.nan, fields["logprobs"]))
     return np.concatenate([column.astype(np.float64) for column in columns], 1)
 
 
@@ -101,17 +111,15 @@ def _logprobs(
     batches = by_length(np.array([len(sample.tokens_T) for sample in samples]), budget)
     for done, indices in enumerate(batches, 1):
         batch = collate(samples, indices)
-        ids_NK = torch.from_numpy(np.concatenate([found[index].answer["ids"] for index in indices]).astype(np.int64))
-        columns = []
-        first = 0
-        for logits_nV, gold_n in row_logits(teacher, batch):
-            logprobs_nV = torch.log_softmax(logits_nV[:, :vocabulary].float(), -1)
-            ids_nK = ids_NK[first : first + len(gold_n)].to(logprobs_nV.device)
-            tail_n = logprobs_nV.exp().scatter_(1, ids_nK, 0.0).sum(-1).log()
-            columns.append(
-                torch.cat([logprobs_nV.gather(1, ids_nK), logprobs_nV.gather(1, gold_n[:, None]), tail_n[:, None]], 1)
+        fields = [found[index].answer.fields for index in indices]
+        columns = [
+            _columns(
+                chunk,
+                {name: np.concatenate([each[name] for each in fields])[chunk.span] for name in fields[0]},
+                vocabulary,
             )
-            first += len(gold_n)
+            for chunk in ask(teacher, batch, hidden=False)
+        ]
         rows = np.split(torch.cat(columns).double().cpu().numpy(), np.cumsum(batch.counts)[:-1])
         for index, values in zip(indices, rows, strict=True):
             out[index] = values
@@ -119,17 +127,38 @@ def _logprobs(
     return out
 
 
-def _beyond_rounding(stored: Array, now: Array) -> float:
-    """The largest difference, less what rounding to float16 may have changed."""
+def _columns(chunk: RowChunk, stored: dict[str, Array], vocabulary: int) -> Tensor:
+    """The same columns as `_stored`, of a few rows."""
+    logprobs_nV = torch.log_softmax(chunk.logits_nV[:, :vocabulary].float(), -1)
+    columns = [logprobs_nV.gather(1, chunk.gold_n[:, None])]
+    if "ids" in stored:
+        is_empty_nK = torch.from_numpy(np.isneginf(stored["logprobs"])).to(logprobs_nV.device)
+        ids_nK = torch.from_numpy(stored["ids"].astype(np.int64)).to(logprobs_nV.device).masked_fill(is_empty_nK, 0)
+        listed_nK = logprobs_nV.gather(1, ids_nK).masked_fill(is_empty_nK, torch.nan)
+        if "tail_logmass" in stored:
+            places_nK = ids_nK.masked_fill(is_empty_nK, vocabulary)
+            outside_nV = torch.nn.functional.pad(logprobs_nV.exp(), (0, 1)).scatter_(1, places_nK, 0.0)
+            columns.append(outside_nV.sum(-1, keepdim=True).log())
+        columns.append(listed_nK)
+    return torch.cat(columns, 1)
+
+
+def _beyond_rounding(stored: Array, now: Array, codec: AnswerCodec) -> float:
+    """The largest difference, less what the codec may have changed."""
+    allowed = codec.logprob_error(now)
+    allowed[:, 0] = np.abs(now[:, 0]) * HALF_STEP
+    if "tail_logmass" in codec.fields:
+        allowed[:, 1] = codec.tail_error()
+    is_empty = np.isnan(stored)
     with np.errstate(invalid="ignore"):
-        difference = np.where(stored == now, 0.0, np.abs(stored - now) - np.abs(now) * HALF_STEP)
+        difference = np.where(is_empty | (stored == now), 0.0, np.abs(stored - now) - allowed)
     return _largest(difference)
 
 
 def _apart(a: Array, b: Array) -> Array:
     """Distances; two impossible tokens do not differ."""
     with np.errstate(invalid="ignore"):
-        return np.where(a == b, 0.0, np.abs(a - b))
+        return np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
 
 
 def _largest(differences: Array) -> float:

@@ -1,10 +1,11 @@
-"""A batch: samples copied out of the mapped files into tensors, ready for a student and an objective.
+"""A batch: samples copied out of the mapped files into tensors.
 
-Axes: B lines, T tokens, N rows, K kept.
+Axes: B lines, T tokens, N rows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -13,14 +14,14 @@ import torch
 from torch import Tensor
 
 from logitstore.cache.reader import Cache
-from logitstore.cache.rows_decode import normalised
-from logitstore.objectives.targets import Tail, Targets
 from logitstore.types import Array
+
+_ANSWER = "answer."
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Some samples as lines of tokens, and the teacher's answer about each row.
+    """Some samples as lines of tokens, and the teacher's answer about each row, still packed as it was stored.
 
     Attributes:
         input_ids: int64[B, T], padded on the right with 0.
@@ -28,9 +29,8 @@ class Batch:
         position_ids: int64[B, T], beginning again at each sample of a packed batch; None otherwise.
         rows: int64[N], each row's place in the flattened [B * T].
         row_mask: bool[N], False for rows that do not count.
-        ids, logprobs, tail_logmass: the targets, int64[N, K], float32[N, K], float32[N]; nats.
+        answer: the stored fields of the rows, by name; a `Decoder` turns them into targets, on whichever device they are.
         gold: int64[N], the token that follows.
-        gold_logprob, entropy: float32[N], the teacher's, nats.
         samples: int64, numbers of the samples in the cache; -1 in a batch that only fills up the last step of a rank.
     """
 
@@ -39,24 +39,33 @@ class Batch:
     position_ids: Tensor | None
     rows: Tensor
     row_mask: Tensor
-    ids: Tensor
-    logprobs: Tensor
-    tail_logmass: Tensor
+    answer: dict[str, Tensor]
     gold: Tensor
-    gold_logprob: Tensor
-    entropy: Tensor
     samples: Tensor
 
+    @property
+    def gold_logprob(self) -> Tensor:
+        """float32[N]: the teacher's, of the token that follows, nats."""
+        return self.answer["gold_logprob"].float()
+
+    @property
+    def entropy(self) -> Tensor:
+        """float32[N]: the teacher's, nats."""
+        return self.answer["entropy"].float()
+
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors by name, without those that are None."""
-        named = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in named.items() if value is not None}
+        """The tensors by name, those of the answer as `answer.<field>`, without those that are None."""
+        named = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "answer"}
+        present = {name: value for name, value in named.items() if value is not None}
+        return present | {f"{_ANSWER}{name}": value for name, value in self.answer.items()}
 
     @classmethod
-    def of(cls, tensors: dict[str, Tensor]) -> Batch:
+    def of(cls, tensors: Mapping[str, Tensor]) -> Batch:
         """The inverse of `tensors`."""
         missing: dict[str, Any] = {"attention_mask": None, "position_ids": None}
-        return cls(**missing | tensors)
+        plain = {name: value for name, value in tensors.items() if not name.startswith(_ANSWER)}
+        answer = {name.removeprefix(_ANSWER): value for name, value in tensors.items() if name.startswith(_ANSWER)}
+        return cls(**missing | plain, answer=answer)
 
     def to(self, device: torch.device | str) -> Batch:
         return Batch.of({name: value.to(device, non_blocking=True) for name, value in self.tensors().items()})
@@ -70,10 +79,6 @@ class Batch:
         names = ("input_ids", "attention_mask", "position_ids")
         present = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return present | {"use_cache": False}
-
-    def targets(self, tail: Tail) -> Targets:
-        """The rows' targets for an objective."""
-        return Targets(self.ids, self.logprobs, self.tail_logmass, tail)
 
 
 def collate(cache: Cache, samples: Array, packed: bool) -> Batch:
@@ -100,19 +105,14 @@ def collate(cache: Cache, samples: Array, packed: bool) -> Batch:
     def gather(name: str) -> Array:
         return np.concatenate([part.fields[name][span] for (part, _), span in zip(located, spans, strict=True)])
 
-    tail_logmass = gather("tail_logmass")
     return Batch(
         input_ids=torch.from_numpy(input_ids),
         attention_mask=None if packed else torch.from_numpy(real),
         position_ids=torch.from_numpy(positions) if packed else None,
         rows=torch.from_numpy(rows),
         row_mask=torch.ones(len(rows), dtype=torch.bool),
-        ids=torch.from_numpy(gather("ids").astype(np.int64)),
-        logprobs=torch.from_numpy(normalised(gather("logprobs"), tail_logmass)),
-        tail_logmass=torch.from_numpy(tail_logmass.astype(np.float32)),
+        answer={name: torch.from_numpy(gather(name)) for name in cache.manifest.fields},
         gold=torch.from_numpy(input_ids.reshape(-1)[rows + 1]),
-        gold_logprob=torch.from_numpy(gather("gold_logprob").astype(np.float32)),
-        entropy=torch.from_numpy(gather("entropy").astype(np.float32)),
         samples=torch.from_numpy(np.array(samples, np.int64)),
     )
 

@@ -97,7 +97,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         return torch.autocast(device, dtype=self._autocast, enabled=self._autocast is not None)
 
     def _row_losses(self, logits_RV: Tensor, batch: Batch) -> Tensor:
-        targets = batch.targets(self._loader.tail)
+        targets = self._loader.targets(batch)
         alpha, temperature = self._alpha, self._temperature
 
         def loss(logits_nV: Tensor, some: slice) -> Tensor:
@@ -125,7 +125,11 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         was_training = student.training
         student.eval()
         found = evaluate_batches(
-            run, self._held_out, self._loader.tail, self.args.device, lambda sums: self.accelerator.reduce(sums, "sum")
+            run,
+            self._held_out,
+            self._loader.targets,
+            self.args.device,
+            lambda sums: self.accelerator.reduce(sums, "sum"),
         )
         student.train(was_training)
         metrics = {f"{metric_key_prefix}_{name}": float(value) for name, value in vars(found).items()}

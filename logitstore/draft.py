@@ -14,12 +14,12 @@ from logitstore.data.documents import DataSpec
 from logitstore.data.samples import Encoding, Samples, open_samples
 from logitstore.data.tokenizer import Vocabulary, load_tokenizer
 from logitstore.errors import BadInput, ModelError
-from logitstore.manifest import DataInfo, Manifest, SparsifierInfo, TailInfo, TeacherInfo, row_fields
+from logitstore.fields import row_fields
+from logitstore.manifest import DataInfo, Manifest, TeacherInfo
 from logitstore.models import describe, head_rows, load_config
 from logitstore.plans import DumpPlan
+from logitstore.presets import CHOICES, row_of
 from logitstore.types import ModelRef, Progress, no_progress
-
-PILOT_ROWS = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +40,8 @@ def draft(plan: DumpPlan, progress: Progress = no_progress) -> Draft:
     tokenizer = load_tokenizer(model)
     vocabulary = Vocabulary.of(tokenizer)
     real = min(len(vocabulary.pieces), head_rows(config))
-    if plan.k > real:
-        raise BadInput(f"-k {plan.k}: the teacher's vocabulary has {real} tokens. Give at most that many.")
+    width = getattr(config.get_text_config(), "hidden_size", None)
+    row = row_of(plan.preset, {name: getattr(plan, name) for name in CHOICES}, real, width)
     overlap = min(128, plan.max_length // 8) if plan.overlap is None else plan.overlap
     if overlap >= plan.max_length:
         raise BadInput(f"--overlap {overlap}: it must be smaller than --max-length, which is {plan.max_length}.")
@@ -60,7 +60,8 @@ def draft(plan: DumpPlan, progress: Progress = no_progress) -> Draft:
             f"{model}: its tokenizer gives token id {samples.highest_token}, its head has rows for ids below {real}. "
             "The model and the tokenizer do not belong together."
         )
-    pilot = pilot_samples(samples) if plan.tail == "prior" else []
+    pilot = pilot_samples(samples, plan.pilot_rows) if row.tail.shape in ("prior", "sketch", "head") else []
+    tail = row.tail.model_copy(update={"pilot_rows": int(samples.rows_S[pilot].sum())})
     architecture, plain = describe(config)
     manifest = Manifest(
         created_by={
@@ -95,18 +96,18 @@ def draft(plan: DumpPlan, progress: Progress = no_progress) -> Draft:
         tokens=int(samples.lengths_S.sum()),
         samples_per_part=plan.samples_per_part,
         batch_tokens=plan.batch_tokens,
-        sparsifier=SparsifierInfo(name="topk", k=plan.k),
-        tail=TailInfo(
-            shape=plan.tail,
-            pilot_rows=int(samples.rows_S[pilot].sum()),
-        ),
-        fields=row_fields(plan.k, real),
+        fidelity_rows=plan.fidelity_rows,
+        preset=plan.preset,
+        sparsifier=row.sparsifier,
+        tail=tail,
+        codec=row.codec,
+        fields=row_fields(row.sparsifier, row.tail, row.codec, real),
         shared={},
     )
     return Draft(manifest=manifest, samples=samples, vocabulary=vocabulary, config=config, tokenizer=tokenizer)
 
 
-def pilot_samples(samples: Samples) -> list[int]:
-    """Samples spread evenly over the data, with about PILOT_ROWS rows between them."""
-    count = min(len(samples), max(int(PILOT_ROWS / samples.rows_S.mean()), 1))
+def pilot_samples(samples: Samples, rows: int) -> list[int]:
+    """Samples spread evenly over the data, with about `rows` rows between them."""
+    count = min(len(samples), max(int(rows / samples.rows_S.mean()), 1))
     return [int(index) for index in np.unique(np.linspace(0, len(samples) - 1, count).round())]

@@ -1,6 +1,6 @@
 """`dump`: run the teacher once over the data, and keep what it said. Reads top to bottom.
 
-documents -> samples -> plan (cache.json) -> pilot (shared/) -> part by part: teacher -> top-k -> part writer
+documents -> samples -> plan (cache.json) -> pilot (shared/) -> part by part: teacher -> sparsifier -> codec -> part writer
 """
 
 from __future__ import annotations
@@ -13,17 +13,21 @@ from typing import Any
 
 from logitstore.behind import Behind
 from logitstore.cache import layout
+from logitstore.cache.part_sums import FACTS
 from logitstore.cache.part_writer import PartWriter
 from logitstore.cache.reader import Cache
 from logitstore.cache.verify import shared_problems
+from logitstore.codecs.answer import AnswerCodec
 from logitstore.data.samples import Samples
+from logitstore.decode import Decoder, load_shared
 from logitstore.draft import draft
 from logitstore.errors import BadInput, storage_errors
 from logitstore.establish import establish, existing_manifest
+from logitstore.fidelity import FidelityCheck
+from logitstore.keep import Keep
 from logitstore.manifest import MANIFEST_NAME, Manifest
 from logitstore.plans import DumpPlan
 from logitstore.score import TeacherBatch, score, split
-from logitstore.sparsify import SPARSIFIERS
 from logitstore.teachers.causal_lm import CausalTeacher
 from logitstore.types import Array, ModelRef, Progress, Step, no_progress
 
@@ -91,7 +95,9 @@ def _write_parts(
     plan: DumpPlan, manifest: Manifest, samples: Samples, todo: list[int], teacher: CausalTeacher, progress: Progress
 ) -> None:
     """Part after part: the teacher answers here, encoding and writing happen on the thread behind."""
-    sparsifier = SPARSIFIERS["topk"](k=manifest.sparsifier.k, vocabulary=manifest.teacher.vocabulary)
+    decoder = Decoder(manifest.row, load_shared(plan.out, manifest))
+    check = FidelityCheck(decoder, manifest.fidelity_rows / manifest.rows)
+    keep = Keep.of(manifest.row, load_shared(plan.out, manifest), check)
     bounds = {part: part * manifest.samples_per_part for part in todo}
     total = sum(int(samples.rows_S[first : first + manifest.samples_per_part].sum()) for first in bounds.values())
     done = 0
@@ -99,19 +105,20 @@ def _write_parts(
     for part, first in bounds.items():
         asked = samples[first : first + manifest.samples_per_part]
         with PartWriter(plan.out, manifest, part, asked) as writer, Behind(QUEUE_DEPTH) as behind:
-            for batch, targets in score(teacher, sparsifier, asked, manifest.batch_tokens):
-                behind.submit(_store, writer, batch, targets, manifest)
+            for batch, targets in score(teacher, keep, asked, manifest.batch_tokens, manifest.tail.needs_hidden):
+                behind.submit(_store, writer, batch, targets, decoder.codec)
                 done += len(batch.rows_N)
                 progress(Step(stage="dump", done=done, total=total, part=part, note=size))
-            behind.submit(writer.commit)
+            behind.submit(writer.commit, check.take())
 
 
-def _store(writer: PartWriter, batch: TeacherBatch, targets: Any, manifest: Manifest) -> None:
-    """Round to the stored dtypes and hand each sample's rows to the part."""
-    arrays: dict[str, Array] = targets()
-    encoded = {name: arrays[name].astype(info.dtype) for name, info in manifest.fields.items()}
+def _store(writer: PartWriter, batch: TeacherBatch, targets: Any, codec: AnswerCodec) -> None:
+    """Encode, and hand each sample's rows to the part."""
+    kept: dict[str, Array] = targets()
+    encoded = codec.encode(kept)
+    facts = dict(split(batch, {name: kept[name] for name in FACTS if name in kept}))
     for index, answer in split(batch, encoded):
-        writer.write(index, answer)
+        writer.write(index, answer, facts[index])
 
 
 def free_bytes(folder: Path) -> int:

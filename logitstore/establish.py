@@ -5,24 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors.torch
 import torch
 
-from logitstore.batching import by_length
 from logitstore.cache import layout
 from logitstore.cache.verify import shared_problems
-from logitstore.data.samples import Samples
 from logitstore.data.tokenizer import tokenizer_files
-from logitstore.draft import Draft, pilot_samples
+from logitstore.draft import Draft
 from logitstore.errors import CacheMismatch, storage_errors
 from logitstore.manifest import MANIFEST_NAME, Manifest, seal, seal_of_bytes, unseal
+from logitstore.pilot import fit_tail
 from logitstore.plans import DumpPlan
-from logitstore.score import collate, row_logits
-from logitstore.sparsify import SPARSIFIERS
-from logitstore.sparsify.prior import PriorFit
 from logitstore.teachers.causal_lm import CausalTeacher
-from logitstore.types import Progress, Sample, Step
+from logitstore.types import Progress, Step
 
 
 def existing_manifest(plan: DumpPlan, drafted: Manifest) -> Manifest | None:
@@ -75,8 +70,8 @@ def establish(
         _refuse_other_plan(plan.out, existing, wanted)
         if not shared_problems(plan.out, existing):
             return existing
-    prior_V = _fit_prior(wanted, drafted.samples, teacher, progress) if plan.tail == "prior" else None
-    manifest, contents = _with_shared(wanted, drafted, prior_V)
+    shared = fit_tail(wanted, drafted.samples, teacher, plan.pilot_rows, progress)
+    manifest, contents = _with_shared(wanted, drafted, shared)
     if existing is not None and existing.shared != manifest.shared:
         raise CacheMismatch(
             f"--out {plan.out}: a shared file is damaged, and fitting it again here gives other bits. "
@@ -94,7 +89,9 @@ def establish(
         return first
 
 
-def _with_shared(wanted: Manifest, drafted: Draft, prior_V: torch.Tensor | None) -> tuple[Manifest, dict[str, bytes]]:
+def _with_shared(
+    wanted: Manifest, drafted: Draft, tail_tensors: dict[str, torch.Tensor]
+) -> tuple[Manifest, dict[str, bytes]]:
     """The manifest with its shared files, and their contents. Names carry the contents' hash, so writers never collide."""
     vocabulary = drafted.vocabulary.arrow()
     contents = {layout.shared_name("vocabulary", vocabulary, ".arrow"): vocabulary}
@@ -102,20 +99,9 @@ def _with_shared(wanted: Manifest, drafted: Draft, prior_V: torch.Tensor | None)
     folder = layout.shared_name("tokenizer", b"".join(files.values()))
     contents |= {f"{folder}/{name}": content for name, content in files.items()}
     tail = wanted.tail
-    if prior_V is not None:
-        content = safetensors.torch.save({"prior": prior_V})
+    if tail_tensors:
+        content = safetensors.torch.save(tail_tensors)
         tail = tail.model_copy(update={"file": layout.shared_name("tail", content, ".safetensors")})
         contents[str(tail.file)] = content
     shared = {name: seal_of_bytes(content) for name, content in contents.items()}
     return wanted.model_copy(update={"tail": tail, "shared": shared}), contents
-
-
-def _fit_prior(manifest: Manifest, samples: Samples, teacher: CausalTeacher, progress: Progress) -> torch.Tensor:
-    fit = PriorFit(manifest.teacher.vocabulary)
-    sparsifier = SPARSIFIERS["topk"](k=manifest.sparsifier.k, vocabulary=manifest.teacher.vocabulary)
-    pilot: list[Sample] = [samples[index] for index in pilot_samples(samples)]
-    for indices in by_length(np.array([len(sample.tokens_T) for sample in pilot]), manifest.batch_tokens):
-        for logits_nV, gold_n in row_logits(teacher, collate(pilot, indices)):
-            fit.add(logits_nV, sparsifier(logits_nV, gold_n)["ids"])
-        progress(Step(stage="pilot", done=fit.rows, total=manifest.tail.pilot_rows))
-    return fit.vector()

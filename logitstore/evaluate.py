@@ -32,7 +32,7 @@ def evaluate(plan: EvaluatePlan, progress: Progress = no_progress) -> Evaluation
     loader = evaluation_loader(cache, kept, batch_size=plan.batch_size)
     device = pick_device(plan.device)
     model = load_weights(student, load_config(student), DTYPES[plan.dtype]).to(device).eval()
-    return evaluate_batches(model, _counted(loader, progress), loader.tail, device)
+    return evaluate_batches(model, _counted(loader, progress), loader.targets, device)
 
 
 def _counted(loader: Loader, progress: Progress) -> Iterator[Batch]:

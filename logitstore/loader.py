@@ -14,15 +14,14 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 import torch
 
 from logitstore.batch import Batch, collate
-from logitstore.cache.layout import inside
 from logitstore.cache.order import BUCKET_BATCHES, bucketed, salt_of, shuffled
 from logitstore.cache.reader import Cache
+from logitstore.decode import Decoder, decoder_of
 from logitstore.errors import BadInput
-from logitstore.objectives.targets import Tail
+from logitstore.targets import AnyTargets
 from logitstore.types import Array
 
 
@@ -90,9 +89,13 @@ class Loader:
         return math.ceil(self.batches / self._world)
 
     @cached_property
-    def tail(self) -> Tail:
-        """How the targets' tails are spread."""
-        return load_tail(self.cache)
+    def decoder(self) -> Decoder:
+        """Turns the packed answers of the batches into targets."""
+        return decoder_of(self.cache)
+
+    def targets(self, batch: Batch) -> AnyTargets:
+        """What an objective takes: the batch's answers, decoded where the batch is."""
+        return self.decoder(batch.answer)
 
     @cached_property
     def longest(self) -> int:
@@ -181,11 +184,3 @@ class _Ahead:
             if key not in self._pending:
                 self._pending[key] = self._pool.submit(self._make, key)
         return self._pending.pop(wanted[0]).result()
-
-
-def load_tail(cache: Cache) -> Tail:
-    """The tail shape of a cache, as an objective wants it."""
-    if cache.manifest.tail.file is None:
-        return Tail.uniform(cache.manifest.teacher.vocabulary)
-    content = safetensors.numpy.load_file(inside(cache.path, cache.manifest.tail.file))
-    return Tail.prior(torch.from_numpy(content["prior"]))

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, Self, TypeVar
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
 
 import xxhash
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from logitstore.errors import CacheDamaged, NotACache
+from logitstore.fields import SCORES, CodecInfo, FieldInfo, RowInfo, SparsifierInfo, TailInfo, row_fields, token_dtype
+from logitstore.paths import RelativePath
+from logitstore.record import Record
 
 FORMAT = "logitstore"
 VERSION = 1
@@ -23,23 +26,6 @@ RECORD_NAME = "part.json"
 
 _BLANK = b"0" * 32
 _SEAL = re.compile(rb'"checksum": "([0-9a-f]{32})"\n}\n\Z')
-
-
-def _inside(path: str) -> str:
-    parts = PurePosixPath(path).parts
-    if not parts or path.startswith("/") or ".." in parts or "\\" in path or "\0" in path or ":" in parts[0]:
-        raise ValueError(f"the path '{path}' leads outside the cache")
-    return path
-
-
-RelativePath = Annotated[str, AfterValidator(_inside)]
-"""A path with forward slashes that stays below the folder it is relative to."""
-
-
-class Record(BaseModel):
-    """Base of everything written to disk: frozen, and closed to unknown names."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 R = TypeVar("R", bound=Record)
@@ -87,40 +73,6 @@ class DataInfo(Record):
     overlap: int = Field(ge=0)
 
 
-class SparsifierInfo(Record):
-    """Which sparsifier made the targets, with its arguments."""
-
-    name: str
-    k: int = Field(ge=1)
-
-
-class TailInfo(Record):
-    """How the mass outside the listed ids is shaped: evenly, or like the one vector in `file`."""
-
-    shape: Literal["uniform", "prior"]
-    file: RelativePath | None = None
-    pilot_rows: int = 0
-
-
-class FieldInfo(Record):
-    """One array of `rows.zarr`: its dtype, the shape of one row, and what a value is."""
-
-    dtype: Literal["uint16", "uint32", "float16", "float32"]
-    shape: tuple[int, ...]
-    unit: str
-
-
-def row_fields(k: int, vocabulary: int) -> dict[str, FieldInfo]:
-    """What a row of top-k targets looks like on disk; ids take the narrowest dtype that holds the vocabulary."""
-    return {
-        "ids": FieldInfo(dtype="uint16" if vocabulary <= 1 << 16 else "uint32", shape=(k,), unit="token id"),
-        "logprobs": FieldInfo(dtype="float16", shape=(k,), unit="nat"),
-        "tail_logmass": FieldInfo(dtype="float32", shape=(), unit="nat"),
-        "gold_logprob": FieldInfo(dtype="float16", shape=(), unit="nat"),
-        "entropy": FieldInfo(dtype="float16", shape=(), unit="nat"),
-    }
-
-
 class Manifest(Record):
     """The plan of a cache, written before its first part and never changed."""
 
@@ -136,19 +88,28 @@ class Manifest(Record):
     tokens: int = Field(ge=1)
     samples_per_part: int = Field(ge=1)
     batch_tokens: int = Field(ge=1)
+    fidelity_rows: int = Field(0, ge=0)
+    preset: str | None = None
     sparsifier: SparsifierInfo
     tail: TailInfo
+    codec: CodecInfo
     fields: dict[str, FieldInfo]
     shared: dict[RelativePath, FileSeal]
 
     @model_validator(mode="after")
     def _known_fields(self) -> Self:
         """Field names become paths, so nothing but the fields of this version is let through."""
-        expected = row_fields(self.sparsifier.k, self.teacher.vocabulary)
+        row = self.row
+        expected = row_fields(row.sparsifier, row.tail, row.codec, row.vocabulary)
         for name in expected.keys() | self.fields.keys():
             if self.fields.get(name) != expected.get(name):
-                raise ValueError(f"the field '{name}' is not the one of top-{self.sparsifier.k} targets")
+                raise ValueError(f"the field '{name}' is not the one of these targets")
         return self
+
+    @property
+    def row(self) -> RowInfo:
+        """What a row holds."""
+        return RowInfo(sparsifier=self.sparsifier, tail=self.tail, codec=self.codec, vocabulary=self.teacher.vocabulary)
 
     @property
     def parts(self) -> int:
@@ -167,15 +128,18 @@ class Manifest(Record):
 
     @property
     def bytes_per_row(self) -> int:
-        """Bytes that `rows.zarr` spends on a row."""
-        sizes = {"uint16": 2, "uint32": 4, "float16": 2, "float32": 4}
-        total = 0
-        for info in self.fields.values():
-            width = 1
-            for axis in info.shape:
-                width *= axis
-            total += width * sizes[info.dtype]
-        return total
+        """Bytes that `rows.zarr` spends on a row, before compression."""
+        return sum(info.bytes for info in self.fields.values())
+
+    @property
+    def target_bytes_per_row(self) -> int:
+        """The same without the scores: what the targets cost."""
+        return sum(info.bytes for name, info in self.fields.items() if name not in SCORES)
+
+    @property
+    def token_dtype(self) -> str:
+        """How `samples.arrow` keeps token ids."""
+        return token_dtype(self.teacher.vocabulary)
 
     def essence(self) -> dict[str, Any]:
         """Everything that decides what the parts hold; names, paths and versions, which do not, are left out."""
@@ -205,6 +169,26 @@ class Sums(Record):
     entropy_histogram: list[int] = Field(default_factory=list)
 
 
+class Fidelity(Record):
+    """How far what is stored is from what the teacher said, added up over a random sample of rows.
+
+    Every figure has its sum and its sum of squares over `rows`, so that parts can be added and errors estimated.
+
+    Attributes:
+        against: the teacher's own distribution, or that of the cache this one was recoded from.
+        rows: rows compared.
+        unbounded: rows whose KL is infinite, because a token that can come has no mass; not in the sums of `kl_*`.
+        sums: name -> (sum, sum of squares): `kl_t1`, `kl_t2`, `kl_t4` in nats; `top1`, 1 where the most probable token is
+            the same; `rare_true`, `rare_stored`, the mass of all tokens that the teacher gives less than 1e-5;
+            `gradient_error`, `gradient`: see docs/format.md.
+    """
+
+    against: Literal["teacher", "source"] = "teacher"
+    rows: int = Field(0, ge=0)
+    unbounded: int = Field(0, ge=0)
+    sums: dict[str, tuple[float, float]] = Field(default_factory=dict)
+
+
 class PartRecord(Record):
     """The commit record of a part: counts, sums, and the seal of every file in it."""
 
@@ -216,6 +200,7 @@ class PartRecord(Record):
     rows: int = Field(ge=0)
     tokens: int = Field(ge=0)
     sums: Sums
+    fidelity: Fidelity
     files: dict[RelativePath, FileSeal]
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from logitstore.batch import Batch
 from logitstore.objectives import cross_entropy, forward_kl, lumped_kl
 from logitstore.objectives.rowwise import rowwise
-from logitstore.objectives.targets import Tail, Targets, dense
+from logitstore.targets import AnyTargets, SampledTargets, dense
 
 BINS = 15
 _NAMES = ("cross_entropy", "teacher_cross_entropy", "kl", "kl_lower_bound", "agreement", "acceptance")
@@ -54,7 +54,7 @@ class Evaluation:
 def evaluate_batches(
     student: Callable[..., Any],
     batches: Iterable[Batch],
-    tail: Tail,
+    targets: Callable[[Batch], AnyTargets],
     device: torch.device,
     reduce: Callable[[Tensor], Tensor] = lambda sums: sums,
 ) -> Evaluation:
@@ -63,20 +63,20 @@ def evaluate_batches(
     Args:
         student: a model, or a function that runs one; gives `.logits` [B, T, V].
         batches: what to judge it on.
-        tail: of the cache the batches come from.
+        targets: decodes the answers of a batch; `Loader.targets` of the cache it comes from.
         device: where the student is.
         reduce: adds the sums of several processes.
     """
     sums = torch.zeros(len(_NAMES) + 1 + 3 * BINS, dtype=torch.float64)
     for batch in batches:
-        sums += _sums(student, batch.to(device), tail).cpu()
+        sums += _sums(student, batch.to(device), targets).cpu()
     return _evaluation(reduce(sums.to(device)).cpu() if device.type != "mps" else sums)
 
 
-def _sums(student: Callable[..., Any], batch: Batch, tail: Tail) -> Tensor:
+def _sums(student: Callable[..., Any], batch: Batch, decode: Callable[[Batch], AnyTargets]) -> Tensor:
     """float64: sums of every metric, the count of rows, then count, confidence and accuracy per calibration bin."""
     logits_RV: Tensor = student(**batch.model_inputs()).logits.flatten(0, 1)
-    targets = batch.targets(tail)
+    targets = decode(batch)
     found: list[Tensor] = []
 
     def judge(logits_nV: Tensor, some: slice) -> Tensor:
@@ -92,22 +92,37 @@ def _sums(student: Callable[..., Any], batch: Batch, tail: Tail) -> Tensor:
     return torch.cat([metrics_MN[:-2].sum(1), batch.row_mask.double().sum()[None], binned.flatten()])
 
 
-def _row_metrics(logits_NV: Tensor, targets: Targets, gold_N: Tensor, teacher_gold_N: Tensor) -> Tensor:
+def _row_metrics(logits_NV: Tensor, targets: AnyTargets, gold_N: Tensor, teacher_gold_N: Tensor) -> Tensor:
     """float32: one line per name in _NAMES, then the student's confidence and whether it is right."""
     probs_NV = torch.softmax(logits_NV.float(), -1)
     top = probs_NV.max(-1)
-    teacher_NV = dense(targets)
+    bound_N, agreement_N, acceptance_N = _compared(logits_NV, probs_NV, top.indices, targets)
     return torch.stack(
         [
             cross_entropy(logits_NV, gold_N),
             -teacher_gold_N,
             forward_kl(logits_NV, targets),
-            lumped_kl(logits_NV, targets),
-            (top.indices == targets.ids_NK[:, 0]).float(),
-            torch.minimum(probs_NV[:, : teacher_NV.shape[1]], teacher_NV).sum(-1),
+            bound_N,
+            agreement_N,
+            acceptance_N,
             top.values,
             (top.indices == gold_N).float(),
         ]
+    )
+
+
+def _compared(logits_NV: Tensor, probs_NV: Tensor, top_N: Tensor, targets: AnyTargets) -> tuple[Tensor, ...]:
+    """Lower bound of the KL, agreement, acceptance; NaN where the cache holds random samples, which cannot tell."""
+    if isinstance(targets, SampledTargets):
+        unknown_N = torch.full_like(probs_NV[:, 0], torch.nan)
+        return unknown_N, unknown_N, unknown_N
+    teacher_NV = dense(targets)
+    # the listed order is the rank order, also where coarse levels tie
+    first_N = targets.ids_NK[:, 0] if targets.is_ranked else teacher_NV.argmax(-1)
+    return (
+        lumped_kl(logits_NV, targets),
+        (top_N == first_N).float(),
+        torch.minimum(probs_NV[:, : teacher_NV.shape[1]], teacher_NV).sum(-1),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from logitstore.manifest import Record
+from logitstore.record import Record
 
 
 class DumpPlan(Record):
@@ -29,10 +29,42 @@ class DumpPlan(Record):
         description="Tokens that neighbouring windows share, as context. "
         "Without it: 128, or an eighth of --max-length if less.",
     )
-    k: int = Field(16, ge=1, description="Tokens kept per row, with their logprobs.")
-    tail: Literal["prior", "uniform"] = Field(
-        "prior",
-        description="How the mass outside them is spread: like one vector fitted on a pilot (prior), or evenly (uniform).",
+    preset: Literal["small", "faithful", "exact", "topk", "sampled", "archive"] = Field(
+        "small",
+        description="How to keep a row: small and faithful need the teacher's hidden states, exact keeps them, topk needs "
+        "its logits only, sampled keeps random draws, archive is small in compressed chunks.",
+    )
+    sparsifier: Literal["topk", "topp", "sampled", "hybrid", "dense", "hidden"] | None = Field(
+        None, description="What is kept of a row, if not what the preset says."
+    )
+    k: int | None = Field(None, ge=1, description="Tokens listed per row, if not as many as the preset says.")
+    top_p: float | None = Field(None, gt=0, le=1, description="Mass after which topp stops listing; without it 0.95.")
+    draws: int | None = Field(None, ge=1, le=255, description="Tokens drawn per row (sampled, hybrid); without it 12.")
+    exponent: float | None = Field(
+        None, gt=0, le=2, description="Draw in proportion to p to this power (sampled, hybrid); without it 1."
+    )
+    tail: Literal["sketch", "prior", "uniform", "none"] | None = Field(
+        None,
+        description="How the mass outside the listed tokens is spread: each row's own way (sketch), like one vector for all "
+        "rows (prior), evenly (uniform), or not at all, the listed tokens renormalised (none).",
+    )
+    sketch_bytes: int | None = Field(None, ge=1, le=4096, description="Bytes a row for the sketch of its tail.")
+    logprobs: Literal["float32", "float16", "levels-8", "levels-6", "levels-5"] | None = Field(
+        None, description="How listed logprobs are stored."
+    )
+    tail_mass: Literal["float32", "log2-16", "log2-8"] | None = Field(
+        None, description="How the mass of the tail is stored."
+    )
+    layout: Literal["mapped", "archive"] | None = Field(
+        None, description="Bare bytes to map into memory, or compressed chunks to keep."
+    )
+    pilot_rows: int = Field(
+        12288,
+        ge=1,
+        description="Rows, spread over the data, from which prior and sketch are fitted before the first part.",
+    )
+    fidelity_rows: int = Field(
+        2000, ge=0, description="Rows, spread over the data, on which what is stored is compared with the teacher."
     )
     dtype: Literal["bfloat16", "float32", "float16"] = Field(
         "bfloat16", description="Number format of the teacher's weights and logits."

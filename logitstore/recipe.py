@@ -9,7 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from logitstore.errors import BadInput, one_line
-from logitstore.manifest import Record
+from logitstore.record import Record
 from logitstore.registry import suggest
 
 SECTIONS = ("dump", "inspect", "verify", "train", "evaluate")

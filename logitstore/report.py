@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache as once
 from typing import Any
@@ -12,6 +13,9 @@ from logitstore.cache.part_sums import entropy_edges
 from logitstore.cache.reader import Cache
 from logitstore.cache.vocabulary import read_pieces
 from logitstore.errors import BadInput
+from logitstore.manifest import Fidelity
+from logitstore.registry import resolve
+from logitstore.types import Answer, Array
 
 
 def summarise(cache: Cache) -> dict[str, Any]:
@@ -30,8 +34,12 @@ def summarise(cache: Cache) -> dict[str, Any]:
         "rows": rows,
         "bytes": sum(files) + sum(seal.bytes for seal in manifest.shared.values()),
         "bytes_per_row": manifest.bytes_per_row,
+        "target_bytes_per_row": manifest.target_bytes_per_row,
+        "preset": manifest.preset,
         "sparsifier": manifest.sparsifier.model_dump(mode="json"),
         "tail": manifest.tail.model_dump(mode="json"),
+        "codec": manifest.codec.model_dump(mode="json"),
+        "fidelity": fidelity_of(cache.fidelity),
         "mean_tail_mass": sums.tail_mass / counted,
         "mean_entropy": sums.entropy / counted,
         "gold_cross_entropy": -sums.gold_logprob / max(counted - sums.gold_impossible, 1),
@@ -45,6 +53,32 @@ def summarise(cache: Cache) -> dict[str, Any]:
         "fields": {name: info.model_dump(mode="json") for name, info in manifest.fields.items()},
         "created_by": manifest.created_by,
     }
+
+
+def fidelity_of(found: Fidelity) -> dict[str, Any] | None:
+    """Means with 95% confidence intervals: name -> {"mean", "error"}; None where nothing was measured.
+
+    `gradient_error` is relative: the share by which stored targets change the mean gradient of the reference student.
+    """
+    if not found.rows:
+        return None
+    figures: dict[str, Any] = {"against": found.against, "rows": found.rows, "unbounded": found.unbounded}
+    for name, (total, squares) in found.sums.items():
+        count = found.rows - found.unbounded if name.startswith("kl_") else found.rows
+        if not count:
+            figures[name] = None
+            continue
+        mean = total / count
+        variance = max(squares / count - mean**2, 0.0) * count / max(count - 1, 1)
+        figures[name] = {"mean": mean, "error": 1.96 * math.sqrt(variance / count)}
+    along = figures.pop("gradient")["mean"]
+    for part in ("mean", "error"):
+        figures["gradient_error"][part] = abs(figures["gradient_error"][part]) / along if along else 0.0
+    return figures
+
+
+DECODED = 16
+"""Tokens that are ranked where a row stores the whole distribution."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,14 +111,15 @@ def view(cache: Cache, index: int, tokens: int, top: int) -> list[TokenView]:
     found = cache[index]
     spell = _speller(cache)
     row_of = {int(position) + 1: row for row, position in enumerate(found.sample.positions_N)}
+    listed = _listed(cache, found.answer)
     views = []
     for position, token in enumerate(found.sample.tokens_T[:tokens]):
         row = row_of.get(position)
         if row is None:
             views.append(TokenView(text=spell(int(token))))
             continue
-        ids_K, logprobs_K = found.answer["ids"][row], found.answer["logprobs"][row].astype(np.float64)
-        place = np.flatnonzero(ids_K == token)
+        ids_K, logprobs_K = listed[0][row], listed[1][row].astype(np.float64)
+        place = np.flatnonzero((ids_K == token) & np.isfinite(logprobs_K))
         views.append(
             TokenView(
                 text=spell(int(token)),
@@ -92,11 +127,24 @@ def view(cache: Cache, index: int, tokens: int, top: int) -> list[TokenView]:
                 rank=int(place[0]) + 1 if len(place) else None,
                 entropy=float(found.answer["entropy"][row]),
                 alternatives=tuple(
-                    (spell(int(ids_K[k])), float(np.exp(logprobs_K[k]))) for k in range(min(top, len(ids_K)))
+                    (spell(int(ids_K[k])), float(np.exp(logprobs_K[k])))
+                    for k in range(min(top, len(ids_K)))
+                    if np.isfinite(logprobs_K[k])
                 ),
             )
         )
     return views
+
+
+def _listed(cache: Cache, answer: Answer) -> tuple[Array, Array]:
+    """Ids and logprobs of the most probable tokens of every row; for hidden states the head is loaded, and torch with it."""
+    if "ids" in answer.fields:
+        return answer["ids"], answer["logprobs"]
+    if "hidden" in answer.fields:
+        found: tuple[Array, Array] = resolve("logitstore.decode:top_of")(cache, answer, DECODED)
+        return found
+    order = np.argsort(-answer["logprobs"], axis=1, kind="stable")[:, :DECODED]
+    return order, np.take_along_axis(answer["logprobs"], order, 1)
 
 
 def _speller(cache: Cache) -> Any:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from logitstore.batching import by_length
 from logitstore.chunks import chunk_rows
-from logitstore.sparsify.topk import TopK
 from logitstore.teachers.causal_lm import CausalTeacher
 from logitstore.types import Answer, Array, Sample
 
@@ -26,6 +25,7 @@ class TeacherBatch:
         rows_N: int64, the rows' places in the flattened [B * T], sample after sample.
         gold_N: int64, the token after each row's position.
         counts: rows of each sample.
+        keys: of the samples.
     """
 
     indices: list[int]
@@ -34,6 +34,7 @@ class TeacherBatch:
     rows_N: Tensor
     gold_N: Tensor
     counts: list[int]
+    keys: list[str]
 
 
 def collate(samples: list[Sample], indices: list[int]) -> TeacherBatch:
@@ -54,20 +55,54 @@ def collate(samples: list[Sample], indices: list[int]) -> TeacherBatch:
         ),
         gold_N=torch.from_numpy(np.concatenate([samples[index].gold_N for index in indices])),
         counts=[samples[index].rows for index in indices],
+        keys=[samples[index].key for index in indices],
     )
 
 
-def row_logits(teacher: CausalTeacher, batch: TeacherBatch) -> Iterator[tuple[Tensor, Tensor]]:
-    """Run the teacher; give the raw logits [n, V'] of the rows, and their gold tokens, a few at a time."""
-    logits_BTV = teacher.logits(batch.tokens_BT, batch.attention_BT)
+@dataclass(frozen=True, kw_only=True)
+class RowChunk:
+    """A few rows of a batch, on the teacher's device.
+
+    Attributes:
+        span: which rows of the batch.
+        logits_nV: raw, with padding columns beyond the vocabulary.
+        hidden_nD: what the head made them from, if it was asked for.
+        gold_n: int64.
+    """
+
+    span: slice
+    logits_nV: Tensor
+    hidden_nD: Tensor | None
+    gold_n: Tensor
+
+
+def ask(teacher: CausalTeacher, batch: TeacherBatch, hidden: bool) -> Iterator[RowChunk]:
+    """Run the teacher; give what it said about the rows, a few at a time."""
+    hidden_RD = None
+    if hidden:
+        logits_BTV, hidden_BTD = teacher.logits_and_hidden(batch.tokens_BT, batch.attention_BT)
+        hidden_RD = hidden_BTD.flatten(0, 1)
+    else:
+        logits_BTV = teacher.logits(batch.tokens_BT, batch.attention_BT)
     flat_RV = logits_BTV.flatten(0, 1)
     chunk = chunk_rows(flat_RV.shape[1], flat_RV.device.type)
-    for rows_n, gold_n in zip(torch.split(batch.rows_N, chunk), torch.split(batch.gold_N, chunk), strict=True):
-        yield flat_RV[rows_n.to(flat_RV.device)], gold_n.to(flat_RV.device)
+    for first in range(0, len(batch.rows_N), chunk):
+        span = slice(first, min(first + chunk, len(batch.rows_N)))
+        rows_n = batch.rows_N[span].to(flat_RV.device)
+        yield RowChunk(
+            span=span,
+            logits_nV=flat_RV[rows_n],
+            hidden_nD=None if hidden_RD is None else hidden_RD[rows_n],
+            gold_n=batch.gold_N[span].to(flat_RV.device),
+        )
+
+
+Reduce = Callable[[TeacherBatch, RowChunk], dict[str, Tensor]]
+"""What is kept of a few rows."""
 
 
 def score(
-    teacher: CausalTeacher, sparsifier: TopK, samples: list[Sample], batch_tokens: int
+    teacher: CausalTeacher, reduce: Reduce, samples: list[Sample], batch_tokens: int, hidden: bool = False
 ) -> Iterator[tuple[TeacherBatch, Callable[[], dict[str, Array]]]]:
     """Ask the teacher about samples, batch by batch.
 
@@ -78,7 +113,7 @@ def score(
     lengths_S = np.array([len(sample.tokens_T) for sample in samples])
     for indices in by_length(lengths_S, batch_tokens):
         batch = collate(samples, indices)
-        chunks = [sparsifier(logits_nV, gold_n) for logits_nV, gold_n in row_logits(teacher, batch)]
+        chunks = [reduce(batch, chunk) for chunk in ask(teacher, batch, hidden)]
         yield batch, _to_host({name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]})
 
 

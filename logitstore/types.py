@@ -84,9 +84,10 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What the teacher said about some rows, as stored: named arrays with N as first axis.
+    """What the teacher said about some rows: named arrays with N as first axis.
 
-    `ids` [N, K], `logprobs` [N, K], `tail_logmass` [N], `gold_logprob` [N], `entropy` [N]; nats at temperature 1.
+    Of a cache of top-k: `ids` [N, K], `logprobs` [N, K] (as stored, not normalised; -inf in an empty slot),
+    `tail_logmass` [N], `gold_logprob` [N], `entropy` [N]; nats at temperature 1. docs/format.md names all of them.
     """
 
     fields: dict[str, Array] = field(default_factory=dict)

@@ -118,6 +118,7 @@ def plan_for(teacher: Path, texts: Path, out: Path, **changes: Any) -> DumpPlan:
         "domain_column": "topic",
         "max_length": 96,
         "overlap": 16,
+        "preset": "topk",
         "k": 8,
         "dtype": "float32",
         "device": "cpu",

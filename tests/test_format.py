@@ -23,15 +23,15 @@ import torch
 import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
+from logitstore.cache.rows_decode import normalised
+from logitstore.objectives.targets import Targets, dense
 
 import logitstore
-from logitstore.cache.rows_decode import normalised
 from logitstore.cache.rows_file import map_rows
 from logitstore.cache.verify import MASS_TOLERANCE, repair, verify
 from logitstore.errors import CacheDamaged, LogitstoreError, NotACache
 from logitstore.loader import load_tail
 from logitstore.manifest import Manifest, PartRecord, is_sealed, seal, unseal
-from logitstore.objectives.targets import Targets, dense
 from tests.conftest import tree
 from tests.golden import make
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from logitstore.objectives import Tail, Targets, cross_entropy, forward_kl, lumped_kl, rowwise
-from logitstore.objectives.targets import dense, temper
+from logitstore.objectives import FixedTail, Targets, cross_entropy, forward_kl, lumped_kl, rowwise
+from logitstore.targets import dense, temper
 
 TEMPERATURES = (1.0, 2.0, 4.0)
 
@@ -23,7 +23,7 @@ def make_targets(rows: int, k: int, vocabulary: int, tail: str, seed: int = 0) -
     ids = full.topk(k).indices
     prior = torch.rand(vocabulary, generator=generator, dtype=torch.float64) ** 3 + 1e-3
     weights = prior if tail == "prior" else torch.ones(vocabulary, dtype=torch.float64)
-    shape = Tail.prior(prior) if tail == "prior" else Tail.uniform(vocabulary)
+    shape = FixedTail.prior(prior) if tail == "prior" else FixedTail.uniform(vocabulary)
     outside = torch.ones_like(full).scatter(1, ids, 0.0)
     mass = (full * outside).sum(-1, keepdim=True)
     spread = outside * weights
@@ -134,7 +134,7 @@ def test_padding_columns_of_the_student_count_as_tokens_without_teacher_mass() -
 
 def test_listed_tokens_that_cannot_come_add_nothing() -> None:
     logprobs = torch.tensor([[math.log(0.5), math.log(0.5), -torch.inf]], dtype=torch.float64)
-    targets = Targets(torch.tensor([[2, 0, 4]]), logprobs, torch.tensor([-torch.inf]), Tail.uniform(6))
+    targets = Targets(torch.tensor([[2, 0, 4]]), logprobs, torch.tensor([-torch.inf]), FixedTail.uniform(6))
     student = torch.randn(1, 6, dtype=torch.float64, requires_grad=True)
     loss = forward_kl(student, targets, temperature=2.0)
     expected = reference_kl(student, torch.tensor([[0.5, 0, 0.5, 0, 0, 0]], dtype=torch.float64), 2.0)

@@ -105,7 +105,7 @@ def test_the_loss_is_the_mean_over_rows_of_the_mixed_objective(
     batch = next(iter(loader))
     found = trainer.compute_loss(trainer.model, batch.tensors())
     logits = trainer.model(**batch.model_inputs()).logits.flatten(0, 1)[batch.rows].double()
-    distilled = forward_kl(logits, batch.targets(loader.tail), temperature=2.0)
+    distilled = forward_kl(logits, loader.targets(batch), temperature=2.0)
     gold = -torch.log_softmax(logits, -1)[torch.arange(len(logits)), batch.gold]
     torch.testing.assert_close(found.double(), (0.3 * distilled + 0.7 * gold).mean(), rtol=1e-5, atol=1e-6)
 
@@ -143,7 +143,7 @@ def test_in_bfloat16_the_logits_stay_narrow_and_the_loss_is_taken_in_float32(
     assert output.logits.dtype == torch.bfloat16
     assert loss.dtype == torch.float32
     rows = output.logits.detach().flatten(0, 1)[batch.rows].double()
-    torch.testing.assert_close(loss.double(), forward_kl(rows, batch.targets(loader.tail)).mean(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(loss.double(), forward_kl(rows, loader.targets(batch)).mean(), rtol=1e-5, atol=1e-6)
 
 
 def test_packed_samples_give_the_loss_of_padded_ones(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from logitstore.manifest import Sums
+from logitstore.manifest import Fidelity, Sums
 from logitstore.types import Answer, Array, Sample
 
 HISTOGRAM_BINS = 32
+
+FACTS = ("gold_logprob", "entropy", "tail_logmass", "top1", "gold_listed")
+"""What is counted about every row, as the teacher said it, whether or not it is stored."""
 
 
 def entropy_edges(vocabulary: int) -> Array:
@@ -15,19 +18,23 @@ def entropy_edges(vocabulary: int) -> Array:
     return np.linspace(0.0, np.log(max(vocabulary, 2)), HISTOGRAM_BINS + 1)
 
 
-def with_sample(sums: Sums, sample: Sample, answer: Answer, vocabulary: int) -> Sums:
-    """The sums after one more sample."""
-    entropy_N = answer["entropy"].astype(np.float64)
-    gold_logprob_N = answer["gold_logprob"].astype(np.float64)
-    ids_NK, gold_N = answer["ids"], sample.gold_N
+def with_sample(sums: Sums, sample: Sample, facts: Answer, vocabulary: int) -> Sums:
+    """The sums after one more sample.
+
+    Args:
+        facts: FACTS of its rows, without `tail_logmass` where nothing is known of a tail.
+    """
+    entropy_N = facts["entropy"].astype(np.float64)
+    gold_logprob_N = facts["gold_logprob"].astype(np.float64)
+    tail_logmass_N = facts.fields.get("tail_logmass", np.full(len(entropy_N), -np.inf))
     histogram = np.histogram(np.clip(entropy_N, 0, np.log(max(vocabulary, 2))), entropy_edges(vocabulary))[0]
     return Sums(
-        tail_mass=sums.tail_mass + float(np.exp(answer["tail_logmass"].astype(np.float64)).sum()),
+        tail_mass=sums.tail_mass + float(np.exp(tail_logmass_N.astype(np.float64)).sum()),
         entropy=sums.entropy + float(entropy_N.sum()),
         gold_logprob=sums.gold_logprob + float(gold_logprob_N[np.isfinite(gold_logprob_N)].sum()),
         gold_impossible=sums.gold_impossible + int(np.isinf(gold_logprob_N).sum()),
-        gold_is_top1=sums.gold_is_top1 + int((ids_NK[:, 0] == gold_N).sum()),
-        gold_is_listed=sums.gold_is_listed + int((ids_NK == gold_N[:, None]).any(1).sum()),
+        gold_is_top1=sums.gold_is_top1 + int((facts["top1"] == sample.gold_N).sum()),
+        gold_is_listed=sums.gold_is_listed + int(facts["gold_listed"].sum()),
         entropy_histogram=[a + int(b) for a, b in zip(sums.entropy_histogram, histogram, strict=True)],
     )
 
@@ -41,3 +48,20 @@ def add_sums(parts: list[Sums]) -> Sums:
     }
     histogram = np.sum([part.entropy_histogram for part in parts], axis=0)
     return Sums(**total, entropy_histogram=[int(count) for count in histogram])
+
+
+def add_fidelity(parts: list[Fidelity]) -> Fidelity:
+    """What several parts measured together; of one kind, because a cache comes from a teacher or from a source."""
+    measured = [part for part in parts if part.rows]
+    if not measured:
+        return Fidelity()
+    sums = {
+        name: (sum(part.sums[name][0] for part in measured), sum(part.sums[name][1] for part in measured))
+        for name in measured[0].sums
+    }
+    return Fidelity(
+        against=measured[0].against,
+        rows=sum(part.rows for part in measured),
+        unbounded=sum(part.unbounded for part in measured),
+        sums=sums,
+    )

@@ -12,10 +12,10 @@ import numpy as np
 from logitstore.cache import layout
 from logitstore.cache.part_sums import HISTOGRAM_BINS, with_sample
 from logitstore.cache.reader import read_record
-from logitstore.cache.rows_writer import RowsWriter
+from logitstore.cache.rows_writer import RowsWriter, open_writer
 from logitstore.cache.samples_file import write_samples
 from logitstore.errors import storage_errors
-from logitstore.manifest import RECORD_NAME, Manifest, PartRecord, Sums, seal, seal_of
+from logitstore.manifest import RECORD_NAME, Fidelity, Manifest, PartRecord, Sums, seal, seal_of
 from logitstore.types import Answer, Sample
 
 
@@ -44,7 +44,9 @@ class PartWriter:
         with storage_errors(root):
             self._folder = layout.staging_folder(root, part)
             try:
-                self._rows_writer = RowsWriter(self._folder / layout.ROWS_FOLDER, manifest.fields, self.rows)
+                self._rows_writer = open_writer(
+                    self._folder / layout.ROWS_FOLDER, manifest.fields, self.rows, manifest.codec.layout
+                )
             except BaseException:
                 self._drop()
                 raise
@@ -57,19 +59,27 @@ class PartWriter:
     ) -> None:
         self._drop()
 
-    def write(self, index: int, answer: Answer) -> None:
-        """Store what the teacher said about sample number `index` of this part."""
+    def write(self, index: int, answer: Answer, facts: Answer) -> None:
+        """Store what the teacher said about sample number `index` of this part.
+
+        Args:
+            answer: the fields as stored.
+            facts: what is counted about the rows (`part_sums.FACTS`), as the teacher said it.
+        """
         with self._lock, storage_errors(self._root):
             if self._rows_writer is None:
                 raise RuntimeError("this part is closed")
             self._rows_writer.write(int(self._row_start_S[index]), answer.fields)
         gold_N = answer["gold_logprob"].astype(np.float64)
         self._nll_S[index] = -gold_N.mean() if len(gold_N) else 0.0
-        self._sums = with_sample(self._sums, self._samples[index], answer, self._manifest.teacher.vocabulary)
+        self._sums = with_sample(self._sums, self._samples[index], facts, self._manifest.teacher.vocabulary)
         self._done_S[index] = True
 
-    def commit(self) -> PartRecord:
+    def commit(self, fidelity: Fidelity) -> PartRecord:
         """Make the part visible.
+
+        Args:
+            fidelity: what was measured on its rows.
 
         Raises:
             StorageError: the folder cannot be written; nothing of the part is visible then.
@@ -78,19 +88,17 @@ class PartWriter:
             if self._rows_writer is None or not self._done_S.all():
                 raise RuntimeError(f"part {self._part} is not complete")
             try:
-                return self._commit(self._rows_writer)
+                return self._commit(self._rows_writer, fidelity)
             except FileNotFoundError:
                 # another writer of this part was first, and cleared away what was staged beside it
                 if (layout.part_folder(self._root, self._part) / RECORD_NAME).is_file():
                     return read_record(self._root, self._manifest, self._part)
                 raise
 
-    def _commit(self, rows_writer: RowsWriter) -> PartRecord:
+    def _commit(self, rows_writer: RowsWriter, fidelity: Fidelity) -> PartRecord:
         with storage_errors(self._root):
-            write_samples(
-                self._folder / layout.SAMPLES_FILE, self._samples, self._nll_S, self._manifest.fields["ids"].dtype
-            )
-            rows_writer.close()
+            write_samples(self._folder / layout.SAMPLES_FILE, self._samples, self._nll_S, self._manifest.token_dtype)
+            rows_writer.finish()
             self._rows_writer = None
             record = PartRecord(
                 plan=self._manifest.identity,
@@ -99,6 +107,7 @@ class PartWriter:
                 rows=self.rows,
                 tokens=sum(len(sample.tokens_T) for sample in self._samples),
                 sums=self._sums,
+                fidelity=fidelity,
                 files={
                     path.relative_to(self._folder).as_posix(): seal_of(path)
                     for path in sorted(self._folder.rglob("*"))

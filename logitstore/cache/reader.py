@@ -10,16 +10,21 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from logitstore.cache import layout
-from logitstore.cache.part_sums import add_sums
-from logitstore.cache.rows_file import files_of, map_rows
+from logitstore.cache.part_sums import add_fidelity, add_sums
+from logitstore.cache.rows_file import map_rows, metadata_of, read_rows
 from logitstore.cache.samples_file import SamplesFile
+from logitstore.codecs.answer import AnswerCodec
 from logitstore.errors import CacheDamaged, CacheMismatch
-from logitstore.manifest import MANIFEST_NAME, RECORD_NAME, FileSeal, Manifest, PartRecord, Sums, unseal
+from logitstore.manifest import MANIFEST_NAME, RECORD_NAME, Fidelity, FileSeal, Manifest, PartRecord, Sums, unseal
 from logitstore.registry import resolve
 from logitstore.types import Answer, Array, CachedSample
 
 if TYPE_CHECKING:
     from logitstore.loader import Loader
+
+
+ARCHIVE_PARTS = 8
+"""Decompressed parts that are kept in memory."""
 
 
 class Part:
@@ -36,14 +41,22 @@ class Part:
         self.folder = layout.inside(root, f"{layout.PARTS}/{number:05d}")
         self.record = read_record(root, manifest, number)
         check_sizes(root, number, self.record)
+        kind = manifest.codec.layout
         # only what the record lists was checked not to lead outside, so nothing else is opened
-        needed = {layout.SAMPLES_FILE, *(f"{layout.ROWS_FOLDER}/{file}" for file in files_of(manifest.fields))}
+        needed = {layout.SAMPLES_FILE, *(f"{layout.ROWS_FOLDER}/{file}" for file in metadata_of(manifest.fields, kind))}
         if unlisted := sorted(needed - self.record.files.keys()):
             raise CacheDamaged(f"{root}: the record of part {number:05d} does not list {', '.join(unlisted)}.")
-        self.samples = SamplesFile(
-            self.folder / layout.SAMPLES_FILE, manifest.fields["ids"].dtype, manifest.samples_in(number)
-        )
-        self.fields = map_rows(self.folder / layout.ROWS_FOLDER, manifest.fields, self.record.rows)
+        self.samples = SamplesFile(self.folder / layout.SAMPLES_FILE, manifest.token_dtype, manifest.samples_in(number))
+        self._manifest = manifest
+        self._codec = AnswerCodec(row=manifest.row)
+        if kind == "mapped":
+            self.fields  # noqa: B018  mapping checks the metadata now, not in the middle of an epoch
+
+    @cached_property
+    def fields(self) -> dict[str, Array]:
+        """The rows' stored arrays: views of mapped files, or decompressed when first asked for."""
+        read = map_rows if self._manifest.codec.layout == "mapped" else read_rows
+        return read(self.folder / layout.ROWS_FOLDER, self._manifest.fields, self.record.rows)
 
     def span(self, index: int) -> slice:
         """The rows of sample number `index` of this part."""
@@ -52,8 +65,8 @@ class Part:
 
     def __getitem__(self, index: int) -> CachedSample:
         span = self.span(index)
-        answer = Answer(fields={name: array[span] for name, array in self.fields.items()})
-        return CachedSample(sample=self.samples.sample(index), answer=answer)
+        stored = {name: array[span] for name, array in self.fields.items()}
+        return CachedSample(sample=self.samples.sample(index), answer=Answer(fields=self._codec.readable(stored)))
 
 
 class Cache:
@@ -100,6 +113,11 @@ class Cache:
         return self.manifest.rows if self.complete else sum(record.rows for record in self.records)
 
     @property
+    def fidelity(self) -> Fidelity:
+        """How far what is stored was found to be from what the teacher said, over all committed parts."""
+        return add_fidelity([record.fidelity for record in self.records])
+
+    @property
     def sums(self) -> Sums:
         """What the parts added up, over all of them."""
         return add_sums([record.sums for record in self.records])
@@ -113,10 +131,13 @@ class Cache:
         return self.part(self.part_numbers[place]), index - int(self._first_sample_P[place])
 
     def part(self, number: int) -> Part:
-        """Part `number`, mapped when first asked for and kept."""
-        if number not in self._parts:
-            self._parts[number] = Part(self.path, self.manifest, number)
-        return self._parts[number]
+        """Part `number`, mapped when first asked for and kept; of an archive the last few are kept."""
+        found = self._parts.get(number)
+        if found is None:
+            found = self._parts[number] = Part(self.path, self.manifest, number)
+            if self.manifest.codec.layout == "archive" and len(self._parts) > ARCHIVE_PARTS:
+                self._parts.pop(next(iter(self._parts)), None)
+        return found
 
     @overload
     def __getitem__(self, index: int) -> CachedSample: ...

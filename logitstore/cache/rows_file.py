@@ -1,18 +1,21 @@
-"""`rows.zarr`: what was answered. A Zarr v3 group whose arrays are one uncompressed chunk each, hence bare bytes on disk.
+"""`rows.zarr`: what was answered, a Zarr v3 group with one array a field.
 
-Mapped by NumPy and not read through zarr-python, whose reads return copies and whose import takes a third of a second.
+Mapped layout: one uncompressed chunk each, hence bare bytes on disk, which NumPy maps; zarr-python's reads return copies, and
+its import takes a third of a second. Archive layout: compressed chunks, read by zarr-python.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from logitstore.errors import CacheDamaged
-from logitstore.manifest import FieldInfo
+from logitstore.errors import CacheDamaged, one_line
+from logitstore.fields import FieldInfo
 from logitstore.types import Array
 
 
@@ -28,6 +31,58 @@ def files_of(fields: dict[str, FieldInfo]) -> list[str]:
     ]
 
 
+ARCHIVE_ROWS = 16384
+"""Rows in a chunk of the archive layout."""
+
+
+def archive_codecs(rank: int, item_bytes: int) -> list[dict[str, Any]]:
+    """Zarr codecs of an array in the archive layout: each column by itself, its bytes by significance, then zstd."""
+    return [
+        {"name": "transpose", "configuration": {"order": list(reversed(range(rank)))}},
+        {"name": "bytes", "configuration": {"endian": "little"}} if item_bytes > 1 else {"name": "bytes"},
+        {
+            "name": "blosc",
+            "configuration": {
+                "typesize": item_bytes,
+                "cname": "zstd",
+                "clevel": 9,
+                "shuffle": "shuffle" if item_bytes > 1 else "noshuffle",
+                "blocksize": 0,
+            },
+        },
+    ]
+
+
+def metadata_of(fields: dict[str, FieldInfo], layout: str) -> list[str]:
+    """Paths of the files that must be there before rows are read, below the group's folder."""
+    return [f"{name}/zarr.json" for name in fields] if layout == "archive" else files_of(fields)
+
+
+def read_rows(folder: Path, fields: dict[str, FieldInfo], rows: int) -> dict[str, Array]:
+    """Decompress every field of a part in the archive layout.
+
+    Raises:
+        CacheDamaged: the Zarr metadata is not the one the manifest asks for, or a chunk cannot be decompressed.
+    """
+    zarr: Any = importlib.import_module("zarr")
+    found: dict[str, Array] = {}
+    for name, info in fields.items():
+        shape = [rows, *info.shape]
+        dtype = np.dtype(info.dtype)
+        chunk_shape = [min(max(rows, 1), ARCHIVE_ROWS), *info.shape]
+        _check_metadata(
+            folder / name / "zarr.json", info, shape, chunk_shape, archive_codecs(len(shape), dtype.itemsize)
+        )
+        try:
+            found[name] = np.asarray(zarr.open_array(str(folder / name), mode="r")[...])
+        except Exception as error:
+            # zarr and its codecs raise anything from ValueError to RuntimeError for bytes that do not decompress
+            raise CacheDamaged(
+                f"{folder / name}: cannot be read: {one_line(error)}. Run `logitstore verify`."
+            ) from error
+    return found
+
+
 def map_rows(folder: Path, fields: dict[str, FieldInfo], rows: int) -> dict[str, Array]:
     """Map every field of a part, read-only, without copying or reading a row.
 
@@ -39,7 +94,10 @@ def map_rows(folder: Path, fields: dict[str, FieldInfo], rows: int) -> dict[str,
 
 def _map_field(folder: Path, info: FieldInfo, rows: int) -> Array:
     shape = [rows, *info.shape]
-    _check_metadata(folder / "zarr.json", info, shape)
+    bare: list[dict[str, Any]] = [{"name": "bytes", "configuration": {"endian": "little"}}]
+    if np.dtype(info.dtype).itemsize == 1:
+        bare = [{"name": "bytes"}]
+    _check_metadata(folder / "zarr.json", info, shape, [max(axis, 1) for axis in shape], bare)
     chunk = folder / chunk_name(len(shape))
     dtype = np.dtype(info.dtype).newbyteorder("<")
     expected = math.prod(shape) * dtype.itemsize
@@ -52,7 +110,9 @@ def _map_field(folder: Path, info: FieldInfo, rows: int) -> Array:
     return np.memmap(chunk, dtype, "r", shape=tuple(shape)) if rows else np.empty(shape, dtype)
 
 
-def _check_metadata(path: Path, info: FieldInfo, shape: list[int]) -> None:
+def _check_metadata(
+    path: Path, info: FieldInfo, shape: list[int], chunk_shape: list[int], codecs: list[dict[str, Any]]
+) -> None:
     try:
         stored = json.loads(path.read_bytes())
         found = (
@@ -67,8 +127,8 @@ def _check_metadata(path: Path, info: FieldInfo, shape: list[int]) -> None:
     expected = (
         shape,
         info.dtype,
-        [max(axis, 1) for axis in shape],
-        [{"name": "bytes", "configuration": {"endian": "little"}}],
+        chunk_shape,
+        codecs,
         {"name": "default", "configuration": {"separator": "/"}},
     )
     if found != expected:

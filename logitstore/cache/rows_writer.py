@@ -1,4 +1,8 @@
-"""Writing `rows.zarr`: zarr-python makes the metadata, the chunk files are filled row range by row range, in any order."""
+"""Writing `rows.zarr`, row range by row range, in any order.
+
+Mapped: zarr-python makes the metadata, the chunk files are filled in place. Archive: zarr-python compresses and writes all of
+a part when it is whole.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,12 @@ from typing import Any
 import numpy as np
 import zarr
 
-from logitstore.cache.rows_file import chunk_name
-from logitstore.manifest import FieldInfo
+from logitstore.cache.rows_file import ARCHIVE_ROWS, archive_codecs, chunk_name
+from logitstore.fields import FieldInfo
 from logitstore.types import Array
 
 
-class RowsWriter:
+class MappedWriter:
     """Open chunk files of one part, filled in any order."""
 
     def __init__(self, folder: Path, fields: dict[str, FieldInfo], rows: int) -> None:
@@ -55,7 +59,58 @@ class RowsWriter:
                 written = os.pwrite(descriptor, content, offset)
                 content, offset = content[written:], offset + written
 
+    def finish(self) -> None:
+        """Everything is written."""
+        self.close()
+
     def close(self) -> None:
+        """Let go of the files."""
         for descriptor, _, _ in self._files.values():
             os.close(descriptor)
         self._files = {}
+
+
+class ArchiveWriter:
+    """All rows of one part in memory, compressed when they are complete."""
+
+    def __init__(self, folder: Path, fields: dict[str, FieldInfo], rows: int) -> None:
+        self._folder, self._fields = folder, fields
+        self._arrays = {
+            name: np.zeros((rows, *info.shape), np.dtype(info.dtype).newbyteorder("<")) for name, info in fields.items()
+        }
+
+    def write(self, first_row: int, fields: dict[str, Array]) -> None:
+        """Keep consecutive rows from `first_row` on."""
+        for name, array in self._arrays.items():
+            array[first_row : first_row + len(fields[name])] = fields[name]
+
+    def finish(self) -> None:
+        """Compress and write every field."""
+        group = zarr.create_group(str(self._folder), zarr_format=3)
+        for name, array in self._arrays.items():
+            transpose, _, blosc = archive_codecs(array.ndim, array.dtype.itemsize)
+            made = group.create_array(
+                name,
+                shape=array.shape,
+                chunks=(min(max(len(array), 1), ARCHIVE_ROWS), *array.shape[1:]),
+                dtype=array.dtype,
+                filters=[transpose],
+                compressors=[blosc],
+                fill_value=0,
+                dimension_names=["row", *(f"axis{axis}" for axis in range(1, array.ndim))],
+                attributes={"unit": self._fields[name].unit},
+                config={"write_empty_chunks": True},
+            )
+            made[...] = array
+
+    def close(self) -> None:
+        """Let go of the memory."""
+        self._arrays = {}
+
+
+RowsWriter = MappedWriter | ArchiveWriter
+
+
+def open_writer(folder: Path, fields: dict[str, FieldInfo], rows: int, layout: str) -> RowsWriter:
+    """A writer of the rows of one part; `layout` is "mapped" or "archive"."""
+    return (ArchiveWriter if layout == "archive" else MappedWriter)(folder, fields, rows)

@@ -12,13 +12,11 @@ import numpy as np
 
 from logitstore.cache import layout
 from logitstore.cache.reader import Part, read_record
+from logitstore.cache.row_checks import row_block_problems
+from logitstore.codecs.answer import AnswerCodec
 from logitstore.errors import LogitstoreError, storage_errors
 from logitstore.manifest import MANIFEST_NAME, RECORD_NAME, Manifest, PartRecord, is_sealed, seal_of, unseal
-from logitstore.types import Array, Progress, Step, key_of, no_progress
-
-MASS_TOLERANCE = 5e-3
-"""How far listed plus tail mass may be from 1. float16 moves a logprob above -16 nats by at most 2**-8 = 0.0039, and hence
-its probability by as much relative to itself; that is reached only when nearly all mass lies below exp(-8) per token."""
+from logitstore.types import Progress, Step, key_of, no_progress
 
 _BLOCK_ROWS = 1 << 16
 
@@ -154,43 +152,13 @@ def _sample_invariants(part: Part, record: PartRecord, vocabulary: int) -> Itera
 
 def _row_invariants(part: Part, manifest: Manifest) -> Iterator[tuple[str, str]]:
     gold_N = np.concatenate([part[index].sample.gold_N for index in range(len(part.samples))]).astype(np.int64)
+    codec = AnswerCodec(row=manifest.row)
     found: dict[tuple[str, str], None] = {}
     for first in range(0, part.record.rows, _BLOCK_ROWS):
         block = {name: array[first : first + _BLOCK_ROWS] for name, array in part.fields.items()}
-        found |= dict.fromkeys(
-            row_block_problems(block, gold_N[first : first + _BLOCK_ROWS], manifest.teacher.vocabulary)
-        )
+        found |= dict.fromkeys(row_block_problems(block, gold_N[first : first + _BLOCK_ROWS], codec))
     for field, what in found:
         yield f"{layout.ROWS_FOLDER}/{field}", what
-
-
-def row_block_problems(block: dict[str, Array], gold_N: Array, vocabulary: int) -> Iterator[tuple[str, str]]:
-    """The field and what is wrong with it, for every invariant that some row breaks (docs/format.md lists them)."""
-    ids_NK = block["ids"].astype(np.int64)
-    logprobs_NK = block["logprobs"].astype(np.float64)
-    tail_N = block["tail_logmass"].astype(np.float64)
-    gold_logprob_N = block["gold_logprob"]
-    if (ids_NK >= vocabulary).any():
-        yield "ids", f"an id is not below the vocabulary of {vocabulary}"
-    if (np.diff(np.sort(ids_NK, 1), axis=1) == 0).any():
-        yield "ids", "a row lists an id twice"
-    if np.isnan(logprobs_NK).any() or (logprobs_NK > 0).any():
-        yield "logprobs", "a logprob is positive or NaN"
-    if (logprobs_NK[:, 1:] > logprobs_NK[:, :-1]).any():
-        yield "logprobs", "a row is not in falling order"
-    if np.isnan(gold_logprob_N).any() or (gold_logprob_N > 0).any():
-        yield "gold_logprob", "a logprob is positive or NaN"
-    if np.isnan(tail_N).any() or (tail_N > 0).any():
-        yield "tail_logmass", "a mass is above 1 or NaN"
-    mass_N = np.exp(logprobs_NK).sum(1) + np.exp(tail_N)
-    if not (np.abs(mass_N - 1) <= MASS_TOLERANCE).all():
-        yield "logprobs", "listed and tail mass of a row do not sum to 1"
-    listed_NK = ids_NK == gold_N[:, None]
-    if (block["logprobs"][listed_NK] != gold_logprob_N[listed_NK.any(1)]).any():
-        yield "gold_logprob", "it is not the listed logprob of the gold token"
-    entropy_N = block["entropy"].astype(np.float64)
-    if not ((entropy_N >= 0) & (entropy_N <= np.log(max(vocabulary, 2)) * 1.001)).all():
-        yield "entropy", "it is negative, NaN or above log(vocabulary)"
 
 
 def repair(root: Path, problems: list[Problem]) -> list[str]:

@@ -1,9 +1,24 @@
 """What a student is pulled towards: pure functions from logits and targets to a loss per row."""
 
 from logitstore.objectives.cross_entropy import cross_entropy
+from logitstore.objectives.divergences import jensen_shannon, reverse_kl
 from logitstore.objectives.forward_kl import forward_kl
 from logitstore.objectives.lumped_kl import lumped_kl
+from logitstore.objectives.renormalised_kl import renormalised_kl
 from logitstore.objectives.rowwise import rowwise
-from logitstore.objectives.targets import Tail, Targets
+from logitstore.tails import FixedTail, LatentTail
+from logitstore.targets import SampledTargets, Targets
 
-__all__ = ["Tail", "Targets", "cross_entropy", "forward_kl", "lumped_kl", "rowwise"]
+__all__ = [
+    "FixedTail",
+    "LatentTail",
+    "SampledTargets",
+    "Targets",
+    "cross_entropy",
+    "forward_kl",
+    "jensen_shannon",
+    "lumped_kl",
+    "renormalised_kl",
+    "reverse_kl",
+    "rowwise",
+]

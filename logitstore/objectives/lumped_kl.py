@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from logitstore.objectives.targets import Targets
+from logitstore.targets import Targets
 
 
 def lumped_kl(student_NV: Tensor, targets: Targets) -> Tensor:
@@ -27,7 +27,9 @@ def lumped_kl(student_NV: Tensor, targets: Targets) -> Tensor:
     wide = student_NV if student_NV.dtype == torch.float64 else student_NV.float()
     normaliser_N = wide.logsumexp(-1)
     listed_NK = wide.gather(1, targets.ids_NK) - normaliser_N[:, None]
-    rest_NV = wide.scatter(1, targets.ids_NK, -torch.inf)
+    # one more column takes what would be written for empty slots
+    places_NK = targets.ids_NK.masked_fill(torch.isneginf(targets.logprobs_NK), wide.shape[1])
+    rest_NV = torch.nn.functional.pad(wide, (0, 1), value=-torch.inf).scatter(1, places_NK, -torch.inf)
     student_tail_N = rest_NV.logsumexp(-1) - normaliser_N
     logprobs_NK = targets.logprobs_NK.to(wide.dtype)
     probs_NK = logprobs_NK.exp()

@@ -13,22 +13,13 @@ from torch import Tensor
 UNIFORM_SHARE = 1e-6
 
 
-class PriorFit:
-    """Sums the tails of pilot rows in float64."""
+def prior_of(mean_tail_V: Tensor) -> Tensor:
+    """float32[V], positive, summing to one.
 
-    def __init__(self, vocabulary: int) -> None:
-        self._sum_V = torch.zeros(vocabulary, dtype=torch.float64)
-        self.rows = 0
-
-    def add(self, logits_NV: Tensor, ids_NK: Tensor) -> None:
-        """Count rows whose listed ids are `ids_NK`; `logits_NV` may have padding columns beyond the vocabulary."""
-        probs_NV = torch.softmax(logits_NV[:, : len(self._sum_V)].float(), -1)
-        self._sum_V += probs_NV.scatter_(1, ids_NK, 0.0).sum(0).cpu().double()
-        self.rows += len(logits_NV)
-
-    def vector(self) -> Tensor:
-        """float32[V], positive, summing to one."""
-        total = self._sum_V.sum()
-        size = len(self._sum_V)
-        mean_V = self._sum_V / total if total > 0 else torch.full_like(self._sum_V, 1 / size)
-        return ((1 - UNIFORM_SHARE) * mean_V + UNIFORM_SHARE / size).float()
+    Args:
+        mean_tail_V: float64[V], the mean of the unlisted probabilities.
+    """
+    total = mean_tail_V.sum()
+    size = len(mean_tail_V)
+    shares_V = mean_tail_V / total if total > 0 else torch.full_like(mean_tail_V, 1 / size)
+    return ((1 - UNIFORM_SHARE) * shares_V + UNIFORM_SHARE / size).float()

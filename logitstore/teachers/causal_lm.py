@@ -1,21 +1,24 @@
 """A causal language model as the teacher: any that transformers loads, from a folder, the hub or a GGUF file.
 
-Axes: B sequences, T tokens, V vocabulary.
+Axes: B sequences, T tokens, D channels, V vocabulary.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import xxhash
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PretrainedConfig
 
+from logitstore.head import Head
 from logitstore.models import DTYPES, load_weights, pick_device
 from logitstore.types import ModelRef
 
 
 class CausalTeacher:
-    """A loaded teacher. `logits` is all that is asked of it."""
+    """A loaded teacher."""
 
     def __init__(self, model: ModelRef, config: PretrainedConfig, dtype: str, device: str) -> None:
         """Load the weights; takes as long as transformers takes.
@@ -24,7 +27,21 @@ class CausalTeacher:
             ModelError: the model cannot be loaded, or the device does not exist.
         """
         self.device = pick_device(device)
+        self._config = config
         self._model = load_weights(model, config, DTYPES[dtype]).to(self.device).eval()
+
+    @property
+    def name(self) -> str:
+        """The model's class."""
+        return type(self._model).__name__
+
+    def head(self, vocabulary: int) -> Head:
+        """How its hidden states become logits of the first `vocabulary` tokens.
+
+        Raises:
+            ModelError: not by a linear head.
+        """
+        return Head.of(self._model, self._config, vocabulary)
 
     @torch.inference_mode()
     def logits(self, tokens_BT: Tensor, attention_BT: Tensor) -> Tensor:
@@ -38,6 +55,21 @@ class CausalTeacher:
             input_ids=tokens_BT.to(self.device), attention_mask=attention_BT.to(self.device), use_cache=False
         ).logits
         return output
+
+    def logits_and_hidden(self, tokens_BT: Tensor, attention_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits, and the final hidden state [B, T, D] that its output layer made them from."""
+        seen: list[Tensor] = []
+
+        def keep(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+            seen.append(inputs[0])
+
+        output_layer: Any = self._model.get_output_embeddings()
+        hook = output_layer.register_forward_pre_hook(keep)
+        try:
+            logits_BTV = self.logits(tokens_BT, attention_BT)
+        finally:
+            hook.remove()
+        return logits_BTV, seen[-1]
 
     def fingerprint(self) -> str:
         """xxh3-128 over the name, dtype, shape and bytes of every parameter, in order."""

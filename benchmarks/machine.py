@@ -1,0 +1,34 @@
+"""Where and with what a benchmark ran, for its results file."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def describe_run() -> dict[str, Any]:
+    """Machine, versions and commit."""
+    return {
+        "machine": {"processor": _processor(), "threads": torch.get_num_threads(), "system": platform.platform()},
+        "versions": {name: version(name) for name in ("logitstore", "torch", "transformers", "numpy", "zarr")}
+        | {"python": platform.python_version()},
+        "commit": _commit(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _commit() -> str:
+    found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return found.stdout.strip()

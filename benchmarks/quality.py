@@ -1,0 +1,260 @@
+"""What a student gains from each way to keep a row: `python benchmarks/quality.py`.
+
+Teacher: SmolLM2-135M-Instruct in bfloat16. Student: a copy of five of its thirty layers. Text: the Python language reference.
+Every student sees the same rows in the same order with the same budget; what differs is what it is told about them, and each
+way goes through the codecs that a dump uses. Judged on documents that no student saw, against the teacher's whole
+distribution. The results grow line by line in results/quality.json, and a run that was stopped goes on where it was.
+
+Axes: N rows, D channels, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import pydoc_data.topics
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from demo import find_teacher
+from logitstore.chance import DRAWS, uniform
+from logitstore.data.tokenizer import load_tokenizer
+from logitstore.decode import Decoder, latents_of
+from logitstore.head import Head
+from logitstore.keep import sparsifier_of
+from logitstore.models import load_config
+from logitstore.objectives import cross_entropy, forward_kl, lumped_kl, renormalised_kl, rowwise
+from logitstore.pilot import whole_head
+from logitstore.presets import row_of
+from logitstore.sparsify.sketch import TailPilot
+from logitstore.students.build import copied
+from logitstore.tails import LatentTail
+from logitstore.targets import AnyTargets, Targets
+from logitstore.teachers.causal_lm import CausalTeacher
+from logitstore.types import ModelRef, key_of
+from machine import describe_run
+
+RESULTS = Path(__file__).parent / "results" / "quality.json"
+WINDOW, TRAIN_WINDOWS, HELD_OUT_WINDOWS, BATCH_WINDOWS = 128, 208, 48, 2
+LAYERS, LEARNING_RATE, WARMUP = "5", 5e-4, 0.1
+SEEDS = (0, 1, 2)
+PILOT_ROWS = 12288
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to keep a row, and the loss that goes with it."""
+
+    preset: str | None
+    settings: dict[str, Any]
+    loss: Callable[..., Tensor]
+    temperatures: tuple[float, ...] = (1.0, 2.0)
+
+
+WAYS = {
+    "gold tokens only": Way(None, {}, cross_entropy, (1.0,)),
+    "live, whole distribution": Way("live", {}, forward_kl),
+    "top-16, renormalised": Way("topk", {"k": 16, "tail": "uniform"}, renormalised_kl),
+    "top-50, renormalised": Way("topk", {"k": 50, "tail": "uniform"}, renormalised_kl),
+    "top-16, lumped tail": Way("topk", {"k": 16, "tail": "uniform"}, lumped_kl, (1.0,)),
+    "sampled": Way("sampled", {}, forward_kl, (1.0,)),
+    "topk": Way("topk", {}, forward_kl),
+    "small": Way("small", {}, forward_kl),
+    "faithful": Way("faithful", {}, forward_kl),
+    "exact": Way("exact", {}, forward_kl),
+}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Windows of tokens and the teacher's final hidden state of every row; rows of a window come together."""
+
+    tokens_ST: Tensor
+    hidden_ND: Tensor
+
+    @property
+    def gold_N(self) -> Tensor:
+        return self.tokens_ST[:, 1:].flatten()
+
+    def of(self, windows: Tensor) -> Tensor:
+        """int64: the numbers of the rows of some windows."""
+        return (windows[:, None] * (WINDOW - 1) + torch.arange(WINDOW - 1)).flatten()
+
+
+def main() -> None:
+    torch.set_num_threads(2)
+    reference = ModelRef.parse(find_teacher())
+    teacher = CausalTeacher(reference, load_config(reference), "bfloat16", "cpu")
+    vocabulary = load_config(reference).get_text_config().vocab_size
+    train, held_out = read_rows(reference, teacher)
+    head = teacher.head(vocabulary)
+    del teacher
+    base = copied(reference, LAYERS).float()
+    lines: list[dict[str, Any]] = json.loads(RESULTS.read_text())["lines"] if RESULTS.exists() else []
+    done = {(line["objective"], line["train_temperature"], line["seed"]) for line in lines}
+    for name, way in WAYS.items():
+        todo = [(t, seed) for seed in SEEDS for t in way.temperatures if (name, t, seed) not in done]
+        targets = targets_of(way, train, head, vocabulary) if todo else None
+        for temperature, seed in todo:
+            began = time.monotonic()
+            student = fit(copy.deepcopy(base), way, targets, train, temperature, seed)
+            seconds = time.monotonic() - began
+            for judged in judge(student, held_out, head, name, temperature, seed):
+                lines.append(judged | {"seconds": round(seconds, 1)})
+                sys.stdout.write(f"{json.dumps(lines[-1])}\n")
+            sys.stdout.flush()
+            save(lines, train, held_out)
+
+
+def read_rows(reference: ModelRef, teacher: CausalTeacher) -> tuple[Rows, Rows]:
+    """Windows of shuffled documents; those held out come from documents of their own."""
+    tokenizer = load_tokenizer(reference)
+    names = sorted(pydoc_data.topics.topics)
+    random.Random(0).shuffle(names)
+    windows: list[tuple[str, list[int]]] = []
+    for name in names:
+        tokens = tokenizer(pydoc_data.topics.topics[name])["input_ids"]
+        windows += [(name, tokens[at : at + WINDOW]) for at in range(0, len(tokens) - WINDOW + 1, WINDOW)]
+    held = windows[:HELD_OUT_WINDOWS]
+    last = held[-1][0]
+    rest = [window for window in windows[HELD_OUT_WINDOWS:] if window[0] != last]
+    random.Random(1).shuffle(rest)
+    return tuple(answered(teacher, [tokens for _, tokens in some]) for some in (rest[:TRAIN_WINDOWS], held))  # type: ignore[return-value]
+
+
+def answered(teacher: CausalTeacher, windows: list[list[int]]) -> Rows:
+    """Ask the teacher for its hidden states."""
+    tokens_ST = torch.tensor(windows)
+    states = []
+    for some in tokens_ST.split(8):
+        _, hidden_BTD = teacher.logits_and_hidden(some, torch.ones_like(some))
+        states.append(hidden_BTD[:, :-1].flatten(0, 1).float())
+    return Rows(tokens_ST, torch.cat(states))
+
+
+def targets_of(way: Way, rows: Rows, head: Head, vocabulary: int) -> Callable[[Tensor], AnyTargets] | None:
+    """What is stored of every training row, packed as a cache packs it, behind a function that decodes some rows."""
+    if way.preset is None:
+        return None
+    none_NK = torch.zeros(len(rows.hidden_ND), 0)
+    if way.preset == "live":
+        tail = LatentTail(head.weight_VD.float() * head.multiplier, head.base_V, torch.zeros(vocabulary), head.cap)
+        return lambda n: Targets(none_NK[n].long(), none_NK[n], torch.zeros(len(n)), tail, rows.hidden_ND[n])
+    row = row_of(way.preset, way.settings, vocabulary, head.width)
+    sparsifier = sparsifier_of(row)
+    pilot = TailPilot(vocabulary, head if row.tail.shape == "sketch" else None)
+    for some in torch.arange(min(PILOT_ROWS, len(rows.hidden_ND))).split(42):
+        if row.tail.shape in ("prior", "sketch"):
+            logits_NV = head.logits(rows.hidden_ND[some])
+            pilot.add(logits_NV, sparsifier(logits_NV, rows.gold_N[some])["ids"], rows.hidden_ND[some])
+    shared = {
+        "sketch": lambda: pilot.sketch(row.tail.bytes or 0),
+        "prior": lambda: {"prior": pilot.prior()},
+        "head": lambda: whole_head(head, rows.hidden_ND[:PILOT_ROWS]),
+    }.get(row.tail.shape, dict)()
+    decoder, latents = Decoder(row, shared), latents_of(row, shared)
+    keys = [key_of(tokens.numpy()) for tokens in rows.tokens_ST]
+    draws = row.sparsifier.draws or 0
+    numbers_ND = torch.from_numpy(np.concatenate([uniform(key, WINDOW - 1, draws, DRAWS) for key in keys]))
+    packed: list[dict[str, Tensor]] = []
+    for some in torch.arange(len(rows.hidden_ND)).split(42):
+        kept = sparsifier(head.logits(rows.hidden_ND[some]), rows.gold_N[some], numbers_ND[some])
+        if latents is not None:
+            kept["latent"] = latents(rows.hidden_ND[some])
+        stored = decoder.codec.encode({name: value.numpy() for name, value in kept.items()})
+        packed.append({name: torch.from_numpy(value) for name, value in stored.items()})
+    whole = {name: torch.cat([each[name] for each in packed]) for name in packed[0]}
+    return lambda n: decoder({name: value[n] for name, value in whole.items()})
+
+
+def fit(
+    student: PreTrainedModel,
+    way: Way,
+    targets: Callable[[Tensor], AnyTargets] | None,
+    rows: Rows,
+    temperature: float,
+    seed: int,
+) -> PreTrainedModel:
+    """One pass over the training windows in an order given by the seed."""
+    student.train()
+    optimizer = torch.optim.AdamW(student.parameters(), LEARNING_RATE, weight_decay=0.0)
+    order = torch.randperm(len(rows.tokens_ST), generator=torch.Generator().manual_seed(seed)).split(BATCH_WINDOWS)
+    warmup = max(int(WARMUP * len(order)), 1)
+    for step, windows in enumerate(order):
+        for group in optimizer.param_groups:
+            rise, fall = (step + 1) / warmup, 0.5 * (1 + np.cos(np.pi * step / len(order)))
+            group["lr"] = LEARNING_RATE * min(rise, fall)
+        numbers = rows.of(windows)
+        student_RV = logits_of(student, rows.tokens_ST[windows])
+        known = targets(numbers) if targets is not None else None
+        gold = rows.gold_N[numbers]
+
+        def loss(logits_nV: Tensor, some: slice, known: Any = known, gold: Tensor = gold) -> Tensor:
+            if known is None:
+                return cross_entropy(logits_nV, gold[some])
+            options = {} if way.loss is lumped_kl else {"temperature": temperature}
+            return way.loss(logits_nV, known[some], **options)
+
+        rowwise(loss, student_RV, torch.arange(len(numbers))).mean().backward()
+        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return student.eval()
+
+
+def logits_of(student: PreTrainedModel, tokens_BT: Tensor) -> Tensor:
+    """[N, V] of every row, in bfloat16."""
+    with torch.autocast("cpu", torch.bfloat16):
+        logits_BTV: Tensor = student(input_ids=tokens_BT, use_cache=False).logits
+    return logits_BTV[:, :-1].flatten(0, 1)
+
+
+@torch.no_grad()
+def judge(
+    student: PreTrainedModel, rows: Rows, head: Head, name: str, temperature: float, seed: int
+) -> Iterator[dict[str, Any]]:
+    """Held-out KL to the teacher's whole distribution at temperatures 1 and 2, and cross-entropy, one line a temperature."""
+    sums = dict.fromkeys((1.0, 2.0), 0.0)
+    nll = 0.0
+    for windows in torch.arange(len(rows.tokens_ST)).split(4):
+        student_NV, numbers = logits_of(student, rows.tokens_ST[windows]), rows.of(windows)
+        for some in torch.arange(len(numbers)).split(42):
+            logits_nV, teacher_nV = student_NV[some].float(), head.logits(rows.hidden_ND[numbers[some]])
+            nll += float(cross_entropy(logits_nV, rows.gold_N[numbers[some]]).sum())
+            for at in sums:
+                p, s = torch.log_softmax(teacher_nV / at, -1), torch.log_softmax(logits_nV / at, -1)
+                sums[at] += float((p.exp() * (p - s)).sum())
+    count = len(rows.gold_N)
+    for at, total in sums.items():
+        yield {
+            "objective": name,
+            "train_temperature": temperature,
+            "temperature": at,
+            "seed": seed,
+            "kl": round(total / count, 5),
+            "cross_entropy": round(nll / count, 5),
+        }
+
+
+def save(lines: list[dict[str, Any]], train: Rows, held_out: Rows) -> None:
+    size = {
+        "student_layers": int(LAYERS),
+        "training_rows": len(train.gold_N),
+        "held_out_rows": len(held_out.gold_N),
+        "batch_rows": BATCH_WINDOWS * (WINDOW - 1),
+    }
+    RESULTS.write_text(json.dumps(describe_run() | {"size": size, "lines": lines}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

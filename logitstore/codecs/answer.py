@@ -1,0 +1,188 @@
+"""All fields of a row at once: what a sparsifier gives to what is stored, and what is stored to what a loss needs.
+
+Axes: N rows, K slots, R coefficients, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from logitstore.codecs.bits import Bits
+from logitstore.codecs.channels import Channels
+from logitstore.codecs.codebook import Codebook
+from logitstore.codecs.either import library, real, wide
+from logitstore.codecs.levels import Levels
+from logitstore.codecs.log2 import Log2
+from logitstore.fields import FieldInfo, RowInfo, row_fields
+from logitstore.types import Array
+
+SHARED_CODECS = ("codebook", "channels")
+"""Codecs that need what all rows of a cache share."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AnswerCodec:
+    """The codecs of a cache's fields.
+
+    Attributes:
+        row: what a row holds.
+        shared: what all rows share, by name, where the fields need it: `widths` and `levels` of a sketch, `mean` and `std`
+            of hidden states (docs/format.md, "shared").
+    """
+
+    row: RowInfo
+    shared: Mapping[str, Array] = field(default_factory=dict)
+
+    @cached_property
+    def fields(self) -> dict[str, FieldInfo]:
+        """The stored arrays."""
+        return row_fields(self.row.sparsifier, self.row.tail, self.row.codec, self.row.vocabulary)
+
+    def encode(self, answer: Mapping[str, Array]) -> dict[str, Array]:
+        """The stored arrays of some rows.
+
+        Args:
+            answer: `ids` int[N, K], `logprobs` float[N, K], `tail_logmass` float[N], `counts` int[N, draws],
+                `log_normaliser` float[N], `latent` float[N, R] (coefficients or hidden state), `gold_logprob` float[N],
+                `entropy` float[N]; those that the fields need.
+        """
+        stored: dict[str, Array] = {}
+        for name, info in self.fields.items():
+            if name == "ids":
+                stored[name] = self._ids.encode(answer[name]) if self._ids else answer[name].astype(info.dtype)
+            elif name == "logprobs":
+                stored[name] = (
+                    self._levels.encode(answer[name]) if self._levels else _rounded(answer[name], np.dtype(info.dtype))
+                )
+                if self.row.sparsifier.name == "dense" and not self._levels:
+                    _keep_first(stored[name], answer.get("top1", answer[name].argmax(1)))
+            elif name == "tail_logmass" and self._mass:
+                stored[name] = self._mass.encode(answer[name])
+            elif name == "sketch":
+                packed = self._codebook.encode(answer["latent"])
+                # a narrow teacher may not need all the bytes it was given
+                stored[name] = np.pad(packed, ((0, 0), (0, info.shape[0] - packed.shape[1])))
+            elif name == "hidden":
+                stored["hidden"], stored["hidden_scale"] = self._channels.encode(answer["latent"])
+            elif name != "hidden_scale":
+                stored[name] = answer[name].astype(info.dtype)
+        return stored
+
+    def decode(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+        """The inverse of `encode`, in the library and on the device of `stored`; floats as float32, whole numbers as int64.
+
+        Logprobs are as stored: see `normalised`. An entry with logprob -inf is an empty slot.
+        """
+        answer: dict[str, Any] = {}
+        for name, value in stored.items():
+            if name == "ids":
+                answer[name] = self._ids.decode(value) if self._ids else wide(value)
+            elif name == "logprobs" and self._levels:
+                answer[name] = self._levels.decode(value)
+            elif name == "tail_logmass" and self._mass:
+                answer[name] = self._mass.decode(value)
+            elif name == "sketch":
+                answer["latent"] = self._codebook.decode(value)
+            elif name == "hidden":
+                answer["latent"] = self._channels.decode(value, stored["hidden_scale"])
+            elif name == "counts":
+                answer[name] = wide(value)
+            elif name != "hidden_scale":
+                answer[name] = real(value)
+        return answer
+
+    def readable(self, stored: Mapping[str, Array]) -> dict[str, Array]:
+        """The same fields as plain numbers, where that needs nothing but themselves; views stay views."""
+        coded = {name: stored[name] for name in stored if self.fields[name].codec not in ("plain", *SHARED_CODECS)}
+        return {**stored, **self.decode(coded)}
+
+    def tail_error(self) -> float:
+        """Most by which a decoded tail log mass above 2**-32 may differ from the one encoded, nats."""
+        return self._mass.bound if self._mass else 2.0**-23
+
+    @property
+    def mass_error(self) -> float:
+        """Most by which listed and tail mass, as decoded, may miss 1."""
+        if self.row.codec.tail == "float32" and not self._levels:
+            # float16 moves a logprob above -16 nats by at most 2**-8, and its probability by as much of itself
+            return 5e-3
+        listed = self._levels.mass_error if self._levels else 5e-3
+        return listed + (float(np.expm1(self._mass.bound)) if self._mass else 0.0)
+
+    def logprob_error(self, logprobs_NK: Array) -> Array:
+        """float64[N, K]: most by which decoded logprobs may differ from the ones encoded."""
+        if not self._levels:
+            return np.abs(logprobs_NK) * 2.0**-11 + 2.0**-25
+        with np.errstate(over="ignore"):
+            quarter_NK = np.exp(logprobs_NK.astype(np.float64) / 4)
+        step = 1 / self._levels.top
+        bound: Array = 4 * np.log1p(step / np.maximum(quarter_NK - step / 2, step / 2)) + (quarter_NK < step) * 100
+        return bound
+
+    @cached_property
+    def _ids(self) -> Bits | None:
+        codec = self.fields["ids"].codec
+        if codec == "plain":
+            return None
+        return Bits((int(codec.removeprefix("bits-")),) * self.row.sparsifier.slots)
+
+    @cached_property
+    def _levels(self) -> Levels | None:
+        name = self.row.codec.logprobs
+        if not name.startswith("levels-"):
+            return None
+        return Levels(int(name.removeprefix("levels-")), self.row.sparsifier.slots or self.row.vocabulary)
+
+    @cached_property
+    def _mass(self) -> Log2 | None:
+        name = self.row.codec.tail
+        return Log2(int(name.removeprefix("log2-"))) if name.startswith("log2-") else None
+
+    @cached_property
+    def _codebook(self) -> Codebook:
+        return Codebook(tuple(int(width) for width in self.shared["widths"]), self.shared["levels"])
+
+    @cached_property
+    def _channels(self) -> Channels:
+        return Channels(self.shared["mean"], self.shared["std"])
+
+
+def _rounded(logprobs_NK: Array, dtype: np.dtype[Any]) -> Array:
+    """To the nearest; a finite logprob stays finite, because -inf means an empty slot."""
+    lowest = np.finfo(dtype).min
+    return np.where(np.isneginf(logprobs_NK), -np.inf, np.maximum(logprobs_NK, lowest)).astype(dtype)
+
+
+def _keep_first(logprobs_NV: Array, first_N: Array) -> None:
+    """Where rounding made another token equal to the most probable one, lift that by one step of its float type."""
+    rows_N = np.arange(len(logprobs_NV))
+    highest_N = logprobs_NV.max(1)
+    is_tied_N = (logprobs_NV == highest_N[:, None]).sum(1) > 1
+    lifted_N = np.nextafter(highest_N, logprobs_NV.dtype.type(0))
+    logprobs_NV[rows_N[is_tied_N], first_N[is_tied_N]] = lifted_N[is_tied_N]
+
+
+def normalised(logprobs_NK: Any, tail_logmass_N: Any) -> Any:
+    """Listed logprobs shifted so that, together with the tail mass, they sum to 1 exactly.
+
+    Rounding moves the listed mass by some 1e-3; this takes it back without touching the tail, which is the more precise of
+    the two (docs/format.md, "Decoding"). A row without listed mass stays as it is.
+
+    Args:
+        logprobs_NK: as stored, float32.
+        tail_logmass_N: as stored, nats.
+
+    Returns:
+        float32[N, K].
+    """
+    xp = library(logprobs_NK)
+    listed_N = xp.exp(logprobs_NK).sum(-1)
+    tail_N = xp.exp(tail_logmass_N)
+    wanted_N = xp.log1p(-xp.where(tail_N < 1 - 1e-7, tail_N, 1 - 1e-7))
+    shift_N = wanted_N - xp.log(xp.where(listed_N > 0, listed_N, 1.0))
+    return logprobs_NK + shift_N[:, None]

@@ -1,0 +1,28 @@
+"""What NumPy and torch spell differently, so that one decoder serves both."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+
+def library(array: Any) -> Any:
+    """The module, numpy or torch, that an array belongs to. A tensor can only come from where torch is loaded."""
+    return np if isinstance(array, np.ndarray) else sys.modules["torch"]
+
+
+def wide(array: Any) -> Any:
+    """The array as int64."""
+    return array.astype(np.int64) if isinstance(array, np.ndarray) else array.long()
+
+
+def real(array: Any) -> Any:
+    """The array as float32."""
+    return array.astype(np.float32) if isinstance(array, np.ndarray) else array.float()
+
+
+def beside(constants: Any, array: Any) -> Any:
+    """Constants of NumPy in the library and on the device of `array`."""
+    return constants if isinstance(array, np.ndarray) else library(array).as_tensor(constants, device=array.device)

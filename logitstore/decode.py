@@ -1,0 +1,156 @@
+"""From stored rows to targets: the codecs of a cache and what all its rows share, on any device.
+
+Axes: N rows, K slots, R coefficients, D channels, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from logitstore.cache.layout import inside
+from logitstore.cache.reader import Cache
+from logitstore.codecs.answer import AnswerCodec, normalised
+from logitstore.errors import CacheDamaged, one_line
+from logitstore.fields import RowInfo
+from logitstore.manifest import Manifest
+from logitstore.tails import FixedTail, LatentTail, Tail
+from logitstore.targets import AnyTargets, SampledTargets, Targets, dense_logprobs
+from logitstore.types import Answer, Array
+
+
+class Decoder:
+    """Turns the stored fields of some rows into what an objective takes.
+
+    Args:
+        row: what a row holds.
+        shared: the tensors of the cache's shared file, by name; empty where there is none.
+    """
+
+    def __init__(self, row: RowInfo, shared: Mapping[str, Tensor]) -> None:
+        self.row = row
+        statistics = {name: shared[name].numpy() for name in ("widths", "levels", "mean", "std") if name in shared}
+        self.codec = AnswerCodec(row=row, shared=statistics)
+        self.tail = _tail(row, shared)
+
+    def __call__(self, stored: Mapping[str, Tensor]) -> AnyTargets:
+        """The targets of N rows, on the device of `stored`."""
+        answer = self.codec.decode(stored)
+        name = self.row.sparsifier.name
+        if self.row.sparsifier.is_estimate:
+            return self._sampled(answer)
+        rows, device = len(answer["entropy"]), answer["entropy"].device
+        if name == "hidden":
+            none_N0 = torch.zeros(rows, 0, device=device)
+            return Targets(none_N0.long(), none_N0, torch.zeros(rows, device=device), self.tail, answer["latent"])
+        if name == "dense":
+            ids_NV = torch.arange(self.row.vocabulary, device=device).expand(rows, -1)
+            no_tail_N = torch.full((rows,), -torch.inf, device=device)
+            return Targets(ids_NV, normalised(answer["logprobs"], no_tail_N), no_tail_N, self.tail)
+        mass_N = answer["tail_logmass"]
+        if self.row.tail.shape == "none":
+            mass_N = torch.full_like(mass_N, -torch.inf)
+        return Targets(answer["ids"], normalised(answer["logprobs"], mass_N), mass_N, self.tail, answer.get("latent"))
+
+    def _sampled(self, answer: dict[str, Tensor]) -> SampledTargets:
+        """Listed tokens weigh p; drawn ones count / draws * p / q, where q = p**tau / Z is what they were drawn from."""
+        info = self.row.sparsifier
+        logprobs_NK, counts_ND = answer["logprobs"], answer["counts"]
+        drawn_ND = logprobs_NK[:, info.k :]
+        log_ratio_ND = (1 - float(info.exponent or 1)) * drawn_ND
+        if "log_normaliser" in answer:
+            log_ratio_ND = log_ratio_ND + answer["log_normaliser"][:, None]
+        share_ND = counts_ND / float(info.draws or 1)
+        weights_ND = torch.where(counts_ND > 0, share_ND * log_ratio_ND.exp(), 0.0)
+        weights_NK = torch.cat([logprobs_NK[:, : info.k].exp(), weights_ND], 1)
+        return SampledTargets(answer["ids"], weights_NK, answer["entropy"])
+
+
+def _tail(row: RowInfo, shared: Mapping[str, Tensor]) -> Tail:
+    if row.tail.shape == "prior":
+        return FixedTail.prior(shared["prior"])
+    if row.tail.needs_hidden:
+        return LatentTail(shared["weight"], shared["base"], shared["bias"], float(shared["cap"]))
+    return FixedTail.uniform(row.vocabulary)
+
+
+def shared_shapes(row: RowInfo, coefficients: int) -> dict[str, tuple[int, ...]]:
+    """The tensors of the shared file of a cache's tail, by name, with their shapes."""
+    vocabulary, width = row.vocabulary, coefficients
+    common = {"weight": (vocabulary, width), "base": (vocabulary,), "bias": (vocabulary,), "cap": (1,)}
+    if row.tail.shape == "prior":
+        return {"prior": (vocabulary,)}
+    if row.tail.shape == "sketch":
+        return common | {"prior": (vocabulary,), "widths": (width,)}
+    if row.tail.shape == "head":
+        return common | {"mean": (width,), "std": (width,)}
+    return {}
+
+
+def load_shared(root: Path, manifest: Manifest) -> dict[str, Tensor]:
+    """The tensors of a cache's tail, checked against what its rows need.
+
+    Raises:
+        CacheDamaged: the file cannot be read, or holds other tensors.
+    """
+    if manifest.tail.file is None:
+        return {}
+    path = inside(root, manifest.tail.file)
+    try:
+        shared: dict[str, Tensor] = safetensors.torch.load_file(path)
+    except Exception as error:
+        # safetensors raises its own error, OSError or ValueError, depending on what is wrong with the file
+        raise CacheDamaged(f"{path}: cannot be read: {one_line(error)}. Run `logitstore verify`.") from error
+    row = manifest.row
+    coefficients = len(shared["widths"]) if "widths" in shared else (row.tail.width or 0)
+    for name, shape in shared_shapes(row, coefficients).items():
+        if name not in shared or tuple(shared[name].shape) != shape:
+            raise CacheDamaged(f"{path}: its tensor '{name}' is not of the shape {shape}. Run `logitstore verify`.")
+    if row.tail.shape == "sketch":
+        _check_sketch(path, row, shared)
+    return shared
+
+
+def _check_sketch(path: Path, row: RowInfo, shared: dict[str, Tensor]) -> None:
+    widths = [int(width) for width in shared["widths"]]
+    levels = shared.get("levels")
+    if not (
+        widths
+        and all(1 <= width <= 8 for width in widths)
+        and math.ceil(sum(widths) / 8) <= (row.tail.bytes or 0)
+        and levels is not None
+        and tuple(levels.shape) == (len(widths), 1 << max(widths))
+    ):
+        raise CacheDamaged(f"{path}: its coefficients do not fit the sketch of a row. Run `logitstore verify`.")
+
+
+def decoder_of(cache: Cache) -> Decoder:
+    """The decoder of a cache."""
+    return Decoder(cache.manifest.row, load_shared(cache.path, cache.manifest))
+
+
+def top_of(cache: Cache, answer: Answer, k: int) -> tuple[Array, Array]:
+    """Ids int64[N, k] and logprobs float32[N, k] of the most probable tokens of some rows of a cache."""
+    stored = {name: torch.from_numpy(np.array(answer[name])) for name in cache.manifest.fields}
+    targets = decoder_of(cache)(stored)
+    if not isinstance(targets, Targets):
+        raise TypeError("random samples have no most probable tokens")
+    found = dense_logprobs(targets).topk(min(k, targets.tail.vocabulary))
+    return found.indices.numpy(), found.values.numpy()
+
+
+def latents_of(row: RowInfo, shared: Mapping[str, Tensor]) -> Any:
+    """The projection of hidden states to what is stored of them, or None where nothing is."""
+    if row.tail.shape == "head":
+        return lambda hidden_ND: hidden_ND.float()
+    if row.tail.shape == "sketch":
+        mean_D, projection_DR = shared["mean"], shared["projection"]
+        return lambda hidden_ND: (hidden_ND.float() - mean_D.to(hidden_ND.device)) @ projection_DR.to(hidden_ND.device)
+    return None

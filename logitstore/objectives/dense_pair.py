@@ -1,0 +1,31 @@
+"""Student and teacher side by side as whole distributions: for what has no shorter form. A chunk of rows at a time.
+
+Axes: N rows, V the student's vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from logitstore.errors import BadInput
+from logitstore.targets import AnyTargets, Targets, dense_logprobs
+
+
+def dense_pair(student_NV: Tensor, targets: AnyTargets, temperature: float) -> tuple[Tensor, Tensor]:
+    """Logprobs [N, V] of the student and of the teacher at a temperature, float32 (float64 stays).
+
+    Columns of the student beyond the teacher's vocabulary have the teacher's logprob -inf.
+
+    Raises:
+        BadInput: the targets are random samples, which do not give a distribution.
+    """
+    if not isinstance(targets, Targets):
+        raise BadInput(
+            "a cache of random samples serves forward KL and cross-entropy only. Dump with another preset for this objective."
+        )
+    wide_NV = student_NV if student_NV.dtype == torch.float64 else student_NV.float()
+    student = torch.log_softmax(wide_NV / temperature if temperature != 1.0 else wide_NV, -1)
+    teacher = dense_logprobs(targets, temperature).to(wide_NV.dtype)
+    padding = student_NV.shape[1] - teacher.shape[1]
+    return student, torch.nn.functional.pad(teacher, (0, padding), value=-torch.inf) if padding else teacher

@@ -1,0 +1,62 @@
+"""Reverse KL and Jensen-Shannon divergence: of the distribution that is stored, with any tail.
+
+Both need the teacher's whole distribution of a row, so they are for a chunk of rows at a time (`rowwise`). On a stored
+approximation the reverse KL is as wrong as the tail is where the student has mass; a cache without a tail makes it infinite.
+
+Axes: N rows, V the student's vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from logitstore.objectives.dense_pair import dense_pair
+from logitstore.targets import AnyTargets
+
+FLOOR = -1e4
+"""Stands for log 0: its exponential is 0 in every float, and products with 0 stay 0."""
+
+
+def reverse_kl(student_NV: Tensor, targets: AnyTargets, *, temperature: float = 1.0) -> Tensor:
+    """T**2 * KL(s || p) per row, both at temperature T (MiniLLM, Gu et al. 2024, equation 1).
+
+    Args:
+        student_NV: raw student logits; reduced in float32 (float64 stays).
+        targets: N rows.
+        temperature: of both sides.
+
+    Returns:
+        [N], nats. Infinite where the student gives mass to what the teacher rules out.
+
+    Raises:
+        BadInput: the targets are random samples.
+    """
+    student, teacher = dense_pair(student_NV, targets, temperature)
+    probs_NV = student.exp()
+    return temperature**2 * torch.where(probs_NV > 0, probs_NV * (student - teacher), 0.0).sum(-1)
+
+
+def jensen_shannon(student_NV: Tensor, targets: AnyTargets, *, beta: float = 0.5, temperature: float = 1.0) -> Tensor:
+    """T**2 * (beta KL(p || m) + (1 - beta) KL(s || m)) per row, m = beta p + (1 - beta) s (GKD, Agarwal et al. 2024, eq. 1).
+
+    Args:
+        student_NV: raw student logits; reduced in float32 (float64 stays).
+        targets: N rows.
+        beta: in (0, 1); 1/2 is the usual divergence, at most log 2.
+        temperature: of both sides.
+
+    Returns:
+        [N], nats, always finite.
+
+    Raises:
+        BadInput: the targets are random samples.
+    """
+    student, teacher = dense_pair(student_NV, targets, temperature)
+    student, teacher = student.clamp(min=FLOOR), teacher.clamp(min=FLOOR)
+    mixture = torch.logaddexp(teacher + math.log(beta), student + math.log1p(-beta))
+    to_teacher_N = (teacher.exp() * (teacher - mixture)).sum(-1)
+    to_student_N = (student.exp() * (student - mixture)).sum(-1)
+    return temperature**2 * (beta * to_teacher_N + (1 - beta) * to_student_N)

@@ -1,0 +1,74 @@
+"""The pilot: some samples, spread over the data, from which everything that all rows share is fitted before the first part.
+
+Axes: N rows, D channels, K listed, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from logitstore.batching import by_length
+from logitstore.data.samples import Samples
+from logitstore.draft import pilot_samples
+from logitstore.head import Head
+from logitstore.keep import sparsifier_of
+from logitstore.manifest import Manifest
+from logitstore.score import ask, collate
+from logitstore.sparsify.sketch import TailPilot
+from logitstore.teachers.causal_lm import CausalTeacher
+from logitstore.types import Progress, Sample, Step
+
+
+def fit_tail(
+    manifest: Manifest, samples: Samples, teacher: CausalTeacher, pilot_rows: int, progress: Progress
+) -> dict[str, Tensor]:
+    """The tensors of the shared file of the tail (docs/format.md); none for a tail that shares nothing.
+
+    Raises:
+        ModelError: the tail needs the head of a teacher whose head cannot be used.
+    """
+    shape, vocabulary = manifest.tail.shape, manifest.teacher.vocabulary
+    if shape in ("none", "uniform"):
+        return {}
+    head = teacher.head(vocabulary) if manifest.tail.needs_hidden else None
+    sparsifier = sparsifier_of(manifest.row)
+    chosen: list[Sample] = [samples[index] for index in pilot_samples(samples, pilot_rows)]
+    pilot: TailPilot | None = None
+    states: list[Tensor] = []
+    rows = 0
+    for indices in by_length(np.array([len(sample.tokens_T) for sample in chosen]), manifest.batch_tokens):
+        for chunk in ask(teacher, collate(chosen, indices), head is not None):
+            if pilot is None:
+                if head is not None and chunk.hidden_nD is not None:
+                    head = head.matching(teacher.name, chunk.hidden_nD, chunk.logits_nV)
+                pilot = TailPilot(vocabulary, head)
+            if shape == "head" and chunk.hidden_nD is not None:
+                states.append(chunk.hidden_nD.float().cpu())
+            else:
+                kept = sparsifier(chunk.logits_nV, chunk.gold_n)
+                listed_nK = kept["ids"].masked_fill(torch.isneginf(kept["logprobs"]), vocabulary)
+                pilot.add(chunk.logits_nV, listed_nK, chunk.hidden_nD)
+            rows += len(chunk.gold_n)
+        progress(Step(stage="pilot", done=rows, total=manifest.tail.pilot_rows))
+    if head is not None and shape == "head":
+        return whole_head(head, torch.cat(states))
+    if pilot is None:
+        raise ValueError("a pilot without rows")
+    return pilot.sketch(manifest.tail.bytes or 0) if shape == "sketch" else {"prior": pilot.prior()}
+
+
+def whole_head(head: Head, hidden_ND: Tensor) -> dict[str, Tensor]:
+    """The tensors of a tail that decodes hidden states: the head, and the statistics of the channels."""
+    weight_VD = head.weight_VD
+    if head.multiplier != 1:
+        weight_VD = weight_VD.float() * head.multiplier
+    return {
+        "weight": weight_VD.cpu().contiguous(),
+        "base": head.base_V.float().cpu().contiguous(),
+        "bias": torch.zeros(len(head.base_V)),
+        "cap": torch.tensor([head.cap]),
+        "mean": hidden_ND.mean(0),
+        "std": hidden_ND.std(0, correction=0).clamp(min=1e-6),
+    }

@@ -1,0 +1,147 @@
+"""Targets as tensors: what the teacher said about some rows, exactly as far as it was stored.
+
+Axes: N rows, K listed, R coefficients, V vocabulary of the teacher.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from logitstore.tails import FixedTail, Tail
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the teacher said about N rows, in nats at temperature 1. Listed and tail mass sum to 1.
+
+    Attributes:
+        ids_NK: int64[N, K]; K may be 0.
+        logprobs_NK: float32[N, K]; -inf in an empty slot, whose id means nothing.
+        tail_logmass_N: float32[N], log of the mass outside the ids, -inf when there is none.
+        tail: how that mass is spread.
+        latent_NR: float32[N, R], what a `LatentTail` decodes.
+    """
+
+    ids_NK: Tensor
+    logprobs_NK: Tensor
+    tail_logmass_N: Tensor
+    tail: Tail
+    latent_NR: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids_NK)
+
+    def __getitem__(self, rows: slice) -> Targets:
+        latent_NR = None if self.latent_NR is None else self.latent_NR[rows]
+        return Targets(self.ids_NK[rows], self.logprobs_NK[rows], self.tail_logmass_N[rows], self.tail, latent_NR)
+
+    @property
+    def is_ranked(self) -> bool:
+        """Whether the first id listed is the most probable token; else the ids are in their own order, or there are none."""
+        return 0 < self.ids_NK.shape[1] < self.tail.vocabulary
+
+
+@dataclass(frozen=True)
+class SampledTargets:
+    """A random estimate: the mean over many draws of sum_j weights_j f(ids_j) is sum_v p(v) f(v), for any f.
+
+    Attributes:
+        ids_NK: int64[N, K].
+        weights_NK: float32[N, K], not negative, 0 in an empty slot; their sum is 1 only on average.
+        entropy_N: float32[N], of the whole distribution, nats.
+    """
+
+    ids_NK: Tensor
+    weights_NK: Tensor
+    entropy_N: Tensor
+
+    def __len__(self) -> int:
+        return len(self.ids_NK)
+
+    def __getitem__(self, rows: slice) -> SampledTargets:
+        return SampledTargets(self.ids_NK[rows], self.weights_NK[rows], self.entropy_N[rows])
+
+
+AnyTargets = Targets | SampledTargets
+
+
+@dataclass(frozen=True)
+class TemperedTargets:
+    """The teacher's distribution of N rows at a temperature: listed logprobs, and log c so that p(v) = c w(v) in the tail.
+
+    Attributes:
+        logprobs_NK: float64[N, K].
+        tail_scale_N: float64[N], log c; -inf without a tail.
+        tail_logmass_N: float64[N].
+        tail_entropy_term_N: float64[N], the sum over the tail of p log p.
+        log_weight_NK: float64[N, K], log w of the listed ids; -inf in empty slots.
+    """
+
+    logprobs_NK: Tensor
+    tail_scale_N: Tensor
+    tail_logmass_N: Tensor
+    tail_entropy_term_N: Tensor
+    log_weight_NK: Tensor
+
+
+def temper(targets: Targets, temperature: float) -> TemperedTargets:
+    """Re-temper the whole distribution, a fixed tail with it; float64, because the tail's sums are differences.
+
+    With S the listed ids, R the tail mass and w the tail's weights, p(v) = R w(v) / (sum of w outside S) in the tail at
+    T = 1; at T listed and unlisted probabilities are raised to 1 / T and normalised together.
+    """
+    if not isinstance(targets.tail, FixedTail):
+        raise TypeError("only a fixed tail can be tempered without the whole distribution")
+    base = targets.tail.at(1.0, targets.ids_NK.device)
+    tempered = targets.tail.at(temperature, targets.ids_NK.device)
+    is_empty_NK = torch.isneginf(targets.logprobs_NK)
+    log_base_NK = base.log_weight_V[targets.ids_NK].masked_fill(is_empty_NK, -torch.inf)
+    log_weight_NK = tempered.log_weight_V[targets.ids_NK].masked_fill(is_empty_NK, -torch.inf)
+    base_rest_N = (base.total - log_base_NK.exp().sum(-1)).clamp(min=0)
+    rest_N = (tempered.total - log_weight_NK.exp().sum(-1)).clamp(min=0)
+    has_tail_N = torch.isfinite(targets.tail_logmass_N) & (base_rest_N > 0) & (rest_N > 0)
+    scale_N = (targets.tail_logmass_N.double() - base_rest_N.log()) / temperature
+    scale_N = torch.where(has_tail_N, scale_N, -torch.inf)
+    tail_N = torch.where(has_tail_N, scale_N + rest_N.log(), -torch.inf)
+    logits_NK = targets.logprobs_NK.double() / temperature
+    normaliser_N = torch.logaddexp(logits_NK.logsumexp(-1), tail_N)
+    scale_N, tail_N = scale_N - normaliser_N, tail_N - normaliser_N
+    weights_NK = log_weight_NK.exp()
+    weighted_rest_N = tempered.weighted_log - torch.where(weights_NK > 0, weights_NK * log_weight_NK, 0.0).sum(-1)
+    entropy_N = scale_N.exp() * (rest_N * scale_N + weighted_rest_N)
+    return TemperedTargets(
+        logprobs_NK=logits_NK - normaliser_N[:, None],
+        tail_scale_N=scale_N,
+        tail_logmass_N=tail_N,
+        tail_entropy_term_N=torch.where(has_tail_N, entropy_N, 0.0),
+        log_weight_NK=log_weight_NK,
+    )
+
+
+def dense_logprobs(targets: Targets, temperature: float = 1.0) -> Tensor:
+    """float32[N, V]: the teacher's whole distribution, -inf where it gives no mass. For a chunk of rows at a time.
+
+    The listed tokens are taken out of the tail's logits, what is left is scaled to the tail mass, and the listed logprobs
+    are put in their places; then all of it is re-tempered.
+    """
+    device = targets.ids_NK.device
+    tail_NV = targets.tail.logits(targets.latent_NR, len(targets), device)
+    if targets.ids_NK.shape[1] == 0:
+        return torch.log_softmax(tail_NV / temperature if temperature != 1 else tail_NV, -1)
+    # one more column takes what would be written for empty slots
+    wide_NV = torch.nn.functional.pad(tail_NV, (0, 1), value=-torch.inf)
+    places_NK = targets.ids_NK.masked_fill(torch.isneginf(targets.logprobs_NK), tail_NV.shape[1])
+    wide_NV.scatter_(1, places_NK, -torch.inf)
+    scale_N = targets.tail_logmass_N - wide_NV.logsumexp(-1)
+    wide_NV += torch.where(torch.isfinite(scale_N), scale_N, -torch.inf)[:, None]
+    wide_NV.scatter_(1, places_NK, targets.logprobs_NK)
+    logprobs_NV = wide_NV[:, :-1]
+    return torch.log_softmax(logprobs_NV / temperature, -1) if temperature != 1 else logprobs_NV
+
+
+def dense(targets: Targets, temperature: float = 1.0) -> Tensor:
+    """The same as probabilities."""
+    return dense_logprobs(targets, temperature).exp()
