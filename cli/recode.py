@@ -1,0 +1,44 @@
+"""`logitstore recode`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from logitstore_cli.options import Config, argument, option
+from logitstore_cli.show import Bars, console
+
+from logitstore.plans import RecodePlan
+from logitstore.recipe import plan
+from logitstore.registry import resolve
+
+
+def recode(
+    cache: Annotated[Path | None, argument(RecodePlan, "cache")] = None,
+    out: Annotated[Path | None, option(RecodePlan, "out")] = None,
+    config: Config = None,
+    preset: Annotated[str | None, option(RecodePlan, "preset")] = None,
+    k: Annotated[int | None, option(RecodePlan, "k", "-k", "--k")] = None,
+    tail: Annotated[str | None, option(RecodePlan, "tail")] = None,
+    sketch_bytes: Annotated[int | None, option(RecodePlan, "sketch_bytes")] = None,
+    sparsifier: Annotated[str | None, option(RecodePlan, "sparsifier")] = None,
+    logprobs: Annotated[str | None, option(RecodePlan, "logprobs")] = None,
+    layout: Annotated[str | None, option(RecodePlan, "layout")] = None,
+) -> None:
+    """Make a smaller cache, or one in another layout, from a cache. No teacher runs.
+
+    From any cache of listed tokens: fewer of them, coarser logprobs, a plainer tail. From a cache of hidden states (preset
+    exact): anything. From every cache: the archive layout and back.
+
+    Example: logitstore recode my-cache --layout archive --out my-archive
+    """
+    flags = {name: value for name, value in locals().items() if name != "config"}
+    asked = plan(RecodePlan, "recode", config, flags)
+    with Bars() as progress:
+        made = resolve("logitstore.recode:recode")(asked, progress)
+    size = sum(seal.bytes for record in made.records for seal in record.files.values()) / max(made.rows, 1)
+    console.print(
+        f"{asked.out}: {made.rows:,} rows of {len(made):,} samples, {size:.1f} B/row on disk with their samples",
+        highlight=False,
+        soft_wrap=True,
+    )

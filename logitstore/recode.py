@@ -1,0 +1,334 @@
+"""`recode`: a smaller cache, or one in another layout, from a cache alone; no teacher runs. Reads top to bottom.
+
+source -> what a row is to hold -> way -> cache.json and shared files -> part by part: decode -> encode -> part writer
+
+Axes: N rows, K listed, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from logitstore.batching import by_length
+from logitstore.cache import layout
+from logitstore.cache.part_writer import PartWriter
+from logitstore.cache.reader import Cache, Part
+from logitstore.chunks import chunk_rows
+from logitstore.decode import Decoder, decoder_of, load_shared
+from logitstore.errors import BadInput, storage_errors
+from logitstore.establish import refuse_other_plan
+from logitstore.fidelity import FidelityCheck
+from logitstore.fields import CodecInfo, RowInfo, row_fields
+from logitstore.head import Head
+from logitstore.keep import Keep, sparsifier_of
+from logitstore.manifest import MANIFEST_NAME, Manifest, seal, seal_of_bytes, unseal
+from logitstore.pilot import fitted as fitted_tail
+from logitstore.plans import RecodePlan
+from logitstore.presets import CHOICES, row_of
+from logitstore.score import RowChunk, TeacherBatch, collate, split
+from logitstore.sparsify.sketch import TailPilot
+from logitstore.tails import LatentTail
+from logitstore.targets import Targets, dense_logprobs
+from logitstore.types import Answer, Array, Progress, Sample, Step, no_progress
+
+TRUNCATED = ("topk", "topp")
+"""Sparsifiers whose rows can be made smaller without the teacher."""
+
+
+def recode(plan: RecodePlan, progress: Progress = no_progress) -> Cache:
+    """Write the cache that `plan` describes, or what is missing of it.
+
+    Raises:
+        NotACache, CacheDamaged: the source cannot be read.
+        BadInput: the source does not hold what the target needs.
+        CacheMismatch: `plan.out` is a cache of another plan.
+        StorageError: the disk is full or the folder cannot be written.
+    """
+    source = Cache(plan.cache)
+    source.check_sizes()
+    row = target_row(plan, source.manifest)
+    recoder = _recoder(plan, source, row, progress)
+    _check_target(plan)
+    manifest = _establish(plan, source, row, recoder)
+    done = set(layout.committed_parts(plan.out))
+    todo = [number for number in source.part_numbers if number not in done]
+    for count, number in enumerate(todo, 1):
+        part = source.part(number)
+        samples = [part.samples.sample(index) for index in range(len(part.samples))]
+        with PartWriter(plan.out, manifest, number, samples) as writer:
+            recoder.write(part, samples, writer)
+        progress(Step(stage="recode", done=count, total=len(todo), part=number))
+    return Cache(plan.out)
+
+
+def target_row(plan: RecodePlan, manifest: Manifest) -> RowInfo:
+    """What a row is to hold: the source's, but for what the plan changes; or what a preset says.
+
+    Raises:
+        BadInput: settings that do not go together, or a row that cannot be made from the source's.
+    """
+    source, vocabulary = manifest.row, manifest.teacher.vocabulary
+    chosen = {name: getattr(plan, name, None) for name in CHOICES}
+    if plan.preset is not None or source.sparsifier.name == "hidden":
+        if plan.preset is None and not any(chosen[name] is not None for name in CHOICES if name != "layout"):
+            return source.model_copy(update={"codec": _with(source.codec, layout=plan.layout)})
+        row = row_of(plan.preset or "small", chosen, vocabulary, source.tail.width or manifest.teacher.width)
+    else:
+        if plan.sparsifier is not None:
+            raise BadInput(_NO_WAY.format(wanted=plan.sparsifier, source=source.sparsifier.name))
+        tail = source.tail
+        if plan.tail is not None and plan.tail != tail.shape:
+            tail = tail.model_copy(update={"shape": plan.tail, "bytes": None})
+        codec = _with(source.codec, logprobs=plan.logprobs, tail=plan.tail_mass, layout=plan.layout)
+        sparsifier = source.sparsifier.model_copy(update={"k": plan.k or source.sparsifier.k})
+        row = source.model_copy(update={"sparsifier": sparsifier, "tail": tail, "codec": codec})
+    return _checked(plan, source, row)
+
+
+_NO_WAY = "{wanted} rows cannot be made from {source} rows without the teacher. Recode a cache of the preset 'exact', or dump."
+
+
+def _with(codec: CodecInfo, **changes: str | None) -> CodecInfo:
+    return codec.model_copy(update={name: value for name, value in changes.items() if value is not None})
+
+
+def _checked(plan: RecodePlan, source: RowInfo, row: RowInfo) -> RowInfo:
+    """Refuse a target that says more than its source."""
+    old, new = source.sparsifier, row.sparsifier
+    if old.name == "hidden":
+        return row
+    same = old == new and source.tail.shape == row.tail.shape and source.tail.bytes == row.tail.bytes
+    if same and source.codec.model_copy(update={"layout": row.codec.layout}) == row.codec:
+        return row
+    if old.name not in TRUNCATED or new.name not in TRUNCATED or (new.name != old.name and new.name != "topk"):
+        raise BadInput(_NO_WAY.format(wanted=new.name, source=old.name))
+    if new.k > old.k:
+        raise BadInput(f"-k {new.k}: the rows of {plan.cache} list {old.k} tokens. Give at most that many.")
+    allowed = _SMALLER_TAILS[source.tail.shape]
+    if row.tail.shape not in allowed or (row.tail.shape == "sketch" and row.tail.bytes != source.tail.bytes):
+        raise BadInput(
+            f"--tail {row.tail.shape}: the tail of {plan.cache} is {source.tail.shape}, from which can be made: "
+            f"{', '.join(allowed)}" + (f" (of {source.tail.bytes} B)." if source.tail.bytes else ".")
+        )
+    return row
+
+
+_SMALLER_TAILS = {
+    "sketch": ("sketch", "prior", "uniform", "none"),
+    "prior": ("prior", "uniform", "none"),
+    "uniform": ("uniform", "none"),
+    "none": ("none",),
+}
+
+
+def _check_target(plan: RecodePlan) -> None:
+    if plan.out.resolve() == plan.cache.resolve():
+        raise BadInput(f"--out {plan.out}: it is the source itself. Choose another folder.")
+    if plan.out.exists() and not plan.out.is_dir():
+        raise BadInput(f"--out {plan.out}: a file stands there. Choose another folder.")
+    if plan.out.is_dir() and not (plan.out / MANIFEST_NAME).exists():
+        names = {path.name for path in plan.out.iterdir() if not path.name.startswith(".")}
+        if names - {layout.PARTS, layout.SHARED}:
+            raise BadInput(f"--out {plan.out}: the folder holds other files. Choose an empty or new one.")
+
+
+def _establish(plan: RecodePlan, source: Cache, row: RowInfo, recoder: Recoder) -> Manifest:
+    """Write the shared files and then `cache.json`, or make sure that those which are there are this plan's."""
+    old = source.manifest
+    contents = {name: layout.inside(source.path, name).read_bytes() for name in old.shared if name != old.tail.file}
+    tail = row.tail.model_copy(update={"file": None, "pilot_rows": recoder.pilot_rows})
+    if recoder.shared:
+        content = safetensors.torch.save(dict(recoder.shared))
+        tail = tail.model_copy(update={"file": layout.shared_name("tail", content, ".safetensors")})
+        contents[str(tail.file)] = content
+    same_row = (
+        plan.preset is None and row.model_copy(update={"codec": _with(row.codec, layout=old.codec.layout)}) == old.row
+    )
+    manifest = old.model_copy(
+        update={
+            "recoded_from": old.identity,
+            "preset": plan.preset or (old.preset if same_row else None),
+            "sparsifier": row.sparsifier,
+            "tail": tail,
+            "codec": row.codec,
+            "fields": row_fields(row.sparsifier, tail, row.codec, row.vocabulary),
+            "shared": {name: seal_of_bytes(content) for name, content in contents.items()},
+        }
+    )
+    with storage_errors(plan.out):
+        if (plan.out / MANIFEST_NAME).exists():
+            found = unseal(Manifest, plan.out / MANIFEST_NAME)
+            refuse_other_plan(plan.out, found, manifest)
+            return found
+        for name, content in contents.items():
+            layout.write_whole(plan.out / name, content)
+        layout.write_first(plan.out / MANIFEST_NAME, seal(manifest))
+    return manifest
+
+
+@dataclass(kw_only=True)
+class Recoder:
+    """How the rows of a part are made from the source's: this one copies them as they are."""
+
+    source: Cache
+    shared: dict[str, Tensor]
+    pilot_rows: int
+
+    def write(self, part: Part, samples: list[Sample], writer: PartWriter) -> None:
+        """Write and commit one part."""
+        for index in range(len(samples)):
+            span = part.span(index)
+            writer.write(index, Answer(fields={name: np.asarray(array[span]) for name, array in part.fields.items()}))
+        writer.commit(part.record.fidelity, part.record.sums)
+
+
+@dataclass(kw_only=True)
+class Relist(Recoder):
+    """Lists fewer tokens, or stores them more coarsely; the mass of those left out goes to the tail."""
+
+    row: RowInfo
+    old: Decoder
+    new: Decoder
+    share: float
+
+    def write(self, part: Part, samples: list[Sample], writer: PartWriter) -> None:
+        check = FidelityCheck(self.new, self.share, against="source")
+        for index, sample in enumerate(samples):
+            stored = {name: np.array(array[part.span(index)]) for name, array in part.fields.items()}
+            kept = relisted(self.old.codec.decode(stored), self.row.sparsifier.k)
+            encoded = self.new.codec.encode(kept)
+            for name in ("sketch", "gold_logprob", "entropy"):
+                if name in self.new.codec.fields:
+                    encoded[name] = stored[name]
+            listed_NK = np.where(np.isneginf(kept["logprobs"]), -1, kept["ids"])
+            kept |= {"top1": kept["ids"][:, 0], "gold_listed": (listed_NK == sample.gold_N[:, None]).any(1)}
+            writer.write(index, Answer(fields=encoded), Answer(fields=kept))
+            self._look(check, sample, stored, encoded)
+        writer.commit(check.take())
+
+    def _look(self, check: FidelityCheck, sample: Sample, stored: dict[str, Array], encoded: dict[str, Array]) -> None:
+        chosen = np.flatnonzero(check.chosen_of(sample.key, sample.rows))
+        size = chunk_rows(self.row.vocabulary, "cpu")
+        for places in (chosen[first : first + size] for first in range(0, len(chosen), size)):
+            was = self.old({name: torch.from_numpy(value[places]) for name, value in stored.items()})
+            if isinstance(was, Targets):
+                check.add_encoded(dense_logprobs(was), {name: value[places] for name, value in encoded.items()})
+
+
+def relisted(answer: dict[str, Any], k: int) -> dict[str, Array]:
+    """The first k entries of every row, with the tail mass that they leave; floats in nats."""
+    logprobs_NK = answer["logprobs"].astype(np.float64)
+    dropped_N = np.exp(logprobs_NK[:, k:]).sum(1)
+    with np.errstate(divide="ignore"):
+        tail_N = np.log(np.minimum(np.exp(answer["tail_logmass"].astype(np.float64)) + dropped_N, 1.0))
+    return {**answer, "ids": answer["ids"][:, :k], "logprobs": logprobs_NK[:, :k], "tail_logmass": tail_N}
+
+
+@dataclass(kw_only=True)
+class FromHidden(Recoder):
+    """Hidden states and the head say what the teacher said: rows are made as in a dump."""
+
+    row: RowInfo
+    head: Head
+    decoder: Decoder
+    share: float
+    batch_tokens: int
+
+    def write(self, part: Part, samples: list[Sample], writer: PartWriter) -> None:
+        new = Decoder(self.row, self.shared)
+        check = FidelityCheck(new, self.share, against="source")
+        keep = Keep.of(self.row, self.shared, check)
+        for batch, spans in _batches(part, samples, self.batch_tokens):
+            stored = {name: np.concatenate([array[span] for span in spans]) for name, array in part.fields.items()}
+            chunks = [keep(batch, chunk) for chunk in hidden_chunks(self.decoder, self.head, stored, batch.gold_N)]
+            kept = {name: torch.cat([chunk[name] for chunk in chunks]).numpy() for name in chunks[0]}
+            kept |= {name: stored[name] for name in ("gold_logprob", "entropy")}
+            facts = dict(split(batch, kept))
+            for index, answer in split(batch, new.codec.encode(kept)):
+                writer.write(index, answer, facts[index])
+        writer.commit(check.take())
+
+
+def _batches(part: Part, samples: list[Sample], batch_tokens: int) -> Iterator[tuple[TeacherBatch, list[slice]]]:
+    for indices in by_length(np.array([len(sample.tokens_T) for sample in samples]), batch_tokens):
+        yield collate(samples, indices), [part.span(index) for index in indices]
+
+
+def hidden_chunks(decoder: Decoder, head: Head, stored: dict[str, Array], gold_N: Tensor) -> Iterator[RowChunk]:
+    """The logits of stored hidden states, a few rows at a time."""
+    size = chunk_rows(len(head.base_V), "cpu")
+    for first in range(0, len(gold_N), size):
+        span = slice(first, min(first + size, len(gold_N)))
+        targets = decoder({name: torch.from_numpy(value[span]) for name, value in stored.items()})
+        hidden_nD = targets.latent_NR if isinstance(targets, Targets) else None
+        if hidden_nD is None:
+            raise ValueError("these rows hold no hidden states")
+        yield RowChunk(span=span, logits_nV=head.logits(hidden_nD), hidden_nD=hidden_nD, gold_n=gold_N[span])
+
+
+def _recoder(plan: RecodePlan, source: Cache, row: RowInfo, progress: Progress) -> Recoder:
+    """The way from the source's rows to the target's."""
+    old, shared = source.manifest.row, load_shared(source.path, source.manifest)
+    same = row.sparsifier == old.sparsifier and row.tail.shape == old.tail.shape
+    if same and row.codec.model_copy(update={"layout": old.codec.layout}) == old.codec:
+        return Recoder(source=source, shared=shared, pilot_rows=source.manifest.tail.pilot_rows)
+    share = source.manifest.fidelity_rows / source.manifest.rows
+    if old.sparsifier.name != "hidden":
+        kept = {} if row.tail.shape in ("none", "uniform") else shared
+        if row.tail.shape == "prior":
+            kept = {"prior": shared["prior"]}
+        return Relist(
+            source=source,
+            shared=kept,
+            pilot_rows=source.manifest.tail.pilot_rows if kept else 0,
+            row=row,
+            old=decoder_of(source),
+            new=Decoder(row, kept),
+            share=share,
+        )
+    decoder = decoder_of(source)
+    if not isinstance(decoder.tail, LatentTail):
+        raise ValueError("hidden states without a head")
+    head = Head(decoder.tail.weight_VR, decoder.tail.base_V, 1.0, decoder.tail.cap)
+    fitted, rows = _fit(plan, source, row, decoder, head, progress)
+    return FromHidden(
+        source=source,
+        shared=fitted,
+        pilot_rows=rows,
+        row=row,
+        head=head,
+        decoder=decoder,
+        share=share,
+        batch_tokens=source.manifest.batch_tokens,
+    )
+
+
+def _fit(
+    plan: RecodePlan, source: Cache, row: RowInfo, decoder: Decoder, head: Head, progress: Progress
+) -> tuple[dict[str, Tensor], int]:
+    """The shared tensors of the target's tail, from samples spread over the source."""
+    if row.tail.shape in ("none", "uniform"):
+        return {}, 0
+    if row.tail.shape == "head":
+        return dict(load_shared(source.path, source.manifest)), source.manifest.tail.pilot_rows
+    pilot = TailPilot(row.vocabulary, head if row.tail.shape == "sketch" else None)
+    sparsifier = sparsifier_of(row)
+    per_sample = max(source.rows / max(len(source), 1), 1)
+    count = min(len(source), max(int(plan.pilot_rows / per_sample), 1))
+    for index in np.unique(np.linspace(0, len(source) - 1, count).round()).astype(int):
+        part, number = source.locate(int(index))
+        sample = part.samples.sample(number)
+        stored = {name: np.array(array[part.span(number)]) for name, array in part.fields.items()}
+        for chunk in hidden_chunks(decoder, head, stored, torch.from_numpy(sample.gold_N)):
+            kept = sparsifier(chunk.logits_nV, chunk.gold_n)
+            listed_nK = kept["ids"].masked_fill(torch.isneginf(kept["logprobs"]), row.vocabulary)
+            pilot.add(chunk.logits_nV, listed_nK, chunk.hidden_nD)
+        progress(Step(stage="pilot", done=pilot.rows, total=int(count * per_sample)))
+    return fitted_tail(pilot, row), pilot.rows
