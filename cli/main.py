@@ -14,6 +14,8 @@ import typer
 from logitstore_cli.dump import dump
 from logitstore_cli.evaluate import evaluate
 from logitstore_cli.inspect import inspect
+from logitstore_cli.plan import plan
+from logitstore_cli.recode import recode
 from logitstore_cli.show import errors
 from logitstore_cli.train import train
 from logitstore_cli.verify import verify
@@ -30,7 +32,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (dump, inspect, verify, train, evaluate):
+for command in (plan, dump, recode, inspect, verify, train, evaluate):
     app.command()(command)
 
 

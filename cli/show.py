@@ -23,6 +23,8 @@ _UNITS = {
     "evaluate": "batches",
     "ask again": "batches",
     "verify": "parts",
+    "recode": "parts",
+    "judge": "rows",
 }
 _QUIET_SECONDS = 10.0
 

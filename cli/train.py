@@ -10,9 +10,11 @@ from logitstore_cli.options import Config, argument, option
 from logitstore_cli.show import Bars, console, errors
 from rich.table import Table
 
+import logitstore
 from logitstore.plans import TrainPlan
 from logitstore.recipe import plan
 from logitstore.registry import resolve
+from logitstore.report import fidelity_warning
 
 
 def train(
@@ -54,6 +56,8 @@ def train(
     """
     flags = {name: value for name, value in locals().items() if name != "config"}
     asked = plan(TrainPlan, "train", config, flags)
+    if asked.alpha > 0 and (warning := fidelity_warning(logitstore.open(asked.cache), asked.temperature)):
+        errors.print(f"warning: {warning}", style="yellow", highlight=False, soft_wrap=True)
     with Bars() as progress:
         try:
             figures = resolve("logitstore.train:train")(asked, progress)

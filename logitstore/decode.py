@@ -42,8 +42,10 @@ class Decoder:
 
     def __call__(self, stored: Mapping[str, Tensor]) -> AnyTargets:
         """The targets of N rows, on the device of `stored`."""
-        answer = self.codec.decode(stored)
         name = self.row.sparsifier.name
+        if name in ("topk", "topp"):
+            return self.listed(stored)
+        answer = self.codec.decode(stored)
         if self.row.sparsifier.is_estimate:
             return self._sampled(answer)
         rows, device = len(answer["entropy"]), answer["entropy"].device
@@ -54,6 +56,11 @@ class Decoder:
             ids_NV = torch.arange(self.row.vocabulary, device=device).expand(rows, -1)
             no_tail_N = torch.full((rows,), -torch.inf, device=device)
             return Targets(ids_NV, normalised(answer["logprobs"], no_tail_N), no_tail_N, self.tail)
+        raise ValueError(f"no such sparsifier: {name}")
+
+    def listed(self, stored: Mapping[str, Tensor]) -> Targets:
+        """The targets of rows that list tokens with a tail; coefficients may be missing where only the list is wanted."""
+        answer = self.codec.decode(stored)
         mass_N = answer["tail_logmass"]
         if self.row.tail.shape == "none":
             mass_N = torch.full_like(mass_N, -torch.inf)

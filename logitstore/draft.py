@@ -75,6 +75,7 @@ def draft(plan: DumpPlan, progress: Progress = no_progress) -> Draft:
             fingerprint="",
             dtype=plan.dtype,
             vocabulary=real,
+            width=width,
             architecture=architecture,
             config=plain,
         ),

@@ -81,7 +81,7 @@ def check_target(plan: DumpPlan) -> None:
             raise BadInput(
                 f"--out {plan.out}: a cache is there already. Choose another folder, or leave out --no-resume."
             )
-    elif names - {layout.PARTS, layout.SHARED, "lost+found"}:
+    elif names - {layout.PARTS, layout.SHARED, layout.PILOT, "lost+found"}:
         raise BadInput(f"--out {plan.out}: the folder holds other files. Choose an empty or new one.")
 
 

@@ -14,7 +14,7 @@ from logitstore.data.tokenizer import tokenizer_files
 from logitstore.draft import Draft
 from logitstore.errors import CacheMismatch, storage_errors
 from logitstore.manifest import MANIFEST_NAME, Manifest, seal, seal_of_bytes, unseal
-from logitstore.pilot import fit_tail
+from logitstore.pilot import fit_tail, kept_pilot
 from logitstore.plans import DumpPlan
 from logitstore.teachers.causal_lm import CausalTeacher
 from logitstore.types import Progress, Step
@@ -25,15 +25,19 @@ def existing_manifest(plan: DumpPlan, drafted: Manifest) -> Manifest | None:
     if not (plan.out / MANIFEST_NAME).exists():
         return None
     found = unseal(Manifest, plan.out / MANIFEST_NAME)
-    _refuse_other_plan(plan.out, found, drafted, but={"fingerprint"})
+    refuse_other_plan(plan.out, found, drafted, but={"fingerprint"})
     return found
 
 
-def _refuse_other_plan(out: Path, found: Manifest, wanted: Manifest, but: set[str] | None = None) -> None:
-    """Compare two plans, except for the shared files (each machine's pilot may differ in the last bits) and `but`."""
+def refuse_other_plan(out: Path, found: Manifest, wanted: Manifest, but: set[str] | None = None) -> None:
+    """Compare two plans, except for what the pilot gave (each machine's may differ in the last bits) and `but`.
+
+    Raises:
+        CacheMismatch: they differ.
+    """
     there, here = found.essence(), wanted.essence()
     for essence in (there, here):
-        del essence["shared"], essence["tail"]["file"]
+        del essence["shared"], essence["tail"]["file"], essence["tail"]["pilot_rows"]
         for name in but or ():
             del essence["teacher"][name]
     difference = _first_difference(there, here)
@@ -67,10 +71,14 @@ def establish(
     teacher_info = drafted.manifest.teacher.model_copy(update={"fingerprint": teacher.fingerprint()})
     wanted = drafted.manifest.model_copy(update={"teacher": teacher_info})
     if existing is not None:
-        _refuse_other_plan(plan.out, existing, wanted)
+        refuse_other_plan(plan.out, existing, wanted)
         if not shared_problems(plan.out, existing):
             return existing
-    shared = fit_tail(wanted, drafted.samples, teacher, plan.pilot_rows, progress)
+    if (kept := kept_pilot(plan.out, wanted)) is not None:
+        shared, rows = kept
+        wanted = wanted.model_copy(update={"tail": wanted.tail.model_copy(update={"pilot_rows": rows})})
+    else:
+        shared = fit_tail(wanted, drafted.samples, teacher, plan.pilot_rows, progress)
     manifest, contents = _with_shared(wanted, drafted, shared)
     if existing is not None and existing.shared != manifest.shared:
         raise CacheMismatch(
@@ -83,7 +91,7 @@ def establish(
         if existing is not None or layout.write_first(plan.out / MANIFEST_NAME, seal(manifest)):
             return manifest
         first = unseal(Manifest, plan.out / MANIFEST_NAME)
-        _refuse_other_plan(plan.out, first, manifest)
+        refuse_other_plan(plan.out, first, manifest)
         for name in contents.keys() - first.shared.keys():
             (plan.out / name).unlink(missing_ok=True)
         return first

@@ -45,8 +45,11 @@ class FidelityCheck:
         """bool[N]: the rows of a batch to compare, the same whoever asks."""
         if self._share <= 0:
             return np.zeros(len(batch.rows_N), np.bool_)
-        numbers = [uniform(key, rows, 1, FIDELITY)[:, 0] for key, rows in zip(batch.keys, batch.counts, strict=True)]
-        return np.asarray(np.concatenate(numbers) < self._share)
+        return np.concatenate([self.chosen_of(key, rows) for key, rows in zip(batch.keys, batch.counts, strict=True)])
+
+    def chosen_of(self, key: str, rows: int) -> Array:
+        """bool[N]: the same of one sample."""
+        return np.asarray(uniform(key, rows, 1, FIDELITY)[:, 0] < self._share)
 
     def look(self, chunk: RowChunk, kept: Mapping[str, Tensor], chosen_N: Array) -> None:
         """Compare the chosen rows of a chunk, given what was kept of all its rows."""
@@ -57,8 +60,13 @@ class FidelityCheck:
 
     def add(self, logits_NV: Tensor, kept: Mapping[str, Tensor]) -> None:
         """Compare rows with raw logits, whose targets are `kept`, not yet encoded."""
+        self.add_encoded(
+            logits_NV, self._decoder.codec.encode({name: value.cpu().numpy() for name, value in kept.items()})
+        )
+
+    def add_encoded(self, logits_NV: Tensor, stored: Mapping[str, Array]) -> None:
+        """Compare rows with raw logits, whose fields are `stored`."""
         true_NV = torch.log_softmax(logits_NV[:, : self._decoder.row.vocabulary].float(), -1)
-        stored = self._decoder.codec.encode({name: value.cpu().numpy() for name, value in kept.items()})
         decoded = self._decoder({name: torch.from_numpy(value).to(true_NV.device) for name, value in stored.items()})
         if isinstance(decoded, SampledTargets):
             stored_NV = torch.zeros_like(true_NV).scatter_add_(1, decoded.ids_NK, decoded.weights_NK).log()

@@ -39,13 +39,15 @@ class FileSeal(Record):
 
 
 class TeacherInfo(Record):
-    """Who answered. `vocabulary` counts the token ids that are real, padding rows of the embedding excluded."""
+    """Who answered. `vocabulary` counts the token ids that are real, padding rows of the embedding excluded; `width` the
+    channels of the final hidden state, where the configuration says so."""
 
     name: str
     revision: str | None = None
     fingerprint: str
     dtype: str
     vocabulary: int = Field(ge=1)
+    width: int | None = Field(None, ge=1)
     architecture: str
     config: dict[str, Any]
 
@@ -79,6 +81,7 @@ class Manifest(Record):
     format: Literal["logitstore"] = "logitstore"
     version: Literal[1] = 1
     created_by: dict[str, str]
+    recoded_from: str | None = None
     task: Literal["causal-lm"] = "causal-lm"
     teacher: TeacherInfo
     tokenizer: TokenizerInfo
@@ -143,7 +146,9 @@ class Manifest(Record):
 
     def essence(self) -> dict[str, Any]:
         """Everything that decides what the parts hold; names, paths and versions, which do not, are left out."""
-        plan = self.model_dump(mode="json", exclude={"created_by": True, "teacher": {"name", "revision"}})
+        plan = self.model_dump(
+            mode="json", exclude={"created_by": True, "recoded_from": True, "teacher": {"name", "revision"}}
+        )
         plan["data"].pop("source")
         return plan
 

@@ -5,20 +5,33 @@ Axes: N rows, D channels, K listed, V vocabulary.
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Literal
+
 import numpy as np
+import safetensors.torch
 import torch
+import xxhash
+from pydantic import Field
 from torch import Tensor
 
 from logitstore.batching import by_length
+from logitstore.cache import layout
 from logitstore.data.samples import Samples
 from logitstore.draft import pilot_samples
+from logitstore.errors import CacheDamaged, one_line
+from logitstore.fields import RowInfo
 from logitstore.head import Head
 from logitstore.keep import sparsifier_of
-from logitstore.manifest import Manifest
+from logitstore.manifest import Manifest, seal, unseal
+from logitstore.paths import RelativePath
+from logitstore.record import Record
 from logitstore.score import ask, collate
 from logitstore.sparsify.sketch import TailPilot
 from logitstore.teachers.causal_lm import CausalTeacher
 from logitstore.types import Progress, Sample, Step
+
+PILOT_NAME = "pilot.json"
 
 
 def fit_tail(
@@ -56,7 +69,56 @@ def fit_tail(
         return whole_head(head, torch.cat(states))
     if pilot is None:
         raise ValueError("a pilot without rows")
-    return pilot.sketch(manifest.tail.bytes or 0) if shape == "sketch" else {"prior": pilot.prior()}
+    return fitted(pilot, manifest.row)
+
+
+def fitted(pilot: TailPilot, row: RowInfo) -> dict[str, Tensor]:
+    """The tensors of a sketch or a prior."""
+    return pilot.sketch(row.tail.bytes or 0) if row.tail.shape == "sketch" else {"prior": pilot.prior()}
+
+
+class PilotRecord(Record):
+    """What `plan` fitted, beside the cache to be: whose answers, on which data, how many rows, and a file a tail."""
+
+    format: Literal["logitstore"] = "logitstore"
+    version: Literal[1] = 1
+    teacher: str
+    data: str
+    rows: int
+    files: dict[str, RelativePath] = Field(default_factory=dict)
+
+
+def _tail_of(row: RowInfo) -> str:
+    """What a fit depends on, besides teacher and data."""
+    tail = row.tail.model_copy(update={"file": None, "pilot_rows": 0})
+    return f"{row.sparsifier.model_dump_json()} {tail.model_dump_json()}"
+
+
+def keep_pilot(out: Path, record: PilotRecord, fits: list[tuple[RowInfo, dict[str, Tensor]]]) -> None:
+    """Write what was fitted into the folder of the cache to be."""
+    files = {}
+    for row, shared in fits:
+        content = safetensors.torch.save(shared)
+        name = f"{layout.PILOT}/tail-{xxhash.xxh3_64_hexdigest(content)}.safetensors"
+        layout.write_whole(out / name, content)
+        files[_tail_of(row)] = name
+    layout.write_whole(out / layout.PILOT / PILOT_NAME, seal(record.model_copy(update={"files": files})))
+
+
+def kept_pilot(out: Path, manifest: Manifest) -> tuple[dict[str, Tensor], int] | None:
+    """What `plan` fitted for this teacher, this data and this tail, and on how many rows; None where it did not."""
+    path = out / layout.PILOT / PILOT_NAME
+    if not path.is_file():
+        return None
+    record = unseal(PilotRecord, path)
+    name = record.files.get(_tail_of(manifest.row))
+    if name is None or (record.teacher, record.data) != (manifest.teacher.fingerprint, manifest.data.fingerprint):
+        return None
+    try:
+        return safetensors.torch.load_file(layout.inside(out, name)), record.rows
+    except Exception as error:
+        # safetensors raises its own error, OSError or ValueError, depending on what is wrong with the file
+        raise CacheDamaged(f"{out / name}: cannot be read: {one_line(error)}. Remove {path.parent}.") from error
 
 
 def whole_head(head: Head, hidden_ND: Tensor) -> dict[str, Tensor]:

@@ -10,8 +10,8 @@ from pydantic import Field
 from logitstore.record import Record
 
 
-class DumpPlan(Record):
-    """Everything `dump` is told."""
+class TeacherPlan(Record):
+    """What `plan` and `dump` are both told: whom to ask, and about what."""
 
     teacher: str = Field(description="The model to ask: a local folder, a hub name, or folder::file.gguf.")
     data: str = Field(
@@ -29,6 +29,17 @@ class DumpPlan(Record):
         description="Tokens that neighbouring windows share, as context. "
         "Without it: 128, or an eighth of --max-length if less.",
     )
+    dtype: Literal["bfloat16", "float32", "float16"] = Field(
+        "bfloat16", description="Number format of the teacher's weights and logits."
+    )
+    device: str = Field("auto", description="Where the teacher runs: auto, cpu, cuda, cuda:1, mps.")
+    samples_per_part: int = Field(1024, ge=1, description="Samples in a part, the unit of writing and resuming.")
+    batch_tokens: int = Field(2048, ge=1, description="Most tokens the teacher sees at once, padding included.")
+
+
+class DumpPlan(TeacherPlan):
+    """Everything `dump` is told."""
+
     preset: Literal["small", "faithful", "exact", "topk", "sampled", "archive"] = Field(
         "small",
         description="How to keep a row: small and faithful need the teacher's hidden states, exact keeps them, topk needs "
@@ -66,12 +77,6 @@ class DumpPlan(Record):
     fidelity_rows: int = Field(
         2000, ge=0, description="Rows, spread over the data, on which what is stored is compared with the teacher."
     )
-    dtype: Literal["bfloat16", "float32", "float16"] = Field(
-        "bfloat16", description="Number format of the teacher's weights and logits."
-    )
-    device: str = Field("auto", description="Where the teacher runs: auto, cpu, cuda, cuda:1, mps.")
-    samples_per_part: int = Field(1024, ge=1, description="Samples in a part, the unit of writing and resuming.")
-    batch_tokens: int = Field(2048, ge=1, description="Most tokens the teacher sees at once, padding included.")
     parts: str | None = Field(
         None,
         coerce_numbers_to_str=True,
@@ -80,6 +85,50 @@ class DumpPlan(Record):
     resume: bool = Field(
         True, description="Go on with a cache that this command began; --no-resume refuses one that exists."
     )
+
+
+class PilotPlan(TeacherPlan):
+    """Everything `plan` is told: what the dump would be told, and how much to try."""
+
+    pilot_samples: int = Field(
+        300, ge=2, description="Most samples, spread over the data, that the teacher is asked about."
+    )
+    minutes: float = Field(2.0, gt=0, description="Stop asking after this many minutes.")
+    epochs: float = Field(
+        1.0, gt=0, description="Passes that each student makes, for the comparison with a live teacher."
+    )
+
+
+class RecodePlan(Record):
+    """Everything `recode` is told."""
+
+    cache: Path = Field(description="The cache to make another one from.")
+    out: Path = Field(description="The cache to write. One that this command began is gone on with.")
+    preset: Literal["small", "faithful", "exact", "topk", "sampled", "archive"] | None = Field(
+        None, description="How to keep a row; without it as in the source, but for the options given."
+    )
+    sparsifier: Literal["topk", "topp", "sampled", "hybrid", "dense", "hidden"] | None = Field(
+        None, description="What is kept of a row; a source of hidden states can become any."
+    )
+    k: int | None = Field(None, ge=1, description="Tokens listed per row.")
+    top_p: float | None = Field(None, gt=0, le=1, description="Mass after which topp stops listing.")
+    draws: int | None = Field(None, ge=1, le=255, description="Tokens drawn per row (sampled, hybrid).")
+    exponent: float | None = Field(None, gt=0, le=2, description="Draw in proportion to p to this power.")
+    tail: Literal["sketch", "prior", "uniform", "none"] | None = Field(
+        None,
+        description="How the mass outside the listed tokens is spread; a sketch can become a prior, not the reverse.",
+    )
+    sketch_bytes: int | None = Field(None, ge=1, le=4096, description="Bytes a row for a sketch, from hidden states.")
+    logprobs: Literal["float32", "float16", "levels-8", "levels-6", "levels-5"] | None = Field(
+        None, description="How listed logprobs are stored."
+    )
+    tail_mass: Literal["float32", "log2-16", "log2-8"] | None = Field(
+        None, description="How the mass of the tail is stored."
+    )
+    layout: Literal["mapped", "archive"] | None = Field(
+        None, description="Bare bytes to map into memory, or compressed chunks to keep."
+    )
+    pilot_rows: int = Field(12288, ge=1, description="Rows of the source from which a prior or sketch is fitted.")
 
 
 class TrainPlan(Record):

@@ -77,6 +77,30 @@ def fidelity_of(found: Fidelity) -> dict[str, Any] | None:
     return figures
 
 
+LARGE_KL = 0.25
+"""Nats of KL between what is stored and what the teacher said, from which `train` warns."""
+
+
+def fidelity_warning(cache: Cache, temperature: float) -> str | None:
+    """What a user should know before training at a temperature; None where the cache is near enough to its teacher."""
+    found = fidelity_of(cache.fidelity)
+    if found is None or cache.manifest.sparsifier.is_estimate:
+        return None
+    nearest = min((1, 2, 4), key=lambda known: abs(math.log(known / temperature)))
+    figure = found[f"kl_t{nearest}"]
+    if figure is None or found["unbounded"] > 0:
+        return (
+            f"{found['unbounded'] / found['rows']:.0%} of the rows have tokens that can come and have no mass in this cache "
+            f"(tail '{cache.manifest.tail.shape}'): the student learns a cut-off teacher."
+        )
+    if figure["mean"] <= LARGE_KL:
+        return None
+    return (
+        f"at temperature {nearest} this cache is {figure['mean']:.2f} \u00b1 {figure['error']:.2f} nats of KL from its "
+        f"{found['against']}. Train at a lower temperature, or dump with --preset small, faithful or exact."
+    )
+
+
 DECODED = 16
 """Tokens that are ranked where a row stores the whole distribution."""
 

@@ -86,6 +86,11 @@ def _check(plan: TrainPlan, cache: Cache) -> ModelRef | None:
     taken = {plan.cache.resolve()} | ({Path(plan.student).resolve()} if plan.student else set())
     if plan.out.resolve() in taken:
         raise BadInput(f"--out {plan.out}: it is the cache or the student itself. Choose another folder.")
+    if cache.manifest.sparsifier.is_estimate and plan.temperature != 1 and plan.alpha > 0:
+        raise BadInput(
+            f"--temperature {plan.temperature:g}: {plan.cache} holds random samples, which are right at temperature 1 only. "
+            "Train at 1, or dump with another preset."
+        )
     changes = _changes(plan)
     if plan.student is None:
         if plan.copy_layers is not None:

@@ -15,6 +15,7 @@ from logitstore.manifest import RECORD_NAME
 
 PARTS = "parts"
 SHARED = "shared"
+PILOT = "pilot"
 SAMPLES_FILE = "samples.arrow"
 ROWS_FOLDER = "rows.zarr"
 

@@ -59,12 +59,13 @@ class PartWriter:
     ) -> None:
         self._drop()
 
-    def write(self, index: int, answer: Answer, facts: Answer) -> None:
+    def write(self, index: int, answer: Answer, facts: Answer | None = None) -> None:
         """Store what the teacher said about sample number `index` of this part.
 
         Args:
             answer: the fields as stored.
-            facts: what is counted about the rows (`part_sums.FACTS`), as the teacher said it.
+            facts: what is counted about the rows (`part_sums.FACTS`), as the teacher said it; None where `commit` is
+                given the sums.
         """
         with self._lock, storage_errors(self._root):
             if self._rows_writer is None:
@@ -72,14 +73,16 @@ class PartWriter:
             self._rows_writer.write(int(self._row_start_S[index]), answer.fields)
         gold_N = answer["gold_logprob"].astype(np.float64)
         self._nll_S[index] = -gold_N.mean() if len(gold_N) else 0.0
-        self._sums = with_sample(self._sums, self._samples[index], facts, self._manifest.teacher.vocabulary)
+        if facts is not None:
+            self._sums = with_sample(self._sums, self._samples[index], facts, self._manifest.teacher.vocabulary)
         self._done_S[index] = True
 
-    def commit(self, fidelity: Fidelity) -> PartRecord:
+    def commit(self, fidelity: Fidelity, sums: Sums | None = None) -> PartRecord:
         """Make the part visible.
 
         Args:
             fidelity: what was measured on its rows.
+            sums: in place of those that were added up from `write`.
 
         Raises:
             StorageError: the folder cannot be written; nothing of the part is visible then.
@@ -87,6 +90,7 @@ class PartWriter:
         with self._lock:
             if self._rows_writer is None or not self._done_S.all():
                 raise RuntimeError(f"part {self._part} is not complete")
+            self._sums = sums or self._sums
             try:
                 return self._commit(self._rows_writer, fidelity)
             except FileNotFoundError:

@@ -15,20 +15,26 @@ from logitstore.types import Array
 _LISTED = ("ids", "logprobs", "tail_logmass", "counts", "log_normaliser")
 
 
-def row_block_problems(block: dict[str, Array], gold_N: Array, codec: AnswerCodec) -> Iterator[tuple[str, str]]:
+def row_block_problems(
+    block: dict[str, Array], gold_N: Array, codec: AnswerCodec, *, recoded: bool = False
+) -> Iterator[tuple[str, str]]:
     """The field and what is wrong with it, for every invariant that some row breaks.
 
     Args:
         block: stored fields of some rows.
         gold_N: int64, the token that follows each row's position.
         codec: of the cache; what all rows share is not needed.
+        recoded: the rows were made from another cache, so listed logprobs may be rounded twice, or come from a hidden
+            state, while that of the gold token is the teacher's own.
     """
     vocabulary = codec.row.vocabulary
     answer = codec.decode({name: block[name] for name in _LISTED if name in block})
     if "ids" in answer:
         yield from _ids(answer["ids"], np.isneginf(answer["logprobs"]), vocabulary)
     if "logprobs" in answer:
-        yield from _logprobs(answer, block, gold_N, codec)
+        yield from _logprobs(answer, codec)
+    if "ids" in answer and not recoded:
+        yield from _gold(answer, block["gold_logprob"], gold_N, codec)
     if "counts" in answer:
         yield from _counts(answer["counts"], codec)
     if "hidden_scale" in block and not (np.isfinite(block["hidden_scale"]) & (block["hidden_scale"] > 0)).all():
@@ -50,9 +56,7 @@ def _ids(ids_NK: Array, is_empty_NK: Array, vocabulary: int) -> Iterator[tuple[s
         yield "ids", "a row lists an id twice"
 
 
-def _logprobs(
-    answer: dict[str, Array], block: dict[str, Array], gold_N: Array, codec: AnswerCodec
-) -> Iterator[tuple[str, str]]:
+def _logprobs(answer: dict[str, Array], codec: AnswerCodec) -> Iterator[tuple[str, str]]:
     logprobs_NK = answer["logprobs"].astype(np.float64)
     sparsifier = codec.row.sparsifier
     if np.isnan(logprobs_NK).any() or (logprobs_NK > 0).any():
@@ -73,14 +77,19 @@ def _logprobs(
         mass_N = np.exp(logprobs_NK).sum(1) + np.exp(tail_N)
         if not (np.abs(mass_N - 1) <= codec.mass_error).all():
             yield "logprobs", "listed and tail mass of a row do not sum to 1"
-    if "ids" in answer:
-        listed_NK = (answer["ids"] == gold_N[:, None]) & np.isfinite(logprobs_NK)
-        gold_NK = np.broadcast_to(block["gold_logprob"].astype(np.float64)[:, None], listed_NK.shape)
-        apart = np.abs(logprobs_NK[listed_NK] - gold_NK[listed_NK])
-        allowed = codec.logprob_error(gold_NK[listed_NK]) + np.abs(gold_NK[listed_NK]) * 2.0**-11
-        # equal logprobs are rounded alike when both are float16
-        if (apart > (0 if codec.row.codec.logprobs == "float16" else allowed)).any():
-            yield "gold_logprob", "it is not the listed logprob of the gold token"
+
+
+def _gold(
+    answer: dict[str, Array], gold_logprob_N: Array, gold_N: Array, codec: AnswerCodec
+) -> Iterator[tuple[str, str]]:
+    logprobs_NK = answer["logprobs"].astype(np.float64)
+    listed_NK = (answer["ids"] == gold_N[:, None]) & np.isfinite(logprobs_NK)
+    gold_NK = np.broadcast_to(gold_logprob_N.astype(np.float64)[:, None], listed_NK.shape)
+    apart = np.abs(logprobs_NK[listed_NK] - gold_NK[listed_NK])
+    allowed = codec.logprob_error(gold_NK[listed_NK]) + np.abs(gold_NK[listed_NK]) * 2.0**-11
+    # equal logprobs are rounded alike when both are float16
+    if (apart > (0 if codec.row.codec.logprobs == "float16" else allowed)).any():
+        yield "gold_logprob", "it is not the listed logprob of the gold token"
 
 
 def _counts(counts_ND: Array, codec: AnswerCodec) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,87 @@
+"""`logitstore plan`."""
+
+from __future__ import annotations
+
+import json as plain_json
+from pathlib import Path
+from typing import Annotated, Any
+
+from logitstore_cli.options import Config, Json, option
+from logitstore_cli.show import Bars, console, size
+from rich.table import Table
+
+from logitstore.plans import PilotPlan
+from logitstore.recipe import plan as plan_of
+from logitstore.registry import resolve
+
+
+def plan(
+    teacher: Annotated[str | None, option(PilotPlan, "teacher")] = None,
+    data: Annotated[str | None, option(PilotPlan, "data")] = None,
+    out: Annotated[Path | None, option(PilotPlan, "out")] = None,
+    config: Config = None,
+    json: Json = False,
+    split: Annotated[str | None, option(PilotPlan, "split")] = None,
+    column: Annotated[str | None, option(PilotPlan, "column")] = None,
+    domain_column: Annotated[str | None, option(PilotPlan, "domain_column")] = None,
+    limit: Annotated[int | None, option(PilotPlan, "limit")] = None,
+    max_length: Annotated[int | None, option(PilotPlan, "max_length")] = None,
+    overlap: Annotated[int | None, option(PilotPlan, "overlap")] = None,
+    pilot_samples: Annotated[int | None, option(PilotPlan, "pilot_samples")] = None,
+    minutes: Annotated[float | None, option(PilotPlan, "minutes")] = None,
+    epochs: Annotated[float | None, option(PilotPlan, "epochs")] = None,
+    dtype: Annotated[str | None, option(PilotPlan, "dtype")] = None,
+    device: Annotated[str | None, option(PilotPlan, "device")] = None,
+    batch_tokens: Annotated[int | None, option(PilotPlan, "batch_tokens")] = None,
+) -> None:
+    """Try the teacher on a little of the data, and print what each preset would cost and lose.
+
+    What the pilot fits is kept in the folder of the cache to be; a dump of the same data into it uses that.
+
+    Example: logitstore plan --teacher ./my-model --data 'texts/*.jsonl' --out my-cache
+    """
+    flags = {name: value for name, value in locals().items() if name not in ("config", "json")}
+    asked = plan_of(PilotPlan, "plan", config, flags)
+    with Bars() as progress:
+        found = resolve("logitstore.planning:plan")(asked, progress)
+    if json:
+        console.print_json(plain_json.dumps(found))
+        return
+    console.print(
+        f"{found['rows']:,} rows of {found['samples']:,} samples; the teacher answers {found['teacher_rows_per_second']:,.0f} "
+        f"rows/s; fitted on {found['pilot_rows']:,} rows, judged on {found['judged_rows']:,} others",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(_table(found["candidates"], found["recommended"]))
+    if found["left_out"]:
+        console.print(f"left out what needs hidden states: {found['left_out']}", highlight=False, soft_wrap=True)
+    chosen = next(line for line in found["candidates"] if line["name"] == found["recommended"])
+    k = chosen["name"].partition("k = ")[2]
+    console.print(
+        f"recommended: --preset {chosen['preset']}{f' -k {k}' if k else ''}; the pilot in {asked.out} is used by the dump",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _table(lines: list[dict[str, Any]], recommended: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for name in ("", "preset", "B/row", "size", "KL T=1", "KL T=2", "hours", "pays from"):
+        table.add_column(name, no_wrap=True)
+    for line in lines:
+        table.add_row(
+            "*" if line["name"] == recommended else "",
+            line["name"],
+            f"{line['bytes_per_row']:,}",
+            size(line["bytes"]),
+            _nats(line["kl_t1"]),
+            _nats(line["kl_t2"]),
+            f"{line['hours']:.2g}",
+            f"{line['pays_from_students']} students",
+        )
+    return table
+
+
+def _nats(figure: dict[str, float] | None) -> str:
+    return "unbounded" if figure is None else f"{figure['mean']:.2g} \u00b1 {figure['error']:.1g}"

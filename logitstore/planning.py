@@ -1,0 +1,258 @@
+"""`plan`: ask the teacher about a few samples, and say what each way to keep a row would cost and lose. Reads top to bottom.
+
+data -> draft -> teacher on a pilot (fits every tail at once) -> teacher on other samples (judges every candidate) -> figures
+
+What the pilot fits is kept beside the cache to be, and the dump uses it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from logitstore.batching import by_length
+from logitstore.decode import Decoder
+from logitstore.draft import Draft, draft
+from logitstore.dump import check_target
+from logitstore.errors import BadInput, ModelError, storage_errors
+from logitstore.fidelity import FidelityCheck
+from logitstore.fields import RowInfo
+from logitstore.head import Head
+from logitstore.keep import Keep
+from logitstore.pilot import PilotRecord, fitted, keep_pilot, whole_head
+from logitstore.plans import DumpPlan, PilotPlan, TeacherPlan
+from logitstore.presets import row_of
+from logitstore.report import fidelity_of
+from logitstore.score import RowChunk, TeacherBatch, ask, collate
+from logitstore.sparsify.sketch import TailPilot
+from logitstore.teachers.causal_lm import CausalTeacher
+from logitstore.types import ModelRef, Progress, Sample, Step, no_progress
+
+CANDIDATES: dict[str, tuple[str, dict[str, Any]]] = {
+    "small": ("small", {}),
+    "faithful": ("faithful", {}),
+    "exact": ("exact", {}),
+    "topk": ("topk", {}),
+    "topk, k = 8": ("topk", {"k": 8}),
+    "topk, k = 32": ("topk", {"k": 32}),
+    "topk, k = 64": ("topk", {"k": 64}),
+    "sampled": ("sampled", {}),
+}
+"""What is tried, by name."""
+
+JUDGED_SHARE = 5
+"""One in so many pilot samples judges, the others fit."""
+
+JUDGED_ROWS = 2000
+GOOD_ENOUGH = 0.25
+"""Nats of KL, at temperatures 1 and 2, up to which the smallest candidate is recommended."""
+
+
+@dataclass
+class Candidate:
+    """One way to keep a row, while it is tried."""
+
+    preset: str
+    row: RowInfo
+    shared: dict[str, Tensor] = field(default_factory=dict)
+    check: FidelityCheck | None = None
+    keep: Keep | None = None
+    seconds: float = 0.0
+
+
+def plan(asked: PilotPlan, progress: Progress = no_progress) -> dict[str, Any]:
+    """Figures of every candidate, as plain JSON, with the one that is recommended.
+
+    Raises:
+        BadInput: data or options that cannot be used.
+        ModelError: a teacher that cannot be loaded or gives NaN.
+    """
+    wanted = DumpPlan(**{name: getattr(asked, name) for name in TeacherPlan.model_fields})
+    check_target(wanted)
+    drafted = draft(wanted, progress)
+    manifest, samples = drafted.manifest, drafted.samples
+    progress(Step(stage="load the teacher", done=0, total=1))
+    teacher = CausalTeacher(ModelRef.parse(asked.teacher), drafted.config, asked.dtype, asked.device)
+    chosen = [int(place) for place in np.linspace(0, len(samples) - 1, min(asked.pilot_samples, len(samples)))]
+    order = np.random.default_rng(0).permutation(len(chosen))  # whatever the time allows is spread over the data
+    judging = [samples[chosen[place]] for place in order[::JUDGED_SHARE]]
+    fitting = [samples[chosen[place]] for place in order if place not in set(order[::JUDGED_SHARE])] or judging
+    candidates = _candidates(manifest.teacher.vocabulary, manifest.teacher.width)
+    fitted_rows, teacher_seconds, why_not = _fit(asked, drafted, teacher, fitting, candidates, progress)
+    judged_rows = _judge(teacher, judging, candidates, manifest.batch_tokens, progress)
+    per_row = teacher_seconds / fitted_rows
+    lines = [_line(name, each, manifest.rows, judged_rows, per_row, asked.epochs) for name, each in candidates.items()]
+    _keep(asked, drafted, teacher, candidates, fitted_rows)
+    return {
+        "teacher": asked.teacher,
+        "data": asked.data,
+        "samples": manifest.samples,
+        "rows": manifest.rows,
+        "pilot_rows": fitted_rows,
+        "judged_rows": judged_rows,
+        "teacher_rows_per_second": 1 / per_row,
+        "left_out": why_not,
+        "candidates": lines,
+        "recommended": _recommended(lines),
+    }
+
+
+def _candidates(vocabulary: int, width: int | None) -> dict[str, Candidate]:
+    found = {}
+    for name, (preset, settings) in CANDIDATES.items():
+        try:
+            found[name] = Candidate(preset, row_of(preset, settings, vocabulary, width))
+        except BadInput:
+            continue  # a small vocabulary, or a teacher of unknown width: this one cannot be had
+    return found
+
+
+def _batches(samples: list[Sample], budget: int) -> Iterator[TeacherBatch]:
+    """A few samples at a time, in the order given, each few sorted by length."""
+    for first in range(0, len(samples), 32):
+        some = samples[first : first + 32]
+        for indices in by_length(np.array([len(sample.tokens_T) for sample in some]), budget):
+            yield collate(some, indices)
+
+
+def _fit(
+    asked: PilotPlan,
+    drafted: Draft,
+    teacher: CausalTeacher,
+    samples: list[Sample],
+    candidates: dict[str, Candidate],
+    progress: Progress,
+) -> tuple[int, float, str | None]:
+    """Fit every candidate's tail in one pass; rows asked about, seconds that the teacher took, and why presets are missing."""
+    vocabulary = drafted.manifest.teacher.vocabulary
+    head, why_not = _head(teacher, vocabulary)
+    pilots: dict[str, TailPilot] = {}
+    states: list[Tensor] = []
+    total = sum(sample.rows for sample in samples)
+    rows, seconds = 0, 0.0
+    deadline = time.monotonic() + 60 * asked.minutes
+    for batch in _batches(samples, asked.batch_tokens):
+        chunks = ask(teacher, batch, head is not None)
+        while True:
+            began = time.monotonic()
+            chunk = next(chunks, None)
+            seconds += time.monotonic() - began
+            if chunk is None:
+                break
+            if not rows:
+                head, why_not = _matching(teacher, head, chunk, why_not)
+                pilots = _pilots(candidates, head, vocabulary)
+            for name, pilot in pilots.items():
+                listed_nK = torch.topk(
+                    chunk.logits_nV[:, :vocabulary].float(), candidates[name].row.sparsifier.k
+                ).indices
+                pilot.add(chunk.logits_nV, listed_nK, chunk.hidden_nD)
+            if head is not None and chunk.hidden_nD is not None:
+                states.append(chunk.hidden_nD.float().cpu())
+            rows += len(chunk.gold_n)
+        progress(Step(stage="pilot", done=rows, total=total))
+        if time.monotonic() > deadline:
+            break
+    for name, candidate in list(candidates.items()):
+        shape = candidate.row.tail.shape
+        if candidate.row.tail.needs_hidden and head is None:
+            del candidates[name]
+        elif shape == "head" and head is not None:
+            candidate.shared = whole_head(head, torch.cat(states))
+        elif name in pilots:
+            candidate.shared = fitted(pilots[name], candidate.row)
+    return rows, seconds, why_not
+
+
+def _head(teacher: CausalTeacher, vocabulary: int) -> tuple[Head | None, str | None]:
+    try:
+        return teacher.head(vocabulary), None
+    except ModelError as error:
+        return None, str(error)
+
+
+def _matching(
+    teacher: CausalTeacher, head: Head | None, chunk: RowChunk, why_not: str | None
+) -> tuple[Head | None, str | None]:
+    if head is None or chunk.hidden_nD is None:
+        return None, why_not
+    try:
+        return head.matching(teacher.name, chunk.hidden_nD, chunk.logits_nV), None
+    except ModelError as error:
+        return None, str(error)
+
+
+def _pilots(candidates: dict[str, Candidate], head: Head | None, vocabulary: int) -> dict[str, TailPilot]:
+    pilots = {}
+    for name, candidate in candidates.items():
+        shape = candidate.row.tail.shape
+        if shape == "prior" or (shape == "sketch" and head is not None):
+            pilots[name] = TailPilot(vocabulary, head if shape == "sketch" else None)
+    return pilots
+
+
+def _judge(
+    teacher: CausalTeacher, samples: list[Sample], candidates: dict[str, Candidate], budget: int, progress: Progress
+) -> int:
+    """Compare every candidate with the teacher on samples that fitted nothing."""
+    needs_hidden = any(candidate.row.tail.needs_hidden for candidate in candidates.values())
+    for candidate in candidates.values():
+        candidate.check = FidelityCheck(Decoder(candidate.row, candidate.shared), 1.0)
+        candidate.keep = Keep.of(candidate.row, candidate.shared, None)
+    rows = 0
+    for batch in _batches(samples, budget):
+        for chunk in ask(teacher, batch, needs_hidden):
+            for candidate in candidates.values():
+                if candidate.check is None or candidate.keep is None:
+                    continue
+                began = time.monotonic()
+                kept = candidate.keep(batch, chunk)
+                candidate.seconds += time.monotonic() - began
+                candidate.check.add(chunk.logits_nV, kept)
+            rows += len(chunk.gold_n)
+            if rows >= JUDGED_ROWS:
+                return rows
+        progress(Step(stage="judge", done=rows, total=JUDGED_ROWS))
+    return rows
+
+
+def _line(name: str, each: Candidate, rows: int, judged: int, per_row: float, epochs: float) -> dict[str, Any]:
+    """The figures of one candidate."""
+    figures = fidelity_of(each.check.take()) if each.check is not None else None
+    info = sum(field.bytes for field in Decoder(each.row, each.shared).codec.fields.values())
+    seconds = rows * (per_row + each.seconds / max(judged, 1))
+    kl = {at: (figures or {}).get(at) for at in ("kl_t1", "kl_t2")}
+    return {
+        "name": name,
+        "preset": each.preset,
+        "bytes_per_row": info,
+        "bytes": info * rows + sum(value.nbytes for value in each.shared.values()),
+        "kl_t1": kl["kl_t1"],
+        "kl_t2": kl["kl_t2"],
+        "hours": seconds / 3600,
+        "pays_from_students": math.ceil(seconds / (rows * per_row * epochs)),
+    }
+
+
+def _recommended(lines: list[dict[str, Any]]) -> str:
+    """The smallest that is good enough at temperatures 1 and 2; without one, the best at 1 and 2 together."""
+    bounded = [line for line in lines if line["kl_t1"] and line["kl_t2"]]
+    good = [line for line in bounded if max(line["kl_t1"]["mean"], line["kl_t2"]["mean"]) <= GOOD_ENOUGH]
+    if good:
+        return str(min(good, key=lambda line: line["bytes"])["name"])
+    return str(min(bounded, key=lambda line: line["kl_t1"]["mean"] + line["kl_t2"]["mean"])["name"])
+
+
+def _keep(
+    asked: PilotPlan, drafted: Draft, teacher: CausalTeacher, candidates: dict[str, Candidate], rows: int
+) -> None:
+    record = PilotRecord(teacher=teacher.fingerprint(), data=drafted.manifest.data.fingerprint, rows=rows)
+    with storage_errors(asked.out):
+        keep_pilot(asked.out, record, [(each.row, each.shared) for each in candidates.values() if each.shared])
