@@ -1,0 +1,322 @@
+"""Bytes against fidelity, ours and the others': `python benchmarks/codec.py`.
+
+Teacher: SmolLM2-135M-Instruct in float32. Text: the Python language reference. Every line is judged on the same rows, of
+documents that neither prior nor sketch has seen, against the teacher's whole distribution. The presets go through the codecs
+and the files of a dump; the others are re-made here from their public descriptions.
+
+Axes: N rows, K listed, D channels, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+import pydoc_data.topics
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from demo import find_teacher
+from logitstore.cache.rows_writer import open_writer
+from logitstore.chance import DRAWS, uniform
+from logitstore.chunks import chunk_rows
+from logitstore.data.tokenizer import load_tokenizer
+from logitstore.decode import Decoder, latents_of
+from logitstore.fidelity import NAMES, compare
+from logitstore.fields import SCORES
+from logitstore.head import Head
+from logitstore.keep import sparsifier_of
+from logitstore.models import load_config
+from logitstore.pilot import whole_head
+from logitstore.presets import row_of
+from logitstore.sparsify.distribution import Distribution
+from logitstore.sparsify.sketch import TailPilot
+from logitstore.tails import FixedTail
+from logitstore.targets import SampledTargets, Targets, dense_logprobs
+from logitstore.teachers.causal_lm import CausalTeacher
+from logitstore.types import Array, ModelRef, key_of
+from machine import describe_run
+
+RESULTS = Path(__file__).parent / "results" / "codec.json"
+WINDOW, PILOT_ROWS, JUDGED_ROWS = 256, 12288, 30600
+SPEED_ROWS, SOME_ROWS = 1 << 19, 4096
+RAW = ("none", "uniform", "prior")
+
+
+@dataclass
+class Rows:
+    """The teacher's final hidden states of some rows, what followed, and the keys of the windows they come from."""
+
+    hidden_ND: Tensor
+    gold_N: Tensor
+    keys: list[str]
+    seconds: float
+
+    def chunks(self, vocabulary: int) -> Iterator[slice]:
+        size = chunk_rows(vocabulary, "cpu")
+        return (slice(first, first + size) for first in range(0, len(self.gold_N), size))
+
+    def uniform(self, draws: int) -> Tensor:
+        """float64[N, draws]: the numbers that the draws of every row are made from."""
+        return torch.from_numpy(np.concatenate([uniform(key, WINDOW - 1, draws, DRAWS) for key in self.keys]))
+
+
+@dataclass(frozen=True)
+class Question:
+    """A few rows as the teacher saw them: raw logits, gold tokens, hidden states, and numbers to draw with."""
+
+    logits_nV: Tensor
+    gold_n: Tensor
+    hidden_nD: Tensor
+    numbers_nU: Tensor
+
+
+@dataclass
+class Line:
+    """One way to keep a row.
+
+    Attributes:
+        name: as it is shown; a preset's line has the preset's name.
+        bytes_per_row: of the targets.
+        stored: from a question to the logprobs [n, V] as decoded, and the most probable token.
+    """
+
+    name: str
+    bytes_per_row: float
+    stored: Callable[[Question], tuple[Tensor, Tensor]]
+    found: list[Tensor] = field(default_factory=list)
+    more: dict[str, Any] = field(default_factory=dict)
+
+    def result(self) -> dict[str, Any]:
+        found_MN = torch.cat(self.found, 1).double()
+        figures = dict(zip(NAMES, found_MN, strict=True))
+        line: dict[str, Any] = {"name": self.name, "bytes_per_row": round(self.bytes_per_row, 2)}
+        for name in ("kl_t1", "kl_t2", "kl_t4"):
+            mean = float(figures[name].mean())
+            line[name] = round(mean, 5) if np.isfinite(mean) else None
+        line["top1"] = round(float(figures["top1"].mean()), 5)
+        line["rare_mass"] = float(f"{figures['rare_stored'].mean() / figures['rare_true'].mean():.4g}")
+        line["gradient_error"] = float(f"{abs(figures['gradient_error'].sum() / figures['gradient'].sum()):.4g}")
+        return line | self.more
+
+
+def main() -> None:
+    torch.set_num_threads(2)
+    reference = ModelRef.parse(find_teacher())
+    teacher = CausalTeacher(reference, load_config(reference), "float32", "cpu")
+    vocabulary = load_config(reference).get_text_config().vocab_size
+    pilot_rows, judged = read_rows(reference, teacher)
+    head = teacher.head(vocabulary)
+    lines = [
+        preset_line(name, {}, pilot_rows, judged, head, vocabulary) for name in ("small", "faithful", "exact", "topk")
+    ]
+    lines += [preset_line("archive", {}, pilot_rows, judged, head, vocabulary)]
+    lines += [preset_line("sampled", {}, pilot_rows, judged, head, vocabulary)]
+    lines += [preset_line("sampled", {"draws": 50}, pilot_rows, judged, head, vocabulary, "RS-KD, 50 draws")]
+    for k, size in ((4, 43), (8, 13), (12, 19), (16, 7), (16, 79), (8, 103)):
+        settings = {"k": k, "sketch_bytes": size}
+        lines.append(preset_line("small", settings, pilot_rows, judged, head, vocabulary, f"top-{k}, {size} B sketch"))
+    pilots = {k: pilot_of(k, pilot_rows, head, vocabulary) for k in (16, 50, 128)}
+    for k in (16, 50, 128):
+        lines += [raw_line(k, tail, pilots[k], vocabulary) for tail in RAW]
+    for k, exact, powers in ((128, 16, (0, 1, 2, 3, 4, 0.5)), (50, 1, (0, 1, 0.5))):
+        lines += [polynomial_line(k, exact, powers, tail, pilots[k], vocabulary) for tail in RAW]
+    numbers = judged.uniform(50)
+    for done, some in enumerate(judged.chunks(vocabulary)):
+        hidden_nD, gold_n = judged.hidden_ND[some], judged.gold_N[some]
+        logits_nV = head.logits(hidden_nD)
+        question = Question(logits_nV, gold_n, hidden_nD, numbers[some])
+        true_nV = torch.log_softmax(logits_nV, -1)
+        for line in lines:
+            stored_nV, first_n = line.stored(question)
+            line.found.append(compare(true_nV, stored_nV, first_n))
+        if done % 50 == 0:
+            sys.stdout.write(f"{some.stop:,} of {len(judged.gold_N):,} rows\n")
+            sys.stdout.flush()
+    size = {"judged_rows": len(judged.gold_N), "pilot_rows": len(pilot_rows.gold_N), "teacher_rows_per_second": round(
+        len(judged.gold_N) / judged.seconds, 1)}  # fmt: skip
+    results = describe_run() | {"size": size, "lines": [line.result() for line in lines]}
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    for found in results["lines"]:
+        sys.stdout.write(f"{json.dumps(found)}\n")
+
+
+def read_rows(reference: ModelRef, teacher: CausalTeacher) -> tuple[Rows, Rows]:
+    """Pilot rows and rows to judge, from different documents."""
+    tokenizer = load_tokenizer(reference)
+    names = sorted(pydoc_data.topics.topics)
+    random.Random(0).shuffle(names)
+    groups: list[list[list[int]]] = [[], []]
+    for name in names:
+        tokens = tokenizer(pydoc_data.topics.topics[name])["input_ids"]
+        group = groups[0] if len(groups[0]) * (WINDOW - 1) < PILOT_ROWS else groups[1]
+        group += [tokens[at : at + WINDOW] for at in range(0, len(tokens) - WINDOW + 1, WINDOW)]
+    pilot, judged = groups
+    return answered(teacher, pilot), answered(teacher, judged[: JUDGED_ROWS // (WINDOW - 1)])
+
+
+def answered(teacher: CausalTeacher, windows: list[list[int]]) -> Rows:
+    """Ask the teacher."""
+    began = time.monotonic()
+    states = []
+    for some in torch.tensor(windows).split(4):
+        _, hidden_BTD = teacher.logits_and_hidden(some, torch.ones_like(some))
+        states.append(hidden_BTD[:, :-1].flatten(0, 1).float())
+    gold_N = torch.tensor(windows)[:, 1:].flatten()
+    keys = [key_of(np.array(tokens)) for tokens in windows]
+    return Rows(torch.cat(states), gold_N, keys, time.monotonic() - began)
+
+
+def pilot_of(k: int, rows: Rows, head: Head, vocabulary: int, sketch: bool = False) -> TailPilot:
+    """What the pilot rows say about tails outside the top k."""
+    pilot = TailPilot(vocabulary, head if sketch else None)
+    for some in rows.chunks(vocabulary):
+        logits_nV = head.logits(rows.hidden_ND[some])
+        pilot.add(logits_nV, logits_nV.topk(k).indices, rows.hidden_ND[some])
+    return pilot
+
+
+def preset_line(
+    preset: str, settings: dict[str, Any], pilot_rows: Rows, judged: Rows, head: Head, vocabulary: int, name: str = ""
+) -> Line:
+    """A preset, through its sparsifier, codec and files."""
+    row = row_of(preset, settings, vocabulary, head.width)
+    sparsifier = sparsifier_of(row)
+    shared: dict[str, Tensor] = {}
+    if row.tail.shape == "sketch":
+        shared = pilot_of(row.sparsifier.k, pilot_rows, head, vocabulary, sketch=True).sketch(row.tail.bytes or 0)
+    elif row.tail.shape == "prior":
+        shared = {"prior": pilot_of(row.sparsifier.k, pilot_rows, head, vocabulary).prior()}
+    elif row.tail.shape == "head":
+        shared = whole_head(head, pilot_rows.hidden_ND)
+    decoder, latents = Decoder(row, shared), latents_of(row, shared)
+    draws = row.sparsifier.draws or 0
+
+    def encode(question: Question) -> dict[str, Array]:
+        kept = sparsifier(question.logits_nV, question.gold_n, question.numbers_nU[:, :draws])
+        if latents is not None:
+            kept["latent"] = latents(question.hidden_nD)
+        return decoder.codec.encode({name: value.numpy() for name, value in kept.items()})
+
+    def stored(question: Question) -> tuple[Tensor, Tensor]:
+        packed = encode(question)
+        targets = decoder({name: torch.from_numpy(value) for name, value in packed.items()})
+        if isinstance(targets, SampledTargets):
+            found_nV = (
+                torch.zeros(len(question.gold_n), vocabulary).scatter_add_(1, targets.ids_NK, targets.weights_NK).log()
+            )
+            return found_nV, found_nV.argmax(-1)
+        found_nV = dense_logprobs(targets)
+        return found_nV, targets.ids_NK[:, 0] if targets.is_ranked else found_nV.argmax(-1)
+
+    numbers = judged.uniform(50)
+    pieces = [
+        encode(Question(head.logits(judged.hidden_ND[at]), judged.gold_N[at], judged.hidden_ND[at], numbers[at]))
+        for at in (slice(first, first + 64) for first in range(0, SOME_ROWS, 64))
+    ]
+    packed = {field: np.concatenate([piece[field] for piece in pieces]) for field in pieces[0]}
+    on_disk = bytes_on_disk(packed, decoder)
+    line = Line(name or preset, on_disk, stored)
+    if not name:
+        line.more = speeds(packed, decoder, judged)
+    return line
+
+
+def bytes_on_disk(packed: dict[str, Array], decoder: Decoder) -> float:
+    """Bytes of the chunk files of a part, per row, scores and metadata not counted."""
+    count = len(packed["gold_logprob"])
+    with tempfile.TemporaryDirectory() as folder:
+        writer = open_writer(Path(folder) / "rows.zarr", decoder.codec.fields, count, decoder.row.codec.layout)
+        writer.write(0, packed)
+        writer.finish()
+        chunks = [path for path in Path(folder).rglob("c/**/*") if path.is_file()]
+        return sum(path.stat().st_size for path in chunks if path.parts[-3 - _rank(path)] not in SCORES) / count
+
+
+def _rank(path: Path) -> int:
+    """How many levels of chunk numbers lie between `c` and the file."""
+    return len(path.parts) - 1 - path.parts.index("c", path.parts.index("rows.zarr")) - 1
+
+
+def speeds(packed: dict[str, Array], decoder: Decoder, judged: Rows) -> dict[str, Any]:
+    """Decoding of the listed part on one thread, in million rows a second; encoding as a share of the teacher's time."""
+    figures: dict[str, Any] = {}
+    count = len(packed["gold_logprob"])
+    answer = decoder.codec.decode({name: torch.from_numpy(value) for name, value in packed.items()})
+    plain = {name: value.numpy() for name, value in answer.items()}
+    began = time.perf_counter()
+    decoder.codec.encode(plain)
+    teacher = judged.seconds / len(judged.gold_N)
+    figures["encode_share_of_teacher"] = float(f"{(time.perf_counter() - began) / count / teacher:.3g}")
+    if "ids" in packed and not decoder.row.sparsifier.is_estimate:
+        repeats = -(-SPEED_ROWS // count)
+        names = ("ids", "logprobs", "tail_logmass", "gold_logprob", "entropy")
+        many = {name: torch.from_numpy(np.concatenate([packed[name]] * repeats)[:SPEED_ROWS]) for name in names}
+        torch.set_num_threads(1)
+        times = []
+        for _ in range(7):
+            began = time.perf_counter()
+            for first in range(0, SPEED_ROWS, 4096):
+                decoder.listed({name: value[first : first + 4096] for name, value in many.items()})
+            times.append(time.perf_counter() - began)
+        torch.set_num_threads(2)
+        figures["decode_listed_mrows_per_second"] = round(SPEED_ROWS / sorted(times)[3] / 1e6, 2)
+    return figures
+
+
+def raw_line(k: int, tail: str, pilot: TailPilot, vocabulary: int) -> Line:
+    """Top-k as 16-bit ids and float16 logprobs, with a tail mass where a tail is made of it."""
+
+    def stored(question: Question) -> tuple[Tensor, Tensor]:
+        teacher = Distribution.of(question.logits_nV, vocabulary)
+        ids_nK = teacher.top(k)
+        listed_nK = teacher.logprobs_NV.gather(1, ids_nK).half().float()
+        return _with_tail(ids_nK, listed_nK, tail, pilot), ids_nK[:, 0]
+
+    return Line(f"raw top-{k}, {tail} tail", 4 * k + (0 if tail == "none" else 4), stored)
+
+
+def polynomial_line(
+    k: int, exact: int, powers: tuple[float, ...], tail: str, pilot: TailPilot, vocabulary: int
+) -> Line:
+    """DistillKit's scheme (README of arcee-ai/DistillKit): the first logprobs in bfloat16, a least-squares fit for the rest."""
+    place_K = torch.arange(1, k - exact + 1, dtype=torch.float64) / (k - exact)
+    terms_KP = torch.stack([place_K**power for power in powers], 1)
+    solve_PK = torch.linalg.pinv(terms_KP)
+
+    def stored(question: Question) -> tuple[Tensor, Tensor]:
+        teacher = Distribution.of(question.logits_nV, vocabulary)
+        ids_nK = teacher.top(k)
+        listed_nK = teacher.logprobs_NV.gather(1, ids_nK)
+        coefficients_nP = (listed_nK[:, exact:].double() @ solve_PK.T).float()
+        fitted_nK = (coefficients_nP.double() @ terms_KP.T).float().clamp(max=0)
+        listed_nK = torch.cat([listed_nK[:, :exact].bfloat16().float(), fitted_nK], 1)
+        return _with_tail(ids_nK, listed_nK, tail, pilot), ids_nK[:, 0]
+
+    size = 2 * k + 2 * exact + 4 * len(powers)
+    return Line(f"DistillKit polynomial, k = {k}, {tail} tail", size, stored)
+
+
+def _with_tail(ids_nK: Tensor, listed_nK: Tensor, tail: str, pilot: TailPilot) -> Tensor:
+    """Whole distributions: what the listed tokens leave is the tail's; without a tail they are renormalised."""
+    mass_n = listed_nK.exp().sum(-1)
+    left_n = (1 - mass_n).clamp(min=1e-6)
+    if tail == "none":
+        listed_nK, logmass_n = torch.log_softmax(listed_nK, -1), torch.full_like(mass_n, -torch.inf)
+    else:
+        listed_nK, logmass_n = listed_nK + ((1 - left_n) / mass_n).log()[:, None], left_n.log()
+    prior_V = pilot.prior()
+    shape = FixedTail.prior(prior_V) if tail == "prior" else FixedTail.uniform(len(prior_V))
+    return dense_logprobs(Targets(ids_nK, listed_nK, logmass_n, shape))
+
+
+if __name__ == "__main__":
+    main()
