@@ -83,6 +83,7 @@ def _print_plan(asked: DumpPlan, manifest: Any) -> None:
         f"rows       {manifest.rows:,}, preset {asked.preset}: {manifest.sparsifier.name}, tail {manifest.tail.shape}",
         f"parts      {manifest.parts:,} of {asked.samples_per_part:,} samples",
         f"size       about {size(expected)} of rows and samples ({manifest.bytes_per_row} B/row); {size(free)} free there",
+        f"error      {resolve('logitstore.pilot:expected_error')(asked.out, manifest)}",
         f"nothing was written to {asked.out}",
     ):
         console.print(line, highlight=False, soft_wrap=True)

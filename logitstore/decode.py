@@ -55,7 +55,7 @@ class Decoder:
         if name == "dense":
             ids_NV = torch.arange(self.row.vocabulary, device=device).expand(rows, -1)
             no_tail_N = torch.full((rows,), -torch.inf, device=device)
-            return Targets(ids_NV, normalised(answer["logprobs"], no_tail_N), no_tail_N, self.tail)
+            return Targets(ids_NV, *normalised(answer["logprobs"], no_tail_N), self.tail)
         raise ValueError(f"no such sparsifier: {name}")
 
     def listed(self, stored: Mapping[str, Tensor]) -> Targets:
@@ -64,7 +64,7 @@ class Decoder:
         mass_N = answer["tail_logmass"]
         if self.row.tail.shape == "none":
             mass_N = torch.full_like(mass_N, -torch.inf)
-        return Targets(answer["ids"], normalised(answer["logprobs"], mass_N), mass_N, self.tail, answer.get("latent"))
+        return Targets(answer["ids"], *normalised(answer["logprobs"], mass_N), self.tail, answer.get("latent"))
 
     def _sampled(self, answer: dict[str, Tensor]) -> SampledTargets:
         """Listed tokens weigh p; drawn ones count / draws * p / q, where q = p**tau / Z is what they were drawn from."""

@@ -89,7 +89,7 @@ class Head:
         """
         own_NV = logits_NV[:, : len(self.weight_VD)].float()
         # products are summed in another order here; a few units in the last place of the largest logit
-        allowed = 16 * torch.finfo(logits_NV.dtype).eps * own_NV.abs().max().clamp(min=1.0)
+        allowed = max(4 * torch.finfo(logits_NV.dtype).eps, 2e-5) * own_NV.abs().max().clamp(min=1.0)
         for head in (self, replace(self, multiplier=1.0, base_V=self.base_V / self.multiplier)):
             apart = (head.logits(hidden_ND) - own_NV).abs().max()
             if apart <= allowed:

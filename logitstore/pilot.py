@@ -25,6 +25,7 @@ from logitstore.head import Head
 from logitstore.keep import sparsifier_of
 from logitstore.manifest import Manifest, seal, unseal
 from logitstore.paths import RelativePath
+from logitstore.presets import TYPICAL_KL
 from logitstore.record import Record
 from logitstore.score import ask, collate
 from logitstore.sparsify.sketch import TailPilot
@@ -78,7 +79,8 @@ def fitted(pilot: TailPilot, row: RowInfo) -> dict[str, Tensor]:
 
 
 class PilotRecord(Record):
-    """What `plan` fitted, beside the cache to be: whose answers, on which data, how many rows, and a file a tail."""
+    """What `plan` fitted and measured, beside the cache to be: whose answers, on which data, how many rows, a file a tail, and
+    for every kind of row tried its KL at temperatures 1 and 2 (nats)."""
 
     format: Literal["logitstore"] = "logitstore"
     version: Literal[1] = 1
@@ -86,6 +88,7 @@ class PilotRecord(Record):
     data: str
     rows: int
     files: dict[str, RelativePath] = Field(default_factory=dict)
+    kl: dict[str, tuple[float, float]] = Field(default_factory=dict)
 
 
 def _tail_of(row: RowInfo) -> str:
@@ -94,15 +97,50 @@ def _tail_of(row: RowInfo) -> str:
     return f"{row.sparsifier.model_dump_json()} {tail.model_dump_json()}"
 
 
-def keep_pilot(out: Path, record: PilotRecord, fits: list[tuple[RowInfo, dict[str, Tensor]]]) -> None:
-    """Write what was fitted into the folder of the cache to be."""
+def keep_pilot(
+    out: Path,
+    record: PilotRecord,
+    fits: list[tuple[RowInfo, dict[str, Tensor]]],
+    kl: list[tuple[RowInfo, float, float]],
+) -> None:
+    """Write what was fitted and measured into the folder of the cache to be."""
     files = {}
     for row, shared in fits:
+        if not shared:
+            continue
         content = safetensors.torch.save(shared)
         name = f"{layout.PILOT}/tail-{xxhash.xxh3_64_hexdigest(content)}.safetensors"
         layout.write_whole(out / name, content)
         files[_tail_of(row)] = name
-    layout.write_whole(out / layout.PILOT / PILOT_NAME, seal(record.model_copy(update={"files": files})))
+    layout.write_whole(
+        out / layout.PILOT / PILOT_NAME,
+        seal(record.model_copy(update={"files": files, "kl": {_row_key(row): (one, two) for row, one, two in kl}})),
+    )
+
+
+def _row_key(row: RowInfo) -> str:
+    """What an error depends on, besides teacher and data."""
+    codec = row.codec.model_copy(update={"layout": "mapped"})
+    return f"{_tail_of(row)} {codec.model_dump_json()}"
+
+
+def expected_error(out: Path, manifest: Manifest) -> str:
+    """What is known of the error that a dump will have, before it is made."""
+    path = out / layout.PILOT / PILOT_NAME
+    if path.is_file():
+        record = unseal(PilotRecord, path)
+        found = record.kl.get(_row_key(manifest.row))
+        if found is not None and record.data == manifest.data.fingerprint:
+            return (
+                f"KL about {found[0]:.2g} nats at temperature 1 and {found[1]:.2g} at 2, by the pilot in {path.parent}"
+            )
+    typical = TYPICAL_KL.get(manifest.preset or "")
+    if typical is None or manifest.row.sparsifier.is_estimate:
+        return "unknown; `logitstore plan` measures it"
+    return (
+        f"KL about {typical[0]:.2g} nats at temperature 1 and {typical[1]:.2g} at 2 for the preset as it is, on SmolLM2-135M; "
+        "`logitstore plan` measures this teacher"
+    )
 
 
 def kept_pilot(out: Path, manifest: Manifest) -> tuple[dict[str, Tensor], int] | None:
@@ -126,11 +164,13 @@ def whole_head(head: Head, hidden_ND: Tensor) -> dict[str, Tensor]:
     weight_VD = head.weight_VD
     if head.multiplier != 1:
         weight_VD = weight_VD.float() * head.multiplier
+    deviation_D = hidden_ND.std(0, correction=0)
     return {
         "weight": weight_VD.cpu().contiguous(),
         "base": head.base_V.float().cpu().contiguous(),
         "bias": torch.zeros(len(head.base_V)),
         "cap": torch.tensor([head.cap]),
         "mean": hidden_ND.mean(0),
-        "std": hidden_ND.std(0, correction=0).clamp(min=1e-6),
+        # a channel that hardly moves in the pilot may move later, and one scale serves the whole row
+        "std": deviation_D.clamp(min=max(0.01 * float(deviation_D.square().mean().sqrt()), 1e-6)),
     }

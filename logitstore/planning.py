@@ -89,7 +89,7 @@ def plan(asked: PilotPlan, progress: Progress = no_progress) -> dict[str, Any]:
     judged_rows = _judge(teacher, judging, candidates, manifest.batch_tokens, progress)
     per_row = teacher_seconds / fitted_rows
     lines = [_line(name, each, manifest.rows, judged_rows, per_row, asked.epochs) for name, each in candidates.items()]
-    _keep(asked, drafted, teacher, candidates, fitted_rows)
+    _keep(asked, drafted, teacher, candidates, lines, fitted_rows)
     return {
         "teacher": asked.teacher,
         "data": asked.data,
@@ -251,8 +251,19 @@ def _recommended(lines: list[dict[str, Any]]) -> str:
 
 
 def _keep(
-    asked: PilotPlan, drafted: Draft, teacher: CausalTeacher, candidates: dict[str, Candidate], rows: int
+    asked: PilotPlan,
+    drafted: Draft,
+    teacher: CausalTeacher,
+    candidates: dict[str, Candidate],
+    lines: list[dict[str, Any]],
+    rows: int,
 ) -> None:
+    kl = [
+        (each.row, line["kl_t1"]["mean"], line["kl_t2"]["mean"])
+        for each, line in zip(candidates.values(), lines, strict=True)
+        if line["kl_t1"] and line["kl_t2"]
+    ]
     record = PilotRecord(teacher=teacher.fingerprint(), data=drafted.manifest.data.fingerprint, rows=rows)
     with storage_errors(asked.out):
-        keep_pilot(asked.out, record, [(each.row, each.shared) for each in candidates.values() if each.shared])
+        fits = [(each.row, each.shared) for each in candidates.values()]
+        keep_pilot(asked.out, record, fits, kl)

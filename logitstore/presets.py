@@ -19,6 +19,15 @@ PRESETS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """What each preset sets; whatever the user sets comes before it."""
 
+TYPICAL_KL = {
+    "small": (0.13, 0.17),
+    "faithful": (0.042, 0.068),
+    "exact": (0.0005, 0.0002),
+    "topk": (0.43, 0.84),
+    "archive": (0.13, 0.17),
+}
+"""Nats of KL to the teacher at temperatures 1 and 2, as benchmarks/results/codec.json has them for SmolLM2-135M."""
+
 USUAL: dict[str, Any] = {
     "k": 16,
     "top_p": 0.95,

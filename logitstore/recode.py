@@ -21,6 +21,7 @@ from logitstore.cache import layout
 from logitstore.cache.part_writer import PartWriter
 from logitstore.cache.reader import Cache, Part
 from logitstore.chunks import chunk_rows
+from logitstore.codecs.answer import normalised
 from logitstore.decode import Decoder, decoder_of, load_shared
 from logitstore.errors import BadInput, storage_errors
 from logitstore.establish import refuse_other_plan
@@ -224,10 +225,10 @@ class Relist(Recoder):
 
 def relisted(answer: dict[str, Any], k: int) -> dict[str, Array]:
     """The first k entries of every row, with the tail mass that they leave; floats in nats."""
-    logprobs_NK = answer["logprobs"].astype(np.float64)
+    logprobs_NK, tail_N = (part.astype(np.float64) for part in normalised(answer["logprobs"], answer["tail_logmass"]))
     dropped_N = np.exp(logprobs_NK[:, k:]).sum(1)
     with np.errstate(divide="ignore"):
-        tail_N = np.log(np.minimum(np.exp(answer["tail_logmass"].astype(np.float64)) + dropped_N, 1.0))
+        tail_N = np.log(np.minimum(np.exp(tail_N) + dropped_N, 1.0))
     return {**answer, "ids": answer["ids"][:, :k], "logprobs": logprobs_NK[:, :k], "tail_logmass": tail_N}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import math
@@ -23,16 +24,31 @@ import torch
 import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
-from logitstore.cache.rows_decode import normalised
-from logitstore.objectives.targets import Targets, dense
 
 import logitstore
+from logitstore.cache import layout
+from logitstore.cache.part_writer import PartWriter
 from logitstore.cache.rows_file import map_rows
-from logitstore.cache.verify import MASS_TOLERANCE, repair, verify
+from logitstore.cache.verify import repair, verify
+from logitstore.chance import DRAWS, FIDELITY, uniform
+from logitstore.codecs.answer import AnswerCodec, normalised
+from logitstore.codecs.bits import Bits
+from logitstore.codecs.channels import Channels
+from logitstore.codecs.codebook import Codebook
+from logitstore.codecs.levels import Levels
+from logitstore.codecs.log2 import Log2
+from logitstore.decode import decoder_of, shared_shapes
+from logitstore.dump import dump
 from logitstore.errors import CacheDamaged, LogitstoreError, NotACache
-from logitstore.loader import load_tail
-from logitstore.manifest import Manifest, PartRecord, is_sealed, seal, unseal
-from tests.conftest import tree
+from logitstore.fidelity import NAMES
+from logitstore.fields import CodecInfo, row_fields
+from logitstore.manifest import MANIFEST_NAME, Fidelity, Manifest, PartRecord, is_sealed, seal, unseal
+from logitstore.plans import DumpPlan
+from logitstore.presets import PRESETS, row_of
+from logitstore.tails import FixedTail
+from logitstore.targets import Targets, dense
+from logitstore.types import Answer
+from tests.conftest import plan_for, tree
 from tests.golden import make
 
 SPECIFICATION = (Path(__file__).parents[1] / "docs" / "format.md").read_text("utf-8")
@@ -43,9 +59,25 @@ GOLDEN = make.CACHE
 
 
 def read_from_the_specification(folder: Path) -> list[dict[str, Any]]:
-    """All samples of a cache, each with its columns and its rows."""
+    """All samples of a mapped cache, each with its columns and its rows; what needs shared tensors stays as stored."""
     plan = json.loads((folder / "cache.json").read_bytes())
-    assert (plan["format"], plan["version"]) == ("logitstore", 1)
+    assert (plan["format"], plan["version"], plan["codec"]["layout"]) == ("logitstore", 1, "mapped")
+    slots = plan["sparsifier"]["k"] + (plan["sparsifier"]["draws"] or 0)
+
+    def decoded(raw: Any, codec: str) -> Any:
+        kind, _, bits = codec.partition("-")
+        if kind not in ("bits", "levels", "log2"):
+            return raw
+        top = (1 << int(bits)) - 1
+        if kind == "bits" or (kind == "levels" and bits != "8"):
+            ones = np.unpackbits(raw, axis=1, bitorder="little")[:, : slots * int(bits)]
+            raw = ones.reshape(len(raw), slots, int(bits)) @ (1 << np.arange(int(bits)))
+        if kind == "bits":
+            return raw
+        level = np.arange(1, top + 1)
+        table = 4 * np.log(level / top) if kind == "levels" else -32 * (top - level) / (top - 1) * np.log(2)
+        return np.concatenate([[-np.inf], table]).astype("f4")[raw]
+
     found = []
     for part in range(-(-plan["samples"] // plan["samples_per_part"])):
         here = folder / "parts" / f"{part:05d}"
@@ -57,7 +89,8 @@ def read_from_the_specification(folder: Path) -> list[dict[str, Any]]:
             shape = (record["rows"], *field["shape"])
             chunk = here / "rows.zarr" / name / "/".join(["c"] + ["0"] * len(shape))
             dtype = np.dtype(field["dtype"]).newbyteorder("<")
-            rows[name] = np.frombuffer(chunk.read_bytes(), dtype).reshape(shape)
+            stored = np.frombuffer(chunk.read_bytes(), dtype).reshape(shape)
+            rows[name] = decoded(stored, field["codec"])
         for sample in pa.ipc.open_file(here / "samples.arrow").get_batch(0).to_pylist():
             span = slice(sample["row_start"], sample["row_start"] + sample["row_count"])
             found.append(sample | {name: array[span] for name, array in rows.items()})
@@ -75,14 +108,76 @@ def assert_same(found: list[dict[str, Any]], cache: logitstore.Cache) -> None:
         assert theirs["row_count"] == sample.rows
         assert ours.answer.fields.keys() == cache.manifest.fields.keys()
         for name, array in ours.answer.fields.items():
-            np.testing.assert_array_equal(theirs[name], array, strict=True)
+            # a table of float32 may be off by its last bit; what is stored may not
+            slack = 1e-6 if cache.manifest.fields[name].codec.startswith(("levels", "log2")) else 0.0
+            assert theirs[name].dtype == array.dtype
+            np.testing.assert_allclose(theirs[name], array, rtol=slack, atol=slack)
 
 
 def test_a_cache_is_read_with_json_numpy_and_pyarrow_alone(cache: logitstore.Cache) -> None:
-    assert len(inspect.getsource(read_from_the_specification).splitlines()) <= 40
+    assert len(inspect.getsource(read_from_the_specification).splitlines()) <= 50
     assert cache.complete
     assert cache.manifest.parts > 1
     assert_same(read_from_the_specification(cache.path), cache)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory, teacher: Path, texts: Path) -> logitstore.Cache:
+    """A cache of the preset `small`; do not change it."""
+    return dump(packed_plan(teacher, texts, tmp_path_factory.mktemp("small") / "cache", "small"))
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory, teacher: Path, texts: Path) -> logitstore.Cache:
+    """The same cache in the preset `archive`; do not change it."""
+    return dump(packed_plan(teacher, texts, tmp_path_factory.mktemp("archive") / "cache", "archive"))
+
+
+def packed_plan(teacher: Path, texts: Path, out: Path, preset: str) -> DumpPlan:
+    """A few parts, quickly made."""
+    changes: dict[str, Any] = {"limit": 8, "samples_per_part": 12, "pilot_rows": 400, "fidelity_rows": 50}
+    return plan_for(teacher, texts, out, preset=preset, **changes)
+
+
+def test_a_cache_of_the_preset_small_is_read_by_the_same_fifty_lines(small: logitstore.Cache) -> None:
+    codecs = {name: info.codec for name, info in small.manifest.fields.items()}
+    assert (codecs["logprobs"], codecs["tail_logmass"], codecs["sketch"]) == ("levels-8", "log2-8", "codebook")
+    assert_same(read_from_the_specification(small.path), small)
+
+
+def coded(folder: Path, codec: CodecInfo) -> logitstore.Cache:
+    """The golden cache in other codecs."""
+    plain = make.manifest()
+    described = row_fields(plain.sparsifier, plain.tail, codec, plain.teacher.vocabulary)
+    plan = plain.model_copy(update={"codec": codec, "fields": described})
+    stored = AnswerCodec(row=plan.row).encode(make.fields())
+    layout.write_whole(folder / "shared" / "notes.txt", make.NOTES)
+    layout.write_first(folder / MANIFEST_NAME, seal(plan))
+    done = 0
+    for part in range(plan.parts):
+        samples = make.samples()[part * make.SAMPLES_PER_PART : (part + 1) * make.SAMPLES_PER_PART]
+        with PartWriter(folder, plan, part, samples) as writer:
+            for index, sample in enumerate(samples):
+                span = slice(done, done + sample.rows)
+                some = [{name: array[span] for name, array in rows.items()} for rows in (stored, make.facts())]
+                writer.write(index, Answer(fields=some[0]), Answer(fields=some[1]))
+                done += sample.rows
+            writer.commit(Fidelity())
+    return logitstore.open(folder)
+
+
+@pytest.mark.parametrize("tail", ["float32", "log2-16", "log2-8"])
+@pytest.mark.parametrize("logprobs", ["float32", "float16", "levels-8", "levels-6", "levels-5"])
+@pytest.mark.parametrize("ids", ["plain", "packed"])
+def test_every_codec_of_a_listed_row_is_read_by_the_same_fifty_lines(
+    tmp_path: Path, ids: Any, logprobs: Any, tail: Any
+) -> None:
+    cache = coded(tmp_path / "cache", CodecInfo(ids=ids, logprobs=logprobs, tail=tail))
+    assert verify(cache.path) == []
+    assert_same(read_from_the_specification(cache.path), cache)
+    found = np.concatenate([sample.answer["ids"] for sample in cache])
+    is_empty = np.isneginf(np.concatenate([sample.answer["logprobs"] for sample in cache]))
+    np.testing.assert_array_equal(found[~is_empty], np.array(make.IDS)[~is_empty])
 
 
 OTHER_LIBRARIES = """
@@ -137,6 +232,170 @@ def test_polars_duckdb_pyarrow_and_zarr_read_a_cache_without_logitstore(
     assert (done.stdout, done.stderr) == ("the same\n", "")
 
 
+# -------------------- the archive layout
+
+ZARR_ALONE = """
+import sys
+from pathlib import Path
+import numpy, zarr
+
+cache, expected = Path(sys.argv[1]), Path(sys.argv[2])
+for part in sorted((cache / "parts").iterdir()):
+    group = zarr.open_group(str(part / "rows.zarr"), mode="r")
+    fields = numpy.load(expected / f"{part.name}.npz")
+    assert sorted(group.array_keys()) == sorted(fields), "zarr"
+    for name in fields:
+        assert group[name].chunks[0] == min(group[name].shape[0], 16384)
+        numpy.testing.assert_array_equal(group[name][:], fields[name], strict=True)
+assert "logitstore" not in sys.modules
+print("the same")
+"""
+
+
+def test_zarr_alone_reads_an_archive_and_finds_what_the_mapped_layout_holds(
+    small: logitstore.Cache, archive: logitstore.Cache, tmp_path: Path
+) -> None:
+    assert archive.manifest.codec.layout == "archive"
+    assert archive.part_numbers == small.part_numbers
+    for number in small.part_numbers:
+        np.savez(tmp_path / f"{number:05d}.npz", **small.part(number).fields)
+    command = [sys.executable, "-W", "error", "-c", ZARR_ALONE, str(archive.path), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path)
+    assert (done.stdout, done.stderr) == ("the same\n", "")
+
+
+def test_an_archive_gives_the_samples_and_rows_of_the_mapped_cache(
+    small: logitstore.Cache, archive: logitstore.Cache
+) -> None:
+    assert verify(archive.path) == []
+    assert archive.sums == small.sums
+    for theirs, ours in zip(small, archive, strict=True):
+        assert ours.sample.key == theirs.sample.key
+        assert ours.answer.fields.keys() == theirs.answer.fields.keys()
+        for name, array in ours.answer.fields.items():
+            np.testing.assert_array_equal(array, theirs.answer[name], strict=True)
+
+
+ARRAYS = ["ids", "logprobs", "tail_logmass", "sketch", "gold_logprob", "entropy"]
+
+
+@pytest.mark.parametrize("field", ARRAYS)
+def test_a_truncated_chunk_of_an_archive_is_refused_and_reported(
+    archive: logitstore.Cache, tmp_path: Path, field: str
+) -> None:
+    folder, chunk = with_chunk(archive, tmp_path, field)
+    os.truncate(chunk, chunk.stat().st_size - 1)
+    (problem,) = verify(folder)
+    assert (problem.part, problem.file) == (1, chunk.relative_to(folder).as_posix())
+    with pytest.raises(CacheDamaged, match=f"rows.zarr/{field}/c/"):
+        logitstore.open(folder).part(1)
+
+
+@pytest.mark.parametrize("field", ARRAYS)
+def test_a_flipped_bit_in_a_chunk_of_an_archive_is_reported(
+    archive: logitstore.Cache, tmp_path: Path, field: str
+) -> None:
+    folder, chunk = with_chunk(archive, tmp_path, field)
+    whole = chunk.read_bytes()
+    for place in {0, 5, 16, len(whole) // 2, len(whole) - 1}:
+        changed = bytearray(whole)
+        changed[place] ^= 1 << place % 8
+        chunk.write_bytes(changed)
+        (problem,) = verify(folder)
+        assert (problem.part, problem.file) == (1, chunk.relative_to(folder).as_posix()), place
+    chunk.write_bytes(whole)
+    assert verify(folder) == []
+
+
+@pytest.mark.parametrize("field", ARRAYS)
+def test_a_chunk_that_cannot_be_decompressed_is_refused_when_its_rows_are_asked_for(
+    archive: logitstore.Cache, tmp_path: Path, field: str
+) -> None:
+    folder, chunk = with_chunk(archive, tmp_path, field)
+    chunk.write_bytes(b"\xff" * chunk.stat().st_size)
+    part = logitstore.open(folder).part(1)
+    with pytest.raises(CacheDamaged, match=rf"rows\.zarr/{field}: cannot be read"):
+        part[0]
+
+
+def with_chunk(cache: logitstore.Cache, tmp_path: Path, field: str) -> tuple[Path, Path]:
+    """A copy of an archive, and one of its chunks."""
+    folder = Path(shutil.copytree(cache.path, tmp_path / "copy"))
+    (chunk,) = (path for path in (folder / f"parts/00001/rows.zarr/{field}/c").rglob("*") if path.is_file())
+    return folder, chunk
+
+
+BARE = [{"name": "bytes", "configuration": {"endian": "little"}}]
+
+
+@pytest.mark.parametrize(
+    "codecs",
+    [
+        BARE,
+        [{"name": "transpose", "configuration": {"order": [1, 0]}}, *BARE],
+        [{"name": "transpose", "configuration": {"order": [1, 0]}}, *BARE, {"name": "zstd"}],
+        [
+            {"name": "transpose", "configuration": {"order": [1, 0]}},
+            *BARE,
+            {"name": "gzip", "configuration": {"level": 9}},
+        ],
+        [],
+        None,
+    ],
+    ids=["bare", "no compressor", "zstd", "gzip", "none", "null"],
+)
+def test_an_archive_whose_metadata_name_other_codecs_is_refused(
+    archive: logitstore.Cache, tmp_path: Path, codecs: object
+) -> None:
+    folder, _ = with_chunk(archive, tmp_path, "ids")
+    path = folder / "parts/00001/rows.zarr/ids/zarr.json"
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"codecs": codecs}))
+    size = {"bytes": path.stat().st_size}
+    tamper(folder / "parts/00001/part.json", lambda record: record["files"]["rows.zarr/ids/zarr.json"].update(size))
+    part = logitstore.open(folder).part(1)
+    with pytest.raises(CacheDamaged, match=r"ids/zarr\.json"):
+        part[0]
+
+
+def recodec(plan: dict[str, Any], name: str, codec: str) -> None:
+    plan["fields"][name]["codec"] = codec
+
+
+@pytest.mark.parametrize("name", ["ids", "logprobs", "tail_logmass", "sketch"])
+def test_a_plan_whose_field_has_another_codec_is_refused(small: logitstore.Cache, tmp_path: Path, name: str) -> None:
+    folder = Path(shutil.copytree(small.path, tmp_path / "copy"))
+    found = small.manifest.fields[name].codec
+    for codec in {"plain", "bits-9", "levels-8", "levels-5", "log2-8", "codebook", "zip"} - {found}:
+        tamper(folder / "cache.json", functools.partial(recodec, name=name, codec=codec))
+        with pytest.raises(CacheDamaged, match=f"the field '{name}'"):
+            logitstore.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("section", "change"),
+    [
+        ("codec", {"logprobs": "levels-7"}),
+        ("codec", {"tail": "log2-4"}),
+        ("codec", {"layout": "zip"}),
+        ("codec", {"novelty": 1}),
+        ("sparsifier", {"name": "topq"}),
+        ("sparsifier", {"draws": 4}),
+        ("sparsifier", {"k": 0}),
+        ("sparsifier", {"k": 100_000}),
+        ("tail", {"shape": "head"}),
+        ("tail", {"bytes": None}),
+        ("tail", {"width": 32}),
+    ],
+)
+def test_a_plan_whose_parts_do_not_fit_together_is_refused(
+    small: logitstore.Cache, tmp_path: Path, section: str, change: dict[str, Any]
+) -> None:
+    folder = Path(shutil.copytree(small.path, tmp_path / "copy"))
+    tamper(folder / "cache.json", lambda plan: plan[section].update(change))
+    with pytest.raises(CacheDamaged):
+        logitstore.open(folder)
+
+
 # -------------------- what the specification says of the files
 
 
@@ -145,7 +404,7 @@ def checksum_of(raw: bytes) -> str:
 
 
 def identity_of(plan: dict[str, Any]) -> str:
-    essence = {key: value for key, value in plan.items() if key not in ("created_by", "checksum")}
+    essence = {key: value for key, value in plan.items() if key not in ("created_by", "recoded_from", "checksum")}
     essence["teacher"] = {key: value for key, value in plan["teacher"].items() if key not in ("name", "revision")}
     essence["data"] = {key: value for key, value in plan["data"].items() if key != "source"}
     text = json.dumps(essence, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -212,7 +471,8 @@ def test_the_decoding_of_the_specification_is_what_students_are_given(
     answer = cache[3].answer
     ids_NK, tail_N = answer["ids"].astype(np.int64), answer["tail_logmass"]
     vocabulary = cache.manifest.teacher.vocabulary
-    tail = load_tail(cache)
+    tail = decoder_of(cache).tail
+    assert isinstance(tail, FixedTail)
     prior_V = np.exp(tail.log_prior_V.numpy()) if shape == "prior" else np.ones(vocabulary)
 
     stored_NK = np.exp(answer["logprobs"].astype(np.float64))
@@ -226,8 +486,7 @@ def test_the_decoding_of_the_specification_is_what_students_are_given(
 
     targets = Targets(
         torch.from_numpy(ids_NK),
-        torch.from_numpy(normalised(answer["logprobs"], tail_N)),
-        torch.from_numpy(tail_N.copy()),
+        *(torch.from_numpy(part) for part in normalised(answer["logprobs"].astype(np.float32), tail_N)),
         tail if shape == "prior" else tail.uniform(vocabulary),
     )
     np.testing.assert_allclose(dense(targets, temperature).numpy(), expected_NV, rtol=2e-5, atol=1e-9)
@@ -242,27 +501,76 @@ def test_the_specification_names_every_key_column_and_field(cache: logitstore.Ca
     record = json.loads((cache.part(0).folder / "part.json").read_bytes())
     wanted = keys(plan, ("config", "created_by", "shared")) | keys(record, ("files",)) | {"bytes", "xxh3_128"}
     wanted |= set(cache.part(0).samples.batch.schema.names)
+    for preset in PRESETS:
+        row = row_of(preset, {}, 300, 32)
+        wanted |= row_fields(row.sparsifier, row.tail, row.codec, row.vocabulary).keys() | set(shared_shapes(row, 8))
+    wanted |= {"projection", "levels", "log_normaliser", *NAMES}
     assert not {name for name in wanted if f"`{name}`" not in SPECIFICATION}
-    stored = re.search(r"differs from 1 by at most `([0-9.]+)`", SPECIFICATION)
+    stored = re.search(r"differs from 1 by at most `([0-9.]+)`", " ".join(SPECIFICATION.split()))
     assert stored is not None
-    assert float(stored[1]) == MASS_TOLERANCE
+    assert float(stored[1]) == AnswerCodec(row=cache.manifest.row).mass_error
 
 
 def test_the_specification_states_the_bytes_of_a_row(cache: logitstore.Cache) -> None:
-    for line in re.findall(r"^\| (\d+) \| (at most|above) 65536 \|.*\| (\d+) \|$", SPECIFICATION, re.MULTILINE):
-        k, vocabulary, total = int(line[0]), 65536 + (line[1] == "above"), int(line[2])
-        fields = {name: info.model_copy() for name, info in make.manifest().fields.items()}
-        fields["ids"] = fields["ids"].model_copy(update={"shape": (k,), "dtype": ids_dtype(vocabulary)})
-        fields["logprobs"] = fields["logprobs"].model_copy(update={"shape": (k,)})
-        assert make.manifest().model_copy(update={"fields": fields}).bytes_per_row == total
-    assert "| 16 | at most 65536 |" in SPECIFICATION
+    lines = re.findall(r"^\| (\w+) \| (\d+) \|(?: \d+ \|){6} (\d+) \|$", SPECIFICATION, re.MULTILINE)
+    assert {preset for preset, _, _ in lines} == PRESETS.keys() - {"archive"}
+    for preset, vocabulary, total in lines:
+        row = row_of(preset, {}, int(vocabulary), 576)
+        fields = row_fields(row.sparsifier, row.tail, row.codec, row.vocabulary)
+        assert sum(info.bytes for info in fields.values()) == int(total), preset
     folders = [cache.part(number).folder / "rows.zarr" for number in cache.part_numbers]
     chunks = sum(path.stat().st_size for folder in folders for path in folder.rglob("0") if path.is_file())
     assert chunks == cache.rows * cache.manifest.bytes_per_row
 
 
-def ids_dtype(vocabulary: int) -> str:
-    return "uint16" if vocabulary <= 65536 else "uint32"
+def spelled(array: Any) -> str:
+    return f"`{array.astype(array.dtype.newbyteorder('<')).tobytes().hex(' ')}`"
+
+
+def test_the_examples_of_the_specification_are_what_the_codecs_give() -> None:
+    logprobs = np.array([[0, -0.25, -1, -2.5, -6, -11.5, -30, -np.inf]], np.float32)
+    masses = np.array([0, -1, -30, -np.inf])
+    levels = np.array([[-2, -1.25, -0.75, -0.25, 0.25, 0.75, 1.25, 2], [-1.5, -0.5, 0.5, 1.5, *[1.5] * 4]], np.float32)
+    levels = np.concatenate([levels, [[-0.75, *[0.75] * 7]]]).astype(np.float32)
+    mean = np.array([0, 1, -2, 0.5, 100, 0], np.float32)
+    std = np.array([1, 0.5, 2, 0.25, 50, 1e-6], np.float32)
+    channels = Channels(mean, std)
+    hidden, scale = channels.encode(np.array([[0.5, 1.25, -3, 0.5, 160, 0]]))
+    given = [
+        Bits((9,) * 4).encode(np.array([[299, 0, 256, 17]])),
+        *(Levels(bits, 8).encode(logprobs) for bits in (8, 6, 5)),
+        *(Log2(bits).encode(masses) for bits in (8, 16)),
+        Codebook((3, 2, 1), levels).encode(np.array([[-3, 0.125, 0.25]])),
+        hidden,
+        scale,
+    ]
+    text = " ".join(SPECIFICATION.split())
+    assert [spelled(array) for array in given if spelled(array) not in text] == []
+    read = [Levels(bits, 8).decode(Levels(bits, 8).encode(logprobs))[0, 2] for bits in (8, 6, 5)]
+    assert [f"= {value:.3f} |" in text for value in read] == [True] * 3
+    assert f"(-1 is read as {Log2(8).decode(Log2(8).encode(masses))[1]:.3f})" in text
+    assert f"read as {channels.decode(hidden, scale)[0, 4]:.3f}." in text
+    assert f"which is {float(scale[0]):.6f}," in text
+
+
+def test_the_random_numbers_of_the_specification_are_those_of_the_library() -> None:
+    key, rows, width = "00112233445566778899aabbccddeeff", 3, 4
+    for stream in (DRAWS, FIDELITY):
+        outputs: list[int] = []
+        for block in range(1, rows * width // 4 + 1):
+            outputs += philox([block, 0, 0, stream], [int(key[16:], 16), int(key[:16], 16)])
+        expected = np.array([(output >> 11) * 2.0**-53 for output in outputs]).reshape(rows, width)
+        np.testing.assert_array_equal(uniform(key, rows, width, stream), expected)
+
+
+def philox(counter: list[int], key: list[int]) -> list[int]:
+    """Philox4x64 with ten rounds, from the paper."""
+    whole = (1 << 64) - 1
+    for _ in range(10):
+        first, third = 0xD2E7470EE14C6C93 * counter[0], 0xCA5A826395121157 * counter[2]
+        counter = [third >> 64 ^ counter[1] ^ key[0], third & whole, first >> 64 ^ counter[3] ^ key[1], first & whole]
+        key = [key[0] + 0x9E3779B97F4A7C15 & whole, key[1] + 0xBB67AE8584CAA73B & whole]
+    return counter
 
 
 # -------------------- mapped, and opened untouched

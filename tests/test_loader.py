@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 import logitstore
 from logitstore.batch import Batch
 from logitstore.cache.order import bucketed, held_out, shuffled
-from logitstore.cache.rows_decode import normalised
+from logitstore.codecs.answer import normalised
 from logitstore.errors import BadInput
 from logitstore.loader import Loader
+from logitstore.targets import Targets
 
 
 def visited(batch: Batch) -> list[int]:
@@ -110,26 +111,41 @@ def test_a_batch_holds_what_the_cache_holds(cache: logitstore.Cache) -> None:
         assert (batch.rows[rows] - line * batch.input_ids.shape[1]).tolist() == found.sample.positions_N.tolist()
         assert batch.gold[rows].tolist() == found.sample.gold_N.tolist()
         assert torch.equal(batch.gold[rows], flat[batch.rows[rows] + 1])
-        assert batch.ids[rows].tolist() == found.answer["ids"].tolist()
-        stored = torch.from_numpy(found.answer["logprobs"].astype(np.float32))
-        torch.testing.assert_close(batch.logprobs[rows], stored, atol=6e-3, rtol=0)
-        assert batch.tail_logmass[rows].tolist() == found.answer["tail_logmass"].tolist()
+        assert batch.answer.keys() == found.answer.fields.keys()
+        for name, stored in found.answer.fields.items():
+            assert torch.equal(batch.answer[name][rows], torch.from_numpy(np.array(stored))), name
+        assert batch.gold_logprob[rows].tolist() == found.answer["gold_logprob"].tolist()
+        assert batch.entropy[rows].tolist() == found.answer["entropy"].tolist()
         row = rows.stop
     assert row == len(batch.rows)
 
 
-def test_decoded_rows_sum_to_one(cache: logitstore.Cache) -> None:
-    for batch in Loader(cache, batch_size=16):
-        mass = batch.logprobs.double().exp().sum(-1) + batch.tail_logmass.double().exp()
+def test_targets_hold_what_the_batch_holds_and_sum_to_one(cache: logitstore.Cache) -> None:
+    loader = Loader(cache, batch_size=16)
+    for batch in loader:
+        targets = loader.targets(batch)
+        assert isinstance(targets, Targets)
+        assert torch.equal(targets.ids_NK, batch.answer["ids"].long())
+        torch.testing.assert_close(targets.logprobs_NK, batch.answer["logprobs"].float(), atol=6e-3, rtol=0)
+        assert torch.equal(targets.tail_logmass_N, batch.answer["tail_logmass"])
+        mass = targets.logprobs_NK.double().exp().sum(-1) + targets.tail_logmass_N.double().exp()
         torch.testing.assert_close(mass, torch.ones_like(mass), atol=2e-6, rtol=0)
+
+
+def test_a_batch_taken_apart_and_put_together_is_the_same(cache: logitstore.Cache) -> None:
+    batch = next(iter(Loader(cache, batch_size=3)))
+    tensors = batch.tensors()
+    assert tensors.keys() >= {f"answer.{name}" for name in cache.manifest.fields}
+    assert same(Batch.of(tensors), batch)
+    assert same(batch.to("cpu"), batch)
 
 
 def test_decoding_leaves_rows_without_a_tail_and_impossible_tokens_alone() -> None:
     with np.errstate(divide="ignore"):
         stored = np.log(np.array([[0.5, 0.25, 0.25], [1.0, 0.0, 0.0]], np.float32))
     tail = np.full(2, -np.inf, np.float32)
-    assert np.exp(normalised(stored, tail)).sum(1) == pytest.approx([1, 1])
-    assert np.isneginf(normalised(stored, tail)[1, 1:]).all()
+    assert np.exp(normalised(stored, tail)[0]).sum(1) == pytest.approx([1, 1])
+    assert np.isneginf(normalised(stored, tail)[0][1, 1:]).all()
 
 
 def test_packed_lines_hold_the_same_rows_with_less_padding(cache: logitstore.Cache) -> None:

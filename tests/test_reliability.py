@@ -26,10 +26,13 @@ from hypothesis import strategies as st
 
 from logitstore.cache import layout
 from logitstore.cache.reader import Cache
-from logitstore.cache.verify import Problem, repair, row_block_problems, verify
+from logitstore.cache.row_checks import row_block_problems
+from logitstore.cache.verify import Problem, repair, verify
+from logitstore.codecs.answer import AnswerCodec
 from logitstore.dump import dump
 from logitstore.errors import LogitstoreError, NotACache, StorageError
-from logitstore.manifest import MANIFEST_NAME, RECORD_NAME, Manifest, PartRecord, row_fields, seal, seal_of, unseal
+from logitstore.fields import CodecInfo, RowInfo, SparsifierInfo, TailInfo
+from logitstore.manifest import MANIFEST_NAME, RECORD_NAME, Manifest, PartRecord, seal, seal_of, unseal
 from logitstore.plans import DumpPlan
 from logitstore.sparsify.topk import TopK
 from logitstore.types import Step, key_of
@@ -40,7 +43,7 @@ KILLS = 20
 
 def command_for(plan: DumpPlan) -> list[str]:
     """The command line that says what a plan says."""
-    said = plan.model_dump(exclude_none=True, exclude={"resume"})
+    said = plan.model_dump(exclude_defaults=True, exclude={"resume"})
     return ["dump", *(text for name, value in said.items() for text in (f"--{name.replace('_', '-')}", str(value)))]
 
 
@@ -777,6 +780,14 @@ def test_a_broken_invariant_of_the_rows_is_reported_although_the_checksums_are_r
 
 VOCABULARY = 30
 KEPT = 5
+CODEC = AnswerCodec(
+    row=RowInfo(
+        sparsifier=SparsifierInfo(name="topk", k=KEPT),
+        tail=TailInfo(shape="uniform"),
+        codec=CodecInfo(),
+        vocabulary=VOCABULARY,
+    )
+)
 
 
 @st.composite
@@ -789,12 +800,11 @@ def blocks(draw: st.DrawFn) -> tuple[dict[str, Any], Any]:
     gold_N = noise.integers(0, VOCABULARY, rows)
     sparsifier = TopK(k=KEPT, vocabulary=VOCABULARY)
     targets = sparsifier(logits_NV, torch.from_numpy(gold_N))
-    fields = row_fields(KEPT, VOCABULARY)
-    return {name: value.numpy().astype(fields[name].dtype) for name, value in targets.items()}, gold_N
+    return CODEC.encode({name: value.numpy() for name, value in targets.items()}), gold_N
 
 
 def found_in(block: dict[str, Any], gold_N: Any) -> set[str]:
-    return {f"{field}: {what}" for field, what in row_block_problems(block, gold_N, VOCABULARY)}
+    return {f"{field}: {what}" for field, what in row_block_problems(block, gold_N, CODEC)}
 
 
 @given(block=blocks())

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from logitstore.errors import ModelError
-from logitstore.sparsify.prior import UNIFORM_SHARE, PriorFit
+from logitstore.sparsify.prior import UNIFORM_SHARE
+from logitstore.sparsify.sketch import TailPilot
 from logitstore.sparsify.topk import TopK
 
 
@@ -34,6 +35,8 @@ def test_topk_agrees_with_a_dense_float64_softmax_over_the_real_vocabulary(
     torch.testing.assert_close(found["logprobs"].double(), best, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(found["logprobs"].double(), dense.gather(1, found["ids"]), atol=1e-5, rtol=1e-5)
     assert all(len(set(row.tolist())) == k for row in found["ids"])
+    assert found["top1"].tolist() == found["ids"][:, 0].tolist()
+    assert found["gold_listed"].tolist() == (found["ids"] == gold[:, None]).any(1).tolist()
     torch.testing.assert_close(
         found["gold_logprob"].double(), dense.gather(1, gold[:, None]).squeeze(1), atol=1e-5, rtol=1e-5
     )
@@ -83,16 +86,16 @@ def test_broken_logits_are_refused(bad: float) -> None:
 def test_the_prior_is_the_mean_of_the_unlisted_probabilities() -> None:
     logits = torch.randn(30, 24, dtype=torch.float64).float()
     ids = logits[:, :20].topk(3).indices
-    fit = PriorFit(20)
+    fit = TailPilot(20)
     fit.add(logits[:11], ids[:11])
     fit.add(logits[11:], ids[11:])
     tails = torch.softmax(logits[:, :20].double(), -1).scatter(1, ids, 0.0).sum(0)
     expected = (1 - UNIFORM_SHARE) * tails / tails.sum() + UNIFORM_SHARE / 20
-    torch.testing.assert_close(fit.vector(), expected.float(), atol=1e-7, rtol=1e-5)
+    torch.testing.assert_close(fit.prior(), expected.float(), atol=1e-7, rtol=1e-5)
     assert fit.rows == 30
 
 
 def test_the_prior_of_rows_without_a_tail_is_uniform() -> None:
-    fit = PriorFit(6)
+    fit = TailPilot(6)
     fit.add(torch.randn(4, 6), torch.arange(6).repeat(4, 1))
-    torch.testing.assert_close(fit.vector(), torch.full((6,), 1 / 6))
+    torch.testing.assert_close(fit.prior(), torch.full((6,), 1 / 6))

@@ -21,6 +21,7 @@ from logitstore.cache import layout
 from logitstore.cache.reader import Cache
 from logitstore.dump import dump
 from logitstore.manifest import MANIFEST_NAME, RECORD_NAME, is_sealed, seal
+from logitstore.plans import DumpPlan
 from tests.conftest import TEXTS, VOCABULARY, logitstore_command, plan_for, save_model, train_tokenizer
 
 PROGRESS = re.compile(
@@ -95,6 +96,12 @@ def refused_dump(refused: Refused, teacher: Path, texts: Path, tmp_path: Path) -
         return line
 
     return call
+
+
+def flags_of(plan: DumpPlan) -> list[str]:
+    """The options that say what a plan says; what a plan leaves as it is needs none."""
+    said = plan.model_dump(exclude_defaults=True, exclude={"resume"})
+    return [text for name, value in said.items() for text in (f"--{name.replace('_', '-')}", str(value))]
 
 
 @pytest.fixture
@@ -337,8 +344,7 @@ def test_a_cache_of_another_plan_is_refused_with_the_setting_that_differs(
     refused: Refused, teacher: Path, texts: Path, cache: Cache, setting: dict[str, Any], name: str
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in cache.path.rglob("*") if path.is_file()}
-    usual = plan_for(teacher, texts, cache.path, **setting).model_dump(exclude_none=True, exclude={"resume"})
-    flags = [text for key, value in usual.items() for text in (f"--{key.replace('_', '-')}", value)]
+    flags = flags_of(plan_for(teacher, texts, cache.path, **setting))
     line = refused("dump", *flags)
     assert f"--out {cache.path}: the cache there has {name}" in line
     assert before == {path: path.stat().st_mtime_ns for path in cache.path.rglob("*") if path.is_file()}
@@ -349,8 +355,7 @@ def test_another_teacher_is_refused_by_its_weights(
 ) -> None:
     shutil.rmtree(own_cache / "parts" / "00001")
     other = save_model(tmp_path / "other", tokenizer, 328, seed=5)
-    usual = plan_for(other, texts, own_cache).model_dump(exclude_none=True, exclude={"resume"})
-    flags = [text for key, value in usual.items() for text in (f"--{key.replace('_', '-')}", value)]
+    flags = flags_of(plan_for(other, texts, own_cache))
     assert "teacher.fingerprint" in refused("dump", *flags)
 
 
@@ -769,8 +774,7 @@ def test_a_dump_is_not_refused_when_nothing_is_wrong(
     command: Callable[..., int], teacher: Path, texts: Path, tmp_path: Path, cache: Cache
 ) -> None:
     """The options that the refusals above start from are right, so it is the change that is refused."""
-    usual = plan_for(teacher, texts, tmp_path / "out").model_dump(exclude_none=True, exclude={"resume"})
-    flags = [text for key, value in usual.items() for text in (f"--{key.replace('_', '-')}", value)]
+    flags = flags_of(plan_for(teacher, texts, tmp_path / "out"))
     assert command("dump", *flags) == 0
     assert Cache(tmp_path / "out").manifest == cache.manifest
     assert dump(plan_for(teacher, texts, tmp_path / "out")).complete

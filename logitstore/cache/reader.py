@@ -11,7 +11,7 @@ import numpy as np
 
 from logitstore.cache import layout
 from logitstore.cache.part_sums import add_fidelity, add_sums
-from logitstore.cache.rows_file import map_rows, metadata_of, read_rows
+from logitstore.cache.rows_file import map_rows, needed_files, read_rows
 from logitstore.cache.samples_file import SamplesFile
 from logitstore.codecs.answer import AnswerCodec
 from logitstore.errors import CacheDamaged, CacheMismatch
@@ -43,7 +43,10 @@ class Part:
         check_sizes(root, number, self.record)
         kind = manifest.codec.layout
         # only what the record lists was checked not to lead outside, so nothing else is opened
-        needed = {layout.SAMPLES_FILE, *(f"{layout.ROWS_FOLDER}/{file}" for file in metadata_of(manifest.fields, kind))}
+        needed = {
+            layout.SAMPLES_FILE,
+            *(f"{layout.ROWS_FOLDER}/{file}" for file in needed_files(manifest.fields, kind, self.record.rows)),
+        }
         if unlisted := sorted(needed - self.record.files.keys()):
             raise CacheDamaged(f"{root}: the record of part {number:05d} does not list {', '.join(unlisted)}.")
         self.samples = SamplesFile(self.folder / layout.SAMPLES_FILE, manifest.token_dtype, manifest.samples_in(number))

@@ -53,9 +53,29 @@ def archive_codecs(rank: int, item_bytes: int) -> list[dict[str, Any]]:
     ]
 
 
-def metadata_of(fields: dict[str, FieldInfo], layout: str) -> list[str]:
-    """Paths of the files that must be there before rows are read, below the group's folder."""
-    return [f"{name}/zarr.json" for name in fields] if layout == "archive" else files_of(fields)
+def needed_files(fields: dict[str, FieldInfo], layout: str, rows: int) -> list[str]:
+    """Paths of all files that reading the rows opens, below the group's folder."""
+    if layout == "mapped":
+        return files_of(fields)
+    chunks = range(-(-max(rows, 1) // ARCHIVE_ROWS))
+    return [
+        f"{name}/{file}"
+        for name, info in fields.items()
+        for file in ("zarr.json", *(_archive_chunk(chunk, len(info.shape)) for chunk in chunks))
+    ]
+
+
+def _archive_chunk(number: int, axes: int) -> str:
+    """Path of one chunk of an array in the archive layout, whose rows have `axes` axes."""
+    return "/".join(["c", str(number)] + ["0"] * axes)
+
+
+def _check_blosc(path: Path, expected: int) -> None:
+    """Refuse a compressed chunk that says it holds anything but `expected` bytes, before memory is asked for."""
+    with path.open("rb") as file:
+        header = file.read(16)
+    if len(header) < 16 or int.from_bytes(header[4:8], "little") != expected:
+        raise CacheDamaged(f"{path}: it does not hold {expected} bytes. Run `logitstore verify`.")
 
 
 def read_rows(folder: Path, fields: dict[str, FieldInfo], rows: int) -> dict[str, Array]:
@@ -73,6 +93,10 @@ def read_rows(folder: Path, fields: dict[str, FieldInfo], rows: int) -> dict[str
         _check_metadata(
             folder / name / "zarr.json", info, shape, chunk_shape, archive_codecs(len(shape), dtype.itemsize)
         )
+        for chunk in range(-(-max(rows, 1) // ARCHIVE_ROWS)):
+            _check_blosc(
+                folder / name / _archive_chunk(chunk, len(info.shape)), math.prod(chunk_shape) * dtype.itemsize
+            )
         try:
             found[name] = np.asarray(zarr.open_array(str(folder / name), mode="r")[...])
         except Exception as error:

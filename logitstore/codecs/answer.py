@@ -121,8 +121,9 @@ class AnswerCodec:
         with np.errstate(over="ignore"):
             quarter_NK = np.exp(logprobs_NK.astype(np.float64) / 4)
         step = 1 / self._levels.top
-        bound: Array = 4 * np.log1p(step / np.maximum(quarter_NK - step / 2, step / 2)) + (quarter_NK < step) * 100
-        return bound
+        with np.errstate(divide="ignore"):
+            bound: Array = 4 * np.log1p(step / np.maximum(quarter_NK - step / 2, step / 2))
+        return np.where(quarter_NK < step, np.inf, bound)
 
     @cached_property
     def _ids(self) -> Bits | None:
@@ -167,22 +168,25 @@ def _keep_first(logprobs_NV: Array, first_N: Array) -> None:
     logprobs_NV[rows_N[is_tied_N], first_N[is_tied_N]] = lifted_N[is_tied_N]
 
 
-def normalised(logprobs_NK: Any, tail_logmass_N: Any) -> Any:
-    """Listed logprobs shifted so that, together with the tail mass, they sum to 1 exactly.
+def normalised(logprobs_NK: Any, tail_logmass_N: Any) -> tuple[Any, Any]:
+    """Listed logprobs and tail log mass that sum to 1 exactly.
 
-    Rounding moves the listed mass by some 1e-3; this takes it back without touching the tail, which is the more precise of
-    the two (docs/format.md, "Decoding"). A row without listed mass stays as it is.
+    Both were rounded, and so miss 1 by some 1e-3. The smaller of the two masses is the more precise one and stays: a tail up
+    to one half as it is, with the listed logprobs shifted; else the listed logprobs, with the tail what they leave
+    (docs/format.md, "Decoding").
 
     Args:
         logprobs_NK: as stored, float32.
         tail_logmass_N: as stored, nats.
 
     Returns:
-        float32[N, K].
+        float32[N, K], float32[N].
     """
     xp = library(logprobs_NK)
     listed_N = xp.exp(logprobs_NK).sum(-1)
     tail_N = xp.exp(tail_logmass_N)
+    keeps_tail_N = ((tail_N <= 0.5) & (listed_N > 0)) | (listed_N >= 1)
     wanted_N = xp.log1p(-xp.where(tail_N < 1 - 1e-7, tail_N, 1 - 1e-7))
-    shift_N = wanted_N - xp.log(xp.where(listed_N > 0, listed_N, 1.0))
-    return logprobs_NK + shift_N[:, None]
+    shift_N = xp.where(keeps_tail_N, wanted_N - xp.log(xp.where(listed_N > 0, listed_N, 1.0)), 0.0)
+    left_N = xp.log1p(-xp.where(keeps_tail_N, 0.5, listed_N))
+    return logprobs_NK + shift_N[:, None], xp.where(keeps_tail_N, tail_logmass_N, left_N)

@@ -62,6 +62,8 @@ class Bits:
 
     def decode(self, packed_NB: Any) -> Any:
         """int64[N, K]."""
+        if not self.bytes:
+            return beside(np.zeros((len(packed_NB), len(self.widths)), np.int64), packed_NB)
         _, shift_K, mask_K = (beside(each, packed_NB) for each in self._plan)
         last = self.bytes - 1
         word_NK: Any = 0

@@ -16,6 +16,9 @@ import numpy as np
 from logitstore.codecs.either import beside, real
 from logitstore.types import Array
 
+LARGEST_SCALE = 65504.0
+"""The largest float16. A channel that never moved in the pilot may ask for more; it is cut off there."""
+
 
 @dataclass(frozen=True, eq=False)
 class Channels:
@@ -27,12 +30,14 @@ class Channels:
     def encode(self, hidden_ND: Array) -> tuple[Array, Array]:
         """int8[N, D] and the rows' scales, float16[N]. The error of a channel is at most half of std * scale."""
         standard_ND = (hidden_ND.astype(np.float32) - self.mean_D) / self.std_D
-        scale_N = (np.abs(standard_ND).max(1, initial=0.0) / 127).astype(np.float16)
-        # a scale rounded down would let the largest value overflow
-        scale_N = np.where(scale_N * np.float32(127) < np.abs(standard_ND).max(1, initial=0.0),
-                           np.nextafter(scale_N, np.float16(np.inf)), scale_N)  # fmt: skip
+        scale_N = np.minimum(np.abs(standard_ND).max(1, initial=0.0) / 127, LARGEST_SCALE).astype(np.float16)
+        # a scale rounded down would cut off the largest value
+        too_small_N = scale_N.astype(np.float32) * 127 < np.abs(standard_ND).max(1, initial=0.0)
+        too_small_N &= scale_N < LARGEST_SCALE
+        scale_N = np.where(too_small_N, np.nextafter(scale_N, np.float16(LARGEST_SCALE)), scale_N)
         scale_N = np.maximum(scale_N, np.float16(2**-24))
-        return np.rint(standard_ND / scale_N.astype(np.float32)[:, None]).astype(np.int8), scale_N
+        steps_ND = np.rint(standard_ND / scale_N.astype(np.float32)[:, None])
+        return np.clip(steps_ND, -127, 127).astype(np.int8), scale_N
 
     def decode(self, stored_ND: Any, scale_N: Any) -> Any:
         """float32[N, D]."""

@@ -47,10 +47,11 @@ class Levels:
     def mass_error(self) -> float:
         """Most by which the decoded listed mass of a row may differ from the mass that was encoded.
 
-        Half a step of p**(1/4), a whole one for the smallest probabilities, is an error of at most 4 p**(3/4) / (2 L) plus
-        terms of higher order; the sum over K entries is largest where all are equal.
+        The fourth root of the mass is a norm of the quarter powers, each of which moves by at most half a step, so that of K
+        entries moves by at most K**(1/4) / (2 L) (Minkowski); probabilities below half a step may gain (1 / L)**4 each.
         """
-        return float(1.1 * POWER * self.k ** (1 / POWER) / (2 * self.top) + self.k / self.top**POWER)
+        moved = self.k ** (1 / POWER) / (2 * self.top)
+        return float((1 + moved) ** POWER - 1 + self.k / self.top**POWER) + 1e-6
 
     def encode(self, logprobs_NK: Array) -> Array:
         """uint8[N, B]. A probability above 0 never becomes 0."""

@@ -36,7 +36,10 @@ def reverse_kl(student_NV: Tensor, targets: AnyTargets, *, temperature: float = 
     """
     student, teacher = dense_pair(student_NV, targets, temperature)
     probs_NV = student.exp()
-    return temperature**2 * torch.where(probs_NV > 0, probs_NV * (student - teacher), 0.0).sum(-1)
+    # where the student's probability is 0 both logarithms are taken out, or the gradient would be 0 times infinity
+    is_none_NV = probs_NV == 0
+    difference_NV = student.masked_fill(is_none_NV, 0.0) - teacher.masked_fill(is_none_NV, 0.0)
+    return temperature**2 * (probs_NV * difference_NV).sum(-1)
 
 
 def jensen_shannon(student_NV: Tensor, targets: AnyTargets, *, beta: float = 0.5, temperature: float = 1.0) -> Tensor:

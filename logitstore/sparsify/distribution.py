@@ -38,7 +38,15 @@ class Distribution:
 
     def top(self, k: int) -> Tensor:
         """int64[N, K]: the most probable ids by falling logprob, equal ones by rising id."""
-        return ordered(self.logprobs_NV, torch.topk(self.logprobs_NV, k, sorted=False).indices)
+        found = torch.topk(self.logprobs_NV, k, sorted=False)
+        ids_NK = found.indices
+        if k:
+            # of tokens that tie at rank k, topk keeps any; here the lowest ids
+            last_N1 = found.values.min(-1, keepdim=True).values
+            tied_M = ((self.logprobs_NV >= last_N1).sum(-1) > k).nonzero().squeeze(1)
+            if len(tied_M):
+                ids_NK[tied_M] = _lowest_of_ties(self.logprobs_NV[tied_M], last_N1[tied_M], k)
+        return ordered(self.logprobs_NV, ids_NK)
 
     def mass_outside(self, ids_NK: Tensor) -> Tensor:
         """float32[N]: the mass of all other tokens, summed over them and not found as a difference."""
@@ -54,6 +62,14 @@ class Distribution:
             "top1": top1_N,
             "gold_listed": is_listed_N,
         }
+
+
+def _lowest_of_ties(logprobs_MV: Tensor, last_M1: Tensor, k: int) -> Tensor:
+    """int64[M, K]: everything above `last_M1`, filled up with the lowest ids that equal it."""
+    above_MV, equal_MV = logprobs_MV > last_M1, logprobs_MV == last_M1
+    wanted_M1 = k - above_MV.sum(-1, keepdim=True)
+    chosen_MV = above_MV | (equal_MV & (equal_MV.cumsum(-1) <= wanted_M1))
+    return chosen_MV.nonzero()[:, 1].view(len(logprobs_MV), k)
 
 
 def ordered(logprobs_NV: Tensor, ids_NK: Tensor) -> Tensor:

@@ -17,13 +17,12 @@ import xxhash
 
 from logitstore.cache import layout
 from logitstore.cache.part_writer import PartWriter
+from logitstore.fields import CodecInfo, FieldInfo, SparsifierInfo, TailInfo
 from logitstore.manifest import (
     MANIFEST_NAME,
     DataInfo,
-    FieldInfo,
+    Fidelity,
     Manifest,
-    SparsifierInfo,
-    TailInfo,
     TeacherInfo,
     TokenizerInfo,
     seal,
@@ -43,10 +42,10 @@ WINDOWS = [0, 0, 0, 1, 0]
 STARTS = [0, 0, 0, 4, 0]
 
 # one entry a row, in row order; exp(logprobs) and exp(tail_logmass) sum to 1 within a float16's rounding
-IDS = [[2, 0], [3, 1], [0, 4], [6, 9], [0, 7], [2, 1], [3, 0], [3, 5], [0, 1]]
+IDS = [[2, 0], [3, 1], [0, 4], [6, 9], [5, 7], [2, 1], [3, 0], [3, 5], [0, 1]]
 PROBS = [[0.5, 0.25], [0.75, 0.125], [0.5, 0.5], [0.625, 0.25], [0.375, 0.3125], [0.5, 0.125], [0.9, 0.05]]
 PROBS += [[0.25, 0.25], [1.0, 0.0]]
-GOLD_PROBS = [0.5, 0.75, 0.5, 0.625, 0.375, 0.5, 0.9, 0.25, 1.0]
+GOLD_PROBS = [0.5, 0.75, 0.5, 0.625, 0.125, 0.5, 0.9, 0.25, 1.0]
 ENTROPIES = [1.25, 0.75, 0.693359375, 1.0, 1.5, 1.125, 0.5, 2.0, 0.0]
 
 
@@ -60,6 +59,20 @@ def fields() -> dict[str, Array]:
             "tail_logmass": np.log(np.round(1 - probs_NK.sum(1), 12)).astype("<f4"),
             "gold_logprob": np.log(GOLD_PROBS).astype("<f2"),
             "entropy": np.array(ENTROPIES, "<f2"),
+        }
+
+
+def facts() -> dict[str, Array]:
+    """What is counted about every row, as a teacher says it in float32."""
+    ids_NK = np.array(IDS)
+    gold_N1 = np.concatenate([sample.gold_N for sample in samples()])[:, None]
+    with np.errstate(divide="ignore"):
+        return {
+            "gold_logprob": np.log(GOLD_PROBS).astype("<f4"),
+            "entropy": np.array(ENTROPIES, "<f4"),
+            "tail_logmass": fields()["tail_logmass"],
+            "top1": ids_NK[:, 0],
+            "gold_listed": (ids_NK == gold_N1).any(1),
         }
 
 
@@ -112,6 +125,7 @@ def manifest() -> Manifest:
         batch_tokens=64,
         sparsifier=SparsifierInfo(name="topk", k=2),
         tail=TailInfo(shape="uniform"),
+        codec=CodecInfo(),
         fields={
             "ids": FieldInfo(dtype="uint16", shape=(2,), unit="token id"),
             "logprobs": FieldInfo(dtype="float16", shape=(2,), unit="nat"),
@@ -125,7 +139,7 @@ def manifest() -> Manifest:
 
 def write(folder: Path) -> None:
     """Write the cache into `folder` as a dump would: shared files, plan, parts."""
-    plan, asked, rows = manifest(), samples(), fields()
+    plan, asked = manifest(), samples()
     layout.write_whole(folder / "shared" / "notes.txt", NOTES)
     layout.write_first(folder / MANIFEST_NAME, seal(plan))
     done = 0
@@ -134,9 +148,12 @@ def write(folder: Path) -> None:
         with PartWriter(folder, plan, part, mine) as writer:
             for index, sample in enumerate(mine):
                 span = slice(done, done + sample.rows)
-                writer.write(index, Answer(fields={name: array[span] for name, array in rows.items()}))
+                answer, counted = (
+                    Answer(fields={name: array[span] for name, array in rows.items()}) for rows in (fields(), facts())
+                )
+                writer.write(index, answer, counted)
                 done += sample.rows
-            writer.commit()
+            writer.commit(Fidelity())
 
 
 def reseal(content: dict[str, Any]) -> bytes:

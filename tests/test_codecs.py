@@ -1,0 +1,382 @@
+"""From values to bytes and back: every codec within its bound, NumPy and torch alike, and the bytes as they were agreed."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from logitstore.chance import DRAWS, uniform
+from logitstore.codecs.answer import AnswerCodec, normalised
+from logitstore.codecs.bits import Bits
+from logitstore.codecs.channels import Channels
+from logitstore.codecs.codebook import Codebook, lloyd_max, normal_codebook
+from logitstore.codecs.levels import Levels
+from logitstore.codecs.log2 import Log2
+from logitstore.decode import Decoder
+from logitstore.fields import TAILS, CodecInfo, RowInfo, SparsifierInfo, TailInfo
+from logitstore.keep import sparsifier_of
+from logitstore.presets import PRESETS, row_of
+from logitstore.targets import Targets, dense_logprobs
+from logitstore.types import Array
+from tests.golden import make_codecs
+
+WIDTH = 6
+SKETCH = normal_codebook((8, 7, 6, 5, 4, 3, 2, 1))
+KEY = "00112233445566778899aabbccddeeff"
+LOGPROB = st.floats(-120, 0, width=32) | st.just(-np.inf)
+MAX_1960 = {1: 0.3634, 2: 0.1175, 3: 0.03454, 4: 0.009497, 5: 0.002499}
+"""Mean squared errors of the best quantisers of a standard normal: Max 1960, table I."""
+
+
+def logprob_rows(element: st.SearchStrategy[float] = LOGPROB) -> st.SearchStrategy[Array]:
+    shape = arrays.array_shapes(min_dims=2, max_dims=2, max_side=9)
+    return arrays.arrays(np.float32, shape, elements=element)
+
+
+def in_torch(stored: Array) -> torch.Tensor:
+    return torch.from_numpy(stored.copy())
+
+
+@given(widths=st.lists(st.integers(0, 24), min_size=1, max_size=12), rows=st.integers(0, 3), data=st.data())
+def test_numbers_lie_bit_after_bit_lowest_first_and_come_back(
+    widths: list[int], rows: int, data: st.DataObject
+) -> None:
+    widths = [*widths, 1]  # rows without any bit: see below
+    row = st.tuples(*(st.integers(0, (1 << width) - 1) for width in widths))
+    numbers = np.array(data.draw(st.lists(row, min_size=rows, max_size=rows)), np.int64).reshape(rows, len(widths))
+    codec = Bits(tuple(widths))
+    packed = codec.encode(numbers)
+    assert (packed.dtype, packed.shape) == (np.uint8, (rows, codec.bytes))
+    for found, wanted in zip(packed, numbers.tolist(), strict=True):
+        starts = itertools.accumulate(widths, initial=0)
+        as_one = sum(number << start for number, start in zip(wanted, starts, strict=False))
+        assert int.from_bytes(found.tobytes(), "little") == as_one
+    np.testing.assert_array_equal(codec.decode(packed), numbers)
+    np.testing.assert_array_equal(codec.decode(in_torch(packed)).numpy(), numbers)
+
+
+def test_numbers_of_no_bits_come_back_as_zeros() -> None:
+    codec = Bits((0, 0))
+    np.testing.assert_array_equal(codec.decode(codec.encode(np.zeros((3, 2), np.int64))), np.zeros((3, 2)))
+
+
+def test_numbers_that_do_not_fit_are_refused() -> None:
+    for number in (-1, 8):
+        with pytest.raises(ValueError, match="does not fit"):
+            Bits((3,)).encode(np.array([[number]]))
+    for width in (-1, 25):
+        with pytest.raises(ValueError, match="must be from 0 to 24"):
+            Bits((width,))
+
+
+@given(bits=st.sampled_from([8, 6, 5]), logprobs=logprob_rows())
+def test_levels_are_within_half_a_step_and_keep_zero_apart_from_the_smallest(bits: int, logprobs: Array) -> None:
+    codec = Levels(bits, logprobs.shape[1])
+    stored = codec.encode(logprobs)
+    assert stored.shape == (len(logprobs), -(-logprobs.shape[1] * bits // 8))
+    found = codec.decode(stored)
+    np.testing.assert_array_equal(np.isneginf(found), np.isneginf(logprobs))
+    np.testing.assert_array_equal(codec.decode(in_torch(stored)).numpy(), found)
+    np.testing.assert_array_equal(codec.encode(found), stored)
+    quarter = np.exp(logprobs.astype(np.float64) / 4)
+    apart = np.abs(np.exp(found.astype(np.float64) / 4) - quarter) * codec.top
+    assert (apart <= np.where(quarter * codec.top < 0.5, 1.0, 0.5) + 1e-4).all()
+
+
+@given(bits=st.sampled_from([8, 6, 5]), k=st.integers(1, 200), seed=st.integers(0, 1000))
+def test_the_mass_of_levels_is_within_its_bound(bits: int, k: int, seed: int) -> None:
+    codec = Levels(bits, k)
+    probs = np.random.default_rng(seed).dirichlet(np.full(k, [0.05, 1.0, 1e3][seed % 3]), 20)
+    logprobs = np.log(np.maximum(probs, 1e-30)).astype(np.float32)
+    decoded = np.exp(codec.decode(codec.encode(logprobs)).astype(np.float64)).sum(1)
+    assert np.abs(decoded - probs.sum(1)).max() <= codec.mass_error
+
+
+@pytest.mark.parametrize(("bits", "level"), [(5, 5), (5, 3), (6, 3)])
+def test_the_mass_of_levels_is_within_its_bound_for_many_equal_entries(bits: int, level: int) -> None:
+    top = (1 << bits) - 1
+    prob = ((level + 0.5001) / top) ** 4
+    k = int(1 / prob)
+    codec = Levels(bits, k)
+    decoded = np.exp(codec.decode(codec.encode(np.full((1, k), np.log(prob), np.float32))).astype(np.float64)).sum()
+    assert abs(decoded - k * prob) <= codec.mass_error
+
+
+@given(
+    bits=st.sampled_from([8, 16]),
+    logmass=arrays.arrays(np.float32, st.integers(0, 9), elements=st.floats(-200, 2**-20, width=32) | st.just(-np.inf)),
+)
+def test_masses_are_within_the_bound_down_to_the_smallest_and_none_stays_none(bits: int, logmass: Array) -> None:
+    codec = Log2(bits)
+    stored = codec.encode(logmass)
+    assert stored.dtype == np.dtype(f"uint{bits}")
+    found = codec.decode(stored)
+    np.testing.assert_array_equal(codec.decode(in_torch(stored)).numpy(), found)
+    np.testing.assert_array_equal(codec.encode(found), stored)
+    np.testing.assert_array_equal(np.isneginf(found), np.isneginf(logmass))
+    kept = np.clip(logmass[np.isfinite(logmass)], -32 * np.log(2), 0.0)
+    assert (np.abs(found[np.isfinite(found)] - kept) <= codec.bound + 2e-6).all()
+
+
+@pytest.mark.parametrize("bits", MAX_1960)
+def test_the_best_levels_lose_what_max_published(bits: int) -> None:
+    _, lost = lloyd_max(bits)
+    assert lost == pytest.approx(MAX_1960[bits], rel=0.005)
+    values = np.random.default_rng(bits).standard_normal((200_000, 1)).astype(np.float32)
+    codec = normal_codebook((bits,))
+    assert np.mean((codec.decode(codec.encode(values)) - values) ** 2) == pytest.approx(lost, rel=0.03)
+
+
+@pytest.mark.parametrize("bits", range(9))
+def test_the_best_levels_rise_and_are_symmetric(bits: int) -> None:
+    levels, lost = lloyd_max(bits)
+    assert len(levels) == 1 << bits
+    assert (np.diff(levels) > 0).all()
+    np.testing.assert_array_equal(levels, -levels[::-1])
+    assert bits == 0 or lost < lloyd_max(bits - 1)[1] / 2
+
+
+@given(widths=st.lists(st.integers(0, 8), min_size=1, max_size=7), seed=st.integers(0, 1000), rows=st.integers(0, 5))
+def test_every_coefficient_goes_to_its_nearest_level_and_stays_there(widths: list[int], seed: int, rows: int) -> None:
+    generator = np.random.default_rng(seed)
+    widths = [*widths, 1]
+    steps = generator.uniform(0.01, 1, (len(widths), 1 << max(widths)))
+    codec = Codebook(tuple(widths), (steps.cumsum(1) - steps.sum(1, keepdims=True) / 3).astype(np.float32))
+    values = (4 * generator.standard_normal((rows, len(widths)))).astype(np.float32)
+    stored = codec.encode(values)
+    found = codec.decode(stored)
+    np.testing.assert_array_equal(codec.decode(in_torch(stored)).numpy(), found)
+    np.testing.assert_array_equal(codec.encode(found), stored)
+    for place, width in enumerate(widths):
+        levels = codec.levels_RL[place, : 1 << width]
+        assert np.isin(found[:, place], levels).all()
+        nearest = np.abs(values[:, place, None] - levels).min(1)
+        np.testing.assert_allclose(np.abs(values[:, place] - found[:, place]), nearest, atol=1e-5)
+
+
+@given(
+    hidden=logprob_rows(st.floats(-1000, 1000, width=32)),
+    seed=st.integers(0, 1000),
+    is_at_mean=st.booleans(),
+    spread=st.floats(0.01, 100),
+)
+def test_channels_are_within_half_a_step(hidden: Array, seed: int, is_at_mean: bool, spread: float) -> None:
+    generator = np.random.default_rng(seed)
+    mean = generator.normal(0, 100, hidden.shape[1]).astype(np.float32)
+    codec = Channels(mean, (spread * generator.uniform(0.1, 10, hidden.shape[1])).astype(np.float32))
+    hidden[0] = mean if is_at_mean else hidden[0]
+    stored, scale = codec.encode(hidden)
+    assert (stored.dtype, scale.dtype) == (np.int8, np.float16)
+    assert np.abs(stored.astype(int)).max() <= 127
+    found = codec.decode(stored, scale)
+    np.testing.assert_array_equal(codec.decode(in_torch(stored), in_torch(scale)).numpy(), found)
+    half = codec.std_D.astype(np.float64) * scale.astype(np.float64)[:, None] / 2
+    rounding = 4e-7 * (np.abs(hidden) + np.abs(mean) + 254 * half)
+    assert (np.abs(found - hidden.astype(np.float64)) <= half + rounding).all()
+    if is_at_mean:
+        np.testing.assert_array_equal(found[0], mean)
+
+
+def test_constant_channels_come_back() -> None:
+    codec = Channels(np.array([3.0, 0.0], np.float32), np.array([1e-6, 1.0], np.float32))
+    found = codec.decode(*codec.encode(np.array([[3.0, 2.0], [3.0, -0.5]], np.float32)))
+    np.testing.assert_allclose(found, [[3.0, 2.0], [3.0, -0.5]], atol=0.01)
+    assert codec.decode(*codec.encode(np.zeros((0, 2), np.float32))).shape == (0, 2)
+
+
+def test_a_channel_that_was_constant_in_the_pilot_may_move() -> None:
+    codec = Channels(np.zeros(2, np.float32), np.array([1e-6, 1.0], np.float32))
+    with np.errstate(all="ignore"):
+        found = codec.decode(*codec.encode(np.array([[10.0, 2.0]], np.float32)))
+    np.testing.assert_allclose(found, [[10.0, 2.0]], atol=0.01)
+
+
+def test_the_bound_of_logprobs_holds_far_below_the_lowest_level() -> None:
+    codec = AnswerCodec(row=row_of("small", {"tail": "uniform", "k": 1}, 300, None))
+    logprobs = np.array([[-150.0]], np.float32)
+    found = Levels(8, 1).decode(Levels(8, 1).encode(logprobs))
+    assert np.abs(found - logprobs) <= codec.logprob_error(logprobs)
+
+
+def combinations(vocabulary: int, sparsifier: str, tail: str) -> Iterator[RowInfo]:
+    """Every way to keep a row with a sparsifier and a tail."""
+    sampled = sparsifier in ("sampled", "hybrid")
+    k = {"sampled": 0, "hidden": 0, "dense": vocabulary}.get(sparsifier, 7)
+    info = {"top_p": 0.8 if sparsifier == "topp" else None, "draws": 5 if sampled else None}
+    size = {"bytes": 5 if tail == "sketch" else None, "width": WIDTH if tail == "head" else None}
+    for logprobs in ("float32", "float16", "levels-8", "levels-6", "levels-5"):
+        if sparsifier == "dense" and vocabulary > 1 << 16 and logprobs in ("levels-6", "levels-5"):
+            continue  # packed one by one: seconds a row, and the same code as with fewer tokens
+        for mass, ids, exponent in itertools.product(("float32", "log2-16", "log2-8"), ("plain", "packed"), (1, 0.7)):
+            if exponent == 1 or sampled:
+                yield RowInfo(
+                    sparsifier=SparsifierInfo(name=sparsifier, k=k, exponent=exponent if sampled else None, **info),  # type: ignore[arg-type]
+                    tail=TailInfo(shape=tail, **size),  # type: ignore[arg-type]
+                    codec=CodecInfo(ids=ids, logprobs=logprobs, tail=mass),  # type: ignore[arg-type]
+                    vocabulary=vocabulary,
+                )
+
+
+def kept(row: RowInfo, rows: int, seed: int = 0) -> dict[str, Array]:
+    """What a sparsifier keeps of random rows: sharp and flat ones, one with but three tokens that can come."""
+    generator = torch.Generator().manual_seed(seed)
+    sharpness = torch.linspace(6, 0.5, rows)[:, None]
+    logits = sharpness * torch.randn(rows, row.vocabulary, generator=generator)
+    logits[rows - 1, 3:] = -torch.inf
+    gold = torch.randint(0, 3, (rows,), generator=generator)
+    numbers = torch.from_numpy(uniform(KEY, rows, row.sparsifier.draws or 1, DRAWS))
+    found = {name: value.numpy() for name, value in sparsifier_of(row)(logits, gold, numbers).items()}
+    width = len(SKETCH.widths) if row.tail.shape == "sketch" else WIDTH
+    return found | {"latent": torch.randn(rows, width, generator=generator).numpy()}
+
+
+def shared_of(row: RowInfo) -> dict[str, Array]:
+    if row.tail.shape == "sketch":
+        return {"widths": np.array(SKETCH.widths, np.uint8), "levels": SKETCH.levels_RL}
+    return {"mean": np.linspace(-1, 1, WIDTH, dtype=np.float32), "std": np.linspace(0.5, 2, WIDTH, dtype=np.float32)}
+
+
+def check_row(row: RowInfo, answer: dict[str, Array]) -> None:
+    """Shapes, bounds, torch as NumPy, and that a second round changes nothing."""
+    codec = AnswerCodec(row=row, shared=shared_of(row))
+    stored = codec.encode(answer)
+    rows = len(answer["entropy"])
+    assert {name: (str(value.dtype), value.shape) for name, value in stored.items()} == {
+        name: (info.dtype, (rows, *info.shape)) for name, info in codec.fields.items()
+    }
+    found = codec.decode(stored)
+    again = codec.encode(answer | found)
+    beside = codec.decode({name: in_torch(value) for name, value in stored.items()})
+    assert list(found) == list(beside)
+    for name, value in found.items():
+        assert value.dtype == (np.int64 if name in ("ids", "counts") else np.float32)
+        np.testing.assert_array_equal(beside[name].numpy(), value, err_msg=name)
+    for name in stored.keys() - {"hidden", "hidden_scale"}:
+        np.testing.assert_array_equal(again[name], stored[name], err_msg=name)
+    for name in ("ids", "counts", "log_normaliser"):
+        np.testing.assert_array_equal(found.get(name, answer.get(name)), answer.get(name))
+    for name in ("gold_logprob", "entropy"):
+        np.testing.assert_allclose(found[name], answer[name], rtol=2**-11, atol=2**-24)
+    if "logprobs" in found:
+        check_logprobs(codec, answer, found)
+    if "tail_logmass" in found:
+        wanted = np.maximum(answer["tail_logmass"], -32 * np.log(2))
+        wanted = np.where(np.isneginf(answer["tail_logmass"]), -np.inf, wanted).astype(np.float64)
+        np.testing.assert_allclose(found["tail_logmass"], wanted, rtol=0, atol=codec.tail_error() + 1e-6)
+        listed, tail_mass = normalised(found["logprobs"], found["tail_logmass"])
+        mass = np.exp(listed).sum(-1) + np.exp(tail_mass)
+        np.testing.assert_allclose(mass, 1, atol=1e-5)
+    readable = codec.readable(stored)
+    assert "ids" not in readable or np.array_equal(readable["ids"], answer["ids"])
+
+
+def check_logprobs(codec: AnswerCodec, answer: dict[str, Array], found: dict[str, Array]) -> None:
+    is_empty = np.isneginf(answer["logprobs"])
+    np.testing.assert_array_equal(np.isneginf(found["logprobs"]), is_empty)
+    apart = np.abs(found["logprobs"][~is_empty] - answer["logprobs"][~is_empty])
+    bound = codec.logprob_error(answer["logprobs"])[~is_empty]
+    lifted = 3 if codec.row.sparsifier.name == "dense" else 1  # the argmax may be lifted by one step
+    assert (apart <= lifted * bound).all()
+    if not codec.row.sparsifier.is_estimate:
+        listed = np.exp(found["logprobs"].astype(np.float64)).sum(1)
+        assert np.abs(listed - np.exp(answer["logprobs"].astype(np.float64)).sum(1)).max() <= codec.mass_error
+
+
+@pytest.mark.parametrize("vocabulary", [300, 262_144])
+@pytest.mark.parametrize(("sparsifier", "tail"), [(name, tail) for name in TAILS for tail in TAILS[name]])
+def test_every_way_to_keep_a_row_comes_back_within_its_bounds(sparsifier: str, tail: str, vocabulary: int) -> None:
+    ways = list(combinations(vocabulary, sparsifier, tail))
+    rows = 6 if vocabulary == 300 else 2
+    answers = {exponent: {} for exponent in {way.sparsifier.exponent for way in ways}}
+    for way in ways:
+        answers[way.sparsifier.exponent] = answers[way.sparsifier.exponent] or kept(way, rows)
+        check_row(way, answers[way.sparsifier.exponent])
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@given(seed=st.integers(0, 1000))
+def test_every_preset_comes_back_within_its_bounds(preset: str, seed: int) -> None:
+    row = row_of(preset, {}, 300, WIDTH)
+    check_row(row, kept(row, 5, seed))
+
+
+@given(data=st.data(), logprobs=logprob_rows(st.floats(-40, 0, width=32) | st.just(-np.inf)))
+def test_listed_and_tail_mass_sum_to_one(data: st.DataObject, logprobs: Array) -> None:
+    logprobs[:, 0] = np.maximum(logprobs[:, 0], -40)
+    masses = arrays.arrays(np.float32, len(logprobs), elements=st.floats(-30, 0, width=32) | st.just(-np.inf))
+    tail = data.draw(masses)
+    found, left = normalised(logprobs, tail)
+    assert found.dtype == left.dtype == np.float32
+    np.testing.assert_array_equal(np.isneginf(found), np.isneginf(logprobs))
+    np.testing.assert_allclose(np.exp(found).sum(-1) + np.exp(left), 1, atol=1e-5)
+    for one, other in zip(normalised(in_torch(logprobs), in_torch(tail)), (found, left), strict=True):
+        np.testing.assert_allclose(one.numpy(), other, atol=1e-5)
+    empty = np.full_like(logprobs, -np.inf)
+    np.testing.assert_array_equal(normalised(empty, tail)[0], empty)
+
+
+def test_a_flat_row_keeps_the_mass_of_its_listed_tokens() -> None:
+    row = row_of("small", {"tail": "uniform"}, 300, None)
+    answer = kept(row, 3)
+    answer["logprobs"][:] = np.log(0.04 / 8)
+    answer["tail_logmass"][:] = np.log(0.96)
+    targets = Decoder(row, {})({name: torch.from_numpy(value) for name, value in codec_of(row).encode(answer).items()})
+    assert isinstance(targets, Targets)
+    np.testing.assert_allclose(dense_logprobs(targets).exp().gather(1, targets.ids_NK).sum(1), 0.04, rtol=0.5)
+
+
+def codec_of(row: RowInfo) -> AnswerCodec:
+    return AnswerCodec(row=row, shared=shared_of(row))
+
+
+@given(
+    logprobs=st.sampled_from(["float16", "levels-8", "levels-6", "levels-5"]),
+    steps=st.lists(st.integers(0, 30), min_size=30, max_size=30),
+    step=st.sampled_from([1e-6, 1e-3, 0.05]),
+)
+def test_the_order_of_the_stored_ids_survives_ties(logprobs: str, steps: list[int], step: float) -> None:
+    row = row_of("topk", {"logprobs": logprobs, "k": 9}, 30, None)
+    logits = torch.tensor([steps]) * step
+    answer = {name: value.numpy() for name, value in sparsifier_of(row)(logits, torch.tensor([0])).items()}
+    found = codec_of(row).decode(codec_of(row).encode(answer))
+    np.testing.assert_array_equal(found["ids"], answer["ids"])
+    kept = [(-float(logits[0, id]), id) for id in answer["ids"][0]]
+    assert kept == sorted(kept)
+    assert (np.diff(found["logprobs"]) <= 0).all()
+    assert (np.diff(normalised(found["logprobs"], found["tail_logmass"])[0]) <= 0).all()
+
+
+@given(steps=st.lists(st.integers(0, 6), min_size=2, max_size=30), step=st.sampled_from([1e-6, 1e-4, 1e-2, 1.0]))
+def test_dense_float16_keeps_the_argmax(steps: list[int], step: float) -> None:
+    row = row_of("topk", {"sparsifier": "dense"}, len(steps), None)
+    logits = torch.tensor([steps]) * step
+    answer = {name: value.numpy() for name, value in sparsifier_of(row)(logits, torch.tensor([0])).items()}
+    found = codec_of(row).decode(codec_of(row).encode(answer))
+    assert found["logprobs"].argmax(1) == answer["top1"]
+    assert logits[0, answer["top1"]] == logits.max()
+
+
+def test_the_bytes_of_every_codec_are_the_golden_ones() -> None:
+    golden: dict[str, Any] = json.loads(make_codecs.CODECS.read_text(encoding="utf-8"))
+    assert golden == make_codecs.made()
+    assert {case["codec"].split("-")[0] for case in golden["codecs"]} == {
+        "bits",
+        "levels",
+        "log2",
+        "codebook",
+        "channels",
+    }
+    for case in golden["codecs"]:
+        assert make_codecs.encode(case) == case["bytes"], case["codec"]
+    assert golden["presets"].keys() == PRESETS.keys()
+    for preset, case in golden["presets"].items():
+        assert make_codecs.encode_preset(preset, case["input"]) == case["bytes"], preset
