@@ -135,9 +135,9 @@ def dense_logprobs(targets: Targets, temperature: float = 1.0) -> Tensor:
     wide_NV = torch.nn.functional.pad(tail_NV, (0, 1), value=-torch.inf)
     places_NK = targets.ids_NK.masked_fill(torch.isneginf(targets.logprobs_NK), tail_NV.shape[1])
     wide_NV.scatter_(1, places_NK, -torch.inf)
-    scale_N = targets.tail_logmass_N - wide_NV.logsumexp(-1)
+    scale_N = targets.tail_logmass_N.float() - wide_NV.logsumexp(-1)
     wide_NV += torch.where(torch.isfinite(scale_N), scale_N, -torch.inf)[:, None]
-    wide_NV.scatter_(1, places_NK, targets.logprobs_NK)
+    wide_NV.scatter_(1, places_NK, targets.logprobs_NK.float())
     logprobs_NV = wide_NV[:, :-1]
     return torch.log_softmax(logprobs_NV / temperature, -1) if temperature != 1 else logprobs_NV
 
