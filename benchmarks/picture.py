@@ -37,8 +37,12 @@ def draw(panel: Any, lines: list[dict[str, Any]], key: str) -> None:
         "presets": [line for line in lines if line["name"] in PRESETS],
         "other sketches": [line for line in lines if "sketch" in line["name"]],
         "raw top-k, prior tail": [line for line in lines if line["name"].startswith("raw") and "prior" in line["name"]],
-        "raw top-k, uniform tail": [line for line in lines if line["name"].startswith("raw") and "uniform" in line["name"]],
-        "DistillKit polynomial, prior tail": [line for line in lines if "polynomial" in line["name"] and "prior" in line["name"]],
+        "raw top-k, uniform tail": [
+            line for line in lines if line["name"].startswith("raw") and "uniform" in line["name"]
+        ],
+        "DistillKit polynomial, prior tail": [
+            line for line in lines if "polynomial" in line["name"] and "prior" in line["name"]
+        ],
         "DistillKit polynomial, uniform tail": [
             line for line in lines if "polynomial" in line["name"] and "uniform" in line["name"]
         ],

@@ -10,11 +10,9 @@ from logitstore_cli.options import Config, argument, option
 from logitstore_cli.show import Bars, console, errors
 from rich.table import Table
 
-import logitstore
 from logitstore.plans import TrainPlan
 from logitstore.recipe import plan
 from logitstore.registry import resolve
-from logitstore.report import fidelity_warning
 
 
 def train(
@@ -56,11 +54,9 @@ def train(
     """
     flags = {name: value for name, value in locals().items() if name != "config"}
     asked = plan(TrainPlan, "train", config, flags)
-    if asked.alpha > 0 and (warning := fidelity_warning(logitstore.open(asked.cache), asked.temperature)):
-        errors.print(f"warning: {warning}", style="yellow", highlight=False, soft_wrap=True)
     with Bars() as progress:
         try:
-            figures = resolve("logitstore.train:train")(asked, progress)
+            figures = resolve("logitstore.train:train")(asked, progress, _warn)
         except KeyboardInterrupt:
             errors.print(
                 f"interrupted. Add --resume to go on from the last checkpoint in {asked.out}, if one was saved.",
@@ -74,3 +70,8 @@ def train(
         table.add_row(name, f"{value:,.4f}" if value % 1 else f"{value:,.0f}")
     console.print(table)
     console.print(f"saved to {asked.out}", highlight=False, soft_wrap=True)
+
+
+def _warn(text: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        errors.print(f"warning: {text}", style="yellow", highlight=False, soft_wrap=True)

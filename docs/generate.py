@@ -52,7 +52,7 @@ def reference() -> str:
 
 
 def _command(name: str, command: Any) -> list[str]:
-    settings = getattr(plans, "PilotPlan" if name == "plan" else f"{name.capitalize()}Plan").model_fields
+    settings = plans.PLANS[name].model_fields
     *paragraphs, example = re.split(r"\n\s*\n", str(command.help).strip())
     arguments = [each for each in command.params if each.param_type_name == "argument"]
     options = [each for each in command.params if each.param_type_name == "option"]

@@ -23,13 +23,13 @@ from logitstore.draft import Draft, draft
 from logitstore.dump import check_target
 from logitstore.errors import BadInput, ModelError, storage_errors
 from logitstore.fidelity import FidelityCheck
+from logitstore.fidelity_report import fidelity_of
 from logitstore.fields import RowInfo
 from logitstore.head import Head
 from logitstore.keep import Keep
 from logitstore.pilot import PilotRecord, fitted, keep_pilot, whole_head
 from logitstore.plans import DumpPlan, PilotPlan, TeacherPlan
 from logitstore.presets import row_of
-from logitstore.report import fidelity_of
 from logitstore.score import RowChunk, TeacherBatch, ask, collate
 from logitstore.sparsify.sketch import TailPilot
 from logitstore.teachers.causal_lm import CausalTeacher

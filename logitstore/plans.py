@@ -224,3 +224,15 @@ class InspectPlan(Record):
     sample: int | None = Field(None, ge=0, description="Show the teacher's view of this sample, token by token.")
     tokens: int = Field(40, ge=1, description="Most tokens of the sample to show.")
     top: int = Field(3, ge=0, description="Alternatives to show for each token.")
+
+
+PLANS: dict[str, type[Record]] = {
+    "plan": PilotPlan,
+    "dump": DumpPlan,
+    "recode": RecodePlan,
+    "inspect": InspectPlan,
+    "verify": VerifyPlan,
+    "train": TrainPlan,
+    "evaluate": EvaluatePlan,
+}
+"""What each command is told, by its name."""

@@ -298,7 +298,7 @@ def _recoder(plan: RecodePlan, source: Cache, row: RowInfo, progress: Progress) 
     if not isinstance(decoder.tail, LatentTail):
         raise ValueError("hidden states without a head")
     head = Head(decoder.tail.weight_VR, decoder.tail.base_V, 1.0, decoder.tail.cap)
-    fitted, rows = _fit(plan, source, row, decoder, head, progress)
+    fitted, rows = _fitted_before(plan, row) or _fit(plan, source, row, decoder, head, progress)
     return FromHidden(
         source=source,
         shared=fitted,
@@ -309,6 +309,16 @@ def _recoder(plan: RecodePlan, source: Cache, row: RowInfo, progress: Progress) 
         share=share,
         batch_tokens=source.manifest.batch_tokens,
     )
+
+
+def _fitted_before(plan: RecodePlan, row: RowInfo) -> tuple[dict[str, Tensor], int] | None:
+    """What an earlier go fitted, so that all parts are made with the same."""
+    if not (plan.out / MANIFEST_NAME).exists():
+        return None
+    found = unseal(Manifest, plan.out / MANIFEST_NAME)
+    if found.sparsifier != row.sparsifier or found.tail.shape != row.tail.shape or found.tail.bytes != row.tail.bytes:
+        return None  # another plan, refused when the two are compared
+    return load_shared(plan.out, found), found.tail.pilot_rows
 
 
 def _fit(

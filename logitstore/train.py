@@ -5,6 +5,7 @@ cache -> check that the student fits -> split -> loaders -> student -> Trainer -
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from logitstore.cache.order import held_out
 from logitstore.cache.reader import Cache
 from logitstore.distill_trainer import DistillTrainer, Report
 from logitstore.errors import BadInput, CacheMismatch, one_line, storage_errors
+from logitstore.fidelity_report import fidelity_warning
 from logitstore.loader import Loader, evaluation_loader
 from logitstore.models import load_config, load_weights, pick_device
 from logitstore.plans import TrainPlan
@@ -27,8 +29,19 @@ from logitstore.students.packing import check_packing
 from logitstore.types import ModelRef, Progress, no_progress
 
 
-def train(plan: TrainPlan, progress: Progress = no_progress) -> dict[str, float]:
+def no_notice(text: str) -> None:
+    """The notice of those who do not look."""
+
+
+def train(
+    plan: TrainPlan, progress: Progress = no_progress, notice: Callable[[str], None] = no_notice
+) -> dict[str, float]:
     """Train and save the student that `plan` describes.
+
+    Args:
+        plan: what to do.
+        progress: receives the steps.
+        notice: receives what the user should know before it begins, such as how far the cache is from its teacher.
 
     Returns:
         the last figures logged, those of the held-out samples among them.
@@ -66,6 +79,8 @@ def train(plan: TrainPlan, progress: Progress = no_progress) -> dict[str, float]
         "teacher": cache.manifest.teacher.name,
         **conditions(plan, arguments.world_size),
     }
+    if plan.alpha > 0 and (warning := fidelity_warning(cache, plan.temperature)) is not None:
+        notice(warning)
     with storage_errors(plan.out, then="run the same command with --resume"):
         if trainer.is_world_process_zero():
             write_summary(plan.out, summary)

@@ -101,7 +101,7 @@ def test_the_commands_of_a_page_have_the_options_they_use(name: str, workplace: 
             continue
         command, section = COMMANDS.commands[words[0]], words[0]
         context = command.make_context(section, words[1:])
-        kind = getattr(plans, f"{section.capitalize()}Plan")
+        kind = plans.PLANS[section]
         flags = {setting: value for setting, value in context.params.items() if setting in kind.model_fields}
         plan(kind, section, context.params["config"], flags)
 

@@ -12,9 +12,9 @@ import torch
 import logitstore
 from logitstore.decode import decoder_of
 from logitstore.dump import dump
+from logitstore.fidelity_report import fidelity_of, fidelity_warning
 from logitstore.manifest import MANIFEST_NAME
 from logitstore.models import load_config, load_weights
-from logitstore.report import fidelity_of, fidelity_warning
 from logitstore.targets import Targets, dense_logprobs
 from logitstore.types import ModelRef
 from tests.conftest import VOCABULARY, logitstore_command, plan_for, tree

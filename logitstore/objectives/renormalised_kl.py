@@ -12,8 +12,9 @@ from logitstore.targets import Targets
 
 
 def renormalised_kl(student_NV: Tensor, targets: Targets, *, temperature: float = 1.0) -> Tensor:
-    """T**2 * sum_S p' (log p' - log s) per row: p' the listed probabilities at temperature T divided by their sum, s the
-    student over its whole vocabulary.
+    """T**2 * sum_S p' (log p' - log s) per row, p' the listed probabilities at temperature T divided by their sum.
+
+    The student s is normalised over its whole vocabulary.
 
     Args:
         student_NV: raw student logits; reduced in float32 (float64 stays).
