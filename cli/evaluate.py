@@ -47,7 +47,8 @@ def evaluate(
     with Bars() as progress:
         found = vars(resolve("logitstore.evaluate:evaluate")(asked, progress))
     if as_json:
-        print(json.dumps(found, indent=1))
+        known = {name: None if value != value else value for name, value in found.items()}  # NaN is no JSON
+        print(json.dumps(known, indent=1))
         return
     table = Table("figure", "value", "meaning", box=None, pad_edge=False)
     for name, value in found.items():

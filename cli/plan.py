@@ -56,6 +56,8 @@ def plan(
     console.print(_table(found["candidates"], found["recommended"]))
     if found["left_out"]:
         console.print(f"left out what needs hidden states: {found['left_out']}", highlight=False, soft_wrap=True)
+    if found["recommended"] is None:
+        return
     chosen = next(line for line in found["candidates"] if line["name"] == found["recommended"])
     k = chosen["name"].partition("k = ")[2]
     console.print(

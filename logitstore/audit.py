@@ -13,7 +13,7 @@ from logitstore.batching import by_length
 from logitstore.cache.order import hashed, salt_of
 from logitstore.cache.reader import Cache
 from logitstore.codecs.answer import AnswerCodec
-from logitstore.errors import CacheMismatch
+from logitstore.errors import BadInput, CacheMismatch
 from logitstore.models import head_rows, load_config
 from logitstore.score import RowChunk, ask, collate
 from logitstore.teachers.causal_lm import CausalTeacher
@@ -60,6 +60,10 @@ def audit(
     """
     if not len(cache):
         raise CacheMismatch(f"{cache.path}: no part is committed, so there is nothing to compare.")
+    if cache.manifest.recoded_from is not None:
+        raise BadInput(
+            f"{cache.path}: it was recoded, so its rows are not the teacher's own. Compare the cache it was made from."
+        )
     model = ModelRef.parse(teacher)
     config = load_config(model)
     if head_rows(config) < cache.manifest.teacher.vocabulary:
@@ -149,6 +153,9 @@ def _beyond_rounding(stored: Array, now: Array, codec: AnswerCodec) -> float:
     allowed[:, 0] = np.abs(now[:, 0]) * HALF_STEP
     if "tail_logmass" in codec.fields:
         allowed[:, 1] = codec.tail_error()
+        # a smaller mass than the codec can say is stored as the smallest
+        now = now.copy()
+        now[:, 1] = np.where(np.isneginf(now[:, 1]), now[:, 1], np.maximum(now[:, 1], codec.lowest_tail))
     is_empty = np.isnan(stored)
     with np.errstate(invalid="ignore"):
         difference = np.where(is_empty | (stored == now), 0.0, np.abs(stored - now) - allowed)

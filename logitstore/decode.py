@@ -5,7 +5,6 @@ Axes: N rows, K slots, R coefficients, D channels, V vocabulary.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from torch import Tensor
 from logitstore.cache.layout import inside
 from logitstore.cache.reader import Cache
 from logitstore.codecs.answer import AnswerCodec, normalised
+from logitstore.codecs.codebook import MOST_BITS
 from logitstore.errors import CacheDamaged, one_line
 from logitstore.fields import RowInfo
 from logitstore.manifest import Manifest
@@ -88,16 +88,24 @@ def _tail(row: RowInfo, shared: Mapping[str, Tensor]) -> Tail:
     return FixedTail.uniform(row.vocabulary)
 
 
-def shared_shapes(row: RowInfo, coefficients: int) -> dict[str, tuple[int, ...]]:
-    """The tensors of the shared file of a cache's tail, by name, with their shapes."""
-    vocabulary, width = row.vocabulary, coefficients
-    common = {"weight": (vocabulary, width), "base": (vocabulary,), "bias": (vocabulary,), "cap": (1,)}
+def shared_shapes(row: RowInfo, widths: list[int]) -> dict[str, tuple[int, ...]]:
+    """The tensors of the shared file of a tail, by name, with their shapes; -1 where any size is right.
+
+    Args:
+        row: what a row holds.
+        widths: bits of the coefficients of a sketch.
+    """
+    vocabulary = row.vocabulary
+    count = len(widths) or (row.tail.width or 0)
+    linear = {"weight": (vocabulary, count), "base": (vocabulary,), "bias": (vocabulary,), "cap": (1,)}
     if row.tail.shape == "prior":
         return {"prior": (vocabulary,)}
     if row.tail.shape == "sketch":
-        return common | {"prior": (vocabulary,), "widths": (width,)}
+        levels = (count, 1 << max(widths, default=0))
+        projection = {"mean": (-1,), "projection": (-1, count)}
+        return {"widths": (count,), "levels": levels, "prior": (vocabulary,)} | linear | projection
     if row.tail.shape == "head":
-        return common | {"mean": (width,), "std": (width,)}
+        return linear | {"mean": (count,), "std": (count,)}
     return {}
 
 
@@ -115,27 +123,34 @@ def load_shared(root: Path, manifest: Manifest) -> dict[str, Tensor]:
     except Exception as error:
         # safetensors raises its own error, OSError or ValueError, depending on what is wrong with the file
         raise CacheDamaged(f"{path}: cannot be read: {one_line(error)}. Run `logitstore verify`.") from error
-    row = manifest.row
-    coefficients = len(shared["widths"]) if "widths" in shared else (row.tail.width or 0)
-    for name, shape in shared_shapes(row, coefficients).items():
-        if name not in shared or tuple(shared[name].shape) != shape:
-            raise CacheDamaged(f"{path}: its tensor '{name}' is not of the shape {shape}. Run `logitstore verify`.")
-    if row.tail.shape == "sketch":
-        _check_sketch(path, row, shared)
+    if what := _problem(manifest.row, shared):
+        raise CacheDamaged(f"{path}: {what}. Run `logitstore verify`.")
     return shared
 
 
-def _check_sketch(path: Path, row: RowInfo, shared: dict[str, Tensor]) -> None:
-    widths = [int(width) for width in shared["widths"]]
-    levels = shared.get("levels")
-    if not (
-        widths
-        and all(1 <= width <= 8 for width in widths)
-        and math.ceil(sum(widths) / 8) <= (row.tail.bytes or 0)
-        and levels is not None
-        and tuple(levels.shape) == (len(widths), 1 << max(widths))
+def _problem(row: RowInfo, shared: Mapping[str, Tensor]) -> str:
+    """What is wrong with the tensors of a tail; empty for sound ones."""
+    widths = [int(width) for width in shared["widths"].flatten()] if "widths" in shared else []
+    if row.tail.shape == "sketch" and not (
+        widths and all(1 <= width <= MOST_BITS for width in widths) and sum(widths) <= 8 * (row.tail.bytes or 0)
     ):
-        raise CacheDamaged(f"{path}: its coefficients do not fit the sketch of a row. Run `logitstore verify`.")
+        return "its coefficients do not fit the sketch of a row"
+    for name, shape in shared_shapes(row, widths).items():
+        if name not in shared:
+            return f"it has no tensor '{name}'"
+        value = shared[name]
+        wanted = {"widths": (torch.uint8,), "weight": (torch.float16, torch.bfloat16, torch.float32)}
+        if value.dtype not in wanted.get(name, (torch.float32,)):
+            return f"its tensor '{name}' is {value.dtype}"
+        if any(axis not in (size, -1) for size, axis in zip(value.shape, shape, strict=False)) or value.ndim != len(
+            shape
+        ):
+            return f"its tensor '{name}' has the shape {tuple(value.shape)}, not {shape}"
+        if not torch.isfinite(value).all():
+            return f"its tensor '{name}' is not finite"
+        if name in ("prior", "std") and not (value > 0).all():
+            return f"its tensor '{name}' is not positive"
+    return ""
 
 
 def decoder_of(cache: Cache) -> Decoder:

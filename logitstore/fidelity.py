@@ -13,6 +13,7 @@ from torch import Tensor
 
 from logitstore.chance import FIDELITY, uniform
 from logitstore.decode import Decoder
+from logitstore.manifest import FIDELITY_NAMES as NAMES
 from logitstore.manifest import Fidelity
 from logitstore.score import RowChunk, TeacherBatch
 from logitstore.targets import SampledTargets, Targets, dense_logprobs
@@ -24,8 +25,6 @@ RARE = 1e-5
 
 REFERENCE_TEMPERATURE = 2.0
 """The reference student is the teacher at this temperature: right in its order, and too flat."""
-
-NAMES = ("kl_t1", "kl_t2", "kl_t4", "top1", "rare_true", "rare_stored", "gradient_error", "gradient")
 
 
 class FidelityCheck:
@@ -66,6 +65,8 @@ class FidelityCheck:
 
     def add_encoded(self, logits_NV: Tensor, stored: Mapping[str, Array]) -> None:
         """Compare rows with raw logits, whose fields are `stored`."""
+        if logits_NV.device.type == "mps":
+            logits_NV = logits_NV.cpu()  # tails are found in float64, which this device does not have
         true_NV = torch.log_softmax(logits_NV[:, : self._decoder.row.vocabulary].float(), -1)
         decoded = self._decoder({name: torch.from_numpy(value).to(true_NV.device) for name, value in stored.items()})
         if isinstance(decoded, SampledTargets):
@@ -75,7 +76,7 @@ class FidelityCheck:
         # the listed order is the rank order, also where coarse levels tie
         is_ranked = isinstance(decoded, Targets) and decoded.is_ranked
         first_N = decoded.ids_NK[:, 0] if is_ranked else stored_NV.argmax(-1)
-        self._found.append(compare(true_NV, stored_NV, first_N).double().cpu())
+        self._found.append(compare(true_NV, stored_NV, first_N).cpu().double())
 
     def take(self) -> Fidelity:
         """What was added up since the last time."""
@@ -91,7 +92,7 @@ class FidelityCheck:
             against="source" if self._against == "source" else "teacher",
             rows=rows,
             unbounded=rows - int(bounded_N.sum()),
-            sums=sums,
+            sums=sums if rows else {},
         )
 
 

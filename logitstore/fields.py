@@ -17,6 +17,11 @@ ItemType = Literal["uint8", "uint16", "uint32", "int8", "float16", "float32"]
 
 ITEM_BYTES: dict[str, int] = {"uint8": 1, "int8": 1, "uint16": 2, "float16": 2, "uint32": 4, "float32": 4}
 
+ARCHIVE_ROWS = 16384
+"""Rows in a chunk of the archive layout."""
+
+MOST_ID_BITS = 24
+
 SCORES = ("entropy",)
 """Fields about a row that no target needs."""
 
@@ -178,6 +183,11 @@ class RowInfo(Record):
             raise ValueError(f"the sparsifier '{self.sparsifier.name}' lists {expected} tokens, not {k}")
         if expected is None and not 1 <= k <= self.vocabulary:
             raise ValueError(f"k is {k}; it must be from 1 to the vocabulary of {self.vocabulary}")
+        fields = row_fields(self.sparsifier, self.tail, self.codec, self.vocabulary)
+        if self.codec.layout == "archive" and any(info.bytes * ARCHIVE_ROWS >= 1 << 31 for info in fields.values()):
+            raise ValueError(f"rows this wide make archive chunks of {ARCHIVE_ROWS} rows larger than 2 GiB")
+        if self.codec.ids == "packed" and id_bits(self.vocabulary) > MOST_ID_BITS:
+            raise ValueError(f"packed ids hold vocabularies of up to {1 << MOST_ID_BITS} tokens")
         if (self.tail.bytes is not None) != (self.tail.shape == "sketch"):
             raise ValueError("bytes belong to a sketch")
         if (self.tail.width is not None) != (self.tail.shape == "head"):

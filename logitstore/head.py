@@ -88,6 +88,8 @@ class Head:
             ModelError: neither gives the model's own logits, up to their dtype's rounding.
         """
         own_NV = logits_NV[:, : len(self.weight_VD)].float()
+        if not torch.isfinite(own_NV).all():
+            raise ModelError(f"{name}: some of its logits are not finite, so no head gives them. Use --preset topk.")
         # products are summed in another order here; a few units in the last place of the largest logit
         allowed = max(4 * torch.finfo(logits_NV.dtype).eps, 2e-5) * own_NV.abs().max().clamp(min=1.0)
         for head in (self, replace(self, multiplier=1.0, base_V=self.base_V / self.multiplier)):

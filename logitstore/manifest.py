@@ -103,6 +103,13 @@ class Manifest(Record):
     def _known_fields(self) -> Self:
         """Field names become paths, so nothing but the fields of this version is let through."""
         row = self.row
+        # a plan that is still being worked out has no shared files yet
+        if self.shared and (self.tail.file is None) != (self.tail.shape in ("none", "uniform")):
+            raise ValueError(
+                f"a tail of the shape '{self.tail.shape}' and the file {self.tail.file} do not go together"
+            )
+        if self.tail.file is not None and self.shared and self.tail.file not in self.shared:
+            raise ValueError(f"the file of the tail, {self.tail.file}, is not among the shared files")
         expected = row_fields(row.sparsifier, row.tail, row.codec, row.vocabulary)
         for name in expected.keys() | self.fields.keys():
             if self.fields.get(name) != expected.get(name):
@@ -174,6 +181,10 @@ class Sums(Record):
     entropy_histogram: list[int] = Field(default_factory=list)
 
 
+FIDELITY_NAMES = ("kl_t1", "kl_t2", "kl_t4", "top1", "rare_true", "rare_stored", "gradient_error", "gradient")
+"""What is measured of every row that is compared."""
+
+
 class Fidelity(Record):
     """How far what is stored is from what the teacher said, added up over a random sample of rows.
 
@@ -192,6 +203,12 @@ class Fidelity(Record):
     rows: int = Field(0, ge=0)
     unbounded: int = Field(0, ge=0)
     sums: dict[str, tuple[float, float]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.sums.keys() != (set(FIDELITY_NAMES) if self.rows else set()) or self.unbounded > self.rows:
+            raise ValueError("the fidelity is not that of a part")
+        return self
 
 
 class PartRecord(Record):

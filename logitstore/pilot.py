@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import safetensors
 import safetensors.torch
 import torch
 import xxhash
@@ -19,7 +20,7 @@ from logitstore.batching import by_length
 from logitstore.cache import layout
 from logitstore.data.samples import Samples
 from logitstore.draft import pilot_samples
-from logitstore.errors import CacheDamaged, one_line
+from logitstore.errors import CacheDamaged, ModelError, one_line
 from logitstore.fields import RowInfo
 from logitstore.head import Head
 from logitstore.keep import sparsifier_of
@@ -57,7 +58,12 @@ def fit_tail(
             if pilot is None:
                 if head is not None and chunk.hidden_nD is not None:
                     head = head.matching(teacher.name, chunk.hidden_nD, chunk.logits_nV)
-                pilot = TailPilot(vocabulary, head)
+                    if manifest.tail.width not in (None, head.width):
+                        raise ModelError(
+                            f"{teacher.name}: its head takes {head.width} channels, its configuration says "
+                            f"{manifest.tail.width}. Use --preset small or topk."
+                        )
+                pilot = TailPilot(vocabulary, head if shape != "head" else None)
             if shape == "head" and chunk.hidden_nD is not None:
                 states.append(chunk.hidden_nD.float().cpu())
             else:
@@ -84,6 +90,7 @@ class PilotRecord(Record):
 
     format: Literal["logitstore"] = "logitstore"
     version: Literal[1] = 1
+    name: str
     teacher: str
     data: str
     rows: int
@@ -130,7 +137,7 @@ def expected_error(out: Path, manifest: Manifest) -> str:
     if path.is_file():
         record = unseal(PilotRecord, path)
         found = record.kl.get(_row_key(manifest.row))
-        if found is not None and record.data == manifest.data.fingerprint:
+        if found is not None and (record.name, record.data) == (manifest.teacher.name, manifest.data.fingerprint):
             return (
                 f"KL about {found[0]:.2g} nats at temperature 1 and {found[1]:.2g} at 2, by the pilot in {path.parent}"
             )
@@ -153,9 +160,11 @@ def kept_pilot(out: Path, manifest: Manifest) -> tuple[dict[str, Tensor], int] |
     if name is None or (record.teacher, record.data) != (manifest.teacher.fingerprint, manifest.data.fingerprint):
         return None
     try:
-        return safetensors.torch.load_file(layout.inside(out, name)), record.rows
-    except Exception as error:
-        # safetensors raises its own error, OSError or ValueError, depending on what is wrong with the file
+        content = layout.inside(out, name).read_bytes()
+        if xxhash.xxh3_64_hexdigest(content) not in name:
+            raise CacheDamaged(f"{out / name}: its contents are not those its name says. Remove {path.parent}.")
+        return safetensors.torch.load(content), record.rows
+    except (OSError, safetensors.SafetensorError) as error:
         raise CacheDamaged(f"{out / name}: cannot be read: {one_line(error)}. Remove {path.parent}.") from error
 
 

@@ -27,6 +27,7 @@ from logitstore.fidelity_report import fidelity_of
 from logitstore.fields import RowInfo
 from logitstore.head import Head
 from logitstore.keep import Keep
+from logitstore.manifest import Fidelity
 from logitstore.pilot import PilotRecord, fitted, keep_pilot, whole_head
 from logitstore.plans import DumpPlan, PilotPlan, TeacherPlan
 from logitstore.presets import row_of
@@ -50,7 +51,7 @@ CANDIDATES: dict[str, tuple[str, dict[str, Any]]] = {
 JUDGED_SHARE = 5
 """One in so many pilot samples judges, the others fit."""
 
-JUDGED_ROWS = 2000
+FITTED_ROWS, JUDGED_ROWS = 12288, 2000
 GOOD_ENOUGH = 0.25
 """Nats of KL, at temperatures 1 and 2, up to which the smallest candidate is recommended."""
 
@@ -158,7 +159,7 @@ def _fit(
                 states.append(chunk.hidden_nD.float().cpu())
             rows += len(chunk.gold_n)
         progress(Step(stage="pilot", done=rows, total=total))
-        if time.monotonic() > deadline:
+        if time.monotonic() > deadline or rows >= FITTED_ROWS:
             break
     for name, candidate in list(candidates.items()):
         shape = candidate.row.tail.shape
@@ -225,7 +226,9 @@ def _judge(
 
 def _line(name: str, each: Candidate, rows: int, judged: int, per_row: float, epochs: float) -> dict[str, Any]:
     """The figures of one candidate."""
-    figures = fidelity_of(each.check.take()) if each.check is not None else None
+    found = each.check.take() if each.check is not None else Fidelity()
+    # a mean over the rows that happen to be bounded would flatter
+    figures = fidelity_of(found) if not found.unbounded else None
     info = sum(field.bytes for field in Decoder(each.row, each.shared).codec.fields.values())
     seconds = rows * (per_row + each.seconds / max(judged, 1))
     kl = {at: (figures or {}).get(at) for at in ("kl_t1", "kl_t2")}
@@ -241,12 +244,14 @@ def _line(name: str, each: Candidate, rows: int, judged: int, per_row: float, ep
     }
 
 
-def _recommended(lines: list[dict[str, Any]]) -> str:
-    """The smallest that is good enough at temperatures 1 and 2; without one, the best at 1 and 2 together."""
+def _recommended(lines: list[dict[str, Any]]) -> str | None:
+    """The smallest that is good enough at temperatures 1 and 2; without one, the best at both together; None without any."""
     bounded = [line for line in lines if line["kl_t1"] and line["kl_t2"]]
     good = [line for line in bounded if max(line["kl_t1"]["mean"], line["kl_t2"]["mean"]) <= GOOD_ENOUGH]
     if good:
         return str(min(good, key=lambda line: line["bytes"])["name"])
+    if not bounded:
+        return None
     return str(min(bounded, key=lambda line: line["kl_t1"]["mean"] + line["kl_t2"]["mean"])["name"])
 
 
@@ -263,7 +268,9 @@ def _keep(
         for each, line in zip(candidates.values(), lines, strict=True)
         if line["kl_t1"] and line["kl_t2"]
     ]
-    record = PilotRecord(teacher=teacher.fingerprint(), data=drafted.manifest.data.fingerprint, rows=rows)
+    record = PilotRecord(
+        name=asked.teacher, teacher=teacher.fingerprint(), data=drafted.manifest.data.fingerprint, rows=rows
+    )
     with storage_errors(asked.out):
         fits = [(each.row, each.shared) for each in candidates.values()]
         keep_pilot(asked.out, record, fits, kl)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import ValidationError
+
 from logitstore.errors import BadInput
 from logitstore.fields import TAILS, CodecInfo, RowInfo, SparsifierInfo, TailInfo
 from logitstore.registry import suggest
@@ -61,7 +63,8 @@ def row_of(preset: str, chosen: dict[str, Any], vocabulary: int, width: int | No
     said = {name: value for name, value in chosen.items() if value is not None}
     base = dict(PRESETS[preset])
     if said.get("sparsifier", base["sparsifier"]) != base["sparsifier"]:
-        base = {}  # another sparsifier is another thing: nothing of the preset carries over
+        # another sparsifier is another thing: nothing of the preset carries over but how its bytes lie
+        base = {name: base[name] for name in ("layout",) if name in base}
     asked = USUAL | base | said
     name = asked["sparsifier"]
     tail = asked.get("tail") or TAILS[name][0]
@@ -71,12 +74,12 @@ def row_of(preset: str, chosen: dict[str, Any], vocabulary: int, width: int | No
     if tail in ("sketch", "head") and width is None:
         raise BadInput(f"--tail {tail}: the teacher does not say how wide its hidden states are. Use --preset topk.")
     k = {"sampled": 0, "hidden": 0, "dense": vocabulary}.get(name, asked["k"])
+    if "k" not in said:
+        k = min(k, vocabulary)
     if not 0 <= k <= vocabulary:
         raise BadInput(f"-k {k}: the teacher's vocabulary has {vocabulary} tokens. Give at most that many.")
     draws = name in ("sampled", "hybrid")
-    if "k" not in said and name not in ("sampled", "hidden", "dense"):
-        k = min(k, vocabulary)
-    return RowInfo(
+    return _row(
         sparsifier=SparsifierInfo(
             name=name,
             k=k,
@@ -97,6 +100,14 @@ def row_of(preset: str, chosen: dict[str, Any], vocabulary: int, width: int | No
         ),
         vocabulary=vocabulary,
     )
+
+
+def _row(**parts: Any) -> RowInfo:
+    try:
+        return RowInfo(**parts)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise BadInput(f"these settings do not go together: {reason}.") from error
 
 
 def _refuse_idle(preset: str, sparsifier: str, tail: str, said: dict[str, Any]) -> None:

@@ -20,10 +20,11 @@ from logitstore.batching import by_length
 from logitstore.cache import layout
 from logitstore.cache.part_writer import PartWriter
 from logitstore.cache.reader import Cache, Part
+from logitstore.cache.verify import shared_problems
 from logitstore.chunks import chunk_rows
 from logitstore.codecs.answer import normalised
 from logitstore.decode import Decoder, decoder_of, load_shared
-from logitstore.errors import BadInput, storage_errors
+from logitstore.errors import BadInput, CacheMismatch, storage_errors
 from logitstore.establish import refuse_other_plan
 from logitstore.fidelity import FidelityCheck
 from logitstore.fields import CodecInfo, RowInfo, row_fields
@@ -54,10 +55,14 @@ def recode(plan: RecodePlan, progress: Progress = no_progress) -> Cache:
     """
     source = Cache(plan.cache)
     source.check_sizes()
+    if not len(source):
+        raise BadInput(f"{plan.cache}: no part of it is committed. Finish its dump first.")
     row = target_row(plan, source.manifest)
-    recoder = _recoder(plan, source, row, progress)
     _check_target(plan)
-    manifest = _establish(plan, source, row, recoder)
+    fitted = _fitted_before(plan, row) or _fit(plan, source, row, progress)
+    manifest = _establish(plan, source, row, *fitted)
+    # what is stored decides, also where another process began this cache
+    recoder = _recoder(source, row, load_shared(plan.out, manifest))
     done = set(layout.committed_parts(plan.out))
     todo = [number for number in source.part_numbers if number not in done]
     for count, number in enumerate(todo, 1):
@@ -82,15 +87,30 @@ def target_row(plan: RecodePlan, manifest: Manifest) -> RowInfo:
             return source.model_copy(update={"codec": _with(source.codec, layout=plan.layout)})
         row = row_of(plan.preset or "small", chosen, vocabulary, source.tail.width or manifest.teacher.width)
     else:
-        if plan.sparsifier is not None:
+        if plan.sparsifier not in (None, source.sparsifier.name):
             raise BadInput(_NO_WAY.format(wanted=plan.sparsifier, source=source.sparsifier.name))
         tail = source.tail
         if plan.tail is not None and plan.tail != tail.shape:
             tail = tail.model_copy(update={"shape": plan.tail, "bytes": None})
+        _refuse_unused(plan, source)
         codec = _with(source.codec, logprobs=plan.logprobs, tail=plan.tail_mass, layout=plan.layout)
         sparsifier = source.sparsifier.model_copy(update={"k": plan.k or source.sparsifier.k})
         row = source.model_copy(update={"sparsifier": sparsifier, "tail": tail, "codec": codec})
     return _checked(plan, source, row)
+
+
+def _refuse_unused(plan: RecodePlan, source: RowInfo) -> None:
+    """Settings that rows of listed tokens cannot follow without the teacher."""
+    for name, there in (
+        ("sketch_bytes", source.tail.bytes),
+        ("top_p", source.sparsifier.top_p),
+        ("draws", source.sparsifier.draws),
+        ("exponent", source.sparsifier.exponent),
+    ):
+        asked = getattr(plan, name)
+        if asked is not None and asked != there:
+            flag = "--" + name.replace("_", "-")
+            raise BadInput(f"{flag} {asked}: {plan.cache} has {there}. Only a dump can change it.")
 
 
 _NO_WAY = "{wanted} rows cannot be made from {source} rows without the teacher. Recode a cache of the preset 'exact', or dump."
@@ -140,13 +160,17 @@ def _check_target(plan: RecodePlan) -> None:
             raise BadInput(f"--out {plan.out}: the folder holds other files. Choose an empty or new one.")
 
 
-def _establish(plan: RecodePlan, source: Cache, row: RowInfo, recoder: Recoder) -> Manifest:
-    """Write the shared files and then `cache.json`, or make sure that those which are there are this plan's."""
+def _establish(plan: RecodePlan, source: Cache, row: RowInfo, shared: dict[str, Tensor], pilot_rows: int) -> Manifest:
+    """Write the shared files and then `cache.json`, or make sure that those which are there are this plan's.
+
+    Raises:
+        CacheMismatch: another plan's cache is there, or a shared file of it is damaged and cannot be made again.
+    """
     old = source.manifest
     contents = {name: layout.inside(source.path, name).read_bytes() for name in old.shared if name != old.tail.file}
-    tail = row.tail.model_copy(update={"file": None, "pilot_rows": recoder.pilot_rows})
-    if recoder.shared:
-        content = safetensors.torch.save(dict(recoder.shared))
+    tail = row.tail.model_copy(update={"file": None, "pilot_rows": pilot_rows})
+    if shared:
+        content = safetensors.torch.save(shared)
         tail = tail.model_copy(update={"file": layout.shared_name("tail", content, ".safetensors")})
         contents[str(tail.file)] = content
     same_row = (
@@ -164,14 +188,20 @@ def _establish(plan: RecodePlan, source: Cache, row: RowInfo, recoder: Recoder) 
         }
     )
     with storage_errors(plan.out):
-        if (plan.out / MANIFEST_NAME).exists():
-            found = unseal(Manifest, plan.out / MANIFEST_NAME)
-            refuse_other_plan(plan.out, found, manifest)
-            return found
-        for name, content in contents.items():
-            layout.write_whole(plan.out / name, content)
-        layout.write_first(plan.out / MANIFEST_NAME, seal(manifest))
-    return manifest
+        if not (plan.out / MANIFEST_NAME).exists():
+            for name, content in contents.items():
+                layout.write_whole(plan.out / name, content)
+            if layout.write_first(plan.out / MANIFEST_NAME, seal(manifest)):
+                return manifest
+        found = unseal(Manifest, plan.out / MANIFEST_NAME)
+        refuse_other_plan(plan.out, found, manifest)
+        for name in contents.keys() - found.shared.keys():
+            (plan.out / name).unlink(missing_ok=True)
+        for problem in shared_problems(plan.out, found):
+            if found.shared.get(problem.file) != manifest.shared.get(problem.file):
+                raise CacheMismatch(f"--out {plan.out}: {problem.file} is damaged. Recode into a new folder.")
+            layout.write_whole(plan.out / problem.file, contents[problem.file])
+    return found
 
 
 @dataclass(kw_only=True)
@@ -180,7 +210,6 @@ class Recoder:
 
     source: Cache
     shared: dict[str, Tensor]
-    pilot_rows: int
 
     def write(self, part: Part, samples: list[Sample], writer: PartWriter) -> None:
         """Write and commit one part."""
@@ -225,7 +254,9 @@ class Relist(Recoder):
 
 def relisted(answer: dict[str, Any], k: int) -> dict[str, Array]:
     """The first k entries of every row, with the tail mass that they leave; floats in nats."""
-    logprobs_NK, tail_N = (part.astype(np.float64) for part in normalised(answer["logprobs"], answer["tail_logmass"]))
+    exact = (answer["logprobs"].astype(np.float64), answer["tail_logmass"].astype(np.float64))
+    logprobs_NK, tail_N = normalised(*exact)
+    logprobs_NK = np.minimum(logprobs_NK, 0.0)
     dropped_N = np.exp(logprobs_NK[:, k:]).sum(1)
     with np.errstate(divide="ignore"):
         tail_N = np.log(np.minimum(np.exp(tail_N) + dropped_N, 1.0))
@@ -274,61 +305,61 @@ def hidden_chunks(decoder: Decoder, head: Head, stored: dict[str, Array], gold_N
         yield RowChunk(span=span, logits_nV=head.logits(hidden_nD), hidden_nD=hidden_nD, gold_n=gold_N[span])
 
 
-def _recoder(plan: RecodePlan, source: Cache, row: RowInfo, progress: Progress) -> Recoder:
+def _recoder(source: Cache, row: RowInfo, shared: dict[str, Tensor]) -> Recoder:
     """The way from the source's rows to the target's."""
-    old, shared = source.manifest.row, load_shared(source.path, source.manifest)
-    same = row.sparsifier == old.sparsifier and row.tail.shape == old.tail.shape
-    if same and row.codec.model_copy(update={"layout": old.codec.layout}) == old.codec:
-        return Recoder(source=source, shared=shared, pilot_rows=source.manifest.tail.pilot_rows)
+    if _is_copy(source.manifest.row, row):
+        return Recoder(source=source, shared=shared)
     share = source.manifest.fidelity_rows / source.manifest.rows
-    if old.sparsifier.name != "hidden":
-        kept = {} if row.tail.shape in ("none", "uniform") else shared
-        if row.tail.shape == "prior":
-            kept = {"prior": shared["prior"]}
-        return Relist(
-            source=source,
-            shared=kept,
-            pilot_rows=source.manifest.tail.pilot_rows if kept else 0,
-            row=row,
-            old=decoder_of(source),
-            new=Decoder(row, kept),
-            share=share,
-        )
     decoder = decoder_of(source)
-    if not isinstance(decoder.tail, LatentTail):
-        raise ValueError("hidden states without a head")
-    head = Head(decoder.tail.weight_VR, decoder.tail.base_V, 1.0, decoder.tail.cap)
-    fitted, rows = _fitted_before(plan, row) or _fit(plan, source, row, decoder, head, progress)
+    if not isinstance(decoder.tail, LatentTail) or source.manifest.tail.shape != "head":
+        new = Decoder(row, shared)
+        return Relist(source=source, shared=shared, row=row, old=decoder, new=new, share=share)
     return FromHidden(
         source=source,
-        shared=fitted,
-        pilot_rows=rows,
+        shared=shared,
         row=row,
-        head=head,
+        head=_head_of(decoder.tail),
         decoder=decoder,
         share=share,
         batch_tokens=source.manifest.batch_tokens,
     )
 
 
+def _is_copy(old: RowInfo, new: RowInfo) -> bool:
+    """Whether only the layout changes."""
+    same = new.sparsifier == old.sparsifier and new.tail.shape == old.tail.shape
+    return same and _with(new.codec, layout=old.codec.layout) == old.codec
+
+
+def _head_of(tail: LatentTail) -> Head:
+    # float32 once, and not in every chunk
+    return Head(tail.weight_VR.float(), tail.base_V, 1.0, tail.cap)
+
+
 def _fitted_before(plan: RecodePlan, row: RowInfo) -> tuple[dict[str, Tensor], int] | None:
-    """What an earlier go fitted, so that all parts are made with the same."""
+    """What an earlier go fitted, so that all parts are made with the same; None where it is not there or not whole."""
     if not (plan.out / MANIFEST_NAME).exists():
         return None
     found = unseal(Manifest, plan.out / MANIFEST_NAME)
-    if found.sparsifier != row.sparsifier or found.tail.shape != row.tail.shape or found.tail.bytes != row.tail.bytes:
-        return None  # another plan, refused when the two are compared
+    same = (found.sparsifier, found.tail.shape, found.tail.bytes) == (row.sparsifier, row.tail.shape, row.tail.bytes)
+    if not same or any(problem.file == found.tail.file for problem in shared_problems(plan.out, found)):
+        return None
     return load_shared(plan.out, found), found.tail.pilot_rows
 
 
-def _fit(
-    plan: RecodePlan, source: Cache, row: RowInfo, decoder: Decoder, head: Head, progress: Progress
-) -> tuple[dict[str, Tensor], int]:
-    """The shared tensors of the target's tail, from samples spread over the source."""
+def _fit(plan: RecodePlan, source: Cache, row: RowInfo, progress: Progress) -> tuple[dict[str, Tensor], int]:
+    """The shared tensors of the target's tail, and the rows they were fitted on: the source's own, or fitted on its rows."""
     if row.tail.shape in ("none", "uniform"):
         return {}, 0
-    if row.tail.shape == "head":
-        return dict(load_shared(source.path, source.manifest)), source.manifest.tail.pilot_rows
+    shared, pilot_rows = load_shared(source.path, source.manifest), source.manifest.tail.pilot_rows
+    if row.tail.shape == source.manifest.tail.shape:
+        return shared, pilot_rows
+    if source.manifest.tail.shape != "head":
+        return {"prior": shared["prior"]}, pilot_rows
+    decoder = decoder_of(source)
+    if not isinstance(decoder.tail, LatentTail):
+        raise ValueError("hidden states without a head")
+    head = _head_of(decoder.tail)
     pilot = TailPilot(row.vocabulary, head if row.tail.shape == "sketch" else None)
     sparsifier = sparsifier_of(row)
     per_sample = max(source.rows / max(len(source), 1), 1)

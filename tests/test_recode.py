@@ -118,7 +118,8 @@ def test_hidden_states_become_random_samples_too(sources: dict[str, logitstore.C
     ("preset", "changes", "says"),
     [
         ("topk", {"k": 99}, "list 16 tokens"),
-        ("topk", {"tail": "sketch", "sketch_bytes": 4}, "the tail of"),
+        ("topk", {"tail": "sketch"}, "the tail of"),
+        ("topk", {"sketch_bytes": 4}, "Only a dump"),
         ("topk", {"preset": "exact"}, "without the teacher"),
         ("sampled", {"k": 3}, "without the teacher"),
         ("small", {"sparsifier": "dense"}, "without the teacher"),

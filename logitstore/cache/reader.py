@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -23,14 +25,29 @@ if TYPE_CHECKING:
     from logitstore.loader import Loader
 
 
-ARCHIVE_PARTS = 8
-"""Decompressed parts that are kept in memory."""
+class Shelf:
+    """Decompressed parts of an archive, the last used ones, shared by the threads that read them."""
+
+    def __init__(self, most: int = 8) -> None:
+        self._most = most
+        self._kept: OrderedDict[int, dict[str, Array]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, number: int, read: Callable[[], dict[str, Array]]) -> dict[str, Array]:
+        """The fields of a part, read when they are not there."""
+        with self._lock:
+            if number not in self._kept:
+                self._kept[number] = read()
+                if len(self._kept) > self._most:
+                    self._kept.popitem(last=False)
+            self._kept.move_to_end(number)
+            return self._kept[number]
 
 
 class Part:
     """One committed part: its samples and its rows, mapped."""
 
-    def __init__(self, root: Path, manifest: Manifest, number: int) -> None:
+    def __init__(self, root: Path, manifest: Manifest, number: int, shelf: Shelf | None = None) -> None:
         """Map the files of a part after comparing their headers and sizes with the manifest and the commit record.
 
         Raises:
@@ -52,14 +69,19 @@ class Part:
         self.samples = SamplesFile(self.folder / layout.SAMPLES_FILE, manifest.token_dtype, manifest.samples_in(number))
         self._manifest = manifest
         self._codec = AnswerCodec(row=manifest.row)
+        self._shelf = shelf or Shelf()
+        # mapping checks the metadata now, not in the middle of an epoch
+        self._mapped: dict[str, Array] | None = None
         if kind == "mapped":
-            self.fields  # noqa: B018  mapping checks the metadata now, not in the middle of an epoch
+            self._mapped = map_rows(self.folder / layout.ROWS_FOLDER, manifest.fields, self.record.rows)
 
-    @cached_property
+    @property
     def fields(self) -> dict[str, Array]:
-        """The rows' stored arrays: views of mapped files, or decompressed when first asked for."""
-        read = map_rows if self._manifest.codec.layout == "mapped" else read_rows
-        return read(self.folder / layout.ROWS_FOLDER, self._manifest.fields, self.record.rows)
+        """The rows' stored arrays: views of mapped files, or decompressed and kept while they are in use."""
+        return self._mapped if self._mapped is not None else self._shelf.get(self.number, self._read)
+
+    def _read(self) -> dict[str, Array]:
+        return read_rows(self.folder / layout.ROWS_FOLDER, self._manifest.fields, self.record.rows)
 
     def span(self, index: int) -> slice:
         """The rows of sample number `index` of this part."""
@@ -92,6 +114,7 @@ class Cache:
         counts = [self.manifest.samples_in(part) for part in self.part_numbers]
         self._first_sample_P = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         self._parts: dict[int, Part] = {}
+        self._shelf = Shelf()
 
     def __len__(self) -> int:
         return int(self._first_sample_P[-1])
@@ -134,12 +157,10 @@ class Cache:
         return self.part(self.part_numbers[place]), index - int(self._first_sample_P[place])
 
     def part(self, number: int) -> Part:
-        """Part `number`, mapped when first asked for and kept; of an archive the last few are kept."""
+        """Part `number`, opened when first asked for and kept; of an archive, the rows of the last few."""
         found = self._parts.get(number)
         if found is None:
-            found = self._parts[number] = Part(self.path, self.manifest, number)
-            if self.manifest.codec.layout == "archive" and len(self._parts) > ARCHIVE_PARTS:
-                self._parts.pop(next(iter(self._parts)), None)
+            found = self._parts[number] = Part(self.path, self.manifest, number, self._shelf)
         return found
 
     @overload

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from logitstore.errors import CacheDamaged, one_line
-from logitstore.fields import FieldInfo
+from logitstore.fields import ARCHIVE_ROWS, FieldInfo
 from logitstore.types import Array
 
 
@@ -29,10 +29,6 @@ def files_of(fields: dict[str, FieldInfo]) -> list[str]:
     return [
         f"{name}/{file}" for name, info in fields.items() for file in ("zarr.json", chunk_name(1 + len(info.shape)))
     ]
-
-
-ARCHIVE_ROWS = 16384
-"""Rows in a chunk of the archive layout."""
 
 
 def archive_codecs(rank: int, item_bytes: int) -> list[dict[str, Any]]:

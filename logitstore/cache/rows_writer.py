@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import zarr
 
-from logitstore.cache.rows_file import ARCHIVE_ROWS, archive_codecs, chunk_name
-from logitstore.fields import FieldInfo
+from logitstore.cache.rows_file import archive_codecs, chunk_name
+from logitstore.fields import ARCHIVE_ROWS, FieldInfo
 from logitstore.types import Array
 
 

@@ -110,7 +110,7 @@ def part_problems(root: Path, manifest: Manifest, number: int) -> list[Problem]:
         return problems
     try:
         part = Part(root, manifest, number)
-        part.fields  # noqa: B018  an archive is decompressed here, where what is wrong with it becomes a problem
+        _ = part.fields  # an archive is decompressed here, where what is wrong with it becomes a problem
     except LogitstoreError as error:
         return [Problem(part=number, file=folder, what=str(error))]
     # rows are looked at only where the samples say rightly which they are

@@ -106,6 +106,11 @@ class AnswerCodec:
         return self._mass.bound if self._mass else 2.0**-23
 
     @property
+    def lowest_tail(self) -> float:
+        """The smallest tail log mass that can be stored, nats."""
+        return float(self._mass.table[1]) if self._mass else -np.inf
+
+    @property
     def mass_error(self) -> float:
         """Most by which listed and tail mass, as decoded, may miss 1."""
         if self.row.codec.tail == "float32" and not self._levels:

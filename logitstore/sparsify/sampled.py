@@ -51,6 +51,8 @@ class Sampled:
         """
         if uniform_ND is None:
             raise ValueError("sampling needs uniform numbers")
+        if logits_NV.device.type == "mps":
+            logits_NV, gold_N = logits_NV.cpu(), gold_N.cpu()  # that device has no float64
         teacher = Distribution.of(logits_NV, self.vocabulary)
         listed_NK = teacher.top(self.k)
         weights_NV = teacher.probs_NV.double().pow(self.exponent).scatter(1, listed_NK, 0.0)

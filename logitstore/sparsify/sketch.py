@@ -139,7 +139,7 @@ class TailPilot:
             rows = slice(first, first + (1 << 16))
             some_VD = self._weight_VD[rows]
             fisher_DD += (some_VD.T * self._diagonal_V[rows]) @ some_VD
-        fisher_DD = ((fisher_DD - self._outer_DD) / max(self.rows, 1)).double().cpu()
+        fisher_DD = ((fisher_DD - self._outer_DD) / max(self.rows, 1)).cpu().double()
         values_D, vectors_DD = torch.linalg.eigh((fisher_DD + fisher_DD.T) / 2)
         values_D = values_D.clamp(min=max(float(values_D.max()) * SMALLEST_EIGENVALUE, 1e-30))
         return (vectors_DD * values_D.sqrt()) @ vectors_DD.T, (vectors_DD * values_D.rsqrt()) @ vectors_DD.T
@@ -150,7 +150,7 @@ class TailPilot:
         latent_NR = codebook.decode(torch.from_numpy(codebook.encode(project(shared, hidden_ND).numpy())))
         weight_VR = shared["weight"].float().to(device)
         base_V, cap = shared["base"].to(device), float(shared["cap"])
-        true_V = self.mean_tail_V.to(device)
+        true_V = self.mean_tail_V
         added = BIAS_CAUTION * true_V.mean()
         bias_V = torch.zeros_like(base_V)
         if not added > 0:
@@ -161,9 +161,9 @@ class TailPilot:
                 logits_NV = capped(latent_NR[rows].to(device) @ weight_VR.T + base_V, cap) + bias_V
                 logits_NV = without(logits_NV, torch.cat(self._ids)[rows].to(device), -torch.inf)
                 tail_NV = torch.softmax(logits_NV, -1) * mass_N[rows].to(device)[:, None]
-                found_V += tail_NV.sum(0).double()
+                found_V += tail_NV.sum(0).cpu().double()
             ratio_V = (true_V + added) / (found_V / self.rows + added)
-            bias_V = (bias_V + (BIAS_STEP * ratio_V.log()).float()).clamp(-BIAS_BOUND, BIAS_BOUND)
+            bias_V = (bias_V + (BIAS_STEP * ratio_V.log()).float().to(device)).clamp(-BIAS_BOUND, BIAS_BOUND)
         return bias_V.cpu()
 
 
