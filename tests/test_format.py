@@ -505,7 +505,9 @@ def test_the_specification_names_every_key_column_and_field(cache: logitstore.Ca
     wanted |= set(cache.part(0).samples.batch.schema.names)
     for preset in PRESETS:
         row = row_of(preset, {}, 300, 32)
-        wanted |= row_fields(row.sparsifier, row.tail, row.codec, row.vocabulary).keys() | set(shared_shapes(row, [4] * 8))
+        wanted |= row_fields(row.sparsifier, row.tail, row.codec, row.vocabulary).keys() | set(
+            shared_shapes(row, [4] * 8)
+        )
     wanted |= {"projection", "levels", "log_normaliser", *NAMES}
     assert not {name for name in wanted if f"`{name}`" not in SPECIFICATION}
     stored = re.search(r"differs from 1 by at most `([0-9.]+)`", " ".join(SPECIFICATION.split()))
