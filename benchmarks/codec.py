@@ -115,20 +115,19 @@ def main() -> None:
     vocabulary = load_config(reference).get_text_config().vocab_size
     pilot_rows, judged = read_rows(reference, teacher)
     head = teacher.head(vocabulary)
-    lines = [
-        preset_line(name, {}, pilot_rows, judged, head, vocabulary) for name in ("small", "faithful", "exact", "topk")
-    ]
-    lines += [preset_line("archive", {}, pilot_rows, judged, head, vocabulary)]
-    lines += [preset_line("sampled", {}, pilot_rows, judged, head, vocabulary)]
-    lines += [preset_line("sampled", {"draws": 50}, pilot_rows, judged, head, vocabulary, "RS-KD, 50 draws")]
+    pilots = {k: pilot_of(k, pilot_rows, head, vocabulary, sketch=k <= 16) for k in (4, 8, 12, 16, 50, 128)}
+    told = Told(pilots, pilot_rows, judged, head, vocabulary)
+    lines = [preset_line(told, name, {}) for name in ("small", "faithful", "exact", "topk", "archive", "sampled")]
+    lines.append(preset_line(told, "sampled", {"draws": 50}, "RS-KD, 50 draws"))
     for k, size in ((4, 43), (8, 13), (12, 19), (16, 7), (16, 79), (8, 103)):
         settings = {"k": k, "sketch_bytes": size}
-        lines.append(preset_line("small", settings, pilot_rows, judged, head, vocabulary, f"top-{k}, {size} B sketch"))
-    pilots = {k: pilot_of(k, pilot_rows, head, vocabulary) for k in (16, 50, 128)}
+        lines.append(preset_line(told, "small", settings, f"top-{k}, {size} B sketch"))
     for k in (16, 50, 128):
         lines += [raw_line(k, tail, pilots[k], vocabulary) for tail in RAW]
     for k, exact, powers in ((128, 16, (0, 1, 2, 3, 4, 0.5)), (50, 1, (0, 1, 0.5))):
         lines += [polynomial_line(k, exact, powers, tail, pilots[k], vocabulary) for tail in RAW]
+    sys.stdout.write(f"{len(lines)} lines are ready to be judged\n")
+    sys.stdout.flush()
     numbers = judged.uniform(50)
     for done, some in enumerate(judged.chunks(vocabulary)):
         hidden_nD, gold_n = judged.hidden_ND[some], judged.gold_N[some]
@@ -184,19 +183,29 @@ def pilot_of(k: int, rows: Rows, head: Head, vocabulary: int, sketch: bool = Fal
     return pilot
 
 
-def preset_line(
-    preset: str, settings: dict[str, Any], pilot_rows: Rows, judged: Rows, head: Head, vocabulary: int, name: str = ""
-) -> Line:
+@dataclass(frozen=True)
+class Told:
+    """What every preset is told: the pilots by k, the rows, and the teacher's head."""
+
+    pilots: dict[int, TailPilot]
+    pilot_rows: Rows
+    judged: Rows
+    head: Head
+    vocabulary: int
+
+
+def preset_line(told: Told, preset: str, settings: dict[str, Any], name: str = "") -> Line:
     """A preset, through its sparsifier, codec and files."""
+    judged, head, vocabulary = told.judged, told.head, told.vocabulary
     row = row_of(preset, settings, vocabulary, head.width)
     sparsifier = sparsifier_of(row)
     shared: dict[str, Tensor] = {}
     if row.tail.shape == "sketch":
-        shared = pilot_of(row.sparsifier.k, pilot_rows, head, vocabulary, sketch=True).sketch(row.tail.bytes or 0)
+        shared = told.pilots[row.sparsifier.k].sketch(row.tail.bytes or 0)
     elif row.tail.shape == "prior":
-        shared = {"prior": pilot_of(row.sparsifier.k, pilot_rows, head, vocabulary).prior()}
+        shared = {"prior": told.pilots[row.sparsifier.k].prior()}
     elif row.tail.shape == "head":
-        shared = whole_head(head, pilot_rows.hidden_ND)
+        shared = whole_head(head, told.pilot_rows.hidden_ND)
     decoder, latents = Decoder(row, shared), latents_of(row, shared)
     draws = row.sparsifier.draws or 0
 
