@@ -54,6 +54,7 @@ def plan(
         soft_wrap=True,
     )
     console.print(_table(found["candidates"], found["recommended"]))
+    console.print("KL in nats, 95% intervals; pays: from how many students on a cache is cheaper than the teacher")
     if found["left_out"]:
         console.print(f"left out what needs hidden states: {found['left_out']}", highlight=False, soft_wrap=True)
     if found["recommended"] is None:
@@ -69,18 +70,17 @@ def plan(
 
 def _table(lines: list[dict[str, Any]], recommended: str) -> Table:
     table = Table(box=None, pad_edge=False)
-    for name in ("", "preset", "B/row", "size", "KL T=1", "KL T=2", "hours", "pays from"):
+    for name in ("preset", "B/row", "size", "KL T=1", "KL T=2", "hours", "pays"):
         table.add_column(name, no_wrap=True)
     for line in lines:
         table.add_row(
-            "*" if line["name"] == recommended else "",
-            line["name"],
+            line["name"] + (" *" if line["name"] == recommended else ""),
             f"{line['bytes_per_row']:,}",
             size(line["bytes"]),
             _nats(line["kl_t1"]),
             _nats(line["kl_t2"]),
             f"{line['hours']:.2g}",
-            f"{line['pays_from_students']} students",
+            f"from {line['pays_from_students']}",
         )
     return table
 
