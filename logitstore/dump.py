@@ -14,7 +14,7 @@ from typing import Any
 from logitstore.behind import Behind
 from logitstore.cache import layout
 from logitstore.cache.part_sums import FACTS
-from logitstore.cache.part_writer import PartWriter
+from logitstore.cache.part_writer import PartTaken, PartWriter
 from logitstore.cache.reader import Cache
 from logitstore.cache.verify import shared_problems
 from logitstore.codecs.answer import AnswerCodec
@@ -104,7 +104,7 @@ def _write_parts(
     size = f"{manifest.bytes_per_row} B/row"
     for part, first in bounds.items():
         asked = samples[first : first + manifest.samples_per_part]
-        with PartWriter(plan.out, manifest, part, asked) as writer, Behind(QUEUE_DEPTH) as behind:
+        with suppress(PartTaken), PartWriter(plan.out, manifest, part, asked) as writer, Behind(QUEUE_DEPTH) as behind:
             for batch, targets in score(teacher, keep, asked, manifest.batch_tokens, manifest.tail.needs_hidden):
                 behind.submit(_store, writer, batch, targets, decoder.codec)
                 done += len(batch.rows_N)

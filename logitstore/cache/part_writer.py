@@ -19,6 +19,10 @@ from logitstore.manifest import RECORD_NAME, Fidelity, Manifest, PartRecord, Sum
 from logitstore.types import Answer, Sample
 
 
+class PartTaken(Exception):
+    """Another writer committed this part, and cleared away what was staged beside it."""
+
+
 class PartWriter:
     """Receives the answers about the samples of one part, in any order, and commits them together.
 
@@ -30,6 +34,7 @@ class PartWriter:
 
         Raises:
             StorageError: the folder cannot be written.
+            PartTaken: another writer was first.
         """
         self._root, self._manifest, self._part, self._samples = root, manifest, part, samples
         # an interrupt may drop the part on one thread while another still writes or commits it
@@ -47,6 +52,11 @@ class PartWriter:
                 self._rows_writer = open_writer(
                     self._folder / layout.ROWS_FOLDER, manifest.fields, self.rows, manifest.codec.layout
                 )
+            except FileNotFoundError as error:
+                self._drop()
+                if (layout.part_folder(root, part) / RECORD_NAME).is_file():
+                    raise PartTaken(part) from error
+                raise
             except BaseException:
                 self._drop()
                 raise
