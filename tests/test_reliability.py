@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,9 @@ def start() -> Iterator[Start]:
     def begin(plan: DumpPlan, stderr: Any = subprocess.PIPE, **variables: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "logitstore", *command_for(plan)]
         output = {"stdout": subprocess.DEVNULL, "stderr": stderr, "text": True}
-        processes.append(subprocess.Popen(command, env=os.environ | variables, **output))
+        # a shell starts its background jobs with SIGINT ignored, and what they start would inherit that
+        listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        processes.append(subprocess.Popen(command, env=os.environ | variables, preexec_fn=listen, **output))
         return processes[-1]
 
     yield begin
