@@ -129,7 +129,8 @@ def read_rows(reference: ModelRef, teacher: CausalTeacher) -> tuple[Rows, Rows]:
     last = held[-1][0]
     rest = [window for window in windows[HELD_OUT_WINDOWS:] if window[0] != last]
     random.Random(1).shuffle(rest)
-    return tuple(answered(teacher, [tokens for _, tokens in some]) for some in (rest[:TRAIN_WINDOWS], held))  # type: ignore[return-value]
+    train, held_out = ([tokens for _, tokens in some] for some in (rest[:TRAIN_WINDOWS], held))
+    return answered(teacher, train), answered(teacher, held_out)
 
 
 def answered(teacher: CausalTeacher, windows: list[list[int]]) -> Rows:

@@ -95,9 +95,10 @@ def _write_parts(
     plan: DumpPlan, manifest: Manifest, samples: Samples, todo: list[int], teacher: CausalTeacher, progress: Progress
 ) -> None:
     """Part after part: the teacher answers here, encoding and writing happen on the thread behind."""
-    decoder = Decoder(manifest.row, load_shared(plan.out, manifest))
+    shared = load_shared(plan.out, manifest)
+    decoder = Decoder(manifest.row, shared)
     check = FidelityCheck(decoder, manifest.fidelity_rows / manifest.rows)
-    keep = Keep.of(manifest.row, load_shared(plan.out, manifest), check)
+    keep = Keep.of(manifest.row, shared, check)
     bounds = {part: part * manifest.samples_per_part for part in todo}
     total = sum(int(samples.rows_S[first : first + manifest.samples_per_part].sum()) for first in bounds.values())
     done = 0
