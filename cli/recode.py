@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from logitstore_cli.options import Config, argument, option
-from logitstore_cli.show import Bars, console
+from logitstore_cli.show import Bars, console, errors
 
 from logitstore.plans import RecodePlan
 from logitstore.recipe import plan
@@ -35,7 +35,14 @@ def recode(
     flags = {name: value for name, value in locals().items() if name != "config"}
     asked = plan(RecodePlan, "recode", config, flags)
     with Bars() as progress:
-        made = resolve("logitstore.recode:recode")(asked, progress)
+        try:
+            made = resolve("logitstore.recode:recode")(asked, progress)
+        except KeyboardInterrupt:
+            errors.print(
+                f"interrupted. {asked.out} keeps every part written so far; give the same command again to go on.",
+                soft_wrap=True,
+            )
+            raise
     size = sum(seal.bytes for record in made.records for seal in record.files.values()) / max(made.rows, 1)
     console.print(
         f"{asked.out}: {made.rows:,} rows of {len(made):,} samples, {size:.1f} B/row on disk with their samples",

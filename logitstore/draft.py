@@ -18,7 +18,7 @@ from logitstore.fields import row_fields
 from logitstore.manifest import DataInfo, Manifest, TeacherInfo
 from logitstore.models import describe, head_rows, load_config
 from logitstore.plans import DumpPlan
-from logitstore.presets import CHOICES, row_of
+from logitstore.presets import row_of
 from logitstore.types import ModelRef, Progress, no_progress
 
 
@@ -41,7 +41,7 @@ def draft(plan: DumpPlan, progress: Progress = no_progress) -> Draft:
     vocabulary = Vocabulary.of(tokenizer)
     real = min(len(vocabulary.pieces), head_rows(config))
     width = getattr(config.get_text_config(), "hidden_size", None)
-    row = row_of(plan.preset, {name: getattr(plan, name) for name in CHOICES}, real, width)
+    row = row_of(plan.preset, plan.choices(), real, width)
     overlap = min(128, plan.max_length // 8) if plan.overlap is None else plan.overlap
     if overlap >= plan.max_length:
         raise BadInput(f"--overlap {overlap}: it must be smaller than --max-length, which is {plan.max_length}.")

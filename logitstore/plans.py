@@ -37,14 +37,9 @@ class TeacherPlan(Record):
     batch_tokens: int = Field(2048, ge=1, description="Most tokens the teacher sees at once, padding included.")
 
 
-class DumpPlan(TeacherPlan):
-    """Everything `dump` is told."""
+class RowChoices(Record):
+    """What `dump` and `recode` may be told about a row, besides a preset; None leaves it to that."""
 
-    preset: Literal["small", "faithful", "exact", "topk", "sampled", "archive"] = Field(
-        "small",
-        description="How to keep a row: small and faithful need the teacher's hidden states, exact keeps them, topk needs "
-        "its logits only, sampled keeps random draws, archive is small in compressed chunks.",
-    )
     sparsifier: Literal["topk", "topp", "sampled", "hybrid", "dense", "hidden"] | None = Field(
         None, description="What is kept of a row, if not what the preset says."
     )
@@ -68,6 +63,20 @@ class DumpPlan(TeacherPlan):
     )
     layout: Literal["mapped", "archive"] | None = Field(
         None, description="Bare bytes to map into memory, or compressed chunks to keep."
+    )
+
+    def choices(self) -> dict[str, Any]:
+        """The settings of a row by name, None where nothing was said."""
+        return {name: getattr(self, name) for name in RowChoices.model_fields}
+
+
+class DumpPlan(TeacherPlan, RowChoices):
+    """Everything `dump` is told."""
+
+    preset: Literal["small", "faithful", "exact", "topk", "sampled", "archive"] = Field(
+        "small",
+        description="How to keep a row: small and faithful need the teacher's hidden states, exact keeps them, topk needs "
+        "its logits only, sampled keeps random draws, archive is small in compressed chunks.",
     )
     pilot_rows: int = Field(
         12288,
@@ -99,34 +108,15 @@ class PilotPlan(TeacherPlan):
     )
 
 
-class RecodePlan(Record):
+class RecodePlan(RowChoices):
     """Everything `recode` is told."""
 
     cache: Path = Field(description="The cache to make another one from.")
     out: Path = Field(description="The cache to write. One that this command began is gone on with.")
     preset: Literal["small", "faithful", "exact", "topk", "sampled", "archive"] | None = Field(
-        None, description="How to keep a row; without it as in the source, but for the options given."
-    )
-    sparsifier: Literal["topk", "topp", "sampled", "hybrid", "dense", "hidden"] | None = Field(
-        None, description="What is kept of a row; a source of hidden states can become any."
-    )
-    k: int | None = Field(None, ge=1, description="Tokens listed per row.")
-    top_p: float | None = Field(None, gt=0, le=1, description="Mass after which topp stops listing.")
-    draws: int | None = Field(None, ge=1, le=255, description="Tokens drawn per row (sampled, hybrid).")
-    exponent: float | None = Field(None, gt=0, le=2, description="Draw in proportion to p to this power.")
-    tail: Literal["sketch", "prior", "uniform", "none"] | None = Field(
         None,
-        description="How the mass outside the listed tokens is spread; a sketch can become a prior, not the reverse.",
-    )
-    sketch_bytes: int | None = Field(None, ge=1, le=4096, description="Bytes a row for a sketch, from hidden states.")
-    logprobs: Literal["float32", "float16", "levels-8", "levels-6", "levels-5"] | None = Field(
-        None, description="How listed logprobs are stored."
-    )
-    tail_mass: Literal["float32", "log2-16", "log2-8"] | None = Field(
-        None, description="How the mass of the tail is stored."
-    )
-    layout: Literal["mapped", "archive"] | None = Field(
-        None, description="Bare bytes to map into memory, or compressed chunks to keep."
+        description="How to keep a row; without it as in the source, but for the options given. Hidden states can become "
+        "anything; rows of listed tokens only something smaller.",
     )
     pilot_rows: int = Field(12288, ge=1, description="Rows of the source from which a prior or sketch is fitted.")
 

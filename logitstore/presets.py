@@ -42,16 +42,13 @@ USUAL: dict[str, Any] = {
 }
 """Where neither the preset nor the user says anything."""
 
-CHOICES = ("sparsifier", "tail", *USUAL)
-"""Settings of a dump that decide what a row holds."""
-
 
 def row_of(preset: str, chosen: dict[str, Any], vocabulary: int, width: int | None) -> RowInfo:
     """What a row holds.
 
     Args:
         preset: a name from PRESETS.
-        chosen: what the user set of CHOICES; None where nothing was said.
+        chosen: `RowChoices.choices()` of the plan; None where nothing was said.
         vocabulary: of the teacher.
         width: channels of its final hidden state, if they are known.
 

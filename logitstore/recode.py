@@ -2,43 +2,35 @@
 
 source -> what a row is to hold -> way -> cache.json and shared files -> part by part: decode -> encode -> part writer
 
-Axes: N rows, K listed, V vocabulary.
+The ways are in recoders.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from contextlib import suppress
 
 import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from logitstore.batching import by_length
 from logitstore.cache import layout
-from logitstore.cache.part_writer import PartWriter
-from logitstore.cache.reader import Cache, Part
+from logitstore.cache.part_writer import PartTaken, PartWriter
+from logitstore.cache.reader import Cache
 from logitstore.cache.verify import shared_problems
-from logitstore.chunks import chunk_rows
-from logitstore.codecs.answer import normalised
-from logitstore.decode import Decoder, decoder_of, load_shared
+from logitstore.decode import decoder_of, load_shared
 from logitstore.errors import BadInput, CacheMismatch, storage_errors
 from logitstore.establish import refuse_other_plan
-from logitstore.fidelity import FidelityCheck
 from logitstore.fields import CodecInfo, RowInfo, row_fields
-from logitstore.head import Head
-from logitstore.keep import Keep, sparsifier_of
+from logitstore.keep import sparsifier_of
 from logitstore.manifest import MANIFEST_NAME, Manifest, seal, seal_of_bytes, unseal
 from logitstore.pilot import fitted as fitted_tail
 from logitstore.plans import RecodePlan
-from logitstore.presets import CHOICES, row_of
-from logitstore.score import RowChunk, TeacherBatch, collate, split
+from logitstore.presets import row_of
+from logitstore.recoders import head_of, hidden_chunks, is_copy, recoder_of
 from logitstore.sparsify.sketch import TailPilot
 from logitstore.tails import LatentTail
-from logitstore.targets import Targets, dense_logprobs
-from logitstore.types import Answer, Array, Progress, Sample, Step, no_progress
+from logitstore.types import Progress, Step, no_progress
 
 TRUNCATED = ("topk", "topp")
 """Sparsifiers whose rows can be made smaller without the teacher."""
@@ -62,13 +54,13 @@ def recode(plan: RecodePlan, progress: Progress = no_progress) -> Cache:
     fitted = _fitted_before(plan, row) or _fit(plan, source, row, progress)
     manifest = _establish(plan, source, row, *fitted)
     # what is stored decides, also where another process began this cache
-    recoder = _recoder(source, row, load_shared(plan.out, manifest))
+    recoder = recoder_of(source, row, load_shared(plan.out, manifest))
     done = set(layout.committed_parts(plan.out))
     todo = [number for number in source.part_numbers if number not in done]
     for count, number in enumerate(todo, 1):
         part = source.part(number)
         samples = [part.samples.sample(index) for index in range(len(part.samples))]
-        with PartWriter(plan.out, manifest, number, samples) as writer:
+        with suppress(PartTaken), PartWriter(plan.out, manifest, number, samples) as writer:
             recoder.write(part, samples, writer)
         progress(Step(stage="recode", done=count, total=len(todo), part=number))
     return Cache(plan.out)
@@ -81,9 +73,9 @@ def target_row(plan: RecodePlan, manifest: Manifest) -> RowInfo:
         BadInput: settings that do not go together, or a row that cannot be made from the source's.
     """
     source, vocabulary = manifest.row, manifest.teacher.vocabulary
-    chosen = {name: getattr(plan, name, None) for name in CHOICES}
+    chosen = plan.choices()
     if plan.preset is not None or source.sparsifier.name == "hidden":
-        if plan.preset is None and not any(chosen[name] is not None for name in CHOICES if name != "layout"):
+        if plan.preset is None and not any(value is not None for name, value in chosen.items() if name != "layout"):
             return source.model_copy(update={"codec": _with(source.codec, layout=plan.layout)})
         row = row_of(plan.preset or "small", chosen, vocabulary, source.tail.width or manifest.teacher.width)
     else:
@@ -123,10 +115,7 @@ def _with(codec: CodecInfo, **changes: str | None) -> CodecInfo:
 def _checked(plan: RecodePlan, source: RowInfo, row: RowInfo) -> RowInfo:
     """Refuse a target that says more than its source."""
     old, new = source.sparsifier, row.sparsifier
-    if old.name == "hidden":
-        return row
-    same = old == new and source.tail.shape == row.tail.shape and source.tail.bytes == row.tail.bytes
-    if same and source.codec.model_copy(update={"layout": row.codec.layout}) == row.codec:
+    if old.name == "hidden" or is_copy(source, row):
         return row
     if old.name not in TRUNCATED or new.name not in TRUNCATED or (new.name != old.name and new.name != "topk"):
         raise BadInput(_NO_WAY.format(wanted=new.name, source=old.name))
@@ -173,13 +162,10 @@ def _establish(plan: RecodePlan, source: Cache, row: RowInfo, shared: dict[str, 
         content = safetensors.torch.save(shared)
         tail = tail.model_copy(update={"file": layout.shared_name("tail", content, ".safetensors")})
         contents[str(tail.file)] = content
-    same_row = (
-        plan.preset is None and row.model_copy(update={"codec": _with(row.codec, layout=old.codec.layout)}) == old.row
-    )
     manifest = old.model_copy(
         update={
             "recoded_from": old.identity,
-            "preset": plan.preset or (old.preset if same_row else None),
+            "preset": plan.preset or (old.preset if is_copy(old.row, row) else None),
             "sparsifier": row.sparsifier,
             "tail": tail,
             "codec": row.codec,
@@ -202,138 +188,6 @@ def _establish(plan: RecodePlan, source: Cache, row: RowInfo, shared: dict[str, 
                 raise CacheMismatch(f"--out {plan.out}: {problem.file} is damaged. Recode into a new folder.")
             layout.write_whole(plan.out / problem.file, contents[problem.file])
     return found
-
-
-@dataclass(kw_only=True)
-class Recoder:
-    """How the rows of a part are made from the source's: this one copies them as they are."""
-
-    source: Cache
-    shared: dict[str, Tensor]
-
-    def write(self, part: Part, samples: list[Sample], writer: PartWriter) -> None:
-        """Write and commit one part."""
-        for index in range(len(samples)):
-            span = part.span(index)
-            writer.write(index, Answer(fields={name: np.asarray(array[span]) for name, array in part.fields.items()}))
-        writer.commit(part.record.fidelity, part.record.sums)
-
-
-@dataclass(kw_only=True)
-class Relist(Recoder):
-    """Lists fewer tokens, or stores them more coarsely; the mass of those left out goes to the tail."""
-
-    row: RowInfo
-    old: Decoder
-    new: Decoder
-    share: float
-
-    def write(self, part: Part, samples: list[Sample], writer: PartWriter) -> None:
-        check = FidelityCheck(self.new, self.share, against="source")
-        for index, sample in enumerate(samples):
-            stored = {name: np.array(array[part.span(index)]) for name, array in part.fields.items()}
-            kept = relisted(self.old.codec.decode(stored), self.row.sparsifier.k)
-            encoded = self.new.codec.encode(kept)
-            for name in ("sketch", "gold_logprob", "entropy"):
-                if name in self.new.codec.fields:
-                    encoded[name] = stored[name]
-            listed_NK = np.where(np.isneginf(kept["logprobs"]), -1, kept["ids"])
-            kept |= {"top1": kept["ids"][:, 0], "gold_listed": (listed_NK == sample.gold_N[:, None]).any(1)}
-            writer.write(index, Answer(fields=encoded), Answer(fields=kept))
-            self._look(check, sample, stored, encoded)
-        writer.commit(check.take())
-
-    def _look(self, check: FidelityCheck, sample: Sample, stored: dict[str, Array], encoded: dict[str, Array]) -> None:
-        chosen = np.flatnonzero(check.chosen_of(sample.key, sample.rows))
-        size = chunk_rows(self.row.vocabulary, "cpu")
-        for places in (chosen[first : first + size] for first in range(0, len(chosen), size)):
-            was = self.old({name: torch.from_numpy(value[places]) for name, value in stored.items()})
-            if isinstance(was, Targets):
-                check.add_encoded(dense_logprobs(was), {name: value[places] for name, value in encoded.items()})
-
-
-def relisted(answer: dict[str, Any], k: int) -> dict[str, Array]:
-    """The first k entries of every row, with the tail mass that they leave; floats in nats."""
-    exact = (answer["logprobs"].astype(np.float64), answer["tail_logmass"].astype(np.float64))
-    logprobs_NK, tail_N = normalised(*exact)
-    logprobs_NK = np.minimum(logprobs_NK, 0.0)
-    dropped_N = np.exp(logprobs_NK[:, k:]).sum(1)
-    with np.errstate(divide="ignore"):
-        tail_N = np.log(np.minimum(np.exp(tail_N) + dropped_N, 1.0))
-    return {**answer, "ids": answer["ids"][:, :k], "logprobs": logprobs_NK[:, :k], "tail_logmass": tail_N}
-
-
-@dataclass(kw_only=True)
-class FromHidden(Recoder):
-    """Hidden states and the head say what the teacher said: rows are made as in a dump."""
-
-    row: RowInfo
-    head: Head
-    decoder: Decoder
-    share: float
-    batch_tokens: int
-
-    def write(self, part: Part, samples: list[Sample], writer: PartWriter) -> None:
-        new = Decoder(self.row, self.shared)
-        check = FidelityCheck(new, self.share, against="source")
-        keep = Keep.of(self.row, self.shared, check)
-        for batch, spans in _batches(part, samples, self.batch_tokens):
-            stored = {name: np.concatenate([array[span] for span in spans]) for name, array in part.fields.items()}
-            chunks = [keep(batch, chunk) for chunk in hidden_chunks(self.decoder, self.head, stored, batch.gold_N)]
-            kept = {name: torch.cat([chunk[name] for chunk in chunks]).numpy() for name in chunks[0]}
-            kept |= {name: stored[name] for name in ("gold_logprob", "entropy")}
-            facts = dict(split(batch, kept))
-            for index, answer in split(batch, new.codec.encode(kept)):
-                writer.write(index, answer, facts[index])
-        writer.commit(check.take())
-
-
-def _batches(part: Part, samples: list[Sample], batch_tokens: int) -> Iterator[tuple[TeacherBatch, list[slice]]]:
-    for indices in by_length(np.array([len(sample.tokens_T) for sample in samples]), batch_tokens):
-        yield collate(samples, indices), [part.span(index) for index in indices]
-
-
-def hidden_chunks(decoder: Decoder, head: Head, stored: dict[str, Array], gold_N: Tensor) -> Iterator[RowChunk]:
-    """The logits of stored hidden states, a few rows at a time."""
-    size = chunk_rows(len(head.base_V), "cpu")
-    for first in range(0, len(gold_N), size):
-        span = slice(first, min(first + size, len(gold_N)))
-        targets = decoder({name: torch.from_numpy(value[span]) for name, value in stored.items()})
-        hidden_nD = targets.latent_NR if isinstance(targets, Targets) else None
-        if hidden_nD is None:
-            raise ValueError("these rows hold no hidden states")
-        yield RowChunk(span=span, logits_nV=head.logits(hidden_nD), hidden_nD=hidden_nD, gold_n=gold_N[span])
-
-
-def _recoder(source: Cache, row: RowInfo, shared: dict[str, Tensor]) -> Recoder:
-    """The way from the source's rows to the target's."""
-    if _is_copy(source.manifest.row, row):
-        return Recoder(source=source, shared=shared)
-    share = source.manifest.fidelity_rows / source.manifest.rows
-    decoder = decoder_of(source)
-    if not isinstance(decoder.tail, LatentTail) or source.manifest.tail.shape != "head":
-        new = Decoder(row, shared)
-        return Relist(source=source, shared=shared, row=row, old=decoder, new=new, share=share)
-    return FromHidden(
-        source=source,
-        shared=shared,
-        row=row,
-        head=_head_of(decoder.tail),
-        decoder=decoder,
-        share=share,
-        batch_tokens=source.manifest.batch_tokens,
-    )
-
-
-def _is_copy(old: RowInfo, new: RowInfo) -> bool:
-    """Whether only the layout changes."""
-    same = new.sparsifier == old.sparsifier and new.tail.shape == old.tail.shape
-    return same and _with(new.codec, layout=old.codec.layout) == old.codec
-
-
-def _head_of(tail: LatentTail) -> Head:
-    # float32 once, and not in every chunk
-    return Head(tail.weight_VR.float(), tail.base_V, 1.0, tail.cap)
 
 
 def _fitted_before(plan: RecodePlan, row: RowInfo) -> tuple[dict[str, Tensor], int] | None:
@@ -359,7 +213,7 @@ def _fit(plan: RecodePlan, source: Cache, row: RowInfo, progress: Progress) -> t
     decoder = decoder_of(source)
     if not isinstance(decoder.tail, LatentTail):
         raise ValueError("hidden states without a head")
-    head = _head_of(decoder.tail)
+    head = head_of(decoder.tail)
     pilot = TailPilot(row.vocabulary, head if row.tail.shape == "sketch" else None)
     sparsifier = sparsifier_of(row)
     per_sample = max(source.rows / max(len(source), 1), 1)
