@@ -44,7 +44,7 @@ def fidelity_warning(cache: Cache, temperature: float) -> str | None:
     figure = found[f"kl_t{nearest}"]
     if figure is None or found["unbounded"] > 0:
         return (
-            f"{found['unbounded'] / found['rows']:.0%} of the rows have tokens that can come and have no mass in this cache "
+            f"{found['unbounded'] / found['rows']:.1%} of the rows have tokens that can come and have no mass in this cache "
             f"(tail '{cache.manifest.tail.shape}'): the student learns a cut-off teacher."
         )
     if figure["mean"] <= LARGE_KL:

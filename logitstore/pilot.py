@@ -5,8 +5,10 @@ Axes: N rows, D channels, K listed, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import safetensors
@@ -28,7 +30,7 @@ from logitstore.manifest import Manifest, seal, unseal
 from logitstore.paths import RelativePath
 from logitstore.presets import TYPICAL_KL
 from logitstore.record import Record
-from logitstore.score import ask, collate
+from logitstore.score import RowChunk, ask, collate
 from logitstore.sparsify.sketch import TailPilot
 from logitstore.teachers.causal_lm import CausalTeacher
 from logitstore.types import Progress, Sample, Step
@@ -47,36 +49,51 @@ def fit_tail(
     shape, vocabulary = manifest.tail.shape, manifest.teacher.vocabulary
     if shape in ("none", "uniform"):
         return {}
-    head = teacher.head(vocabulary) if manifest.tail.needs_hidden else None
-    sparsifier = sparsifier_of(manifest.row)
+    chunks = _pilot_chunks(manifest, samples, teacher, pilot_rows, progress)
+    first = next(chunks)
+    chunks = chain([first], chunks)
+    head = _head(manifest, teacher, first) if manifest.tail.needs_hidden else None
+    if head is not None and shape == "head":
+        return whole_head(
+            head, torch.cat([chunk.hidden_nD.float().cpu() for chunk in chunks if chunk.hidden_nD is not None])
+        )
+    pilot, sparsifier = TailPilot(vocabulary, head), sparsifier_of(manifest.row)
+    for chunk in chunks:
+        pilot.add(chunk.logits_nV, listed_by(sparsifier, chunk, vocabulary), chunk.hidden_nD)
+    return fitted(pilot, manifest.row)
+
+
+def _pilot_chunks(
+    manifest: Manifest, samples: Samples, teacher: CausalTeacher, pilot_rows: int, progress: Progress
+) -> Iterator[RowChunk]:
+    """What the teacher says about the pilot samples."""
     chosen: list[Sample] = [samples[index] for index in pilot_samples(samples, pilot_rows)]
-    pilot: TailPilot | None = None
-    states: list[Tensor] = []
     rows = 0
     for indices in by_length(np.array([len(sample.tokens_T) for sample in chosen]), manifest.batch_tokens):
-        for chunk in ask(teacher, collate(chosen, indices), head is not None):
-            if pilot is None:
-                if head is not None and chunk.hidden_nD is not None:
-                    head = head.matching(teacher.name, chunk.hidden_nD, chunk.logits_nV)
-                    if manifest.tail.width not in (None, head.width):
-                        raise ModelError(
-                            f"{teacher.name}: its head takes {head.width} channels, its configuration says "
-                            f"{manifest.tail.width}. Use --preset small or topk."
-                        )
-                pilot = TailPilot(vocabulary, head if shape != "head" else None)
-            if shape == "head" and chunk.hidden_nD is not None:
-                states.append(chunk.hidden_nD.float().cpu())
-            else:
-                kept = sparsifier(chunk.logits_nV, chunk.gold_n)
-                listed_nK = kept["ids"].masked_fill(torch.isneginf(kept["logprobs"]), vocabulary)
-                pilot.add(chunk.logits_nV, listed_nK, chunk.hidden_nD)
+        for chunk in ask(teacher, collate(chosen, indices), manifest.tail.needs_hidden):
             rows += len(chunk.gold_n)
+            yield chunk
         progress(Step(stage="pilot", done=rows, total=manifest.tail.pilot_rows))
-    if head is not None and shape == "head":
-        return whole_head(head, torch.cat(states))
-    if pilot is None:
-        raise ValueError("a pilot without rows")
-    return fitted(pilot, manifest.row)
+
+
+def _head(manifest: Manifest, teacher: CausalTeacher, chunk: RowChunk) -> Head | None:
+    """The teacher's head, compared with its own logits of a few rows."""
+    if chunk.hidden_nD is None:
+        return None
+    head = teacher.head(manifest.teacher.vocabulary).matching(teacher.name, chunk.hidden_nD, chunk.logits_nV)
+    if manifest.tail.width not in (None, head.width):
+        raise ModelError(
+            f"{teacher.name}: its head takes {head.width} channels, its configuration says {manifest.tail.width}. "
+            "Use --preset small or topk."
+        )
+    return head
+
+
+def listed_by(sparsifier: Any, chunk: RowChunk, vocabulary: int) -> Tensor:
+    """int64[N, K]: what a sparsifier lists of some rows; empty slots are the vocabulary."""
+    kept = sparsifier(chunk.logits_nV, chunk.gold_n)
+    listed_nK: Tensor = kept["ids"].masked_fill(torch.isneginf(kept["logprobs"]), vocabulary)
+    return listed_nK
 
 
 def fitted(pilot: TailPilot, row: RowInfo) -> dict[str, Tensor]:

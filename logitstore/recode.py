@@ -25,6 +25,7 @@ from logitstore.fields import CodecInfo, RowInfo, row_fields
 from logitstore.keep import sparsifier_of
 from logitstore.manifest import MANIFEST_NAME, Manifest, seal, seal_of_bytes, unseal
 from logitstore.pilot import fitted as fitted_tail
+from logitstore.pilot import listed_by
 from logitstore.plans import RecodePlan
 from logitstore.presets import row_of
 from logitstore.recoders import head_of, hidden_chunks, is_copy, recoder_of
@@ -223,8 +224,6 @@ def _fit(plan: RecodePlan, source: Cache, row: RowInfo, progress: Progress) -> t
         sample = part.samples.sample(number)
         stored = {name: np.array(array[part.span(number)]) for name, array in part.fields.items()}
         for chunk in hidden_chunks(decoder, head, stored, torch.from_numpy(sample.gold_N)):
-            kept = sparsifier(chunk.logits_nV, chunk.gold_n)
-            listed_nK = kept["ids"].masked_fill(torch.isneginf(kept["logprobs"]), row.vocabulary)
-            pilot.add(chunk.logits_nV, listed_nK, chunk.hidden_nD)
+            pilot.add(chunk.logits_nV, listed_by(sparsifier, chunk, row.vocabulary), chunk.hidden_nD)
         progress(Step(stage="pilot", done=pilot.rows, total=int(count * per_sample)))
     return fitted_tail(pilot, row), pilot.rows
