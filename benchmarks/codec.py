@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,13 @@ from logitstore.chance import DRAWS, uniform
 from logitstore.chunks import chunk_rows
 from logitstore.data.tokenizer import load_tokenizer
 from logitstore.decode import Decoder, latents_of
-from logitstore.fidelity import NAMES, compare
+from logitstore.fidelity import NAMES, Truth, compare
 from logitstore.fields import SCORES
 from logitstore.head import Head
 from logitstore.keep import sparsifier_of
 from logitstore.models import load_config
 from logitstore.pilot import whole_head
 from logitstore.presets import row_of
-from logitstore.sparsify.distribution import Distribution
 from logitstore.sparsify.sketch import TailPilot
 from logitstore.tails import FixedTail
 from logitstore.targets import SampledTargets, Targets, dense_logprobs
@@ -49,6 +49,7 @@ RESULTS = Path(__file__).parent / "results" / "codec.json"
 WINDOW, PILOT_ROWS, JUDGED_ROWS = 256, 12288, 30600
 SPEED_ROWS, SOME_ROWS = 1 << 19, 4096
 RAW = ("none", "uniform", "prior")
+MOST_LISTED = 128
 
 
 @dataclass
@@ -77,6 +78,19 @@ class Question:
     gold_n: Tensor
     hidden_nD: Tensor
     numbers_nU: Tensor
+
+    def top(self, k: int) -> tuple[Tensor, Tensor]:
+        """Ids and logprobs [n, k] of the most probable tokens."""
+        ids_nK = self._most_nK[:, :k]
+        return ids_nK, self.logprobs_nV.gather(1, ids_nK)
+
+    @cached_property
+    def logprobs_nV(self) -> Tensor:
+        return torch.log_softmax(self.logits_nV, -1)
+
+    @cached_property
+    def _most_nK(self) -> Tensor:
+        return self.logprobs_nV.topk(MOST_LISTED).indices
 
 
 @dataclass
@@ -123,9 +137,9 @@ def main() -> None:
         settings = {"k": k, "sketch_bytes": size}
         lines.append(preset_line(told, "small", settings, f"top-{k}, {size} B sketch"))
     for k in (16, 50, 128):
-        lines += [raw_line(k, tail, pilots[k], vocabulary) for tail in RAW]
+        lines += [raw_line(k, tail, pilots[k]) for tail in RAW]
     for k, exact, powers in ((128, 16, (0, 1, 2, 3, 4, 0.5)), (50, 1, (0, 1, 0.5))):
-        lines += [polynomial_line(k, exact, powers, tail, pilots[k], vocabulary) for tail in RAW]
+        lines += [polynomial_line(k, exact, powers, tail, pilots[k]) for tail in RAW]
     sys.stdout.write(f"{len(lines)} lines are ready to be judged\n")
     sys.stdout.flush()
     numbers = judged.uniform(50)
@@ -133,10 +147,10 @@ def main() -> None:
         hidden_nD, gold_n = judged.hidden_ND[some], judged.gold_N[some]
         logits_nV = head.logits(hidden_nD)
         question = Question(logits_nV, gold_n, hidden_nD, numbers[some])
-        true_nV = torch.log_softmax(logits_nV, -1)
+        truth = Truth.of(question.logprobs_nV)
         for line in lines:
             stored_nV, first_n = line.stored(question)
-            line.found.append(compare(true_nV, stored_nV, first_n))
+            line.found.append(compare(truth, stored_nV, first_n))
         if done % 50 == 0:
             sys.stdout.write(f"{some.stop:,} of {len(judged.gold_N):,} rows\n")
             sys.stdout.flush()
@@ -281,50 +295,51 @@ def speeds(packed: dict[str, Array], decoder: Decoder, judged: Rows) -> dict[str
     return figures
 
 
-def raw_line(k: int, tail: str, pilot: TailPilot, vocabulary: int) -> Line:
+def raw_line(k: int, tail: str, pilot: TailPilot) -> Line:
     """Top-k as 16-bit ids and float16 logprobs, with a tail mass where a tail is made of it."""
 
+    shape = _shape(tail, pilot)
+
     def stored(question: Question) -> tuple[Tensor, Tensor]:
-        teacher = Distribution.of(question.logits_nV, vocabulary)
-        ids_nK = teacher.top(k)
-        listed_nK = teacher.logprobs_NV.gather(1, ids_nK).half().float()
-        return _with_tail(ids_nK, listed_nK, tail, pilot), ids_nK[:, 0]
+        ids_nK, listed_nK = question.top(k)
+        return _with_tail(question, ids_nK, listed_nK.half().float(), shape), ids_nK[:, 0]
 
     return Line(f"raw top-{k}, {tail} tail", 4 * k + (0 if tail == "none" else 4), stored)
 
 
-def polynomial_line(
-    k: int, exact: int, powers: tuple[float, ...], tail: str, pilot: TailPilot, vocabulary: int
-) -> Line:
+def polynomial_line(k: int, exact: int, powers: tuple[float, ...], tail: str, pilot: TailPilot) -> Line:
     """DistillKit's scheme (README of arcee-ai/DistillKit): the first logprobs in bfloat16, a least-squares fit for the rest."""
     place_K = torch.arange(1, k - exact + 1, dtype=torch.float64) / (k - exact)
     terms_KP = torch.stack([place_K**power for power in powers], 1)
     solve_PK = torch.linalg.pinv(terms_KP)
+    shape = _shape(tail, pilot)
 
     def stored(question: Question) -> tuple[Tensor, Tensor]:
-        teacher = Distribution.of(question.logits_nV, vocabulary)
-        ids_nK = teacher.top(k)
-        listed_nK = teacher.logprobs_NV.gather(1, ids_nK)
+        ids_nK, listed_nK = question.top(k)
         coefficients_nP = (listed_nK[:, exact:].double() @ solve_PK.T).float()
         fitted_nK = (coefficients_nP.double() @ terms_KP.T).float().clamp(max=0)
         listed_nK = torch.cat([listed_nK[:, :exact].bfloat16().float(), fitted_nK], 1)
-        return _with_tail(ids_nK, listed_nK, tail, pilot), ids_nK[:, 0]
+        return _with_tail(question, ids_nK, listed_nK, shape), ids_nK[:, 0]
 
     size = 2 * k + 2 * exact + 4 * len(powers)
     return Line(f"DistillKit polynomial, k = {k}, {tail} tail", size, stored)
 
 
-def _with_tail(ids_nK: Tensor, listed_nK: Tensor, tail: str, pilot: TailPilot) -> Tensor:
+def _shape(tail: str, pilot: TailPilot) -> FixedTail | None:
+    """The tail by its name; None for none."""
+    prior_V = pilot.prior()
+    return {"none": None, "uniform": FixedTail.uniform(len(prior_V)), "prior": FixedTail.prior(prior_V)}[tail]
+
+
+def _with_tail(question: Question, ids_nK: Tensor, listed_nK: Tensor, shape: FixedTail | None) -> Tensor:
     """Whole distributions: what the listed tokens leave is the tail's; without a tail they are renormalised."""
     mass_n = listed_nK.exp().sum(-1)
     left_n = (1 - mass_n).clamp(min=1e-6)
-    if tail == "none":
-        listed_nK, logmass_n = torch.log_softmax(listed_nK, -1), torch.full_like(mass_n, -torch.inf)
-    else:
-        listed_nK, logmass_n = listed_nK + ((1 - left_n) / mass_n).log()[:, None], left_n.log()
-    prior_V = pilot.prior()
-    shape = FixedTail.prior(prior_V) if tail == "prior" else FixedTail.uniform(len(prior_V))
-    return dense_logprobs(Targets(ids_nK, listed_nK, logmass_n, shape))
+    if shape is None:
+        logprobs_nV = torch.full_like(question.logprobs_nV, -torch.inf)
+        return logprobs_nV.scatter_(1, ids_nK, torch.log_softmax(listed_nK, -1))
+    listed_nK = listed_nK + ((1 - left_n) / mass_n).log()[:, None]
+    return dense_logprobs(Targets(ids_nK, listed_nK, left_n.log(), shape))
 
 
 if __name__ == "__main__":

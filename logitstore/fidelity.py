@@ -6,6 +6,7 @@ Axes: N rows, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,6 +21,11 @@ from logitstore.targets import SampledTargets, Targets, dense_logprobs
 from logitstore.types import Array
 
 TEMPERATURES = (1.0, 2.0, 4.0)
+"""Each the double of the one before: `compare` makes use of that."""
+
+NO_MASS = 1e30
+"""Stands for minus the logarithm of zero, where infinities would meet."""
+
 RARE = 1e-5
 """Tokens that the teacher gives less than this are rare."""
 
@@ -76,7 +82,7 @@ class FidelityCheck:
         # the listed order is the rank order, also where coarse levels tie
         is_ranked = isinstance(decoded, Targets) and decoded.is_ranked
         first_N = decoded.ids_NK[:, 0] if is_ranked else stored_NV.argmax(-1)
-        self._found.append(compare(true_NV, stored_NV, first_N).cpu().double())
+        self._found.append(compare(Truth.of(true_NV), stored_NV, first_N).cpu().double())
 
     def take(self) -> Fidelity:
         """What was added up since the last time."""
@@ -96,33 +102,78 @@ class FidelityCheck:
         )
 
 
-def compare(true_NV: Tensor, stored_NV: Tensor, first_N: Tensor) -> Tensor:
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """What stored rows are compared with, worked out once for all ways to store them.
+
+    Attributes:
+        logprobs_NV: at temperature 1, nats.
+        probs_NHV: probabilities at each of the temperatures.
+        normaliser_HN: log of the sum of p**(1/T).
+        directions_N2V: the reference student's gradient, and 1 where a token is rare.
+    """
+
+    logprobs_NV: Tensor
+    probs_NHV: Tensor
+    normaliser_HN: Tensor
+    directions_N2V: Tensor
+
+    @classmethod
+    def of(cls, logprobs_NV: Tensor) -> Truth:
+        """From the teacher's logprobs at temperature 1; -inf marks tokens that cannot come."""
+        tempered_NHV = logprobs_NV[:, None] / torch.tensor(TEMPERATURES, device=logprobs_NV.device)[:, None]
+        normaliser_NH = tempered_NHV.logsumexp(-1)
+        probs_NV = logprobs_NV.exp()
+        # the gradients of KL(. || s) by the student's logits are s - p and s - q
+        gradient_NV = torch.softmax(logprobs_NV / REFERENCE_TEMPERATURE, -1) - probs_NV
+        return cls(
+            logprobs_NV=logprobs_NV,
+            probs_NHV=(tempered_NHV - normaliser_NH[:, :, None]).exp(),
+            normaliser_HN=normaliser_NH.T,
+            directions_N2V=torch.stack([gradient_NV, (probs_NV < RARE).to(probs_NV.dtype)], 1),
+        )
+
+
+def compare(truth: Truth, stored_NV: Tensor, first_N: Tensor) -> Tensor:
     """float32[8, N]: one line per name in NAMES.
 
+    With t and q the logprobs at temperature 1, true and stored, and p_T the true probabilities at T,
+
+        KL_T = sum_v p_T(v) (t(v) - q(v)) / T  +  log sum_v e^(q(v) / T)  -  log sum_v e^(t(v) / T)
+
+    so one exponential, e^(q / 4), serves all temperatures: its square and its fourth power are the other two.
+
     Args:
-        true_NV, stored_NV: logprobs at temperature 1, nats.
+        truth: about N rows.
+        stored_NV: logprobs at temperature 1, nats.
         first_N: int64, the most probable token as stored.
     """
-    lines = []
-    for temperature in TEMPERATURES:
-        p_NV = torch.log_softmax(true_NV / temperature, -1)
-        q_NV = torch.log_softmax(stored_NV / temperature, -1)
-        probs_NV = p_NV.exp()
-        lines.append(torch.where(probs_NV > 0, probs_NV * (p_NV - q_NV), 0.0).sum(-1).clamp(min=0.0))
-    true_probs_NV, stored_probs_NV = true_NV.exp(), stored_NV.exp()
-    rare_NV = true_probs_NV < RARE
-    # the gradients of KL(. || s) by the student's logits are s - p and s - q
-    student_NV = torch.softmax(true_NV / REFERENCE_TEMPERATURE, -1)
-    gradient_NV = student_NV - true_probs_NV
-    error_N = ((true_probs_NV - stored_probs_NV) * gradient_NV).sum(-1)
+    true_NV = truth.logprobs_NV
+    # of two tokens without mass the difference is 0; where only the stored one has none, it is beyond any other
+    difference_NV = true_NV.clamp(min=-NO_MASS) - stored_NV.clamp(min=-NO_MASS)
+    is_unbounded_N = difference_NV.amax(-1) > NO_MASS / 2
+    crossed_NH = (truth.probs_NHV @ difference_NV[:, :, None]).squeeze(-1)
+    highest_N = stored_NV.amax(-1)
+    power_NV = ((stored_NV - highest_N[:, None]) / TEMPERATURES[-1]).exp_()
+    lines: list[Tensor] = []
+    for temperature, normaliser_N, crossed_N in reversed(
+        list(zip(TEMPERATURES, truth.normaliser_HN, crossed_NH.T, strict=True))
+    ):
+        if lines:
+            power_NV.square_()
+        stored_normaliser_N = highest_N / temperature + power_NV.sum(-1).log()
+        divergence_N = (crossed_N / temperature + stored_normaliser_N - normaliser_N).clamp(min=0.0)
+        lines.insert(0, divergence_N.masked_fill(is_unbounded_N, torch.inf))
+    true_N2 = (truth.directions_N2V @ truth.probs_NHV[:, 0, :, None]).squeeze(-1)
+    stored_N2 = (truth.directions_N2V @ power_NV[:, :, None]).squeeze(-1) * highest_N.exp()[:, None]
     return torch.stack(
         [
             *lines,
-            (true_NV.gather(1, first_N[:, None]).squeeze(1) == true_NV.max(-1).values).float(),
-            torch.where(rare_NV, true_probs_NV, 0.0).sum(-1),
-            torch.where(rare_NV, stored_probs_NV, 0.0).sum(-1),
-            error_N,
-            (gradient_NV**2).sum(-1),
+            (true_NV.gather(1, first_N[:, None]).squeeze(1) == true_NV.amax(-1)).float(),
+            true_N2[:, 1],
+            stored_N2[:, 1],
+            true_N2[:, 0] - stored_N2[:, 0],
+            truth.directions_N2V[:, 0].square().sum(-1),
         ]
     )
 
