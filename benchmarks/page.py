@@ -50,7 +50,10 @@ def codec() -> str:
             (
                 line["name"],
                 _against(f"{line['bytes_per_row']:g}", line["bytes_per_row"], size),
-                *(_against(_kl(line[key]), line[key], limit) for key, limit in zip(("kl_t1", "kl_t2"), most, strict=True)),
+                *(
+                    _against(_kl(line[key]), line[key], limit)
+                    for key, limit in zip(("kl_t1", "kl_t2"), most, strict=True)
+                ),
                 _kl(line["kl_t4"]),
                 f"{line['top1']:.1%}",
                 f"{line['rare_mass']:.2f}",
@@ -67,14 +70,20 @@ def speeds() -> str:
     for line in _load("codec")["lines"]:
         if "encode_share_of_teacher" in line:
             decoded = line.get("decode_listed_mrows_per_second")
-            rows.append((line["name"], "" if decoded is None else f"{decoded:.1f}", f"{line['encode_share_of_teacher']:.2%}"))
-    return _table(("preset", "decoding its listed part, million rows/s, one core", "encoding, share of the teacher's time"), rows)
+            rows.append(
+                (line["name"], "" if decoded is None else f"{decoded:.1f}", f"{line['encode_share_of_teacher']:.2%}")
+            )
+    return _table(
+        ("preset", "decoding its listed part, million rows/s, one core", "encoding, share of the teacher's time"), rows
+    )
 
 
 def quality() -> str:
     """What students gained: held-out KL at the temperature of their loss, and cross-entropy."""
     lines = _load("quality")["lines"]
-    kl = {(each["objective"], each["train_temperature"], each["temperature"], each["seed"]): each["kl"] for each in lines}
+    kl = {
+        (each["objective"], each["train_temperature"], each["temperature"], each["seed"]): each["kl"] for each in lines
+    }
     rows = []
     for name, trained in dict.fromkeys((each["objective"], each["train_temperature"]) for each in lines):
         own = [each for each in lines if (each["objective"], each["train_temperature"]) == (name, trained)]
@@ -91,7 +100,9 @@ def quality() -> str:
                 "" if name == GOLD else f"{trained:g}",
                 *(_spread(each["kl"] for each in at[t]) for t in (1.0, 2.0)),
                 _spread(each["cross_entropy"] for each in at[1.0]),
-                "" if name in (GOLD, LIVE) else _against(share, -statistics.mean(shares), _negative(SHARE_TARGETS.get((name, trained)))),
+                ""
+                if name in (GOLD, LIVE)
+                else _against(share, -statistics.mean(shares), _negative(SHARE_TARGETS.get((name, trained)))),
             )
         )
     head = ("told by", "trained at T", "KL at T = 1", "KL at T = 2", "cross-entropy", "share of live's gain")
