@@ -46,6 +46,14 @@ contracts: $(READY)
 
 docs: $(READY)
 	$(BIN)/python docs/generate.py --check
+	$(BIN)/python benchmarks/page.py --check
+
+# make bench-codec, make bench-quality: measures, then brings the page and the picture up to date
+bench-%: $(TEACHER_READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gguf,dev,bench]'
+	$(BIN)/python benchmarks/$*.py
+	$(BIN)/python benchmarks/page.py
+	$(BIN)/python benchmarks/picture.py
 
 clean:
 	rm -rf $(VENV) build demo *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
