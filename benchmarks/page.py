@@ -1,4 +1,7 @@
-"""Fills the tables of docs/benchmarks.md from results/*.json; with --check only says whether they are what would be written."""
+"""Fills the tables of the pages in docs/ from results/*.json; with --check only says whether they are what would be written.
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,12 @@ import json
 import re
 import statistics
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+DOCS = Path(__file__).parent.parent / "docs"
 MARKED = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 CODEC_TARGETS = {"small": (58, 0.29, 0.42), "faithful": (130, 0.075, 0.095), "exact": (580, 0.001, 0.001)}
@@ -30,37 +33,40 @@ GOLD, LIVE = "gold tokens only", "live, whole distribution"
 
 
 def main(arguments: list[str]) -> None:
-    """Write the page, or with --check exit with 1 and one line when it is not what would be written."""
+    """Write the pages, or with --check exit with 1 and one line when one is not what would be written."""
     if arguments not in ([], ["--check"]):
         sys.exit("usage: python benchmarks/page.py [--check]")
-    old = PAGE.read_text(encoding="utf-8")
-    new = MARKED.sub(lambda found: f"{found[1]}\n{TABLES[found['name']]()}\n\n{found[3]}", old)
-    if not arguments:
-        PAGE.write_text(new, encoding="utf-8")
-    elif new != old:
-        sys.exit(f"{PAGE}: not what benchmarks/results says. Run `python benchmarks/page.py` and commit the page.")
+    missing = set(TABLES)
+    for page in sorted(DOCS.glob("*.md")):
+        old = page.read_text(encoding="utf-8")
+        names = [found["name"] for found in MARKED.finditer(old)]
+        if unknown := set(names) - set(TABLES):
+            sys.exit(f"{page}: no table is named {', '.join(unknown)}. There are: {', '.join(TABLES)}.")
+        missing -= set(names)
+        new = MARKED.sub(lambda found: f"{found[1]}\n{TABLES[found['name']]()}\n\n{found[3]}", old)
+        if new != old and arguments:
+            sys.exit(f"{page}: not what benchmarks/results says. Run `python benchmarks/page.py` and commit the page.")
+        page.write_text(new, encoding="utf-8")
+    if missing:
+        sys.exit(
+            f"{DOCS}: no page has a place for the table {', '.join(missing)}: `<!-- table: NAME -->`, `<!-- end -->`."
+        )
 
 
 def codec() -> str:
     """Every way to keep a row: bytes, KL, and what else it gets right."""
     rows = []
     for line in _load("codec")["lines"]:
-        size, *most = CODEC_TARGETS.get(line["name"], (None, None, None))
-        rows.append(
-            (
-                line["name"],
-                _against(f"{line['bytes_per_row']:g}", line["bytes_per_row"], size),
-                *(
-                    _against(_kl(line[key]), line[key], limit)
-                    for key, limit in zip(("kl_t1", "kl_t2"), most, strict=True)
-                ),
-                _kl(line["kl_t4"]),
-                f"{line['top1']:.1%}",
-                f"{line['rare_mass']:.2f}",
-                f"{line['gradient_error']:.2%}",
-            )
-        )
-    head = ("kept", "B/row", "KL T = 1", "KL T = 2", "KL T = 4", "top-1", "rare mass", "gradient")
+        figures = {
+            "bytes_per_row": f"{line['bytes_per_row']:g}",
+            "kl_t1": _kl(line["kl_t1"]),
+            "kl_t2": _kl(line["kl_t2"]),
+        }
+        for key, most in zip(figures, CODEC_TARGETS.get(line["name"], ()), strict=False):
+            figures[key] += _mark(line[key] is not None and line[key] <= most)
+        others = (f"{line['top1']:.1%}", f"{line['rare_mass']:.3g}", f"{line['gradient_error']:.2%}")
+        rows.append((line["name"], *figures.values(), _kl(line["kl_t4"]), *others))
+    head = ("kept", "B/row", "KL T = 1", "KL T = 2", "KL T = 4", "top-1", "rare mass", "gradient error")
     return _table(head, rows)
 
 
@@ -70,47 +76,44 @@ def speeds() -> str:
     for line in _load("codec")["lines"]:
         if "encode_share_of_teacher" in line:
             decoded = line.get("decode_listed_mrows_per_second")
-            rows.append(
-                (line["name"], "" if decoded is None else f"{decoded:.1f}", f"{line['encode_share_of_teacher']:.2%}")
-            )
-    return _table(
-        ("preset", "decoding its listed part, million rows/s, one core", "encoding, share of the teacher's time"), rows
-    )
+            cells = "" if decoded is None else f"{decoded:.1f}", f"{line['encode_share_of_teacher']:.2%}"
+            rows.append((line["name"], *cells))
+    return _table(("preset", "decoding, million rows/s on one core", "encoding, share of the teacher's time"), rows)
 
 
 def quality() -> str:
-    """What students gained: held-out KL at the temperature of their loss, and cross-entropy."""
+    """What students gained: held-out KL at both temperatures, cross-entropy, and the share of what live distillation gains."""
     lines = _load("quality")["lines"]
-    kl = {
-        (each["objective"], each["train_temperature"], each["temperature"], each["seed"]): each["kl"] for each in lines
-    }
+    known = {(each["objective"], each["train_temperature"], each["temperature"], each["seed"]): each for each in lines}
+    seeds = sorted({each["seed"] for each in lines})
     rows = []
     for name, trained in dict.fromkeys((each["objective"], each["train_temperature"]) for each in lines):
-        own = [each for each in lines if (each["objective"], each["train_temperature"]) == (name, trained)]
-        shares = [
-            (kl[GOLD, 1.0, trained, seed] - kl[name, trained, trained, seed])
-            / (kl[GOLD, 1.0, trained, seed] - kl[LIVE, trained, trained, seed])
-            for seed in sorted({each["seed"] for each in own})
-        ]
-        share = f"{statistics.mean(shares):.0%} ± {statistics.stdev(shares):.0%}"
-        at = {t: [each for each in own if each["temperature"] == t] for t in (1.0, 2.0)}
+        own = {at: [known[name, trained, at, seed] for seed in seeds] for at in (1.0, 2.0)}
+        share = ""
+        if name not in (GOLD, LIVE):
+            gold, live, found = (
+                [known[objective, at, trained, seed]["kl"] for seed in seeds]
+                for objective, at in ((GOLD, 1.0), (LIVE, trained), (name, trained))
+            )
+            shares = [(g - x) / (g - best) for g, x, best in zip(gold, found, live, strict=True)]
+            share = f"{statistics.mean(shares):.1%} ± {statistics.stdev(shares):.1%}"
+            if (name, trained) in SHARE_TARGETS:
+                share += _mark(statistics.mean(shares) >= SHARE_TARGETS[name, trained])
         rows.append(
             (
                 name,
                 "" if name == GOLD else f"{trained:g}",
-                *(_spread(each["kl"] for each in at[t]) for t in (1.0, 2.0)),
-                _spread(each["cross_entropy"] for each in at[1.0]),
-                ""
-                if name in (GOLD, LIVE)
-                else _against(share, -statistics.mean(shares), _negative(SHARE_TARGETS.get((name, trained)))),
+                *(_spread([each["kl"] for each in own[at]]) for at in own),
+                _spread([each["cross_entropy"] for each in own[1.0]]),
+                share,
             )
         )
-    head = ("told by", "trained at T", "KL at T = 1", "KL at T = 2", "cross-entropy", "share of live's gain")
+    head = ("told", "trained at T", "KL at T = 1", "KL at T = 2", "cross-entropy", "share of the gain of live")
     return _table(head, rows)
 
 
 TABLES: dict[str, Callable[[], str]] = {"codec": codec, "speeds": speeds, "quality": quality}
-"""The tables by the name that marks their place on the page."""
+"""The tables by the name that marks their place on a page."""
 
 
 def _load(name: str) -> dict[str, Any]:
@@ -118,23 +121,20 @@ def _load(name: str) -> dict[str, Any]:
     return found
 
 
-def _against(text: str, found: float, most: float | None) -> str:
-    """The figure, with a sign where there is a target: met or missed."""
-    return text if most is None else f"{text} {'✓' if found <= most else '✗'}"
-
-
-def _negative(value: float | None) -> float | None:
-    return None if value is None else -value
+def _mark(is_met: bool) -> str:
+    """Of a target."""
+    return " ✓" if is_met else " ✗"
 
 
 def _kl(value: float | None) -> str:
-    return "infinite" if value is None else f"{value:.4f}" if value < 0.01 else f"{value:.3f}"
+    if value is None:
+        return "infinite"
+    return "below 0.0001" if value < 1e-4 else f"{value:.4f}" if value < 0.01 else f"{value:.3f}"
 
 
-def _spread(values: Iterable[float]) -> str:
+def _spread(values: list[float]) -> str:
     """Mean and standard deviation over the seeds."""
-    known = list(values)
-    return f"{statistics.mean(known):.3f} ± {statistics.stdev(known):.3f}"
+    return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

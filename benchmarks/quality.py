@@ -3,7 +3,7 @@
 Teacher: SmolLM2-135M-Instruct in bfloat16. Student: a copy of five of its thirty layers. Text: the Python language reference.
 Every student sees the same rows in the same order with the same budget; what differs is what it is told about them, and each
 way goes through the codecs that a dump uses. Judged on documents that no student saw, against the teacher's whole
-distribution. The results grow line by line in results/quality.json, and a run that was stopped goes on where it was.
+distribution. Lines that are done lie in build/quality.json until all are, and a run that was stopped goes on there.
 
 Axes: N rows, D channels, V vocabulary.
 """
@@ -45,6 +45,7 @@ from logitstore.types import ModelRef, key_of
 from machine import describe_run
 
 RESULTS = Path(__file__).parent / "results" / "quality.json"
+UNFINISHED = Path(__file__).parent.parent / "build" / "quality.json"
 WINDOW, TRAIN_WINDOWS, HELD_OUT_WINDOWS, BATCH_WINDOWS = 128, 208, 48, 2
 LAYERS, LEARNING_RATE, WARMUP = "5", 5e-4, 0.1
 SEEDS = (0, 1, 2)
@@ -69,6 +70,7 @@ WAYS = {
     "top-16, lumped tail": Way("topk", {"k": 16, "tail": "uniform"}, lumped_kl, (1.0,)),
     "sampled": Way("sampled", {}, forward_kl, (1.0,)),
     "topk": Way("topk", {}, forward_kl),
+    "topk, k = 50": Way("topk", {"k": 50}, forward_kl, (1.0,)),
     "small": Way("small", {}, forward_kl),
     "faithful": Way("faithful", {}, forward_kl),
     "exact": Way("exact", {}, forward_kl),
@@ -100,7 +102,7 @@ def main() -> None:
     head = teacher.head(vocabulary)
     del teacher
     base = copied(reference, LAYERS).float()
-    lines: list[dict[str, Any]] = json.loads(RESULTS.read_text())["lines"] if RESULTS.exists() else []
+    lines: list[dict[str, Any]] = json.loads(UNFINISHED.read_text()) if UNFINISHED.exists() else []
     done = {(line["objective"], line["train_temperature"], line["seed"]) for line in lines}
     for name, way in WAYS.items():
         todo = [(t, seed) for seed in SEEDS for t in way.temperatures if (name, t, seed) not in done]
@@ -113,7 +115,10 @@ def main() -> None:
                 lines.append(judged | {"seconds": round(seconds, 1)})
                 sys.stdout.write(f"{json.dumps(lines[-1])}\n")
             sys.stdout.flush()
-            save(lines, train, held_out)
+            UNFINISHED.parent.mkdir(exist_ok=True)
+            UNFINISHED.write_text(json.dumps(lines))
+    save(lines, train, held_out)
+    UNFINISHED.unlink()
 
 
 def read_rows(reference: ModelRef, teacher: CausalTeacher) -> tuple[Rows, Rows]:

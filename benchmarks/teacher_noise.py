@@ -18,11 +18,12 @@ import torch
 from demo import find_teacher
 from logitstore.data.tokenizer import load_tokenizer
 from logitstore.models import load_config
-from logitstore.objectives import Tail, Targets
-from logitstore.score import collate, row_logits, score, split
-from logitstore.sparsify.prior import UNIFORM_SHARE, PriorFit
+from logitstore.score import ask, collate, score, split
+from logitstore.sparsify.prior import prior_of
+from logitstore.sparsify.sketch import TailPilot
 from logitstore.sparsify.topk import TopK
-from logitstore.targets import dense
+from logitstore.tails import FixedTail
+from logitstore.targets import Targets, dense_logprobs
 from logitstore.teachers.causal_lm import CausalTeacher
 from logitstore.types import ModelRef, Sample
 
@@ -71,7 +72,7 @@ def make_sample(number: int, tokens: list[int]) -> Sample:
 def answers(teacher: CausalTeacher, sparsifier: TopK, samples: list[Sample], budget: int) -> dict[str, np.ndarray]:
     """Every row's values, in the order of the samples."""
     found: dict[int, dict[str, np.ndarray]] = {}
-    for batch, targets in score(teacher, sparsifier, samples, budget):
+    for batch, targets in score(teacher, lambda _, chunk: sparsifier(chunk.logits_nV, chunk.gold_n), samples, budget):
         found |= {index: answer.fields for index, answer in split(batch, targets())}
     return {name: np.concatenate([found[index][name] for index in range(len(samples))]) for name in found[0]}
 
@@ -93,31 +94,30 @@ def tail_shapes(teacher: CausalTeacher, sparsifier: TopK, samples: list[Sample])
     """KL of the full distribution to the stored one on the second half of the samples, tails fitted on the first half."""
     half = len(samples) // 2
     vocabulary = sparsifier.vocabulary
-    weighted, normalised_V = PriorFit(vocabulary), torch.zeros(vocabulary, dtype=torch.float64)
+    weighted, normalised_V = TailPilot(vocabulary), torch.zeros(vocabulary, dtype=torch.float64)
     for index in range(half):
-        for logits_NV, gold_N in row_logits(teacher, collate(samples, [index])):
-            ids_NK = sparsifier(logits_NV, gold_N)["ids"]
-            weighted.add(logits_NV, ids_NK)
-            tail_NV = torch.softmax(logits_NV.float(), -1).scatter_(1, ids_NK, 0.0)
+        for chunk in ask(teacher, collate(samples, [index]), hidden=False):
+            ids_NK = sparsifier(chunk.logits_nV, chunk.gold_n)["ids"]
+            weighted.add(chunk.logits_nV, ids_NK)
+            tail_NV = torch.softmax(chunk.logits_nV.float(), -1).scatter_(1, ids_NK, 0.0)
             normalised_V += (tail_NV / tail_NV.sum(-1, keepdim=True)).sum(0).double()
-    mixed_V = (1 - UNIFORM_SHARE) * normalised_V / normalised_V.sum() + UNIFORM_SHARE / vocabulary
     tails = {
-        "prior": Tail.prior(weighted.vector()),
-        "mean of normalised tails": Tail.prior(mixed_V),
-        "uniform": Tail.uniform(vocabulary),
+        "prior": FixedTail.prior(weighted.prior()),
+        "mean of normalised tails": FixedTail.prior(prior_of(normalised_V)),
+        "uniform": FixedTail.uniform(vocabulary),
     }
     sums = {name: {1.0: 0.0, 2.0: 0.0} for name in tails}
     rows = 0
     for index in range(half, len(samples)):
-        for logits_NV, gold_N in row_logits(teacher, collate(samples, [index])):
-            found = sparsifier(logits_NV, gold_N)
-            rows += len(gold_N)
+        for chunk in ask(teacher, collate(samples, [index]), hidden=False):
+            found = sparsifier(chunk.logits_nV, chunk.gold_n)
+            rows += len(chunk.gold_n)
             for name, tail in tails.items():
                 targets = Targets(found["ids"], found["logprobs"], found["tail_logmass"], tail)
                 for temperature in (1.0, 2.0):
-                    full = torch.log_softmax(logits_NV.double() / temperature, -1)
-                    stored = dense(targets, temperature).double()
-                    sums[name][temperature] += float((full.exp() * (full - stored.log())).sum())
+                    full = torch.log_softmax(chunk.logits_nV.double() / temperature, -1)
+                    stored = dense_logprobs(targets, temperature).double()
+                    sums[name][temperature] += float((full.exp() * (full - stored)).sum())
     kl = {
         name: {f"kl_t{temperature:.0f}": total / rows for temperature, total in each.items()}
         for name, each in sums.items()

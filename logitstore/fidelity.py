@@ -1,6 +1,6 @@
 """How far what is stored is from what the teacher said: measured on a random sample of rows while they pass by.
 
-Axes: N rows, V vocabulary.
+Axes: N rows, H temperatures, V vocabulary.
 """
 
 from __future__ import annotations
@@ -61,28 +61,26 @@ class FidelityCheck:
         places = np.flatnonzero(chosen_N[chunk.span])
         if len(places):
             rows = torch.from_numpy(places).to(chunk.logits_nV.device)
-            self.add(chunk.logits_nV[rows], {name: value[rows] for name, value in kept.items()})
+            truth = Truth.of(chunk.logits_nV[rows], self._decoder.row.vocabulary)
+            self.add(truth, {name: value[rows] for name, value in kept.items()})
 
-    def add(self, logits_NV: Tensor, kept: Mapping[str, Tensor]) -> None:
-        """Compare rows with raw logits, whose targets are `kept`, not yet encoded."""
-        self.add_encoded(
-            logits_NV, self._decoder.codec.encode({name: value.cpu().numpy() for name, value in kept.items()})
-        )
+    def add(self, truth: Truth, kept: Mapping[str, Tensor]) -> None:
+        """Compare the rows of `truth` with their targets `kept`, not yet encoded."""
+        self.add_encoded(truth, self._decoder.codec.encode({name: value.cpu().numpy() for name, value in kept.items()}))
 
-    def add_encoded(self, logits_NV: Tensor, stored: Mapping[str, Array]) -> None:
-        """Compare rows with raw logits, whose fields are `stored`."""
-        if logits_NV.device.type == "mps":
-            logits_NV = logits_NV.cpu()  # tails are found in float64, which this device does not have
-        true_NV = torch.log_softmax(logits_NV[:, : self._decoder.row.vocabulary].float(), -1)
-        decoded = self._decoder({name: torch.from_numpy(value).to(true_NV.device) for name, value in stored.items()})
+    def add_encoded(self, truth: Truth, stored: Mapping[str, Array]) -> None:
+        """Compare the rows of `truth` with their fields `stored`."""
+        device = truth.logprobs_NV.device
+        decoded = self._decoder({name: torch.from_numpy(value).to(device) for name, value in stored.items()})
         if isinstance(decoded, SampledTargets):
-            stored_NV = torch.zeros_like(true_NV).scatter_add_(1, decoded.ids_NK, decoded.weights_NK).log()
+            none_NV = torch.zeros_like(truth.logprobs_NV)
+            stored_NV = none_NV.scatter_add_(1, decoded.ids_NK, decoded.weights_NK).log()
         else:
             stored_NV = dense_logprobs(decoded)
         # the listed order is the rank order, also where coarse levels tie
         is_ranked = isinstance(decoded, Targets) and decoded.is_ranked
         first_N = decoded.ids_NK[:, 0] if is_ranked else stored_NV.argmax(-1)
-        self._found.append(compare(Truth.of(true_NV), stored_NV, first_N).cpu().double())
+        self._found.append(compare(truth, stored_NV, first_N).cpu().double())
 
     def take(self) -> Fidelity:
         """What was added up since the last time."""
@@ -107,10 +105,10 @@ class Truth:
     """What stored rows are compared with, worked out once for all ways to store them.
 
     Attributes:
-        logprobs_NV: at temperature 1, nats.
-        probs_NHV: probabilities at each of the temperatures.
-        normaliser_HN: log of the sum of p**(1/T).
-        directions_N2V: the reference student's gradient, and 1 where a token is rare.
+        logprobs_NV: float32[N, V], at temperature 1, nats.
+        probs_NHV: float32[N, H, V], probabilities at each of the temperatures.
+        normaliser_HN: float32[H, N], log of the sum of p**(1/T).
+        directions_N2V: float32[N, 2, V], the reference student's gradient, and 1 where a token is rare.
     """
 
     logprobs_NV: Tensor
@@ -119,19 +117,19 @@ class Truth:
     directions_N2V: Tensor
 
     @classmethod
-    def of(cls, logprobs_NV: Tensor) -> Truth:
-        """From the teacher's logprobs at temperature 1; -inf marks tokens that cannot come."""
+    def of(cls, logits_NV: Tensor, vocabulary: int) -> Truth:
+        """From the teacher's raw logits, perhaps with padding columns; -inf marks tokens that cannot come."""
+        if logits_NV.device.type == "mps":
+            logits_NV = logits_NV.cpu()  # tails are found in float64, which this device does not have
+        wide_NV = logits_NV[:, :vocabulary]
+        logprobs_NV = torch.log_softmax(wide_NV if wide_NV.dtype == torch.float64 else wide_NV.float(), -1)
         tempered_NHV = logprobs_NV[:, None] / torch.tensor(TEMPERATURES, device=logprobs_NV.device)[:, None]
         normaliser_NH = tempered_NHV.logsumexp(-1)
-        probs_NV = logprobs_NV.exp()
+        probs_NHV = tempered_NHV.sub_(normaliser_NH[:, :, None]).exp_()
         # the gradients of KL(. || s) by the student's logits are s - p and s - q
-        gradient_NV = torch.softmax(logprobs_NV / REFERENCE_TEMPERATURE, -1) - probs_NV
-        return cls(
-            logprobs_NV=logprobs_NV,
-            probs_NHV=(tempered_NHV - normaliser_NH[:, :, None]).exp(),
-            normaliser_HN=normaliser_NH.T,
-            directions_N2V=torch.stack([gradient_NV, (probs_NV < RARE).to(probs_NV.dtype)], 1),
-        )
+        gradient_NV = torch.softmax(logprobs_NV / REFERENCE_TEMPERATURE, -1) - probs_NHV[:, 0]
+        is_rare_NV = (probs_NHV[:, 0] < RARE).to(logprobs_NV.dtype)
+        return cls(logprobs_NV, probs_NHV, normaliser_NH.T, torch.stack([gradient_NV, is_rare_NV], 1))
 
 
 def compare(truth: Truth, stored_NV: Tensor, first_N: Tensor) -> Tensor:
@@ -148,28 +146,25 @@ def compare(truth: Truth, stored_NV: Tensor, first_N: Tensor) -> Tensor:
         stored_NV: logprobs at temperature 1, nats.
         first_N: int64, the most probable token as stored.
     """
-    true_NV = truth.logprobs_NV
-    # of two tokens without mass the difference is 0; where only the stored one has none, it is beyond any other
-    difference_NV = true_NV.clamp(min=-NO_MASS) - stored_NV.clamp(min=-NO_MASS)
+    # a token without mass on both sides counts 0; one that only the stored side leaves out is further off than any other
+    difference_NV = truth.logprobs_NV.clamp(min=-NO_MASS) - stored_NV.clamp(min=-NO_MASS)
     is_unbounded_N = difference_NV.amax(-1) > NO_MASS / 2
-    crossed_NH = (truth.probs_NHV @ difference_NV[:, :, None]).squeeze(-1)
+    crossed_HN = (truth.probs_NHV @ difference_NV[:, :, None]).squeeze(-1).T
     highest_N = stored_NV.amax(-1)
     power_NV = ((stored_NV - highest_N[:, None]) / TEMPERATURES[-1]).exp_()
-    lines: list[Tensor] = []
-    for temperature, normaliser_N, crossed_N in reversed(
-        list(zip(TEMPERATURES, truth.normaliser_HN, crossed_NH.T, strict=True))
-    ):
-        if lines:
-            power_NV.square_()
-        stored_normaliser_N = highest_N / temperature + power_NV.sum(-1).log()
-        divergence_N = (crossed_N / temperature + stored_normaliser_N - normaliser_N).clamp(min=0.0)
-        lines.insert(0, divergence_N.masked_fill(is_unbounded_N, torch.inf))
+    sums = [power_NV.sum(-1)]
+    for _ in TEMPERATURES[1:]:
+        sums.append(power_NV.square_().sum(-1))
+    temperature_H1 = torch.tensor(TEMPERATURES, device=stored_NV.device)[:, None]
+    stored_normaliser_HN = highest_N / temperature_H1 + torch.stack(sums[::-1]).log()
+    divergence_HN = (crossed_HN / temperature_H1 + stored_normaliser_HN - truth.normaliser_HN).clamp(min=0.0)
     true_N2 = (truth.directions_N2V @ truth.probs_NHV[:, 0, :, None]).squeeze(-1)
     stored_N2 = (truth.directions_N2V @ power_NV[:, :, None]).squeeze(-1) * highest_N.exp()[:, None]
+    first_logprob_N = truth.logprobs_NV.gather(1, first_N[:, None]).squeeze(1)
     return torch.stack(
         [
-            *lines,
-            (true_NV.gather(1, first_N[:, None]).squeeze(1) == true_NV.amax(-1)).float(),
+            *divergence_HN.masked_fill(is_unbounded_N, torch.inf),
+            (first_logprob_N == truth.logprobs_NV.amax(-1)).to(stored_NV.dtype),
             true_N2[:, 1],
             stored_N2[:, 1],
             true_N2[:, 0] - stored_N2[:, 0],

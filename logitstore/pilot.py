@@ -49,10 +49,11 @@ def fit_tail(
     shape, vocabulary = manifest.tail.shape, manifest.teacher.vocabulary
     if shape in ("none", "uniform"):
         return {}
+    head = teacher.head(vocabulary) if manifest.tail.needs_hidden else None
     chunks = _pilot_chunks(manifest, samples, teacher, pilot_rows, progress)
-    first = next(chunks)
-    chunks = chain([first], chunks)
-    head = _head(manifest, teacher, first) if manifest.tail.needs_hidden else None
+    if head is not None:
+        first = next(chunks)
+        head, chunks = _matching(manifest, teacher, head, first), chain([first], chunks)
     if head is not None and shape == "head":
         return whole_head(
             head, torch.cat([chunk.hidden_nD.float().cpu() for chunk in chunks if chunk.hidden_nD is not None])
@@ -76,11 +77,11 @@ def _pilot_chunks(
         progress(Step(stage="pilot", done=rows, total=manifest.tail.pilot_rows))
 
 
-def _head(manifest: Manifest, teacher: CausalTeacher, chunk: RowChunk) -> Head | None:
+def _matching(manifest: Manifest, teacher: CausalTeacher, head: Head, chunk: RowChunk) -> Head:
     """The teacher's head, compared with its own logits of a few rows."""
     if chunk.hidden_nD is None:
-        return None
-    head = teacher.head(manifest.teacher.vocabulary).matching(teacher.name, chunk.hidden_nD, chunk.logits_nV)
+        raise ValueError("this tail needs the teacher's hidden states")
+    head = head.matching(teacher.name, chunk.hidden_nD, chunk.logits_nV)
     if manifest.tail.width not in (None, head.width):
         raise ModelError(
             f"{teacher.name}: its head takes {head.width} channels, its configuration says {manifest.tail.width}. "

@@ -22,13 +22,13 @@ from logitstore.decode import Decoder
 from logitstore.draft import Draft, draft
 from logitstore.dump import check_target
 from logitstore.errors import BadInput, ModelError, storage_errors
-from logitstore.fidelity import FidelityCheck
+from logitstore.fidelity import FidelityCheck, Truth
 from logitstore.fidelity_report import fidelity_of
 from logitstore.fields import RowInfo
 from logitstore.head import Head
-from logitstore.keep import Keep
+from logitstore.keep import Keep, sparsifier_of
 from logitstore.manifest import Fidelity
-from logitstore.pilot import PilotRecord, fitted, keep_pilot, whole_head
+from logitstore.pilot import PilotRecord, fitted, keep_pilot, listed_by, whole_head
 from logitstore.plans import DumpPlan, PilotPlan, TeacherPlan
 from logitstore.presets import row_of
 from logitstore.score import RowChunk, TeacherBatch, ask, collate
@@ -87,7 +87,7 @@ def plan(asked: PilotPlan, progress: Progress = no_progress) -> dict[str, Any]:
     fitting = [samples[chosen[place]] for place in order if place not in set(order[::JUDGED_SHARE])] or judging
     candidates = _candidates(manifest.teacher.vocabulary, manifest.teacher.width)
     fitted_rows, teacher_seconds, why_not = _fit(asked, drafted, teacher, fitting, candidates, progress)
-    judged_rows = _judge(teacher, judging, candidates, manifest.batch_tokens, progress)
+    judged_rows = _judge(teacher, manifest.teacher.vocabulary, judging, candidates, manifest.batch_tokens, progress)
     per_row = teacher_seconds / fitted_rows
     lines = [_line(name, each, manifest.rows, judged_rows, per_row, asked.epochs) for name, each in candidates.items()]
     _keep(asked, drafted, teacher, candidates, lines, fitted_rows)
@@ -151,9 +151,7 @@ def _fit(
                 head, why_not = _matching(teacher, head, chunk, why_not)
                 pilots = _pilots(candidates, head, vocabulary)
             for name, pilot in pilots.items():
-                listed_nK = torch.topk(
-                    chunk.logits_nV[:, :vocabulary].float(), candidates[name].row.sparsifier.k
-                ).indices
+                listed_nK = listed_by(sparsifier_of(candidates[name].row), chunk, vocabulary)
                 pilot.add(chunk.logits_nV, listed_nK, chunk.hidden_nD)
             if head is not None and chunk.hidden_nD is not None:
                 states.append(chunk.hidden_nD.float().cpu())
@@ -200,7 +198,12 @@ def _pilots(candidates: dict[str, Candidate], head: Head | None, vocabulary: int
 
 
 def _judge(
-    teacher: CausalTeacher, samples: list[Sample], candidates: dict[str, Candidate], budget: int, progress: Progress
+    teacher: CausalTeacher,
+    vocabulary: int,
+    samples: list[Sample],
+    candidates: dict[str, Candidate],
+    budget: int,
+    progress: Progress,
 ) -> int:
     """Compare every candidate with the teacher on samples that fitted nothing."""
     needs_hidden = any(candidate.row.tail.needs_hidden for candidate in candidates.values())
@@ -210,13 +213,14 @@ def _judge(
     rows = 0
     for batch in _batches(samples, budget):
         for chunk in ask(teacher, batch, needs_hidden):
+            truth = Truth.of(chunk.logits_nV, vocabulary)
             for candidate in candidates.values():
                 if candidate.check is None or candidate.keep is None:
                     continue
                 began = time.monotonic()
                 kept = candidate.keep(batch, chunk)
                 candidate.seconds += time.monotonic() - began
-                candidate.check.add(chunk.logits_nV, kept)
+                candidate.check.add(truth, kept)
             rows += len(chunk.gold_n)
             if rows >= JUDGED_ROWS:
                 return rows

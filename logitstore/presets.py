@@ -24,7 +24,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 TYPICAL_KL = {
     "small": (0.14, 0.18),
     "faithful": (0.046, 0.072),
-    "exact": (0.0004, 0.0002),
+    "exact": (0.00039, 0.00018),
     "topk": (0.44, 0.85),
     "archive": (0.14, 0.18),
 }

@@ -19,7 +19,7 @@ from logitstore.cache.reader import Cache, Part
 from logitstore.chunks import chunk_rows
 from logitstore.codecs.answer import normalised
 from logitstore.decode import Decoder, decoder_of
-from logitstore.fidelity import FidelityCheck
+from logitstore.fidelity import FidelityCheck, Truth
 from logitstore.fields import RowInfo
 from logitstore.head import Head
 from logitstore.keep import Keep
@@ -74,7 +74,10 @@ class Relist(Recoder):
         for places in (chosen[first : first + size] for first in range(0, len(chosen), size)):
             was = self.old({name: torch.from_numpy(value[places]) for name, value in stored.items()})
             if isinstance(was, Targets):
-                check.add_encoded(dense_logprobs(was), {name: value[places] for name, value in encoded.items()})
+                check.add_encoded(
+                    Truth.of(dense_logprobs(was), was.tail.vocabulary),
+                    {name: value[places] for name, value in encoded.items()},
+                )
 
 
 def relisted(answer: dict[str, Any], k: int) -> dict[str, Array]:

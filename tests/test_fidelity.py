@@ -14,12 +14,13 @@ from logitstore.fidelity import RARE, REFERENCE_TEMPERATURE, TEMPERATURES, Truth
 
 
 def two_sets(rows: int, vocabulary: int, seed: int, noise: float, scale: float) -> tuple[Tensor, Tensor]:
-    """float64[N, V]: true logprobs, some of them -inf, and others near them."""
+    """float64[N, V]: true logprobs, some of them -inf, and others near them, of which fewer are -inf."""
     generator = torch.Generator().manual_seed(seed)
     logits = scale * torch.randn(rows, vocabulary, generator=generator, dtype=torch.float64)
     logits[torch.rand(logits.shape, generator=generator) < 0.1] = -torch.inf
     logits[:, 0] = 1.0
-    other = logits + noise * torch.randn(logits.shape, generator=generator, dtype=torch.float64)
+    some = torch.where(torch.rand(logits.shape, generator=generator) < 0.5, logits, logits.clamp(min=-5.0))
+    other = some + noise * torch.randn(logits.shape, generator=generator, dtype=torch.float64)
     return torch.log_softmax(logits, -1), torch.log_softmax(other, -1)
 
 
@@ -47,8 +48,8 @@ def test_the_figures_are_those_defined(rows: int, vocabulary: int, seed: int, no
     true, stored = two_sets(rows, vocabulary, seed, noise, scale)
     first = stored.argmax(-1)
     wanted = defined(true, stored, first)
-    torch.testing.assert_close(compare(Truth.of(true), stored, first), wanted, rtol=1e-7, atol=1e-9)
-    single = compare(Truth.of(true.float()), stored.float(), first)
+    torch.testing.assert_close(compare(Truth.of(true, vocabulary), stored, first), wanted, rtol=1e-7, atol=1e-9)
+    single = compare(Truth.of(true.float(), vocabulary), stored.float(), first)
     assert single.dtype == torch.float32
     torch.testing.assert_close(
         single[[0, 1, 2, 4, 5, 6, 7]].double(), wanted[[0, 1, 2, 4, 5, 6, 7]], rtol=1e-3, atol=1e-5
@@ -60,7 +61,7 @@ def test_a_token_that_can_come_and_has_no_mass_makes_the_kl_infinite(logprob: fl
     true = torch.log_softmax(torch.tensor([[0.0, logprob, -torch.inf], [0.0, logprob, -torch.inf]]), -1)
     stored = true.clone()
     stored[0, 1] = -torch.inf
-    found = compare(Truth.of(true), stored, torch.tensor([0, 0]))
+    found = compare(Truth.of(true, 3), stored, torch.tensor([0, 0]))
     assert found[:3, 0].tolist() == [math.inf] * 3
     assert found[:3, 1].tolist() == pytest.approx([0.0] * 3, abs=1e-6)
     assert torch.isfinite(found[3:]).all()
