@@ -115,7 +115,7 @@ _FIDELITY = {
     "kl_t2": "KL at temperature 2, nats",
     "kl_t4": "KL at temperature 4, nats",
     "top1": "same most probable token",
-    "rare_true": "mass of tokens below 1e-5: the teacher's",
+    "rare_true": "mass of tokens below 1e-5: before storing",
     "rare_stored": "mass of tokens below 1e-5: as stored",
     "gradient_error": "error along a student's mean gradient, relative",
 }
