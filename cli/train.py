@@ -56,7 +56,7 @@ def train(
     asked = plan(TrainPlan, "train", config, flags)
     with Bars() as progress:
         try:
-            figures = resolve("logitstore.train:train")(asked, progress, _warn)
+            figures = resolve("logitstore.train:train")(asked, progress, _tell)
         except KeyboardInterrupt:
             errors.print(
                 f"interrupted. Add --resume to go on from the last checkpoint in {asked.out}, if one was saved.",
@@ -72,6 +72,6 @@ def train(
     console.print(f"saved to {asked.out}", highlight=False, soft_wrap=True)
 
 
-def _warn(text: str) -> None:
+def _tell(text: str) -> None:
     if os.environ.get("RANK", "0") == "0":
-        errors.print(f"warning: {text}", style="yellow", highlight=False, soft_wrap=True)
+        errors.print(text, style="yellow" if text.startswith("warning") else "dim", highlight=False, soft_wrap=True)

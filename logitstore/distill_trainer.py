@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from operator import itemgetter
 from typing import Any
 
@@ -14,7 +15,10 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 from logitstore.batch import Batch
 from logitstore.loader import Loader
 from logitstore.metrics import evaluate_batches
-from logitstore.objectives import cross_entropy, forward_kl, rowwise
+from logitstore.objectives.distillation import distillation_loss
+from logitstore.objectives.from_hidden import LinearHead, from_hidden
+from logitstore.objectives.from_logits import from_logits
+from logitstore.students.output_head import final_hidden
 from logitstore.types import Progress, Step
 
 
@@ -32,6 +36,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         held_out_loader: Loader | None,
         alpha: float,
         temperature: float,
+        head: LinearHead | None = None,
         autocast: torch.dtype | None = None,
         **options: Any,
     ) -> None:
@@ -41,11 +46,14 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
             held_out_loader: the batches to judge on, if any.
             alpha: weight of the forward KL; the cross-entropy on the gold tokens has the rest.
             temperature: of the KL.
+            head: the student's output layer, if it is known to be linear: the loss is then taken from the hidden states, and
+                the logits of a batch never exist whole.
             autocast: number format of the student's forward and backward pass. The Trainer's own bf16 would turn the
                 logits into a float32 copy of [B, T, V]; here they stay as they are until a few rows are reduced.
             options: of `Trainer`.
         """
-        self._loader, self._held_out = train_loader, held_out_loader
+        self._loader, self._held_out, self.head = train_loader, held_out_loader, head
+        self._sums: dict[str, Tensor] = {}
         self._alpha, self._temperature, self._autocast = alpha, temperature, autocast
         self._steps = _EpochSteps(len(train_loader))
         self.control: TrainerControl
@@ -84,31 +92,56 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
     ) -> Any:
         """This batch's share of the mean over the step's rows; 0 where no row counts."""
         batch = Batch.of(inputs)
-        with self._precision():
-            output = model(**batch.model_inputs())
-        loss_N = self._row_losses(output.logits.flatten(0, 1), batch)
+        targets = self._loader.targets(batch) if self._alpha > 0 else None
+        loss = distillation_loss(targets, batch.gold, alpha=self._alpha, temperature=self._temperature)
         count = batch.row_mask.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
         # DDP averages gradients over the ranks; the count is over all of them already
-        loss = torch.where(batch.row_mask, loss_N, 0.0).sum() / count.clamp(min=1) * self.accelerator.num_processes
-        return (loss, output) if return_outputs else loss
+        weights_N = batch.row_mask * (self.accelerator.num_processes / count.clamp(min=1))
+        if self.head is not None and self._is_whole and not return_outputs:
+            with self._precision():
+                hidden_BTD = final_hidden(model, self.accelerator.unwrap_model(model), batch.model_inputs())
+            hidden_RD = hidden_BTD.flatten(0, 1)
+            total, lines = from_hidden(loss, hidden_RD, self.head, batch.rows, weights_N, dtype=self._product_dtype)
+            return self._counted(total, lines, loss.names, batch)
+        with self._precision():
+            output = model(**batch.model_inputs())
+        may_spoil = self.head is not None and not return_outputs
+        total, lines = from_logits(loss, output.logits.flatten(0, 1), batch.rows, weights_N, in_place=may_spoil)
+        self._counted(total, lines, loss.names, batch)
+        return (total, output) if return_outputs else total
+
+    def _counted(self, total: Tensor, lines_LN: Tensor, names: list[str], batch: Batch) -> Tensor:
+        """Adds what the loss is made of to the sums for the next line of the log, on the device."""
+        for name, line_N in zip([*names, "rows"], [*lines_LN[1:], torch.ones_like(lines_LN[0])], strict=True):
+            added = torch.where(batch.row_mask, line_N, 0.0).sum()
+            self._sums[name] = self._sums[name] + added if name in self._sums else added
+        return total
+
+    def log(self, logs: dict[str, float], *arguments: Any, **options: Any) -> None:
+        """With the loss goes what it is made of, as means over the rows since the last line; of this process."""
+        if "loss" in logs and (rows := float(self._sums.pop("rows", 0))):
+            logs = logs | {name: float(value) / rows for name, value in self._sums.items()}
+            self._sums = {}
+        super().log(logs, *arguments, **options)
 
     def _precision(self) -> torch.autocast:
         device = self.args.device.type
         return torch.autocast(device, dtype=self._autocast, enabled=self._autocast is not None)
 
-    def _row_losses(self, logits_RV: Tensor, batch: Batch) -> Tensor:
-        targets = self._loader.targets(batch)
-        alpha, temperature = self._alpha, self._temperature
+    @property
+    def _product_dtype(self) -> torch.dtype | None:
+        """Of the products with the output layer."""
+        return torch.float16 if self.args.fp16 else self._autocast
 
-        def loss(logits_nV: Tensor, some: slice) -> Tensor:
-            if alpha == 0:
-                return cross_entropy(logits_nV, batch.gold[some])
-            distilled_n = forward_kl(logits_nV, targets[some], temperature=temperature)
-            if alpha == 1:
-                return distilled_n
-            return alpha * distilled_n + (1 - alpha) * cross_entropy(logits_nV, batch.gold[some])
-
-        return rowwise(loss, logits_RV, batch.rows)
+    @cached_property
+    def _is_whole(self) -> bool:
+        """Whether the output layer can be used outside of the model's forward: not where its weight is cut in pieces."""
+        return str(self.accelerator.distributed_type).rpartition(".")[2] in (
+            "NO",
+            "MULTI_CPU",
+            "MULTI_GPU",
+            "MULTI_XPU",
+        )
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"

@@ -1,6 +1,6 @@
 """How the mass outside the listed ids is spread: by one vector for all rows, or by what is known of each row's hidden state.
 
-Axes: N rows, K listed, R coefficients, V vocabulary of the teacher.
+Axes: N rows, K listed, R coefficients (S with a constant one), V vocabulary of the teacher.
 """
 
 from __future__ import annotations
@@ -68,11 +68,10 @@ class LatentTail:
         """float32[N, V]: logits of the tail, row by row."""
         if latent_NR is None:
             raise ValueError("this tail is decoded from coefficients, and the targets have none")
-        weight_VR, base_V, bias_V = _on(self, device)
-        logits_NV = torch.addmm(base_V, latent_NR.float(), weight_VR.T)
-        if self.cap:
-            logits_NV = self.cap * torch.tanh(logits_NV / self.cap)
-        return logits_NV + bias_V
+        weight_SV, bias_V = _on(self, device)
+        # one more coefficient, always 1, adds the base within the product
+        logits_NV = torch.nn.functional.pad(latent_NR.float(), (0, 1), value=1.0) @ weight_SV
+        return self.cap * torch.tanh(logits_NV / self.cap) + bias_V if self.cap else logits_NV
 
 
 Tail = FixedTail | LatentTail
@@ -104,5 +103,8 @@ def _tempered(tail: FixedTail, temperature: float, device: torch.device) -> Temp
 
 
 @lru_cache(maxsize=4)
-def _on(tail: LatentTail, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    return tail.weight_VR.to(device).float(), tail.base_V.to(device), tail.bias_V.to(device)
+def _on(tail: LatentTail, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The weights with one more line, the base, and the bias; without a cap the bias is part of the base."""
+    base_V, bias_V = tail.base_V.to(device), tail.bias_V.to(device)
+    last_V = base_V if tail.cap else base_V + bias_V
+    return torch.cat([tail.weight_VR.to(device).float(), last_V[:, None]], 1).T, bias_V

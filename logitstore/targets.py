@@ -12,6 +12,11 @@ from torch import Tensor
 
 from logitstore.tails import FixedTail, Tail
 
+PRODUCT_ELEMENTS = 1 << 19
+
+NO_LOGIT = -1e4
+"""Stands for the logit of a token without mass: its exponential is 0 in every float, and 0 times it is 0."""
+
 
 @dataclass(frozen=True)
 class Targets:
@@ -140,6 +145,52 @@ def dense_logprobs(targets: Targets, temperature: float = 1.0) -> Tensor:
     wide_NV.scatter_(1, places_NK, targets.logprobs_NK.float())
     logprobs_NV = wide_NV[:, :-1]
     return torch.log_softmax(logprobs_NV / temperature, -1) if temperature != 1 else logprobs_NV
+
+
+def dense_probs(targets: Targets, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """The teacher's whole distribution float32[N, V], and its sum of p log p float32[N], in few passes.
+
+    With t the tail's logits, S the listed ids and R the tail mass, log p(v) = t(v) + log R - lse(t outside S) outside S. At
+    temperature 1 that is R times the softmax of t outside S; else listed and tail are put together and re-tempered.
+    """
+    logits_NV = targets.tail.logits(targets.latent_NR, len(targets), targets.ids_NK.device).contiguous()
+    if targets.ids_NK.shape[1] == 0:
+        return _softmax_and_negative_entropy(logits_NV, temperature)
+    is_empty_NK = torch.isneginf(targets.logprobs_NK)
+    # what is written for an empty slot is written for the first one as well, which is never empty
+    places_NK = torch.where(is_empty_NK, targets.ids_NK[:, :1], targets.ids_NK)
+    logprobs_NK = targets.logprobs_NK.float()
+    logits_NV.scatter_(1, places_NK, NO_LOGIT)
+    tail_N = targets.tail_logmass_N.float().clamp(min=NO_LOGIT)
+    if temperature == 1:
+        mass_N = tail_N.exp()
+        probs_NV, own_N = _softmax_and_negative_entropy(logits_NV, 1.0)
+        listed_NK = logprobs_NK.exp()
+        probs_NV.mul_(mass_N[:, None]).scatter_add_(1, places_NK, listed_NK)
+        return probs_NV, mass_N * (own_N + tail_N) + torch.where(is_empty_NK, 0.0, listed_NK * logprobs_NK).sum(-1)
+    logits_NV.add_((tail_N - logits_NV.logsumexp(-1))[:, None])
+    logits_NV.scatter_(1, places_NK, torch.where(is_empty_NK, logprobs_NK[:, :1], logprobs_NK))
+    return _softmax_and_negative_entropy(logits_NV, temperature)
+
+
+def _softmax_and_negative_entropy(logits_NV: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """softmax(z / T) and its sum of p log p = <p, z / T> - lse(z / T), which is known from the most probable token."""
+    if temperature != 1:
+        logits_NV = logits_NV.mul_(1 / temperature)
+    probs_NV = torch.softmax(logits_NV, -1)
+    normaliser_N = logits_NV.amax(-1) - probs_NV.amax(-1).log()
+    return probs_NV, row_dot(probs_NV, logits_NV) - normaliser_N
+
+
+def row_dot(left_NV: Tensor, right_NV: Tensor) -> Tensor:
+    """[N]: sum_v left(v) right(v).
+
+    A product and its sum, a few rows at a time on the CPU, so that the product stays in its cache; batched matrix products
+    of one row take three times as long.
+    """
+    size = max(PRODUCT_ELEMENTS // left_NV.shape[1], 1) if left_NV.device.type == "cpu" else max(len(left_NV), 1)
+    pairs = zip(left_NV.split(size), right_NV.split(size), strict=True)
+    return torch.cat([(left_nV * right_nV).sum(-1) for left_nV, right_nV in pairs])
 
 
 def dense(targets: Targets, temperature: float = 1.0) -> Tensor:

@@ -21,12 +21,17 @@ from logitstore.errors import BadInput, CacheMismatch, one_line, storage_errors
 from logitstore.fidelity_report import fidelity_warning
 from logitstore.loader import Loader, evaluation_loader
 from logitstore.models import load_config, load_weights, pick_device
+from logitstore.objectives.from_hidden import LinearHead
 from logitstore.plans import TrainPlan
 from logitstore.run_folder import checkpoint_of, conditions, write_summary
 from logitstore.students.build import copied, fresh
 from logitstore.students.fit import check_student, tokenizer_for
+from logitstore.students.output_head import UnknownHead, output_head
 from logitstore.students.packing import check_packing
 from logitstore.types import ModelRef, Progress, no_progress
+
+TRIED_TOKENS = 16
+"""Enough to tell whether the output layer is what its weights say."""
 
 
 def no_notice(text: str) -> None:
@@ -63,8 +68,10 @@ def train(
     _check_length(student, train_loader)
     if plan.packed:
         check_packing(student, str(reference or "the fresh student"))
+    head = _head(student, train_loader, notice)
     trainer = DistillTrainer(
         model=student,
+        head=head,
         args=arguments,
         train_loader=train_loader,
         held_out_loader=held_out_loader,
@@ -77,10 +84,11 @@ def train(
         "cache": cache.manifest.identity,
         "samples": len(cache),
         "teacher": cache.manifest.teacher.name,
+        "loss_from": "logits" if head is None else "hidden states",
         **conditions(plan, arguments.world_size),
     }
     if plan.alpha > 0 and (warning := fidelity_warning(cache, plan.temperature)) is not None:
-        notice(warning)
+        notice(f"warning: {warning}")
     with storage_errors(plan.out, then="run the same command with --resume"):
         if trainer.is_world_process_zero():
             write_summary(plan.out, summary)
@@ -152,6 +160,7 @@ def _arguments(plan: TrainPlan) -> TrainingArguments:
         "save_steps": plan.save_every or 500,
         "save_total_limit": 2,
         "logging_steps": 10,
+        "logging_nan_inf_filter": False,  # it asks the device for the loss at every step
         "report_to": "none",
         "disable_tqdm": True,
         "remove_unused_columns": False,
@@ -192,6 +201,18 @@ def _student(plan: TrainPlan, cache: Cache, reference: ModelRef | None) -> PreTr
     if plan.copy_layers is not None:
         return copied(reference, plan.copy_layers)
     return load_weights(reference, load_config(reference), torch.float32)
+
+
+def _head(student: PreTrainedModel, loader: Loader, notice: Callable[[str], None]) -> LinearHead | None:
+    """The student's output layer, if the loss can take its place, tried on some tokens of the first sample."""
+    tokens = loader.at(0, 0).input_ids[:1, :TRIED_TOKENS]
+    try:
+        head = output_head(student, tokens)
+    except UnknownHead as reason:
+        notice(f"note: the loss is taken from the student's logits ({reason}).")
+        return None
+    notice("note: the loss includes the student's output layer, so its logits never exist whole.")
+    return head
 
 
 def _check_length(student: PreTrainedModel, loader: Loader) -> None:

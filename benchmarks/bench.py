@@ -1,0 +1,66 @@
+"""What the benchmarks share: timing in turns, medians, and the form of a results file."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from machine import describe_run
+
+RESULTS = Path(__file__).parent / "results"
+console = Console()
+
+
+def in_turns(ways: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
+    """Seconds of every way in every round; the ways take turns, so that what slows the machine slows all of them."""
+    for _ in range(warm_up):
+        for way in ways.values():
+            way()
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            began = time.perf_counter()
+            way()
+            seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def ratio(seconds: Mapping[str, list[float]], of: str, to: str) -> float:
+    """The median over the rounds of the ratio of two ways' times."""
+    return statistics.median(a / b for a, b in zip(seconds[of], seconds[to], strict=True))
+
+
+def at_most(name: str, target: float, measured: float, unit: str = "x", **more: Any) -> dict[str, Any]:
+    """A line whose figure should not be above its target."""
+    return _line(name, f"<= {target:g}", measured, unit, measured <= target, more)
+
+
+def at_least(name: str, target: float, measured: float, unit: str = "x", **more: Any) -> dict[str, Any]:
+    """A line whose figure should not be below its target."""
+    return _line(name, f">= {target:g}", measured, unit, measured >= target, more)
+
+
+def found(name: str, measured: float, unit: str = "x", **more: Any) -> dict[str, Any]:
+    """A line without a target."""
+    return _line(name, None, measured, unit, None, more)
+
+
+def _line(
+    name: str, target: str | None, measured: float, unit: str, met: bool | None, more: dict[str, Any]
+) -> dict[str, Any]:
+    line = {"name": name, "target": target, "measured": float(f"{measured:.4g}"), "unit": unit, "met": met, **more}
+    mark = {None: "", True: "met", False: "MISSED"}[met]
+    console.print(f"{name}: {line['measured']:g} {unit}  {target or ''} {mark}", highlight=False, soft_wrap=True)
+    return line
+
+
+def save(script: str, lines: list[dict[str, Any]], **more: Any) -> None:
+    """Write results/<script>.json."""
+    content = describe_run() | more | {"lines": lines}
+    (RESULTS / f"{script}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,209 @@
+"""A training step from the cache beside the same step on gold tokens only: `python benchmarks/train_step.py`.
+
+The demo's student, 6 of the 30 layers of SmolLM2-135M-Instruct, in bfloat16, batches of two windows of 256 tokens. All go
+through `logitstore.train.train` on the same text in the same order, but for the step with the live teacher, which goes
+through the same trainer with targets made on the spot. Runs take turns; a step is timed from the end of the one before.
+
+Axes: N rows (n of a chunk), V vocabulary.
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import TrainingArguments
+
+import demo
+from bench import at_most, found, save
+from logitstore.cache.reader import Cache
+from logitstore.chunks import chunk_rows
+from logitstore.distill_trainer import DistillTrainer
+from logitstore.dump import dump
+from logitstore.loader import Loader
+from logitstore.models import load_config, load_weights
+from logitstore.objectives.distillation import Pull, WeightedSum
+from logitstore.objectives.from_logits import from_logits
+from logitstore.objectives.target import DenseTarget, row_dot
+from logitstore.plans import DumpPlan, TrainPlan
+from logitstore.students.build import copied
+from logitstore.teachers.causal_lm import CausalTeacher
+from logitstore.train import train
+from logitstore.types import ModelRef, Step
+
+FOLDER = Path("build/train_step")
+STEPS, ROUNDS, SKIPPED = 10, 5, 2
+DOCUMENTS = 8
+
+
+def main() -> None:
+    torch.set_num_threads(2)
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    FOLDER.mkdir(parents=True)
+    demo.FOLDER, demo.TEXTS, demo.DOCUMENTS = FOLDER, FOLDER / "texts.jsonl", DOCUMENTS
+    demo.write_texts()
+    teacher = demo.find_teacher()
+    for preset in ("small", "topk"):
+        dump(plan_of(teacher, preset))
+    demo.STUDENTS = {"6 layers": "student-6"}
+    demo.cut_students(teacher)
+    ways = {
+        "gold tokens only": lambda: steps_of("topk", alpha=0.0),
+        "prior": lambda: steps_of("topk", alpha=0.5),
+        "sketch": lambda: steps_of("small", alpha=0.5),
+        "sketch, T = 2": lambda: steps_of("small", alpha=1.0, temperature=2.0),
+        "live": LiveSteps(teacher),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(ROUNDS):
+        for name, way in ways.items():
+            seconds[name].append(statistics.median(way()))
+    gold = seconds["gold tokens only"]
+    ratios = {name: statistics.median(a / b for a, b in zip(own, gold, strict=True)) for name, own in seconds.items()}
+    save(
+        "train_step",
+        [
+            found("a step on gold tokens only", statistics.median(gold), "s"),
+            at_most("a step from the cache, prior tail, to one on gold tokens", 1.03, ratios["prior"]),
+            at_most("a step from the cache, sketch tail, to one on gold tokens", 1.15, ratios["sketch"]),
+            found("a step from the cache, sketch tail at T = 2, to one on gold tokens", ratios["sketch, T = 2"]),
+            found("a step with the live teacher to one on gold tokens", ratios["live"]),
+            found(
+                "a step from the cache, sketch tail, to one with the live teacher", ratios["sketch"] / ratios["live"]
+            ),
+            at_most("time a step waits for the loader", 0.01, waiting_share(statistics.median(gold)), "of a step"),
+        ],
+        steps=STEPS - SKIPPED,
+        rounds=ROUNDS,
+    )
+
+
+def plan_of(teacher: str, preset: str) -> DumpPlan:
+    return DumpPlan(
+        teacher=teacher,
+        data=str(demo.TEXTS),
+        out=FOLDER / preset,
+        preset=preset,
+        max_length=256,
+        overlap=32,
+        fidelity_rows=0,
+    )
+
+
+def steps_of(preset: str, alpha: float, temperature: float = 1.0) -> list[float]:
+    """Seconds of the steps of one short run, the first ones left out."""
+    ends: list[float] = []
+
+    def note(step: Step) -> None:
+        if step.stage == "train":
+            ends.append(time.perf_counter())
+
+    out = FOLDER / "trained"
+    train(
+        TrainPlan(
+            cache=FOLDER / preset,
+            out=out,
+            student=str(FOLDER / "student-6"),
+            alpha=alpha,
+            temperature=temperature,
+            precision="bfloat16",
+            batch_size=2,
+            max_steps=STEPS,
+            holdout=0,
+            device="cpu",
+            trainer={"save_strategy": "no"},
+        ),
+        note,
+    )
+    shutil.rmtree(out)
+    return differences(ends)
+
+
+def differences(ends: list[float]) -> list[float]:
+    return [after - before for before, after in zip(ends[:-1], ends[1:], strict=True)][SKIPPED - 1 :]
+
+
+@dataclass(frozen=True)
+class LiveRows:
+    """The teacher's whole distribution, a chunk of rows at a time."""
+
+    logits_NV: Tensor
+
+    def __getitem__(self, some: slice) -> DenseTarget:
+        logprobs_nV = torch.log_softmax(self.logits_NV[some].float(), -1)
+        probs_nV = logprobs_nV.exp()
+        return DenseTarget(probs_nV, row_dot(probs_nV, logprobs_nV))
+
+
+class LiveTrainer(DistillTrainer):
+    """The same trainer, with the teacher in the loop."""
+
+    teacher: CausalTeacher
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        batch_inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        rows_N = inputs["rows"]
+        teacher_RV = self.teacher.logits(batch_inputs["input_ids"], batch_inputs["attention_mask"]).flatten(0, 1)
+        with self._precision():
+            student_RV = model(**batch_inputs, use_cache=False).logits.flatten(0, 1)
+        loss = WeightedSum([Pull("kl", 1.0, 1.0, LiveRows(teacher_RV[rows_N]))])
+        size = chunk_rows(student_RV.shape[1], "cpu")
+        return from_logits(loss, student_RV, rows_N, 1 / len(rows_N), in_place=True, chunk=size)[0]
+
+
+class LiveSteps:
+    """Steps with the live teacher, which is loaded once."""
+
+    def __init__(self, teacher: str) -> None:
+        reference = ModelRef.parse(teacher)
+        self._teacher = CausalTeacher(reference, load_config(reference), "bfloat16", "cpu")
+
+    def __call__(self) -> list[float]:
+        reference = ModelRef.parse(str(FOLDER / "student-6"))
+        ends: list[float] = []
+
+        class Clock(LiveTrainer):
+            teacher = self._teacher
+
+            def training_step(self, *arguments: Any, **options: Any) -> Any:
+                ends.append(time.perf_counter())
+                return super().training_step(*arguments, **options)
+
+        trainer = Clock(
+            model=load_weights(reference, load_config(reference), torch.float32),
+            args=TrainingArguments(
+                output_dir=str(FOLDER / "live"), use_cpu=True, report_to="none", disable_tqdm=True, max_steps=STEPS,
+                save_strategy="no", learning_rate=5e-4,
+            ),
+            train_loader=Loader(Cache(FOLDER / "topk"), batch_size=2),
+            held_out_loader=None,
+            alpha=1.0,
+            temperature=1.0,
+            autocast=torch.bfloat16,
+        )  # fmt: skip
+        trainer.train()
+        return differences(ends)
+
+
+def waiting_share(step: float) -> float:
+    """The share of a step that `Loader.at` takes where the batch was prepared meanwhile; the median."""
+    loader = Loader(Cache(FOLDER / "small"), batch_size=2)
+    waits = []
+    for number in range(min(len(loader), 20)):
+        began = time.perf_counter()
+        loader.at(0, number)
+        waits.append(time.perf_counter() - began)
+        time.sleep(0.05)
+    return statistics.median(waits[1:]) / step
+
+
+if __name__ == "__main__":
+    main()

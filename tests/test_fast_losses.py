@@ -1,0 +1,341 @@
+"""The fast losses against their slow twins: dense float64, written out, differentiated by PyTorch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from logitstore import chunks
+from logitstore.errors import BadInput
+from logitstore.objectives import FixedTail, LatentTail, SampledTargets, Targets
+from logitstore.objectives.distillation import WeightedSum, distillation_loss, softmax_
+from logitstore.objectives.from_hidden import LinearHead, from_hidden
+from logitstore.objectives.from_logits import from_logits, runs
+from logitstore.targets import AnyTargets, dense_logprobs, dense_probs
+
+TAILS = ("none", "uniform", "prior", "latent", "capped latent", "latent alone", "samples")
+
+
+def targets_of(tail: str, rows: int, k: int, vocabulary: int, seed: int = 0) -> AnyTargets:
+    """What a teacher might have said: the first row sure of itself, the last with an empty slot."""
+    draw = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(rows, vocabulary, generator=draw)
+    logits[0, 0] += 30
+    logprobs, ids = torch.log_softmax(logits, -1).topk(k)
+    if tail == "samples":
+        weights = torch.rand(rows, k, generator=draw)
+        return SampledTargets(ids, weights, torch.rand(rows, generator=draw))
+    if k > 1:
+        logprobs[-1, -1], ids[-1, -1] = -math.inf, 0
+    mass = torch.log1p(-logprobs.double().exp().sum(-1).clamp(max=1 - 1e-9)).float()
+    if k == vocabulary or tail == "none":
+        mass = torch.full_like(mass, -math.inf)
+        logprobs = logprobs - logprobs.logsumexp(-1, keepdim=True)
+    latent = None
+    shape: FixedTail | LatentTail = FixedTail.uniform(vocabulary)
+    if tail == "prior":
+        shape = FixedTail.prior(torch.rand(vocabulary, generator=draw) ** 3 + 1e-4)
+    elif "latent" in tail:
+        latent = torch.randn(rows, 3, generator=draw)
+        weight, base, bias = (
+            torch.randn(*size, generator=draw) for size in ((vocabulary, 3), (vocabulary,), (vocabulary,))
+        )
+        shape = LatentTail(weight, base, bias, cap=2.0 if tail == "capped latent" else 0.0)
+    if tail == "latent alone":
+        ids, logprobs, mass = ids[:, :0], logprobs[:, :0], torch.zeros(rows)
+    return Targets(ids, logprobs, mass, shape, latent)
+
+
+def slow_loss(
+    student: Tensor, targets: AnyTargets, gold: Tensor, alpha: float, temperature: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss, KL and cross-entropy per row, from the definitions."""
+    log_student = torch.log_softmax(student, -1)
+    cross = -log_student.gather(1, gold[:, None]).squeeze(1)
+    if isinstance(targets, SampledTargets):
+        listed = log_student.gather(1, targets.ids_NK)
+        divergence = -targets.entropy_N.double() - (targets.weights_NK.double() * listed).sum(-1)
+    else:
+        teacher = dense_logprobs(targets).double()
+        teacher = torch.log_softmax(teacher / temperature, -1)
+        cooled = torch.log_softmax(student / temperature, -1)[:, : teacher.shape[1]]
+        terms = teacher.exp() * (teacher.clamp(min=-1e4) - cooled)
+        divergence = temperature**2 * torch.where(teacher.exp() > 0, terms, 0.0).sum(-1)
+    return alpha * divergence + (1 - alpha) * cross, divergence, cross
+
+
+@pytest.mark.parametrize("tail", TAILS)
+@pytest.mark.parametrize(("alpha", "temperature"), [(1.0, 1.0), (0.5, 1.0), (1.0, 2.0), (0.3, 3.0), (0.0, 1.0)])
+@pytest.mark.parametrize("padding", [0, 3])
+def test_loss_and_gradient_are_the_dense_ones(tail: str, alpha: float, temperature: float, padding: int) -> None:
+    if tail == "samples":
+        temperature = 1.0
+    targets = targets_of(tail, rows=7, k=4, vocabulary=41)
+    student = torch.randn(7, 41 + padding, dtype=torch.float64, requires_grad=True)
+    gold = torch.randint(41, (7,))
+    loss, divergence, cross = slow_loss(student, targets, gold, alpha, temperature)
+    (expected,) = torch.autograd.grad(loss.sum(), student)
+    work = student.detach().clone()
+    lines = distillation_loss(targets, gold, alpha=alpha, temperature=temperature, dtype=torch.float64)(
+        work, slice(0, 7), 1.0
+    )
+    parts = [divergence] * (alpha > 0) + [cross] * (alpha < 1)
+    torch.testing.assert_close(lines, torch.stack([loss, *parts]).detach(), rtol=2e-5, atol=2e-5)
+    torch.testing.assert_close(work, expected, rtol=2e-5, atol=2e-6)
+
+
+@given(
+    rows=st.integers(1, 9),
+    vocabulary=st.integers(2, 60),
+    k=st.integers(1, 60),
+    tail=st.sampled_from(TAILS),
+    temperature=st.sampled_from([1.0, 1.7, 4.0]),
+    chunk=st.integers(1, 10),
+    seed=st.integers(0, 99),
+    dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16]),
+    in_place=st.booleans(),
+)
+def test_any_shape_chunk_and_dtype_agrees_with_the_slow_loss(
+    rows: int,
+    vocabulary: int,
+    k: int,
+    tail: str,
+    temperature: float,
+    chunk: int,
+    seed: int,
+    dtype: torch.dtype,
+    in_place: bool,
+) -> None:
+    temperature = 1.0 if tail == "samples" else temperature
+    targets = targets_of(tail, rows, min(k, vocabulary), vocabulary, seed)
+    draw = torch.Generator().manual_seed(seed)
+    places = torch.randperm(rows + 4, generator=draw)[:rows].sort().values
+    leaf = torch.randn(rows + 4, vocabulary, generator=draw).to(dtype).requires_grad_()
+    weights, gold = torch.rand(rows, generator=draw), torch.randint(vocabulary, (rows,), generator=draw)
+    weights[0] = 0
+    wide = leaf.detach().double().requires_grad_()
+    expected = (weights * slow_loss(wide[places], targets, gold, 0.5, temperature)[0]).sum()
+    (reference,) = torch.autograd.grad(expected, wide)
+    loss = distillation_loss(
+        targets,
+        gold,
+        alpha=0.5,
+        temperature=temperature,
+        dtype=torch.float64 if dtype == torch.float64 else torch.float32,
+    )
+    student = leaf * 1 if in_place else leaf
+    found, lines = from_logits(loss, student, places, weights, in_place=in_place, chunk=chunk)
+    found.backward()
+    assert leaf.grad is not None
+    assert leaf.grad.dtype == dtype
+    assert lines.shape == (3, rows)
+    tolerance = {torch.bfloat16: 2e-2, torch.float16: 2e-3}.get(dtype, 1e-4)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(leaf.grad.double(), reference, rtol=tolerance, atol=tolerance / 10)
+
+
+def slope(function: Callable[[], Tensor], leaf: Tensor, step: float = 1e-6) -> Tensor:
+    """d function / d leaf by central differences, float64."""
+    found = torch.zeros_like(leaf)
+    with torch.no_grad():
+        for place in range(leaf.numel()):
+            value = leaf.view(-1)[place].item()
+            leaf.view(-1)[place] = value + step
+            above = function().item()
+            leaf.view(-1)[place] = value - step
+            found.view(-1)[place] = (above - function().item()) / (2 * step)
+            leaf.view(-1)[place] = value
+    return found
+
+
+def test_gradients_are_the_slopes_of_the_losses() -> None:
+    targets = targets_of("prior", rows=4, k=3, vocabulary=9)
+    gold, rows = torch.tensor([0, 8, 3, 3]), torch.tensor([0, 1, 3, 5])
+    loss = distillation_loss(targets, gold, alpha=0.6, temperature=2.0, dtype=torch.float64)
+    sizes = {"logits": (6, 9), "hidden": (6, 5), "weight": (9, 5), "bias": (9,)}
+    leaf = {name: torch.randn(*size, dtype=torch.float64, requires_grad=True) for name, size in sizes.items()}
+    head, weights = LinearHead(leaf["weight"], leaf["bias"], 1.5, 4.0), torch.rand(4, dtype=torch.float64)
+    plain = lambda: 0.7 * from_logits(loss, leaf["logits"], rows, 0.5)[0]  # noqa: E731
+    fused = lambda: 3 * from_hidden(loss, leaf["hidden"], head, rows, weights, block=3)[0]  # noqa: E731
+    for function, names in ((plain, ["logits"]), (fused, ["hidden", "weight", "bias"])):
+        function().backward()
+        for name in names:
+            torch.testing.assert_close(leaf[name].grad, slope(function, leaf[name]), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("block", [1, 4, 100])
+@pytest.mark.parametrize(("multiplier", "cap", "has_bias"), [(1.0, 0.0, False), (0.5, 3.0, True), (2.0, 0.0, True)])
+@pytest.mark.parametrize("weighting", ["one", "each"])
+def test_the_fused_head_gives_what_its_logits_give(
+    dtype: torch.dtype, block: int, multiplier: float, cap: float, has_bias: bool, weighting: str
+) -> None:
+    targets = targets_of("latent", rows=11, k=4, vocabulary=23)
+    gold, rows = torch.randint(23, (11,)), torch.tensor([0, 1, 2, 4, 5, 6, 7, 9, 10, 12, 13])
+    parameter = torch.float64 if dtype == torch.float64 else torch.float32
+    leaves = [torch.randn(*size, dtype=parameter, requires_grad=True) for size in ((14, 6), (23, 6), (23,))]
+    hidden, weight, bias = leaves
+    head = LinearHead(weight, bias if has_bias else None, multiplier, cap)
+    weights = 0.25 if weighting == "one" else torch.rand(11)
+    loss = distillation_loss(targets, gold, alpha=0.5, temperature=2.0, dtype=parameter)
+    logits = (hidden.to(dtype) @ weight.to(dtype).T).to(parameter) + (bias if has_bias else 0)
+    logits = cap * torch.tanh(multiplier * logits / cap) if cap else multiplier * logits
+    expected, expected_lines = from_logits(loss, logits, rows, weights)
+    used = leaves if has_bias else leaves[:2]
+    references = torch.autograd.grad(expected * 3, used)
+    found, lines = from_hidden(loss, hidden, head, rows, weights, dtype=dtype, block=block)
+    gradients = torch.autograd.grad(found * 3, used)
+    close = {"rtol": 3e-2, "atol": 3e-2} if dtype == torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-5}
+    torch.testing.assert_close(found, expected, **close)
+    torch.testing.assert_close(lines, expected_lines, **close)
+    for gradient, reference in zip(gradients, references, strict=True):
+        assert gradient.dtype == parameter
+        torch.testing.assert_close(gradient, reference, **close)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
+@pytest.mark.parametrize("tail", ["none", "uniform", "prior", "latent", "capped latent", "latent alone"])
+def test_the_dense_distribution_in_few_passes_is_the_careful_one(tail: str, temperature: float) -> None:
+    targets = targets_of(tail, rows=6, k=5, vocabulary=37)
+    assert isinstance(targets, Targets)
+    expected = dense_logprobs(targets, temperature).double()
+    probs, negative_entropy = dense_probs(targets, temperature)
+    torch.testing.assert_close(probs.double(), expected.exp(), rtol=1e-4, atol=1e-7)
+    terms = torch.where(expected.exp() > 0, expected.exp() * expected.clamp(min=-1e4), 0.0)
+    torch.testing.assert_close(negative_entropy.double(), terms.sum(-1), rtol=1e-4, atol=1e-5)
+
+
+def test_a_student_that_is_the_teacher_has_no_loss_and_no_gradient() -> None:
+    targets = targets_of("prior", rows=5, k=4, vocabulary=30)
+    assert isinstance(targets, Targets)
+    student = dense_logprobs(targets).requires_grad_()
+    loss = distillation_loss(targets, torch.zeros(5, dtype=torch.int64), alpha=1.0, temperature=1.0)
+    total, lines = from_logits(loss, student, torch.arange(5))
+    (gradient,) = torch.autograd.grad(total, student)
+    assert lines.abs().max() < 1e-5
+    assert gradient.abs().max() < 1e-6
+
+
+def test_the_normaliser_is_right_where_any_token_has_too_little_probability_to_tell_it() -> None:
+    logits = torch.tensor([[-200.0, 0.0, 1.0], [0.0, 0.0, 0.0], [-math.inf, 2.0, 2.0]])
+    expected = logits.double().logsumexp(-1).float()
+    work = logits.clone()
+    torch.testing.assert_close(softmax_(work), expected)
+    torch.testing.assert_close(work, torch.softmax(logits, -1))
+    shifted = torch.randn(4, 50) + 1000
+    torch.testing.assert_close(softmax_(shifted.clone()), shifted.logsumexp(-1))
+
+
+def test_tokens_the_student_rules_out_cost_nothing_where_the_teacher_gives_them_nothing() -> None:
+    targets = targets_of("none", rows=3, k=4, vocabulary=12)
+    assert isinstance(targets, Targets)
+    unlisted = [next(v for v in range(12) if v not in row) for row in targets.ids_NK.tolist()]
+    student = torch.randn(3, 12)
+    student[torch.arange(3), unlisted] = -math.inf
+    loss = distillation_loss(targets, targets.ids_NK[:, 0], alpha=0.5, temperature=1.0)
+    expected = slow_loss(student.double(), targets, targets.ids_NK[:, 0], 0.5, 1.0)[0]
+    leaf = student.requires_grad_()
+    total, lines = from_logits(loss, leaf, torch.arange(3))
+    torch.testing.assert_close(lines[0].double(), expected, rtol=1e-5, atol=1e-5)
+    total.backward()
+    assert leaf.grad is not None
+    assert torch.isfinite(leaf.grad).all()
+
+
+def test_rows_that_do_not_count_add_neither_loss_nor_gradient_even_if_infinite() -> None:
+    student = torch.zeros(2, 4)
+    student[1, 2] = -math.inf
+    leaf = student.requires_grad_()
+    loss = distillation_loss(None, torch.tensor([1, 2]), alpha=0.0, temperature=1.0)
+    total, lines = from_logits(loss, leaf, torch.arange(2), torch.tensor([1.0, 0.0]))
+    total.backward()
+    assert lines[0, 1] == math.inf
+    assert total.item() == pytest.approx(math.log(4))
+    assert leaf.grad is not None
+    assert torch.equal(leaf.grad[1], torch.zeros(4))
+
+
+def test_a_gradient_is_had_once_and_logits_given_up_are_missed() -> None:
+    loss = distillation_loss(None, torch.tensor([1, 2]), alpha=0.0, temperature=1.0)
+    leaf = torch.randn(2, 4, requires_grad=True)
+    total, _ = from_logits(loss, leaf, torch.arange(2))
+    total.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="taken already"):
+        total.backward()
+    logits = torch.tanh(leaf)  # needs its output for its own gradient
+    total, _ = from_logits(loss, logits, torch.arange(2), in_place=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        total.backward()
+
+
+def test_without_rows_there_is_no_loss() -> None:
+    loss = distillation_loss(None, torch.zeros(0, dtype=torch.int64), alpha=0.0, temperature=1.0)
+    leaf, weight = torch.randn(3, 4, requires_grad=True), torch.randn(5, 4, requires_grad=True)
+    nothing = torch.zeros(0, dtype=torch.int64)
+    for total in (from_logits(loss, leaf, nothing)[0], from_hidden(loss, leaf, LinearHead(weight), nothing)[0]):
+        total.backward()
+        assert total.item() == 0
+    assert leaf.grad is not None
+    assert not leaf.grad.any()
+
+
+def test_samples_at_another_temperature_are_refused() -> None:
+    with pytest.raises(BadInput, match="temperature 1 only"):
+        distillation_loss(targets_of("samples", 2, 2, 5), torch.zeros(2).long(), alpha=1.0, temperature=2.0)
+
+
+@given(positions=st.lists(st.integers(0, 60), unique=True, max_size=40), chunk=st.integers(1, 9))
+def test_runs_are_views_of_consecutive_positions_and_cover_every_row_once(positions: list[int], chunk: int) -> None:
+    rows = torch.tensor(sorted(positions), dtype=torch.int64)
+    seen = torch.arange(61)
+    found = list(runs(rows, chunk))
+    assert all(some.stop - some.start <= chunk for some, _ in found)
+    assert [index for some, _ in found for index in range(some.start, some.stop)] == list(range(len(rows)))
+    assert torch.equal(torch.cat([seen[places] for _, places in found] or [seen[:0]]), rows)
+
+
+class Largest(TorchDispatchMode):
+    """Elements of the largest tensor that any operation makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        found = function(*args, **kwargs or {})
+        for value in found if isinstance(found, tuple | list) else (found,):
+            if isinstance(value, Tensor) and value._base is None:
+                self.elements = max(self.elements, value.numel())
+        return found
+
+
+@pytest.mark.parametrize("tail", ["prior", "latent"])
+def test_the_fused_loss_never_holds_all_logits(monkeypatch: pytest.MonkeyPatch, tail: str) -> None:
+    rows, vocabulary, width = 200, 500, 4
+    monkeypatch.setattr(chunks, "CPU_BLOCK_ELEMENTS", 16 * vocabulary)
+    targets = targets_of(tail, rows, 4, vocabulary)
+    hidden, weight = torch.randn(rows, width, requires_grad=True), torch.randn(vocabulary, width, requires_grad=True)
+    loss = distillation_loss(targets, torch.zeros(rows).long(), alpha=0.5, temperature=2.0)
+    with Largest() as largest:
+        from_hidden(loss, hidden, LinearHead(weight), torch.arange(rows))[0].backward()
+    assert largest.elements <= 16 * vocabulary
+    with Largest() as whole:
+        from_logits(loss, hidden @ weight.T, torch.arange(rows))[0].backward()
+    assert whole.elements == rows * vocabulary
+
+
+def test_the_lines_do_not_depend_on_the_scale() -> None:
+    targets = targets_of("uniform", rows=3, k=2, vocabulary=8)
+    loss = distillation_loss(targets, torch.zeros(3).long(), alpha=0.5, temperature=1.0)
+    assert isinstance(loss, WeightedSum)
+    one, two = torch.randn(3, 8), torch.zeros(3, 8)
+    two.copy_(one)
+    assert torch.equal(loss(one, slice(0, 3), 1.0), loss(two, slice(0, 3), 0.5))
+    torch.testing.assert_close(one, 2 * two)
