@@ -13,6 +13,7 @@ import shutil
 import statistics
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,6 @@ from logitstore.objectives.distillation import Pull, WeightedSum
 from logitstore.objectives.from_logits import from_logits
 from logitstore.objectives.target import DenseTarget, row_dot
 from logitstore.plans import DumpPlan, TrainPlan
-from logitstore.students.build import copied
 from logitstore.teachers.causal_lm import CausalTeacher
 from logitstore.train import train
 from logitstore.types import ModelRef, Step
@@ -126,7 +126,7 @@ def steps_of(preset: str, alpha: float, temperature: float = 1.0) -> list[float]
 
 
 def differences(ends: list[float]) -> list[float]:
-    return [after - before for before, after in zip(ends[:-1], ends[1:], strict=True)][SKIPPED - 1 :]
+    return [after - before for before, after in pairwise(ends)][SKIPPED - 1 :]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from logitstore.batching import by_length
-from logitstore.chunks import chunk_rows
+from logitstore.chunks import asked_rows, runs
 from logitstore.teachers.causal_lm import CausalTeacher
 from logitstore.types import Answer, Array, Sample
 
@@ -85,14 +85,12 @@ def ask(teacher: CausalTeacher, batch: TeacherBatch, hidden: bool) -> Iterator[R
     else:
         logits_BTV = teacher.logits(batch.tokens_BT, batch.attention_BT)
     flat_RV = logits_BTV.flatten(0, 1)
-    chunk = chunk_rows(flat_RV.shape[1], flat_RV.device.type)
-    for first in range(0, len(batch.rows_N), chunk):
-        span = slice(first, min(first + chunk, len(batch.rows_N)))
-        rows_n = batch.rows_N[span].to(flat_RV.device)
+    rows_N = batch.rows_N.to(flat_RV.device)
+    for span, places in runs(rows_N, asked_rows(flat_RV.shape[1], flat_RV.device.type)):
         yield RowChunk(
             span=span,
-            logits_nV=flat_RV[rows_n],
-            hidden_nD=None if hidden_RD is None else hidden_RD[rows_n],
+            logits_nV=flat_RV[places],
+            hidden_nD=None if hidden_RD is None else hidden_RD[places],
             gold_n=batch.gold_N[span].to(flat_RV.device),
         )
 

@@ -13,11 +13,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from logitstore import chunks
+from logitstore.chunks import runs
 from logitstore.errors import BadInput
 from logitstore.objectives import FixedTail, LatentTail, SampledTargets, Targets
 from logitstore.objectives.distillation import WeightedSum, distillation_loss, softmax_
 from logitstore.objectives.from_hidden import LinearHead, from_hidden
-from logitstore.objectives.from_logits import from_logits, runs
+from logitstore.objectives.from_logits import from_logits
 from logitstore.targets import AnyTargets, dense_logprobs, dense_probs
 
 TAILS = ("none", "uniform", "prior", "latent", "capped latent", "latent alone", "samples")

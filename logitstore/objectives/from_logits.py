@@ -5,15 +5,12 @@ Axes: R positions of a batch, N rows among them (n of a chunk), L lines of the l
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from logitstore.chunks import kernel_rows
+from logitstore.chunks import kernel_rows, runs
 from logitstore.objectives.distillation import RowLoss
 
 Weights = Tensor | float
@@ -84,21 +81,6 @@ class _FromLogits(torch.autograd.Function):
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
         gradient_RV = taken(ctx, "gradient_RV")
         return scaled_(gradient_RV, outputs[0]), None, None, None, None, None
-
-
-def runs(rows_N: Tensor, chunk: int) -> Iterator[tuple[slice, slice | Tensor]]:
-    """Chunks of rows and their positions: on the CPU cut where positions leave a gap, so that each chunk is a view."""
-    if rows_N.device.type != "cpu":
-        for first in range(0, len(rows_N), chunk):
-            yield slice(first, first + chunk), rows_N[first : first + chunk]
-        return
-    positions_N = rows_N.numpy()
-    starts = [0, *(np.flatnonzero(np.diff(positions_N) != 1) + 1).tolist(), len(positions_N)]
-    for start, stop in pairwise(starts):
-        for first in range(start, stop, chunk):
-            last = min(first + chunk, stop)
-            place = int(positions_N[first])
-            yield slice(first, last), slice(place, place + last - first)
 
 
 def clear_others_(gradient_RV: Tensor, rows_N: Tensor) -> None:

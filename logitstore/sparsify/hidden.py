@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from logitstore.sparsify.distribution import Distribution
+from logitstore.sparsify.summary import Summary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,5 +28,5 @@ class Hidden:
         Raises:
             ModelError: a row holds NaN, or nothing but -inf.
         """
-        teacher = Distribution.of(logits_NV, self.vocabulary)
-        return teacher.scores(gold_N, teacher.top(1)[:, 0], None)
+        teacher = Summary.of(logits_NV, self.vocabulary)
+        return teacher.scores(gold_N, teacher.top(1).ids_NK[:, 0], None)

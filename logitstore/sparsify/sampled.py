@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from logitstore.sparsify.distribution import Distribution, ordered
+from logitstore.sparsify.summary import Summary, ordered
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,25 +53,26 @@ class Sampled:
             raise ValueError("sampling needs uniform numbers")
         if logits_NV.device.type == "mps":
             logits_NV, gold_N = logits_NV.cpu(), gold_N.cpu()  # that device has no float64
-        teacher = Distribution.of(logits_NV, self.vocabulary)
-        listed_NK = teacher.top(self.k)
-        weights_NV = teacher.probs_NV.double().pow(self.exponent).scatter(1, listed_NK, 0.0)
+        teacher = Summary.of(logits_NV, self.vocabulary)
+        logprobs_NV = teacher.logprobs()
+        listed_NK = teacher.top(self.k).ids_NK if self.k else torch.zeros_like(gold_N[:, None])[:, :0]
+        weights_NV = logprobs_NV.exp().double().pow(self.exponent).scatter(1, listed_NK, 0.0)
         reach_NV = weights_NV.cumsum(-1)
         total_N = reach_NV[:, -1]
         drawn_ND = torch.searchsorted(reach_NV, uniform_ND.to(reach_NV) * total_N[:, None], right=True)
         # rounding may lead past the last token that has weight
         drawn_ND = drawn_ND.minimum((weights_NV > 0).long().cumsum(-1).argmax(-1)[:, None])
-        ids_ND, counts_ND = _counted(ordered(teacher.logprobs_NV, drawn_ND))
+        ids_ND, counts_ND = _counted(ordered(logprobs_NV, drawn_ND))
         has_draws_N = total_N > 0
         is_full_ND = (counts_ND > 0) & has_draws_N[:, None]
         ids_ND = torch.where(is_full_ND, ids_ND, 0)
-        logprobs_ND = torch.where(is_full_ND, teacher.logprobs_NV.gather(1, ids_ND), -torch.inf)
-        top1_N = teacher.top(1)[:, 0]
+        logprobs_ND = torch.where(is_full_ND, logprobs_NV.gather(1, ids_ND), -torch.inf)
+        top1_N = teacher.top(1).ids_NK[:, 0]
         ids_NK = torch.cat([listed_NK, ids_ND], 1)
         known_NK = torch.cat([listed_NK, torch.where(is_full_ND, ids_ND, -1)], 1)
         return {
             "ids": ids_NK,
-            "logprobs": torch.cat([teacher.logprobs_NV.gather(1, listed_NK), logprobs_ND], 1),
+            "logprobs": torch.cat([logprobs_NV.gather(1, listed_NK), logprobs_ND], 1),
             "counts": torch.where(is_full_ND, counts_ND, 0),
             "log_normaliser": total_N.log().float(),
             **teacher.scores(gold_N, top1_N, known_NK),

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from logitstore.sparsify.distribution import Distribution
+from logitstore.sparsify.summary import Summary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +43,11 @@ class TopK:
         Raises:
             ModelError: a row holds NaN, or nothing but -inf.
         """
-        teacher = Distribution.of(logits_NV, self.vocabulary)
-        ids_NK = teacher.top(self.k)
+        teacher = Summary.of(logits_NV, self.vocabulary)
+        top = teacher.top(self.k)
         return {
-            "ids": ids_NK,
-            "logprobs": teacher.logprobs_NV.gather(1, ids_NK),
-            "tail_logmass": teacher.mass_outside(ids_NK).log(),
-            **teacher.scores(gold_N, ids_NK[:, 0], ids_NK),
+            "ids": top.ids_NK,
+            "logprobs": top.logprobs_NK,
+            "tail_logmass": top.outside_N.log(),
+            **teacher.scores(gold_N, top.ids_NK[:, 0], top.ids_NK),
         }
