@@ -8,10 +8,12 @@ from typing import Annotated, Any
 import typer
 from logitstore_cli.options import Config, option
 from logitstore_cli.show import Bars, console, errors, size
+from rich.table import Table
 
 from logitstore.plans import DumpPlan
 from logitstore.recipe import plan
 from logitstore.registry import resolve
+from logitstore.stopwatch import OFF, Stopwatch
 
 
 def dump(
@@ -20,6 +22,9 @@ def dump(
     out: Annotated[Path | None, option(DumpPlan, "out")] = None,
     config: Config = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its size, and write nothing.")] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Print at the end where the time went, stage by stage.")
+    ] = False,
     split: Annotated[str | None, option(DumpPlan, "split")] = None,
     column: Annotated[str | None, option(DumpPlan, "column")] = None,
     domain_column: Annotated[str | None, option(DumpPlan, "domain_column")] = None,
@@ -50,20 +55,23 @@ def dump(
 
     Example: logitstore dump --teacher ./my-model --data 'texts/*.jsonl' --out my-cache
     """
-    flags = {name: value for name, value in locals().items() if name not in ("config", "dry_run")}
+    flags = {name: value for name, value in locals().items() if name not in ("config", "dry_run", "profile")}
     asked = plan(DumpPlan, "dump", config, flags)
     with Bars() as progress:
         if dry_run:
             _print_plan(asked, resolve("logitstore.dump:draft")(asked, progress).manifest)
             return
+        watch = Stopwatch() if profile else OFF
         try:
-            cache = resolve("logitstore.dump:dump")(asked, progress)
+            cache = resolve("logitstore.dump:dump")(asked, progress, watch)
         except KeyboardInterrupt:
             errors.print(
                 f"interrupted. {asked.out} keeps every part written so far; give the same command again to go on.",
                 soft_wrap=True,
             )
             raise
+    if profile:
+        _print_profile(watch)
     missing = cache.manifest.parts - len(cache.part_numbers)
     console.print(
         f"{asked.out}: {cache.rows:,} rows of {len(cache):,} samples, {cache.manifest.bytes_per_row} B/row"
@@ -71,6 +79,15 @@ def dump(
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _print_profile(watch: Stopwatch) -> None:
+    """A line a stage; the stages of the two threads run side by side."""
+    table = Table("stage", "thread", "seconds", "of forward", box=None, pad_edge=False)
+    forward = watch.seconds.get(("teacher", "forward"), 0.0)
+    for (thread, stage), seconds in sorted(watch.seconds.items(), key=lambda item: (item[0][0] != "teacher", -item[1])):
+        table.add_row(stage, thread, f"{seconds:.2f}", f"{seconds / forward:.1%}" if forward else "")
+    console.print(table)
 
 
 def _print_plan(asked: DumpPlan, manifest: Any) -> None:

@@ -61,7 +61,7 @@ SHORT_RUN = 16
 
 
 def runs(rows_N: Tensor, chunk: int) -> Iterator[tuple[slice, slice | Tensor]]:
-    """Chunks of rows and their positions: on the CPU cut where positions leave a gap, so that each is a view of what it indexes.
+    """Chunks of rows and their positions: on the CPU cut where positions leave a gap, so that each is a view.
 
     Args:
         rows_N: int64, rising positions.

@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from logitstore.behind import Behind
 from logitstore.cache import layout
 from logitstore.cache.part_sums import FACTS
@@ -25,17 +27,23 @@ from logitstore.errors import BadInput, storage_errors
 from logitstore.establish import establish, existing_manifest
 from logitstore.fidelity import FidelityCheck
 from logitstore.keep import Keep
-from logitstore.manifest import MANIFEST_NAME, Manifest
+from logitstore.manifest import MANIFEST_NAME, Fidelity, Manifest
 from logitstore.plans import DumpPlan
 from logitstore.score import TeacherBatch, score, split
+from logitstore.stopwatch import OFF, Stopwatch
 from logitstore.teachers.causal_lm import CausalTeacher
 from logitstore.types import Array, ModelRef, Progress, Step, no_progress
 
 QUEUE_DEPTH = 4
 
 
-def dump(plan: DumpPlan, progress: Progress = no_progress) -> Cache:
+def dump(plan: DumpPlan, progress: Progress = no_progress, watch: Stopwatch = OFF) -> Cache:
     """Write the cache that `plan` describes, or what is missing of it.
+
+    Args:
+        plan: what to do.
+        progress: receives the steps.
+        watch: times the stages of the parts.
 
     Raises:
         BadInput: data or options that cannot be used.
@@ -58,7 +66,7 @@ def dump(plan: DumpPlan, progress: Progress = no_progress) -> Cache:
         progress(Step(stage="load the teacher", done=0, total=1))
         teacher = CausalTeacher(ModelRef.parse(plan.teacher), drafted.config, plan.dtype, plan.device)
         manifest = establish(plan, drafted, manifest, teacher, progress)
-        _write_parts(plan, manifest, drafted.samples, todo, teacher, progress)
+        _write_parts(plan, manifest, drafted.samples, todo, teacher, progress, watch)
     cache = Cache(plan.out)
     cache.check_sizes()  # parts left over from another plan are refused here, not when a student is trained
     if cache.complete:
@@ -92,13 +100,21 @@ def _parts_to_do(plan: DumpPlan, manifest: Manifest) -> list[int]:
 
 
 def _write_parts(
-    plan: DumpPlan, manifest: Manifest, samples: Samples, todo: list[int], teacher: CausalTeacher, progress: Progress
+    plan: DumpPlan,
+    manifest: Manifest,
+    samples: Samples,
+    todo: list[int],
+    teacher: CausalTeacher,
+    progress: Progress,
+    watch: Stopwatch = OFF,
 ) -> None:
     """Part after part: the teacher answers here, encoding and writing happen on the thread behind."""
     shared = load_shared(plan.out, manifest)
     decoder = Decoder(manifest.row, shared)
     check = FidelityCheck(decoder, manifest.fidelity_rows / manifest.rows)
-    keep = Keep.of(manifest.row, shared, check)
+    keep = Keep.of(manifest.row, shared, check, watch)
+    if watch is not OFF and teacher.device.type == "cuda":
+        watch.settle = torch.cuda.synchronize
     bounds = {part: part * manifest.samples_per_part for part in todo}
     total = sum(int(samples.rows_S[first : first + manifest.samples_per_part].sum()) for first in bounds.values())
     done = 0
@@ -106,20 +122,29 @@ def _write_parts(
     for part, first in bounds.items():
         asked = samples[first : first + manifest.samples_per_part]
         with suppress(PartTaken), PartWriter(plan.out, manifest, part, asked) as writer, Behind(QUEUE_DEPTH) as behind:
-            for batch, targets in score(teacher, keep, asked, manifest.batch_tokens, manifest.tail.needs_hidden):
-                behind.submit(_store, writer, batch, targets, decoder.codec)
+            for batch, targets in score(teacher, keep, asked, manifest.batch_tokens, manifest.tail.needs_hidden, watch):
+                with watch("wait for the writer"):
+                    behind.submit(_store, writer, batch, targets, decoder.codec, watch)
                 done += len(batch.rows_N)
                 progress(Step(stage="dump", done=done, total=total, part=part, note=size))
-            behind.submit(writer.commit, check.take())
+            behind.submit(_commit, writer, check.take(), watch)
 
 
-def _store(writer: PartWriter, batch: TeacherBatch, targets: Any, codec: AnswerCodec) -> None:
+def _store(writer: PartWriter, batch: TeacherBatch, targets: Any, codec: AnswerCodec, watch: Stopwatch) -> None:
     """Encode, and hand each sample's rows to the part."""
-    kept: dict[str, Array] = targets()
-    encoded = codec.encode(kept)
-    facts = dict(split(batch, {name: kept[name] for name in FACTS if name in kept}))
-    for index, answer in split(batch, encoded):
-        writer.write(index, answer, facts[index])
+    with watch("copy to the host"):
+        kept: dict[str, Array] = targets()
+    with watch("encode"):
+        encoded = codec.encode(kept)
+    with watch("write"):
+        facts = dict(split(batch, {name: kept[name] for name in FACTS if name in kept}))
+        for index, answer in split(batch, encoded):
+            writer.write(index, answer, facts[index])
+
+
+def _commit(writer: PartWriter, fidelity: Fidelity, watch: Stopwatch) -> None:
+    with watch("commit"):
+        writer.commit(fidelity)
 
 
 def free_bytes(folder: Path) -> int:

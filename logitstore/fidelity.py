@@ -26,6 +26,9 @@ TEMPERATURES = (1.0, 2.0, 4.0)
 NO_MASS = 1e30
 """Stands for minus the logarithm of zero, where infinities would meet."""
 
+TOGETHER = 64
+"""Rows that are compared in one go: products with the sketch's weights are slow for a few rows."""
+
 RARE = 1e-5
 """Tokens that the teacher gives less than this are rare."""
 
@@ -45,6 +48,7 @@ class FidelityCheck:
     def __init__(self, decoder: Decoder, share: float, against: str = "teacher") -> None:
         self._decoder, self._share, self._against = decoder, share, against
         self._found: list[Tensor] = []
+        self._waiting: list[tuple[Tensor, dict[str, Tensor]]] = []
 
     def chosen(self, batch: TeacherBatch) -> Array:
         """bool[N]: the rows of a batch to compare, the same whoever asks."""
@@ -61,8 +65,16 @@ class FidelityCheck:
         places = np.flatnonzero(chosen_N[chunk.span])
         if len(places):
             rows = torch.from_numpy(places).to(chunk.logits_nV.device)
-            truth = Truth.of(chunk.logits_nV[rows], self._decoder.row.vocabulary)
-            self.add(truth, {name: value[rows] for name, value in kept.items()})
+            self._waiting.append((chunk.logits_nV[rows], {name: value[rows] for name, value in kept.items()}))
+            if sum(len(logits_NV) for logits_NV, _ in self._waiting) >= TOGETHER:
+                self._compare_waiting()
+
+    def _compare_waiting(self) -> None:
+        if self._waiting:
+            logits, kept = zip(*self._waiting, strict=True)
+            self._waiting = []
+            truth = Truth.of(torch.cat(logits), self._decoder.row.vocabulary)
+            self.add(truth, {name: torch.cat([each[name] for each in kept]) for name in kept[0]})
 
     def add(self, truth: Truth, kept: Mapping[str, Tensor]) -> None:
         """Compare the rows of `truth` with their targets `kept`, not yet encoded."""
@@ -84,6 +96,7 @@ class FidelityCheck:
 
     def take(self) -> Fidelity:
         """What was added up since the last time."""
+        self._compare_waiting()
         found_MN = torch.cat(self._found, 1) if self._found else torch.zeros(len(NAMES), 0, dtype=torch.float64)
         self._found = []
         bounded_N = torch.isfinite(found_MN[:3]).all(0)

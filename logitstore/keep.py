@@ -16,6 +16,7 @@ from logitstore.fidelity import FidelityCheck
 from logitstore.fields import RowInfo
 from logitstore.score import RowChunk, TeacherBatch
 from logitstore.sparsify import SPARSIFIERS
+from logitstore.stopwatch import OFF, Stopwatch
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,20 +26,26 @@ class Keep:
     sparsifier: Any
     latents: Callable[[Tensor], Tensor] | None
     check: FidelityCheck | None
+    watch: Stopwatch = OFF
 
     @classmethod
-    def of(cls, row: RowInfo, shared: Mapping[str, Tensor], check: FidelityCheck | None) -> Keep:
+    def of(
+        cls, row: RowInfo, shared: Mapping[str, Tensor], check: FidelityCheck | None, watch: Stopwatch = OFF
+    ) -> Keep:
         """What the rows of a cache keep."""
-        return cls(sparsifier_of(row), latents_of(row, shared), check)
+        return cls(sparsifier_of(row), latents_of(row, shared), check, watch)
 
     def __call__(self, batch: TeacherBatch, chunk: RowChunk) -> dict[str, Tensor]:
-        kept: dict[str, Tensor] = self.sparsifier(chunk.logits_nV, chunk.gold_n, self._uniform(batch, chunk))
+        with self.watch("select"):
+            kept: dict[str, Tensor] = self.sparsifier(chunk.logits_nV, chunk.gold_n, self._uniform(batch, chunk))
         if self.latents is not None:
             if chunk.hidden_nD is None:
                 raise ValueError("this tail needs the teacher's hidden states")
-            kept["latent"] = self.latents(chunk.hidden_nD)
+            with self.watch("sketch"):
+                kept["latent"] = self.latents(chunk.hidden_nD)
         if self.check is not None:
-            self.check.look(chunk, kept, self.check.chosen(batch))
+            with self.watch("fidelity"):
+                self.check.look(chunk, kept, self.check.chosen(batch))
         return kept
 
     def _uniform(self, batch: TeacherBatch, chunk: RowChunk) -> Tensor | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from logitstore.batching import by_length
 from logitstore.chunks import asked_rows, runs
+from logitstore.stopwatch import OFF, Stopwatch
 from logitstore.teachers.causal_lm import CausalTeacher
 from logitstore.types import Answer, Array, Sample
 
@@ -76,14 +77,15 @@ class RowChunk:
     gold_n: Tensor
 
 
-def ask(teacher: CausalTeacher, batch: TeacherBatch, hidden: bool) -> Iterator[RowChunk]:
+def ask(teacher: CausalTeacher, batch: TeacherBatch, hidden: bool, watch: Stopwatch = OFF) -> Iterator[RowChunk]:
     """Run the teacher; give what it said about the rows, a few at a time."""
     hidden_RD = None
-    if hidden:
-        logits_BTV, hidden_BTD = teacher.logits_and_hidden(batch.tokens_BT, batch.attention_BT)
-        hidden_RD = hidden_BTD.flatten(0, 1)
-    else:
-        logits_BTV = teacher.logits(batch.tokens_BT, batch.attention_BT)
+    with watch("forward"):
+        if hidden:
+            logits_BTV, hidden_BTD = teacher.logits_and_hidden(batch.tokens_BT, batch.attention_BT)
+            hidden_RD = hidden_BTD.flatten(0, 1)
+        else:
+            logits_BTV = teacher.logits(batch.tokens_BT, batch.attention_BT)
     flat_RV = logits_BTV.flatten(0, 1)
     rows_N = batch.rows_N.to(flat_RV.device)
     for span, places in runs(rows_N, asked_rows(flat_RV.shape[1], flat_RV.device.type)):
@@ -100,7 +102,12 @@ Reduce = Callable[[TeacherBatch, RowChunk], dict[str, Tensor]]
 
 
 def score(
-    teacher: CausalTeacher, reduce: Reduce, samples: list[Sample], batch_tokens: int, hidden: bool = False
+    teacher: CausalTeacher,
+    reduce: Reduce,
+    samples: list[Sample],
+    batch_tokens: int,
+    hidden: bool = False,
+    watch: Stopwatch = OFF,
 ) -> Iterator[tuple[TeacherBatch, Callable[[], dict[str, Array]]]]:
     """Ask the teacher about samples, batch by batch.
 
@@ -111,7 +118,7 @@ def score(
     lengths_S = np.array([len(sample.tokens_T) for sample in samples])
     for indices in by_length(lengths_S, batch_tokens):
         batch = collate(samples, indices)
-        chunks = [reduce(batch, chunk) for chunk in ask(teacher, batch, hidden)]
+        chunks = [reduce(batch, chunk) for chunk in ask(teacher, batch, hidden, watch)]
         yield batch, _to_host({name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]})
 
 

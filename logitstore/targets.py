@@ -189,8 +189,8 @@ def row_dot(left_NV: Tensor, right_NV: Tensor) -> Tensor:
     of one row take three times as long.
     """
     size = max(PRODUCT_ELEMENTS // left_NV.shape[1], 1) if left_NV.device.type == "cpu" else max(len(left_NV), 1)
-    pairs = zip(left_NV.split(size), right_NV.split(size), strict=True)
-    return torch.cat([(left_nV * right_nV).sum(-1) for left_nV, right_nV in pairs])
+    starts = range(0, max(len(left_NV), 1), size)
+    return torch.cat([(left_NV[i : i + size] * right_NV[i : i + size]).sum(-1) for i in starts])
 
 
 def dense(targets: Targets, temperature: float = 1.0) -> Tensor:

@@ -1,0 +1,126 @@
+"""What a dump costs over the teacher's bare forward pass: `python benchmarks/dump.py`.
+
+Teacher: SmolLM2-135M-Instruct; preset small; one part of 24 windows of 256 tokens. Every way runs over the same batches, in
+turns: the forward pass alone; with selection and sketch; with encoding and writing; and the whole dump, with the comparison
+of 2,000 rows, which takes the same time in a dump of any size.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import demo
+from bench import at_most, found, in_turns, ratio, save
+from logitstore.batching import by_length
+from logitstore.cache import layout
+from logitstore.decode import load_shared
+from logitstore.draft import draft
+from logitstore.dump import _write_parts
+from logitstore.establish import establish
+from logitstore.keep import Keep
+from logitstore.plans import DumpPlan
+from logitstore.score import collate, score
+from logitstore.teachers.causal_lm import CausalTeacher
+from logitstore.types import ModelRef, no_progress
+from losses import resident
+
+FOLDER = Path("build/dump")
+SAMPLES, FIDELITY_ROWS = 24, 2000
+ROUNDS = {"bfloat16": 3, "float32": 2}
+
+
+def main() -> None:
+    torch.set_num_threads(2)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    demo.TEXTS = FOLDER / "texts.jsonl"
+    demo.write_texts()
+    if sys.argv[1:2] == ["--peak"]:
+        ready = Ready(sys.argv[2])
+        getattr(ready, sys.argv[3])()
+        print(resident("VmHWM"))
+        return
+    lines: list[dict[str, Any]] = []
+    for dtype, rounds in ROUNDS.items():
+        ready = Ready(dtype)
+        seconds = in_turns(
+            {name: getattr(ready, name) for name in ("forward", "selected", "written", "dumped")}, rounds
+        )
+        share = partial(ratio, seconds, to="forward")
+        written, fidelity = share("written"), share("dumped") - share("written")
+        compared = fidelity * ready.rows / FIDELITY_ROWS
+        target = (
+            at_most if dtype == "bfloat16" else lambda name, _, value, unit, **more: found(name, value, unit, **more)
+        )
+        lines += [
+            found(f"bare forward, {dtype}", ready.rows / sorted(seconds["forward"])[rounds // 2], "rows/s"),
+            target(f"dump without the comparison over bare forward, {dtype}", 0.05, written - 1, "of it"),
+            target(f"all but selection, {dtype}", 0.015, written - share("selected"), "of it"),
+            found(
+                f"the comparison of {FIDELITY_ROWS} rows, in forward passes of a row each, {dtype}", compared, "rows"
+            ),
+            found(f"the same in a dump of a million rows, {dtype}", compared * FIDELITY_ROWS / 1e6, "of it"),
+        ]
+        shutil.rmtree(ready.folder)
+    peaks = {name: peak_of("bfloat16", name) for name in ("forward", "dumped")}
+    lines.append(at_most("peak memory of a dump to that of the bare forward", 1.1, peaks["dumped"] / peaks["forward"]))
+    save("dump", lines, rounds=ROUNDS, peak_bytes=peaks)
+
+
+class Ready:
+    """A teacher, and a cache that has its pilot but no parts."""
+
+    def __init__(self, dtype: str) -> None:
+        self.folder = FOLDER / dtype
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        self.plan = DumpPlan(
+            teacher=demo.find_teacher(), data=str(demo.TEXTS), out=self.folder, dtype=dtype, max_length=256, overlap=32,
+            samples_per_part=SAMPLES, pilot_rows=1000, device="cpu",
+        )  # fmt: skip
+        drafted = draft(self.plan, no_progress)
+        self.teacher = CausalTeacher(ModelRef.parse(self.plan.teacher), drafted.config, dtype, "cpu")
+        self.manifest = establish(self.plan, drafted, None, self.teacher, no_progress)
+        self.samples = drafted.samples
+        self.asked = self.samples[:SAMPLES]
+        self.rows = sum(sample.rows for sample in self.asked)
+        # all of the comparison falls to the one part that is written
+        self.fidelity = {"fidelity_rows": round(FIDELITY_ROWS * self.manifest.rows / self.rows)}
+
+    def forward(self) -> None:
+        lengths = self.samples.lengths_S[:SAMPLES]
+        for indices in by_length(lengths, self.manifest.batch_tokens):
+            batch = collate(self.asked, indices)
+            self.teacher.logits(batch.tokens_BT, batch.attention_BT)
+
+    def selected(self) -> None:
+        keep = Keep.of(self.manifest.row, load_shared(self.folder, self.manifest), None)
+        for _ in score(self.teacher, keep, self.asked, self.manifest.batch_tokens, hidden=True):
+            pass
+
+    def written(self) -> None:
+        self._write({"fidelity_rows": 0})
+
+    def dumped(self) -> None:
+        self._write(self.fidelity)
+
+    def _write(self, changes: dict[str, int]) -> None:
+        manifest = self.manifest.model_copy(update=changes)
+        _write_parts(self.plan, manifest, self.samples, [0], self.teacher, no_progress)
+        shutil.rmtree(layout.part_folder(self.folder, 0))
+
+
+def peak_of(dtype: str, name: str) -> int:
+    """Bytes of a process of its own, the teacher's weights included."""
+    done = subprocess.run([sys.executable, __file__, "--peak", dtype, name], check=True, capture_output=True, text=True)
+    return int(done.stdout.splitlines()[-1])
+
+
+if __name__ == "__main__":
+    main()
