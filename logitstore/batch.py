@@ -1,11 +1,11 @@
 """A batch: samples copied out of the mapped files into tensors.
 
-Axes: B lines, T tokens, N rows.
+Axes: B lines, T tokens, N rows, M samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from logitstore.cache.reader import Cache
+from logitstore.cache.reader import Cache, Part
 from logitstore.types import Array
 
 _ANSWER = "answer."
@@ -32,6 +32,7 @@ class Batch:
         answer: the stored fields of the rows, by name; a `Decoder` turns them into targets, on whichever device they are.
         gold: int64[N], the token that follows.
         samples: int64, numbers of the samples in the cache; -1 in a batch that only fills up the last step of a rank.
+        source: which of several caches it comes from.
     """
 
     input_ids: Tensor
@@ -42,6 +43,7 @@ class Batch:
     answer: dict[str, Tensor]
     gold: Tensor
     samples: Tensor
+    source: int = 0
 
     @property
     def gold_logprob(self) -> Tensor:
@@ -53,14 +55,14 @@ class Batch:
         """float32[N]: the teacher's, nats."""
         return self.answer["entropy"].float()
 
-    def tensors(self) -> dict[str, Tensor]:
-        """The tensors by name, those of the answer as `answer.<field>`, without those that are None."""
+    def tensors(self) -> dict[str, Any]:
+        """The tensors by name, those of the answer as `answer.<field>`, without those that are None; and `source`."""
         named = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "answer"}
         present = {name: value for name, value in named.items() if value is not None}
         return present | {f"{_ANSWER}{name}": value for name, value in self.answer.items()}
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Tensor]) -> Batch:
+    def of(cls, tensors: Mapping[str, Any]) -> Batch:
         """The inverse of `tensors`."""
         missing: dict[str, Any] = {"attention_mask": None, "position_ids": None}
         plain = {name: value for name, value in tensors.items() if not name.startswith(_ANSWER)}
@@ -68,11 +70,17 @@ class Batch:
         return cls(**missing | plain, answer=answer)
 
     def to(self, device: torch.device | str) -> Batch:
-        return Batch.of({name: value.to(device, non_blocking=True) for name, value in self.tensors().items()})
+        return self._each(lambda value: value.to(device, non_blocking=True))
 
-    def pin(self) -> Batch:
-        """A copy in page-locked memory, from which a GPU copies while it computes."""
-        return Batch.of({name: value.pin_memory() for name, value in self.tensors().items()})
+    def pin_memory(self) -> Batch:
+        """A copy in page-locked memory, from which a GPU copies while it computes; PyTorch's loaders look for the name."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        changed = {
+            name: change(value) if isinstance(value, Tensor) else value for name, value in self.tensors().items()
+        }
+        return Batch.of(changed)
 
     def model_inputs(self) -> dict[str, Any]:
         """Keyword arguments for a causal language model of transformers."""
@@ -81,40 +89,56 @@ class Batch:
         return present | {"use_cache": False}
 
 
-def collate(cache: Cache, samples: Array, packed: bool) -> Batch:
+def collate(cache: Cache, samples_M: Array, packed: bool) -> Batch:
     """Copy samples out of the mapped files into one batch; rows come sample after sample."""
-    located = [cache.locate(int(index)) for index in samples]
-    lengths = np.array([part.samples.lengths_S[number] for part, number in located])
-    lines, offsets, shape = _pack(lengths) if packed else _one_each(lengths)
-    input_ids = np.zeros(shape, np.int64)
-    mask = np.zeros(shape, np.bool_)
-    positions = np.zeros(shape, np.int64)  # padding stays 0: every such token is a sequence of its own
-    real = np.zeros(shape, np.int64)
-    spans = []
+    parts_M, numbers_M = cache.places(samples_M)
+    located = [(cache.part(part), number) for part, number in zip(parts_M.tolist(), numbers_M.tolist(), strict=True)]
+    lengths_M = np.array([part.samples.lengths_S[number] for part, number in located], np.int64)
+    lines_M, offsets_M, shape = _pack(lengths_M) if packed else _one_each(lengths_M)
+    starts_M = lines_M * shape[1] + offsets_M
+    input_ids = np.zeros(shape[0] * shape[1], np.int64)
+    spans = [part.span(number) for part, number in located]
     places = []
-    for (part, number), line, offset, length in zip(located, lines, offsets, lengths, strict=True):
-        stop = offset + length
-        input_ids[line, offset:stop] = part.samples.tokens_of(number)
-        mask[line, offset:stop] = part.samples.mask_of(number)
-        positions[line, offset:stop] = np.arange(length)
-        real[line, offset:stop] = 1
-        spans.append(part.span(number))
-        places.append(line * shape[1] + offset + np.flatnonzero(mask[line, offset:stop]))
-    rows = np.concatenate(places)
-
-    def gather(name: str) -> Array:
-        return np.concatenate([part.fields[name][span] for (part, _), span in zip(located, spans, strict=True)])
-
+    for (part, number), start, length, span in zip(located, starts_M.tolist(), lengths_M.tolist(), spans, strict=True):
+        input_ids[start : start + length] = part.samples.tokens_of(number)
+        if span.stop - span.start == length - 1:
+            places.append(np.arange(start, start + length - 1))  # the last position never has a row
+        else:
+            places.append(start + np.flatnonzero(part.samples.mask_of(number)))
+    rows_N = np.concatenate(places)
+    answer = {name: torch.from_numpy(_gathered(located, spans, name, len(rows_N))) for name in cache.manifest.fields}
     return Batch(
-        input_ids=torch.from_numpy(input_ids),
-        attention_mask=None if packed else torch.from_numpy(real),
-        position_ids=torch.from_numpy(positions) if packed else None,
-        rows=torch.from_numpy(rows),
-        row_mask=torch.ones(len(rows), dtype=torch.bool),
-        answer={name: torch.from_numpy(gather(name)) for name in cache.manifest.fields},
-        gold=torch.from_numpy(input_ids.reshape(-1)[rows + 1]),
-        samples=torch.from_numpy(np.array(samples, np.int64)),
+        input_ids=torch.from_numpy(input_ids).view(shape),
+        attention_mask=None
+        if packed
+        else torch.from_numpy((np.arange(shape[1]) < lengths_M[:, None]).astype(np.int64)),
+        position_ids=torch.from_numpy(_positions(starts_M, lengths_M, shape)) if packed else None,
+        rows=torch.from_numpy(rows_N),
+        row_mask=torch.ones(len(rows_N), dtype=torch.bool),
+        answer=answer,
+        gold=torch.from_numpy(input_ids[rows_N + 1]),
+        samples=torch.from_numpy(np.array(samples_M, np.int64)),
     )
+
+
+def _gathered(located: list[tuple[Part, int]], spans: list[slice], name: str, rows: int) -> Array:
+    """One field of all rows, copied once, from the mapped files to where it stays."""
+    first = located[0][0].fields[name]
+    found = np.empty((rows, *first.shape[1:]), first.dtype)
+    start = 0
+    for (part, _), span in zip(located, spans, strict=True):
+        stop = start + span.stop - span.start
+        found[start:stop] = part.fields[name][span]
+        start = stop
+    return found
+
+
+def _positions(starts_M: Array, lengths_M: Array, shape: tuple[int, int]) -> Array:
+    """int64[B, T]: begins again at each sample; padding stays 0, so every such token is a sequence of its own."""
+    positions = np.zeros(shape[0] * shape[1], np.int64)
+    for start, length in zip(starts_M.tolist(), lengths_M.tolist(), strict=True):
+        positions[start : start + length] = np.arange(length)
+    return positions.reshape(shape)
 
 
 def _one_each(lengths: Array) -> tuple[Array, Array, tuple[int, int]]:

@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from logitstore.batch import Batch
-from logitstore.loader import Loader
 from logitstore.metrics import evaluate_batches
 from logitstore.objectives.distillation import distillation_loss
 from logitstore.objectives.from_hidden import LinearHead, from_hidden
 from logitstore.objectives.from_logits import from_logits
+from logitstore.stream import BatchStream
 from logitstore.students.output_head import final_hidden
 from logitstore.types import Progress, Step
 
@@ -32,8 +32,8 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
     def __init__(
         self,
         *,
-        train_loader: Loader,
-        held_out_loader: Loader | None,
+        train_loader: BatchStream,
+        held_out_loader: BatchStream | None,
         alpha: float,
         temperature: float,
         head: LinearHead | None = None,
@@ -73,7 +73,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         )
 
     def num_examples(self, dataloader: DataLoader[Any]) -> int:
-        return len(self._loader.samples)
+        return self._loader.count
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -174,11 +174,11 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
 class _Batches(Dataset[dict[str, Tensor]]):
     """The loader's batches by (epoch, step), as dictionaries of tensors, which the Trainer knows how to move."""
 
-    def __init__(self, loader: Loader) -> None:
+    def __init__(self, loader: BatchStream) -> None:
         self._loader = loader
 
     def __len__(self) -> int:
-        return len(self._loader.samples)
+        return self._loader.count
 
     def __getitem__(self, where: tuple[int, int]) -> dict[str, Tensor]:
         return self._loader.at(*where).tensors()

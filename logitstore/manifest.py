@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
@@ -159,7 +161,13 @@ class Manifest(Record):
         plan["data"].pop("source")
         return plan
 
-    @property
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """As of every record; the copy's identity is its own."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("identity", None)
+        return copied
+
+    @cached_property
     def identity(self) -> str:
         """xxh3-128 of the canonical JSON of the essence; parts carry it to say which plan they belong to."""
         text = json.dumps(self.essence(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)

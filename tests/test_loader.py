@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import gc
+import warnings
 from itertools import chain
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 
 import logitstore
 from logitstore.batch import Batch
-from logitstore.cache.order import bucketed, held_out, shuffled
+from logitstore.cache.order import bucketed, held_out, permuted, salt_of
 from logitstore.codecs.answer import normalised
 from logitstore.errors import BadInput
-from logitstore.loader import Loader
+from logitstore.loader import Loader, shares
+from logitstore.mixture import Mixture
 from logitstore.targets import Targets
 
 
@@ -29,7 +35,10 @@ def epoch(cache: logitstore.Cache, **options: object) -> list[list[int]]:
 
 def same(a: Batch, b: Batch) -> bool:
     left, right = a.tensors(), b.tensors()
-    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+    return left.keys() == right.keys() and all(
+        torch.equal(left[name], right[name]) if isinstance(left[name], torch.Tensor) else left[name] == right[name]
+        for name in left
+    )
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -179,16 +188,38 @@ def test_bucketed_batches_hold_samples_of_similar_length(cache: logitstore.Cache
 
 @given(count=st.integers(1, 500), seed=st.integers(0, 2**40), number=st.integers(0, 50))
 def test_the_order_is_a_permutation_that_depends_on_seed_and_epoch(count: int, seed: int, number: int) -> None:
-    order = shuffled(count, seed, number)
-    assert sorted(order.tolist()) == list(range(count))
-    assert order.tolist() == shuffled(count, seed, number).tolist()
+    def order_of(seed: int, epoch: int) -> list[int]:
+        return permuted(np.arange(count), count, salt_of(seed, epoch, 0)).tolist()  # type: ignore[no-any-return]
+
+    order = order_of(seed, number)
+    assert sorted(order) == list(range(count))
+    assert order == order_of(seed, number)
+    assert order[count // 3 : count // 2] == (
+        permuted(np.arange(count // 3, count // 2), count, salt_of(seed, number, 0)).tolist()
+    )
     if count > 30:
-        assert order.tolist() != shuffled(count, seed, number + 1).tolist()
-        assert order.tolist() != shuffled(count, seed + 1, number).tolist()
+        assert order != order_of(seed, number + 1)
+        assert order != order_of(seed + 1, number)
+
+
+@pytest.mark.parametrize("count", [1000, 1024, 1025, 100_003])
+def test_the_order_is_as_mixed_as_a_random_one(count: int) -> None:
+    """Correlation of place and sample, and of neighbours, within four standard errors of none; few fixed points."""
+    order = permuted(np.arange(count), count, salt_of(7, 3, 0)).astype(np.float64)
+    assert abs(np.corrcoef(order, np.arange(count))[0, 1]) < 4 / np.sqrt(count)
+    assert abs(np.corrcoef(order[1:], order[:-1])[0, 1]) < 4 / np.sqrt(count)
+    assert (order == np.arange(count)).sum() < 8
+
+
+def test_a_place_in_an_order_of_billions_is_found_at_once() -> None:
+    places = np.array([0, 1, 12_345_678_901, 2**40 - 2])
+    found = permuted(places, 2**40 - 1, salt_of(1, 0, 0))
+    assert len(set(found.tolist())) == 4
+    assert (found < 2**40 - 1).all()
 
 
 def test_the_order_never_changes_between_releases() -> None:
-    assert shuffled(10, 0, 0).tolist() == KNOWN_ORDER
+    assert permuted(np.arange(10), 10, salt_of(0, 0, 0)).tolist() == KNOWN_ORDER
     assert held_out(np.repeat(np.arange(20), 3), 0.1).nonzero()[0].tolist() == KNOWN_HELD_OUT
 
 
@@ -197,6 +228,118 @@ def test_buckets_split_every_sample_into_batches(lengths: list[int], batch_size:
     batches = bucketed(np.arange(len(lengths)), np.array(lengths), batch_size, salt=5)
     assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
     assert all(len(batch) <= batch_size for batch in batches)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("batch_rows", [95, 200, 1000, 10**6])
+def test_batches_by_rows_hold_every_sample_once_and_about_as_many_rows(
+    cache: logitstore.Cache, packed: bool, shuffle: bool, batch_rows: int
+) -> None:
+    loader = Loader(cache, batch_rows=batch_rows, packed=packed, shuffle=shuffle, seed=1)
+    batches = [*loader, *loader]
+    assert len(batches) == 2 * len(loader)
+    first, second = batches[: len(loader)], batches[len(loader) :]
+    for own in (first, second):
+        assert sorted(chain.from_iterable(visited(batch) for batch in own)) == list(range(len(cache)))
+    longest = int(cache.row_counts().max())
+    share = cache.rows / len(first)
+    assert share >= min(batch_rows, cache.rows)
+    assert all(0 < len(batch.rows) <= share + longest for batch in batches)
+    if len(first) > 1:
+        assert ([visited(batch) for batch in first] == [visited(batch) for batch in second]) != shuffle
+
+
+def test_a_sample_longer_than_the_batch_is_named(cache: logitstore.Cache) -> None:
+    with pytest.raises(BadInput, match="there is a sample of 95 rows"):
+        len(Loader(cache, batch_rows=94))
+
+
+@pytest.mark.parametrize("options", [{"packed": True}, {"batch_rows": 300}, {"batch_rows": 300, "packed": True}, {}])
+def test_content_and_order_do_not_depend_on_threads_or_depth(cache: logitstore.Cache, options: dict[str, Any]) -> None:
+    plain = list(Loader(cache, seed=5, workers=0, **options))
+    for workers, ahead in ((1, 1), (2, 7), (4, 2), (3, 0)):
+        again = list(Loader(cache, seed=5, workers=workers, ahead=ahead, **options))
+        assert len(again) == len(plain)
+        assert all(same(a, b) for a, b in zip(plain, again, strict=True))
+
+
+def test_mixtures_draw_as_often_as_weights_say_and_resume(cache: logitstore.Cache) -> None:
+    def mixture() -> Mixture:
+        parts = [Loader(cache, batch_size=6, seed=1), Loader(cache, batch_size=6, samples=np.arange(40), packed=True)]
+        return Mixture(parts, [3.0, 1.0], seed=2)
+
+    whole = mixture()
+    given_out = [*whole, *whole]
+    sources = np.array([batch.source for batch in given_out])
+    assert abs(sources.mean() - 0.25) < 0.15
+    first = [visited(batch) for batch in given_out if batch.source == 0]
+    assert first[: len(Loader(cache, batch_size=6))] == [visited(b) for b in Loader(cache, batch_size=6, seed=1)]
+    assert all((batch.position_ids is None) == (batch.source == 0) for batch in given_out)
+    stopped = mixture()
+    for _ in zip(range(5), stopped, strict=False):
+        pass
+    gone_on = mixture()
+    gone_on.load_state_dict({"batches": 5})
+    assert all(same(a, b) for a, b in zip(given_out[5 : len(whole)], gone_on, strict=True))
+    ranks = [mixture_of_rank(cache, rank) for rank in range(2)]
+    together = [batch for step in zip(*ranks, strict=True) for batch in step if visited(batch)]
+    alone = list(mixture_of_rank(cache, 0, 1))
+    assert [visited(batch) for batch in together] == [visited(batch) for batch in alone]
+    targets = whole.targets(given_out[0])
+    assert len(targets) == len(given_out[0].rows)
+
+
+def mixture_of_rank(cache: logitstore.Cache, rank: int, world: int = 2) -> Mixture:
+    parts = [Loader(cache, batch_size=9), Loader(cache, batch_size=4, samples=np.arange(30))]
+    return Mixture(parts, [1.0, 1.0], rank=rank, world_size=world)
+
+
+def test_the_turn_of_a_mixture_is_exact() -> None:
+    assert shares([1, 1, 1], 1024) == [342, 341, 341]
+    assert shares([0.7, 0.3], 1024) == [717, 307]
+
+
+@pytest.mark.parametrize(("count", "weights"), [(0, []), (1, [1.0, 2.0]), (1, [0.0]), (2, [1.0, 1e-9]), (1, [np.inf])])
+def test_mixtures_of_nothing_or_without_weight_are_refused(
+    cache: logitstore.Cache, count: int, weights: list[float]
+) -> None:
+    with pytest.raises(BadInput, match="weights"):
+        Mixture([Loader(cache)] * count, weights)
+
+
+def test_it_is_a_data_set_for_pytorch_and_its_state_is_kept_by_stateful_loaders(cache: logitstore.Cache) -> None:
+    plain = [visited(batch) for batch in Loader(cache, batch_size=6, seed=4)]
+    assert [visited(b) for b in DataLoader(Loader(cache, batch_size=6, seed=4), batch_size=None)] == plain
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from torchdata.stateful_dataloader import StatefulDataLoader  # noqa: PLC0415
+
+        first = StatefulDataLoader(Loader(cache, batch_size=6, seed=4, workers=2), batch_size=None)
+        begun = iter(first)
+        assert [visited(next(begun)) for _ in range(4)] == plain[:4]
+        second = StatefulDataLoader(Loader(cache, batch_size=6, seed=4), batch_size=None)
+        second.load_state_dict(first.state_dict())
+        assert [visited(batch) for batch in second] == plain[4:]
+
+
+def test_an_hour_of_epochs_takes_no_more_memory_than_a_minute(cache: logitstore.Cache) -> None:
+    """A batch in 10 ms, so 360,000 of them in an hour; the planning of each is run, and every 60th is read."""
+    loader = Loader(cache, batch_size=5, workers=2)
+    per_epoch = loader.batches
+
+    def advance(batches: range) -> int:
+        for number in batches:
+            loader._choose(*divmod(number, per_epoch))
+            if number % 60 == 0:
+                loader.at(number // per_epoch, number % per_epoch)
+        gc.collect()
+        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS"))
+        return int(line.split()[1])
+
+    before = advance(range(6_000))
+    after = advance(range(6_000, 360_000))
+    assert after - before < 8 * 1024  # KiB
 
 
 @given(documents=st.integers(1, 40), windows=st.integers(1, 4), fraction=st.floats(0.01, 0.9))
@@ -216,5 +359,5 @@ def test_loading_nothing_or_nonsense_is_refused(cache: logitstore.Cache) -> None
             Loader(cache, **options)  # type: ignore[arg-type]
 
 
-KNOWN_ORDER = [7, 3, 9, 5, 2, 4, 6, 0, 8, 1]
+KNOWN_ORDER = [6, 7, 1, 4, 3, 0, 2, 9, 5, 8]
 KNOWN_HELD_OUT = [6, 7, 8, 24, 25, 26]

@@ -298,7 +298,7 @@ def test_batches_move_between_forms_without_loss(cache: logitstore.Cache) -> Non
     for packed in (False, True):
         batch = next(iter(Loader(cache, batch_size=3, packed=packed)))
         again = Batch.of(batch.to("cpu").tensors())
-        assert all(torch.equal(value, again.tensors()[name]) for name, value in batch.tensors().items())
+        assert all(again.tensors()[name] is value for name, value in batch.tensors().items())
 
 
 def test_evaluation_runs_during_training(cache: logitstore.Cache, small_student: Path, tmp_path: Path) -> None:

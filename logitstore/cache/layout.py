@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from pathlib import Path
 
 import xxhash
@@ -52,6 +53,8 @@ def inside(root: Path, relative: str) -> Path:
         CacheDamaged: the path resolves to somewhere outside.
     """
     path = root / relative
+    if not _has_links(str(root), relative):
+        return path
     try:
         target = path.resolve()
     except (OSError, RuntimeError) as error:
@@ -59,6 +62,22 @@ def inside(root: Path, relative: str) -> Path:
     if not target.is_relative_to(root.resolve()):
         raise CacheDamaged(f"{root}: '{relative}' leads outside the cache. Do not use this cache.")
     return path
+
+
+def _has_links(root: str, relative: str) -> bool:
+    """Whether a part of the path below `root` is a link, or could lead upwards; cheaper than to resolve it."""
+    pieces = relative.split("/")
+    if relative.startswith("/") or ".." in pieces:
+        return True
+    path = root
+    for piece in pieces:
+        path = f"{path}/{piece}"
+        try:
+            if stat.S_ISLNK(os.lstat(path).st_mode):
+                return True
+        except OSError:
+            return False
+    return False
 
 
 def parse_parts(text: str, count: int) -> list[int]:

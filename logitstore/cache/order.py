@@ -10,6 +10,10 @@ BUCKET_BATCHES = 32
 """Batches that are sorted by length together: enough for little padding, few enough for a well-mixed epoch."""
 
 
+FEISTEL_ROUNDS = 6
+"""Four are enough in theory for a good function; halves of a few bits need more to look random."""
+
+
 def hashed(numbers_N: Array, salt: int) -> Array:
     """uint64[N]: the SplitMix64 finaliser (Steele et al. 2014) of each number and a salt."""
     with np.errstate(over="ignore"):
@@ -24,9 +28,24 @@ def salt_of(seed: int, epoch: int, use: int) -> int:
     return int(hashed(hashed(np.array([seed]), 0x6C6F676974 + use) ^ np.uint64(epoch), 0x73746F7265)[0])
 
 
-def shuffled(count: int, seed: int, epoch: int) -> Array:
-    """int64[count]: a permutation of 0 .. count - 1."""
-    return np.argsort(hashed(np.arange(count), salt_of(seed, epoch, 0)), kind="stable")
+def permuted(places_M: Array, count: int, salt: int) -> Array:
+    """int64[M]: where a permutation of 0 .. count - 1 sends some places; costs the places asked for, not the count.
+
+    A Feistel network (Luby and Rackoff 1988) over the smallest 4**h numbers that hold the count: halves (l, r) become
+    (r, l xor f(r)), which can be undone whatever f is. A result that is too large goes through again until it is not; that
+    too can be undone, so it remains a permutation.
+    """
+    half = max((max(count - 1, 1).bit_length() + 1) // 2, 1)
+    low, shift = np.uint64((1 << half) - 1), np.uint64(half)
+    found_M = np.asarray(places_M).astype(np.uint64)
+    again_M = np.ones(len(found_M), np.bool_)
+    while again_M.any():
+        left, right = found_M[again_M] >> shift, found_M[again_M] & low
+        for turn in range(FEISTEL_ROUNDS):
+            left, right = right, left ^ (hashed(right, salt + turn) & low)
+        found_M[again_M] = left << shift | right
+        again_M = found_M >= np.uint64(count)
+    return found_M.astype(np.int64)
 
 
 def bucketed(samples_M: Array, lengths_M: Array, batch_size: int, salt: int) -> list[Array]:
@@ -42,6 +61,11 @@ def bucketed(samples_M: Array, lengths_M: Array, batch_size: int, salt: int) -> 
     batches = [by_length[first : first + batch_size] for first in range(0, len(by_length), batch_size)]
     order = np.argsort(hashed(np.arange(len(batches)), salt), kind="stable")
     return [batches[index] for index in order]
+
+
+def in_windows(lengths_M: Array, window: int) -> Array:
+    """int64[M]: the places of some samples, sorted by length within windows of so many."""
+    return np.lexsort((lengths_M, np.arange(len(lengths_M)) // window))
 
 
 def held_out(documents_S: Array, fraction: float) -> Array:

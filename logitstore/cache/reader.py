@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -23,6 +24,10 @@ from logitstore.types import Answer, Array, CachedSample
 
 if TYPE_CHECKING:
     from logitstore.loader import Loader
+
+
+OPEN_PARTS = 4096
+"""Parts kept open. Each maps a file a field, and a process may have 65,530 maps on Linux."""
 
 
 class Shelf:
@@ -47,7 +52,14 @@ class Shelf:
 class Part:
     """One committed part: its samples and its rows, mapped."""
 
-    def __init__(self, root: Path, manifest: Manifest, number: int, shelf: Shelf | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        manifest: Manifest,
+        number: int,
+        shelf: Shelf | None = None,
+        samples: SamplesFile | None = None,
+    ) -> None:
         """Map the files of a part after comparing their headers and sizes with the manifest and the commit record.
 
         Raises:
@@ -66,7 +78,7 @@ class Part:
         }
         if unlisted := sorted(needed - self.record.files.keys()):
             raise CacheDamaged(f"{root}: the record of part {number:05d} does not list {', '.join(unlisted)}.")
-        self.samples = SamplesFile(self.folder / layout.SAMPLES_FILE, manifest.token_dtype, manifest.samples_in(number))
+        self.samples = samples or open_samples(root, manifest, number)
         self._manifest = manifest
         self._codec = AnswerCodec(row=manifest.row)
         self._shelf = shelf or Shelf()
@@ -112,8 +124,11 @@ class Cache:
         self.manifest = unseal(Manifest, self.path / MANIFEST_NAME)
         self.part_numbers = [part for part in layout.committed_parts(self.path) if part < self.manifest.parts]
         counts = [self.manifest.samples_in(part) for part in self.part_numbers]
+        self._numbers_P = np.array(self.part_numbers, np.int64)
         self._first_sample_P = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-        self._parts: dict[int, Part] = {}
+        self._parts: OrderedDict[int, Part] = OrderedDict()
+        self._samples: dict[int, SamplesFile] = {}
+        self._lock = threading.Lock()
         self._shelf = Shelf()
 
     def __len__(self) -> int:
@@ -157,11 +172,50 @@ class Cache:
         return self.part(self.part_numbers[place]), index - int(self._first_sample_P[place])
 
     def part(self, number: int) -> Part:
-        """Part `number`, opened when first asked for and kept; of an archive, the rows of the last few."""
-        found = self._parts.get(number)
+        """Part `number`, opened when first asked for and kept, the last few thousand; of an archive, the rows of fewer."""
+        with self._lock:
+            found = self._parts.get(number)
+            if found is None:
+                opened = self._samples.get(number)
+                found = self._parts[number] = Part(self.path, self.manifest, number, self._shelf, opened)
+                self._samples[number] = found.samples
+                if len(self._parts) > OPEN_PARTS:
+                    self._samples.pop(self._parts.popitem(last=False)[0])
+            return found
+
+    def samples_of(self, number: int) -> SamplesFile:
+        """The samples of part `number`, without its rows, which costs less to open."""
+        found = self._samples.get(number)
         if found is None:
-            found = self._parts[number] = Part(self.path, self.manifest, number, self._shelf)
+            found = open_samples(self.path, self.manifest, number)
+            if len(self._samples) < OPEN_PARTS:
+                self._samples[number] = found
         return found
+
+    def places(self, samples_M: Array) -> tuple[Array, Array]:
+        """int64[M] each: the parts that hold some samples, and the samples' numbers in them.
+
+        Raises:
+            IndexError: a number is not of a sample.
+        """
+        if len(samples_M) and not 0 <= samples_M.min() <= samples_M.max() < len(self):
+            raise IndexError(f"samples {samples_M.min()} to {samples_M.max()} of a cache with {len(self)} samples")
+        place_M = np.searchsorted(self._first_sample_P, samples_M, side="right") - 1
+        return self._numbers_P[place_M], samples_M - self._first_sample_P[place_M]
+
+    def lengths_of(self, samples_M: Array) -> Array:
+        """int64[M]: tokens of some samples; opens no rows."""
+        parts_M, numbers_M = self.places(samples_M)
+        found_M = np.empty(len(samples_M), np.int64)
+        for part in np.unique(parts_M):
+            is_own_M = parts_M == part
+            found_M[is_own_M] = self.samples_of(int(part)).lengths_S[numbers_M[is_own_M]]
+        return found_M
+
+    def row_counts(self) -> Array:
+        """int64: rows of every sample."""
+        parts = [self.samples_of(number).row_count_S for number in self.part_numbers]
+        return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
 
     @overload
     def __getitem__(self, index: int) -> CachedSample: ...
@@ -188,12 +242,12 @@ class Cache:
 
     def documents(self) -> Array:
         """int64: for every sample, the document it was cut from."""
-        parts = [self.part(number).samples.document_S for number in self.part_numbers]
+        parts = [self.samples_of(number).document_S for number in self.part_numbers]
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
     def lengths(self) -> Array:
         """int64: tokens of every sample."""
-        parts = [self.part(number).samples.lengths_S for number in self.part_numbers]
+        parts = [self.samples_of(number).lengths_S for number in self.part_numbers]
         return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
 
     def loader(self, **options: Any) -> Loader:
@@ -220,6 +274,16 @@ def read_record(root: Path, manifest: Manifest, number: int) -> PartRecord:
     return record
 
 
+def open_samples(root: Path, manifest: Manifest, number: int) -> SamplesFile:
+    """The samples of a part, mapped.
+
+    Raises:
+        CacheDamaged: the file is missing, truncated, foreign or outside the cache.
+    """
+    path = layout.inside(root, f"{layout.PARTS}/{number:05d}/{layout.SAMPLES_FILE}")
+    return SamplesFile(path, manifest.token_dtype, manifest.samples_in(number))
+
+
 def check_sizes(root: Path, number: int, record: PartRecord) -> None:
     """Raises CacheDamaged when a file of the part is missing or has another size than its seal says."""
     check_files(root, f"{layout.PARTS}/{number:05d}/", record.files)
@@ -229,9 +293,13 @@ def check_files(root: Path, folder: str, files: dict[str, FileSeal]) -> None:
     """Raises CacheDamaged when one of the files below `folder` is missing or has another size than its seal says."""
     for name, sealed in files.items():
         path = layout.inside(root, f"{folder}{name}")
-        size = path.stat().st_size if path.is_file() else None
+        try:
+            found = path.stat()
+            size = found.st_size if stat.S_ISREG(found.st_mode) else None
+        except OSError:
+            size = None
         if size != sealed.bytes:
-            found = "is missing" if size is None else f"has {size} bytes instead of {sealed.bytes}"
+            what = "is missing" if size is None else f"has {size} bytes instead of {sealed.bytes}"
             raise CacheDamaged(
-                f"{root}: {folder}{name} {found}. Run `logitstore verify CACHE --repair`, then the dump command again."
+                f"{root}: {folder}{name} {what}. Run `logitstore verify CACHE --repair`, then the dump command again."
             )

@@ -93,6 +93,7 @@ def clear_others_(gradient_RV: Tensor, rows_N: Tensor) -> None:
 
 
 def is_wide(value: Tensor) -> bool:
+    """Whether it is worked on as it is."""
     return value.dtype in (torch.float32, torch.float64)
 
 
@@ -102,6 +103,7 @@ def widened(value: Tensor) -> Tensor:
 
 
 def weighted_sum(losses_N: Tensor, weights: Weights) -> Tensor:
+    """sum_n weights_n loss_n."""
     if isinstance(weights, float):
         return losses_N.sum() * weights
     # a row that does not count may have an infinite loss

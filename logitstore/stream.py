@@ -1,0 +1,113 @@
+"""Batches that are addressed by (epoch, number): iterated, resumed, divided between processes, prepared ahead.
+
+The epoch is one global sequence of batches; rank r of w takes batches r, r + w, ... of it, so the order does not depend on the
+world size, and the whole state is one integer: how many global batches have been given.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+
+import torch
+from torch.utils.data import IterableDataset
+
+from logitstore.batch import Batch
+from logitstore.errors import BadInput
+from logitstore.targets import AnyTargets
+
+
+class BatchStream(IterableDataset[Batch], ABC):
+    """An endless sequence of epochs. Iterating gives the rest of the current epoch, then moves on to the next.
+
+    Where batches do not divide evenly, the last step of some ranks is a batch whose rows do not count (`row_mask`), so that
+    all ranks take the same number of steps. As a PyTorch data set it goes into `DataLoader(stream, batch_size=None)` and
+    torchdata's `StatefulDataLoader`; without worker processes, for its threads do what those would.
+
+    Attributes:
+        count: samples that it reads.
+    """
+
+    count: int
+
+    def __init__(self, *, rank: int, world_size: int, workers: int, ahead: int | None, pin_memory: bool) -> None:
+        if workers < 0 or (ahead is not None and ahead < 0) or not 0 <= rank < world_size:
+            raise BadInput(f"workers={workers}, ahead={ahead}, rank={rank} of {world_size}: out of range.")
+        self._rank, self._world, self._pin = rank, world_size, pin_memory
+        self._ahead = _Ahead(self._made, workers, workers if ahead is None else ahead)
+        self._consumed = 0
+
+    @property
+    @abstractmethod
+    def batches(self) -> int:
+        """Batches of an epoch, over all ranks."""
+
+    @property
+    @abstractmethod
+    def longest(self) -> int:
+        """Tokens of the longest sample."""
+
+    @abstractmethod
+    def targets(self, batch: Batch) -> AnyTargets:
+        """What an objective takes: the batch's answers, decoded where the batch is."""
+
+    @abstractmethod
+    def _make(self, epoch: int, number: int) -> Batch:
+        """Global batch `number` of an epoch; called from several threads."""
+
+    def __len__(self) -> int:
+        """Steps of an epoch, the same for every rank."""
+        return math.ceil(self.batches / self._world)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The rest of the current epoch. `state_dict` is exact between batches."""
+        epoch, start = divmod(self._consumed, self.batches)
+        for first in range(start, self.batches, self._world):
+            batch = self._ahead.get(epoch, range(first + self._rank, self.batches + self._rank, self._world))
+            self._consumed = epoch * self.batches + min(first + self._world, self.batches)
+            yield batch
+
+    def at(self, epoch: int, step: int) -> Batch:
+        """The batch of one step of one epoch; the next ones are prepared meanwhile."""
+        return self._ahead.get(epoch, range(step * self._world + self._rank, len(self) * self._world, self._world))
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the reader is: global batches given since the start."""
+        return {"batches": self._consumed}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from `state`, also one saved by another number of ranks."""
+        self._consumed = state["batches"]
+
+    def _made(self, key: tuple[int, int]) -> Batch:
+        epoch, number = key
+        is_real = number < self.batches
+        batch = self._make(epoch, number if is_real else self.batches - 1)
+        if not is_real:
+            no_row_N, no_sample_M = torch.zeros_like(batch.row_mask), torch.full_like(batch.samples, -1)
+            batch = replace(batch, row_mask=no_row_N, samples=no_sample_M)
+        return batch.pin_memory() if self._pin else batch
+
+
+class _Ahead:
+    """Batches by key, the next ones prepared on threads before they are asked for."""
+
+    def __init__(self, make: Callable[[tuple[int, int]], Batch], workers: int, depth: int) -> None:
+        self._make, self._depth = make, depth
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="logitstore-loader") if workers and depth else None
+        self._pending: dict[tuple[int, int], Future[Batch]] = {}
+
+    def get(self, epoch: int, numbers: range) -> Batch:
+        """The batch of the first number of an epoch; those of the next ones are begun."""
+        if self._pool is None:
+            return self._make((epoch, numbers[0]))
+        wanted = [(epoch, number) for number in numbers[: self._depth + 1]]
+        for stale in self._pending.keys() - set(wanted):
+            self._pending.pop(stale).cancel()
+        for key in wanted:
+            if key not in self._pending:
+                self._pending[key] = self._pool.submit(self._make, key)
+        return self._pending.pop(wanted[0]).result()
