@@ -22,7 +22,7 @@ from logitstore.errors import CacheDamaged, one_line
 from logitstore.fields import RowInfo
 from logitstore.manifest import Manifest
 from logitstore.tails import FixedTail, LatentTail, Tail
-from logitstore.targets import AnyTargets, SampledTargets, Targets, dense_logprobs
+from logitstore.targets import AnyTargets, PackedLatent, SampledTargets, Targets, dense_logprobs
 from logitstore.types import Answer, Array
 
 
@@ -60,11 +60,16 @@ class Decoder:
 
     def listed(self, stored: Mapping[str, Tensor]) -> Targets:
         """The targets of rows that list tokens with a tail; coefficients may be missing where only the list is wanted."""
-        answer = self.codec.decode(stored)
+        answer = self.codec.decode({name: stored[name] for name in ("ids", "logprobs", "tail_logmass")})
         mass_N = answer["tail_logmass"]
         if self.row.tail.shape == "none":
             mass_N = torch.full_like(mass_N, -torch.inf)
-        return Targets(answer["ids"], *normalised(answer["logprobs"], mass_N), self.tail, answer.get("latent"))
+        return Targets(answer["ids"], *normalised(answer["logprobs"], mass_N), self.tail, self._latent(stored))
+
+    def _latent(self, stored: Mapping[str, Tensor]) -> PackedLatent | None:
+        if "sketch" not in stored:
+            return None
+        return PackedLatent(stored["sketch"], lambda some_NB: self.codec.decode({"sketch": some_NB})["latent"])
 
     def _sampled(self, answer: dict[str, Tensor]) -> SampledTargets:
         """Listed tokens weigh p; drawn ones count / draws * p / q, where q = p**tau / Z is what they were drawn from."""

@@ -5,6 +5,7 @@ Axes: N rows, K listed, R coefficients, V vocabulary of the teacher.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,22 @@ NO_LOGIT = -1e4
 """Stands for the logit of a token without mass: its exponential is 0 in every float, and 0 times it is 0."""
 
 
+@dataclass(frozen=True, eq=False)
+class PackedLatent:
+    """Coefficients of N rows as they were stored, decoded where a chunk of rows needs them: they are wider than the row.
+
+    Attributes:
+        stored_NB: uint8[N, B].
+        decode: to float32[N, R].
+    """
+
+    stored_NB: Tensor
+    decode: Callable[[Tensor], Tensor]
+
+    def __getitem__(self, rows: slice) -> PackedLatent:
+        return PackedLatent(self.stored_NB[rows], self.decode)
+
+
 @dataclass(frozen=True)
 class Targets:
     """What the teacher said about N rows, in nats at temperature 1. Listed and tail mass sum to 1.
@@ -27,21 +44,26 @@ class Targets:
         logprobs_NK: float32[N, K]; -inf in an empty slot, whose id means nothing.
         tail_logmass_N: float32[N], log of the mass outside the ids, -inf when there is none.
         tail: how that mass is spread.
-        latent_NR: float32[N, R], what a `LatentTail` decodes.
+        latent: float32[N, R], what a `LatentTail` decodes, perhaps still packed; see `latent_NR`.
     """
 
     ids_NK: Tensor
     logprobs_NK: Tensor
     tail_logmass_N: Tensor
     tail: Tail
-    latent_NR: Tensor | None = None
+    latent: Tensor | PackedLatent | None = None
 
     def __len__(self) -> int:
         return len(self.ids_NK)
 
     def __getitem__(self, rows: slice) -> Targets:
-        latent_NR = None if self.latent_NR is None else self.latent_NR[rows]
-        return Targets(self.ids_NK[rows], self.logprobs_NK[rows], self.tail_logmass_N[rows], self.tail, latent_NR)
+        latent = None if self.latent is None else self.latent[rows]
+        return Targets(self.ids_NK[rows], self.logprobs_NK[rows], self.tail_logmass_N[rows], self.tail, latent)
+
+    @property
+    def latent_NR(self) -> Tensor | None:
+        """float32[N, R]; costs the decoding where it is still packed."""
+        return self.latent.decode(self.latent.stored_NB) if isinstance(self.latent, PackedLatent) else self.latent
 
     @property
     def is_ranked(self) -> bool:

@@ -1,0 +1,155 @@
+"""Caches of any size without a teacher: valid files, whose rows are a few thousand invented ones over and over."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+
+from logitstore.cache import layout
+from logitstore.cache.part_writer import PartWriter
+from logitstore.cache.reader import Cache
+from logitstore.codecs.answer import AnswerCodec
+from logitstore.codecs.codebook import normal_codebook
+from logitstore.fields import RowInfo
+from logitstore.manifest import (
+    MANIFEST_NAME,
+    RECORD_NAME,
+    DataInfo,
+    Fidelity,
+    Manifest,
+    PartRecord,
+    TeacherInfo,
+    TokenizerInfo,
+    seal,
+    seal_of_bytes,
+    unseal,
+)
+from logitstore.presets import row_of
+from logitstore.sparsify.sketch import allocate
+from logitstore.types import Answer, Array, Sample
+
+VOCABULARY, WIDTH, INVENTED = 49152, 576, 4096
+
+
+def make_cache(
+    folder: Path,
+    preset: str,
+    *,
+    samples: int,
+    rows: int,
+    samples_per_part: int = 1024,
+    linked: bool = False,
+    **changes: Any,
+) -> Cache:
+    """Write a cache of `samples` windows of `rows` rows each.
+
+    Args:
+        preset: which targets, `changes` applied.
+        linked: make one part only, and give the other parts the same files by hard links.
+    """
+    row = row_of(preset, changes, VOCABULARY, WIDTH)
+    tensors = sketch_tensors(row) if row.tail.shape == "sketch" else {}
+    content = safetensors.torch.save(tensors) if tensors else b""
+    tail, shared = row.tail, {}
+    if tensors:
+        name = layout.shared_name("tail", content, ".safetensors")
+        tail, shared = tail.model_copy(update={"file": name, "pilot_rows": 1}), {name: seal_of_bytes(content)}
+    manifest = manifest_of(row, tail, shared, samples, rows, samples_per_part)
+    (folder / layout.SHARED).mkdir(parents=True)
+    for name in shared:
+        (folder / name).write_bytes(content)
+    (folder / MANIFEST_NAME).write_bytes(seal(manifest))
+    codec = AnswerCodec(
+        row=row, shared={name: value.numpy() for name, value in tensors.items() if name in ("widths", "levels")}
+    )
+    invented = codec.encode(invented_answer(row, len(tensors["widths"]) if tensors else 0))
+    for part in range(1 if linked else manifest.parts):
+        write_part(folder, manifest, part, rows, invented)
+    for part in range(1, manifest.parts if linked else 1):
+        link_part(folder, manifest, part)
+    return Cache(folder)
+
+
+def manifest_of(row: RowInfo, tail: Any, shared: Any, samples: int, rows: int, samples_per_part: int) -> Manifest:
+    return Manifest(
+        created_by={"benchmark": "synthetic"},
+        teacher=TeacherInfo(
+            name="none", fingerprint="0" * 32, dtype="float32", vocabulary=VOCABULARY, width=WIDTH, architecture="none",
+            config={},
+        ),
+        tokenizer=TokenizerInfo(fingerprint="0" * 32, size=VOCABULARY, spelling="plain"),
+        data=DataInfo(
+            source="none", split="train", kind="text", column="text", fingerprint="0" * 32, documents=samples, skipped=0,
+            max_length=rows + 1, overlap=0,
+        ),
+        samples=samples, rows=samples * rows, tokens=samples * (rows + 1), samples_per_part=samples_per_part, batch_tokens=1,
+        sparsifier=row.sparsifier, tail=tail, codec=row.codec, fields=AnswerCodec(row=row).fields, shared=shared,
+    )  # fmt: skip
+
+
+def invented_answer(row: RowInfo, coefficients: int) -> dict[str, Array]:
+    draw = np.random.default_rng(0)
+    k = row.sparsifier.k
+    logits = np.sort(draw.normal(size=(INVENTED, k)) * 2, 1)[:, ::-1]
+    mass = draw.uniform(0.5, 0.99, (INVENTED, 1))
+    probs = np.exp(logits)
+    probs *= mass / probs.sum(1, keepdims=True)
+    ids = np.stack([draw.choice(VOCABULARY, k, replace=False) for _ in range(INVENTED)])
+    return {
+        "ids": ids,
+        "logprobs": np.log(probs).astype(np.float32),
+        "tail_logmass": np.log1p(-mass[:, 0]).astype(np.float32),
+        "gold_logprob": np.full(INVENTED, -2.0, np.float32),
+        "entropy": np.full(INVENTED, 2.0, np.float32),
+        "latent": draw.normal(size=(INVENTED, coefficients)).astype(np.float32),
+    }
+
+
+def sketch_tensors(row: RowInfo) -> dict[str, torch.Tensor]:
+    widths = allocate([2.0 ** (-place / 12) for place in range(WIDTH)], 8 * (row.tail.bytes or 0))
+    count = len(widths)
+    return {
+        "widths": torch.tensor(widths, dtype=torch.uint8),
+        "levels": torch.from_numpy(normal_codebook(widths).levels_RL),
+        "prior": torch.ones(VOCABULARY),
+        "weight": torch.randn(VOCABULARY, count).half(),
+        "base": torch.zeros(VOCABULARY),
+        "bias": torch.zeros(VOCABULARY),
+        "cap": torch.zeros(1),
+        "mean": torch.zeros(WIDTH),
+        "projection": torch.zeros(WIDTH, count),
+    }
+
+
+def write_part(folder: Path, manifest: Manifest, part: int, rows: int, invented: dict[str, Array]) -> None:
+    mask = np.ones(rows + 1, np.bool_)
+    mask[-1] = False
+    first = part * manifest.samples_per_part
+    made = [
+        Sample(
+            key=f"{first + number:032x}",
+            tokens_T=np.arange(rows + 1) % VOCABULARY,
+            mask_T=mask,
+            document=first + number,
+        )
+        for number in range(manifest.samples_in(part))
+    ]
+    with PartWriter(folder, manifest, part, made) as writer:
+        for number in range(len(made)):
+            places = (np.arange(rows) + number * rows) % INVENTED
+            writer.write(number, Answer(fields={name: value[places] for name, value in invented.items()}))
+        writer.commit(Fidelity(rows=0, unbounded=0, sums={}))
+
+
+def link_part(folder: Path, manifest: Manifest, part: int) -> None:
+    source, target = (layout.part_folder(folder, number) for number in (0, part))
+    record = unseal(PartRecord, source / RECORD_NAME)
+    for name in record.files:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        os.link(source / name, target / name)
+    (target / RECORD_NAME).write_bytes(seal(record.model_copy(update={"part": part})))
