@@ -58,6 +58,7 @@ def main() -> None:
         "prior": lambda: steps_of("topk", alpha=0.5),
         "sketch": lambda: steps_of("small", alpha=0.5),
         "sketch, T = 2": lambda: steps_of("small", alpha=1.0, temperature=2.0),
+        "sketch, no thread": lambda: steps_of("small", alpha=0.5, workers=0),
         "live": LiveSteps(teacher),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
@@ -73,6 +74,11 @@ def main() -> None:
             at_most("a step from the cache, prior tail, to one on gold tokens", 1.03, ratios["prior"]),
             at_most("a step from the cache, sketch tail, to one on gold tokens", 1.15, ratios["sketch"]),
             found("a step from the cache, sketch tail at T = 2, to one on gold tokens", ratios["sketch, T = 2"]),
+            at_most(
+                "a step with a thread that reads ahead, to one without",
+                1.0,
+                ratios["sketch"] / ratios["sketch, no thread"],
+            ),
             found("a step with the live teacher to one on gold tokens", ratios["live"]),
             found(
                 "a step from the cache, sketch tail, to one with the live teacher", ratios["sketch"] / ratios["live"]
@@ -96,7 +102,7 @@ def plan_of(teacher: str, preset: str) -> DumpPlan:
     )
 
 
-def steps_of(preset: str, alpha: float, temperature: float = 1.0) -> list[float]:
+def steps_of(preset: str, alpha: float, temperature: float = 1.0, workers: int = 1) -> list[float]:
     """Seconds of the steps of one short run, the first ones left out."""
     ends: list[float] = []
 
@@ -115,6 +121,7 @@ def steps_of(preset: str, alpha: float, temperature: float = 1.0) -> list[float]
             precision="bfloat16",
             batch_size=2,
             max_steps=STEPS,
+            workers=workers,
             holdout=0,
             device="cpu",
             trainer={"save_strategy": "no"},

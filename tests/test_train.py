@@ -13,7 +13,19 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig, MambaForCausalLM, TrainingArguments
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    CohereConfig,
+    Gemma2Config,
+    GraniteConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    PretrainedConfig,
+    TrainingArguments,
+)
 
 import logitstore
 from logitstore.batch import Batch
@@ -24,6 +36,7 @@ from logitstore.loader import Loader
 from logitstore.objectives import forward_kl
 from logitstore.plans import EvaluatePlan, TrainPlan
 from logitstore.students.build import copied, fresh, parse_layers
+from logitstore.students.output_head import output_head
 from logitstore.students.packing import check_packing
 from logitstore.train import train
 from logitstore.types import ModelRef
@@ -353,3 +366,73 @@ def test_options_that_cannot_work_are_refused_before_anything_is_written(
         with pytest.raises(BadInput):
             train(plan_of(cache, **{"out": tmp_path / "out", "student": str(small_student)} | changes))
     assert {path: path.read_bytes() for path in small_student.iterdir()} == before
+
+
+HEADS: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
+    "llama": (LlamaConfig, {}),
+    "tied": (LlamaConfig, {"tie_word_embeddings": True}),
+    "gemma 2": (Gemma2Config, {"final_logit_softcapping": 5.0, "head_dim": 8}),
+    "cohere": (CohereConfig, {"logit_scale": 0.3}),
+    "granite": (GraniteConfig, {"logits_scaling": 4.0}),
+}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16])
+def test_with_the_head_in_the_loss_it_is_the_same_loss_and_gradient(
+    cache: logitstore.Cache, tmp_path: Path, kind: str, autocast: torch.dtype | None
+) -> None:
+    """Real architectures: the trainer with the output layer in the loss against the trainer that sees logits."""
+    torch.manual_seed(0)
+    config, changes = HEADS[kind]
+    shape = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
+    shape |= {"num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0, "initializer_range": 0.3}
+    model = AutoModelForCausalLM.from_config(config(**shape | changes))
+    batch = next(iter(Loader(cache, batch_size=4)))
+    head = output_head(model, batch.input_ids[:1, :9])
+    assert head.cap == changes.get("final_logit_softcapping", 0.0)
+    found = []
+    for known in (None, head):
+        trainer = DistillTrainer(
+            model=model,
+            args=TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", disable_tqdm=True),
+            train_loader=Loader(cache, batch_size=4),
+            held_out_loader=None,
+            alpha=0.4,
+            temperature=2.0,
+            head=known,
+            autocast=autocast,
+        )
+        model.zero_grad()
+        loss = trainer.compute_loss(model, batch.tensors())
+        loss.backward()
+        found.append((loss.detach(), {name: each.grad.clone() for name, each in model.named_parameters()}))
+    close = {"rtol": 5e-2, "atol": 2e-2} if autocast else {"rtol": 1e-4, "atol": 1e-5}
+    torch.testing.assert_close(found[1][0], found[0][0], **close)
+    for name, gradient in found[0][1].items():
+        torch.testing.assert_close(found[1][1][name], gradient, **close)
+
+
+def test_a_head_that_is_not_linear_is_told_and_trained_from_logits(
+    cache: logitstore.Cache, small_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    train(plan_of(cache, tmp_path / "known", student=str(small_student), max_steps=2), notice=said.append)
+    assert any("its logits never exist whole" in text for text in said)
+    monkeypatch.setattr(LlamaForCausalLM, "get_output_embeddings", lambda self: torch.nn.Identity())
+    train(plan_of(cache, tmp_path / "other", student=str(small_student), max_steps=2), notice=said.append)
+    assert any("the loss is taken from the student's logits (LlamaForCausalLM" in text for text in said)
+    logs = [json.loads((tmp_path / name / "logitstore.json").read_text())["log"] for name in ("known", "other")]
+    for one, other in zip(*logs, strict=True):
+        for name in ("loss", "kl", "cross_entropy"):
+            if name in one:
+                assert one[name] == pytest.approx(other[name], rel=1e-4)
+
+
+def test_the_log_tells_what_the_loss_is_made_of(cache: logitstore.Cache, small_student: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    train(plan_of(cache, out, student=str(small_student), max_steps=3, alpha=0.25, temperature=2.0))
+    logged = [entry for entry in json.loads((out / "logitstore.json").read_text())["log"] if "loss" in entry]
+    assert len(logged) == 3
+    for entry in logged:
+        assert entry["loss"] == pytest.approx(0.25 * entry["kl"] + 0.75 * entry["cross_entropy"], rel=1e-4)

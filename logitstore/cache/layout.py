@@ -38,7 +38,9 @@ def part_folders(root: Path) -> list[int]:
 
 def committed_parts(root: Path) -> list[int]:
     """Numbers of the parts that are whole, ascending. Costs one listing of `parts/` and a stat per part."""
-    return [number for number in part_folders(root) if (part_folder(root, number) / RECORD_NAME).is_file()]
+    parts = f"{root}/{PARTS}"
+    # plain strings: there may be a hundred thousand parts, and a path object takes longer than the question
+    return [number for number in part_folders(root) if os.path.isfile(f"{parts}/{number:05d}/{RECORD_NAME}")]
 
 
 def shared_name(what: str, content: bytes, suffix: str = "") -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from logitstore.errors import CacheDamaged
 from logitstore.types import Array, Sample
 
 
+@cache
 def schema(token_dtype: str) -> pa.Schema:
     """Columns of `samples.arrow`; docs/format.md says what each holds."""
     token = pa.from_numpy_dtype(np.dtype(token_dtype))
