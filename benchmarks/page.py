@@ -1,4 +1,4 @@
-"""Fills the tables of the pages in docs/ from results/*.json; with --check only says whether they are what would be written.
+"""Fills the tables of the README and of the pages in docs/ from results/*.json; with --check only says whether they are what would be written.
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-DOCS = Path(__file__).parent.parent / "docs"
+ROOT = Path(__file__).parent.parent
 MARKED = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 CODEC_TARGETS = {"small": (58, 0.29, 0.42), "faithful": (130, 0.075, 0.095), "exact": (580, 0.001, 0.001)}
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> None:
     if arguments not in ([], ["--check"]):
         sys.exit("usage: python benchmarks/page.py [--check]")
     missing = set(TABLES)
-    for page in sorted(DOCS.glob("*.md")):
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         old = page.read_text(encoding="utf-8")
         names = [found["name"] for found in MARKED.finditer(old)]
         if unknown := set(names) - set(TABLES):
@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> None:
         page.write_text(new, encoding="utf-8")
     if missing:
         sys.exit(
-            f"{DOCS}: no page has a place for the table {', '.join(missing)}: `<!-- table: NAME -->`, `<!-- end -->`."
+            f"{ROOT}: no page has a place for the table {', '.join(missing)}: `<!-- table: NAME -->`, `<!-- end -->`."
         )
 
 
@@ -112,7 +112,42 @@ def quality() -> str:
     return _table(head, rows)
 
 
-TABLES: dict[str, Callable[[], str]] = {"codec": codec, "speeds": speeds, "quality": quality}
+FAST = ("readers", "scale", "dump", "losses", "train_step")
+"""The scripts of `make bench`."""
+
+SUMMARY = {
+    "readers": ("16-bit layout to raw gather into one", "small to raw", "16-bit layout to the best", "one random document, med"),
+    "scale": ("open and first batch, 1,000 million",),
+    "dump": ("dump without", "peak memory"),
+    "losses": ("sparse KL from logits in place", "sparse KL fused with the head, time, float32", "sparse KL fused with the head, peak, float32"),
+    "train_step": ("a step from the cache, prior", "a step from the cache, sketch tail, to one on", "a step from the cache, sketch tail, to one with"),
+}
+"""What the README shows of them, by how the lines begin."""
+
+
+def fast() -> str:
+    """Every line of `make bench`."""
+    rows = [(name, *_cells(line)) for name in FAST for line in _load(name)["lines"]]
+    return _table(("script", "what", "measured", "target"), rows)
+
+
+def fast_summary() -> str:
+    """The lines of SUMMARY."""
+    rows = [_cells(line) for name in FAST for line in _load(name)["lines"] if line["name"].startswith(SUMMARY[name])]
+    return _table(("what", "measured", "target"), rows)
+
+
+def _cells(line: dict[str, Any]) -> tuple[str, str, str]:
+    value, unit = line["measured"], line["unit"]
+    shown = f"{value:.2%} of it" if unit == "of it" else f"{value:.2%} of a step" if unit == "of a step" else f"{value:g} {unit}"
+    if line["target"] is None:
+        return line["name"], shown, ""
+    sign, _, limit = line["target"].partition(" ")
+    target = f"{float(limit):.1%}" if unit.startswith("of") else limit
+    return line["name"], shown + _mark(line["met"]), f"{'≤' if sign == '<=' else '≥'} {target}"
+
+
+TABLES: dict[str, Callable[[], str]] = {"codec": codec, "speeds": speeds, "quality": quality, "fast": fast, "fast_summary": fast_summary}
 """The tables by the name that marks their place on a page."""
 
 

@@ -1,8 +1,11 @@
 """What a student is pulled towards: pure functions from logits and targets to a loss per row."""
 
 from logitstore.objectives.cross_entropy import cross_entropy
+from logitstore.objectives.distillation import distillation_loss
 from logitstore.objectives.divergences import jensen_shannon, reverse_kl
 from logitstore.objectives.forward_kl import forward_kl
+from logitstore.objectives.from_hidden import LinearHead, from_hidden
+from logitstore.objectives.from_logits import from_logits
 from logitstore.objectives.lumped_kl import lumped_kl
 from logitstore.objectives.renormalised_kl import renormalised_kl
 from logitstore.objectives.rowwise import rowwise
@@ -12,10 +15,14 @@ from logitstore.targets import SampledTargets, Targets
 __all__ = [
     "FixedTail",
     "LatentTail",
+    "LinearHead",
     "SampledTargets",
     "Targets",
     "cross_entropy",
+    "distillation_loss",
     "forward_kl",
+    "from_hidden",
+    "from_logits",
     "jensen_shannon",
     "lumped_kl",
     "renormalised_kl",
