@@ -1,4 +1,4 @@
-"""Fills the tables of the README and of the pages in docs/ from results/*.json; with --check only says whether they are what would be written.
+"""Fills the tables of the README and of the pages in docs/ from results/*.json; with --check only says whether they are right.
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`.
 """
@@ -116,11 +116,24 @@ FAST = ("readers", "scale", "dump", "losses", "train_step")
 """The scripts of `make bench`."""
 
 SUMMARY = {
-    "readers": ("16-bit layout to raw gather into one", "small to raw", "16-bit layout to the best", "one random document, med"),
+    "readers": (
+        "16-bit layout to raw gather into one",
+        "small to raw",
+        "16-bit layout to the best",
+        "one random document, med",
+    ),
     "scale": ("open and first batch, 1,000 million",),
     "dump": ("dump without", "peak memory"),
-    "losses": ("sparse KL from logits in place", "sparse KL fused with the head, time, float32", "sparse KL fused with the head, peak, float32"),
-    "train_step": ("a step from the cache, prior", "a step from the cache, sketch tail, to one on", "a step from the cache, sketch tail, to one with"),
+    "losses": (
+        "sparse KL from logits in place",
+        "sparse KL fused with the head, time, float32",
+        "sparse KL fused with the head, peak, float32",
+    ),
+    "train_step": (
+        "a step from the cache, prior",
+        "a step from the cache, sketch tail, to one on",
+        "a step from the cache, sketch tail, to one with",
+    ),
 }
 """What the README shows of them, by how the lines begin."""
 
@@ -139,7 +152,13 @@ def fast_summary() -> str:
 
 def _cells(line: dict[str, Any]) -> tuple[str, str, str]:
     value, unit = line["measured"], line["unit"]
-    shown = f"{value:.2%} of it" if unit == "of it" else f"{value:.2%} of a step" if unit == "of a step" else f"{value:g} {unit}"
+    shown = (
+        f"{value:.2%} of it"
+        if unit == "of it"
+        else f"{value:.2%} of a step"
+        if unit == "of a step"
+        else f"{value:g} {unit}"
+    )
     if line["target"] is None:
         return line["name"], shown, ""
     sign, _, limit = line["target"].partition(" ")
@@ -147,7 +166,13 @@ def _cells(line: dict[str, Any]) -> tuple[str, str, str]:
     return line["name"], shown + _mark(line["met"]), f"{'≤' if sign == '<=' else '≥'} {target}"
 
 
-TABLES: dict[str, Callable[[], str]] = {"codec": codec, "speeds": speeds, "quality": quality, "fast": fast, "fast_summary": fast_summary}
+TABLES: dict[str, Callable[[], str]] = {
+    "codec": codec,
+    "speeds": speeds,
+    "quality": quality,
+    "fast": fast,
+    "fast_summary": fast_summary,
+}
 """The tables by the name that marks their place on a page."""
 
 

@@ -110,6 +110,11 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         self._counted(total, lines, loss.names, batch)
         return (total, output) if return_outputs else total
 
+    def training_step(self, *arguments: Any, **options: Any) -> Tensor:
+        """As the Trainer's; a loss that is not finite counts 0 in the sum that it logs, or all later means would be NaN."""
+        loss: Tensor = super().training_step(*arguments, **options)
+        return torch.nan_to_num(loss, nan=0.0, posinf=0.0, neginf=0.0)
+
     def _counted(self, total: Tensor, lines_LN: Tensor, names: list[str], batch: Batch) -> Tensor:
         """Adds what the loss is made of to the sums for the next line of the log, on the device."""
         for name, line_N in zip([*names, "rows"], [*lines_LN[1:], torch.ones_like(lines_LN[0])], strict=True):
@@ -136,7 +141,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
     @cached_property
     def _is_whole(self) -> bool:
         """Whether the output layer can be used outside of the model's forward: not where its weight is cut in pieces."""
-        return str(self.accelerator.distributed_type).rpartition(".")[2] in (
+        return self.args.n_gpu <= 1 and str(self.accelerator.distributed_type).rpartition(".")[2] in (
             "NO",
             "MULTI_CPU",
             "MULTI_GPU",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ def _write_parts(
     check = FidelityCheck(decoder, manifest.fidelity_rows / manifest.rows)
     keep = Keep.of(manifest.row, shared, check, watch)
     if watch is not OFF and teacher.device.type == "cuda":
-        watch.settle = torch.cuda.synchronize
+        watch.settle = partial(torch.cuda.synchronize, teacher.device)
     bounds = {part: part * manifest.samples_per_part for part in todo}
     total = sum(int(samples.rows_S[first : first + manifest.samples_per_part].sum()) for first in bounds.values())
     done = 0

@@ -169,7 +169,7 @@ def evaluation_loader(cache: Cache, samples: Array | None, **options: Any) -> Lo
 def shares(weights: list[float], places: int) -> list[int]:
     """How many of some places each weight has: the whole parts, and one more for the largest remainders."""
     exact = np.array(weights, np.float64) / math.fsum(weights) * places
-    counts = np.floor(exact).astype(np.int64)
+    counts = np.floor(exact + 1e-6).astype(np.int64)  # what is whole but for rounding is whole
     for index in np.argsort(-(exact - counts), kind="stable")[: places - int(counts.sum())]:
         counts[index] += 1
     return [int(count) for count in counts]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import cached_property, lru_cache
 
@@ -15,14 +16,15 @@ from logitstore.stream import BatchStream
 from logitstore.targets import AnyTargets
 from logitstore.types import Array
 
-TURN = 1024
-"""Batches within which every cache comes exactly as often as its weight says, in mixed order."""
+LEAST_SHARE = 1 / 1024
+"""Of all weights; an epoch of a mixture with a smaller one would be very long."""
 
 
 class Mixture(BatchStream):
-    """Batches of several loaders. An epoch lasts until each of them was read at least once; the others begin anew meanwhile.
+    """Batches of several loaders. An epoch lasts until each of them can be read once; the others begin anew meanwhile.
 
-    Which loader a batch comes from, and which of its batches it is, depends on the batch's number and the seed alone.
+    In an epoch every loader comes as often as its weight says, in mixed order. Which loader a batch comes from, and which of
+    its batches it is, depends on the epoch, the batch's number and the seed alone.
     """
 
     def __init__(
@@ -49,21 +51,25 @@ class Mixture(BatchStream):
         """
         if not loaders or len(loaders) != len(weights) or not all(0 < weight < np.inf for weight in weights):
             raise BadInput(f"weights {weights} of {len(loaders)} loaders: give each one positive weight.")
-        self._loaders, self._seed = loaders, seed
+        if min(weights) < LEAST_SHARE * math.fsum(weights):
+            raise BadInput(f"weights {weights}: the smallest is below a thousandth of their sum. Leave that cache out.")
+        self._loaders, self._weights, self._seed = loaders, weights, seed
         self.count = sum(each.count for each in loaders)
-        self._shares = shares(weights, TURN)
-        if not all(self._shares):
-            raise BadInput(
-                f"weights {weights}: the smallest is below 1/{TURN} of their sum, so it would never come up."
-            )
         super().__init__(rank=rank, world_size=world_size, workers=workers, ahead=ahead, pin_memory=pin_memory)
 
     @cached_property
     def batches(self) -> int:
         """Batches of an epoch, over all ranks."""
-        return max(-(-each.batches * TURN // share) for each, share in zip(self._loaders, self._shares, strict=True))
+        whole = math.fsum(self._weights)
+        needed = [each.batches * whole / weight for each, weight in zip(self._loaders, self._weights, strict=True)]
+        return math.ceil(max(needed) - 1e-6)
 
-    @property
+    @cached_property
+    def shares(self) -> list[int]:
+        """How many batches of an epoch each loader gives."""
+        return shares(self._weights, self.batches)
+
+    @cached_property
     def longest(self) -> int:
         """Tokens of the longest sample."""
         return max(each.longest for each in self._loaders)
@@ -73,16 +79,19 @@ class Mixture(BatchStream):
         return self._loaders[batch.source].targets(batch)
 
     def _make(self, epoch: int, number: int) -> Batch:
-        turn, place = divmod(epoch * self.batches + number, TURN)
-        sources = _turn(tuple(self._shares), salt_of(self._seed, turn, 0))
-        source = int(sources[place])
-        index = turn * self._shares[source] + int((sources[:place] == source).sum())
+        sources, turns = _epoch(tuple(self.shares), salt_of(self._seed, epoch, 0))
+        source = int(sources[number])
         loader = self._loaders[source]
+        index = epoch * self.shares[source] + int(turns[number])
         return replace(loader._make(*divmod(index, loader.batches)), source=source)
 
 
-@lru_cache(maxsize=8)
-def _turn(counts: tuple[int, ...], salt: int) -> Array:
-    """int64[TURN]: which loader each batch of a turn comes from."""
-    sources = np.repeat(np.arange(len(counts)), counts)
-    return sources[permuted(np.arange(TURN), TURN, salt)]
+@lru_cache(maxsize=4)
+def _epoch(counts: tuple[int, ...], salt: int) -> tuple[Array, Array]:
+    """For every batch of an epoch the loader it comes from, and how many came from that loader before."""
+    total = sum(counts)
+    sources = np.repeat(np.arange(len(counts)), counts)[permuted(np.arange(total), total, salt)]
+    turns = np.empty(total, np.int64)
+    for source, count in enumerate(counts):
+        turns[sources == source] = np.arange(count)
+    return sources, turns

@@ -276,6 +276,53 @@ def test_a_gradient_is_had_once_and_logits_given_up_are_missed() -> None:
         total.backward()
 
 
+@pytest.mark.parametrize("weighting", ["one", "each"])
+def test_in_float16_small_weights_of_rows_do_not_swallow_the_gradient(weighting: str) -> None:
+    """As in a step of a hundred thousand rows, whose loss is scaled up before the backward pass."""
+    rows, scale = 8, 2.0**16
+    weights = 1e-5 if weighting == "one" else torch.full((rows,), 1e-5)
+    loss = distillation_loss(None, torch.arange(rows), alpha=0.0, temperature=1.0)
+    hidden, weight = torch.randn(rows, 6), torch.randn(50, 6)
+    found = []
+    for dtype in (torch.float32, torch.float16):
+        leaves = [hidden.clone().requires_grad_(), weight.clone().requires_grad_()]
+        total, _ = from_hidden(loss, leaves[0], LinearHead(leaves[1]), torch.arange(rows), weights, dtype=dtype)
+        (total * scale).backward()
+        logits = (hidden @ weight.T).to(dtype).requires_grad_()
+        (from_logits(loss, logits, torch.arange(rows), weights)[0] * scale).backward()
+        found.append([each.grad.float() for each in (*leaves, logits) if each.grad is not None])
+    for exact, narrow in zip(*found, strict=True):
+        assert (exact - narrow).norm() < 5e-3 * exact.norm()
+
+
+def test_surrounding_autocast_and_no_grad_change_nothing_but_what_they_say() -> None:
+    targets = targets_of("prior", rows=4, k=3, vocabulary=50)
+    loss = distillation_loss(targets, torch.zeros(4).long(), alpha=0.5, temperature=1.0)
+    logits, hidden, head = torch.randn(4, 50), torch.randn(4, 6), LinearHead(torch.randn(50, 6, requires_grad=True))
+    plain = from_logits(loss, logits, torch.arange(4))[1], from_hidden(loss, hidden, head, torch.arange(4))[1]
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+        again = from_logits(loss, logits, torch.arange(4))[1], from_hidden(loss, hidden, head, torch.arange(4))[1]
+        with Largest() as largest:
+            total, _ = from_hidden(loss, hidden, head, torch.arange(4))
+    assert not total.requires_grad
+    assert largest.elements < 50 * 6
+    assert all(torch.equal(one, two) for one, two in zip(plain, again, strict=True))
+
+
+def test_a_student_may_rule_out_what_a_sketch_gives_no_mass() -> None:
+    targets = targets_of("latent", rows=3, k=4, vocabulary=12)
+    assert isinstance(targets, Targets)
+    logprobs = torch.log_softmax(targets.logprobs_NK, -1)
+    certain = Targets(targets.ids_NK, logprobs, torch.full((3,), -math.inf), targets.tail, targets.latent)
+    student = torch.randn(3, 12)
+    student[:, 11] = torch.where((targets.ids_NK == 11).any(1), student[:, 11], -math.inf)
+    expected = slow_loss(student.double(), certain, torch.zeros(3).long(), 1.0, 1.0)[0]
+    loss = distillation_loss(certain, torch.zeros(3).long(), alpha=1.0, temperature=1.0)
+    torch.testing.assert_close(
+        from_logits(loss, student, torch.arange(3))[1][0].double(), expected, rtol=1e-4, atol=1e-5
+    )
+
+
 def test_without_rows_there_is_no_loss() -> None:
     loss = distillation_loss(None, torch.zeros(0, dtype=torch.int64), alpha=0.0, temperature=1.0)
     leaf, weight = torch.randn(3, 4, requires_grad=True), torch.randn(5, 4, requires_grad=True)
@@ -311,6 +358,8 @@ class Largest(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         found = function(*args, **kwargs or {})
+        if function is torch.ops.aten.detach.default:
+            return found
         for value in found if isinstance(found, tuple | list) else (found,):
             if isinstance(value, Tensor) and value._base is None:
                 self.elements = max(self.elements, value.numel())

@@ -271,8 +271,10 @@ def test_mixtures_draw_as_often_as_weights_say_and_resume(cache: logitstore.Cach
 
     whole = mixture()
     given_out = [*whole, *whole]
-    sources = np.array([batch.source for batch in given_out])
-    assert abs(sources.mean() - 0.25) < 0.15
+    sources = [batch.source for batch in given_out]
+    for one in (sources[: len(whole)], sources[len(whole) :]):
+        assert [one.count(0), one.count(1)] == whole.shares
+    assert sorted(set(chain.from_iterable(visited(b) for b in given_out[: len(whole)]))) == list(range(len(cache)))
     first = [visited(batch) for batch in given_out if batch.source == 0]
     assert first[: len(Loader(cache, batch_size=6))] == [visited(b) for b in Loader(cache, batch_size=6, seed=1)]
     assert all((batch.position_ids is None) == (batch.source == 0) for batch in given_out)
@@ -298,6 +300,7 @@ def mixture_of_rank(cache: logitstore.Cache, rank: int, world: int = 2) -> Mixtu
 def test_the_turn_of_a_mixture_is_exact() -> None:
     assert shares([1, 1, 1], 1024) == [342, 341, 341]
     assert shares([0.7, 0.3], 1024) == [717, 307]
+    assert shares([0.1, 0.2], 30) == [10, 20]
 
 
 @pytest.mark.parametrize(("count", "weights"), [(0, []), (1, [1.0, 2.0]), (1, [0.0]), (2, [1.0, 1e-9]), (1, [np.inf])])

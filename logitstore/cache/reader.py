@@ -206,10 +206,11 @@ class Cache:
     def lengths_of(self, samples_M: Array) -> Array:
         """int64[M]: tokens of some samples; opens no rows."""
         parts_M, numbers_M = self.places(samples_M)
+        order_M = np.argsort(parts_M, kind="stable")
+        parts, starts = np.unique(parts_M[order_M], return_index=True)
         found_M = np.empty(len(samples_M), np.int64)
-        for part in np.unique(parts_M):
-            is_own_M = parts_M == part
-            found_M[is_own_M] = self.samples_of(int(part)).lengths_S[numbers_M[is_own_M]]
+        for part, own in zip(parts.tolist(), np.split(order_M, starts[1:]), strict=True):
+            found_M[own] = self.samples_of(part).lengths_S[numbers_M[own]]
         return found_M
 
     def row_counts(self) -> Array:

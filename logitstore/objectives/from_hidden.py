@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from logitstore.chunks import block_rows, kernel_rows
 from logitstore.objectives.distillation import RowLoss
-from logitstore.objectives.from_logits import Weights, is_wide, scaled_, taken, weighted_sum, widened
+from logitstore.objectives.from_logits import Weights, is_wide, scaled_, taken, unit, weighted_sum, widened
 
 FLOAT16_BOOST = 256.0
 """By which gradients of float16 logits are enlarged: differences of probabilities below 6e-8 would be lost."""
@@ -69,9 +70,13 @@ def from_hidden(
         a scalar, differentiable once by the hidden states, weight and bias, and float[1 + L, N] without a gradient.
     """
     size = block or block_rows(len(head.weight_VD), hidden_RD.device.type)
-    total, lines_LN = _FromHidden.apply(  # type: ignore[no-untyped-call]
-        hidden_RD, head.weight_VD, head.bias_V, rows_N, weights, loss, head, dtype or hidden_RD.dtype, size
-    )
+    leaves = (hidden_RD, head.weight_VD, head.bias_V)
+    if not torch.is_grad_enabled():
+        leaves = (hidden_RD.detach(), head.weight_VD.detach(), None if head.bias_V is None else head.bias_V.detach())
+    with torch.autocast(hidden_RD.device.type, enabled=False):
+        total, lines_LN = _FromHidden.apply(  # type: ignore[no-untyped-call]
+            *leaves, rows_N, weights, loss, head, dtype or hidden_RD.dtype, size
+        )
     return total, lines_LN
 
 
@@ -95,11 +100,12 @@ class _FromHidden(torch.autograd.Function):
         by_weight_VD: Tensor | None = None
         by_bias_V = torch.zeros_like(bias_V) if bias_V is not None and needs_bias else None
         boost = FLOAT16_BOOST if dtype == torch.float16 else 1.0
+        row_weights, ctx.peak = unit(weights) if dtype == torch.float16 else (weights, 1.0)
         lines = []
         for first in range(0, len(rows_N), block):
             rows_n = rows_N[first : first + block]
             hidden_nD = hidden_RD[rows_n].to(dtype)
-            own = weights[first : first + block, None] if isinstance(weights, Tensor) else weights
+            own = row_weights[first : first + block, None] if isinstance(row_weights, Tensor) else row_weights
             factor_n1 = own * (head.multiplier / boost)
             logits_nV = hidden_nD @ narrow_VD.T
             lines.append(_to_gradient(logits_nV, loss, head, first, bias_V, boost))
@@ -110,7 +116,9 @@ class _FromHidden(torch.autograd.Function):
                 by_weight_VD = _plus_product(by_weight_VD, logits_nV, scaled_nD, weight_VD)
             if by_bias_V is not None:
                 by_bias_V += (logits_nV * factor_n1).sum(0)
-        lines_LN = torch.cat(lines, 1) if lines else hidden_RD.new_zeros(1, 0, dtype=torch.float32)
+        lines_LN = (
+            torch.cat(lines, 1) if lines else loss(hidden_RD.new_zeros(0, len(weight_VD)).float(), slice(0, 0), 1.0)
+        )
         if needs_weight and by_weight_VD is None:
             by_weight_VD = torch.zeros_like(weight_VD)
         ctx.mark_non_differentiable(lines_LN)
@@ -118,8 +126,9 @@ class _FromHidden(torch.autograd.Function):
         return weighted_sum(lines_LN[0], weights), lines_LN
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
-        return *(scaled_(each, outputs[0]) for each in taken(ctx, "gradients")), *(None,) * 6
+        return *(scaled_(each, outputs[0] * ctx.peak) for each in taken(ctx, "gradients")), *(None,) * 6
 
 
 def _to_gradient(

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from logitstore.chunks import kernel_rows, runs
 from logitstore.objectives.distillation import RowLoss
@@ -44,7 +45,9 @@ def from_logits(
         a scalar, differentiable once with respect to `student_RV`, and float[1 + L, N] without a gradient.
     """
     size = chunk or kernel_rows(student_RV.shape[1], student_RV.device.type)
-    total, lines_LN = _FromLogits.apply(student_RV, rows_N, weights, loss, in_place, size)  # type: ignore[no-untyped-call]
+    leaf_RV = student_RV if torch.is_grad_enabled() else student_RV.detach()
+    with torch.autocast(student_RV.device.type, enabled=False):
+        total, lines_LN = _FromLogits.apply(leaf_RV, rows_N, weights, loss, in_place, size)  # type: ignore[no-untyped-call]
     return total, lines_LN
 
 
@@ -59,7 +62,8 @@ class _FromLogits(torch.autograd.Function):
         if needs_gradient:
             gradient_RV = logits_RV if in_place else torch.empty_like(logits_RV)
             clear_others_(gradient_RV, rows_N)
-        scale = weights if isinstance(weights, float) else 1.0
+        row_weights, ctx.peak = unit(weights) if student_RV.dtype == torch.float16 else (weights, 1.0)
+        scale = row_weights if isinstance(row_weights, float) else 1.0
         lines = []
         for some, places in runs(rows_N, chunk):
             logits_nV = logits_RV[places]
@@ -68,19 +72,20 @@ class _FromLogits(torch.autograd.Function):
             lines.append(loss(work_nV, some, scale))
             if gradient_RV is None:
                 continue
-            if isinstance(weights, Tensor):
-                work_nV.mul_(weights[some, None])
+            if isinstance(row_weights, Tensor):
+                work_nV.mul_(row_weights[some, None])
             if work_nV is not logits_nV:
                 gradient_RV[places] = work_nV.to(gradient_RV.dtype)
-        lines_LN = torch.cat(lines, 1) if lines else student_RV.new_zeros(1, 0, dtype=torch.float32)
+        lines_LN = torch.cat(lines, 1) if lines else loss(widened(logits_RV[:0]), slice(0, 0), 1.0)
         ctx.mark_non_differentiable(lines_LN)
         ctx.gradient_RV = gradient_RV
         return weighted_sum(lines_LN[0], weights), lines_LN
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
         gradient_RV = taken(ctx, "gradient_RV")
-        return scaled_(gradient_RV, outputs[0]), None, None, None, None, None
+        return scaled_(gradient_RV, outputs[0] * ctx.peak), None, None, None, None, None
 
 
 def clear_others_(gradient_RV: Tensor, rows_N: Tensor) -> None:
@@ -90,6 +95,14 @@ def clear_others_(gradient_RV: Tensor, rows_N: Tensor) -> None:
         gradient_RV.index_fill_(0, (~is_row_R).nonzero()[:, 0], 0)
     else:
         gradient_RV.masked_fill_(~is_row_R[:, None], 0)  # without asking the device how many there are
+
+
+def unit(weights: Weights) -> tuple[Weights, Tensor | float]:
+    """Weights of at most 1, and what they were divided by: in float16 a gradient times 1 / N would be lost."""
+    if isinstance(weights, float):
+        return 1.0, weights
+    peak = weights.abs().amax().clamp(min=1e-30) if len(weights) else weights.new_ones(())
+    return weights / peak, peak
 
 
 def is_wide(value: Tensor) -> bool:

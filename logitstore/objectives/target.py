@@ -113,7 +113,12 @@ class DenseTarget:
     mass_N: None = None
 
     def dot(self, logits_nV: Tensor) -> Tensor:
-        return row_dot(logits_nV[:, : self.probs_NV.shape[1]], self.probs_NV)
+        wide_nV = logits_nV[:, : self.probs_NV.shape[1]]
+        dot_n = row_dot(wide_nV, self.probs_NV)
+        if dot_n.device.type == "cpu" and not dot_n.isnan().any():
+            return dot_n
+        # 0 times the logit -inf of a token that neither side gives any mass is 0
+        return row_dot(torch.where(self.probs_NV > 0, wide_nV, 0.0), self.probs_NV)
 
     def subtract_from(self, probs_nV: Tensor, keep: float, factor: float) -> None:
         if keep != 1:
