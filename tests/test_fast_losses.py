@@ -358,10 +358,9 @@ class Largest(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         found = function(*args, **kwargs or {})
-        if function is torch.ops.aten.detach.default:
-            return found
+        known = {each.untyped_storage().data_ptr() for each in args if isinstance(each, Tensor)}
         for value in found if isinstance(found, tuple | list) else (found,):
-            if isinstance(value, Tensor) and value._base is None:
+            if isinstance(value, Tensor) and value.untyped_storage().data_ptr() not in known:
                 self.elements = max(self.elements, value.numel())
         return found
 
