@@ -55,7 +55,7 @@ def inspect(
 
 
 def _summary_table(summary: dict[str, Any]) -> Table:
-    teacher, data, parts = summary["teacher"], summary["data"], summary["parts"]
+    teacher, data, parts, disk = summary["teacher"], summary["data"], summary["parts"], summary["disk"]
     state = "complete" if summary["complete"] else f"{parts['committed']} of {parts['planned']} parts committed"
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in (
@@ -71,7 +71,12 @@ def _summary_table(summary: dict[str, Any]) -> Table:
         ),
         ("windows", f"at most {data['max_length']:,} tokens, {data['overlap']} shared"),
         ("samples", f"{summary['samples']:,}"),
-        ("rows", f"{summary['rows']:,}, {summary['bytes_per_row']} B/row, {size(summary['bytes'])} in all"),
+        ("rows", _rows(summary)),
+        (
+            "size",
+            f"{size(summary['bytes'])}: {size(disk['rows'])} of rows, {size(disk['samples'])} of samples, "
+            f"{size(disk['shared'])} that all rows share, however many they are",
+        ),
         ("targets", _targets(summary)),
         ("tail mass", f"{summary['mean_tail_mass']:.4f} mean"),
         ("entropy", f"{summary['mean_entropy']:.3f} nats mean"),
@@ -83,6 +88,14 @@ def _summary_table(summary: dict[str, Any]) -> Table:
     ):
         table.add_row(Text(name, "bold"), Text(value))
     return table
+
+
+def _rows(summary: dict[str, Any]) -> str:
+    """How many, and what one costs; compressed rows cost less on the disk."""
+    text = f"{summary['rows']:,}, {summary['bytes_per_row']} B/row"
+    if summary["codec"]["layout"] == "archive" and summary["rows"]:
+        text += f", {summary['disk']['rows'] / summary['rows']:.1f} B/row compressed"
+    return text
 
 
 def _targets(summary: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from logitstore.cache.layout import ROWS_FOLDER, SAMPLES_FILE
 from logitstore.cache.part_sums import entropy_edges
 from logitstore.cache.reader import Cache
 from logitstore.cache.vocabulary import read_pieces
@@ -21,7 +22,11 @@ def summarise(cache: Cache) -> dict[str, Any]:
     """What a cache is, as plain JSON: everything comes from the manifest and the commit records."""
     manifest, sums, rows = cache.manifest, cache.sums, cache.rows
     counted = max(rows, 1)
-    files = [seal.bytes for record in cache.records for seal in record.files.values()]
+    disk = {
+        "rows": _bytes(cache, f"{ROWS_FOLDER}/"),
+        "samples": _bytes(cache, SAMPLES_FILE),
+        "shared": sum(seal.bytes for seal in manifest.shared.values()),
+    }
     return {
         "path": str(cache.path),
         "complete": cache.complete,
@@ -31,7 +36,8 @@ def summarise(cache: Cache) -> dict[str, Any]:
         "data": manifest.data.model_dump(mode="json"),
         "samples": len(cache),
         "rows": rows,
-        "bytes": sum(files) + sum(seal.bytes for seal in manifest.shared.values()),
+        "bytes": sum(disk.values()),
+        "disk": disk,
         "bytes_per_row": manifest.bytes_per_row,
         "target_bytes_per_row": manifest.target_bytes_per_row,
         "preset": manifest.preset,
@@ -52,6 +58,12 @@ def summarise(cache: Cache) -> dict[str, Any]:
         "fields": {name: info.model_dump(mode="json") for name, info in manifest.fields.items()},
         "created_by": manifest.created_by,
     }
+
+
+def _bytes(cache: Cache, prefix: str) -> int:
+    """Of the files of all parts whose names begin with `prefix`."""
+    files = [item for record in cache.records for item in record.files.items()]
+    return sum(seal.bytes for name, seal in files if name.startswith(prefix))
 
 
 DECODED = 16
