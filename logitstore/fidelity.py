@@ -75,8 +75,12 @@ class FidelityCheck:
         if self._waiting:
             logits, kept = zip(*self._waiting, strict=True)
             self._waiting = []
-            truth = Truth.of(torch.cat(logits), self._decoder.row.vocabulary)
-            self.add(truth, {name: torch.cat([each[name] for each in kept]) for name in kept[0]})
+            logits_NV = torch.cat(logits)
+            together = {name: torch.cat([each[name] for each in kept]) for name in kept[0]}
+            for first in range(0, len(logits_NV), TOGETHER):
+                some = slice(first, first + TOGETHER)
+                truth = Truth.of(logits_NV[some], self._decoder.row.vocabulary)
+                self.add(truth, {name: value[some] for name, value in together.items()})
 
     def add(self, truth: Truth, kept: Mapping[str, Tensor]) -> None:
         """Compare the rows of `truth` with their targets `kept`, not yet encoded."""

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from logitstore.tails import FixedTail, Tail
 
+SMALLEST = 1e-30
+"""A float32 above this has all its digits."""
+
 PRODUCT_ELEMENTS = 1 << 19
 
 NO_LOGIT = -1e4
@@ -196,12 +199,22 @@ def dense_probs(targets: Targets, temperature: float = 1.0) -> tuple[Tensor, Ten
 
 
 def _softmax_and_negative_entropy(logits_NV: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """softmax(z / T) and its sum of p log p = <p, z / T> - lse(z / T), which is known from the most probable token."""
+    """softmax(z / T), and its sum of p log p = <p, z / T> - lse(z / T)."""
     if temperature != 1:
         logits_NV = logits_NV.mul_(1 / temperature)
     probs_NV = torch.softmax(logits_NV, -1)
-    normaliser_N = logits_NV.amax(-1) - probs_NV.amax(-1).log()
-    return probs_NV, row_dot(probs_NV, logits_NV) - normaliser_N
+    return probs_NV, row_dot(probs_NV, logits_NV) - normaliser(logits_NV, probs_NV)
+
+
+def normaliser(logits_NV: Tensor, probs_NV: Tensor) -> Tensor:
+    """[N]: log sum exp of the logits, given their softmax.
+
+    As log p(v) = z(v) - lse for every v, any one token tells it, unless its probability is too small for a float: then the
+    most probable one does. To look costs a pass less, but on a GPU a wait for the device.
+    """
+    if logits_NV.device.type == "cpu" and bool((probs_NV[:, 0] > SMALLEST).all()):
+        return logits_NV[:, 0] - probs_NV[:, 0].log()
+    return logits_NV.amax(-1) - probs_NV.amax(-1).log()
 
 
 def row_dot(left_NV: Tensor, right_NV: Tensor) -> Tensor:

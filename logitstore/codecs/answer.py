@@ -190,8 +190,8 @@ def normalised(logprobs_NK: Any, tail_logmass_N: Any) -> tuple[Any, Any]:
     xp = library(logprobs_NK)
     listed_N, tail_N = xp.exp(logprobs_NK).sum(-1), xp.exp(tail_logmass_N)
     keeps_tail_N = ((tail_N <= 0.5) & (listed_N > 0)) | (listed_N >= 1)
-    # of the two that follow one is used; the other is kept finite, for NumPy complains of infinities
-    left_of_tail_N = xp.log1p(-xp.clip(tail_N, 0.0, 1 - 1e-7))
-    left_of_listed_N = xp.log1p(-xp.clip(listed_N, 0.0, 1 - 1e-7))
-    shift_N = (left_of_tail_N - xp.log(xp.clip(listed_N, 1e-38, None))) * keeps_tail_N
-    return logprobs_NK + shift_N[:, None], xp.where(keeps_tail_N, tail_logmass_N, left_of_listed_N)
+    # one logarithm for both: of what the mass that is kept leaves; kept below 1, or NumPy would complain of infinities
+    kept_N = xp.where(keeps_tail_N, tail_N, listed_N)
+    left_N = xp.log1p(-xp.clip(kept_N, 0.0, 1 - 1e-7))
+    shift_N = (left_N - xp.log(xp.clip(listed_N, 1e-38, None))) * keeps_tail_N
+    return logprobs_NK + shift_N[:, None], xp.where(keeps_tail_N, tail_logmass_N, left_N)

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from logitstore.types import Array
+
 
 def library(array: Any) -> Any:
     """The module, numpy or torch, that an array belongs to. A tensor can only come from where torch is loaded."""
@@ -21,6 +23,15 @@ def wide(array: Any) -> Any:
 def real(array: Any) -> Any:
     """The array as float32."""
     return array.astype(np.float32) if isinstance(array, np.ndarray) else array.float()
+
+
+def look_up(table: Array, numbers: Any) -> Any:
+    """table[numbers], in the library and on the device of `numbers`, whole numbers of any width and shape."""
+    if isinstance(numbers, np.ndarray):
+        return table[numbers]
+    flat = numbers.flatten()
+    flat = flat if flat.element_size() >= 4 else flat.int()
+    return beside(table, numbers).index_select(0, flat).view(numbers.shape)
 
 
 def beside(constants: Any, array: Any) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from logitstore.codecs.bits import Bits
-from logitstore.codecs.either import beside, wide
+from logitstore.codecs.either import look_up
 from logitstore.types import Array
 
 POWER = 4
@@ -63,5 +63,4 @@ class Levels:
     def decode(self, stored_NB: Any) -> Any:
         """float32[N, K], nats; not normalised."""
         levels_NK = stored_NB if self.bits == 8 else self._packing.decode(stored_NB)
-        table = beside(self.table, stored_NB)
-        return table[levels_NK if isinstance(levels_NK, np.ndarray) else wide(levels_NK)]
+        return look_up(self.table, levels_NK)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from logitstore.codecs.either import beside, wide
+from logitstore.codecs.either import look_up
 from logitstore.types import Array
 
 OCTAVES = 32
@@ -50,4 +50,4 @@ class Log2:
 
     def decode(self, stored_N: Any) -> Any:
         """float32[N], nats."""
-        return beside(self.table, stored_N)[wide(stored_N)]
+        return look_up(self.table, stored_N)

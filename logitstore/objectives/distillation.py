@@ -13,10 +13,7 @@ import torch
 from torch import Tensor
 
 from logitstore.objectives.target import TargetRows, gold_target, teacher_target
-from logitstore.targets import AnyTargets
-
-SMALLEST = 1e-30
-"""A float32 above this has all its digits."""
+from logitstore.targets import SMALLEST, AnyTargets
 
 
 class RowLoss(Protocol):
@@ -104,11 +101,7 @@ class WeightedSum:
 
 
 def softmax_(logits_nV: Tensor) -> Tensor:
-    """The softmax in place; returns log sum exp per row.
-
-    As log s(v) = z(v) - lse for every v, any one token tells it, unless its probability is too small for a float: then the
-    most probable one does. To look costs a pass less, but on a GPU a wait for the device.
-    """
+    """The softmax in place; returns log sum exp per row, known as in `normaliser`, whose logits are gone here."""
     highest_n, any_n = logits_nV.amax(-1), logits_nV[:, 0].clone()
     torch.softmax(logits_nV, -1, out=logits_nV)
     if logits_nV.device.type == "cpu" and bool((logits_nV[:, 0] > SMALLEST).all()):

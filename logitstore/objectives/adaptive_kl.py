@@ -1,0 +1,43 @@
+"""Forward KL where the student misses the teacher's head, reverse KL where it misses the tail: AKL.
+
+Axes: N rows, V the student's vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from logitstore.objectives.dense_pair import dense_pair
+from logitstore.objectives.divergences import reverse_kl
+from logitstore.objectives.forward_kl import forward_kl
+from logitstore.targets import AnyTargets
+
+
+def adaptive_kl(student_NV: Tensor, targets: AnyTargets, *, head: float = 0.5, temperature: float = 1.0) -> Tensor:
+    """w KL(p || s) + (1 - w) KL(s || p) per row, times T**2 (AKL, Wu et al. 2025, section 4).
+
+    The head of a row are the most probable tokens of the teacher before which less than `head` of its mass has come; w is the
+    head's share of the gap sum_v |p(v) - s(v)|. It is a weight, so no gradient goes through it.
+
+    Args:
+        student_NV: raw student logits; reduced in float32 (float64 stays).
+        targets: N rows.
+        head: mass of the head.
+        temperature: of both sides.
+
+    Returns:
+        [N], nats.
+
+    Raises:
+        BadInput: the targets are random samples.
+    """
+    with torch.no_grad():
+        student, teacher = dense_pair(student_NV, targets, temperature)
+        probs_NV, order_NV = teacher.exp().sort(-1, descending=True)
+        gap_NV = (probs_NV - student.exp().gather(1, order_NV)).abs()
+        is_head_NV = probs_NV.cumsum(-1) - probs_NV < head
+        head_N, all_N = (gap_NV * is_head_NV).sum(-1), gap_NV.sum(-1)
+        weight_N = torch.where(all_N > 0, head_N / all_N, 0.5)
+    forward_N = forward_kl(student_NV, targets, temperature=temperature)
+    return weight_N * forward_N + (1 - weight_N) * reverse_kl(student_NV, targets, temperature=temperature)

@@ -1,0 +1,30 @@
+"""Both directions of KL, half each: of the distribution that is stored, with any tail.
+
+Axes: N rows, V the student's vocabulary.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from logitstore.objectives.divergences import reverse_kl
+from logitstore.objectives.forward_kl import forward_kl
+from logitstore.targets import AnyTargets
+
+
+def symmetric_kl(student_NV: Tensor, targets: AnyTargets, *, temperature: float = 1.0) -> Tensor:
+    """T**2 * (KL(p || s) + KL(s || p)) / 2 per row, half of Jeffreys' divergence (Jeffreys 1946).
+
+    Args:
+        student_NV: raw student logits; reduced in float32 (float64 stays).
+        targets: N rows.
+        temperature: of both sides.
+
+    Returns:
+        [N], nats. Infinite where either side gives mass to what the other rules out.
+
+    Raises:
+        BadInput: the targets are random samples.
+    """
+    backward_N = reverse_kl(student_NV, targets, temperature=temperature)
+    return (forward_kl(student_NV, targets, temperature=temperature) + backward_N) / 2
