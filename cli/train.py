@@ -27,6 +27,7 @@ def train(
     heads: Annotated[int | None, option(TrainPlan, "heads")] = None,
     kv_heads: Annotated[int | None, option(TrainPlan, "kv_heads")] = None,
     alpha: Annotated[float | None, option(TrainPlan, "alpha")] = None,
+    objective: Annotated[str | None, option(TrainPlan, "objective")] = None,
     temperature: Annotated[float | None, option(TrainPlan, "temperature")] = None,
     epochs: Annotated[float | None, option(TrainPlan, "epochs")] = None,
     max_steps: Annotated[int | None, option(TrainPlan, "max_steps")] = None,

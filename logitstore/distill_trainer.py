@@ -14,16 +14,16 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 
 from logitstore.batch import Batch
 from logitstore.metrics import evaluate_batches
-from logitstore.objectives.distillation import distillation_loss
 from logitstore.objectives.from_hidden import LinearHead, from_hidden
 from logitstore.objectives.from_logits import from_logits
+from logitstore.objectives.table import CLOSED_FORM, loss_of
 from logitstore.stream import BatchStream
 from logitstore.students.output_head import final_hidden
 from logitstore.types import Progress, Step
 
 
 class DistillTrainer(Trainer):  # type: ignore[misc]
-    """Trains a student on alpha * forward KL + (1 - alpha) * cross-entropy.
+    """Trains a student on alpha * objective + (1 - alpha) * cross-entropy; the objective is forward KL unless another is named.
 
     The loss is a mean over the rows of a whole optimizer step, over all its batches and ranks, so gradient accumulation
     and the number of processes do not change it.
@@ -36,6 +36,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         held_out_loader: BatchStream | None,
         alpha: float,
         temperature: float,
+        objective: str = CLOSED_FORM,
         head: LinearHead | None = None,
         autocast: torch.dtype | None = None,
         **options: Any,
@@ -44,8 +45,9 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         Args:
             train_loader: the batches of this rank.
             held_out_loader: the batches to judge on, if any.
-            alpha: weight of the forward KL; the cross-entropy on the gold tokens has the rest.
-            temperature: of the KL.
+            objective: by its name in `OBJECTIVES`.
+            alpha: weight of the objective; the cross-entropy on the gold tokens has the rest.
+            temperature: of the objective.
             head: the student's output layer, if it is known to be linear: the loss is then taken from the hidden states, and
                 the logits of a batch never exist whole.
             autocast: number format of the student's forward and backward pass. The Trainer's own bf16 would turn the
@@ -54,6 +56,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         """
         self._loader, self._held_out, self.head = train_loader, held_out_loader, head
         self._sums: dict[str, Tensor] = {}
+        self._objective = objective
         self._alpha, self._temperature, self._autocast = alpha, temperature, autocast
         self._steps = _EpochSteps(len(train_loader))
         self.control: TrainerControl
@@ -93,7 +96,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         """This batch's share of the mean over the step's rows; 0 where no row counts."""
         batch = Batch.of(inputs)
         targets = self._loader.targets(batch) if self._alpha > 0 else None
-        loss = distillation_loss(targets, batch.gold, alpha=self._alpha, temperature=self._temperature)
+        loss = loss_of(self._objective, targets, batch.gold, alpha=self._alpha, temperature=self._temperature)
         count = batch.row_mask.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
         # DDP averages gradients over the ranks; the count is over all of them already
         weights_N = batch.row_mask * (self.accelerator.num_processes / count.clamp(min=1))

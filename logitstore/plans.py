@@ -147,7 +147,12 @@ class TrainPlan(Record):
         le=1,
         description="Weight of the KL to the teacher; cross-entropy on the gold tokens has the rest. 0: gold tokens only.",
     )
-    temperature: float = Field(1.0, gt=0, description="Temperature of the KL.")
+    objective: str = Field(
+        "forward_kl",
+        description="What pulls the student towards the teacher: forward_kl, reverse_kl, symmetric_kl, jensen_shannon, "
+        "total_variation, skew_forward_kl, skew_reverse_kl, adaptive_kl, lumped_kl or renormalised_kl.",
+    )
+    temperature: float = Field(1.0, gt=0, description="Temperature of the objective.")
     epochs: float = Field(1.0, gt=0, description="Passes over the training samples.")
     max_steps: int = Field(-1, ge=-1, description="Stop after this many optimizer steps instead; -1 goes by --epochs.")
     batch_size: int = Field(8, ge=1, description="Samples in a batch, on each device.")

@@ -22,6 +22,7 @@ from logitstore.fidelity_report import fidelity_warning
 from logitstore.loader import Loader, evaluation_loader
 from logitstore.models import load_config, load_weights, pick_device
 from logitstore.objectives.from_hidden import LinearHead
+from logitstore.objectives.table import check_objective
 from logitstore.plans import TrainPlan
 from logitstore.run_folder import checkpoint_of, conditions, write_summary
 from logitstore.students.build import copied, fresh
@@ -75,6 +76,7 @@ def train(
         args=arguments,
         train_loader=train_loader,
         held_out_loader=held_out_loader,
+        objective=plan.objective,
         alpha=plan.alpha,
         temperature=plan.temperature,
         autocast=torch.bfloat16 if plan.precision == "bfloat16" else None,
@@ -114,6 +116,8 @@ def _check(plan: TrainPlan, cache: Cache) -> ModelRef | None:
             f"--temperature {plan.temperature:g}: {plan.cache} holds random samples, which are right at temperature 1 only. "
             "Train at 1, or dump with another preset."
         )
+    if plan.alpha > 0:
+        check_objective(plan.objective, cache.manifest.row, plan.temperature)
     changes = _changes(plan)
     if plan.student is None:
         if plan.copy_layers is not None:

@@ -116,7 +116,7 @@ def test_limits_of_the_skew_and_of_the_head() -> None:
     torch.testing.assert_close(
         skew_reverse_kl(student, targets, skew=0.0), reverse_kl(student, targets), rtol=1e-4, atol=1e-6
     )
-    assert (skew_forward_kl(30 * student, targets, skew=0.1) <= math.log(10) + 1e-9).all()
+    assert (skew_forward_kl(30 * student, targets, skew=0.1) <= math.log(10) + 1e-5).all()
     torch.testing.assert_close(
         adaptive_kl(student, targets, head=1.1), forward_kl(student, targets), rtol=1e-5, atol=1e-6
     )

@@ -34,7 +34,9 @@ from logitstore.errors import BadInput, CacheMismatch, ModelError
 from logitstore.evaluate import evaluate
 from logitstore.loader import Loader
 from logitstore.objectives import forward_kl
+from logitstore.objectives.table import OBJECTIVES, check_objective
 from logitstore.plans import EvaluatePlan, TrainPlan
+from logitstore.presets import row_of
 from logitstore.students.build import copied, fresh, parse_layers
 from logitstore.students.output_head import output_head
 from logitstore.students.packing import check_packing
@@ -436,3 +438,42 @@ def test_the_log_tells_what_the_loss_is_made_of(cache: logitstore.Cache, small_s
     assert len(logged) == 3
     for entry in logged:
         assert entry["loss"] == pytest.approx(0.25 * entry["kl"] + 0.75 * entry["cross_entropy"], rel=1e-4)
+
+
+@pytest.mark.parametrize("objective", [name for name in OBJECTIVES if name != "forward_kl"])
+def test_every_objective_trains_and_falls(
+    cache: logitstore.Cache, small_student: Path, tmp_path: Path, objective: str
+) -> None:
+    """From the head's own loss, mixed with cross-entropy; the log names it."""
+    options = {
+        "student": str(small_student),
+        "objective": objective,
+        "alpha": 0.9,
+        "epochs": 2.0,
+        "precision": "bfloat16",
+    }
+    train(plan_of(cache, tmp_path / "out", **options))
+    logged = [
+        entry for entry in json.loads((tmp_path / "out" / "logitstore.json").read_text())["log"] if "loss" in entry
+    ]
+    first, last = (np.mean([entry[objective] for entry in some]) for some in (logged[:5], logged[-5:]))
+    assert last < first
+    assert all("cross_entropy" in entry for entry in logged)
+
+
+def test_objectives_that_a_cache_does_not_serve_are_refused(
+    cache: logitstore.Cache, small_student: Path, tmp_path: Path
+) -> None:
+    plan = plan_of(cache, tmp_path / "out", student=str(small_student))
+    with pytest.raises(BadInput, match="Did you mean 'reverse_kl'"):
+        train(plan.model_copy(update={"objective": "revers_kl"}))
+    with pytest.raises(BadInput, match="exists at temperature 1 only"):
+        train(plan.model_copy(update={"objective": "lumped_kl", "temperature": 2.0}))
+    samples = row_of("sampled", {}, VOCABULARY, 32)
+    with pytest.raises(BadInput, match="holds random samples"):
+        check_objective("total_variation", samples, 1.0)
+    bare = row_of("topk", {"tail": "none"}, VOCABULARY, 32)
+    with pytest.raises(BadInput, match="has no tail"):
+        check_objective("reverse_kl", bare, 1.0)
+    check_objective("skew_reverse_kl", bare, 1.0)
+    assert not (tmp_path / "out").exists()

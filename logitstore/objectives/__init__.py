@@ -1,5 +1,6 @@
 """What a student is pulled towards: pure functions from logits and targets to a loss per row."""
 
+from logitstore.objectives.adaptive_kl import adaptive_kl
 from logitstore.objectives.cross_entropy import cross_entropy
 from logitstore.objectives.distillation import distillation_loss
 from logitstore.objectives.divergences import jensen_shannon, reverse_kl
@@ -9,6 +10,9 @@ from logitstore.objectives.from_logits import from_logits
 from logitstore.objectives.lumped_kl import lumped_kl
 from logitstore.objectives.renormalised_kl import renormalised_kl
 from logitstore.objectives.rowwise import rowwise
+from logitstore.objectives.skew_kl import skew_forward_kl, skew_reverse_kl
+from logitstore.objectives.symmetric_kl import symmetric_kl
+from logitstore.objectives.total_variation import total_variation
 from logitstore.tails import FixedTail, LatentTail
 from logitstore.targets import SampledTargets, Targets
 
@@ -18,6 +22,7 @@ __all__ = [
     "LinearHead",
     "SampledTargets",
     "Targets",
+    "adaptive_kl",
     "cross_entropy",
     "distillation_loss",
     "forward_kl",
@@ -28,4 +33,8 @@ __all__ = [
     "renormalised_kl",
     "reverse_kl",
     "rowwise",
+    "skew_forward_kl",
+    "skew_reverse_kl",
+    "symmetric_kl",
+    "total_variation",
 ]
