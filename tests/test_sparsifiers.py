@@ -98,11 +98,12 @@ def test_what_is_kept_is_true(
     found = sparsifier_of(row)(logits, gold, numbers_for(row, rows))
     true = torch.log_softmax(logits[:, :vocabulary].double(), -1)
 
-    def close(found: Tensor, wanted: Tensor) -> None:
-        torch.testing.assert_close(found.double(), wanted, atol=2e-6, rtol=1e-6)
+    def close(found: Tensor, wanted: Tensor, within: float = 2e-6) -> None:
+        torch.testing.assert_close(found.double(), wanted, atol=within, rtol=1e-6)
 
     close(found["gold_logprob"], true.gather(1, gold[:, None])[:, 0])
-    close(found["entropy"], -torch.xlogy(true.exp(), true.exp()).sum(1))
+    # a float32 sum of logits around 20; it is stored in float16
+    close(found["entropy"], -torch.xlogy(true.exp(), true.exp()).sum(1), within=1e-5)
     close(true.gather(1, found["top1"][:, None])[:, 0], true.max(1).values)
     if "ids" not in found:
         close(found.get("logprobs", true), true)

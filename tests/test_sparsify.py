@@ -133,7 +133,7 @@ def test_the_blocks_give_what_a_look_at_everything_gives(
     torch.testing.assert_close(top.outside_N.double(), outside, rtol=1e-4, atol=1e-30)
     entropy = -torch.where(logprobs.exp() > 0, logprobs.exp() * logprobs, 0.0).sum(1)
     torch.testing.assert_close(summary.entropy_N.double(), entropy, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(summary.normaliser_N.double(), wide.logsumexp(1), rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close((summary.top_N.double() + summary.rest_N), wide.logsumexp(1), rtol=1e-6, atol=1e-5)
 
 
 def test_a_row_of_equal_logits_is_looked_through_whole() -> None:

@@ -19,6 +19,9 @@ from logitstore.errors import ModelError
 BLOCK = 64
 """Tokens of a block. Block b holds the tokens b, b + B, b + 2 B, ...: neighbours in memory belong to different blocks."""
 
+LOWEST, HIGHEST = -20.0, 50.0
+"""Between these, powers of the highest logit of a row and their sum over any vocabulary are far from the ends of float32."""
+
 SPARE = 4
 """Blocks looked into beyond the k that hold the k most probable tokens, for tokens that tie with the last of them."""
 
@@ -44,14 +47,16 @@ class Summary:
 
     Attributes:
         logits_NV: as the teacher gave them, without padding columns.
-        normaliser_N: float32, log sum exp.
+        top_N: float32, the highest logit.
+        rest_N: float32, log sum exp less that; kept apart, for their sum has fewer digits than a logprob needs.
         entropy_N: float32, nats.
         highest_NB: float32, the highest logit of every block.
         mass_NB: float32, the probability of every block.
     """
 
     logits_NV: Tensor
-    normaliser_N: Tensor
+    top_N: Tensor
+    rest_N: Tensor
     entropy_N: Tensor
     highest_NB: Tensor
     mass_NB: Tensor
@@ -60,7 +65,8 @@ class Summary:
     def of(cls, logits_NV: Tensor, vocabulary: int) -> Summary:
         """Go over raw logits of any float dtype; -inf marks tokens that cannot come.
 
-        With m the highest logit of a row, x = z - m and S = sum exp x: normaliser m + log S, entropy log S - sum x exp x / S.
+        With x = z - m and S = sum exp x: normaliser m + log S, entropy log S - sum x exp x / S. m is the highest logit of the
+        row, or 0 where that is small enough for the powers to be taken as they are.
 
         Raises:
             ModelError: a row holds NaN, or nothing but -inf.
@@ -70,30 +76,39 @@ class Summary:
         logits_NV = logits_NV[:, :vocabulary]
         blocks = -(-vocabulary // BLOCK)
         size = max(min(summary_rows(vocabulary, logits_NV.device.type), len(logits_NV)), 1)
-        shifted_nW = logits_NV.new_full((size, BLOCK * blocks), -torch.inf, dtype=torch.float32)
-        powers_nW = torch.empty_like(shifted_nW)
-        highest_NB, mass_NB = (shifted_nW.new_empty(len(logits_NV), blocks) for _ in range(2))
-        moment_N = shifted_nW.new_empty(len(logits_NV))
+        wide_nW = logits_NV.new_full((size, BLOCK * blocks), -torch.inf, dtype=torch.float32)
+        powers_nW = torch.empty_like(wide_nW)
+        highest_NB, mass_NB = (wide_nW.new_empty(len(logits_NV), blocks) for _ in range(2))
+        offset_N, moment_N = (wide_nW.new_empty(len(logits_NV)) for _ in range(2))
+        is_ready = logits_NV.dtype == torch.float32 and logits_NV.is_contiguous() and vocabulary == BLOCK * blocks
         for first in range(0, len(logits_NV), size):
             some = slice(first, min(first + size, len(logits_NV)))
             count = some.stop - first
-            x_nW, power_nW, out_n = shifted_nW[:count], powers_nW[:count], moment_N[some]
-            x_nW[:, :vocabulary] = logits_NV[some]
+            x_nW, power_nW, out_n = wide_nW[:count], powers_nW[:count], moment_N[some]
+            if is_ready:
+                x_nW = logits_NV[some]
+            else:
+                x_nW[:, :vocabulary] = logits_NV[some]
             torch.amax(x_nW.view(count, BLOCK, blocks), 1, out=highest_NB[some])
-            x_nW.sub_(highest_NB[some].amax(1, keepdim=True))
+            top_n = highest_NB[some].amax(1)
+            is_small_n = (top_n > LOWEST) & (top_n < HIGHEST)
+            offset_N[some] = torch.where(is_small_n, 0.0, top_n)
+            if x_nW.device.type != "cpu" or not is_small_n.all():
+                x_nW = torch.sub(x_nW, offset_N[some, None], out=wide_nW[:count])
             torch.exp(x_nW, out=power_nW)
             torch.sum(power_nW.view(count, BLOCK, blocks), 1, out=mass_NB[some])
-            torch.sum(x_nW[:, :vocabulary].mul_(power_nW[:, :vocabulary]), 1, out=out_n)
+            torch.sum(power_nW.mul_(x_nW)[:, :vocabulary], 1, out=out_n)
             if out_n.isnan().any():
                 # 0 times the logarithm of 0 is 0
-                torch.nansum(x_nW[:, :vocabulary], 1, out=out_n)
-            x_nW[:, vocabulary:] = -torch.inf
-        total_N = mass_NB.sum(1)
+                torch.nansum(power_nW[:, :vocabulary], 1, out=out_n)
+            wide_nW[:count, vocabulary:] = -torch.inf
+        total_N, top_N = mass_NB.sum(1), highest_NB.amax(1)
         if total_N.isnan().any():
             raise ModelError("the teacher gave NaN logits. Try --dtype float32, or check the model.")
         return cls(
             logits_NV=logits_NV,
-            normaliser_N=highest_NB.amax(1) + total_N.log(),
+            top_N=top_N,
+            rest_N=((offset_N.double() - top_N) + total_N.double().log()).float(),
             entropy_N=total_N.log() - moment_N / total_N,
             highest_NB=highest_NB,
             mass_NB=mass_NB.div_(total_N[:, None]),
@@ -101,7 +116,10 @@ class Summary:
 
     def logprobs(self) -> Tensor:
         """float32[N, V], nats."""
-        return self.logits_NV.float() - self.normaliser_N[:, None]
+        return self._logprobs_of(self.logits_NV.float())
+
+    def _logprobs_of(self, logits_NK: Tensor) -> Tensor:
+        return logits_NK - self.top_N[:, None] - self.rest_N[:, None]
 
     def top(self, k: int) -> Top:
         """The k most probable tokens, at least one and at most all.
@@ -132,7 +150,7 @@ class Summary:
         """What is kept about every row: `gold_logprob`, `entropy`, `top1`, and whether the gold token is listed."""
         gold_N1 = gold_N[:, None].to(self.logits_NV.device)
         return {
-            "gold_logprob": self.logits_NV.gather(1, gold_N1).squeeze(1).float() - self.normaliser_N,
+            "gold_logprob": self._logprobs_of(self.logits_NV.gather(1, gold_N1).float()).squeeze(1),
             "entropy": self.entropy_N,
             "top1": top1_N,
             "gold_listed": ((gold_N1 if listed_NK is None else listed_NK) == gold_N1).any(1),
@@ -145,7 +163,7 @@ class Summary:
         logits_NC = logits_NV.gather(1, ids_NC.clamp(max=vocabulary - 1)).float() + 0.0
         keys_NC = _sortable(logits_NC, ids_NC).masked_fill_(ids_NC >= vocabulary, torch.iinfo(torch.int64).min)
         places_NK = keys_NC.topk(k).indices
-        logprobs_NC = logits_NC - self.normaliser_N[:, None]
+        logprobs_NC = self._logprobs_of(logits_NC)
         probs_NC = logprobs_NC.exp().masked_fill_(ids_NC >= vocabulary, 0.0).scatter_(1, places_NK, 0.0)
         return Top(ids_NC.gather(1, places_NK), logprobs_NC.gather(1, places_NK), probs_NC.sum(1))
 
