@@ -209,7 +209,8 @@ class Cache:
         order_M = np.argsort(parts_M, kind="stable")
         parts, starts = np.unique(parts_M[order_M], return_index=True)
         found_M = np.empty(len(samples_M), np.int64)
-        for part, own in zip(parts.tolist(), np.split(order_M, starts[1:]), strict=True):
+        for part, start, stop in zip(parts.tolist(), starts, [*starts[1:], len(order_M)], strict=False):
+            own = order_M[start:stop]
             found_M[own] = self.samples_of(part).lengths_S[numbers_M[own]]
         return found_M
 
