@@ -23,7 +23,11 @@ def dump(
     config: Config = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its size, and write nothing.")] = False,
     profile: Annotated[
-        bool, typer.Option("--profile", help="Print at the end where the time went, stage by stage.")
+        bool,
+        typer.Option(
+            "--profile",
+            help="Print at the end how long each stage of writing parts took: on the teacher's thread, and behind it.",
+        ),
     ] = False,
     split: Annotated[str | None, option(DumpPlan, "split")] = None,
     column: Annotated[str | None, option(DumpPlan, "column")] = None,
@@ -82,7 +86,10 @@ def dump(
 
 
 def _print_profile(watch: Stopwatch) -> None:
-    """A line a stage; the stages of the two threads run side by side."""
+    """A line a stage of the parts that were written; the stages of the two threads run side by side."""
+    if not watch.seconds:
+        console.print("no part was left to write, so no stage was timed")
+        return
     table = Table("stage", "thread", "seconds", "of forward", box=None, pad_edge=False)
     forward = watch.seconds.get(("teacher", "forward"), 0.0)
     for (thread, stage), seconds in sorted(watch.seconds.items(), key=lambda item: (item[0][0] != "teacher", -item[1])):

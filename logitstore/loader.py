@@ -50,7 +50,7 @@ class Loader(BatchStream):
         Args:
             cache: the cache to read.
             batch_size: samples in a batch (of one rank).
-            batch_rows: in place of `batch_size`: about this many rows in a batch, in whole samples.
+            batch_rows: in place of `batch_size`: on average at most this many rows in a batch, in whole samples.
             samples: numbers of the samples to give; without it all of them.
             shuffle: mix the samples anew every epoch; without it they come in the order given.
             seed: of the order.
@@ -64,8 +64,10 @@ class Loader(BatchStream):
         Raises:
             BadInput: no samples, or arguments out of range.
         """
-        if batch_size < 1 or (batch_rows is not None and batch_rows < 1):
-            raise BadInput(f"batch_size={batch_size}, batch_rows={batch_rows}: out of range.")
+        wrong = {"batch_size": batch_size} if batch_rows is None else {"batch_rows": batch_rows}
+        for name, value in wrong.items():
+            if value < 1:
+                raise BadInput(f"{name}={value}: must be at least 1.")
         self.cache = cache
         self._samples = None if samples is None else np.asarray(samples, np.int64)
         self.count = len(cache) if samples is None else len(samples)
@@ -88,7 +90,8 @@ class Loader(BatchStream):
             raise BadInput(
                 f"batch_rows={self._batch_rows}: there is a sample of {rows_M.max()} rows. Use at least that many."
             )
-        return max(int(rows_M.sum()) // self._batch_rows, 1)
+        # shares no larger than asked for, and no smaller than the longest sample
+        return min(-(-int(rows_M.sum()) // self._batch_rows), int(rows_M.sum()) // int(rows_M.max()))
 
     @cached_property
     def decoder(self) -> Decoder:

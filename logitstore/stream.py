@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 import torch
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, get_worker_info
 
 from logitstore.batch import Batch
 from logitstore.errors import BadInput
@@ -64,6 +64,8 @@ class BatchStream(IterableDataset[Batch], ABC):
 
     def __iter__(self) -> Iterator[Batch]:
         """The rest of the current epoch. `state_dict` is exact between batches."""
+        if get_worker_info() is not None:
+            raise BadInput("num_workers: every worker process would give all batches. Use 0; the loader has threads.")
         epoch, start = divmod(self._consumed, self.batches)
         for first in range(start, self.batches, self._world):
             batch = self._ahead.get(epoch, range(first + self._rank, self.batches + self._rank, self._world))

@@ -244,10 +244,15 @@ def test_batches_by_rows_hold_every_sample_once_and_about_as_many_rows(
         assert sorted(chain.from_iterable(visited(batch) for batch in own)) == list(range(len(cache)))
     longest = int(cache.row_counts().max())
     share = cache.rows / len(first)
-    assert share >= min(batch_rows, cache.rows)
+    assert longest <= share <= max(batch_rows, longest * 1.2)
     assert all(0 < len(batch.rows) <= share + longest for batch in batches)
     if len(first) > 1:
         assert ([visited(batch) for batch in first] == [visited(batch) for batch in second]) != shuffle
+
+
+def test_worker_processes_which_would_each_give_everything_are_refused(cache: logitstore.Cache) -> None:
+    with pytest.raises(BadInput, match="every worker process would give all batches"):
+        list(DataLoader(Loader(cache, workers=0), batch_size=None, num_workers=1))
 
 
 def test_a_sample_longer_than_the_batch_is_named(cache: logitstore.Cache) -> None:
