@@ -100,7 +100,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         count = batch.row_mask.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
         # DDP averages gradients over the ranks; the count is over all of them already
         weights_N = batch.row_mask * (self.accelerator.num_processes / count.clamp(min=1))
-        if self.head is not None and self._is_whole and not return_outputs:
+        if self.head is not None and self.takes_hidden and not return_outputs:
             with self._precision():
                 hidden_BTD = final_hidden(model, self.accelerator.unwrap_model(model), batch.model_inputs())
             hidden_RD = hidden_BTD.flatten(0, 1)
@@ -113,22 +113,24 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         self._counted(total, lines, loss.names, batch)
         return (total, output) if return_outputs else total
 
-    def training_step(self, *arguments: Any, **options: Any) -> Tensor:
-        """As the Trainer's; a loss that is not finite counts 0 in the sum that it logs, or all later means would be NaN."""
-        loss: Tensor = super().training_step(*arguments, **options)
-        return torch.nan_to_num(loss, nan=0.0, posinf=0.0, neginf=0.0)
-
     def _counted(self, total: Tensor, lines_LN: Tensor, names: list[str], batch: Batch) -> Tensor:
-        """Adds what the loss is made of to the sums for the next line of the log, on the device."""
-        for name, line_N in zip([*names, "rows"], [*lines_LN[1:], torch.ones_like(lines_LN[0])], strict=True):
+        """Adds the loss and what it is made of to the sums for the next line of the log, on the device."""
+        counted = zip(["rows", "loss", *names], [torch.ones_like(lines_LN[0]), *lines_LN], strict=True)
+        for name, line_N in counted:
             added = torch.where(batch.row_mask, line_N, 0.0).sum()
             self._sums[name] = self._sums[name] + added if name in self._sums else added
         return total
 
     def log(self, logs: dict[str, float], *arguments: Any, **options: Any) -> None:
-        """With the loss goes what it is made of, as means over the rows since the last line; of this process."""
-        if "loss" in logs and (rows := float(self._sums.pop("rows", 0))):
-            logs = logs | {name: float(value) / rows for name, value in self._sums.items()}
+        """The loss and what it is made of, as means over the rows of all processes since the last line.
+
+        The Trainer's own sum of losses would stay NaN after one step that is not finite.
+        """
+        if "loss" in logs and self._sums:
+            sums = self.accelerator.reduce(torch.stack(list(self._sums.values())), "sum").tolist()
+            rows, *values = sums
+            names = list(self._sums)[1:]
+            logs = logs | {name: value / max(rows, 1.0) for name, value in zip(names, values, strict=True)}
             self._sums = {}
         super().log(logs, *arguments, **options)
 
@@ -142,14 +144,12 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         return torch.float16 if self.args.fp16 else self._autocast
 
     @cached_property
-    def _is_whole(self) -> bool:
-        """Whether the output layer can be used outside of the model's forward: not where its weight is cut in pieces."""
-        return self.args.n_gpu <= 1 and str(self.accelerator.distributed_type).rpartition(".")[2] in (
-            "NO",
-            "MULTI_CPU",
-            "MULTI_GPU",
-            "MULTI_XPU",
-        )
+    def takes_hidden(self) -> bool:
+        """Whether the loss is taken from hidden states: the output layer is known, and its weight in one piece outside of the
+        model's forward, which it is not under FSDP, DeepSpeed or DataParallel."""
+        kind = str(self.accelerator.distributed_type).rpartition(".")[2]
+        is_whole = self.args.n_gpu <= 1 and kind in ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU")
+        return self.head is not None and is_whole
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"

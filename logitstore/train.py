@@ -69,7 +69,7 @@ def train(
     _check_length(student, train_loader)
     if plan.packed:
         check_packing(student, str(reference or "the fresh student"))
-    head = _head(student, train_loader, notice)
+    head, why_not = _head(student, train_loader)
     trainer = DistillTrainer(
         model=student,
         head=head,
@@ -86,11 +86,15 @@ def train(
         "cache": cache.manifest.identity,
         "samples": len(cache),
         "teacher": cache.manifest.teacher.name,
-        "loss_from": "logits" if head is None else "hidden states",
+        "loss_from": "hidden states" if trainer.takes_hidden else "logits",
         **conditions(plan, arguments.world_size),
     }
     if plan.alpha > 0 and (warning := fidelity_warning(cache, plan.temperature)) is not None:
         notice(f"warning: {warning}")
+    if trainer.takes_hidden:
+        notice("note: the loss includes the student's output layer, so its logits never exist whole.")
+    else:
+        notice(f"note: the loss is taken from the student's logits ({why_not}).")
     with storage_errors(plan.out, then="run the same command with --resume"):
         if trainer.is_world_process_zero():
             write_summary(plan.out, summary)
@@ -207,16 +211,13 @@ def _student(plan: TrainPlan, cache: Cache, reference: ModelRef | None) -> PreTr
     return load_weights(reference, load_config(reference), torch.float32)
 
 
-def _head(student: PreTrainedModel, loader: Loader, notice: Callable[[str], None]) -> LinearHead | None:
-    """The student's output layer, if the loss can take its place, tried on some tokens of the first sample."""
+def _head(student: PreTrainedModel, loader: Loader) -> tuple[LinearHead | None, str]:
+    """The student's output layer, if the loss can take its place, tried on some tokens of the first sample; else why not."""
     tokens = loader.at(0, 0).input_ids[:1, :TRIED_TOKENS]
     try:
-        head = output_head(student, tokens)
+        return output_head(student, tokens), "its weights are in pieces"
     except UnknownHead as reason:
-        notice(f"note: the loss is taken from the student's logits ({reason}).")
-        return None
-    notice("note: the loss includes the student's output layer, so its logits never exist whole.")
-    return head
+        return None, str(reason)
 
 
 def _check_length(student: PreTrainedModel, loader: Loader) -> None:

@@ -163,8 +163,13 @@ def test_gradients_are_the_slopes_of_the_losses() -> None:
     sizes = {"logits": (6, 9), "hidden": (6, 5), "weight": (9, 5), "bias": (9,)}
     leaf = {name: torch.randn(*size, dtype=torch.float64, requires_grad=True) for name, size in sizes.items()}
     head, weights = LinearHead(leaf["weight"], leaf["bias"], 1.5, 4.0), torch.rand(4, dtype=torch.float64)
-    plain = lambda: 0.7 * from_logits(loss, leaf["logits"], rows, 0.5)[0]  # noqa: E731
-    fused = lambda: 3 * from_hidden(loss, leaf["hidden"], head, rows, weights, block=3)[0]  # noqa: E731
+
+    def plain() -> Tensor:
+        return 0.7 * from_logits(loss, leaf["logits"], rows, 0.5)[0]
+
+    def fused() -> Tensor:
+        return 3 * from_hidden(loss, leaf["hidden"], head, rows, weights, block=3)[0]
+
     for function, names in ((plain, ["logits"]), (fused, ["hidden", "weight", "bias"])):
         function().backward()
         for name in names:
@@ -321,6 +326,17 @@ def test_a_student_may_rule_out_what_a_sketch_gives_no_mass() -> None:
     torch.testing.assert_close(
         from_logits(loss, student, torch.arange(3))[1][0].double(), expected, rtol=1e-4, atol=1e-5
     )
+
+
+def test_a_kl_without_targets_is_refused_not_dropped() -> None:
+    with pytest.raises(ValueError, match="no KL without targets"):
+        distillation_loss(None, torch.zeros(2).long(), alpha=0.5, temperature=1.0)
+
+
+def test_whole_numbers_are_weights_too() -> None:
+    loss = distillation_loss(None, torch.arange(3), alpha=0.0, temperature=1.0)
+    logits, rows = torch.randn(3, 5), torch.arange(3)
+    assert torch.equal(from_logits(loss, logits, rows, 1)[0], from_logits(loss, logits, rows, 1.0)[0])
 
 
 def test_without_rows_there_is_no_loss() -> None:

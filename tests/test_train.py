@@ -406,6 +406,7 @@ def test_with_the_head_in_the_loss_it_is_the_same_loss_and_gradient(
             autocast=autocast,
         )
         model.zero_grad()
+        assert trainer.takes_hidden == (known is not None)
         loss = trainer.compute_loss(model, batch.tensors())
         loss.backward()
         found.append((loss.detach(), {name: each.grad.clone() for name, each in model.named_parameters()}))
@@ -477,3 +478,22 @@ def test_objectives_that_a_cache_does_not_serve_are_refused(
         check_objective("reverse_kl", bare, 1.0)
     check_objective("skew_reverse_kl", bare, 1.0)
     assert not (tmp_path / "out").exists()
+
+
+def test_after_a_loss_that_is_not_finite_the_log_goes_on(
+    cache: logitstore.Cache, small_student: Path, tmp_path: Path
+) -> None:
+    trainer = trainer_of(cache, small_student, tmp_path, alpha=0.0)
+    batches = [batch.tensors() for batch in Loader(cache, batch_size=4)][:2]
+    loss = trainer.compute_loss(trainer.model, batches[0])
+    trainer._sums["loss"] = trainer._sums["loss"] + torch.inf
+    trainer.log({"loss": float("nan")})
+    assert trainer.state.log_history[-1]["loss"] == float("inf")
+    loss = trainer.compute_loss(trainer.model, batches[1])
+    trainer.log({"loss": float("nan")})
+    assert trainer.state.log_history[-1]["loss"] == pytest.approx(loss.item(), rel=1e-5)
+
+
+def test_the_help_names_every_objective() -> None:
+    described = TrainPlan.model_fields["objective"].description or ""
+    assert all(name in described for name in OBJECTIVES)

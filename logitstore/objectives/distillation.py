@@ -117,7 +117,7 @@ def distillation_loss(
     Its lines are the loss, then the KL (with its T**2) where alpha > 0, then the cross-entropy where alpha < 1.
 
     Args:
-        targets: N rows; not looked at where alpha is 0.
+        targets: N rows; may be None where alpha is 0.
         gold_N: int64, the tokens that follow.
         alpha: weight of the KL, from 0 to 1.
         temperature: of both sides of the KL.
@@ -125,9 +125,12 @@ def distillation_loss(
 
     Raises:
         BadInput: random samples at another temperature than 1.
+        ValueError: no targets, and alpha above 0.
     """
     pulls = []
-    if alpha > 0 and targets is not None:
+    if alpha > 0:
+        if targets is None:
+            raise ValueError(f"alpha={alpha}: there is no KL without targets")
         pulls.append(Pull("kl", alpha, temperature, teacher_target(targets, temperature, dtype)))
     if alpha < 1:
         pulls.append(Pull("cross_entropy", 1 - alpha, 1.0, gold_target(gold_N, dtype)))

@@ -19,7 +19,6 @@ from logitstore.objectives.from_logits import Weights, is_wide, scaled_, taken, 
 FLOAT16_BOOST = 256.0
 """By which gradients of float16 logits are enlarged: differences of probabilities below 6e-8 would be lost."""
 
-
 VOCABULARY_SLICE = 1 << 13
 """Rows of the weight whose gradient is made at once where it is added up in another dtype."""
 
@@ -51,9 +50,9 @@ def from_hidden(
 ) -> tuple[Tensor, Tensor]:
     """sum_n weights_n loss_n, and the lines of the loss; the same as `from_logits` of the head's logits.
 
-    Block by block of rows, with G the gradient of the loss by the logits Z = multiplier h W.T + b:
+    Block by block of rows, with Z = h W.T + b and G the gradient of the loss by multiplier Z, through the cap if there is one:
 
-        dh = multiplier G W,        dW = multiplier G.T h,        db = sum_n G_n
+        dh = multiplier G W,        dW = multiplier G.T h,        db = multiplier sum_n G_n
 
     all three while Z and G, which share their memory, are at hand. Row weights are put on the narrow side, h and dh.
 

@@ -63,7 +63,7 @@ class _FromLogits(torch.autograd.Function):
             gradient_RV = logits_RV if in_place else torch.empty_like(logits_RV)
             clear_others_(gradient_RV, rows_N)
         row_weights, ctx.peak = unit(weights) if student_RV.dtype == torch.float16 else (weights, 1.0)
-        scale = row_weights if isinstance(row_weights, float) else 1.0
+        scale = 1.0 if isinstance(row_weights, Tensor) else row_weights
         lines = []
         for some, places in runs(rows_N, chunk):
             logits_nV = logits_RV[places]
@@ -99,7 +99,7 @@ def clear_others_(gradient_RV: Tensor, rows_N: Tensor) -> None:
 
 def unit(weights: Weights) -> tuple[Weights, Tensor | float]:
     """Weights of at most 1, and what they were divided by: in float16 a gradient times 1 / N would be lost."""
-    if isinstance(weights, float):
+    if not isinstance(weights, Tensor):
         return 1.0, weights
     peak = weights.abs().amax().clamp(min=1e-30) if len(weights) else weights.new_ones(())
     return weights / peak, peak
@@ -117,7 +117,7 @@ def widened(value: Tensor) -> Tensor:
 
 def weighted_sum(losses_N: Tensor, weights: Weights) -> Tensor:
     """sum_n weights_n loss_n."""
-    if isinstance(weights, float):
+    if not isinstance(weights, Tensor):
         return losses_N.sum() * weights
     # a row that does not count may have an infinite loss
     return torch.where(weights != 0, losses_N * weights, 0.0).sum()

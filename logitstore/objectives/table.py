@@ -26,14 +26,12 @@ class Objective:
     Attributes:
         target: where its function is, as `package.module:attribute`; called with student logits [N, V], targets and, where
             `has_temperature`, a temperature; gives a loss [N].
-        paper: where it comes from.
         needs_distribution: whether it needs the teacher's whole distribution, so that random samples do not serve it.
         needs_tail: whether it is infinite where the teacher's tail has no mass.
         has_temperature: whether it exists at other temperatures than 1.
     """
 
     target: str
-    paper: str
     needs_distribution: bool = True
     needs_tail: bool = False
     has_temperature: bool = True
@@ -48,24 +46,16 @@ class Objective:
 _HERE = "logitstore.objectives"
 
 OBJECTIVES = {
-    "forward_kl": Objective(
-        target=f"{_HERE}.forward_kl:forward_kl", paper="Hinton et al. 2015", needs_distribution=False
-    ),
-    "reverse_kl": Objective(target=f"{_HERE}.divergences:reverse_kl", paper="MiniLLM, Gu et al. 2024", needs_tail=True),
-    "symmetric_kl": Objective(target=f"{_HERE}.symmetric_kl:symmetric_kl", paper="Jeffreys 1946", needs_tail=True),
-    "jensen_shannon": Objective(target=f"{_HERE}.divergences:jensen_shannon", paper="GKD, Agarwal et al. 2024"),
-    "total_variation": Objective(
-        target=f"{_HERE}.total_variation:total_variation", paper="DistillSpec, Zhou et al. 2024"
-    ),
-    "skew_forward_kl": Objective(target=f"{_HERE}.skew_kl:skew_forward_kl", paper="DistiLLM, Ko et al. 2024"),
-    "skew_reverse_kl": Objective(target=f"{_HERE}.skew_kl:skew_reverse_kl", paper="DistiLLM, Ko et al. 2024"),
-    "adaptive_kl": Objective(target=f"{_HERE}.adaptive_kl:adaptive_kl", paper="AKL, Wu et al. 2025", needs_tail=True),
-    "lumped_kl": Objective(
-        target=f"{_HERE}.lumped_kl:lumped_kl", paper="a lower bound of the KL, for comparison", has_temperature=False
-    ),
-    "renormalised_kl": Objective(
-        target=f"{_HERE}.renormalised_kl:renormalised_kl", paper="what most tools do, for comparison"
-    ),
+    "forward_kl": Objective(target=f"{_HERE}.forward_kl:forward_kl", needs_distribution=False),
+    "reverse_kl": Objective(target=f"{_HERE}.divergences:reverse_kl", needs_tail=True),
+    "symmetric_kl": Objective(target=f"{_HERE}.symmetric_kl:symmetric_kl", needs_tail=True),
+    "jensen_shannon": Objective(target=f"{_HERE}.divergences:jensen_shannon"),
+    "total_variation": Objective(target=f"{_HERE}.total_variation:total_variation"),
+    "skew_forward_kl": Objective(target=f"{_HERE}.skew_kl:skew_forward_kl"),
+    "skew_reverse_kl": Objective(target=f"{_HERE}.skew_kl:skew_reverse_kl"),
+    "adaptive_kl": Objective(target=f"{_HERE}.adaptive_kl:adaptive_kl", needs_tail=True),
+    "lumped_kl": Objective(target=f"{_HERE}.lumped_kl:lumped_kl", has_temperature=False),
+    "renormalised_kl": Objective(target=f"{_HERE}.renormalised_kl:renormalised_kl"),
 }
 
 
@@ -101,13 +91,18 @@ def loss_of(
 
     Args:
         name: of the objective.
-        targets: N rows; not looked at where alpha is 0.
+        targets: N rows; may be None where alpha is 0.
         gold_N: int64, the tokens that follow.
         alpha: weight of the objective, from 0 to 1.
         temperature: of the objective.
+
+    Raises:
+        ValueError: no targets, and alpha above 0.
     """
-    if name == CLOSED_FORM or alpha == 0 or targets is None:
+    if name == CLOSED_FORM or alpha == 0:
         return distillation_loss(targets, gold_N, alpha=alpha, temperature=temperature)
+    if targets is None:
+        raise ValueError(f"alpha={alpha}: there is no {name} without targets")
     objective, known = OBJECTIVES[name], targets
     options = {"temperature": temperature} if objective.has_temperature else {}
     function = objective.function
