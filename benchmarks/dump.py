@@ -22,7 +22,7 @@ from logitstore.batching import by_length
 from logitstore.cache import layout
 from logitstore.decode import load_shared
 from logitstore.draft import draft
-from logitstore.dump import _write_parts
+from logitstore.dump import write_parts
 from logitstore.establish import establish
 from logitstore.keep import Keep
 from logitstore.plans import DumpPlan
@@ -109,7 +109,7 @@ class Ready:
 
     def _write(self, changes: dict[str, int]) -> None:
         manifest = self.manifest.model_copy(update=changes)
-        _write_parts(self.plan, manifest, self.samples, [0], self.teacher, no_progress)
+        write_parts(self.plan, manifest, self.samples, [0], self.teacher, no_progress)
         shutil.rmtree(layout.part_folder(self.folder, 0))
 
 

@@ -67,7 +67,7 @@ def dump(plan: DumpPlan, progress: Progress = no_progress, watch: Stopwatch = OF
         progress(Step(stage="load the teacher", done=0, total=1))
         teacher = CausalTeacher(ModelRef.parse(plan.teacher), drafted.config, plan.dtype, plan.device)
         manifest = establish(plan, drafted, manifest, teacher, progress)
-        _write_parts(plan, manifest, drafted.samples, todo, teacher, progress, watch)
+        write_parts(plan, manifest, drafted.samples, todo, teacher, progress, watch)
     cache = Cache(plan.out)
     cache.check_sizes()  # parts left over from another plan are refused here, not when a student is trained
     if cache.complete:
@@ -100,7 +100,7 @@ def _parts_to_do(plan: DumpPlan, manifest: Manifest) -> list[int]:
     return [part for part in wanted if part not in done]
 
 
-def _write_parts(
+def write_parts(
     plan: DumpPlan,
     manifest: Manifest,
     samples: Samples,

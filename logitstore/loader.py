@@ -5,7 +5,6 @@ Axes: B lines, T tokens, N rows, M samples of a batch.
 
 from __future__ import annotations
 
-import math
 import threading
 from functools import cached_property
 from typing import Any
@@ -167,12 +166,3 @@ def evaluation_loader(cache: Cache, samples: Array | None, **options: Any) -> Lo
     """A loader that gives every sample once, sorted by length, so that little is padded."""
     chosen = np.arange(len(cache)) if samples is None else samples
     return Loader(cache, samples=chosen[np.argsort(cache.lengths_of(chosen), kind="stable")], shuffle=False, **options)
-
-
-def shares(weights: list[float], places: int) -> list[int]:
-    """How many of some places each weight has: the whole parts, and one more for the largest remainders."""
-    exact = np.array(weights, np.float64) / math.fsum(weights) * places
-    counts = np.floor(exact + 1e-6).astype(np.int64)  # what is whole but for rounding is whole
-    for index in np.argsort(-(exact - counts), kind="stable")[: places - int(counts.sum())]:
-        counts[index] += 1
-    return [int(count) for count in counts]

@@ -11,7 +11,7 @@ import numpy as np
 from logitstore.batch import Batch
 from logitstore.cache.order import permuted, salt_of
 from logitstore.errors import BadInput
-from logitstore.loader import Loader, shares
+from logitstore.loader import Loader
 from logitstore.stream import BatchStream
 from logitstore.targets import AnyTargets
 from logitstore.types import Array
@@ -95,3 +95,12 @@ def _epoch(counts: tuple[int, ...], salt: int) -> tuple[Array, Array]:
     for source, count in enumerate(counts):
         turns[sources == source] = np.arange(count)
     return sources, turns
+
+
+def shares(weights: list[float], places: int) -> list[int]:
+    """How many of some places each weight has: the whole parts, and one more for the largest remainders."""
+    exact = np.array(weights, np.float64) / math.fsum(weights) * places
+    counts = np.floor(exact + 1e-6).astype(np.int64)  # what is whole but for rounding is whole
+    for index in np.argsort(-(exact - counts), kind="stable")[: places - int(counts.sum())]:
+        counts[index] += 1
+    return [int(count) for count in counts]

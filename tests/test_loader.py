@@ -20,8 +20,8 @@ from logitstore.batch import Batch
 from logitstore.cache.order import bucketed, held_out, permuted, salt_of
 from logitstore.codecs.answer import normalised
 from logitstore.errors import BadInput
-from logitstore.loader import Loader, shares
-from logitstore.mixture import Mixture
+from logitstore.loader import Loader
+from logitstore.mixture import Mixture, shares
 from logitstore.targets import Targets
 
 

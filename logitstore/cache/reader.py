@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -209,7 +210,7 @@ class Cache:
         order_M = np.argsort(parts_M, kind="stable")
         parts, starts = np.unique(parts_M[order_M], return_index=True)
         found_M = np.empty(len(samples_M), np.int64)
-        for part, start, stop in zip(parts.tolist(), starts, [*starts[1:], len(order_M)], strict=False):
+        for part, (start, stop) in zip(parts.tolist(), pairwise([*starts.tolist(), len(order_M)]), strict=True):
             own = order_M[start:stop]
             found_M[own] = self.samples_of(part).lengths_S[numbers_M[own]]
         return found_M

@@ -8,9 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from logitstore.objectives.dense_pair import dense_pair
-from logitstore.objectives.divergences import reverse_kl
-from logitstore.objectives.forward_kl import forward_kl
+from logitstore.objectives.dense_pair import dense_pair, kl_between
 from logitstore.targets import AnyTargets
 
 
@@ -32,12 +30,11 @@ def adaptive_kl(student_NV: Tensor, targets: AnyTargets, *, head: float = 0.5, t
     Raises:
         BadInput: the targets are random samples.
     """
+    student, teacher = dense_pair(student_NV, targets, temperature)
     with torch.no_grad():
-        student, teacher = dense_pair(student_NV, targets, temperature)
         probs_NV, order_NV = teacher.exp().sort(-1, descending=True)
         gap_NV = (probs_NV - student.exp().gather(1, order_NV)).abs()
         is_head_NV = probs_NV.cumsum(-1) - probs_NV < head
         head_N, all_N = (gap_NV * is_head_NV).sum(-1), gap_NV.sum(-1)
         weight_N = torch.where(all_N > 0, head_N / all_N, 0.5)
-    forward_N = forward_kl(student_NV, targets, temperature=temperature)
-    return weight_N * forward_N + (1 - weight_N) * reverse_kl(student_NV, targets, temperature=temperature)
+    return temperature**2 * (weight_N * kl_between(teacher, student) + (1 - weight_N) * kl_between(student, teacher))

@@ -12,6 +12,14 @@ from logitstore.errors import BadInput
 from logitstore.targets import AnyTargets, Targets, dense_logprobs
 
 
+def kl_between(own_NV: Tensor, other_NV: Tensor) -> Tensor:
+    """KL(own || other) of logprobs, [N]; a token without mass on the first side adds nothing, also to the gradient."""
+    probs_NV = own_NV.exp()
+    # where the probability is 0 both logarithms are taken out, or the gradient would be 0 times infinity
+    is_none_NV = probs_NV == 0
+    return (probs_NV * (own_NV.masked_fill(is_none_NV, 0.0) - other_NV.masked_fill(is_none_NV, 0.0))).sum(-1)
+
+
 def dense_pair(student_NV: Tensor, targets: AnyTargets, temperature: float) -> tuple[Tensor, Tensor]:
     """Logprobs [N, V] of the student and of the teacher at a temperature, float32 (float64 stays).
 

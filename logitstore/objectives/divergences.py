@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from logitstore.objectives.dense_pair import dense_pair
+from logitstore.objectives.dense_pair import dense_pair, kl_between
 from logitstore.targets import AnyTargets
 
 FLOOR = -1e4
@@ -35,11 +35,7 @@ def reverse_kl(student_NV: Tensor, targets: AnyTargets, *, temperature: float = 
         BadInput: the targets are random samples.
     """
     student, teacher = dense_pair(student_NV, targets, temperature)
-    probs_NV = student.exp()
-    # where the student's probability is 0 both logarithms are taken out, or the gradient would be 0 times infinity
-    is_none_NV = probs_NV == 0
-    difference_NV = student.masked_fill(is_none_NV, 0.0) - teacher.masked_fill(is_none_NV, 0.0)
-    return temperature**2 * (probs_NV * difference_NV).sum(-1)
+    return temperature**2 * kl_between(student, teacher)
 
 
 def jensen_shannon(student_NV: Tensor, targets: AnyTargets, *, beta: float = 0.5, temperature: float = 1.0) -> Tensor:
@@ -60,6 +56,4 @@ def jensen_shannon(student_NV: Tensor, targets: AnyTargets, *, beta: float = 0.5
     student, teacher = dense_pair(student_NV, targets, temperature)
     student, teacher = student.clamp(min=FLOOR), teacher.clamp(min=FLOOR)
     mixture = torch.logaddexp(teacher + math.log(beta), student + math.log1p(-beta))
-    to_teacher_N = (teacher.exp() * (teacher - mixture)).sum(-1)
-    to_student_N = (student.exp() * (student - mixture)).sum(-1)
-    return temperature**2 * (beta * to_teacher_N + (1 - beta) * to_student_N)
+    return temperature**2 * (beta * kl_between(teacher, mixture) + (1 - beta) * kl_between(student, mixture))

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from logitstore.objectives.dense_pair import dense_pair
+from logitstore.objectives.dense_pair import dense_pair, kl_between
 from logitstore.objectives.divergences import FLOOR
 from logitstore.targets import AnyTargets
 
@@ -43,4 +43,4 @@ def skew_reverse_kl(student_NV: Tensor, targets: AnyTargets, *, skew: float = 0.
 def _to_mixture(own_NV: Tensor, other_NV: Tensor, skew: float) -> Tensor:
     """KL(own || skew own + (1 - skew) other) of logprobs."""
     mixture_NV = other_NV if skew == 0 else torch.logaddexp(own_NV + math.log(skew), other_NV + math.log1p(-skew))
-    return (own_NV.exp() * (own_NV - mixture_NV)).sum(-1)
+    return kl_between(own_NV, mixture_NV)

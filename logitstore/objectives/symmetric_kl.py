@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from logitstore.objectives.divergences import reverse_kl
-from logitstore.objectives.forward_kl import forward_kl
+from logitstore.objectives.dense_pair import dense_pair, kl_between
 from logitstore.targets import AnyTargets
 
 
@@ -26,5 +25,5 @@ def symmetric_kl(student_NV: Tensor, targets: AnyTargets, *, temperature: float 
     Raises:
         BadInput: the targets are random samples.
     """
-    backward_N = reverse_kl(student_NV, targets, temperature=temperature)
-    return (forward_kl(student_NV, targets, temperature=temperature) + backward_N) / 2
+    student, teacher = dense_pair(student_NV, targets, temperature)
+    return temperature**2 * (kl_between(teacher, student) + kl_between(student, teacher)) / 2
