@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from logitstore.batching import by_length
-from logitstore.chunks import asked_rows, runs
+from logitstore.chunks import ASKED_ELEMENTS, chunk_rows
+from logitstore.runs import runs
 from logitstore.stopwatch import OFF, Stopwatch
 from logitstore.teachers.causal_lm import CausalTeacher
 from logitstore.types import Answer, Array, Sample
@@ -88,7 +89,7 @@ def ask(teacher: CausalTeacher, batch: TeacherBatch, hidden: bool, watch: Stopwa
             logits_BTV = teacher.logits(batch.tokens_BT, batch.attention_BT)
     flat_RV = logits_BTV.flatten(0, 1)
     rows_N = batch.rows_N.to(flat_RV.device)
-    for span, places in runs(rows_N, asked_rows(flat_RV.shape[1], flat_RV.device.type)):
+    for span, places in runs(rows_N, chunk_rows(flat_RV.shape[1], flat_RV.device.type, ASKED_ELEMENTS)):
         yield RowChunk(
             span=span,
             logits_nV=flat_RV[places],

@@ -12,13 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from logitstore import chunks
-from logitstore.chunks import runs
 from logitstore.errors import BadInput
 from logitstore.objectives import FixedTail, LatentTail, SampledTargets, Targets
 from logitstore.objectives.distillation import WeightedSum, distillation_loss, softmax_
 from logitstore.objectives.from_hidden import LinearHead, from_hidden
 from logitstore.objectives.from_logits import from_logits
+from logitstore.runs import runs
 from logitstore.targets import AnyTargets, dense_logprobs, dense_probs
 
 TAILS = ("none", "uniform", "prior", "latent", "capped latent", "latent alone", "samples")
@@ -382,14 +381,13 @@ class Largest(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("tail", ["prior", "latent"])
-def test_the_fused_loss_never_holds_all_logits(monkeypatch: pytest.MonkeyPatch, tail: str) -> None:
+def test_the_fused_loss_never_holds_all_logits(tail: str) -> None:
     rows, vocabulary, width = 200, 500, 4
-    monkeypatch.setattr(chunks, "CPU_BLOCK_ELEMENTS", 16 * vocabulary)
     targets = targets_of(tail, rows, 4, vocabulary)
     hidden, weight = torch.randn(rows, width, requires_grad=True), torch.randn(vocabulary, width, requires_grad=True)
     loss = distillation_loss(targets, torch.zeros(rows).long(), alpha=0.5, temperature=2.0)
     with Largest() as largest:
-        from_hidden(loss, hidden, LinearHead(weight), torch.arange(rows))[0].backward()
+        from_hidden(loss, hidden, LinearHead(weight), torch.arange(rows), block=16)[0].backward()
     assert largest.elements <= 16 * vocabulary
     with Largest() as whole:
         from_logits(loss, hidden @ weight.T, torch.arange(rows))[0].backward()

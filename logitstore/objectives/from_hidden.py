@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from logitstore.chunks import block_rows, kernel_rows
+from logitstore.chunks import BLOCK_ELEMENTS, KERNEL_ELEMENTS, chunk_rows
 from logitstore.objectives.distillation import RowLoss
 from logitstore.objectives.from_logits import Weights, is_wide, scaled_, taken, unit, weighted_sum, widened
 
@@ -68,7 +68,7 @@ def from_hidden(
     Returns:
         a scalar, differentiable once by the hidden states, weight and bias, and float[1 + L, N] without a gradient.
     """
-    size = block or block_rows(len(head.weight_VD), hidden_RD.device.type)
+    size = block or chunk_rows(len(head.weight_VD), hidden_RD.device.type, BLOCK_ELEMENTS)
     leaves = (hidden_RD, head.weight_VD, head.bias_V)
     if not torch.is_grad_enabled():
         leaves = (hidden_RD.detach(), head.weight_VD.detach(), None if head.bias_V is None else head.bias_V.detach())
@@ -135,7 +135,7 @@ def _to_gradient(
 ) -> Tensor:
     """The lines of the loss of a block; in place of h @ W.T the gradient by the argument of the cap, times `boost`."""
     lines = []
-    chunk = kernel_rows(logits_nV.shape[1], logits_nV.device.type)
+    chunk = chunk_rows(logits_nV.shape[1], logits_nV.device.type, KERNEL_ELEMENTS)
     for start in range(0, len(logits_nV), chunk):
         own_nV = logits_nV[start : start + chunk]
         work_nV = own_nV if is_wide(own_nV) else widened(own_nV)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from logitstore.chunks import kernel_rows, runs
+from logitstore.chunks import KERNEL_ELEMENTS, chunk_rows
 from logitstore.objectives.distillation import RowLoss
+from logitstore.runs import runs
 
 Weights = Tensor | float
 """Of the rows in the sum: float[N], or one for all."""
@@ -44,7 +45,7 @@ def from_logits(
     Returns:
         a scalar, differentiable once with respect to `student_RV`, and float[1 + L, N] without a gradient.
     """
-    size = chunk or kernel_rows(student_RV.shape[1], student_RV.device.type)
+    size = chunk or chunk_rows(student_RV.shape[1], student_RV.device.type, KERNEL_ELEMENTS)
     leaf_RV = student_RV if torch.is_grad_enabled() else student_RV.detach()
     with torch.autocast(student_RV.device.type, enabled=False):
         total, lines_LN = _FromLogits.apply(leaf_RV, rows_N, weights, loss, in_place, size)  # type: ignore[no-untyped-call]

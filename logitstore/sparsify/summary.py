@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from logitstore.chunks import summary_rows
+from logitstore.chunks import SUMMARY_ELEMENTS, chunk_rows
 from logitstore.errors import ModelError
 
 BLOCK = 64
@@ -75,7 +75,7 @@ class Summary:
             logits_NV = logits_NV.cpu()  # that device does not sort whole numbers of 64 bits
         logits_NV = logits_NV[:, :vocabulary]
         blocks = -(-vocabulary // BLOCK)
-        size = max(min(summary_rows(vocabulary, logits_NV.device.type), len(logits_NV)), 1)
+        size = max(min(chunk_rows(vocabulary, logits_NV.device.type, SUMMARY_ELEMENTS), len(logits_NV)), 1)
         wide_nW = logits_NV.new_full((size, BLOCK * blocks), -torch.inf, dtype=torch.float32)
         powers_nW = torch.empty_like(wide_nW)
         highest_NB, mass_NB = (wide_nW.new_empty(len(logits_NV), blocks) for _ in range(2))

@@ -1,0 +1,37 @@
+"""Rows of a batch in pieces that can be worked on where they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+from torch import Tensor
+
+SHORTEST = 16
+"""Where consecutive positions come in shorter runs than this, on average, copying them together costs less."""
+
+
+def runs(rows_N: Tensor, chunk: int) -> Iterator[tuple[slice, slice | Tensor]]:
+    """Chunks of rows and their positions: on the CPU cut where positions leave a gap, so that each is a view.
+
+    Args:
+        rows_N: int64, rising positions.
+        chunk: most rows at a time.
+
+    Yields:
+        which of the rows, and their positions: a slice where they are consecutive.
+    """
+    if rows_N.device.type == "cpu" and len(rows_N):
+        positions_N = rows_N.numpy()
+        starts = [0, *(np.flatnonzero(np.diff(positions_N) != 1) + 1).tolist(), len(positions_N)]
+        if (len(starts) - 1) * SHORTEST <= len(positions_N) or len(starts) == 2:
+            for start, stop in pairwise(starts):
+                for first in range(start, stop, chunk):
+                    last = min(first + chunk, stop)
+                    place = int(positions_N[first])
+                    yield slice(first, last), slice(place, place + last - first)
+            return
+    for first in range(0, len(rows_N), chunk):
+        some = slice(first, min(first + chunk, len(rows_N)))
+        yield some, rows_N[some]
