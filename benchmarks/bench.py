@@ -31,6 +31,25 @@ def in_turns(ways: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 
     return seconds
 
 
+def in_rows(ways: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every way, run after run of the same, the first left out."""
+    return {name: in_turns({name: way}, rounds)[name] for name, way in ways.items()}
+
+
+def added_peak(work: Callable[[], Any]) -> int:
+    """Bytes of resident memory that some work took at most, above what was there before."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = resident("VmRSS")
+    work()
+    return resident("VmHWM") - before
+
+
+def resident(name: str) -> int:
+    """Bytes, by a name in /proc/self/status."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) * 1024
+
+
 def ratio(seconds: Mapping[str, list[float]], of: str, to: str) -> float:
     """The median over the rounds of the ratio of two ways' times."""
     return statistics.median(a / b for a, b in zip(seconds[of], seconds[to], strict=True))

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 import demo
-from bench import at_most, found, in_turns, ratio, save
+from bench import added_peak, at_most, found, in_turns, ratio, resident, save
 from logitstore.batching import by_length
 from logitstore.cache import layout
 from logitstore.decode import load_shared
@@ -29,11 +29,10 @@ from logitstore.plans import DumpPlan
 from logitstore.score import collate, score
 from logitstore.teachers.causal_lm import CausalTeacher
 from logitstore.types import ModelRef, no_progress
-from losses import resident
 
 FOLDER = Path("build/dump")
 SAMPLES, FIDELITY_ROWS = 24, 2000
-ROUNDS = {"bfloat16": 3, "float32": 2}
+ROUNDS = {"bfloat16": 5, "float32": 4}
 
 
 def main() -> None:
@@ -43,8 +42,8 @@ def main() -> None:
     demo.write_texts()
     if sys.argv[1:2] == ["--peak"]:
         ready = Ready(sys.argv[2])
-        getattr(ready, sys.argv[3])()
-        print(resident("VmHWM"))
+        before = resident("VmRSS")
+        print(before + added_peak(getattr(ready, sys.argv[3])))
         return
     lines: list[dict[str, Any]] = []
     for dtype, rounds in ROUNDS.items():
@@ -114,7 +113,7 @@ class Ready:
 
 
 def peak_of(dtype: str, name: str) -> int:
-    """Bytes of a process of its own, the teacher's weights included."""
+    """Bytes of a process of its own, the teacher's weights included, the pilot's peak not."""
     done = subprocess.run([sys.executable, __file__, "--peak", dtype, name], check=True, capture_output=True, text=True)
     return int(done.stdout.splitlines()[-1])
 

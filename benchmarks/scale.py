@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import logitstore
-from bench import at_most, found, save
+from bench import at_most, found, resident, save
 from logitstore.loader import Loader
-from losses import resident
 from synthetic import make_cache
 
 FOLDER = Path("build/scale")
