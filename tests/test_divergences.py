@@ -18,7 +18,7 @@ from logitstore.objectives.skew_kl import skew_forward_kl, skew_reverse_kl
 from logitstore.objectives.symmetric_kl import symmetric_kl
 from logitstore.objectives.total_variation import total_variation
 from logitstore.targets import dense_logprobs
-from tests.test_fast_losses import targets_of
+from tests.made_targets import targets_of
 
 ROWS, VOCABULARY = 6, 37
 

@@ -13,44 +13,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from logitstore.errors import BadInput
-from logitstore.objectives import FixedTail, LatentTail, SampledTargets, Targets
+from logitstore.objectives import SampledTargets, Targets
 from logitstore.objectives.distillation import WeightedSum, distillation_loss, softmax_
 from logitstore.objectives.from_hidden import LinearHead, from_hidden
 from logitstore.objectives.from_logits import from_logits
 from logitstore.runs import runs
 from logitstore.targets import AnyTargets, dense_logprobs, dense_probs
-
-TAILS = ("none", "uniform", "prior", "latent", "capped latent", "latent alone", "samples")
-
-
-def targets_of(tail: str, rows: int, k: int, vocabulary: int, seed: int = 0) -> AnyTargets:
-    """What a teacher might have said: the first row sure of itself, the last with an empty slot."""
-    draw = torch.Generator().manual_seed(seed)
-    logits = 3 * torch.randn(rows, vocabulary, generator=draw)
-    logits[0, 0] += 30
-    logprobs, ids = torch.log_softmax(logits, -1).topk(k)
-    if tail == "samples":
-        weights = torch.rand(rows, k, generator=draw)
-        return SampledTargets(ids, weights, torch.rand(rows, generator=draw))
-    if k > 1:
-        logprobs[-1, -1], ids[-1, -1] = -math.inf, 0
-    mass = torch.log1p(-logprobs.double().exp().sum(-1).clamp(max=1 - 1e-9)).float()
-    if k == vocabulary or tail == "none":
-        mass = torch.full_like(mass, -math.inf)
-        logprobs = logprobs - logprobs.logsumexp(-1, keepdim=True)
-    latent = None
-    shape: FixedTail | LatentTail = FixedTail.uniform(vocabulary)
-    if tail == "prior":
-        shape = FixedTail.prior(torch.rand(vocabulary, generator=draw) ** 3 + 1e-4)
-    elif "latent" in tail:
-        latent = torch.randn(rows, 3, generator=draw)
-        weight, base, bias = (
-            torch.randn(*size, generator=draw) for size in ((vocabulary, 3), (vocabulary,), (vocabulary,))
-        )
-        shape = LatentTail(weight, base, bias, cap=2.0 if tail == "capped latent" else 0.0)
-    if tail == "latent alone":
-        ids, logprobs, mass = ids[:, :0], logprobs[:, :0], torch.zeros(rows)
-    return Targets(ids, logprobs, mass, shape, latent)
+from tests.made_targets import TAILS, targets_of
 
 
 def slow_loss(
