@@ -15,6 +15,7 @@ from logitstore_cli.dump import dump
 from logitstore_cli.evaluate import evaluate
 from logitstore_cli.inspect import inspect
 from logitstore_cli.plan import plan
+from logitstore_cli.recipes import recipes
 from logitstore_cli.recode import recode
 from logitstore_cli.show import errors
 from logitstore_cli.train import train
@@ -32,7 +33,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (plan, dump, recode, inspect, verify, train, evaluate):
+for command in (plan, dump, recode, inspect, verify, train, recipes, evaluate):
     app.command()(command)
 
 

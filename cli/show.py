@@ -19,6 +19,7 @@ _UNITS = {
     "windows": "documents",
     "pilot": "rows",
     "dump": "rows",
+    "prune": "samples",
     "train": "steps",
     "evaluate": "batches",
     "ask again": "batches",

@@ -101,6 +101,11 @@ class Loader(BatchStream):
         """What an objective takes: the batch's answers, decoded where the batch is."""
         return self.decoder(batch.answer)
 
+    @property
+    def samples(self) -> Array:
+        """int64: numbers of the samples it gives, in the order in which they were named."""
+        return np.arange(self.count) if self._samples is None else self._samples
+
     @cached_property
     def longest(self) -> int:
         """Tokens of the longest sample."""
