@@ -18,7 +18,7 @@ from logitstore.features.relations import relation, relation_kl, split
 
 
 class Attention(FeatureObjective):
-    """KL(teacher || student) of the attention and of the value relation, added up (MiniLM, Wang et al. 2020, sections 3.1, 3.2).
+    """KL(teacher || student) of the attention and of the value relation, added up (MiniLM, Wang et al. 2020, section 3).
 
     A head's attention is softmax(Q K' / sqrt(C)), its value relation softmax(V V' / sqrt(C)). A row's KL is the mean over
     heads, then over pairs of layers. Where query heads share keys and values, each is taken with those it shares.
