@@ -28,7 +28,9 @@ ON = {
 
 def methods() -> str:
     """Every objective: where it comes from, and what it needs."""
-    rows = [(f"`{name}`", method.says, method.paper, _needs(method), _options(method)) for name, method in METHODS.items()]
+    rows = [
+        (f"`{name}`", method.says, method.paper, _needs(method), _options(method)) for name, method in METHODS.items()
+    ]
     return _table(("objective", "loss of a row", "from", "needs", "options"), rows)
 
 
@@ -60,7 +62,16 @@ def costs() -> str:
         rows.append(
             (line["name"], f"{line['time']:.2f}", f"{line['memory']:.2f}", *figures, f"{line['agreement']:.1%}")
         )
-    head = ("run", "time", "memory", "loss, first steps", "loss, last steps", "held-out KL", "cross-entropy", "agreement")
+    head = (
+        "run",
+        "time",
+        "memory",
+        "loss, first steps",
+        "loss, last steps",
+        "held-out KL",
+        "cross-entropy",
+        "agreement",
+    )
     return _table(head, rows)
 
 
@@ -68,7 +79,10 @@ def _needs(method: Method) -> str:
     wanted = [
         ("a tail", method.needs_tail),
         ("listed tokens", method.needs_list),
-        ("the stored distribution whole", method.needs_distribution and method.form == "rows" and not method.needs_tail),
+        (
+            "the stored distribution whole",
+            method.needs_distribution and method.form == "rows" and not method.needs_tail,
+        ),
         ("gold tokens", method.needs_gold),
         (f"taps: {method.taps}", bool(method.taps)),
         (f"{method.rows_together} rows together", bool(method.rows_together)),

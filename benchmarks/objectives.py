@@ -1,4 +1,4 @@
-"""Every objective from one cache: does it fall, what does it cost, what does its student come to. `python benchmarks/objectives.py`.
+"""Every objective from one cache: does it fall, what does it cost, what does its student come to.
 
 SmolLM2-135M-Instruct answers in bfloat16 once, logits and features; the student is a copy of three of its thirty layers, in
 bfloat16. Each line is a run of 200 steps over the same samples in the same order, four windows of at most 128 tokens each,
@@ -9,6 +9,7 @@ another, the machine's moods are in them.
 from __future__ import annotations
 
 import json
+import pydoc_data.topics
 import shutil
 import statistics
 import subprocess
@@ -21,12 +22,12 @@ import torch
 import yaml
 
 from bench import console, resident, save
+from demo import find_teacher
 from logitstore.dump import dump
 from logitstore.plans import DumpPlan, TrainPlan
 from logitstore.students.build import copied
 from logitstore.train import train
 from logitstore.types import ModelRef, Step
-from synthetic import reference_texts, teacher_name
 
 FOLDER = Path("build/objectives")
 STEPS = 200
@@ -91,10 +92,11 @@ def prepare() -> None:
     """The cache with its taps, and the student."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     texts = FOLDER / "texts.jsonl"
-    texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in reference_texts()), encoding="utf-8")
+    documents = [pydoc_data.topics.topics[name] for name in sorted(pydoc_data.topics.topics)]
+    texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents), encoding="utf-8")
     hidden = ",".join(str(layer * TEACHER_LAYERS // LAYERS) for layer in range(1, LAYERS))
     plan = DumpPlan(
-        teacher=teacher_name(),
+        teacher=find_teacher(),
         data=str(texts),
         out=FOLDER / "cache",
         max_length=128,
@@ -106,7 +108,7 @@ def prepare() -> None:
     )
     dump(plan)
     if not (FOLDER / "student").exists():
-        copied(ModelRef.parse(teacher_name()), str(LAYERS)).save_pretrained(FOLDER / "student")
+        copied(ModelRef.parse(find_teacher()), str(LAYERS)).save_pretrained(FOLDER / "student")
 
 
 def line_of(name: str) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class AdaptiveTime(nn.Module):
     momentum: Tensor
     previous_loss: Tensor
 
-    def __init__(self, start: float = 0.4, end: float = 1.0, step: float = 5e-4, beta: float = 0.99) -> None:
+    def __init__(self, *, start: float = 0.4, end: float = 1.0, step: float = 5e-4, beta: float = 0.99) -> None:
         super().__init__()
         if not 0 <= start <= end <= 1:
             raise BadInput(f"start {start:g} and end {end:g}: t goes from start up to end, both from 0 to 1.")
