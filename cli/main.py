@@ -16,6 +16,7 @@ from logitstore_cli.evaluate import evaluate
 from logitstore_cli.inspect import inspect
 from logitstore_cli.plan import plan
 from logitstore_cli.recode import recode
+from logitstore_cli.select import select
 from logitstore_cli.show import errors
 from logitstore_cli.train import train
 from logitstore_cli.verify import verify
@@ -32,7 +33,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (plan, dump, recode, inspect, verify, train, evaluate):
+for command in (plan, dump, recode, inspect, verify, select, train, evaluate):
     app.command()(command)
 
 

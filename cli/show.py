@@ -25,6 +25,7 @@ _UNITS = {
     "verify": "parts",
     "recode": "parts",
     "judge": "rows",
+    "encode anew": "samples",
 }
 _QUIET_SECONDS = 10.0
 

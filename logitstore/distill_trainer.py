@@ -13,12 +13,13 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from logitstore.batch import Batch
-from logitstore.metrics import evaluate_batches
+from logitstore.metrics import Evaluation, evaluate_batches
 from logitstore.objectives.from_hidden import LinearHead, from_hidden
 from logitstore.objectives.from_logits import from_logits
 from logitstore.objectives.table import CLOSED_FORM, loss_of
 from logitstore.stream import BatchStream
 from logitstore.students.output_head import final_hidden
+from logitstore.text_metrics import TextEvaluation, evaluate_text
 from logitstore.types import Progress, Step
 
 
@@ -100,6 +101,8 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         count = batch.row_mask.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
         # DDP averages gradients over the ranks; the count is over all of them already
         weights_N = batch.row_mask * (self.accelerator.num_processes / count.clamp(min=1))
+        if batch.weight is not None:
+            weights_N = weights_N * batch.weight
         if self.head is not None and self.takes_hidden and not return_outputs:
             with self._precision():
                 hidden_BTD = final_hidden(model, self.accelerator.unwrap_model(model), batch.model_inputs())
@@ -165,15 +168,20 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
 
         was_training = student.training
         student.eval()
-        found = evaluate_batches(
-            run,
-            self._held_out,
-            self._loader.targets,
-            self.args.device,
-            lambda sums: self.accelerator.reduce(sums, "sum"),
+        device = self.args.device
+
+        def add(sums: Tensor) -> Tensor:
+            total: Tensor = self.accelerator.reduce(sums, "sum")
+            return total
+
+        found: Evaluation | TextEvaluation = (
+            evaluate_batches(run, self._held_out, self._loader.targets, device, add)
+            if self._loader.has_targets
+            else evaluate_text(run, self._held_out, device, add, size=self._held_out.text_bytes)
         )
         student.train(was_training)
-        metrics = {f"{metric_key_prefix}_{name}": float(value) for name, value in vars(found).items()}
+        known = {name: value for name, value in vars(found).items() if value is not None}
+        metrics = {f"{metric_key_prefix}_{name}": float(value) for name, value in known.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -227,7 +235,10 @@ class Report(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
     ) -> None:
         self._note = (
-            " ".join(f"{name} {logs[name]:.4f}" for name in ("loss", "eval_kl") if name in (logs or {})) or self._note
+            " ".join(
+                f"{name} {logs[name]:.4f}" for name in ("loss", "eval_kl", "eval_nats_per_byte") if name in (logs or {})
+            )
+            or self._note
         )
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

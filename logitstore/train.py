@@ -9,22 +9,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
 from transformers import PreTrainedModel, TrainingArguments
 
-from logitstore.cache.order import held_out
 from logitstore.cache.reader import Cache
 from logitstore.distill_trainer import DistillTrainer, Report
 from logitstore.errors import BadInput, CacheMismatch, one_line, storage_errors
 from logitstore.fidelity_report import fidelity_warning
-from logitstore.loader import Loader, evaluation_loader
 from logitstore.models import load_config, load_weights, pick_device
 from logitstore.objectives.from_hidden import LinearHead
 from logitstore.objectives.table import check_objective
 from logitstore.plans import TrainPlan
+from logitstore.reading import check_reading, loaders, selection_for
 from logitstore.run_folder import checkpoint_of, conditions, write_summary
+from logitstore.stream import BatchStream
 from logitstore.students.build import copied, fresh
 from logitstore.students.fit import check_student, tokenizer_for
 from logitstore.students.output_head import UnknownHead, output_head
@@ -61,9 +60,12 @@ def train(
     cache = Cache(plan.cache)
     cache.check_sizes()
     reference = _check(plan, cache)
+    selection = selection_for(plan, cache)
     arguments = _arguments(plan)
-    checkpoint = checkpoint_of(plan, arguments.world_size, cache)
-    train_loader, held_out_loader = _loaders(plan, cache, arguments)
+    chosen = None if selection is None else selection.checksum
+    checkpoint = checkpoint_of(plan, arguments.world_size, cache, chosen)
+    place = {"rank": arguments.process_index, "world_size": arguments.world_size, "workers": plan.workers}
+    train_loader, held_out_loader = loaders(plan, cache, reference, selection, place, progress)
     transformers.set_seed(plan.seed)
     student = _student(plan, cache, reference)
     _check_length(student, train_loader)
@@ -85,6 +87,7 @@ def train(
     summary = {
         "cache": cache.manifest.identity,
         "samples": len(cache),
+        "selection": chosen,
         "teacher": cache.manifest.teacher.name,
         "loss_from": "hidden states" if trainer.takes_hidden else "logits",
         **conditions(plan, arguments.world_size),
@@ -120,6 +123,7 @@ def _check(plan: TrainPlan, cache: Cache) -> ModelRef | None:
             f"--temperature {plan.temperature:g}: {plan.cache} holds random samples, which are right at temperature 1 only. "
             "Train at 1, or dump with another preset."
         )
+    check_reading(plan, cache)
     if plan.alpha > 0:
         check_objective(plan.objective, cache.manifest.row, plan.temperature)
     changes = _changes(plan)
@@ -132,7 +136,8 @@ def _check(plan: TrainPlan, cache: Cache) -> ModelRef | None:
             f"--student {plan.student} has its shape already; --layers, --hidden-size and the like are for a fresh one."
         )
     reference = ModelRef.parse(plan.student)
-    check_student(cache, reference)
+    if not plan.text:
+        check_student(cache, reference)
     return reference
 
 
@@ -187,22 +192,6 @@ def _arguments(plan: TrainPlan) -> TrainingArguments:
         raise BadInput(f"the training options do not go together: {one_line(error)}") from error
 
 
-def _loaders(plan: TrainPlan, cache: Cache, arguments: TrainingArguments) -> tuple[Loader, Loader | None]:
-    kept_out = held_out(cache.documents(), plan.holdout)
-    place = {"rank": arguments.process_index, "world_size": arguments.world_size, "workers": plan.workers}
-    train_loader = Loader(
-        cache,
-        samples=np.flatnonzero(~kept_out),
-        batch_size=plan.batch_size,
-        seed=plan.seed,
-        packed=plan.packed,
-        **place,
-    )
-    if not kept_out.any():
-        return train_loader, None
-    return train_loader, evaluation_loader(cache, np.flatnonzero(kept_out), batch_size=plan.batch_size, **place)
-
-
 def _student(plan: TrainPlan, cache: Cache, reference: ModelRef | None) -> PreTrainedModel:
     if reference is None:
         return fresh(cache.manifest.teacher.config, _changes(plan))
@@ -211,7 +200,7 @@ def _student(plan: TrainPlan, cache: Cache, reference: ModelRef | None) -> PreTr
     return load_weights(reference, load_config(reference), torch.float32)
 
 
-def _head(student: PreTrainedModel, loader: Loader) -> tuple[LinearHead | None, str]:
+def _head(student: PreTrainedModel, loader: BatchStream) -> tuple[LinearHead | None, str]:
     """The student's output layer, if the loss can take its place, tried on some tokens of the first sample; else why not."""
     tokens = loader.at(0, 0).input_ids[:1, :TRIED_TOKENS]
     try:
@@ -220,7 +209,7 @@ def _head(student: PreTrainedModel, loader: Loader) -> tuple[LinearHead | None, 
         return None, str(reason)
 
 
-def _check_length(student: PreTrainedModel, loader: Loader) -> None:
+def _check_length(student: PreTrainedModel, loader: BatchStream) -> None:
     limit = getattr(student.config.get_text_config(), "max_position_embeddings", None)
     if limit is not None and loader.longest > limit:
         raise CacheMismatch(
