@@ -23,6 +23,7 @@ _MEANING = {
     "kl_lower_bound": "the same with the tail as one token: the full KL is at least this, nats",
     "agreement": "rows with the same most probable token",
     "acceptance": "sum of min(p, s): drafted tokens kept by speculative decoding",
+    "nats_per_byte": "student on the text, nats a byte of it, for any tokenizer",
     "calibration_error": "expected calibration error of the student, 15 bins",
 }
 
@@ -32,6 +33,7 @@ def evaluate(
     student: Annotated[str | None, option(EvaluatePlan, "student")] = None,
     samples: Annotated[str | None, option(EvaluatePlan, "samples")] = None,
     holdout: Annotated[float | None, option(EvaluatePlan, "holdout")] = None,
+    text: Annotated[bool | None, option(EvaluatePlan, "text", "--text")] = None,
     batch_size: Annotated[int | None, option(EvaluatePlan, "batch_size")] = None,
     dtype: Annotated[str | None, option(EvaluatePlan, "dtype")] = None,
     device: Annotated[str | None, option(EvaluatePlan, "device")] = None,

@@ -17,6 +17,7 @@ from logitstore_cli.inspect import inspect
 from logitstore_cli.plan import plan
 from logitstore_cli.recipes import recipes
 from logitstore_cli.recode import recode
+from logitstore_cli.select import select
 from logitstore_cli.show import errors
 from logitstore_cli.train import train
 from logitstore_cli.verify import verify
@@ -33,7 +34,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (plan, dump, recode, inspect, verify, train, recipes, evaluate):
+for command in (plan, dump, recode, inspect, verify, select, train, recipes, evaluate):
     app.command()(command)
 
 

@@ -19,13 +19,14 @@ _UNITS = {
     "windows": "documents",
     "pilot": "rows",
     "dump": "rows",
-    "prune": "samples",
+    "prune": "batches",
     "train": "steps",
     "evaluate": "batches",
     "ask again": "batches",
     "verify": "parts",
     "recode": "parts",
     "judge": "rows",
+    "encode anew": "samples",
 }
 _QUIET_SECONDS = 10.0
 

@@ -64,6 +64,7 @@ def audit(
         raise BadInput(
             f"{cache.path}: it was recoded, so its rows are not the teacher's own. Compare the cache it was made from."
         )
+    cache.check_targets(f"--against-teacher {teacher}")
     model = ModelRef.parse(teacher)
     config = load_config(model)
     if head_rows(config) < cache.manifest.teacher.vocabulary:

@@ -5,8 +5,8 @@ Axes: B lines, T tokens, N rows, M samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ class Batch:
         gold: int64[N], the token that follows.
         samples: int64, numbers of the samples in the cache; -1 in a batch that only fills up the last step of a rank.
         source: which of several caches it comes from.
+        weight: float32[N], what each row counts in the loss; None where all count alike.
     """
 
     input_ids: Tensor
@@ -44,6 +45,7 @@ class Batch:
     gold: Tensor
     samples: Tensor
     source: int = 0
+    weight: Tensor | None = None
 
     @property
     def gold_logprob(self) -> Tensor:
@@ -64,7 +66,7 @@ class Batch:
     @classmethod
     def of(cls, tensors: Mapping[str, Any]) -> Batch:
         """The inverse of `tensors`."""
-        missing: dict[str, Any] = {"attention_mask": None, "position_ids": None}
+        missing: dict[str, Any] = {"attention_mask": None, "position_ids": None, "weight": None}
         plain = {name: value for name, value in tensors.items() if not name.startswith(_ANSWER)}
         answer = {name.removeprefix(_ANSWER): value for name, value in tensors.items() if name.startswith(_ANSWER)}
         return cls(**missing | plain, answer=answer)
@@ -89,24 +91,62 @@ class Batch:
         return present | {"use_cache": False}
 
 
-def collate(cache: Cache, samples_M: Array, packed: bool) -> Batch:
-    """Copy samples out of the mapped files into one batch; rows come sample after sample."""
+def collate(cache: Cache, samples_M: Array, packed: bool, weights_S: Array | None = None) -> Batch:
+    """Copy samples out of the mapped files into one batch; rows come sample after sample.
+
+    Args:
+        cache: to read.
+        samples_M: int64, numbers of the samples.
+        packed: several to a line.
+        weights_S: float32, what the rows of each of the cache's samples count.
+    """
     parts_M, numbers_M = cache.places(samples_M)
     located = [(cache.part(part), number) for part, number in zip(parts_M.tolist(), numbers_M.tolist(), strict=True)]
     lengths_M = np.array([part.samples.lengths_S[number] for part, number in located], np.int64)
+    spans = [part.span(number) for part, number in located]
+    counts_M = np.array([span.stop - span.start for span in spans], np.int64)
+    answer = {
+        name: torch.from_numpy(_gathered(located, spans, name, int(counts_M.sum()))) for name in cache.manifest.fields
+    }
+    positions = (
+        # the last position never has a row
+        np.arange(length - 1) if count == length - 1 else np.flatnonzero(part.samples.mask_of(number))
+        for (part, number), count, length in zip(located, counts_M.tolist(), lengths_M.tolist(), strict=True)
+    )
+    batch = laid_out(
+        (part.samples.tokens_of(number) for part, number in located), positions, lengths_M, samples_M, packed, answer
+    )
+    if weights_S is None:
+        return batch
+    return replace(batch, weight=torch.from_numpy(np.repeat(weights_S[samples_M].astype(np.float32), counts_M)))
+
+
+def laid_out(
+    tokens: Iterable[Array],
+    positions: Iterable[Array],
+    lengths_M: Array,
+    samples_M: Array,
+    packed: bool,
+    answer: dict[str, Tensor],
+) -> Batch:
+    """Put samples into the lines of one batch.
+
+    Args:
+        tokens: token ids of each sample.
+        positions: of each sample, those that have a row.
+        lengths_M: tokens of each.
+        samples_M: their numbers.
+        packed: several to a line.
+        answer: the stored fields of their rows.
+    """
     lines_M, offsets_M, shape = _pack(lengths_M) if packed else _one_each(lengths_M)
     starts_M = lines_M * shape[1] + offsets_M
     input_ids = np.zeros(shape[0] * shape[1], np.int64)
-    spans = [part.span(number) for part, number in located]
     places = []
-    for (part, number), start, length, span in zip(located, starts_M.tolist(), lengths_M.tolist(), spans, strict=True):
-        input_ids[start : start + length] = part.samples.tokens_of(number)
-        if span.stop - span.start == length - 1:
-            places.append(np.arange(start, start + length - 1))  # the last position never has a row
-        else:
-            places.append(start + np.flatnonzero(part.samples.mask_of(number)))
+    for tokens_T, positions_N, start in zip(tokens, positions, starts_M.tolist(), strict=True):
+        input_ids[start : start + len(tokens_T)] = tokens_T
+        places.append(start + positions_N)
     rows_N = np.concatenate(places)
-    answer = {name: torch.from_numpy(_gathered(located, spans, name, len(rows_N))) for name in cache.manifest.fields}
     return Batch(
         input_ids=torch.from_numpy(input_ids).view(shape),
         attention_mask=None

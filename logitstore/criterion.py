@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from logitstore.features.feature import Sides
 from logitstore.methods import Method, method_of
 from logitstore.objectives.by_autograd import ByAutograd, Term
 from logitstore.objectives.cross_entropy import cross_entropy
-from logitstore.objectives.distillation import Pull, RowLoss, WeightedSum
+from logitstore.objectives.distillation import Pull, WeightedSum
 from logitstore.objectives.target import gold_target, teacher_target
 from logitstore.registry import resolve
 from logitstore.schedule import Schedule
@@ -70,13 +70,15 @@ class FeatureTerm:
 
     Attributes:
         label: in the log.
-        weight: as it changes over the run; "balanced": as heavy as all pulls on logits together (Minitron's dynamic weight).
+        weight: as it changes over the run.
         module: gives the loss of each row.
+        is_balanced: whether its weight is of a loss as heavy as all pulls on logits together (Minitron's dynamic weight).
     """
 
     label: str
-    weight: Schedule | Literal["balanced"]
+    weight: Schedule
     module: nn.Module
+    is_balanced: bool = False
 
 
 class Criterion(nn.Module):
@@ -102,7 +104,7 @@ class Criterion(nn.Module):
         """How many rows must come in one chunk; None where each stands alone."""
         return max((term.method.rows_together for term in self.rows if term.method is not None), default=0) or None
 
-    def row_loss(self, targets: AnyTargets | None, gold_N: Tensor, done: float) -> RowLoss:
+    def row_loss(self, targets: AnyTargets | None, gold_N: Tensor, done: float) -> WeightedSum | ByAutograd:
         """The pulls on logits as one loss with its gradient.
 
         Args:
@@ -123,7 +125,8 @@ class Criterion(nn.Module):
         weight, method, known = term.weight_at(done), term.method, targets
         if method is None or known is None:
             return Term(term.label, weight, lambda logits_nV, some: cross_entropy(logits_nV, gold_N[some]))
-        led = self.states[term.label].options() if term.label in self.states else {}
+        state: Any = self.states[term.label] if term.label in self.states else None
+        led = state.options() if state is not None else {}
         own = {name: value for name, value in term.options.items() if name not in _keywords(method.state)}
         options = own | led | ({"temperature": term.temperature.at(done)} if method.has_temperature else {})
         function = method.function
@@ -149,16 +152,16 @@ class Criterion(nn.Module):
         found = []
         for term in self.features:
             loss_N = term.module(sides)
-            if isinstance(term.weight, Schedule):
-                weight = loss_N.new_tensor(term.weight.at(done))
-            else:
-                weight = balanced_weight(main.detach(), (loss_N.detach() * weights_N).sum())
+            weight = loss_N.new_tensor(term.weight.at(done))
+            if term.is_balanced:
+                weight = weight * balanced_weight(main, (loss_N.detach() * weights_N).sum())
             found.append((term.label, weight, loss_N))
         return found
 
     def settle(self, mean_of: Callable[[str], Tensor | None], done: float) -> None:
         """After an optimizer step: let those that change by their own loss see it, as a mean over the step's rows."""
-        for label, state in self.states.items():
+        states: dict[str, Any] = dict(self.states.items())
+        for label, state in states.items():
             if (loss := mean_of(label)) is not None:
                 state.update(loss, done)
 

@@ -159,7 +159,13 @@ def _problem(row: RowInfo, shared: Mapping[str, Tensor]) -> str:
 
 
 def decoder_of(cache: Cache) -> Decoder:
-    """The decoder of a cache."""
+    """The decoder of a cache.
+
+    Raises:
+        BadInput: it keeps scores only.
+        CacheDamaged: what its rows share cannot be read.
+    """
+    cache.check_targets("targets")
     return Decoder(cache.manifest.row, load_shared(cache.path, cache.manifest))
 
 

@@ -18,6 +18,7 @@ from logitstore.batch import Batch
 from logitstore.learner import Learner
 from logitstore.metrics import Evaluation, evaluate_batches
 from logitstore.stream import BatchStream
+from logitstore.text_metrics import TextEvaluation, evaluate_text
 from logitstore.trainer_callbacks import KeepCriteria, TellEpoch
 from logitstore.trainer_data import Batches, EpochSteps
 
@@ -96,6 +97,8 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         count = batch.row_mask.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
         # DDP averages gradients over the ranks; the count is over all of them already
         weights_N = batch.row_mask * (self.accelerator.num_processes / count.clamp(min=1))
+        if batch.weight is not None:
+            weights_N = weights_N * batch.weight
         found = [
             learner.loss(
                 model if len(self.learners) == 1 else learner.student,
@@ -114,7 +117,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
     @property
     def done(self) -> float:
         """The share of the run that is over."""
-        return self.state.global_step / max(self.state.max_steps, 1)
+        return float(self.state.global_step / max(self.state.max_steps, 1))
 
     def settle(self) -> None:
         """After an optimizer step: objectives that change by their own loss are shown it, the same on all ranks."""
@@ -211,13 +214,14 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
             return {}
         metrics: dict[str, float] = {}
         for learner in self.learners:
-            found = vars(self._judged(learner, self._held_out))
-            metrics |= {learner.labelled(f"{metric_key_prefix}_{name}"): float(value) for name, value in found.items()}
+            found = vars(self._judged(learner, self._held_out)).items()
+            known = {name: float(value) for name, value in found if value is not None}
+            metrics |= {learner.labelled(f"{metric_key_prefix}_{name}"): value for name, value in known.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def _judged(self, learner: Learner, held_out: BatchStream) -> Evaluation:
+    def _judged(self, learner: Learner, held_out: BatchStream) -> Evaluation | TextEvaluation:
         student: nn.Module = learner.student
 
         def run(**inputs: Any) -> Any:
@@ -226,8 +230,16 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
 
         was_training = student.training
         student.eval()
-        found = evaluate_batches(
-            run, held_out, self._loader.targets, self.args.device, lambda sums: self.accelerator.reduce(sums, "sum")
+        device = self.args.device
+
+        def add(sums: Tensor) -> Tensor:
+            total: Tensor = self.accelerator.reduce(sums, "sum")
+            return total
+
+        found: Evaluation | TextEvaluation = (
+            evaluate_batches(run, held_out, self._loader.targets, device, add)
+            if self._loader.has_targets
+            else evaluate_text(run, held_out, device, add, size=held_out.text_bytes)
         )
         student.train(was_training)
         return found

@@ -9,33 +9,52 @@ import numpy as np
 from logitstore.batch import Batch
 from logitstore.cache.order import held_out
 from logitstore.cache.reader import Cache
-from logitstore.loader import Loader, evaluation_loader
+from logitstore.loader import evaluation_loader
 from logitstore.metrics import Evaluation, evaluate_batches
 from logitstore.models import DTYPES, load_config, load_weights, pick_device
 from logitstore.plans import EvaluatePlan
-from logitstore.students.fit import check_student
-from logitstore.types import ModelRef, Progress, Step, no_progress
+from logitstore.stream import BatchStream
+from logitstore.students.fit import check_student, text_tokenizer
+from logitstore.text import encoded_anew
+from logitstore.text_loader import TextLoader
+from logitstore.text_metrics import TextEvaluation, evaluate_text
+from logitstore.types import Array, ModelRef, Progress, Step, no_progress
 
 
-def evaluate(plan: EvaluatePlan, progress: Progress = no_progress) -> Evaluation:
+def evaluate(plan: EvaluatePlan, progress: Progress = no_progress) -> Evaluation | TextEvaluation:
     """Judge a student on what a cache holds.
 
     Raises:
         NotACache, CacheDamaged: the cache cannot be read.
+        BadInput: the cache keeps scores only, or chats whose text is asked for.
         ModelError, CacheMismatch: the student cannot be loaded, or does not fit the cache.
     """
     cache = Cache(plan.cache)
     cache.check_sizes()
     student = ModelRef.parse(plan.student)
-    check_student(cache, student)
     kept = np.flatnonzero(held_out(cache.documents(), plan.holdout)) if plan.samples == "heldout" else None
+    if plan.text:
+        return _on_text(plan, cache, student, np.arange(len(cache)) if kept is None else kept, progress)
+    cache.check_targets("evaluate (without --text)")
+    check_student(cache, student)
     loader = evaluation_loader(cache, kept, batch_size=plan.batch_size)
     device = pick_device(plan.device)
     model = load_weights(student, load_config(student), DTYPES[plan.dtype]).to(device).eval()
     return evaluate_batches(model, _counted(loader, progress), loader.targets, device)
 
 
-def _counted(loader: Loader, progress: Progress) -> Iterator[Batch]:
+def _on_text(
+    plan: EvaluatePlan, cache: Cache, student: ModelRef, samples_M: Array, progress: Progress
+) -> TextEvaluation:
+    """The same on the text alone, in the student's own tokens."""
+    texts = encoded_anew(cache, samples_M, text_tokenizer(student), progress)
+    loader = TextLoader(texts, batch_size=plan.batch_size, shuffle=False)
+    device = pick_device(plan.device)
+    model = load_weights(student, load_config(student), DTYPES[plan.dtype]).to(device).eval()
+    return evaluate_text(model, _counted(loader, progress), device, size=loader.text_bytes)
+
+
+def _counted(loader: BatchStream, progress: Progress) -> Iterator[Batch]:
     for done, batch in enumerate(loader, 1):
         yield batch
         progress(Step(stage="evaluate", done=done, total=len(loader)))

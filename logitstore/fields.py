@@ -32,13 +32,13 @@ class SparsifierInfo(Record):
     Attributes:
         name: of the sparsifier.
         k: tokens listed: exactly (topk), at most (topp), before the draws (hybrid), the whole vocabulary (dense), none
-            (sampled, hidden).
+            (sampled, hidden, none).
         top_p: mass after which topp stops listing.
         draws: tokens drawn for a row (sampled, hybrid).
         exponent: tau; tokens are drawn in proportion to p**tau.
     """
 
-    name: Literal["topk", "topp", "sampled", "hybrid", "dense", "hidden"]
+    name: Literal["topk", "topp", "sampled", "hybrid", "dense", "hidden", "none"]
     k: int = Field(ge=0)
     top_p: float | None = Field(None, gt=0, le=1)
     draws: int | None = Field(None, ge=1, le=255)
@@ -47,12 +47,17 @@ class SparsifierInfo(Record):
     @property
     def slots(self) -> int:
         """Token ids stored in a row."""
-        return 0 if self.name in ("dense", "hidden") else self.k + (self.draws or 0)
+        return 0 if self.name in ("dense", "hidden", "none") else self.k + (self.draws or 0)
 
     @property
     def is_estimate(self) -> bool:
         """Whether a row is a random sample of the distribution, right only on average."""
         return self.draws is not None
+
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether anything is stored about a row: without it only the samples and their scores are."""
+        return self.name != "none"
 
 
 class TailInfo(Record):
@@ -120,6 +125,8 @@ def token_dtype(vocabulary: int) -> Literal["uint16", "uint32"]:
 
 def row_fields(sparsifier: SparsifierInfo, tail: TailInfo, codec: CodecInfo, vocabulary: int) -> dict[str, FieldInfo]:
     """The arrays of `rows.zarr`, by name, in the order in which they are described in docs/format.md."""
+    if not sparsifier.keeps_rows:
+        return {}
     fields: dict[str, FieldInfo] = {}
     slots = sparsifier.slots
     if slots:
@@ -177,7 +184,7 @@ class RowInfo(Record):
         if self.tail.shape not in TAILS[self.sparsifier.name]:
             allowed = " or ".join(TAILS[self.sparsifier.name])
             raise ValueError(f"the sparsifier '{self.sparsifier.name}' has the tail {allowed}, not {self.tail.shape}")
-        counts = {"sampled": 0, "hidden": 0, "dense": self.vocabulary}
+        counts = {"sampled": 0, "hidden": 0, "none": 0, "dense": self.vocabulary}
         k, expected = self.sparsifier.k, counts.get(self.sparsifier.name)
         if expected is not None and k != expected:
             raise ValueError(f"the sparsifier '{self.sparsifier.name}' lists {expected} tokens, not {k}")
@@ -202,6 +209,7 @@ _ARGUMENTS: dict[str, set[str]] = {
     "hybrid": {"draws", "exponent"},
     "dense": set(),
     "hidden": set(),
+    "none": set(),
 }
 _NEEDS = {True: "needs", False: "takes no"}
 
@@ -212,5 +220,6 @@ TAILS: dict[str, tuple[str, ...]] = {
     "hybrid": ("none",),
     "dense": ("none",),
     "hidden": ("head",),
+    "none": ("none",),
 }
 """Which tails go with which sparsifier, the default first."""

@@ -55,6 +55,7 @@ class Mixture(BatchStream):
             raise BadInput(f"weights {weights}: the smallest is below a thousandth of their sum. Leave that cache out.")
         self._loaders, self._weights, self._seed = loaders, weights, seed
         self.count = sum(each.count for each in loaders)
+        self.has_targets = all(each.has_targets for each in loaders)
         super().__init__(rank=rank, world_size=world_size, workers=workers, ahead=ahead, pin_memory=pin_memory)
 
     @cached_property

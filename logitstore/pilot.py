@@ -151,6 +151,8 @@ def _row_key(row: RowInfo) -> str:
 
 def expected_error(out: Path, manifest: Manifest) -> str:
     """What is known of the error that a dump will have, before it is made."""
+    if not manifest.sparsifier.keeps_rows:
+        return "none: scores only, which students cannot be distilled from"
     path = out / layout.PILOT / PILOT_NAME
     if path.is_file():
         record = unseal(PilotRecord, path)

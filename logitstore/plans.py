@@ -91,10 +91,11 @@ class RowChoices(Record):
 class DumpPlan(TeacherPlan, RowChoices):
     """Everything `dump` is told."""
 
-    preset: Literal["small", "faithful", "exact", "topk", "sampled", "archive"] = Field(
+    preset: Literal["small", "faithful", "exact", "topk", "sampled", "archive", "scores"] = Field(
         "small",
         description="How to keep a row: small and faithful need the teacher's hidden states, exact keeps them, topk needs "
-        "its logits only, sampled keeps random draws, archive is small in compressed chunks.",
+        "its logits only, sampled keeps random draws, archive is small in compressed chunks, scores keeps no row, only how "
+        "probable the teacher found each sample.",
     )
     pilot_rows: int = Field(
         12288,
@@ -137,6 +138,32 @@ class RecodePlan(RowChoices):
         "anything; rows of listed tokens only something smaller.",
     )
     pilot_rows: int = Field(12288, ge=1, description="Rows of the source from which a prior or sketch is fitted.")
+
+
+class SelectPlan(Record):
+    """Everything `select` is told."""
+
+    cache: Path = Field(description="The cache to choose from; one of the preset scores will do for most methods.")
+    reference: Path | None = Field(
+        None, description="A cache of the same samples by a smaller model, for the difference of the two."
+    )
+    out: Path = Field(description="The selection file to write.")
+    method: Literal["difference", "top", "bottom", "random", "stratified", "llkd", "prune"] = Field(
+        "difference",
+        description="Those that the teacher finds more probable than the reference does (difference), with the highest or "
+        "lowest score (top, bottom), random ones (random), the same share of every domain (stratified), those that the "
+        "teacher is sure about (llkd), or random ones with a fitting weight of the distillation (prune).",
+    )
+    score: Literal["nll", "entropy", "confidence", "rows", "tokens"] | None = Field(
+        None,
+        description="What top, bottom and stratified rank by, and what is bounded: means over the rows of a sample, or its "
+        "size. Without it nll for top and bottom.",
+    )
+    ratio: float | None = Field(None, gt=0, le=1, description="Share of the samples to choose.")
+    samples: int | None = Field(None, ge=1, description="Samples to choose, in place of --ratio.")
+    at_least: float | None = Field(None, description="Choose none with a lower score.", allow_inf_nan=False)
+    at_most: float | None = Field(None, description="Choose none with a higher score.", allow_inf_nan=False)
+    seed: int = Field(0, ge=0, description="Seed of random, stratified and prune.")
 
 
 class TermPlan(Record):
@@ -217,6 +244,21 @@ class TrainPlan(Record):
     holdout: float = Field(
         0.05, ge=0, lt=1, description="Share of the documents kept out for evaluation; 0 keeps none."
     )
+    select: Path | None = Field(
+        None, description="Train on the samples of this selection only (see select), but for those held out."
+    )
+    text: bool = Field(
+        False,
+        description="Train on the text alone, encoded anew by the student's own tokenizer, whichever it is; needs --alpha 0.",
+    )
+    curriculum: Literal["easy-first", "hard-first", "cyclical"] | None = Field(
+        None,
+        description="Order by the teacher's nll: easy or hard samples first, in the first epoch, or in cycles of epochs that "
+        "read only the easier ones. Without it all are mixed.",
+    )
+    curriculum_start: float | None = Field(
+        None, gt=0, le=1, description="Share of the samples that a curriculum begins with; without it 0.25."
+    )
     evaluate_every: int | None = Field(
         None, ge=1, description="Evaluate after every so many steps; without it, four times a run."
     )
@@ -263,6 +305,11 @@ class EvaluatePlan(Record):
         "heldout", description="Judge on the samples that `train` kept out with the same --holdout, or on all."
     )
     holdout: float = Field(0.05, gt=0, lt=1, description="Share of the documents that `train` kept out.")
+    text: bool = Field(
+        False,
+        description="Judge on the text alone, encoded anew by the student's own tokenizer: the figures of students with "
+        "different tokenizers can then be compared per byte.",
+    )
     batch_size: int = Field(8, ge=1, description="Samples in a batch.")
     dtype: Literal["bfloat16", "float32", "float16"] = Field(
         "float32", description="Number format of the student's weights."
@@ -298,6 +345,7 @@ PLANS: dict[str, type[Record]] = {
     "recode": RecodePlan,
     "inspect": InspectPlan,
     "verify": VerifyPlan,
+    "select": SelectPlan,
     "train": TrainPlan,
     "evaluate": EvaluatePlan,
 }

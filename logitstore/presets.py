@@ -18,6 +18,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "sampled": {"sparsifier": "sampled", "draws": 12, "logprobs": "float16"},
     "archive": {"sparsifier": "topk", "k": 8, "tail": "sketch", "sketch_bytes": 31, "logprobs": "levels-8",
                 "layout": "archive"},
+    "scores": {"sparsifier": "none"},
 }  # fmt: skip
 """What each preset sets; whatever the user sets comes before it."""
 
@@ -70,7 +71,7 @@ def row_of(preset: str, chosen: dict[str, Any], vocabulary: int, width: int | No
     _refuse_idle(preset, name, tail, said)
     if tail in ("sketch", "head") and width is None:
         raise BadInput(f"--tail {tail}: the teacher does not say how wide its hidden states are. Use --preset topk.")
-    k = {"sampled": 0, "hidden": 0, "dense": vocabulary}.get(name, asked["k"])
+    k = {"sampled": 0, "hidden": 0, "none": 0, "dense": vocabulary}.get(name, asked["k"])
     if "k" not in said:
         k = min(k, vocabulary)
     if not 0 <= k <= vocabulary:
@@ -90,8 +91,8 @@ def row_of(preset: str, chosen: dict[str, Any], vocabulary: int, width: int | No
             width=width if tail == "head" else None,
         ),
         codec=CodecInfo(
-            ids="plain" if vocabulary <= 1 << 16 or name in ("dense", "hidden") else "packed",
-            logprobs="float16" if name == "hidden" else asked["logprobs"],
+            ids="plain" if vocabulary <= 1 << 16 or name in ("dense", "hidden", "none") else "packed",
+            logprobs="float16" if name in ("hidden", "none") else asked["logprobs"],
             tail=asked["tail_mass"] if name in ("topk", "topp") else "float32",
             layout=asked["layout"],
         ),
@@ -115,7 +116,7 @@ def _refuse_idle(preset: str, sparsifier: str, tail: str, said: dict[str, Any]) 
         "draws": sparsifier in ("sampled", "hybrid"),
         "exponent": sparsifier in ("sampled", "hybrid"),
         "sketch_bytes": tail == "sketch",
-        "logprobs": sparsifier != "hidden",
+        "logprobs": sparsifier not in ("hidden", "none"),
         "tail_mass": sparsifier in ("topk", "topp"),
     }
     idle = next((name for name in said if not where.get(name, True)), None)

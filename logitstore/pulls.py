@@ -53,6 +53,7 @@ def check_pulls(plan: TrainPlan, cache: Cache) -> None:
         check_method(pull.name, cache.manifest.row, hottest)
         check_options(pull.name, pull.options)
         if method_of(pull.name).form == "rows":
+            cache.check_targets(f"--alpha {pull.weight}" if pull.name == plan.objective else f"terms: {pull.name}")
             if cache.manifest.sparsifier.is_estimate and hottest != 1:
                 raise BadInput(
                     f"--temperature {pull.temperature}: {plan.cache} holds random samples, which are right at temperature 1 "
@@ -101,12 +102,13 @@ def criterion_of(
     for number, term in enumerate(plan.terms):
         method = method_of(term.name)
         label = term.name if all(term.name != other.name for other in plan.terms[:number]) else f"{term.name}_{number}"
-        weight = term.weight if term.weight == "balanced" else Schedule.of(term.weight)
+        balanced = term.weight == "balanced"
+        weight = Schedule.of(1.0 if balanced else term.weight)
         if method.form == "features":
             supplied = {name: given[name]() for name in method.given}
             module = method.function(shapes, **method.options | term.options | supplied)
-            features.append(FeatureTerm(label=label, weight=weight, module=module))
-        elif isinstance(weight, Schedule):
+            features.append(FeatureTerm(label=label, weight=weight, is_balanced=balanced, module=module))
+        else:
             temperature = Schedule.of(term.temperature)
             rows.append(
                 RowTerm(name=term.name, label=label, weight=weight, temperature=temperature, options=term.options)

@@ -48,6 +48,7 @@ def recode(plan: RecodePlan, progress: Progress = no_progress) -> Cache:
     """
     source = Cache(plan.cache)
     source.check_sizes()
+    source.check_targets("recode")
     if not len(source):
         raise BadInput(f"{plan.cache}: no part of it is committed. Finish its dump first.")
     row = target_row(plan, source.manifest)

@@ -93,10 +93,11 @@ def view(cache: Cache, index: int, tokens: int, top: int) -> list[TokenView]:
     """The teacher's view of the first tokens of a sample.
 
     Raises:
-        BadInput: there is no such sample.
+        BadInput: there is no such sample, or nothing is kept about its rows.
     """
     if index >= len(cache):
         raise BadInput(f"--sample {index}: the cache has samples 0 to {len(cache) - 1}.")
+    cache.check_targets(f"--sample {index}")
     found = cache[index]
     spell = _speller(cache)
     row_of = {int(position) + 1: row for row, position in enumerate(found.sample.positions_N)}

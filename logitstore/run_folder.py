@@ -16,11 +16,11 @@ SUMMARY_NAME = "logitstore.json"
 
 def conditions(plan: TrainPlan, world_size: int) -> dict[str, Any]:
     """What decides how training goes; a run is gone on with only under the same."""
-    freely_changed = {"cache", "out", "resume", "workers", "evaluate_every", "save_every", "trainer"}
+    freely_changed = {"cache", "out", "select", "resume", "workers", "evaluate_every", "save_every", "trainer"}
     return {"world_size": world_size, "plan": plan.model_dump(mode="json", exclude=freely_changed)}
 
 
-def checkpoint_of(plan: TrainPlan, world_size: int, cache: Cache) -> str | None:
+def checkpoint_of(plan: TrainPlan, world_size: int, cache: Cache, selection: str | None = None) -> str | None:
     """The checkpoint to go on from, if that is asked for; without it, a folder with a run in it is refused."""
     # transformers writes the state last, so a checkpoint without it was cut short
     states = [path for path in plan.out.glob("checkpoint-*/trainer_state.json") if path.parent.name[11:].isdigit()]
@@ -41,10 +41,11 @@ def checkpoint_of(plan: TrainPlan, world_size: int, cache: Cache) -> str | None:
             raise BadInput(
                 f"--resume: the run in {plan.out} began with {name} = {before}, not {now}. Give the same options."
             )
-    for name, now in {"cache": cache.manifest.identity, "samples": len(cache)}.items():
+    for name, now in {"cache": cache.manifest.identity, "samples": len(cache), "selection": selection}.items():
         if (before := summary.get(name, now)) != now:
+            what = "selection" if name == "selection" else "cache"
             raise BadInput(
-                f"--resume: the run in {plan.out} began with {name} = {before}, not {now}. Give the same cache."
+                f"--resume: the run in {plan.out} began with {name} = {before}, not {now}. Give the same {what}."
             )
     if (before := summary.get("world_size", world_size)) != world_size:
         raise BadInput(f"--resume: the run in {plan.out} began on {before} processes, not {world_size}. Use as many.")

@@ -29,9 +29,13 @@ class BatchStream(IterableDataset[Batch], ABC):
 
     Attributes:
         count: samples that it reads.
+        has_targets: whether the batches bring a teacher's answers.
+        text_bytes: of the text that the rows of an epoch spell, over all ranks, where it is read as text.
     """
 
     count: int
+    has_targets: bool = True
+    text_bytes: int | None = None
 
     def __init__(self, *, rank: int, world_size: int, workers: int, ahead: int | None, pin_memory: bool) -> None:
         if workers < 0 or (ahead is not None and ahead < 0) or not 0 <= rank < world_size:

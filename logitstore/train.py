@@ -9,23 +9,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
 from torch import Tensor
 from transformers import PreTrainedModel, TrainingArguments
 
-from logitstore.cache.order import held_out
 from logitstore.cache.reader import Cache
 from logitstore.distill_trainer import DistillTrainer
 from logitstore.errors import BadInput, CacheMismatch, one_line, storage_errors
 from logitstore.learner import Learner
-from logitstore.loader import Loader, evaluation_loader
 from logitstore.models import load_config, load_weights, pick_device
 from logitstore.objectives.from_hidden import LinearHead
 from logitstore.plans import TrainPlan
 from logitstore.pulls import check_pulls, compared, criterion_of, honestly
+from logitstore.reading import check_reading, loaders, selection_for
 from logitstore.run_folder import checkpoint_of, conditions, write_summary
+from logitstore.stream import BatchStream
 from logitstore.students.build import copied, fresh
 from logitstore.students.fit import check_student, tokenizer_for
 from logitstore.students.output_head import UnknownHead, output_head
@@ -67,11 +66,14 @@ def train(
     cache = Cache(plan.cache)
     cache.check_sizes()
     references = _check(plan, cache)
+    selection = selection_for(plan, cache)
     arguments = _arguments(plan)
     if len(references) > 1 and arguments.world_size > 1:
         raise BadInput("several --student in several processes: train each in a run of its own, or all in one process.")
-    checkpoint = checkpoint_of(plan, arguments.world_size, cache)
-    train_loader, held_out_loader = _loaders(plan, cache, arguments)
+    chosen = None if selection is None else selection.checksum
+    checkpoint = checkpoint_of(plan, arguments.world_size, cache, chosen)
+    place = {"rank": arguments.process_index, "world_size": arguments.world_size, "workers": plan.workers}
+    train_loader, held_out_loader = loaders(plan, cache, next(iter(references.values())), selection, place, progress)
     learners, reasons = [], []
     for name, reference in references.items():
         learner, why_not = _learner(plan, cache, name, reference, train_loader, progress)
@@ -88,6 +90,7 @@ def train(
     summary = {
         "cache": cache.manifest.identity,
         "samples": len(cache),
+        "selection": chosen,
         "teacher": cache.manifest.teacher.name,
         "loss_from": "hidden states" if by_hidden else "logits",
         **conditions(plan, arguments.world_size),
@@ -115,7 +118,7 @@ def train(
 
 
 def _learner(
-    plan: TrainPlan, cache: Cache, name: str, reference: ModelRef | None, loader: Loader, progress: Progress
+    plan: TrainPlan, cache: Cache, name: str, reference: ModelRef | None, loader: BatchStream, progress: Progress
 ) -> tuple[Learner, str]:
     """A student ready to be trained; and why its loss is taken from its logits, where it is."""
     transformers.set_seed(plan.seed)
@@ -155,6 +158,7 @@ def _check(plan: TrainPlan, cache: Cache) -> dict[str, ModelRef | None]:
     taken = {plan.cache.resolve(), *(Path(student).resolve() for student in plan.students)}
     if plan.out.resolve() in taken:
         raise BadInput(f"--out {plan.out}: it is the cache or the student itself. Choose another folder.")
+    check_reading(plan)
     check_pulls(plan, cache)
     changes = _changes(plan)
     if not plan.students:
@@ -163,6 +167,10 @@ def _check(plan: TrainPlan, cache: Cache) -> dict[str, ModelRef | None]:
         if plan.prune:
             raise BadInput("--prune needs a --student to prune.")
         return {"": None}
+    if plan.prune and plan.packed:
+        raise BadInput(
+            "--prune with --packed: it looks at samples one by one. Prune in a run of one step, and train on that."
+        )
     if plan.prune and not changes.keys() - {"num_hidden_layers"}:
         raise BadInput("--prune needs --hidden-size, --intermediate-size, --heads or --kv-heads to prune to.")
     if changes and (not plan.prune or plan.layers is not None):
@@ -173,7 +181,8 @@ def _check(plan: TrainPlan, cache: Cache) -> dict[str, ModelRef | None]:
     references: dict[str, ModelRef | None] = {}
     for student in plan.students:
         reference = ModelRef.parse(student)
-        check_student(cache, reference)
+        if not plan.text:
+            check_student(cache, reference)
         name = Path(reference.name).name.replace(".", "_") if len(plan.students) > 1 else ""
         if name in references:
             raise BadInput(f"--student {student}: there is another one called '{name}'. Rename one of the folders.")
@@ -232,24 +241,8 @@ def _arguments(plan: TrainPlan) -> TrainingArguments:
         raise BadInput(f"the training options do not go together: {one_line(error)}") from error
 
 
-def _loaders(plan: TrainPlan, cache: Cache, arguments: TrainingArguments) -> tuple[Loader, Loader | None]:
-    kept_out = held_out(cache.documents(), plan.holdout)
-    place = {"rank": arguments.process_index, "world_size": arguments.world_size, "workers": plan.workers}
-    train_loader = Loader(
-        cache,
-        samples=np.flatnonzero(~kept_out),
-        batch_size=plan.batch_size,
-        seed=plan.seed,
-        packed=plan.packed,
-        **place,
-    )
-    if not kept_out.any():
-        return train_loader, None
-    return train_loader, evaluation_loader(cache, np.flatnonzero(kept_out), batch_size=plan.batch_size, **place)
-
-
 def _student(
-    plan: TrainPlan, cache: Cache, reference: ModelRef | None, loader: Loader, progress: Progress
+    plan: TrainPlan, cache: Cache, reference: ModelRef | None, loader: BatchStream, progress: Progress
 ) -> PreTrainedModel:
     if reference is None:
         return fresh(cache.manifest.teacher.config, _changes(plan))
@@ -260,17 +253,16 @@ def _student(
     return _pruned(plan, student, loader, progress) if plan.prune else student
 
 
-def _pruned(plan: TrainPlan, student: PreTrainedModel, loader: Loader, progress: Progress) -> PreTrainedModel:
-    """A narrower copy of the student, by what is most active on some of the samples it will be trained on."""
-    some = np.unique(np.linspace(0, loader.count - 1, plan.prune_samples).round().astype(np.int64))
-    calibration = Loader(loader.cache, samples=loader.samples[some], batch_size=plan.batch_size, shuffle=False)
+def _pruned(plan: TrainPlan, student: PreTrainedModel, loader: BatchStream, progress: Progress) -> PreTrainedModel:
+    """A narrower copy of the student, by what is most active on the first samples it will be trained on."""
     device = pick_device(plan.device)
+    batches = min(-(-plan.prune_samples // plan.batch_size), len(loader))
 
     def told() -> Iterator[tuple[Tensor, Tensor]]:
-        for done, batch in enumerate(calibration, 1):
-            progress(Step(stage="prune", done=min(done * plan.batch_size, len(some)), total=len(some)))
-            lines = batch.to(device)
-            yield lines.input_ids, lines.model_inputs()["attention_mask"]
+        for number in range(batches):
+            inputs = loader.at(0, number).to(device).model_inputs()
+            yield inputs["input_ids"], inputs["attention_mask"]
+            progress(Step(stage="prune", done=number + 1, total=batches))
 
     importance = importance_of(student.to(device).eval(), told())
     widths = Widths(
@@ -282,7 +274,7 @@ def _pruned(plan: TrainPlan, student: PreTrainedModel, loader: Loader, progress:
     return narrowed(student.cpu(), importance, widths)
 
 
-def _head(student: PreTrainedModel, loader: Loader) -> tuple[LinearHead | None, str]:
+def _head(student: PreTrainedModel, loader: BatchStream) -> tuple[LinearHead | None, str]:
     """The student's output layer, if the loss can take its place, tried on some tokens of the first sample; else why not."""
     tokens = loader.at(0, 0).input_ids[:1, :TRIED_TOKENS]
     try:
@@ -291,7 +283,7 @@ def _head(student: PreTrainedModel, loader: Loader) -> tuple[LinearHead | None, 
         return None, str(reason)
 
 
-def _check_length(student: PreTrainedModel, loader: Loader) -> None:
+def _check_length(student: PreTrainedModel, loader: BatchStream) -> None:
     limit = getattr(student.config.get_text_config(), "max_position_embeddings", None)
     if limit is not None and loader.longest > limit:
         raise CacheMismatch(

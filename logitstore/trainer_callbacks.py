@@ -67,7 +67,10 @@ class Report(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
     ) -> None:
         self._note = (
-            " ".join(f"{name} {logs[name]:.4f}" for name in ("loss", "eval_kl") if name in (logs or {})) or self._note
+            " ".join(
+                f"{name} {logs[name]:.4f}" for name in ("loss", "eval_kl", "eval_nats_per_byte") if name in (logs or {})
+            )
+            or self._note
         )
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

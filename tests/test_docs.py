@@ -197,7 +197,16 @@ def test_installing_claims_no_name_but_its_own(tmp_path: Path) -> None:
     assert set(top_level.split()) == {"logitstore", "logitstore_cli"}
 
 
-@pytest.mark.parametrize("arguments", [["inspect"], ["inspect", "--sample", "0"], ["inspect", "--json"], ["verify"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["inspect"],
+        ["inspect", "--sample", "0"],
+        ["inspect", "--json"],
+        ["verify"],
+        ["select", "--method", "llkd", "--out", "selection.arrow"],
+    ],
+)
 def test_looking_at_a_cache_loads_no_torch(arguments: list[str], cache: logitstore.Cache, tmp_path: Path) -> None:
     command = ["logitstore", arguments[0], str(cache.path), *arguments[1:]]
     code = f"""

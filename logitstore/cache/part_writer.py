@@ -75,13 +75,15 @@ class PartWriter:
         Args:
             answer: the fields as stored.
             facts: what is counted about the rows (`part_sums.FACTS`), as the teacher said it; None where `commit` is
-                given the sums.
+                given the sums, and the fields have the gold tokens' logprobs.
         """
         with self._lock, storage_errors(self._root):
             if self._rows_writer is None:
                 raise RuntimeError("this part is closed")
             self._rows_writer.write(int(self._row_start_S[index]), answer.fields)
-        gold_N = answer["gold_logprob"].astype(np.float64)
+        # rounded as rows keep it, so a sample has the same score whatever is kept of its rows
+        said = answer if facts is None or "gold_logprob" in answer.fields else facts
+        gold_N = said["gold_logprob"].astype(np.float16).astype(np.float64)
         self._nll_S[index] = -gold_N.mean() if len(gold_N) else 0.0
         if facts is not None:
             self._sums = with_sample(self._sums, self._samples[index], facts, self._manifest.teacher.vocabulary)

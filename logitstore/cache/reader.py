@@ -18,7 +18,7 @@ from logitstore.cache.part_sums import add_fidelity, add_sums
 from logitstore.cache.rows_file import map_rows, needed_files, read_rows
 from logitstore.cache.samples_file import SamplesFile
 from logitstore.codecs.answer import AnswerCodec
-from logitstore.errors import CacheDamaged, CacheMismatch
+from logitstore.errors import BadInput, CacheDamaged, CacheMismatch
 from logitstore.manifest import MANIFEST_NAME, RECORD_NAME, Fidelity, FileSeal, Manifest, PartRecord, Sums, unseal
 from logitstore.registry import resolve
 from logitstore.types import Answer, Array, CachedSample
@@ -243,10 +243,34 @@ class Cache:
         for record in self.records:
             check_sizes(self.path, record.part, record)
 
+    def check_targets(self, wanted: str) -> None:
+        """Refuse a cache of scores where what the teacher said about rows is needed.
+
+        Args:
+            wanted: what needs it, to begin the message with.
+
+        Raises:
+            BadInput: only scores are kept.
+        """
+        if not self.manifest.sparsifier.keeps_rows:
+            raise BadInput(
+                f"{wanted}: {self.path} keeps scores only (preset 'scores'), nothing about its rows. "
+                "Dump with another preset for that."
+            )
+
     def documents(self) -> Array:
         """int64: for every sample, the document it was cut from."""
         parts = [self.samples_of(number).document_S for number in self.part_numbers]
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+    def nll(self) -> Array:
+        """float32: for every sample, the teacher's mean negative logprob of its gold tokens, nats per row."""
+        parts = [self.samples_of(number).nll_S for number in self.part_numbers]
+        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+    def domains(self) -> list[str | None]:
+        """For every sample, where its document comes from, if the data say so."""
+        return [name for number in self.part_numbers for name in self.samples_of(number).domains()]
 
     def lengths(self) -> Array:
         """int64: tokens of every sample."""

@@ -39,6 +39,8 @@ def row_block_problems(
         yield from _counts(answer["counts"], codec)
     if "hidden_scale" in block and not (np.isfinite(block["hidden_scale"]) & (block["hidden_scale"] > 0)).all():
         yield "hidden_scale", "a scale is not positive or not finite"
+    if not codec.row.sparsifier.keeps_rows:
+        return
     gold_logprob_N = block["gold_logprob"]
     if np.isnan(gold_logprob_N).any() or (gold_logprob_N > 0).any():
         yield "gold_logprob", "a logprob is positive or NaN"

@@ -96,6 +96,7 @@ class SamplesFile:
         self.row_start_S = batch.column("row_start").to_numpy()
         self.row_count_S = batch.column("row_count").to_numpy()
         self.document_S = batch.column("document").to_numpy()
+        self.nll_S = batch.column("nll").to_numpy()
         self.lengths_S = np.diff(self._token_offsets)
 
     def __len__(self) -> int:
@@ -111,6 +112,11 @@ class SamplesFile:
         last = self._mask.offset + int(self._token_offsets[index + 1])
         bits = np.unpackbits(self._mask_bits[first // 8 : (last + 7) // 8], bitorder="little")
         return bits[first % 8 : first % 8 + last - first].view(np.bool_)
+
+    def domains(self) -> list[str | None]:
+        """Where each sample's document comes from, if the data say so."""
+        found: list[str | None] = self.batch.column("domain").to_pylist()
+        return found
 
     def sample(self, index: int) -> Sample:
         value = {name: self.batch.column(name)[index].as_py() for name in ("key", "domain", "window", "start")}

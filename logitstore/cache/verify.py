@@ -149,6 +149,8 @@ def _sample_invariants(part: Part, record: PartRecord, vocabulary: int) -> Itera
         samples.batch.column("key")[index].as_py() != key_of(samples.tokens_of(index)) for index in range(len(samples))
     ):
         yield layout.SAMPLES_FILE, "a key is not the hash of its sample's tokens"
+    if not (samples.nll_S >= 0).all():
+        yield layout.SAMPLES_FILE, "an nll is negative or NaN"
 
 
 def _row_invariants(part: Part, manifest: Manifest) -> Iterator[tuple[str, str]]:

@@ -99,7 +99,8 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, expected: TokenizerInfo,
     a, b = padded[first] if first < width else ("", "")
     raise CacheMismatch(
         f"{who}: its tokenizer is not the cache's: id {first} is {b!r} there and {a!r} in the cache. "
-        "Choose a student with the teacher's tokenizer, or dump again with the student's."
+        "Choose a student with the teacher's tokenizer, or dump again with the student's; "
+        "--text (in train with --alpha 0) takes the text alone."
     )
 
 

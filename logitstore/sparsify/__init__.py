@@ -15,5 +15,6 @@ SPARSIFIERS = Table(
         "hybrid": "logitstore.sparsify.sampled:Sampled",
         "dense": "logitstore.sparsify.dense:Dense",
         "hidden": "logitstore.sparsify.hidden:Hidden",
+        "none": "logitstore.sparsify.hidden:Hidden",
     },
 )

@@ -1,4 +1,4 @@
-"""Nothing listed: the row is the teacher's final hidden state, and the head turns it into logits when they are needed.
+"""Nothing listed: the row is the teacher's final hidden state, and the head turns it into logits; or nothing at all is kept.
 
 Axes: N rows, V vocabulary.
 """
@@ -15,7 +15,7 @@ from logitstore.sparsify.summary import Summary
 
 @dataclass(frozen=True, kw_only=True)
 class Hidden:
-    """Keeps the scores; the hidden state itself is read off the teacher."""
+    """Keeps the scores; a hidden state itself is read off the teacher."""
 
     draws: ClassVar[int] = 0
 

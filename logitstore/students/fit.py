@@ -10,7 +10,7 @@ from logitstore.cache.layout import inside
 from logitstore.cache.reader import Cache
 from logitstore.cache.vocabulary import read_pieces
 from logitstore.data.tokenizer import check_tokenizer, load_tokenizer
-from logitstore.errors import CacheMismatch
+from logitstore.errors import CacheMismatch, ModelError
 from logitstore.models import head_rows, load_config
 from logitstore.types import ModelRef
 
@@ -26,11 +26,30 @@ def check_student(cache: Cache, student: ModelRef) -> None:
     if rows < needed:
         raise CacheMismatch(
             f"{student}: targets in {cache.path} name token ids up to {needed - 1}, but the student's head has {rows} "
-            f"rows. Choose a student with at least {needed} rows, or dump again with its tokenizer."
+            f"rows. Choose a student with at least {needed} rows, or dump again with its tokenizer; "
+            "--text (in train with --alpha 0) takes the text alone."
         )
     tokenizer = own_tokenizer(student)
     if tokenizer is not None:
         check_tokenizer(tokenizer, cache.manifest.tokenizer, str(student), read_pieces(cache).to_pylist())
+
+
+def text_tokenizer(student: ModelRef) -> PreTrainedTokenizerBase:
+    """The tokenizer of a student that is to read plain text.
+
+    Raises:
+        ModelError: it has none, or one that gives ids beyond the rows of its head.
+    """
+    tokenizer = own_tokenizer(student)
+    if tokenizer is None:
+        raise ModelError(f"{student}: no tokenizer is saved with it. --text needs one: save it there.")
+    highest, rows = max(tokenizer.get_vocab().values(), default=-1), head_rows(load_config(student))
+    if highest >= rows:
+        raise ModelError(
+            f"{student}: its tokenizer has ids up to {highest}, its head rows for ids below {rows}. "
+            "The model and the tokenizer do not belong together."
+        )
+    return tokenizer
 
 
 def own_tokenizer(student: ModelRef) -> PreTrainedTokenizerBase | None:

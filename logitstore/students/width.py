@@ -86,7 +86,8 @@ def importance_of(model: PreTrainedModel, batches: Iterable[tuple[Tensor, Tensor
         return hook
 
     def head_norm(value_BTC: Tensor) -> Tensor:
-        return value_BTC.float().unflatten(-1, (-1, head_dim)).norm(dim=-1)
+        found: Tensor = torch.linalg.vector_norm(value_BTC.float().view(*value_BTC.shape[:-1], -1, head_dim), dim=-1)
+        return found
 
     with ExitStack() as hooks:
         for name, module in model.named_modules():
@@ -198,7 +199,7 @@ def _top(importance_C: Tensor, count: int | None) -> Tensor:
 
 def _heads(importance_H: Tensor, kv_heads: int, wanted: int, wanted_kv: int) -> tuple[Tensor, Tensor]:
     """The query heads and the key-value heads that are kept."""
-    grouped_GH = importance_H.unflatten(0, (kv_heads, -1))
+    grouped_GH = importance_H.view(kv_heads, -1)
     each = grouped_GH.shape[1]
     groups = _top(grouped_GH.sum(1), wanted_kv)
     within = [int(group) * each + _top(grouped_GH[group], wanted // wanted_kv) for group in groups]

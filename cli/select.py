@@ -1,0 +1,90 @@
+"""`logitstore select`."""
+
+from __future__ import annotations
+
+import json as plain_json
+from pathlib import Path
+from typing import Annotated, Any
+
+from logitstore_cli.options import Config, Json, argument, option
+from logitstore_cli.show import console
+from rich.table import Table
+
+from logitstore.plans import SelectPlan
+from logitstore.recipe import plan
+from logitstore.registry import resolve
+
+_SHOWN = 20
+"""Domains in the table, the largest ones; --json has all of them."""
+
+
+def select(
+    cache: Annotated[Path | None, argument(SelectPlan, "cache")] = None,
+    reference: Annotated[Path | None, option(SelectPlan, "reference")] = None,
+    out: Annotated[Path | None, option(SelectPlan, "out")] = None,
+    method: Annotated[str | None, option(SelectPlan, "method")] = None,
+    score: Annotated[str | None, option(SelectPlan, "score")] = None,
+    ratio: Annotated[float | None, option(SelectPlan, "ratio")] = None,
+    samples: Annotated[int | None, option(SelectPlan, "samples")] = None,
+    at_least: Annotated[float | None, option(SelectPlan, "at_least")] = None,
+    at_most: Annotated[float | None, option(SelectPlan, "at_most")] = None,
+    seed: Annotated[int | None, option(SelectPlan, "seed")] = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Choose samples to train on by what caches say of them. No model is loaded.
+
+    The file that it writes goes to train --select. It fits every cache of the same data.
+
+    Example: logitstore select teacher-scores --reference small-scores --ratio 0.5 --out best-half.arrow
+    """
+    flags = {name: value for name, value in locals().items() if name not in ("config", "json")}
+    asked = plan(SelectPlan, "select", config, flags)
+    found = resolve("logitstore.select:select")(asked)
+    if json:
+        print(plain_json.dumps(_plain(found), indent=1, ensure_ascii=False))
+        return
+    console.print(_table(found))
+    if len(found.domains) > 1:
+        console.print(_domains(found))
+    info = found.selection.info
+    if found.selection.weight_M is not None:
+        console.print("every sample has a weight, which train --select multiplies its loss by", soft_wrap=True)
+    if info.suggested_alpha is not None:
+        console.print(
+            f"suggested: train --alpha {info.suggested_alpha:.2f}, for the share kept", highlight=False, soft_wrap=True
+        )
+    console.print(f"saved to {asked.out}", highlight=False, soft_wrap=True)
+
+
+def _plain(found: Any) -> dict[str, Any]:
+    plain = {name: value for name, value in vars(found).items() if name not in ("selection", "domains")}
+    return plain | {
+        "domains": [vars(each) for each in found.domains],
+        "selection": found.selection.info.model_dump(mode="json") | {"checksum": found.selection.checksum},
+    }
+
+
+def _table(found: Any) -> Table:
+    chosen = found.selection.info.chosen
+    table = Table("", "chosen", "of", "share", box=None, pad_edge=False)
+    for name in ("samples", "rows", "tokens"):
+        some, all_of_them = getattr(chosen, name), getattr(found, name)
+        table.add_row(name, f"{some:,}", f"{all_of_them:,}", f"{some / max(all_of_them, 1):.1%}")
+    if found.score is not None:
+        left = "" if found.mean_left is None else f"{found.mean_left:.4f} left"
+        table.add_row(f"mean {found.score}", "" if found.mean_chosen is None else f"{found.mean_chosen:.4f}", left, "")
+    return table
+
+
+def _domains(found: Any) -> Table:
+    ranked = sorted(found.domains, key=lambda each: -each.all)
+    title = f"domains, the largest {_SHOWN} of {len(ranked)}" if len(ranked) > _SHOWN else None
+    table = Table("domain", "chosen", "of", "share", "share of all chosen", box=None, pad_edge=False, title=title)
+    total = max(found.selection.info.chosen.samples, 1)
+    for each in ranked[:_SHOWN]:
+        name = "(none)" if each.name is None else each.name
+        table.add_row(
+            name, f"{each.chosen:,}", f"{each.all:,}", f"{each.chosen / each.all:.1%}", f"{each.chosen / total:.1%}"
+        )
+    return table

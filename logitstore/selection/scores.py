@@ -1,0 +1,63 @@
+"""What a cache says of each of its samples: one number a sample, from its columns or as a mean over its rows.
+
+Axes: S samples (of a part: s), N rows, K slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from logitstore.cache.reader import Cache, Part
+from logitstore.codecs.answer import AnswerCodec
+from logitstore.errors import BadInput
+from logitstore.types import Array
+
+SCORES = ("nll", "entropy", "confidence", "rows", "tokens")
+"""What samples can be ranked by."""
+
+
+def scores_of(cache: Cache, name: str) -> Array:
+    """float64[S]: a score of every sample.
+
+    nll: mean negative logprob of the gold tokens, nats per row. entropy: mean entropy of the teacher, nats per row.
+    confidence: mean probability of the teacher's most probable token. rows, tokens: counts.
+
+    Raises:
+        BadInput: this cache does not tell.
+    """
+    if name == "nll":
+        return cache.nll().astype(np.float64)
+    if name == "rows":
+        return cache.row_counts().astype(np.float64)
+    if name == "tokens":
+        return cache.lengths().astype(np.float64)
+    cache.check_targets(f"--score {name}")
+    if name == "entropy":
+        return _means(cache, lambda part: part.fields["entropy"].astype(np.float64))
+    info = cache.manifest.sparsifier
+    if info.name not in ("topk", "topp", "hybrid", "dense"):
+        raise BadInput(
+            f"--score confidence: {cache.path} does not list its most probable tokens (sparsifier '{info.name}'). "
+            "Use --score nll or entropy, or a cache that lists them."
+        )
+    codec = AnswerCodec(row=cache.manifest.row)
+    return _means(cache, lambda part: _highest(part, codec))
+
+
+def _highest(part: Part, codec: AnswerCodec) -> Array:
+    """float64[N]: the probability of the most probable token of each row; the k listed ones come before any drawn one."""
+    logprobs_NK = codec.decode({"logprobs": part.fields["logprobs"]})["logprobs"]
+    first_N = logprobs_NK.max(1) if codec.row.sparsifier.name == "dense" else logprobs_NK[:, 0]
+    return np.asarray(np.exp(first_N.astype(np.float64)))
+
+
+def _means(cache: Cache, values: Callable[[Part], Array]) -> Array:
+    """float64[S]: means over the rows of each sample."""
+    found = []
+    for number in cache.part_numbers:
+        part = cache.part(number)
+        sums_s = np.add.reduceat(values(part), part.samples.row_start_S)  # every sample has a row
+        found.append(sums_s / part.samples.row_count_S)
+    return np.concatenate(found) if found else np.zeros(0)

@@ -1,0 +1,44 @@
+"""The methods of selection by name, and what each of them needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from logitstore.selection.choice import Amount, Candidates, Choice
+from logitstore.selection.drawn import drawn
+from logitstore.selection.llkd import sure
+from logitstore.selection.prune import pruned
+from logitstore.selection.ranked import bottom, top
+from logitstore.selection.stratified import stratified
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One way to choose.
+
+    Attributes:
+        choose: a pure function of the candidates and the amount.
+        score: that of two caches (difference), one that the user names (named), perhaps (optional: only for bounds, or to rank
+            by), always the same (confidence).
+        needs_amount: whether it is told how much to choose; else it can decide itself.
+        has_seed: whether it draws.
+    """
+
+    choose: Callable[[Candidates, Amount], Choice]
+    score: Literal["difference", "named", "optional", "confidence"]
+    needs_amount: bool = True
+    has_seed: bool = False
+
+
+METHODS: dict[str, Method] = {
+    "difference": Method(choose=top, score="difference"),
+    "top": Method(choose=top, score="named"),
+    "bottom": Method(choose=bottom, score="named"),
+    "random": Method(choose=drawn, score="optional", has_seed=True),
+    "stratified": Method(choose=stratified, score="optional", has_seed=True),
+    "llkd": Method(choose=sure, score="confidence", needs_amount=False),
+    "prune": Method(choose=pruned, score="optional", has_seed=True),
+}
+"""What `select --method` names."""

@@ -1,0 +1,149 @@
+"""The text of a cache in another tokenizer's tokens: windows joined, decoded, encoded anew, and cut again.
+
+Axes: S samples, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from logitstore.cache.layout import inside
+from logitstore.cache.reader import Cache
+from logitstore.data.tokenizer import load_tokenizer
+from logitstore.data.windows import cut
+from logitstore.errors import BadInput
+from logitstore.types import Array, ModelRef, Progress, Step, no_progress
+
+_BATCH = 64
+
+_BROKEN = "\ufffd"
+"""What a character becomes whose bytes lie in two windows of which only one was chosen."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TextSamples:
+    """Some text as samples of a tokenizer's tokens, held in memory: 4 bytes a token.
+
+    Attributes:
+        path: of the cache that it comes from.
+        tokens: int32, of all samples one after the other, those in overlaps twice.
+        ends_S: int64, where each sample ends in `tokens`.
+        lengths_S: int64, its tokens.
+        first_S: int64, its first position with a row; every later one but the last has one.
+        bytes: of the text, in UTF-8, that the rows' tokens spell.
+    """
+
+    path: Path
+    tokens: Array
+    ends_S: Array
+    lengths_S: Array
+    first_S: Array
+    bytes: int
+
+    def __len__(self) -> int:
+        return len(self.lengths_S)
+
+    def lengths(self) -> Array:
+        """int64[S]: tokens of every sample."""
+        return self.lengths_S
+
+    def lengths_of(self, samples_M: Array) -> Array:
+        """int64[M]: tokens of some samples."""
+        return np.asarray(self.lengths_S[samples_M])
+
+    def row_counts(self) -> Array:
+        """int64[S]: rows of every sample."""
+        return np.asarray(self.lengths_S - 1 - self.first_S)
+
+    def tokens_of(self, sample: int) -> Array:
+        """int32[T]: a view."""
+        return np.asarray(self.tokens[self.ends_S[sample] - self.lengths_S[sample] : self.ends_S[sample]])
+
+    def positions_of(self, sample: int) -> Array:
+        """int64[N]: the positions that have a row."""
+        return np.arange(self.first_S[sample], self.lengths_S[sample] - 1)
+
+
+def encoded_anew(
+    cache: Cache, samples_M: Array, tokenizer: PreTrainedTokenizerBase, progress: Progress = no_progress
+) -> TextSamples:
+    """The text of some samples of a cache, as a tokenizer writes it.
+
+    Windows of a document that touch are joined before they are decoded. What comes out is cut into windows of the cache's own
+    length and overlap, counted in the new tokens. Special tokens are left out, and the tokenizer adds its own.
+
+    Args:
+        cache: of text.
+        samples_M: int64, rising numbers of samples.
+        tokenizer: the student's.
+
+    Raises:
+        BadInput: the cache holds chats.
+    """
+    data = cache.manifest.data
+    if data.kind == "chat":
+        raise BadInput(
+            f"--text: {cache.path} holds chats, whose template is written in the teacher's tokens. "
+            "Dump the chats with the student's tokenizer instead."
+        )
+    own = load_tokenizer(ModelRef(name=str(inside(cache.path, cache.manifest.shared_file("tokenizer")))))
+    tokens: list[Array] = []
+    lengths: list[int] = []
+    firsts: list[int] = []
+    size, done = 0, 0
+    runs = _runs(cache, samples_M)
+    while some := list(islice(runs, _BATCH)):
+        texts = [_text(own, tokens_T) for tokens_T, _ in some]
+        for text, encoded in zip(texts, tokenizer(texts, verbose=False)["input_ids"], strict=True):
+            encoded_T = np.asarray(encoded, np.int32)
+            windows = cut(len(encoded_T), data.max_length, data.overlap)
+            for window in windows:
+                if window.stop - 1 > window.first:
+                    tokens.append(encoded_T[window.start : window.stop])
+                    lengths.append(window.stop - window.start)
+                    firsts.append(window.first - window.start)
+            # nothing predicts the first token; without an overlap, nor that of any window
+            unsaid = [window.start for window in (windows[:1] if data.overlap else windows)]
+            size += len(text.encode()) - sum(_bytes(tokenizer, encoded_T[place : place + 1]) for place in unsaid)
+        done += sum(count for _, count in some)
+        progress(Step(stage="encode anew", done=done, total=len(samples_M)))
+    lengths_S = np.array(lengths, np.int64)
+    return TextSamples(
+        path=cache.path,
+        tokens=np.concatenate(tokens) if tokens else np.zeros(0, np.int32),
+        ends_S=np.cumsum(lengths_S),
+        lengths_S=lengths_S,
+        first_S=np.array(firsts, np.int64),
+        bytes=max(size, 0),
+    )
+
+
+def _runs(cache: Cache, samples_M: Array) -> Iterator[tuple[Array, int]]:
+    """The tokens of samples of a document that touch, joined; and how many samples they are."""
+    joined: list[Array] = []
+    document, stop = -1, -1
+    for part, number in zip(*(places.tolist() for places in cache.places(samples_M)), strict=True):
+        sample = cache.samples_of(part).sample(number)
+        if joined and (sample.document != document or sample.start > stop):
+            yield np.concatenate(joined), len(joined)
+            joined = []
+        joined.append(sample.tokens_T[max(stop - sample.start, 0) :] if joined else sample.tokens_T)
+        document, stop = sample.document, sample.start + len(sample.tokens_T)
+    if joined:
+        yield np.concatenate(joined), len(joined)
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, tokens_T: Array) -> str:
+    text = tokenizer.decode(tokens_T.tolist(), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return str(text).strip(_BROKEN)
+
+
+def _bytes(tokenizer: PreTrainedTokenizerBase, tokens_T: Array) -> int:
+    """Of the text that some tokens spell."""
+    return len(_text(tokenizer, tokens_T).encode())
