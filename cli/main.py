@@ -11,6 +11,7 @@ from importlib.metadata import version as installed
 from typing import Any
 
 import typer
+from logitstore_cli.add import add
 from logitstore_cli.dump import dump
 from logitstore_cli.evaluate import evaluate
 from logitstore_cli.inspect import inspect
@@ -32,7 +33,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (plan, dump, recode, inspect, verify, train, evaluate):
+for command in (plan, dump, add, recode, inspect, verify, train, evaluate):
     app.command()(command)
 
 

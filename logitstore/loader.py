@@ -1,15 +1,17 @@
 """The loader: a cache in, batches of tensors out, in an order that depends on (samples, seed, epoch) alone.
 
-Axes: B lines, T tokens, N rows, M samples of a batch.
+Axes: B lines, T tokens, N rows, M samples of a batch, D channels.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from logitstore.batch import Batch, collate
 from logitstore.cache.order import BUCKET_BATCHES, bucketed, in_windows, permuted, salt_of
@@ -38,6 +40,7 @@ class Loader(BatchStream):
         shuffle: bool = True,
         seed: int = 0,
         packed: bool = False,
+        taps: Sequence[str] = (),
         rank: int = 0,
         world_size: int = 1,
         workers: int = 1,
@@ -55,13 +58,15 @@ class Loader(BatchStream):
             seed: of the order.
             packed: lay several samples into one line, with positions that begin again, instead of padding each; for models
                 that keep packed samples apart.
+            taps: names of features that the batches bring along, such as `hidden-8`.
             rank, world_size: this process among those that share the epoch.
             workers: threads that prepare batches ahead; 0 prepares each when it is asked for.
             ahead: batches that are prepared before they are asked for; as many as `workers` without it.
             pin_memory: give batches in page-locked memory.
 
         Raises:
-            BadInput: no samples, or arguments out of range.
+            BadInput: no samples, arguments out of range, or a tap that the cache does not have or not whole.
+            CacheDamaged, CacheMismatch: a tap that cannot be read, or belongs to another cache.
         """
         wrong = {"batch_size": batch_size} if batch_rows is None else {"batch_rows": batch_rows}
         for name, value in wrong.items():
@@ -72,6 +77,10 @@ class Loader(BatchStream):
         self.count = len(cache) if samples is None else len(samples)
         if not self.count:
             raise BadInput(f"{cache.path}: no samples to load. Dump some first, or choose a smaller --holdout.")
+        self._taps = [cache.taps[name] for name in taps]
+        parts = cache.part_numbers if self._samples is None else np.unique(cache.places(self._samples)[0]).tolist()
+        for tap in self._taps:
+            tap.check_has(parts)
         self._batch_size, self._batch_rows = batch_size, batch_rows
         self._shuffle, self._seed, self._packed = shuffle, seed, packed
         self._cuts: dict[int, list[Array]] = {}
@@ -101,6 +110,13 @@ class Loader(BatchStream):
         """What an objective takes: the batch's answers, decoded where the batch is."""
         return self.decoder(batch.answer)
 
+    def features(self, batch: Batch) -> dict[str, Tensor]:
+        """float32[N, D] of each tap, decoded where the batch is."""
+        return {
+            tap.name: tap.codec.decode({name: batch.features[f"{tap.name}/{name}"] for name in tap.plan.fields})
+            for tap in self._taps
+        }
+
     @cached_property
     def longest(self) -> int:
         """Tokens of the longest sample."""
@@ -108,7 +124,7 @@ class Loader(BatchStream):
         return int((lengths if self._samples is None else lengths[self._samples]).max())
 
     def _make(self, epoch: int, number: int) -> Batch:
-        return collate(self.cache, self._choose(epoch, number), self._packed)
+        return collate(self.cache, self._choose(epoch, number), self._packed, self._taps)
 
     def _choose(self, epoch: int, number: int) -> Array:
         """The samples of global batch `number`."""

@@ -12,7 +12,7 @@ from logitstore.errors import BadInput, one_line
 from logitstore.record import Record
 from logitstore.registry import suggest
 
-SECTIONS = ("plan", "dump", "recode", "inspect", "verify", "train", "evaluate")
+SECTIONS = ("plan", "dump", "add", "recode", "inspect", "verify", "train", "evaluate")
 
 P = TypeVar("P", bound=Record)
 
