@@ -125,7 +125,7 @@ class Criterion(nn.Module):
         weight, method, known = term.weight_at(done), term.method, targets
         if method is None or known is None:
             return Term(term.label, weight, lambda logits_nV, some: cross_entropy(logits_nV, gold_N[some]))
-        state: Any = self.states[term.label] if term.label in self.states else None
+        state: Any = dict(self.states.items()).get(term.label)
         led = state.options() if state is not None else {}
         own = {name: value for name, value in term.options.items() if name not in _keywords(method.state)}
         options = own | led | ({"temperature": term.temperature.at(done)} if method.has_temperature else {})

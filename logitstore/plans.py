@@ -11,6 +11,7 @@ from logitstore.errors import BadInput
 from logitstore.methods import METHODS
 from logitstore.record import Record
 from logitstore.schedule import WAYS, Schedule
+from logitstore.tap_info import CODEC_PATTERN
 
 
 def _scheduled(said: Any) -> Any:
@@ -88,7 +89,29 @@ class RowChoices(Record):
         return {name: getattr(self, name) for name in RowChoices.model_fields}
 
 
-class DumpPlan(TeacherPlan, RowChoices):
+class TapChoices(Record):
+    """What `dump` and `add` may be told about features of the teacher that are kept beside its answers."""
+
+    hidden: str | None = Field(
+        None,
+        coerce_numbers_to_str=True,
+        description="Also keep these hidden states of the teacher: layers such as 4,8-12,final, or all. 0 is the embedding, "
+        "final what the output layer takes.",
+    )
+    qkv: str | None = Field(
+        None,
+        coerce_numbers_to_str=True,
+        description="Also keep queries, keys and values of these decoder layers, from 1, such as 4,30, or all.",
+    )
+    tap_codec: str | None = Field(
+        None,
+        pattern=CODEC_PATTERN,
+        description="How --hidden and --qkv are stored: bfloat16, float16, float32, int8, or pca-N, their N main directions; "
+        "without it bfloat16.",
+    )
+
+
+class DumpPlan(TeacherPlan, RowChoices, TapChoices):
     """Everything `dump` is told."""
 
     preset: Literal["small", "faithful", "exact", "topk", "sampled", "archive", "scores"] = Field(
@@ -138,6 +161,24 @@ class RecodePlan(RowChoices):
         "anything; rows of listed tokens only something smaller.",
     )
     pilot_rows: int = Field(12288, ge=1, description="Rows of the source from which a prior or sketch is fitted.")
+
+
+class AddPlan(TapChoices):
+    """Everything `add` is told."""
+
+    cache: Path = Field(description="The cache to add to.")
+    teacher: str | None = Field(
+        None, description="The cache's teacher, where it is not to be found under the name that the cache knows."
+    )
+    device: str = Field("auto", description="Where the teacher runs: auto, cpu, cuda, cuda:1, mps.")
+    pilot_rows: int = Field(
+        12288, ge=1, description="Rows, spread over the cache, from which int8 and pca-N are fitted."
+    )
+    parts: str | None = Field(
+        None,
+        coerce_numbers_to_str=True,
+        description="Write only these parts, such as 0-99,120. Other processes may write the others at the same time.",
+    )
 
 
 class SelectPlan(Record):
@@ -342,6 +383,7 @@ class InspectPlan(Record):
 PLANS: dict[str, type[Record]] = {
     "plan": PilotPlan,
     "dump": DumpPlan,
+    "add": AddPlan,
     "recode": RecodePlan,
     "inspect": InspectPlan,
     "verify": VerifyPlan,

@@ -70,6 +70,7 @@ def loaders(
     cache: Cache,
     reference: ModelRef | None,
     selection: Selection | None,
+    taps: list[str],
     place: dict[str, Any],
     progress: Progress,
 ) -> tuple[BatchStream, BatchStream | None]:
@@ -80,6 +81,7 @@ def loaders(
         cache: to read.
         reference: the student, where it has a tokenizer of its own to read with.
         selection: the samples to train on, but for those held out; all of them without it.
+        taps: names of the teacher's features that are read to train on.
         place: rank, world_size and workers.
         progress: receives the steps.
 
@@ -103,7 +105,7 @@ def loaders(
     if selection is not None and selection.weight_M is not None:
         weights_S = np.ones(len(cache), np.float32)
         weights_S[selection.samples_M] = selection.weight_M
-    loader = Loader(cache, samples=train_M, order=order, weights=weights_S, **mixing)
+    loader = Loader(cache, samples=train_M, taps=taps, order=order, weights=weights_S, **mixing)
     return loader, evaluation_loader(cache, held_M, **options) if len(held_M) else None
 
 

@@ -25,7 +25,7 @@ from logitstore.pulls import check_pulls, compared, criterion_of, honestly
 from logitstore.reading import check_reading, loaders, selection_for
 from logitstore.run_folder import checkpoint_of, conditions, write_summary
 from logitstore.stream import BatchStream
-from logitstore.students.build import copied, fresh
+from logitstore.students.build import copied, fresh, parse_layers
 from logitstore.students.fit import check_student, tokenizer_for
 from logitstore.students.output_head import UnknownHead, output_head
 from logitstore.students.packing import check_packing
@@ -73,7 +73,11 @@ def train(
     chosen = None if selection is None else selection.checksum
     checkpoint = checkpoint_of(plan, arguments.world_size, cache, chosen)
     place = {"rank": arguments.process_index, "world_size": arguments.world_size, "workers": plan.workers}
-    train_loader, held_out_loader = loaders(plan, cache, next(iter(references.values())), selection, place, progress)
+    taps = sorted(
+        {other for each in references.values() for _, other in compared(plan, cache, _layers(plan, cache, each))}
+    )
+    first = next(iter(references.values()))
+    train_loader, held_out_loader = loaders(plan, cache, first, selection, taps, place, progress)
     learners, reasons = [], []
     for name, reference in references.items():
         learner, why_not = _learner(plan, cache, name, reference, train_loader, progress)
@@ -188,6 +192,14 @@ def _check(plan: TrainPlan, cache: Cache) -> dict[str, ModelRef | None]:
             raise BadInput(f"--student {student}: there is another one called '{name}'. Rename one of the folders.")
         references[name] = reference
     return references
+
+
+def _layers(plan: TrainPlan, cache: Cache, reference: ModelRef | None) -> int:
+    """Decoder layers of a student to be."""
+    if reference is None:
+        return plan.layers or int(cache.manifest.teacher.config["num_hidden_layers"])
+    count = int(load_config(reference).get_text_config().num_hidden_layers)
+    return len(parse_layers(plan.copy_layers, count)) if plan.copy_layers is not None else count
 
 
 def _changes(plan: TrainPlan) -> dict[str, int]:
