@@ -20,6 +20,7 @@ from logitstore_cli.recipes import recipes
 from logitstore_cli.recode import recode
 from logitstore_cli.select import select
 from logitstore_cli.show import errors
+from logitstore_cli.sidecar import sidecar
 from logitstore_cli.train import train
 from logitstore_cli.verify import verify
 
@@ -35,7 +36,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (plan, dump, add, recode, inspect, verify, select, train, recipes, evaluate):
+for command in (plan, dump, add, recode, inspect, verify, sidecar, select, train, recipes, evaluate):
     app.command()(command)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 from logitstore_cli.show import console
-from rich.table import Table
+from rich.table import Column, Table
 
 from logitstore.errors import BadInput
 from logitstore.recipe import about, named_recipe, recipe_names
@@ -23,7 +23,7 @@ def recipes(
     Example: logitstore recipes show taid
     """
     if action is None:
-        table = Table("recipe", "what it is", "paper", "needs", box=None, pad_edge=False)
+        table = Table(Column("recipe", no_wrap=True), "what it is", "paper", "needs", box=None, pad_edge=False)
         for each in recipe_names():
             said = about(each)
             table.add_row(each, said["method"], said["paper"].partition(", ")[0], said["needs"])

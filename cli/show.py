@@ -22,6 +22,7 @@ _UNITS = {
     "dump": "rows",
     "add": "rows",
     "prune": "batches",
+    "gather": "batches",
     "train": "steps",
     "evaluate": "batches",
     "ask again": "batches",

@@ -181,6 +181,18 @@ class AddPlan(TapChoices):
     )
 
 
+class SidecarPlan(Record):
+    """Everything `sidecar` is told."""
+
+    cache: Path = Field(description="The cache to go through.")
+    of: Literal["perplexity", "means", "pca"] = Field(
+        "perplexity",
+        description="The teacher's perplexity on each domain; or of a tap the mean of every channel and before every token, "
+        "or its main directions.",
+    )
+    tap: str = Field("final", description="The tap that means and pca are of.")
+
+
 class SelectPlan(Record):
     """Everything `select` is told."""
 
@@ -388,6 +400,7 @@ PLANS: dict[str, type[Record]] = {
     "inspect": InspectPlan,
     "verify": VerifyPlan,
     "select": SelectPlan,
+    "sidecar": SidecarPlan,
     "train": TrainPlan,
     "evaluate": EvaluatePlan,
 }

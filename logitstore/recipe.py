@@ -12,7 +12,7 @@ from logitstore.errors import BadInput, one_line
 from logitstore.record import Record
 from logitstore.registry import suggest
 
-SECTIONS = ("plan", "dump", "add", "recode", "inspect", "verify", "select", "train", "evaluate")
+SECTIONS = ("plan", "dump", "add", "recode", "inspect", "verify", "select", "sidecar", "train", "evaluate")
 
 ABOUT = "about"
 """A section for people: what a recipe is for."""

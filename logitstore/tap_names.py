@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Iterable
 
 from logitstore.errors import BadInput
 
@@ -45,11 +47,17 @@ def names_of(hidden: str | None, qkv: str | None, layers: int) -> list[str]:
     return names
 
 
-def flag_for(name: str) -> str:
-    """The option of `logitstore add` that adds a tap, with its value."""
-    if name.partition("-")[0] in ATTENTION:
-        return f"--qkv {layer_of(name)}"
-    return f"--hidden {FINAL if name == FINAL else layer_of(name)}"
+def flags_for(names: Iterable[str]) -> str:
+    """The options of `logitstore add` that add some taps, with their values."""
+    hidden = sorted({name for name in names if name.partition("-")[0] not in ATTENTION}, key=_place)
+    attention = sorted({layer_of(name) or 0 for name in names if name.partition("-")[0] in ATTENTION})
+    flags = [f"--hidden {','.join(name.removeprefix('hidden-') for name in hidden)}"] if hidden else []
+    return " ".join([*flags, *([f"--qkv {','.join(map(str, attention))}"] if attention else [])])
+
+
+def _place(name: str) -> float:
+    number = layer_of(name)
+    return math.inf if number is None else number
 
 
 def _numbers(flag: str, text: str, allowed: range, last: str | None) -> tuple[list[int], bool]:

@@ -24,6 +24,7 @@ from logitstore.plans import TrainPlan
 from logitstore.pulls import check_pulls, compared, criterion_of, honestly
 from logitstore.reading import check_reading, loaders, selection_for
 from logitstore.run_folder import checkpoint_of, conditions, write_summary
+from logitstore.sidecars import sidecar
 from logitstore.stream import BatchStream
 from logitstore.students.build import copied, fresh, parse_layers
 from logitstore.students.fit import check_student, tokenizer_for
@@ -76,6 +77,7 @@ def train(
     taps = sorted(
         {other for each in references.values() for _, other in compared(plan, cache, _layers(plan, cache, each))}
     )
+    cache.taps.check_has(taps)
     first = next(iter(references.values()))
     train_loader, held_out_loader = loaders(plan, cache, first, selection, taps, place, progress)
     learners, reasons = [], []
@@ -132,9 +134,10 @@ def _learner(
         check_packing(student, str(reference or "the fresh student"))
     head, why_not = _head(student, loader)
     autocast = torch.bfloat16 if plan.precision == "bfloat16" else None
+    given = {"means_VD": lambda: sidecar(cache, "means", "final", progress)["by_gold"]}
     learner = Learner(
         student=student,
-        criterion=criterion_of(plan, cache, student.config.get_text_config().to_dict(), {}),
+        criterion=criterion_of(plan, cache, student.config.get_text_config().to_dict(), given),
         features=sorted({own for own, _ in compared(plan, cache, student.config.get_text_config().num_hidden_layers)}),
         head=head,
         name=name,

@@ -20,7 +20,7 @@ from logitstore.codecs.feature import FeatureCodec
 from logitstore.errors import BadInput, CacheDamaged, CacheMismatch, one_line
 from logitstore.manifest import Manifest, PartRecord, unseal
 from logitstore.tap_info import TAP_NAME, TAPS, TapInfo, TapPlan, directions_of, tap_folder
-from logitstore.tap_names import PATTERN, flag_for
+from logitstore.tap_names import PATTERN, flags_for
 from logitstore.types import Array
 
 OPEN_PARTS = 4096
@@ -112,7 +112,7 @@ class Tap:
         if missing := sorted(set(parts) - set(self.part_numbers)):
             raise BadInput(
                 f"{self._root}: the tap '{self.name}' lacks {len(missing)} of its parts, the first {missing[0]:05d}. "
-                f"Run: logitstore add {self._root} {flag_for(self.name)}"
+                f"Run: logitstore add {self._root} {flags_for([self.name])}"
             )
 
 
@@ -129,10 +129,20 @@ class Taps(Mapping[str, Tap]):
         if name not in self._names:
             if not re.match(PATTERN, name):
                 raise BadInput(f"no tap is named '{name}'. Names are like hidden-8, final, query-8, key-8, value-8.")
-            raise BadInput(f"{self._root}: it has no tap '{name}'. Run: logitstore add {self._root} {flag_for(name)}")
+            raise BadInput(
+                f"{self._root}: it has no tap '{name}'. Run: logitstore add {self._root} {flags_for([name])}"
+            )
         if name not in self._open:
             self._open[name] = Tap(self._root, self._manifest, name)
         return self._open[name]
+
+    def check_has(self, names: Iterable[str]) -> None:
+        """Raises BadInput when some taps are not there, saying how to add them all."""
+        wanted = sorted(names)
+        if missing := [name for name in wanted if name not in self._names]:
+            raise BadInput(
+                f"{self._root}: it has no {', '.join(missing)}. Run: logitstore add {self._root} {flags_for(missing)}"
+            )
 
     def __contains__(self, name: object) -> bool:
         return name in self._names
