@@ -109,8 +109,7 @@ def collate(cache: Cache, samples_M: Array, packed: bool, weights_S: Array | Non
         name: torch.from_numpy(_gathered(located, spans, name, int(counts_M.sum()))) for name in cache.manifest.fields
     }
     positions = (
-        # the last position never has a row
-        np.arange(length - 1) if count == length - 1 else np.flatnonzero(part.samples.mask_of(number))
+        None if count == length - 1 else np.flatnonzero(part.samples.mask_of(number))
         for (part, number), count, length in zip(located, counts_M.tolist(), lengths_M.tolist(), strict=True)
     )
     batch = laid_out(
@@ -123,7 +122,7 @@ def collate(cache: Cache, samples_M: Array, packed: bool, weights_S: Array | Non
 
 def laid_out(
     tokens: Iterable[Array],
-    positions: Iterable[Array],
+    positions: Iterable[Array | None],
     lengths_M: Array,
     samples_M: Array,
     packed: bool,
@@ -133,7 +132,7 @@ def laid_out(
 
     Args:
         tokens: token ids of each sample.
-        positions: of each sample, those that have a row.
+        positions: of each sample, those that have a row; None for all but the last, which never has one.
         lengths_M: tokens of each.
         samples_M: their numbers.
         packed: several to a line.
@@ -144,8 +143,9 @@ def laid_out(
     input_ids = np.zeros(shape[0] * shape[1], np.int64)
     places = []
     for tokens_T, positions_N, start in zip(tokens, positions, starts_M.tolist(), strict=True):
-        input_ids[start : start + len(tokens_T)] = tokens_T
-        places.append(start + positions_N)
+        stop = start + len(tokens_T)
+        input_ids[start:stop] = tokens_T
+        places.append(np.arange(start, stop - 1) if positions_N is None else start + positions_N)
     rows_N = np.concatenate(places)
     return Batch(
         input_ids=torch.from_numpy(input_ids).view(shape),
