@@ -65,10 +65,12 @@ def train(
     chosen = None if selection is None else selection.checksum
     checkpoint = checkpoint_of(plan, arguments.world_size, cache, chosen)
     place = {"rank": arguments.process_index, "world_size": arguments.world_size, "workers": plan.workers}
-    train_loader, held_out_loader = loaders(plan, cache, reference, selection, place, progress)
+    train_loader, held_out_loader, reweighting = loaders(plan, cache, reference, selection, place, progress)
     transformers.set_seed(plan.seed)
     student = _student(plan, cache, reference)
     _check_length(student, train_loader)
+    if reweighting is not None:
+        reweighting.begin(student, arguments.device, checkpoint)
     if plan.packed:
         check_packing(student, str(reference or "the fresh student"))
     head, why_not = _head(student, train_loader)
@@ -82,7 +84,7 @@ def train(
         alpha=plan.alpha,
         temperature=plan.temperature,
         autocast=torch.bfloat16 if plan.precision == "bfloat16" else None,
-        callbacks=[Report(progress)],
+        callbacks=[Report(progress), *([reweighting] if reweighting is not None else [])],
     )
     summary = {
         "cache": cache.manifest.identity,

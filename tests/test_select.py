@@ -29,6 +29,7 @@ from logitstore.loader import Loader
 from logitstore.plans import EvaluatePlan, SelectPlan, TrainPlan
 from logitstore.reading import loaders
 from logitstore.report import summarise
+from logitstore.reweighting import Reweighting
 from logitstore.select import select
 from logitstore.selection.choice import Amount, Candidates
 from logitstore.selection.curricula import Curriculum, paced, share_of
@@ -508,7 +509,7 @@ def test_a_selection_for_other_data_is_refused(
 def samples_read(plan: TrainPlan, cache: logitstore.Cache, selection: Selection | None) -> Counter[int]:
     """The samples of one epoch of the loader that `train` makes."""
     place = {"rank": 0, "world_size": 1, "workers": 0}
-    loader, _ = loaders(plan, cache, ModelRef.parse(str(plan.student)), selection, place, lambda step: None)
+    loader, _, _ = loaders(plan, cache, ModelRef.parse(str(plan.student)), selection, place, lambda step: None)
     return Counter(int(sample) for batch in loader for sample in batch.samples)
 
 
@@ -813,3 +814,72 @@ def test_samples_are_drawn_by_the_shares_of_their_span_whoever_asks() -> None:
         order(1, np.arange(3))
     with pytest.raises(ValueError, match="without samples"):
         DomainOrder(domain_S=np.array([0, 2]), seed=0, span=5)
+
+
+def test_the_shares_follow_the_student_and_are_saved(
+    cache: logitstore.Cache, small_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[np.ndarray[Any, Any]] = []
+    look = Reweighting._look
+
+    def spy(self: Reweighting, student: Any) -> Any:
+        looks.append(look(self, student))
+        return looks[-1]
+
+    monkeypatch.setattr(Reweighting, "_look", spy)
+    out = tmp_path / "out"
+    train(training(cache, out, small_student, alpha=0.5, holdout=0.4, reweight_domains=4, max_steps=10, save_every=10))
+    saved = json.loads((out / "checkpoint-10" / "domains.json").read_text())
+    assert saved["domains"] == ["topic 0", "topic 1", "topic 2"]
+    kept_out = np.flatnonzero(held_out(cache.documents(), 0.4))
+    model = AutoModelForCausalLM.from_pretrained(small_student)
+    sums = {name: [0.0, 0.0, 0.0] for name in saved["domains"]}
+    for name, found in sums.items():
+        own = [int(s) for s in kept_out if cache[int(s)].sample.domain == name]
+        for s in (own[int(place)] for place in np.unique(np.linspace(0, len(own) - 1, 64).round())):
+            each = cache[s]
+            logits = model(torch.from_numpy(each.sample.tokens_T.astype(np.int64))[None]).logits[0]
+            gold = torch.log_softmax(logits.double(), -1)[each.sample.positions_N, each.sample.gold_N]
+            found[0] -= float(gold.sum().detach())
+            found[1] += float(cache.nll()[s]) * each.sample.rows
+            found[2] += each.sample.rows
+    np.testing.assert_allclose(looks[0], [student / rows for student, _, rows in sums.values()], rtol=1e-5)
+    teacher = np.array([teacher / rows for _, teacher, rows in sums.values()])
+    shares = [first_shares(behind(looks[0], teacher))]
+    # spans begin at the steps 0, 4, 8 and 12, and are decided at 0, 1, 5 and 9
+    shares += [next_shares(shares[0], behind(looks[1], teacher), 0.5)]
+    shares += [next_shares(shares[1], behind(looks[2], teacher), 0.5)]
+    shares += [next_shares(shares[2], behind(looks[3], teacher), 0.5)]
+    assert len(looks) == 4
+    np.testing.assert_allclose(saved["shares"], shares)
+
+
+@pytest.mark.parametrize(("every", "accumulate"), [(1, 1), (4, 2)])
+def test_a_re_weighted_run_that_is_gone_on_with_equals_one_in_one_go(
+    cache: logitstore.Cache, small_student: Path, tmp_path: Path, every: int, accumulate: int
+) -> None:
+    options = {"holdout": 0.4, "epochs": 2.0, "accumulate": accumulate, "save_every": 3, "reweight_domains": every}
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    train(training(cache, whole, small_student, **options, trainer={"logging_steps": 1, "save_total_limit": None}))
+    middle = max(step for step in curve(whole) if step % 3 == 0 and step < max(curve(whole)))
+    shutil.copytree(whole / f"checkpoint-{middle}", stopped / f"checkpoint-{middle}")
+    train(training(cache, stopped, small_student, **options | {"workers": 3, "resume": True}))
+    assert curve(stopped) == curve(whole)
+
+
+def test_domains_that_cannot_be_re_weighted_are_refused(
+    refused: Refused,  # noqa: F811
+    cache: logitstore.Cache,
+    teacher: Path,
+    small_student: Path,
+    tmp_path: Path,
+) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"text": "some words to read"}\n{"text": "and some more"}\n')
+    plain = dump(plan_for(teacher, data, tmp_path / "plain", domain_column=None))
+    rest = ["--student", small_student, "--out", tmp_path / "out", "--reweight-domains", 5, "--device", "cpu"]
+    assert "are of one domain" in refused("train", plain.path, *rest)
+    assert "is held out to judge on. Choose a larger --holdout" in refused(
+        "train", cache.path, *rest, "--holdout", 0.01
+    )
+    assert "Leave one out" in refused("train", cache.path, *rest, "--curriculum", "easy-first")
