@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.ipc
 import pytest
 import torch
+import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -47,10 +48,13 @@ from logitstore.text_loader import TextLoader
 from logitstore.train import train
 from logitstore.types import ModelRef
 from tests.conftest import VOCABULARY, plan_for, save_model, train_tokenizer
+from tests.golden import make_selection
 from tests.test_train import curve, trainer_of
-from tests.test_wrong_inputs import command, refused  # noqa: F401
+from tests.test_wrong_inputs import command, refused, truncate  # noqa: F401
 
 Refused = Callable[..., str]
+
+SPECIFICATION = Path(__file__).parents[1] / "docs" / "format.md"
 
 SCORES = st.lists(st.sampled_from([0.0, 1.0, 1.5, -2.0, np.inf, -np.inf, np.nan]), min_size=1, max_size=30)
 
@@ -360,6 +364,22 @@ def test_a_cache_that_is_not_complete_is_refused(cache: logitstore.Cache, half: 
         read_selection(half).check(logitstore.open(part), half)
 
 
+def test_what_is_no_whole_cache_is_named(refused: Refused, cache: logitstore.Cache, tmp_path: Path) -> None:  # noqa: F811
+    rest = ["--method", "random", "--ratio", 0.5, "--out", tmp_path / "file"]
+    assert f"{tmp_path}: no cache.json in it" in refused("select", tmp_path, *rest)
+    spoilt = Path(shutil.copytree(cache.path, tmp_path / "cache"))
+    truncate(spoilt / "parts" / "00001" / "samples.arrow")
+    assert f"{spoilt}: parts/00001/samples.arrow has" in refused("select", spoilt, *rest)
+    line = refused("select", cache.path, "--reference", spoilt, "--ratio", 0.5, "--out", tmp_path / "file")
+    assert f"{spoilt}: parts/00001/samples.arrow has" in line
+    (tmp_path / "file").write_text("two years of work")
+    assert "something stands there already" in refused("select", cache.path, *rest)
+    assert (tmp_path / "file").read_text() == "two years of work"
+    absent = tmp_path / "absent" / "folder" / "file"
+    assert select(SelectPlan(cache=cache.path, method="random", samples=1, out=absent)).selection.checksum
+    assert read_selection(absent).samples_M.size == 1
+
+
 def test_the_command_prints_what_was_chosen(
     command: Callable[..., int],  # noqa: F811
     capsys: pytest.CaptureFixture[str],
@@ -397,6 +417,22 @@ def test_a_selection_comes_back_as_it_was_written(cache: logitstore.Cache, tmp_p
         np.testing.assert_array_equal(read.weight_M, written.weight_M)
     plain = pa.ipc.open_file(pa.memory_map(str(out))).read_all()
     assert plain.column("sample").to_pylist() == written.samples_M.tolist()
+
+
+def test_the_golden_selection_is_read_to_the_expected_values_with_the_checksum_that_the_specification_says() -> None:
+    found, expected = read_selection(make_selection.SELECTION), make_selection.made()
+    assert found.info == expected.info
+    assert (found.samples_M.tolist(), found.samples_M.dtype) == ([1, 4, 6], np.int64)
+    assert found.weight_M is not None
+    assert (found.weight_M.tolist(), found.weight_M.dtype) == ([0.5, 1.0, 1.5], np.float32)
+    table = pa.ipc.open_file(pa.memory_map(str(make_selection.SELECTION))).read_all()
+    content = json.loads(table.schema.metadata[b"logitstore"])
+    checksum = content.pop("checksum")
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    columns = np.array([1, 4, 6], "<i8").tobytes() + np.array([0.5, 1, 1.5], "<f4").tobytes()
+    assert checksum == xxhash.xxh3_128_hexdigest(canonical + columns)
+    names = set(content) | {"checksum", "sample", "weight"} | set(content["chosen"])
+    assert not {name for name in names if f"`{name}`" not in SPECIFICATION.read_text(encoding="utf-8")}
 
 
 def test_a_selection_fits_every_cache_of_the_same_data(
@@ -858,7 +894,14 @@ def test_the_shares_follow_the_student_and_are_saved(
 def test_a_re_weighted_run_that_is_gone_on_with_equals_one_in_one_go(
     cache: logitstore.Cache, small_student: Path, tmp_path: Path, every: int, accumulate: int
 ) -> None:
-    options = {"holdout": 0.4, "epochs": 2.0, "accumulate": accumulate, "save_every": 3, "reweight_domains": every}
+    options = {
+        "holdout": 0.4,
+        "epochs": 9.0,
+        "max_steps": 12,
+        "accumulate": accumulate,
+        "save_every": 3,
+        "reweight_domains": every,
+    }
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     train(training(cache, whole, small_student, **options, trainer={"logging_steps": 1, "save_total_limit": None}))
     middle = max(step for step in curve(whole) if step % 3 == 0 and step < max(curve(whole)))
