@@ -98,7 +98,9 @@ class Reweighting(TrainerCallback):  # type: ignore[misc]
                 raise BadInput(f"--resume: {checkpoint}: no shares of domains in it. Begin anew elsewhere.") from error
             self.order.shares[:] = [np.array(each, np.float64) for each in saved]
             return
+        before = next(student.parameters()).device
         self._decide(student.to(device), 0)
+        student.to(before)  # what else is tried on the student before training is tried where it was
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
