@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import methods_page
+
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parent.parent
 MARKED = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -172,6 +174,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "quality": quality,
     "fast": fast,
     "fast_summary": fast_summary,
+    "methods": methods_page.methods,
+    "truth": methods_page.truth,
+    "recipes": methods_page.recipes,
+    "costs": methods_page.costs,
 }
 """The tables by the name that marks their place on a page."""
 

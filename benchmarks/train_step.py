@@ -25,8 +25,10 @@ import demo
 from bench import at_most, found, save
 from logitstore.cache.reader import Cache
 from logitstore.chunks import chunk_rows
+from logitstore.criterion import Criterion
 from logitstore.distill_trainer import DistillTrainer
 from logitstore.dump import dump
+from logitstore.learner import Learner
 from logitstore.loader import Loader
 from logitstore.models import load_config, load_weights
 from logitstore.objectives.distillation import Pull, WeightedSum
@@ -159,7 +161,7 @@ class LiveTrainer(DistillTrainer):
         batch_inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
         rows_N = inputs["rows"]
         teacher_RV = self.teacher.logits(batch_inputs["input_ids"], batch_inputs["attention_mask"]).flatten(0, 1)
-        with self._precision():
+        with self.learners[0].precision(self.args.device):
             student_RV = model(**batch_inputs, use_cache=False).logits.flatten(0, 1)
         loss = WeightedSum([Pull("kl", 1.0, 1.0, LiveRows(teacher_RV[rows_N]))])
         size = chunk_rows(student_RV.shape[1], "cpu")
@@ -185,16 +187,19 @@ class LiveSteps:
                 return super().training_step(*arguments, **options)
 
         trainer = Clock(
-            model=load_weights(reference, load_config(reference), torch.float32),
+            learners=[
+                Learner(
+                    student=load_weights(reference, load_config(reference), torch.float32),
+                    criterion=Criterion.mixed(),
+                    autocast=torch.bfloat16,
+                )
+            ],
             args=TrainingArguments(
                 output_dir=str(FOLDER / "live"), use_cpu=True, report_to="none", disable_tqdm=True, max_steps=STEPS,
                 save_strategy="no", learning_rate=5e-4,
             ),
             train_loader=Loader(Cache(FOLDER / "topk"), batch_size=2),
             held_out_loader=None,
-            alpha=1.0,
-            temperature=1.0,
-            autocast=torch.bfloat16,
         )  # fmt: skip
         trainer.train()
         return differences(ends)

@@ -49,6 +49,8 @@ def inspect(
         return
     console.print(_summary_table(summary))
     console.print(_field_table(summary["fields"]))
+    if summary["taps"]:
+        console.print(_tap_table(summary["taps"], summary["parts"]["planned"]))
     if summary["fidelity"]:
         console.print(_fidelity_table(summary["fidelity"]))
     console.print(_histogram(summary["entropy_histogram"]), highlight=False)
@@ -140,6 +142,25 @@ def _field_table(fields: dict[str, Any]) -> Table:
     )
     for name, info in fields.items():
         table.add_row(name, info["dtype"], " x ".join(map(str, info["shape"])) or "1", info["unit"])
+    return table
+
+
+def _tap_table(taps: dict[str, Any], planned: int) -> Table:
+    table = Table(
+        "tap",
+        "channels",
+        "codec",
+        "B/row",
+        "parts",
+        "size",
+        box=None,
+        pad_edge=False,
+        title="taps",
+        title_justify="left",
+    )
+    for name, tap in taps.items():
+        parts = f"{tap['parts']} of {planned}"
+        table.add_row(name, str(tap["width"]), tap["codec"], str(tap["bytes_per_row"]), parts, size(tap["bytes"]))
     return table
 
 

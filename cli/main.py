@@ -11,10 +11,12 @@ from importlib.metadata import version as installed
 from typing import Any
 
 import typer
+from logitstore_cli.add import add
 from logitstore_cli.dump import dump
 from logitstore_cli.evaluate import evaluate
 from logitstore_cli.inspect import inspect
 from logitstore_cli.plan import plan
+from logitstore_cli.recipes import recipes
 from logitstore_cli.recode import recode
 from logitstore_cli.select import select
 from logitstore_cli.show import errors
@@ -33,7 +35,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (plan, dump, recode, inspect, verify, select, train, evaluate):
+for command in (plan, dump, add, recode, inspect, verify, select, train, recipes, evaluate):
     app.command()(command)
 
 

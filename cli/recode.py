@@ -8,6 +8,7 @@ from typing import Annotated
 from logitstore_cli.options import Config, argument, option
 from logitstore_cli.show import Bars, console, errors
 
+import logitstore
 from logitstore.plans import RecodePlan
 from logitstore.recipe import plan
 from logitstore.registry import resolve
@@ -43,6 +44,10 @@ def recode(
                 soft_wrap=True,
             )
             raise
+    if left := ", ".join(logitstore.open(asked.cache).taps):
+        console.print(
+            f"not carried over: {left}; give `logitstore add {asked.out}` for them", highlight=False, soft_wrap=True
+        )
     size = sum(seal.bytes for record in made.records for seal in record.files.values()) / max(made.rows, 1)
     console.print(
         f"{asked.out}: {made.rows:,} rows of {len(made):,} samples, {size:.1f} B/row on disk with their samples",

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated
 
+import typer
 from logitstore_cli.options import Config, argument, option
 from logitstore_cli.show import Bars, console, errors
 from rich.table import Table
@@ -17,18 +18,27 @@ from logitstore.registry import resolve
 
 def train(
     cache: Annotated[Path | None, argument(TrainPlan, "cache")] = None,
-    student: Annotated[str | None, option(TrainPlan, "student")] = None,
+    student: Annotated[list[str] | None, option(TrainPlan, "student")] = None,
     out: Annotated[Path | None, option(TrainPlan, "out")] = None,
     config: Config = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe", metavar="NAME", help="A method by name, with its paper's settings; see `logitstore recipes`."
+        ),
+    ] = None,
     copy_layers: Annotated[str | None, option(TrainPlan, "copy_layers")] = None,
+    prune: Annotated[bool | None, option(TrainPlan, "prune", "--prune")] = None,
+    prune_samples: Annotated[int | None, option(TrainPlan, "prune_samples")] = None,
     layers: Annotated[int | None, option(TrainPlan, "layers")] = None,
     hidden_size: Annotated[int | None, option(TrainPlan, "hidden_size")] = None,
     intermediate_size: Annotated[int | None, option(TrainPlan, "intermediate_size")] = None,
     heads: Annotated[int | None, option(TrainPlan, "heads")] = None,
     kv_heads: Annotated[int | None, option(TrainPlan, "kv_heads")] = None,
-    alpha: Annotated[float | None, option(TrainPlan, "alpha")] = None,
+    alpha: Annotated[str | None, option(TrainPlan, "alpha")] = None,
     objective: Annotated[str | None, option(TrainPlan, "objective")] = None,
-    temperature: Annotated[float | None, option(TrainPlan, "temperature")] = None,
+    temperature: Annotated[str | None, option(TrainPlan, "temperature")] = None,
+    strict: Annotated[bool | None, option(TrainPlan, "strict", "--strict")] = None,
     epochs: Annotated[float | None, option(TrainPlan, "epochs")] = None,
     max_steps: Annotated[int | None, option(TrainPlan, "max_steps")] = None,
     batch_size: Annotated[int | None, option(TrainPlan, "batch_size")] = None,
@@ -54,12 +64,15 @@ def train(
 ) -> None:
     """Fit a student from a cache. No teacher is loaded.
 
+    What pulls the student is one --objective, or a method by its name with --recipe (see logitstore recipes).
+
     Works under torchrun; everything else that the transformers Trainer can do goes into the `trainer` setting of a recipe.
 
     Example: logitstore train my-cache --student ./my-model --copy-layers 6 --out my-student
     """
-    flags = {name: value for name, value in locals().items() if name != "config"}
-    asked = plan(TrainPlan, "train", config, flags)
+    flags = {name: value for name, value in locals().items() if name not in ("config", "recipe")}
+    flags["student"] = student or None
+    asked = plan(TrainPlan, "train", config, flags, named=recipe)
     with Bars() as progress:
         try:
             figures = resolve("logitstore.train:train")(asked, progress, _tell)

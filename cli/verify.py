@@ -39,14 +39,15 @@ def verify(
     if problems and asked.repair:
         for name in drop(asked.cache, problems):
             console.print(f"dropped {name}", highlight=False, soft_wrap=True)
-        console.print("Give the dump command again to make only that anew.")
+        console.print("Give the command that wrote it again, dump or add, to make only that anew.")
     if problems:
         raise typer.Exit(1)
     opened = logitstore.open(asked.cache)
     missing = opened.manifest.parts - len(opened.part_numbers)
     console.print(
         f"{asked.cache}: sound: {len(opened.part_numbers)} parts, {opened.rows:,} rows"
-        + (f"; {missing} parts are still to be dumped" if missing else ""),
+        + (f"; {missing} parts are still to be dumped" if missing else "")
+        + "".join(f"; {name}: {len(tap.part_numbers)} parts" for name, tap in opened.taps.items()),
         highlight=False,
         soft_wrap=True,
     )

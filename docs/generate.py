@@ -39,9 +39,9 @@ def reference() -> str:
             ("command", "what it does"),
             [(f"[`{name}`](#{name})", _summary(command)) for name, command in group.commands.items()],
         ),
-        "Every argument and option but `--config`, `--dry-run` and `--json` may stand in a recipe instead, a YAML file with "
-        "one section a command: `--max-length 512` of `dump` is `max_length: 512` in its section `dump`. What the command "
-        "line says wins. Required settings may come from either.",
+        "Every argument and option but `--config`, `--recipe`, `--dry-run` and `--json` may stand in a recipe instead, a YAML "
+        "file with one section a command: `--max-length 512` of `dump` is `max_length: 512` in its section `dump`. What the "
+        "command line says wins. Required settings may come from either.",
         "## Exit codes",
         _table(("code", "meaning"), _exit_codes()),
         "Errors go to the error stream: one line that says which value is wrong, what was expected and what to do.",
@@ -52,7 +52,7 @@ def reference() -> str:
 
 
 def _command(name: str, command: Any) -> list[str]:
-    settings = plans.PLANS[name].model_fields
+    settings = plans.PLANS[name].model_fields if name in plans.PLANS else {}
     *paragraphs, example = re.split(r"\n\s*\n", str(command.help).strip())
     arguments = [each for each in command.params if each.param_type_name == "argument"]
     options = [each for each in command.params if each.param_type_name == "option"]
@@ -62,6 +62,8 @@ def _command(name: str, command: Any) -> list[str]:
     if arguments:
         rows = [(f"`{each.name.upper()}`", _prose(each.help)) for each in arguments]
         blocks.append(_table(("argument", "meaning"), rows))
+    if not options:
+        return blocks
     rows = [
         (
             _flags(each, settings),
@@ -86,14 +88,14 @@ def _meaning(text: object) -> str:
 def _flags(option: Any, settings: dict[str, FieldInfo]) -> str:
     """Every spelling of an option, the long one first, with what it takes."""
     spellings = sorted(option.opts, key=len, reverse=True) + sorted(option.secondary_opts)
-    value = "" if option.is_flag else f" {_value(settings.get(option.name))}"
+    value = "" if option.is_flag else f" {_value(settings.get(option.name), option.metavar)}"
     return ", ".join(f"`{spelling}{value}`" for spelling in spellings)
 
 
-def _value(setting: FieldInfo | None) -> str:
-    """What an option takes: its choices, or the kind of its value. Options without a setting take a file."""
+def _value(setting: FieldInfo | None, said: str | None) -> str:
+    """What an option takes: its choices, or the kind of its value. Options without a setting say it, or take a file."""
     if setting is None:
-        return "PATH"
+        return said or "PATH"
     kinds_of = (setting.annotation, *get_args(setting.annotation))
     if choices := [choice for kind in kinds_of for choice in get_args(kind) if isinstance(choice, str)]:
         return "|".join(choices)

@@ -5,18 +5,20 @@ Axes: B lines, T tokens, N rows, M samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from logitstore.cache.reader import Cache, Part
+from logitstore.cache.reader import Cache
+from logitstore.cache.taps import Tap
 from logitstore.types import Array
 
-_ANSWER = "answer."
+_GROUPS = ("answer", "features")
+"""Fields that hold several tensors by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +32,10 @@ class Batch:
         rows: int64[N], each row's place in the flattened [B * T].
         row_mask: bool[N], False for rows that do not count.
         answer: the stored fields of the rows, by name; a `Decoder` turns them into targets, on whichever device they are.
+        features: the stored arrays of taps, as `<tap>/<field>`; `Loader.features` decodes them.
         gold: int64[N], the token that follows.
         samples: int64, numbers of the samples in the cache; -1 in a batch that only fills up the last step of a rank.
+        counts: int64, rows of each sample; rows come sample after sample.
         source: which of several caches it comes from.
         weight: float32[N], what each row counts in the loss; None where all count alike.
     """
@@ -44,8 +48,10 @@ class Batch:
     answer: dict[str, Tensor]
     gold: Tensor
     samples: Tensor
+    counts: Tensor
     source: int = 0
     weight: Tensor | None = None
+    features: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def gold_logprob(self) -> Tensor:
@@ -58,18 +64,23 @@ class Batch:
         return self.answer["entropy"].float()
 
     def tensors(self) -> dict[str, Any]:
-        """The tensors by name, those of the answer as `answer.<field>`, without those that are None; and `source`."""
-        named = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "answer"}
+        """The tensors by name, those of answer and features as `answer.<field>` and `features.<tap>/<field>`, without those
+        that are None; and `source`."""
+        named = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in _GROUPS}
         present = {name: value for name, value in named.items() if value is not None}
-        return present | {f"{_ANSWER}{name}": value for name, value in self.answer.items()}
+        grouped = {f"{group}.{name}": value for group in _GROUPS for name, value in getattr(self, group).items()}
+        return present | grouped
 
     @classmethod
     def of(cls, tensors: Mapping[str, Any]) -> Batch:
         """The inverse of `tensors`."""
         missing: dict[str, Any] = {"attention_mask": None, "position_ids": None, "weight": None}
-        plain = {name: value for name, value in tensors.items() if not name.startswith(_ANSWER)}
-        answer = {name.removeprefix(_ANSWER): value for name, value in tensors.items() if name.startswith(_ANSWER)}
-        return cls(**missing | plain, answer=answer)
+        grouped: dict[str, dict[str, Any]] = {group: {} for group in _GROUPS}
+        plain: dict[str, Any] = {}
+        for name, value in tensors.items():
+            group, dot, rest = name.partition(".")
+            (grouped[group] if dot else plain)[rest or name] = value
+        return cls(**missing | plain | grouped)
 
     def to(self, device: torch.device | str) -> Batch:
         return self._each(lambda value: value.to(device, non_blocking=True))
@@ -91,13 +102,16 @@ class Batch:
         return present | {"use_cache": False}
 
 
-def collate(cache: Cache, samples_M: Array, packed: bool, weights_S: Array | None = None) -> Batch:
-    """Copy samples out of the mapped files into one batch; rows come sample after sample.
+def collate(
+    cache: Cache, samples_M: Array, packed: bool, taps: Sequence[Tap] = (), weights_S: Array | None = None
+) -> Batch:
+    """Copy samples, and the features beside them, out of the mapped files into one batch; rows come sample after sample.
 
     Args:
         cache: to read.
         samples_M: int64, numbers of the samples.
         packed: several to a line.
+        taps: of the cache, whose features come too.
         weights_S: float32, what the rows of each of the cache's samples count.
     """
     parts_M, numbers_M = cache.places(samples_M)
@@ -105,9 +119,9 @@ def collate(cache: Cache, samples_M: Array, packed: bool, weights_S: Array | Non
     lengths_M = np.array([part.samples.lengths_S[number] for part, number in located], np.int64)
     spans = [part.span(number) for part, number in located]
     counts_M = np.array([span.stop - span.start for span in spans], np.int64)
-    answer = {
-        name: torch.from_numpy(_gathered(located, spans, name, int(counts_M.sum()))) for name in cache.manifest.fields
-    }
+    rows = int(counts_M.sum())
+    stored = [part.fields for part, _ in located]
+    answer = {name: torch.from_numpy(_gathered(stored, spans, name, rows)) for name in cache.manifest.fields}
     positions = (
         None if count == length - 1 else np.flatnonzero(part.samples.mask_of(number))
         for (part, number), count, length in zip(located, counts_M.tolist(), lengths_M.tolist(), strict=True)
@@ -115,9 +129,13 @@ def collate(cache: Cache, samples_M: Array, packed: bool, weights_S: Array | Non
     batch = laid_out(
         (part.samples.tokens_of(number) for part, number in located), positions, lengths_M, samples_M, packed, answer
     )
-    if weights_S is None:
-        return batch
-    return replace(batch, weight=torch.from_numpy(np.repeat(weights_S[samples_M].astype(np.float32), counts_M)))
+    features = {}
+    for tap in taps:
+        beside = [tap.part(part) for part in parts_M.tolist()]
+        for name in tap.plan.fields:
+            features[f"{tap.name}/{name}"] = torch.from_numpy(_gathered(beside, spans, name, rows))
+    weight = None if weights_S is None else np.repeat(weights_S[samples_M].astype(np.float32), counts_M)
+    return replace(batch, features=features, weight=None if weight is None else torch.from_numpy(weight))
 
 
 def laid_out(
@@ -141,11 +159,12 @@ def laid_out(
     lines_M, offsets_M, shape = _pack(lengths_M) if packed else _one_each(lengths_M)
     starts_M = lines_M * shape[1] + offsets_M
     input_ids = np.zeros(shape[0] * shape[1], np.int64)
-    places = []
+    places, counts = [], []
     for tokens_T, positions_N, start in zip(tokens, positions, starts_M.tolist(), strict=True):
         stop = start + len(tokens_T)
         input_ids[start:stop] = tokens_T
         places.append(np.arange(start, stop - 1) if positions_N is None else start + positions_N)
+        counts.append(len(places[-1]))
     rows_N = np.concatenate(places)
     return Batch(
         input_ids=torch.from_numpy(input_ids).view(shape),
@@ -158,17 +177,18 @@ def laid_out(
         answer=answer,
         gold=torch.from_numpy(input_ids[rows_N + 1]),
         samples=torch.from_numpy(np.array(samples_M, np.int64)),
+        counts=torch.tensor(counts, dtype=torch.int64),
     )
 
 
-def _gathered(located: list[tuple[Part, int]], spans: list[slice], name: str, rows: int) -> Array:
+def _gathered(stored: list[dict[str, Array]], spans: list[slice], name: str, rows: int) -> Array:
     """One field of all rows, copied once, from the mapped files to where it stays."""
-    first = located[0][0].fields[name]
+    first = stored[0][name]
     found = np.empty((rows, *first.shape[1:]), first.dtype)
     start = 0
-    for (part, _), span in zip(located, spans, strict=True):
+    for arrays, span in zip(stored, spans, strict=True):
         stop = start + span.stop - span.start
-        found[start:stop] = part.fields[name][span]
+        found[start:stop] = arrays[name][span]
         start = stop
     return found
 

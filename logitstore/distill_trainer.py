@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer, TrainerControl
 
 from logitstore.batch import Batch
+from logitstore.learner import Learner
 from logitstore.metrics import Evaluation, evaluate_batches
-from logitstore.objectives.from_hidden import LinearHead, from_hidden
-from logitstore.objectives.from_logits import from_logits
-from logitstore.objectives.table import CLOSED_FORM, loss_of
 from logitstore.stream import BatchStream
-from logitstore.students.output_head import final_hidden
 from logitstore.text_metrics import TextEvaluation, evaluate_text
-from logitstore.types import Progress, Step
+from logitstore.trainer_callbacks import KeepCriteria, TellEpoch
+from logitstore.trainer_data import Batches, EpochSteps
+
+CRITERION_NAME = "criterion.safetensors"
+"""What the objectives learned or keep, in a checkpoint."""
 
 
 class DistillTrainer(Trainer):  # type: ignore[misc]
-    """Trains a student on alpha * objective + (1 - alpha) * cross-entropy; the objective is forward KL unless another is named.
+    """Trains a student on a criterion, pulls on its logits and its features; or several students on the same batches.
 
     The loss is a mean over the rows of a whole optimizer step, over all its batches and ranks, so gradient accumulation
-    and the number of processes do not change it.
+    and the number of processes do not change it. Several students share the reading of the cache and nothing else: the loss
+    is the sum of theirs, and each one's gradient is clipped by its own norm.
     """
 
     def __init__(
@@ -35,37 +39,31 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         *,
         train_loader: BatchStream,
         held_out_loader: BatchStream | None,
-        alpha: float,
-        temperature: float,
-        objective: str = CLOSED_FORM,
-        head: LinearHead | None = None,
-        autocast: torch.dtype | None = None,
+        learners: Sequence[Learner],
         **options: Any,
     ) -> None:
         """
         Args:
             train_loader: the batches of this rank.
             held_out_loader: the batches to judge on, if any.
-            objective: by its name in `OBJECTIVES`.
-            alpha: weight of the objective; the cross-entropy on the gold tokens has the rest.
-            temperature: of the objective.
-            head: the student's output layer, if it is known to be linear: the loss is then taken from the hidden states, and
-                the logits of a batch never exist whole.
-            autocast: number format of the student's forward and backward pass. The Trainer's own bf16 would turn the
-                logits into a float32 copy of [B, T, V]; here they stay as they are until a few rows are reduced.
+            learners: the students; several in one process only.
             options: of `Trainer`.
         """
-        self._loader, self._held_out, self.head = train_loader, held_out_loader, head
-        self._sums: dict[str, Tensor] = {}
-        self._objective = objective
-        self._alpha, self._temperature, self._autocast = alpha, temperature, autocast
-        self._steps = _EpochSteps(len(train_loader))
+        self._loader, self._held_out, self.learners = train_loader, held_out_loader, list(learners)
+        self._steps = EpochSteps(len(train_loader))
         self.control: TrainerControl
-        held_out = None if held_out_loader is None else _Batches(held_out_loader)
-        super().__init__(train_dataset=_Batches(train_loader), eval_dataset=held_out, **options)
+        held_out = None if held_out_loader is None else Batches(held_out_loader)
+        students = [learner.student for learner in self.learners]
+        model = students[0] if len(students) == 1 else nn.ModuleList(students)
+        super().__init__(model=model, train_dataset=Batches(train_loader), eval_dataset=held_out, **options)
+        for learner in self.learners:
+            learner.criterion.to(self.args.device)
+            if self.args.fp16:
+                learner.product_dtype = torch.float16
         self.loss_is_scaled_for_ga = True
         self.remove_callback(PrinterCallback)
-        self.add_callback(_TellEpoch(self._steps, self.args.gradient_accumulation_steps))
+        self.add_callback(TellEpoch(self._steps, self.args.gradient_accumulation_steps))
+        self.add_callback(KeepCriteria(self.criteria, self.accelerator, self.settle))
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """One item is one batch; steps that a resumed run has behind it are skipped without being read."""
@@ -94,76 +92,140 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """This batch's share of the mean over the step's rows; 0 where no row counts."""
+        """This batch's share of the mean over the step's rows; 0 where no row counts. Of several students, the sum."""
         batch = Batch.of(inputs)
-        targets = self._loader.targets(batch) if self._alpha > 0 else None
-        loss = loss_of(self._objective, targets, batch.gold, alpha=self._alpha, temperature=self._temperature)
         count = batch.row_mask.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
         # DDP averages gradients over the ranks; the count is over all of them already
         weights_N = batch.row_mask * (self.accelerator.num_processes / count.clamp(min=1))
         if batch.weight is not None:
             weights_N = weights_N * batch.weight
-        if self.head is not None and self.takes_hidden and not return_outputs:
-            with self._precision():
-                hidden_BTD = final_hidden(model, self.accelerator.unwrap_model(model), batch.model_inputs())
-            hidden_RD = hidden_BTD.flatten(0, 1)
-            total, lines = from_hidden(loss, hidden_RD, self.head, batch.rows, weights_N, dtype=self._product_dtype)
-            return self._counted(total, lines, loss.names, batch)
-        with self._precision():
-            output = model(**batch.model_inputs())
-        may_spoil = self.head is not None and not return_outputs
-        total, lines = from_logits(loss, output.logits.flatten(0, 1), batch.rows, weights_N, in_place=may_spoil)
-        self._counted(total, lines, loss.names, batch)
-        return (total, output) if return_outputs else total
+        found = [
+            learner.loss(
+                model if len(self.learners) == 1 else learner.student,
+                batch,
+                self._loader,
+                weights_N,
+                self.done,
+                head_is_whole=self.head_is_whole,
+                needs_output=return_outputs,
+            )
+            for learner in self.learners
+        ]
+        total = found[0][0] if len(found) == 1 else torch.stack([loss for loss, _ in found]).sum()
+        return (total, found[0][1]) if return_outputs else total
 
-    def _counted(self, total: Tensor, lines_LN: Tensor, names: list[str], batch: Batch) -> Tensor:
-        """Adds the loss and what it is made of to the sums for the next line of the log, on the device."""
-        counted = zip(["rows", "loss", *names], [torch.ones_like(lines_LN[0]), *lines_LN], strict=True)
-        for name, line_N in counted:
-            added = torch.where(batch.row_mask, line_N, 0.0).sum()
-            self._sums[name] = self._sums[name] + added if name in self._sums else added
-        return total
+    @property
+    def done(self) -> float:
+        """The share of the run that is over."""
+        return float(self.state.global_step / max(self.state.max_steps, 1))
+
+    def settle(self) -> None:
+        """After an optimizer step: objectives that change by their own loss are shown it, the same on all ranks."""
+        for learner in self.learners:
+            learner.criterion.zero_grad()  # the Trainer does so for the students' parameters only
+            if learner.step_sums:
+                learner.criterion.settle(self._means(learner.step_sums).get, self.done)
+                learner.step_sums = {}
+
+    def _means(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Per row over all ranks, without leaving the device."""
+        total = self.accelerator.reduce(torch.stack(list(sums.values())), "sum")
+        names = list(sums)
+        return dict(zip(names, total / total[names.index("rows")].clamp(min=1), strict=True))
 
     def log(self, logs: dict[str, float], *arguments: Any, **options: Any) -> None:
         """The loss and what it is made of, as means over the rows of all processes since the last line.
 
         The Trainer's own sum of losses would stay NaN after one step that is not finite.
         """
-        if "loss" in logs and self._sums:
-            sums = self.accelerator.reduce(torch.stack(list(self._sums.values())), "sum").tolist()
-            rows, *values = sums
-            names = list(self._sums)[1:]
-            logs = logs | {name: value / max(rows, 1.0) for name, value in zip(names, values, strict=True)}
-            self._sums = {}
+        for learner in self.learners:
+            if "loss" in logs and learner.sums:
+                means = self._means(learner.sums)
+                values = torch.stack(list(means.values())).tolist()
+                named = dict(zip(means, values, strict=True))
+                logs = logs | {learner.labelled(name): value for name, value in named.items() if name != "rows"}
+                learner.sums = {}
         super().log(logs, *arguments, **options)
 
-    def _precision(self) -> torch.autocast:
-        device = self.args.device.type
-        return torch.autocast(device, dtype=self._autocast, enabled=self._autocast is not None)
-
     @property
-    def _product_dtype(self) -> torch.dtype | None:
-        """Of the products with the output layer."""
-        return torch.float16 if self.args.fp16 else self._autocast
+    def criteria(self) -> nn.ModuleDict:
+        """What the objectives of each student learn or keep."""
+        return nn.ModuleDict({learner.name or "student": learner.criterion for learner in self.learners})
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The Trainer's own, with what the objectives learn as one more group."""
+        is_new = self.optimizer is None
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        learned = list(self.criteria.parameters())
+        if is_new and learned:
+            optimizer.add_param_group({"params": learned, "weight_decay": 0.0})
+        return optimizer
+
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
+        """Each student's gradient by its own norm; gives the largest."""
+        if len(self.learners) == 1:
+            norm: Tensor = super()._clip_grad_norm(model)
+            return norm
+        return torch.stack(
+            [super(DistillTrainer, self)._clip_grad_norm(learner.student) for learner in self.learners]
+        ).max()
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Several students are saved in folders of their names."""
+        if len(self.learners) == 1:
+            super()._save(output_dir, state_dict)
+            return
+        for learner in self.learners:
+            learner.student.save_pretrained(Path(output_dir or self.args.output_dir) / learner.name)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if len(self.learners) == 1:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        for learner in self.learners:
+            kept = type(learner.student).from_pretrained(Path(resume_from_checkpoint) / learner.name)
+            learner.student.load_state_dict(kept.state_dict())
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """With the optimizer's state goes that of the objectives; the Trainer writes what makes a checkpoint whole later."""
+        super()._save_optimizer_and_scheduler(output_dir)
+        if (kept := self.criteria.state_dict()) and self.is_world_process_zero():
+            whole = {name: value.contiguous() for name, value in kept.items()}
+            safetensors.torch.save_file(whole, Path(output_dir) / CRITERION_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and self.criteria.state_dict():
+            kept = safetensors.torch.load_file(Path(checkpoint) / CRITERION_NAME, device=str(self.args.device))
+            self.criteria.load_state_dict(kept)
 
     @cached_property
-    def takes_hidden(self) -> bool:
-        """Whether the loss is taken from hidden states: the output layer is known, and its weight in one piece outside of the
-        model's forward, which it is not under FSDP, DeepSpeed or DataParallel."""
+    def head_is_whole(self) -> bool:
+        """Whether the weight of an output layer is in one piece outside of the model's forward, which it is not under FSDP,
+        DeepSpeed or DataParallel."""
         kind = str(self.accelerator.distributed_type).rpartition(".")[2]
-        is_whole = self.args.n_gpu <= 1 and kind in ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU")
-        return self.head is not None and is_whole
+        return self.args.n_gpu <= 1 and kind in ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU")
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Judge the student on the held-out samples; every rank takes its share."""
+        """Judge the students on the held-out samples; every rank takes its share."""
         if self._held_out is None:
             return {}
-        student = self.accelerator.unwrap_model(self.model)
+        metrics: dict[str, float] = {}
+        for learner in self.learners:
+            found = vars(self._judged(learner, self._held_out)).items()
+            known = {name: float(value) for name, value in found if value is not None}
+            metrics |= {learner.labelled(f"{metric_key_prefix}_{name}"): value for name, value in known.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _judged(self, learner: Learner, held_out: BatchStream) -> Evaluation | TextEvaluation:
+        student: nn.Module = learner.student
 
         def run(**inputs: Any) -> Any:
-            with self._precision():
+            with learner.precision(self.args.device):
                 return student(**inputs)
 
         was_training = student.training
@@ -175,72 +237,9 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
             return total
 
         found: Evaluation | TextEvaluation = (
-            evaluate_batches(run, self._held_out, self._loader.targets, device, add)
+            evaluate_batches(run, held_out, self._loader.targets, device, add)
             if self._loader.has_targets
-            else evaluate_text(run, self._held_out, device, add, size=self._held_out.text_bytes)
+            else evaluate_text(run, held_out, device, add, size=held_out.text_bytes)
         )
         student.train(was_training)
-        known = {name: value for name, value in vars(found).items() if value is not None}
-        metrics = {f"{metric_key_prefix}_{name}": float(value) for name, value in known.items()}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
-
-
-class _Batches(Dataset[dict[str, Tensor]]):
-    """The loader's batches by (epoch, step), as dictionaries of tensors, which the Trainer knows how to move."""
-
-    def __init__(self, loader: BatchStream) -> None:
-        self._loader = loader
-
-    def __len__(self) -> int:
-        return self._loader.count
-
-    def __getitem__(self, where: tuple[int, int]) -> dict[str, Tensor]:
-        return self._loader.at(*where).tensors()
-
-
-class _EpochSteps:
-    """A batch sampler that names each step of the current epoch."""
-
-    def __init__(self, steps: int) -> None:
-        self.epoch, self._count = 0, steps
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return iter([[(self.epoch, step)] for step in range(self._count)])
-
-
-class _TellEpoch(TrainerCallback):  # type: ignore[misc]
-    """Tells the sampler which epoch begins, also when training resumes in the middle of one."""
-
-    def __init__(self, steps: _EpochSteps, accumulation: int) -> None:
-        self._steps = steps
-        self._updates = -(-len(steps) // accumulation)
-
-    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._steps.epoch = state.global_step // self._updates
-
-
-class Report(TrainerCallback):  # type: ignore[misc]
-    """Passes on how training goes."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._note = ""
-
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
-    ) -> None:
-        self._note = (
-            " ".join(
-                f"{name} {logs[name]:.4f}" for name in ("loss", "eval_kl", "eval_nats_per_byte") if name in (logs or {})
-            )
-            or self._note
-        )
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if state.is_world_process_zero:
-            self._progress(Step(stage="train", done=state.global_step, total=state.max_steps, note=self._note))
+        return found

@@ -110,5 +110,10 @@ def draft(plan: DumpPlan, progress: Progress = no_progress) -> Draft:
 
 def pilot_samples(samples: Samples, rows: int) -> list[int]:
     """Samples spread evenly over the data, with about `rows` rows between them."""
-    count = min(len(samples), max(int(rows / samples.rows_S.mean()), 1))
-    return [int(index) for index in np.unique(np.linspace(0, len(samples) - 1, count).round())]
+    return spread(len(samples), int(samples.rows_S.sum()), rows)
+
+
+def spread(samples: int, all_rows: int, rows: int) -> list[int]:
+    """Numbers of some of `samples` samples with `all_rows` rows, evenly, with about `rows` rows between them."""
+    count = min(samples, max(int(rows / (all_rows / samples)), 1))
+    return [int(index) for index in np.unique(np.linspace(0, samples - 1, count).round())]

@@ -7,35 +7,40 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from logitstore.behind import Behind
 from logitstore.cache import layout
 from logitstore.cache.part_sums import FACTS
-from logitstore.cache.part_writer import PartTaken, PartWriter
+from logitstore.cache.part_writer import PartWriter
 from logitstore.cache.reader import Cache
+from logitstore.cache.taps import Tap
 from logitstore.cache.verify import shared_problems
 from logitstore.codecs.answer import AnswerCodec
 from logitstore.data.samples import Samples
 from logitstore.decode import Decoder, load_shared
-from logitstore.draft import draft
+from logitstore.draft import draft, pilot_samples
 from logitstore.errors import BadInput, storage_errors
 from logitstore.establish import establish, existing_manifest
 from logitstore.fidelity import FidelityCheck
 from logitstore.keep import Keep
-from logitstore.manifest import MANIFEST_NAME, Fidelity, Manifest
+from logitstore.manifest import MANIFEST_NAME, Manifest
+from logitstore.models import layer_count
+from logitstore.part_loop import PartOut, write_part
 from logitstore.plans import DumpPlan
-from logitstore.score import TeacherBatch, score, split
+from logitstore.score import TeacherBatch, observe, score, split
 from logitstore.stopwatch import OFF, Stopwatch
+from logitstore.tap_info import TAPS
+from logitstore.tap_names import names_of
+from logitstore.tapping import TapOut, TapRequest, establish_taps, established, finish_taps, missing_parts
 from logitstore.teachers.causal_lm import CausalTeacher
-from logitstore.types import Array, ModelRef, Progress, Step, no_progress
-
-QUEUE_DEPTH = 4
+from logitstore.types import Array, ModelRef, Progress, Sample, Step, no_progress
 
 
 def dump(plan: DumpPlan, progress: Progress = no_progress, watch: Stopwatch = OFF) -> Cache:
@@ -48,28 +53,44 @@ def dump(plan: DumpPlan, progress: Progress = no_progress, watch: Stopwatch = OF
 
     Raises:
         BadInput: data or options that cannot be used.
-        ModelError: a teacher that cannot be loaded or gives NaN.
-        CacheMismatch: `plan.out` is a cache of another plan.
+        ModelError: a teacher that cannot be loaded or gives NaN, or does not have the features asked for.
+        CacheMismatch: `plan.out` is a cache of another plan, or a tap in it is stored in another way.
         StorageError: the disk is full or the folder cannot be written; what is committed stays.
     """
     is_new = not plan.out.exists()
     check_target(plan)
     try:
         drafted = draft(plan, progress)
+        wanted = TapRequest(names=names_of(plan.hidden, plan.qkv, layer_count(drafted.config)), codec=plan.tap_codec)
     except BaseException:
         if is_new:
             with suppress(OSError):
                 plan.out.rmdir()
         raise
     manifest = existing_manifest(plan, drafted.manifest)
-    todo = _parts_to_do(plan, drafted.manifest)
-    if manifest is None or todo or shared_problems(plan.out, manifest):
+    parts = _parts_wanted(plan, drafted.manifest)
+    done = set(layout.committed_parts(plan.out))
+    todo = [part for part in parts if part not in done]
+    missing = missing_parts(plan.out, wanted.names, parts)
+    is_begun = manifest is not None and established(plan.out, manifest, wanted)
+    if manifest is None or todo or shared_problems(plan.out, manifest) or not is_begun or any(missing.values()):
         progress(Step(stage="load the teacher", done=0, total=1))
         teacher = CausalTeacher(ModelRef.parse(plan.teacher), drafted.config, plan.dtype, plan.device)
         manifest = establish(plan, drafted, manifest, teacher, progress)
-        write_parts(plan, manifest, drafted.samples, todo, teacher, progress, watch)
+        taps = establish_taps(
+            plan.out,
+            manifest,
+            wanted,
+            teacher,
+            lambda: [drafted.samples[index] for index in pilot_samples(drafted.samples, plan.pilot_rows)],
+            progress,
+        )
+        write_parts(
+            plan, manifest, drafted.samples, todo, teacher, progress, watch, [(tap, missing[tap.name]) for tap in taps]
+        )
     cache = Cache(plan.out)
     cache.check_sizes()  # parts left over from another plan are refused here, not when a student is trained
+    finish_taps(cache, wanted.names)
     if cache.complete:
         with storage_errors(plan.out):
             layout.sweep(plan.out)
@@ -90,14 +111,12 @@ def check_target(plan: DumpPlan) -> None:
             raise BadInput(
                 f"--out {plan.out}: a cache is there already. Choose another folder, or leave out --no-resume."
             )
-    elif names - {layout.PARTS, layout.SHARED, layout.PILOT, "lost+found"}:
+    elif names - {layout.PARTS, layout.SHARED, layout.PILOT, TAPS, "lost+found"}:
         raise BadInput(f"--out {plan.out}: the folder holds other files. Choose an empty or new one.")
 
 
-def _parts_to_do(plan: DumpPlan, manifest: Manifest) -> list[int]:
-    wanted = layout.parse_parts(plan.parts, manifest.parts) if plan.parts is not None else range(manifest.parts)
-    done = set(layout.committed_parts(plan.out))
-    return [part for part in wanted if part not in done]
+def _parts_wanted(plan: DumpPlan, manifest: Manifest) -> list[int]:
+    return layout.parse_parts(plan.parts, manifest.parts) if plan.parts is not None else list(range(manifest.parts))
 
 
 def write_parts(
@@ -108,44 +127,73 @@ def write_parts(
     teacher: CausalTeacher,
     progress: Progress,
     watch: Stopwatch = OFF,
+    taps: Sequence[tuple[Tap, list[int]]] = (),
 ) -> None:
-    """Part after part: the teacher answers here, encoding and writing happen on the thread behind."""
+    """Write the parts in `todo`, and of each tap the parts beside it; the teacher is asked once about each part."""
     shared = load_shared(plan.out, manifest)
     decoder = Decoder(manifest.row, shared)
     check = FidelityCheck(decoder, manifest.fidelity_rows / manifest.rows)
     keep = Keep.of(manifest.row, shared, check, watch)
     if watch is not OFF and teacher.device.type == "cuda":
         watch.settle = partial(torch.cuda.synchronize, teacher.device)
-    bounds = {part: part * manifest.samples_per_part for part in todo}
+    bounds = {part: part * manifest.samples_per_part for part in sorted({*todo, *chain(*(own for _, own in taps))})}
     total = sum(int(samples.rows_S[first : first + manifest.samples_per_part].sum()) for first in bounds.values())
+    size = f"{manifest.bytes_per_row + sum(tap.info.bytes_per_row for tap, _ in taps)} B/row"
     done = 0
-    size = f"{manifest.bytes_per_row} B/row"
+
+    def told(rows: int) -> None:
+        nonlocal done
+        done += rows
+        progress(Step(stage="dump", done=done, total=total, part=part, note=size))
+
     for part, first in bounds.items():
         asked = samples[first : first + manifest.samples_per_part]
-        with suppress(PartTaken), PartWriter(plan.out, manifest, part, asked) as writer, Behind(QUEUE_DEPTH) as behind:
-            for batch, targets in score(teacher, keep, asked, manifest.batch_tokens, manifest.tail.needs_hidden, watch):
-                with watch("wait for the writer"):
-                    behind.submit(_store, writer, batch, targets, decoder.codec, watch)
-                done += len(batch.rows_N)
-                progress(Step(stage="dump", done=done, total=total, part=part, note=size))
-            behind.submit(_commit, writer, check.take(), watch)
+        mine = [tap for tap, own in taps if part in own]
+        names = [tap.name for tap in mine]
+        begin: list[Callable[[], PartOut]] = [partial(TapOut, plan.out, tap, part, asked) for tap in mine]
+        if part in todo:
+            begin.insert(0, partial(AnswerOut, plan.out, manifest, part, asked, decoder.codec, check, watch))
+            answers = score(teacher, keep, asked, manifest.batch_tokens, manifest.tail.needs_hidden, watch, names)
+        else:
+            answers = observe(teacher, asked, manifest.batch_tokens, names, watch)
+        write_part(begin, answers, told, watch)
 
 
-def _store(writer: PartWriter, batch: TeacherBatch, targets: Any, codec: AnswerCodec, watch: Stopwatch) -> None:
-    """Encode, and hand each sample's rows to the part."""
-    with watch("copy to the host"):
-        kept: dict[str, Array] = targets()
-    with watch("encode"):
-        encoded = codec.encode(kept)
-    with watch("write"):
-        facts = dict(split(batch, {name: kept[name] for name in FACTS if name in kept}))
-        for index, answer in split(batch, encoded):
-            writer.write(index, answer, facts[index])
+class AnswerOut:
+    """One part of the cache being written: takes what was kept of the teacher's answers, encodes it, commits it."""
 
+    def __init__(
+        self,
+        root: Path,
+        manifest: Manifest,
+        part: int,
+        samples: list[Sample],
+        codec: AnswerCodec,
+        check: FidelityCheck,
+        watch: Stopwatch,
+    ) -> None:
+        """Raises PartTaken, StorageError: see `PartWriter`."""
+        self._writer = PartWriter(root, manifest, part, samples)
+        self._codec, self._check, self._watch = codec, check, watch
 
-def _commit(writer: PartWriter, fidelity: Fidelity, watch: Stopwatch) -> None:
-    with watch("commit"):
-        writer.commit(fidelity)
+    def __enter__(self) -> AnswerOut:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._writer.__exit__(*error)
+
+    def store(self, batch: TeacherBatch, kept: dict[str, Array]) -> None:
+        """Encode, and hand each sample's rows to the part."""
+        with self._watch("encode"):
+            encoded = self._codec.encode(kept)
+        with self._watch("write"):
+            facts = dict(split(batch, {name: kept[name] for name in FACTS if name in kept}))
+            for index, answer in split(batch, encoded):
+                self._writer.write(index, answer, facts[index])
+
+    def commit(self) -> None:
+        """Make the part visible, with what was measured on it."""
+        self._writer.commit(self._check.take())
 
 
 def free_bytes(folder: Path) -> int:

@@ -6,7 +6,9 @@ import math
 from typing import Any
 
 from logitstore.cache.reader import Cache
+from logitstore.errors import BadInput
 from logitstore.manifest import Fidelity
+from logitstore.methods import standing
 
 
 def fidelity_of(found: Fidelity) -> dict[str, Any] | None:
@@ -34,22 +36,55 @@ def fidelity_of(found: Fidelity) -> dict[str, Any] | None:
 LARGE_KL = 0.25
 """Nats of KL between what is stored and what the teacher said, from which `train` warns."""
 
+_KINDS = {
+    "estimate": "an estimate",
+    "approximation": "an approximation",
+    "bound": "a bound",
+    "biased": "biased",
+}
 
-def fidelity_warning(cache: Cache, temperature: float) -> str | None:
-    """What a user should know before training at a temperature; None where the cache is near enough to its teacher."""
-    found = fidelity_of(cache.fidelity)
-    if found is None or cache.manifest.sparsifier.is_estimate:
+
+def honesty(cache: Cache, name: str, temperature: float) -> tuple[str, bool] | None:
+    """What a user should know of an objective on a cache before training, and whether it is a warning; None for exact ones.
+
+    Args:
+        cache: what is trained from.
+        name: of the objective.
+        temperature: at which it is taken.
+    """
+    kind, why = standing(name, cache.manifest.row)
+    if kind == "exact":
         return None
+    said = f"{name} is {_KINDS[kind]} on this cache: {why}"
+    found = fidelity_of(cache.fidelity)
+    if found is None or (kind != "approximation" and cache.manifest.row.tail.shape != "none"):
+        return f"{said}.", False
     nearest = min((1, 2, 4), key=lambda known: abs(math.log(known / temperature)))
     figure = found[f"kl_t{nearest}"]
     if figure is None or found["unbounded"] > 0:
         return (
-            f"{found['unbounded'] / found['rows']:.1%} of the rows have tokens that can come and have no mass in this cache "
-            f"(tail '{cache.manifest.tail.shape}'): the student learns a cut-off teacher."
+            f"{said}; {found['unbounded'] / found['rows']:.1%} of the rows have tokens that can come and have no mass: the "
+            "student learns a cut-off teacher.",
+            True,
         )
-    if figure["mean"] <= LARGE_KL:
-        return None
-    return (
-        f"at temperature {nearest} this cache is {figure['mean']:.2f} \u00b1 {figure['error']:.2f} nats of KL from its "
-        f"{found['against']}. Train at a lower temperature, or dump with --preset small, faithful or exact."
+    said += (
+        f"; at temperature {nearest} it is {figure['mean']:.2f} \u00b1 {figure['error']:.2f} nats of KL from its "
+        f"{found['against']}."
     )
+    if figure["mean"] <= LARGE_KL:
+        return said, False
+    colder = "Train at a lower temperature, or dump" if temperature > 1 else "Dump"
+    return f"{said} {colder} with --preset small, faithful or exact.", True
+
+
+def refuse_unless_exact(cache: Cache, name: str) -> None:
+    """What --strict asks for.
+
+    Raises:
+        BadInput: the objective is not exact on this cache.
+    """
+    kind, why = standing(name, cache.manifest.row)
+    if kind != "exact":
+        raise BadInput(
+            f"--strict: {name} is {_KINDS[kind]} on {cache.path}: {why}. Dump with --preset exact, or leave out --strict."
+        )

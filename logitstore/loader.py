@@ -1,14 +1,16 @@
 """The loader: a cache in, batches of tensors out, in an order that depends on (samples, seed, epoch) alone.
 
-Axes: B lines, T tokens, N rows, M samples of a batch.
+Axes: B lines, T tokens, N rows, M samples of a batch, D channels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from logitstore.batch import Batch, collate
 from logitstore.cache.reader import Cache
@@ -36,6 +38,7 @@ class Loader(OrderedStream):
         order: Order | None = None,
         seed: int = 0,
         packed: bool = False,
+        taps: Sequence[str] = (),
         rank: int = 0,
         world_size: int = 1,
         workers: int = 1,
@@ -55,6 +58,7 @@ class Loader(OrderedStream):
             seed: of the order.
             packed: lay several samples into one line, with positions that begin again, instead of padding each; for models
                 that keep packed samples apart.
+            taps: names of features that the batches bring along, such as `hidden-8`.
             rank, world_size: this process among those that share the epoch.
             workers: threads that prepare batches ahead; 0 prepares each when it is asked for.
             ahead: batches that are prepared before they are asked for; as many as `workers` without it.
@@ -62,10 +66,15 @@ class Loader(OrderedStream):
             weights: float32, one for every sample of the cache: what the loss of its rows counts.
 
         Raises:
-            BadInput: no samples, or arguments out of range.
+            BadInput: no samples, arguments out of range, or a tap that the cache does not have or not whole.
+            CacheDamaged, CacheMismatch: a tap that cannot be read, or belongs to another cache.
         """
         self.cache, self._weights = cache, weights
         self.has_targets = cache.manifest.sparsifier.keeps_rows
+        self._taps = [cache.taps[name] for name in taps]
+        read = cache.part_numbers if samples is None else np.unique(cache.places(np.asarray(samples))[0]).tolist()
+        for tap in self._taps:
+            tap.check_has(read)
         super().__init__(
             cache,
             batch_size=batch_size,
@@ -91,8 +100,15 @@ class Loader(OrderedStream):
         """What an objective takes: the batch's answers, decoded where the batch is."""
         return self.decoder(batch.answer)
 
+    def features(self, batch: Batch) -> dict[str, Tensor]:
+        """float32[N, D] of each tap, decoded where the batch is."""
+        return {
+            tap.name: tap.codec.decode({name: batch.features[f"{tap.name}/{name}"] for name in tap.plan.fields})
+            for tap in self._taps
+        }
+
     def _make(self, epoch: int, number: int) -> Batch:
-        return collate(self.cache, self._choose(epoch, number), self._packed, self._weights)
+        return collate(self.cache, self._choose(epoch, number), self._packed, self._taps, self._weights)
 
 
 def evaluation_loader(cache: Cache, samples: Array | None, **options: Any) -> Loader:

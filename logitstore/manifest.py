@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Protocol, Self, TypeVar
 
 import xxhash
 from pydantic import Field, ValidationError, model_validator
@@ -124,6 +124,11 @@ class Manifest(Record):
         return RowInfo(sparsifier=self.sparsifier, tail=self.tail, codec=self.codec, vocabulary=self.teacher.vocabulary)
 
     @property
+    def layout(self) -> str:
+        """How the arrays of the parts lie on disk."""
+        return self.codec.layout
+
+    @property
     def parts(self) -> int:
         return -(-self.samples // self.samples_per_part)
 
@@ -187,6 +192,26 @@ class Sums(Record):
     gold_is_top1: int = 0
     gold_is_listed: int = 0
     entropy_histogram: list[int] = Field(default_factory=list)
+
+
+class PartsPlan(Protocol):
+    """What decides some parts: a manifest, or the plan of a tap."""
+
+    @property
+    def identity(self) -> str: ...
+
+    @property
+    def fields(self) -> dict[str, FieldInfo]: ...
+
+    @property
+    def layout(self) -> str: ...
+
+    @property
+    def parts(self) -> int: ...
+
+    def samples_in(self, part: int) -> int:
+        """How many samples part number `part` holds."""
+        ...
 
 
 FIDELITY_NAMES = ("kl_t1", "kl_t2", "kl_t4", "top1", "rare_true", "rare_stored", "gradient_error", "gradient")
@@ -296,7 +321,7 @@ def _parse(raw: bytes, path: Path) -> dict[str, Any]:
     return content
 
 
-_WAY_OUT = "Run `logitstore verify CACHE --repair`, then the dump command again."
+_WAY_OUT = "Run `logitstore verify CACHE --repair`, then the command that wrote it again."
 
 
 def seal_of_bytes(content: bytes) -> FileSeal:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import cached_property, lru_cache
 
 import numpy as np
+from torch import Tensor
 
 from logitstore.batch import Batch
 from logitstore.cache.order import permuted, salt_of
@@ -78,6 +79,10 @@ class Mixture(BatchStream):
     def targets(self, batch: Batch) -> AnyTargets:
         """What an objective takes, decoded as the cache that the batch comes from is written."""
         return self._loaders[batch.source].targets(batch)
+
+    def features(self, batch: Batch) -> dict[str, Tensor]:
+        """float32[N, D] of each tap of the loader that the batch comes from, decoded where the batch is."""
+        return self._loaders[batch.source].features(batch)
 
     def _make(self, epoch: int, number: int) -> Batch:
         sources, turns = _epoch(tuple(self.shares), salt_of(self._seed, epoch, 0))

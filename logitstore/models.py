@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig, PretrainedConfig, PreTrainedModel
 
 from logitstore.errors import ModelError, one_line
@@ -47,6 +48,26 @@ def load_weights(model: ModelRef, config: PretrainedConfig, dtype: torch.dtype) 
         # as above
         raise ModelError(f"{model}: cannot be loaded as a causal language model: {one_line(error)}") from error
     return loaded
+
+
+def layer_count(config: PretrainedConfig) -> int:
+    """Decoder layers of a model."""
+    return int(config.get_text_config().num_hidden_layers)
+
+
+def layer_list(model: PreTrainedModel) -> str:
+    """Name of the one list of decoder layers in a model.
+
+    Raises:
+        ModelError: there is none, or more than one.
+    """
+    count = layer_count(model.config)
+    lists = [
+        name for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == count
+    ]
+    if len(lists) != 1:
+        raise ModelError(f"{type(model).__name__}: its decoder layers are not one list, so they cannot be chosen from.")
+    return str(lists[0])
 
 
 def pick_device(device: str) -> torch.device:

@@ -200,6 +200,13 @@ def whole_head(head: Head, hidden_ND: Tensor) -> dict[str, Tensor]:
         "bias": torch.zeros(len(head.base_V)),
         "cap": torch.tensor([head.cap]),
         "mean": hidden_ND.mean(0),
-        # a channel that hardly moves in the pilot may move later, and one scale serves the whole row
-        "std": deviation_D.clamp(min=max(0.01 * float(deviation_D.square().mean().sqrt()), 1e-6)),
+        "std": floored(deviation_D),
     }
+
+
+def floored(deviation_D: Tensor) -> Tensor:
+    """Deviations of channels, none much below the others.
+
+    A channel that hardly moves in the pilot may move later, and one scale serves the whole row.
+    """
+    return deviation_D.clamp(min=max(0.01 * float(deviation_D.square().mean().sqrt()), 1e-6))

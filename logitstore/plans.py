@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, field_validator
 
+from logitstore.errors import BadInput
+from logitstore.methods import METHODS
 from logitstore.record import Record
+from logitstore.schedule import WAYS, Schedule
+from logitstore.tap_info import CODEC_PATTERN
+
+
+def _scheduled(said: Any) -> Any:
+    """A number as a number, also where it comes as text; a schedule as its text."""
+    if not isinstance(said, (str, int, float)) or isinstance(said, bool):
+        return said
+    try:
+        schedule = Schedule.of(said)
+    except BadInput as error:
+        raise ValueError(str(error)) from error
+    return schedule.first if schedule.shape == "constant" else said
+
+
+Scheduled = Annotated[float | str, BeforeValidator(_scheduled)]
+"""A number, or a schedule by which it changes over the run."""
 
 
 class TeacherPlan(Record):
@@ -70,7 +89,29 @@ class RowChoices(Record):
         return {name: getattr(self, name) for name in RowChoices.model_fields}
 
 
-class DumpPlan(TeacherPlan, RowChoices):
+class TapChoices(Record):
+    """What `dump` and `add` may be told about features of the teacher that are kept beside its answers."""
+
+    hidden: str | None = Field(
+        None,
+        coerce_numbers_to_str=True,
+        description="Also keep these hidden states of the teacher: layers such as 4,8-12,final, or all. 0 is the embedding, "
+        "final what the output layer takes.",
+    )
+    qkv: str | None = Field(
+        None,
+        coerce_numbers_to_str=True,
+        description="Also keep queries, keys and values of these decoder layers, from 1, such as 4,30, or all.",
+    )
+    tap_codec: str | None = Field(
+        None,
+        pattern=CODEC_PATTERN,
+        description="How --hidden and --qkv are stored: bfloat16, float16, float32, int8, or pca-N, their N main directions; "
+        "without it bfloat16.",
+    )
+
+
+class DumpPlan(TeacherPlan, RowChoices, TapChoices):
     """Everything `dump` is told."""
 
     preset: Literal["small", "faithful", "exact", "topk", "sampled", "archive", "scores"] = Field(
@@ -122,6 +163,24 @@ class RecodePlan(RowChoices):
     pilot_rows: int = Field(12288, ge=1, description="Rows of the source from which a prior or sketch is fitted.")
 
 
+class AddPlan(TapChoices):
+    """Everything `add` is told."""
+
+    cache: Path = Field(description="The cache to add to.")
+    teacher: str | None = Field(
+        None, description="The cache's teacher, where it is not to be found under the name that the cache knows."
+    )
+    device: str = Field("auto", description="Where the teacher runs: auto, cpu, cuda, cuda:1, mps.")
+    pilot_rows: int = Field(
+        12288, ge=1, description="Rows, spread over the cache, from which int8 and pca-N are fitted."
+    )
+    parts: str | None = Field(
+        None,
+        coerce_numbers_to_str=True,
+        description="Write only these parts, such as 0-99,120. Other processes may write the others at the same time.",
+    )
+
+
 class SelectPlan(Record):
     """Everything `select` is told."""
 
@@ -148,14 +207,30 @@ class SelectPlan(Record):
     seed: int = Field(0, ge=0, description="Seed of random, stratified and prune.")
 
 
+class TermPlan(Record):
+    """One more pull that is added to the loss.
+
+    Attributes:
+        name: of the objective.
+        weight: of it in the sum; "balanced" makes a pull on features as heavy as those on logits together.
+        temperature: of a pull on logits.
+        options: of the objective.
+    """
+
+    name: str
+    weight: Literal["balanced"] | Scheduled = 1.0
+    temperature: Scheduled = 1.0
+    options: dict[str, Any] = Field({})
+
+
 class TrainPlan(Record):
     """Everything `train` is told."""
 
     cache: Path = Field(description="The cache to learn from.")
-    student: str | None = Field(
+    student: str | list[str] | None = Field(
         None,
         description="The model to train: a local folder or hub name. Without it: a fresh one, shaped like the teacher "
-        "but for --layers, --hidden-size, ...",
+        "but for --layers, --hidden-size, ... Given several times, all are trained on the same batches, into folders of --out.",
     )
     out: Path = Field(description="Folder for the trained student and its checkpoints.")
     copy_layers: str | None = Field(
@@ -163,23 +238,35 @@ class TrainPlan(Record):
         coerce_numbers_to_str=True,
         description="Keep only these decoder layers of --student: numbers such as 0,6,12, or how many, such as 5.",
     )
+    prune: bool = Field(
+        False,
+        description="Make --student as narrow as --hidden-size, --intermediate-size, --heads and --kv-heads say, and keep what "
+        "is most active on the cache's text.",
+    )
+    prune_samples: int = Field(256, ge=1, description="Samples of the cache by which --prune judges.")
     layers: int | None = Field(None, ge=1, description="Decoder layers of a fresh student.")
-    hidden_size: int | None = Field(None, ge=1, description="Width of a fresh student.")
-    intermediate_size: int | None = Field(None, ge=1, description="Width of a fresh student's MLP.")
-    heads: int | None = Field(None, ge=1, description="Attention heads of a fresh student.")
-    kv_heads: int | None = Field(None, ge=1, description="Key-value heads of a fresh student.")
-    alpha: float = Field(
+    hidden_size: int | None = Field(None, ge=1, description="Width of a fresh or pruned student.")
+    intermediate_size: int | None = Field(None, ge=1, description="Width of a fresh or pruned student's MLP.")
+    heads: int | None = Field(None, ge=1, description="Attention heads of a fresh or pruned student.")
+    kv_heads: int | None = Field(None, ge=1, description="Key-value heads of a fresh or pruned student.")
+    alpha: Scheduled = Field(
         1.0,
-        ge=0,
-        le=1,
-        description="Weight of the KL to the teacher; cross-entropy on the gold tokens has the rest. 0: gold tokens only.",
+        description="Weight of the objective; cross-entropy on the gold tokens has the rest. 0: gold tokens only. "
+        f"It is {WAYS}.",
     )
     objective: str = Field(
         "forward_kl",
-        description="What pulls the student towards the teacher: forward_kl, reverse_kl, symmetric_kl, jensen_shannon, "
-        "total_variation, skew_forward_kl, skew_reverse_kl, adaptive_kl, lumped_kl or renormalised_kl.",
+        description=f"What pulls the student towards the teacher: {', '.join(METHODS)}; or none, where `terms` of a recipe do.",
     )
-    temperature: float = Field(1.0, gt=0, description="Temperature of the objective.")
+    temperature: Scheduled = Field(1.0, description="Temperature of the objective; a number or a schedule.")
+    options: dict[str, Any] = Field({}, description="Options of the objective, by name (recipe files only).")
+    terms: list[TermPlan] = Field(
+        [],
+        description="Further pulls that are added to the loss: name, weight, temperature, options (recipe files only).",
+    )
+    strict: bool = Field(
+        False, description="Refuse a cache that gives the objective only a bound, an estimate or an approximation."
+    )
     epochs: float = Field(1.0, gt=0, description="Passes over the training samples.")
     max_steps: int = Field(-1, ge=-1, description="Stop after this many optimizer steps instead; -1 goes by --epochs.")
     batch_size: int = Field(8, ge=1, description="Samples in a batch, on each device.")
@@ -220,7 +307,7 @@ class TrainPlan(Record):
         "often on which it is further behind its teacher (DDK).",
     )
     evaluate_every: int | None = Field(
-        None, ge=1, description="Evaluate after every so many steps; without it, at the end."
+        None, ge=1, description="Evaluate after every so many steps; without it, four times a run."
     )
     save_every: int | None = Field(
         None, ge=1, description="Keep a checkpoint after every so many steps; without it, after each epoch."
@@ -229,6 +316,31 @@ class TrainPlan(Record):
     workers: int = Field(1, ge=0, description="Threads that prepare batches ahead.")
     seed: int = Field(0, ge=0, description="Seed of the order of the samples and of fresh weights.")
     trainer: dict[str, Any] = Field({}, description="Further TrainingArguments, by name (recipe files only).")
+
+    @property
+    def students(self) -> list[str]:
+        """All that are named."""
+        return [self.student] if isinstance(self.student, str) else self.student or []
+
+    @field_validator("student")
+    @classmethod
+    def _one_or_several(cls, value: str | list[str] | None) -> str | list[str] | None:
+        return (value[0] if len(value) == 1 else value or None) if isinstance(value, list) else value
+
+    @field_validator("alpha")
+    @classmethod
+    def _a_share(cls, value: float | str) -> float | str:
+        low, high = Schedule.of(value).span
+        if low < 0 or high > 1:
+            raise ValueError("must be from 0 to 1")
+        return value
+
+    @field_validator("temperature")
+    @classmethod
+    def _positive(cls, value: float | str) -> float | str:
+        if Schedule.of(value).span[0] <= 0:
+            raise ValueError("must be above 0")
+        return value
 
 
 class EvaluatePlan(Record):
@@ -277,6 +389,7 @@ class InspectPlan(Record):
 PLANS: dict[str, type[Record]] = {
     "plan": PilotPlan,
     "dump": DumpPlan,
+    "add": AddPlan,
     "recode": RecodePlan,
     "inspect": InspectPlan,
     "verify": VerifyPlan,

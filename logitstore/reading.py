@@ -28,20 +28,18 @@ START = 0.25
 """Share of the samples that a curriculum begins with."""
 
 
-def check_reading(plan: TrainPlan, cache: Cache) -> None:
+def check_reading(plan: TrainPlan) -> None:
     """Refuse options about what is read that do not go together.
 
     Raises:
         BadInput: naming them.
     """
-    if plan.alpha > 0 and not plan.text:
-        cache.check_targets(f"--alpha {plan.alpha:g}")
-    if plan.text and plan.alpha > 0:
+    if plan.text and (plan.alpha != 0 or plan.terms or plan.objective == "none"):
         raise BadInput(
-            f"--text with --alpha {plan.alpha:g}: no teacher has seen the student's own tokens. Give --alpha 0."
+            f"--text with --alpha {plan.alpha}: no teacher has seen the student's own tokens. Give --alpha 0."
         )
-    if plan.text and plan.student is None:
-        raise BadInput("--text needs a --student with a tokenizer of its own.")
+    if plan.text and len(plan.students) != 1:
+        raise BadInput("--text needs a --student with a tokenizer of its own, and no other.")
     if plan.text and plan.curriculum is not None:
         raise BadInput(
             f"--text with --curriculum {plan.curriculum}: text that is cut anew has no score. Leave one of them out."
@@ -50,6 +48,12 @@ def check_reading(plan: TrainPlan, cache: Cache) -> None:
         other = "--text" if plan.text else f"--curriculum {plan.curriculum}"
         raise BadInput(
             f"--reweight-domains {plan.reweight_domains} with {other}: one of them decides what is read. Leave one out."
+        )
+    if plan.reweight_domains is not None and (plan.prune or len(plan.students) > 1):
+        other = "--prune" if plan.prune else "several --student"
+        raise BadInput(
+            f"--reweight-domains {plan.reweight_domains} with {other}: what is read follows one student as it is. "
+            "Leave one out."
         )
     if plan.curriculum_start is not None and plan.curriculum is None:
         raise BadInput(f"--curriculum-start {plan.curriculum_start:g}: it changes nothing without a --curriculum.")
@@ -79,6 +83,7 @@ def loaders(
     cache: Cache,
     reference: ModelRef | None,
     selection: Selection | None,
+    taps: list[str],
     place: dict[str, Any],
     progress: Progress,
 ) -> tuple[BatchStream, BatchStream | None, Reweighting | None]:
@@ -89,6 +94,7 @@ def loaders(
         cache: to read.
         reference: the student, where it has a tokenizer of its own to read with.
         selection: the samples to train on, but for those held out; all of them without it.
+        taps: names of the teacher's features that are read to train on.
         place: rank, world_size and workers.
         progress: receives the steps.
 
@@ -126,7 +132,7 @@ def loaders(
     if selection is not None and selection.weight_M is not None:
         weights_S = np.ones(len(cache), np.float32)
         weights_S[selection.samples_M] = selection.weight_M
-    loader = Loader(cache, samples=train_M, order=order, weights=weights_S, **mixing)
+    loader = Loader(cache, samples=train_M, taps=taps, order=order, weights=weights_S, **mixing)
     return loader, evaluation_loader(cache, held_M, **options) if len(held_M) else None, reweighting
 
 

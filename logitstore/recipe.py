@@ -12,24 +12,32 @@ from logitstore.errors import BadInput, one_line
 from logitstore.record import Record
 from logitstore.registry import suggest
 
-SECTIONS = ("plan", "dump", "recode", "inspect", "verify", "select", "train", "evaluate")
+SECTIONS = ("plan", "dump", "add", "recode", "inspect", "verify", "select", "train", "evaluate")
+
+ABOUT = "about"
+"""A section for people: what a recipe is for."""
+
+NAMED = Path(__file__).with_name("recipes")
+"""The folder of the recipes that have a name."""
 
 P = TypeVar("P", bound=Record)
 
 
-def plan(kind: type[P], section: str, config: Path | None, flags: dict[str, Any]) -> P:
+def plan(kind: type[P], section: str, config: Path | None, flags: dict[str, Any], named: str | None = None) -> P:
     """The plan of one command.
 
     Args:
         kind: the plan's class.
         section: the command, and the section of the recipe that is read.
-        config: the recipe, if there is one.
+        config: the user's recipe, if there is one.
         flags: what the command line said; None where it said nothing.
+        named: one of our recipes, which the user's and then the flags override.
 
     Raises:
         BadInput: no such file, not a recipe, an unknown or missing or impossible setting.
     """
-    settings = _section(config, section) if config is not None else {}
+    settings = _section(named_recipe(named), section) if named is not None else {}
+    settings |= _section(config, section) if config is not None else {}
     unknown = next((name for name in settings if name not in kind.model_fields), None)
     if unknown is not None:
         raise BadInput(
@@ -44,7 +52,8 @@ def plan(kind: type[P], section: str, config: Path | None, flags: dict[str, Any]
         flag = "CACHE" if name == "cache" else "--" + name.replace("_", "-")
         if first["type"] == "missing":
             raise BadInput(f"{section} needs {flag}: {kind.model_fields[name].description}") from error
-        raise BadInput(f"{flag} {first['input']!s:.80}: {first['msg']}.") from error
+        said = first["msg"].removeprefix("Value error, ").removesuffix(".")
+        raise BadInput(f"{flag} {first['input']!s:.80}: {said}.") from error
 
 
 def _section(path: Path, section: str) -> dict[str, Any]:
@@ -56,7 +65,29 @@ def _section(path: Path, section: str) -> dict[str, Any]:
         raise BadInput(f"--config {path}: not valid YAML: {one_line(error)}") from error
     if not isinstance(content, dict) or not all(isinstance(value, dict) for value in content.values()):
         raise BadInput(f"--config {path}: a recipe has one section a command: {', '.join(SECTIONS)}.")
-    unknown = next((name for name in content if name not in SECTIONS), None)
+    unknown = next((name for name in content if name not in (ABOUT, *SECTIONS)), None)
     if unknown is not None:
         raise BadInput(f"--config {path}: no section named '{unknown}'. {suggest(str(unknown), list(SECTIONS))}")
     return dict(content.get(section, {}))
+
+
+def recipe_names() -> list[str]:
+    """The recipes that have a name."""
+    return sorted(path.stem for path in NAMED.glob("*.yaml"))
+
+
+def named_recipe(name: str) -> Path:
+    """The file of a recipe of ours.
+
+    Raises:
+        BadInput: there is none of that name.
+    """
+    if name not in recipe_names():
+        raise BadInput(f"no recipe named '{name}'. {suggest(name, recipe_names())}")
+    return NAMED / f"{name}.yaml"
+
+
+def about(name: str) -> dict[str, str]:
+    """What a recipe of ours is for: `method`, `paper`, `needs`, `advice`."""
+    found: dict[str, str] = yaml.safe_load(named_recipe(name).read_text(encoding="utf-8"))[ABOUT]
+    return found

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from logitstore.cache import layout
-from logitstore.cache.part_writer import PartTaken, PartWriter
+from logitstore.cache.part_writer import PartWriter
 from logitstore.cache.reader import Cache
+from logitstore.cache.staged_part import PartTaken
 from logitstore.cache.verify import shared_problems
 from logitstore.decode import decoder_of, load_shared
 from logitstore.errors import BadInput, CacheMismatch, storage_errors

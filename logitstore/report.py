@@ -11,6 +11,7 @@ import numpy as np
 from logitstore.cache.layout import ROWS_FOLDER, SAMPLES_FILE
 from logitstore.cache.part_sums import entropy_edges
 from logitstore.cache.reader import Cache
+from logitstore.cache.taps import Tap
 from logitstore.cache.vocabulary import read_pieces
 from logitstore.errors import BadInput
 from logitstore.fidelity_report import fidelity_of
@@ -56,7 +57,20 @@ def summarise(cache: Cache) -> dict[str, Any]:
             "rows": sums.entropy_histogram,
         },
         "fields": {name: info.model_dump(mode="json") for name, info in manifest.fields.items()},
+        "taps": {name: _tap(tap) for name, tap in cache.taps.items()},
         "created_by": manifest.created_by,
+    }
+
+
+def _tap(tap: Tap) -> dict[str, Any]:
+    """What a tap is, as plain JSON."""
+    return {
+        "codec": tap.info.codec,
+        "width": tap.info.width,
+        "bytes_per_row": tap.info.bytes_per_row,
+        "parts": len(tap.part_numbers),
+        "bytes": sum(seal.bytes for record in tap.records for seal in record.files.values())
+        + sum(seal.bytes for seal in tap.info.shared.values()),
     }
 
 

@@ -32,6 +32,11 @@ def runs(rows_N: Tensor, chunk: int) -> Iterator[tuple[slice, slice | Tensor]]:
                     place = int(positions_N[first])
                     yield slice(first, last), slice(place, place + last - first)
             return
-    for first in range(0, len(rows_N), chunk):
-        some = slice(first, min(first + chunk, len(rows_N)))
+    yield from groups(rows_N, chunk)
+
+
+def groups(rows_N: Tensor, size: int) -> Iterator[tuple[slice, Tensor]]:
+    """The same, in chunks of exactly `size` rows but for the last, wherever they lie."""
+    for first in range(0, len(rows_N), size):
+        some = slice(first, min(first + size, len(rows_N)))
         yield some, rows_N[some]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,8 +98,18 @@ def ask(teacher: CausalTeacher, batch: TeacherBatch, hidden: bool, watch: Stopwa
         )
 
 
+def rows_of(features: Mapping[str, Tensor], batch: TeacherBatch) -> dict[str, Tensor]:
+    """float32[N, D]: the rows of a batch, of features [B, T, D]."""
+    return {
+        name: value_BTD.flatten(0, 1)[batch.rows_N.to(value_BTD.device)].float() for name, value_BTD in features.items()
+    }
+
+
 Reduce = Callable[[TeacherBatch, RowChunk], dict[str, Tensor]]
 """What is kept of a few rows."""
+
+Answers = Iterator[tuple[TeacherBatch, Callable[[], dict[str, Array]]]]
+"""Batches, each with a function that waits for what was made of it."""
 
 
 def score(
@@ -109,8 +119,15 @@ def score(
     batch_tokens: int,
     hidden: bool = False,
     watch: Stopwatch = OFF,
-) -> Iterator[tuple[TeacherBatch, Callable[[], dict[str, Array]]]]:
+    taps: Sequence[str] = (),
+) -> Answers:
     """Ask the teacher about samples, batch by batch.
+
+    Args:
+        reduce: makes the targets.
+        batch_tokens: most tokens in a batch.
+        hidden: whether `reduce` needs the final hidden states.
+        taps: features that are given beside the targets, by name.
 
     Yields:
         the batch, and a function that waits for its targets and gives them as arrays on the host; call it elsewhere, so
@@ -119,8 +136,21 @@ def score(
     lengths_S = np.array([len(sample.tokens_T) for sample in samples])
     for indices in by_length(lengths_S, batch_tokens):
         batch = collate(samples, indices)
-        chunks = [reduce(batch, chunk) for chunk in ask(teacher, batch, hidden, watch)]
-        yield batch, _to_host({name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]})
+        with teacher.recording(taps) as seen:
+            chunks = [reduce(batch, chunk) for chunk in ask(teacher, batch, hidden, watch)]
+        targets = {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
+        yield batch, _to_host(targets | rows_of(seen, batch))
+
+
+def observe(
+    teacher: CausalTeacher, samples: list[Sample], batch_tokens: int, taps: Sequence[str], watch: Stopwatch = OFF
+) -> Answers:
+    """Features alone, in the same batches as `score`, float32[N, D] each; no logits but the last position's."""
+    for indices in by_length(np.array([len(sample.tokens_T) for sample in samples]), batch_tokens):
+        batch = collate(samples, indices)
+        with watch("forward"):
+            seen = teacher.features(batch.tokens_BT, batch.attention_BT, taps)
+        yield batch, _to_host(rows_of(seen, batch))
 
 
 def _to_host(targets: dict[str, Tensor]) -> Callable[[], dict[str, Array]]:

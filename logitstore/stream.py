@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from logitstore.batch import Batch
@@ -57,6 +58,10 @@ class BatchStream(IterableDataset[Batch], ABC):
     @abstractmethod
     def targets(self, batch: Batch) -> AnyTargets:
         """What an objective takes: the batch's answers, decoded where the batch is."""
+
+    def features(self, batch: Batch) -> dict[str, Tensor]:
+        """float32[N, D] of each tap that it reads, decoded where the batch is."""
+        return {}
 
     @abstractmethod
     def _make(self, epoch: int, number: int) -> Batch:

@@ -5,30 +5,37 @@ cache -> check that the student fits -> split -> loaders -> student -> Trainer -
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from torch import Tensor
 from transformers import PreTrainedModel, TrainingArguments
 
 from logitstore.cache.reader import Cache
-from logitstore.distill_trainer import DistillTrainer, Report
+from logitstore.distill_trainer import DistillTrainer
 from logitstore.errors import BadInput, CacheMismatch, one_line, storage_errors
-from logitstore.fidelity_report import fidelity_warning
+from logitstore.learner import Learner
 from logitstore.models import load_config, load_weights, pick_device
 from logitstore.objectives.from_hidden import LinearHead
-from logitstore.objectives.table import check_objective
 from logitstore.plans import TrainPlan
+from logitstore.pulls import check_pulls, compared, criterion_of, honestly
 from logitstore.reading import check_reading, loaders, selection_for
 from logitstore.run_folder import checkpoint_of, conditions, write_summary
 from logitstore.stream import BatchStream
-from logitstore.students.build import copied, fresh
+from logitstore.students.build import copied, fresh, parse_layers
 from logitstore.students.fit import check_student, tokenizer_for
 from logitstore.students.output_head import UnknownHead, output_head
 from logitstore.students.packing import check_packing
-from logitstore.types import ModelRef, Progress, no_progress
+from logitstore.students.width import Widths, importance_of, narrowed
+from logitstore.trainer_callbacks import Report, WatchTurns
+from logitstore.types import ModelRef, Progress, Step, no_progress
+
+EVALUATIONS = 0.25
+"""The share of a run between two evaluations, where nothing else is asked for."""
 
 TRIED_TOKENS = 16
 """Enough to tell whether the output layer is what its weights say."""
@@ -59,88 +66,153 @@ def train(
     """
     cache = Cache(plan.cache)
     cache.check_sizes()
-    reference = _check(plan, cache)
+    references = _check(plan, cache)
     selection = selection_for(plan, cache)
     arguments = _arguments(plan)
+    if len(references) > 1 and arguments.world_size > 1:
+        raise BadInput("several --student in several processes: train each in a run of its own, or all in one process.")
     chosen = None if selection is None else selection.checksum
     checkpoint = checkpoint_of(plan, arguments.world_size, cache, chosen)
     place = {"rank": arguments.process_index, "world_size": arguments.world_size, "workers": plan.workers}
-    train_loader, held_out_loader, reweighting = loaders(plan, cache, reference, selection, place, progress)
-    transformers.set_seed(plan.seed)
-    student = _student(plan, cache, reference)
-    _check_length(student, train_loader)
-    if reweighting is not None:
-        reweighting.begin(student, arguments.device, checkpoint)
-    if plan.packed:
-        check_packing(student, str(reference or "the fresh student"))
-    head, why_not = _head(student, train_loader)
+    taps = sorted(
+        {other for each in references.values() for _, other in compared(plan, cache, _layers(plan, cache, each))}
+    )
+    first = next(iter(references.values()))
+    train_loader, held_out_loader, reweighting = loaders(plan, cache, first, selection, taps, place, progress)
+    begin = reweighting and partial(reweighting.begin, device=arguments.device, checkpoint=checkpoint)
+    learners, reasons = [], []
+    for name, reference in references.items():
+        learner, why_not = _learner(plan, cache, name, reference, train_loader, progress, begin)
+        learners.append(learner)
+        reasons.append(why_not)
     trainer = DistillTrainer(
-        model=student,
-        head=head,
+        learners=learners,
         args=arguments,
         train_loader=train_loader,
         held_out_loader=held_out_loader,
-        objective=plan.objective,
-        alpha=plan.alpha,
-        temperature=plan.temperature,
-        autocast=torch.bfloat16 if plan.precision == "bfloat16" else None,
-        callbacks=[Report(progress), *([reweighting] if reweighting is not None else [])],
+        callbacks=[Report(progress), WatchTurns(list(references), notice), *([reweighting] if reweighting else [])],
     )
+    by_hidden = trainer.head_is_whole and all(learner.head is not None for learner in learners)
     summary = {
         "cache": cache.manifest.identity,
         "samples": len(cache),
         "selection": chosen,
         "teacher": cache.manifest.teacher.name,
-        "loss_from": "hidden states" if trainer.takes_hidden else "logits",
+        "loss_from": "hidden states" if by_hidden else "logits",
         **conditions(plan, arguments.world_size),
     }
-    if plan.alpha > 0 and (warning := fidelity_warning(cache, plan.temperature)) is not None:
-        notice(f"warning: {warning}")
-    if trainer.takes_hidden:
-        notice("note: the loss includes the student's output layer, so its logits never exist whole.")
-    else:
-        notice(f"note: the loss is taken from the student's logits ({why_not}).")
+    for text in honestly(plan, cache):
+        notice(text)
+    for learner, why_not in zip(learners, reasons, strict=True):
+        whose = f"{learner.name}: " if learner.name else ""
+        if learner.head is not None and trainer.head_is_whole:
+            notice(f"note: {whose}the loss includes the student's output layer, so its logits never exist whole.")
+        else:
+            notice(f"note: {whose}the loss is taken from the student's logits ({why_not}).")
     with storage_errors(plan.out, then="run the same command with --resume"):
         if trainer.is_world_process_zero():
             write_summary(plan.out, summary)
         result = trainer.train(resume_from_checkpoint=checkpoint)
         loss = trainer.accelerator.reduce(torch.tensor(result.training_loss, device=arguments.device), "mean")
-        figures = {"train_loss": float(loss), "steps": float(trainer.state.global_step)} | trainer.evaluate()
+        figures = {"train_loss": float(loss), "steps": float(trainer.state.global_step)} | _last_evaluation(trainer)
         trainer.save_model(str(plan.out))
         if trainer.is_world_process_zero():
-            tokenizer_for(cache, reference).save_pretrained(str(plan.out))
+            for name, reference in references.items():
+                tokenizer_for(cache, reference).save_pretrained(str(plan.out / name))
             write_summary(plan.out, summary | {"figures": figures, "log": trainer.state.log_history})
     return figures
 
 
-def _check(plan: TrainPlan, cache: Cache) -> ModelRef | None:
-    """Refuse what cannot work before any weights are loaded; the student's reference, None for a fresh one."""
+def _learner(
+    plan: TrainPlan,
+    cache: Cache,
+    name: str,
+    reference: ModelRef | None,
+    loader: BatchStream,
+    progress: Progress,
+    begin: Callable[[PreTrainedModel], None] | None,
+) -> tuple[Learner, str]:
+    """A student ready to be trained; and why its loss is taken from its logits, where it is.
+
+    `begin` is shown the student before the loader is asked for a batch.
+    """
+    transformers.set_seed(plan.seed)
+    student = _student(plan, cache, reference, loader, progress)
+    _check_length(student, loader)
+    if begin is not None:
+        begin(student)
+    if plan.packed:
+        check_packing(student, str(reference or "the fresh student"))
+    head, why_not = _head(student, loader)
+    autocast = torch.bfloat16 if plan.precision == "bfloat16" else None
+    learner = Learner(
+        student=student,
+        criterion=criterion_of(plan, cache, student.config.get_text_config().to_dict(), {}),
+        features=sorted({own for own, _ in compared(plan, cache, student.config.get_text_config().num_hidden_layers)}),
+        head=head,
+        name=name,
+        autocast=autocast,
+    )
+    return learner, why_not
+
+
+def _last_evaluation(trainer: DistillTrainer) -> dict[str, float]:
+    """The figures after the last step; taken now if they were not yet."""
+    for entry in trainer.state.log_history:
+        found = {name: value for name, value in entry.items() if name.rpartition("/")[2].startswith("eval_")}
+        if found and entry["step"] == trainer.state.global_step:
+            return found
+    return trainer.evaluate()
+
+
+def _check(plan: TrainPlan, cache: Cache) -> dict[str, ModelRef | None]:
+    """Refuse what cannot work before any weights are loaded; the students by name, None for a fresh one.
+
+    The only student has no name: it is saved in --out itself.
+    """
     if plan.out.exists() and not plan.out.is_dir():
         raise BadInput(f"--out {plan.out}: a file stands there. Choose another folder.")
-    taken = {plan.cache.resolve()} | ({Path(plan.student).resolve()} if plan.student else set())
+    taken = {plan.cache.resolve(), *(Path(student).resolve() for student in plan.students)}
     if plan.out.resolve() in taken:
         raise BadInput(f"--out {plan.out}: it is the cache or the student itself. Choose another folder.")
-    if cache.manifest.sparsifier.is_estimate and plan.temperature != 1 and plan.alpha > 0:
-        raise BadInput(
-            f"--temperature {plan.temperature:g}: {plan.cache} holds random samples, which are right at temperature 1 only. "
-            "Train at 1, or dump with another preset."
-        )
-    check_reading(plan, cache)
-    if plan.alpha > 0:
-        check_objective(plan.objective, cache.manifest.row, plan.temperature)
+    check_reading(plan)
+    check_pulls(plan, cache)
     changes = _changes(plan)
-    if plan.student is None:
+    if not plan.students:
         if plan.copy_layers is not None:
             raise BadInput("--copy-layers needs a --student to copy them from.")
-        return None
-    if changes:
+        if plan.prune:
+            raise BadInput("--prune needs a --student to prune.")
+        return {"": None}
+    if plan.prune and plan.packed:
         raise BadInput(
-            f"--student {plan.student} has its shape already; --layers, --hidden-size and the like are for a fresh one."
+            "--prune with --packed: it looks at samples one by one. Prune in a run of one step, and train on that."
         )
-    reference = ModelRef.parse(plan.student)
-    if not plan.text:
-        check_student(cache, reference)
-    return reference
+    if plan.prune and not changes.keys() - {"num_hidden_layers"}:
+        raise BadInput("--prune needs --hidden-size, --intermediate-size, --heads or --kv-heads to prune to.")
+    if changes and (not plan.prune or plan.layers is not None):
+        raise BadInput(
+            f"--student {plan.students[0]} has its shape already; --layers, --hidden-size and the like are for a fresh one. "
+            "Add --prune to make it narrower, or --copy-layers to take some of its layers."
+        )
+    references: dict[str, ModelRef | None] = {}
+    for student in plan.students:
+        reference = ModelRef.parse(student)
+        if not plan.text:
+            check_student(cache, reference)
+        name = Path(reference.name).name.replace(".", "_") if len(plan.students) > 1 else ""
+        if name in references:
+            raise BadInput(f"--student {student}: there is another one called '{name}'. Rename one of the folders.")
+        references[name] = reference
+    return references
+
+
+def _layers(plan: TrainPlan, cache: Cache, reference: ModelRef | None) -> int:
+    """Decoder layers of a student to be."""
+    if reference is None:
+        return plan.layers or int(cache.manifest.teacher.config["num_hidden_layers"])
+    count = int(load_config(reference).get_text_config().num_hidden_layers)
+    return len(parse_layers(plan.copy_layers, count)) if plan.copy_layers is not None else count
 
 
 def _changes(plan: TrainPlan) -> dict[str, int]:
@@ -169,8 +241,8 @@ def _arguments(plan: TrainPlan) -> TrainingArguments:
         "fp16": plan.precision == "float16",
         "use_cpu": pick_device(plan.device).type == "cpu",
         "seed": plan.seed,
-        "eval_strategy": "steps" if plan.evaluate_every and plan.holdout else "no",
-        "eval_steps": plan.evaluate_every,
+        "eval_strategy": "steps" if plan.holdout else "no",
+        "eval_steps": plan.evaluate_every or EVALUATIONS,
         "save_strategy": "steps" if plan.save_every else "epoch",
         "save_steps": plan.save_every or 500,
         "save_total_limit": 2,
@@ -194,12 +266,37 @@ def _arguments(plan: TrainPlan) -> TrainingArguments:
         raise BadInput(f"the training options do not go together: {one_line(error)}") from error
 
 
-def _student(plan: TrainPlan, cache: Cache, reference: ModelRef | None) -> PreTrainedModel:
+def _student(
+    plan: TrainPlan, cache: Cache, reference: ModelRef | None, loader: BatchStream, progress: Progress
+) -> PreTrainedModel:
     if reference is None:
         return fresh(cache.manifest.teacher.config, _changes(plan))
     if plan.copy_layers is not None:
-        return copied(reference, plan.copy_layers)
-    return load_weights(reference, load_config(reference), torch.float32)
+        student = copied(reference, plan.copy_layers)
+    else:
+        student = load_weights(reference, load_config(reference), torch.float32)
+    return _pruned(plan, student, loader, progress) if plan.prune else student
+
+
+def _pruned(plan: TrainPlan, student: PreTrainedModel, loader: BatchStream, progress: Progress) -> PreTrainedModel:
+    """A narrower copy of the student, by what is most active on the first samples it will be trained on."""
+    device = pick_device(plan.device)
+    batches = min(-(-plan.prune_samples // plan.batch_size), len(loader))
+
+    def told() -> Iterator[tuple[Tensor, Tensor]]:
+        for number in range(batches):
+            inputs = loader.at(0, number).to(device).model_inputs()
+            yield inputs["input_ids"], inputs["attention_mask"]
+            progress(Step(stage="prune", done=number + 1, total=batches))
+
+    importance = importance_of(student.to(device).eval(), told())
+    widths = Widths(
+        hidden_size=plan.hidden_size,
+        intermediate_size=plan.intermediate_size,
+        heads=plan.heads,
+        kv_heads=plan.kv_heads,
+    )
+    return narrowed(student.cpu(), importance, widths)
 
 
 def _head(student: PreTrainedModel, loader: BatchStream) -> tuple[LinearHead | None, str]:

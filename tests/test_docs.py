@@ -22,6 +22,7 @@ import typer.main
 from logitstore_cli.main import app
 
 import logitstore
+import logitstore.features
 import logitstore.objectives
 from logitstore import plans
 from logitstore.recipe import plan
@@ -158,7 +159,9 @@ def public_things() -> Iterator[tuple[str, object]]:
     for name in logitstore.__all__:
         yield f"logitstore.{name}", getattr(logitstore, name)
     inside = pkgutil.iter_modules(logitstore.objectives.__path__, "logitstore.objectives.")
-    modules = [importlib.import_module(name) for name in ["logitstore.loader", *(each.name for each in inside)]]
+    other = pkgutil.iter_modules(logitstore.features.__path__, "logitstore.features.")
+    names = ["logitstore.loader", "logitstore.methods", *(each.name for each in (*inside, *other))]
+    modules = [importlib.import_module(name) for name in names]
     for module in modules:
         yield module.__name__, module
         for name, value in vars(module).items():

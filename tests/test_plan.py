@@ -12,7 +12,7 @@ import torch
 import logitstore
 from logitstore.decode import decoder_of
 from logitstore.dump import dump
-from logitstore.fidelity_report import fidelity_of, fidelity_warning
+from logitstore.fidelity_report import fidelity_of, honesty
 from logitstore.manifest import MANIFEST_NAME
 from logitstore.models import load_config, load_weights
 from logitstore.targets import Targets, dense_logprobs
@@ -122,9 +122,11 @@ def test_a_damaged_pilot_is_one_clear_line(teacher: Path, texts: Path, tmp_path:
 def test_training_far_from_the_teacher_is_announced(
     teacher: Path, texts: Path, tmp_path: Path, changes: dict[str, object], temperature: float, says: str | None
 ) -> None:
-    found = fidelity_warning(dump(plan_for(teacher, texts, tmp_path / "cache", **changes)), temperature)
-    assert (found is None) == (says is None)
-    assert says is None or says in (found or "")
+    found = honesty(dump(plan_for(teacher, texts, tmp_path / "cache", **changes)), "forward_kl", temperature)
+    assert found is not None
+    text, is_warning = found
+    assert is_warning == (says is not None)
+    assert says is None or says in text
 
 
 def test_a_dump_in_two_goes_measures_what_one_go_measures(teacher: Path, texts: Path, tmp_path: Path) -> None:

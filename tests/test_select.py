@@ -545,7 +545,7 @@ def test_a_selection_for_other_data_is_refused(
 def samples_read(plan: TrainPlan, cache: logitstore.Cache, selection: Selection | None) -> Counter[int]:
     """The samples of one epoch of the loader that `train` makes."""
     place = {"rank": 0, "world_size": 1, "workers": 0}
-    loader, _, _ = loaders(plan, cache, ModelRef.parse(str(plan.student)), selection, place, lambda step: None)
+    loader, _, _ = loaders(plan, cache, ModelRef.parse(str(plan.student)), selection, [], place, lambda step: None)
     return Counter(int(sample) for batch in loader for sample in batch.samples)
 
 
@@ -890,14 +890,14 @@ def test_the_shares_follow_the_student_and_are_saved(
     np.testing.assert_allclose(saved["shares"], shares)
 
 
-@pytest.mark.parametrize(("every", "accumulate"), [(1, 1), (4, 2)])
+@pytest.mark.parametrize(("every", "accumulate", "steps"), [(1, 1, 5), (4, 2, 12)])
 def test_a_re_weighted_run_that_is_gone_on_with_equals_one_in_one_go(
-    cache: logitstore.Cache, small_student: Path, tmp_path: Path, every: int, accumulate: int
+    cache: logitstore.Cache, small_student: Path, tmp_path: Path, every: int, accumulate: int, steps: int
 ) -> None:
     options = {
         "holdout": 0.4,
         "epochs": 9.0,
-        "max_steps": 12,
+        "max_steps": steps,
         "accumulate": accumulate,
         "save_every": 3,
         "reweight_domains": every,
@@ -925,4 +925,5 @@ def test_domains_that_cannot_be_re_weighted_are_refused(
     assert "is held out to judge on. Choose a larger --holdout" in refused(
         "train", cache.path, *rest, "--holdout", 0.01
     )
-    assert "Leave one out" in refused("train", cache.path, *rest, "--curriculum", "easy-first")
+    for others in (["--curriculum", "easy-first"], ["--prune", "--heads", 2], ["--student", teacher]):
+        assert "Leave one out" in refused("train", cache.path, *rest, *others)

@@ -160,10 +160,10 @@ def drop_staging(root: Path, part: int) -> None:
 
 
 def sweep(root: Path) -> None:
-    """Remove what killed writers left in a cache that is complete, and in which nobody has anything left to write."""
+    """Remove what killed writers left in a cache or tap that is complete, and in which nobody has anything left to write."""
     for folder in (root / PARTS).glob("*.partial-*"):
         shutil.rmtree(folder, ignore_errors=True)
-    for aside in (*root.glob(".cache.json.*"), *root.glob(".probe.*"), *(root / SHARED).rglob(".*")):
+    for aside in (*root.glob(".*.json.*"), *root.glob(".probe.*"), *(root / SHARED).rglob(".*")):
         if not aside.is_dir():
             aside.unlink(missing_ok=True)
 

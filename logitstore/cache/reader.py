@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import stat
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -14,12 +13,14 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from logitstore.cache import layout
+from logitstore.cache.part_files import check_files, check_sizes, open_record, read_record
 from logitstore.cache.part_sums import add_fidelity, add_sums
-from logitstore.cache.rows_file import map_rows, needed_files, read_rows
+from logitstore.cache.rows_file import map_rows, read_rows
 from logitstore.cache.samples_file import SamplesFile
+from logitstore.cache.taps import Taps
 from logitstore.codecs.answer import AnswerCodec
-from logitstore.errors import BadInput, CacheDamaged, CacheMismatch
-from logitstore.manifest import MANIFEST_NAME, RECORD_NAME, Fidelity, FileSeal, Manifest, PartRecord, Sums, unseal
+from logitstore.errors import BadInput
+from logitstore.manifest import MANIFEST_NAME, Fidelity, Manifest, PartRecord, Sums, unseal
 from logitstore.registry import resolve
 from logitstore.types import Answer, Array, CachedSample
 
@@ -69,23 +70,14 @@ class Part:
         """
         self.number = number
         self.folder = layout.inside(root, f"{layout.PARTS}/{number:05d}")
-        self.record = read_record(root, manifest, number)
-        check_sizes(root, number, self.record)
-        kind = manifest.codec.layout
-        # only what the record lists was checked not to lead outside, so nothing else is opened
-        needed = {
-            layout.SAMPLES_FILE,
-            *(f"{layout.ROWS_FOLDER}/{file}" for file in needed_files(manifest.fields, kind, self.record.rows)),
-        }
-        if unlisted := sorted(needed - self.record.files.keys()):
-            raise CacheDamaged(f"{root}: the record of part {number:05d} does not list {', '.join(unlisted)}.")
+        self.record = open_record(root, manifest, number, [layout.SAMPLES_FILE])
         self.samples = samples or open_samples(root, manifest, number)
         self._manifest = manifest
         self._codec = AnswerCodec(row=manifest.row)
         self._shelf = shelf or Shelf()
         # mapping checks the metadata now, not in the middle of an epoch
         self._mapped: dict[str, Array] | None = None
-        if kind == "mapped":
+        if manifest.layout == "mapped":
             self._mapped = map_rows(self.folder / layout.ROWS_FOLDER, manifest.fields, self.record.rows)
 
     @property
@@ -163,6 +155,11 @@ class Cache:
     def sums(self) -> Sums:
         """What the parts added up, over all of them."""
         return add_sums([record.sums for record in self.records])
+
+    @cached_property
+    def taps(self) -> Taps:
+        """Features of the teacher that are stored beside the parts, by name, such as `hidden-8`; complete or not."""
+        return Taps(self.path, self.manifest)
 
     def locate(self, index: int) -> tuple[Part, int]:
         """The part that holds sample `index`, and the sample's number in it."""
@@ -283,24 +280,6 @@ class Cache:
         return loader
 
 
-def read_record(root: Path, manifest: Manifest, number: int) -> PartRecord:
-    """The commit record of a part.
-
-    Raises:
-        CacheDamaged: it is broken, or about another part.
-        CacheMismatch: it belongs to another plan.
-    """
-    record = unseal(PartRecord, layout.inside(root, f"{layout.PARTS}/{number:05d}/{RECORD_NAME}"))
-    if record.plan != manifest.identity:
-        raise CacheMismatch(
-            f"{root}: part {number:05d} was written under another plan than {MANIFEST_NAME}. "
-            "Run `logitstore verify CACHE --repair`, then the dump command again."
-        )
-    if record.part != number or record.samples != manifest.samples_in(number):
-        raise CacheDamaged(f"{root}: the record of part {number:05d} is about another part. Run `logitstore verify`.")
-    return record
-
-
 def open_samples(root: Path, manifest: Manifest, number: int) -> SamplesFile:
     """The samples of a part, mapped.
 
@@ -309,24 +288,3 @@ def open_samples(root: Path, manifest: Manifest, number: int) -> SamplesFile:
     """
     path = layout.inside(root, f"{layout.PARTS}/{number:05d}/{layout.SAMPLES_FILE}")
     return SamplesFile(path, manifest.token_dtype, manifest.samples_in(number))
-
-
-def check_sizes(root: Path, number: int, record: PartRecord) -> None:
-    """Raises CacheDamaged when a file of the part is missing or has another size than its seal says."""
-    check_files(root, f"{layout.PARTS}/{number:05d}/", record.files)
-
-
-def check_files(root: Path, folder: str, files: dict[str, FileSeal]) -> None:
-    """Raises CacheDamaged when one of the files below `folder` is missing or has another size than its seal says."""
-    for name, sealed in files.items():
-        path = layout.inside(root, f"{folder}{name}")
-        try:
-            found = path.stat()
-            size = found.st_size if stat.S_ISREG(found.st_mode) else None
-        except OSError:
-            size = None
-        if size != sealed.bytes:
-            what = "is missing" if size is None else f"has {size} bytes instead of {sealed.bytes}"
-            raise CacheDamaged(
-                f"{root}: {folder}{name} {what}. Run `logitstore verify CACHE --repair`, then the dump command again."
-            )

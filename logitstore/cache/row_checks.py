@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from logitstore.codecs.answer import AnswerCodec
+from logitstore.codecs.feature import from_bfloat16
 from logitstore.types import Array
 
 _LISTED = ("ids", "logprobs", "tail_logmass", "counts", "log_normaliser")
@@ -47,6 +48,15 @@ def row_block_problems(
     entropy_N = block["entropy"].astype(np.float64)
     if not ((entropy_N >= 0) & (entropy_N <= np.log(max(vocabulary, 2)) * 1.001)).all():
         yield "entropy", "it is negative, NaN or above log(vocabulary)"
+
+
+def feature_block_problems(block: dict[str, Array], codec: str) -> Iterator[tuple[str, str]]:
+    """The field and what is wrong with it, for some stored rows of a tap."""
+    if "scale" in block and not (np.isfinite(block["scale"]) & (block["scale"] > 0)).all():
+        yield "scale", "a scale is not positive or not finite"
+    values_ND = from_bfloat16(block["values"]) if codec == "bfloat16" else block["values"]
+    if not np.isfinite(values_ND).all():
+        yield "values", "a value is not finite"
 
 
 def _ids(ids_NK: Array, is_empty_NK: Array, vocabulary: int) -> Iterator[tuple[str, str]]:

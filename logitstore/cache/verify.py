@@ -5,17 +5,29 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from logitstore.cache import layout
-from logitstore.cache.reader import Part, read_record
-from logitstore.cache.row_checks import row_block_problems
+from logitstore.cache.part_files import read_record
+from logitstore.cache.reader import Part
+from logitstore.cache.row_checks import feature_block_problems, row_block_problems
+from logitstore.cache.taps import Tap, tap_folders
 from logitstore.codecs.answer import AnswerCodec
-from logitstore.errors import LogitstoreError, storage_errors
-from logitstore.manifest import MANIFEST_NAME, RECORD_NAME, Manifest, PartRecord, is_sealed, seal_of, unseal
+from logitstore.errors import CacheMismatch, LogitstoreError, NotACache, storage_errors
+from logitstore.manifest import (
+    MANIFEST_NAME,
+    RECORD_NAME,
+    Manifest,
+    PartRecord,
+    PartsPlan,
+    is_sealed,
+    seal_of,
+    unseal,
+)
+from logitstore.tap_info import TAP_NAME, TapInfo, tap_folder
 from logitstore.types import Progress, Step, key_of, no_progress
 
 _BLOCK_ROWS = 1 << 16
@@ -23,15 +35,27 @@ _BLOCK_ROWS = 1 << 16
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One thing that is wrong. `part` is None for what all parts share; `file` is relative to the cache."""
+    """One thing that is wrong. `part` is None for what all parts share, `tap` for what no tap holds; `file` is relative to
+    the cache."""
 
     part: int | None
     file: str
     what: str
+    tap: str | None = None
 
     def __str__(self) -> str:
         where = "the cache" if self.part is None else f"part {self.part:05d}"
+        if self.tap is not None:
+            where = f"tap {self.tap}" + ("" if self.part is None else f", part {self.part:05d}")
         return f"{where}: {self.file}: {self.what}"
+
+    @property
+    def dropped(self) -> str:
+        """What `repair` drops because of it, relative to the cache."""
+        if self.part is None:
+            return self.file
+        root = "" if self.tap is None else f"{tap_folder(self.tap)}/"
+        return f"{root}{layout.PARTS}/{self.part:05d}"
 
 
 def verify(root: Path, progress: Progress = no_progress) -> list[Problem]:
@@ -56,7 +80,10 @@ def verify(root: Path, progress: Progress = no_progress) -> list[Problem]:
             folder = f"{layout.PARTS}/{number:05d}"
             problems.append(Problem(part=number, file=folder, what="a part that the plan does not have"))
         progress(Step(stage="verify", done=done, total=len(numbers), part=number))
-    return problems or _count_problems(root, manifest, numbers)
+    problems = problems or _count_problems(root, manifest, numbers)
+    for name in tap_folders(root):
+        problems += tap_problems(root, manifest, name, progress)
+    return problems
 
 
 def _count_problems(root: Path, manifest: Manifest, numbers: list[int]) -> list[Problem]:
@@ -71,8 +98,54 @@ def _count_problems(root: Path, manifest: Manifest, numbers: list[int]) -> list[
     return [Problem(part=None, file=MANIFEST_NAME, what=what)]
 
 
-def shared_problems(root: Path, manifest: Manifest) -> list[Problem]:
-    """What is wrong with the shared files."""
+def tap_problems(root: Path, manifest: Manifest, name: str, progress: Progress = no_progress) -> list[Problem]:
+    """What is wrong with one tap: its plan, its shared file, its parts."""
+    folder = tap_folder(name)
+    try:
+        tap = Tap(root, manifest, name)
+    except LogitstoreError as error:
+        # what belongs to another cache is of no use to this one; a broken plan is written again as it was
+        file = folder if isinstance(error, CacheMismatch) else f"{folder}/{TAP_NAME}"
+        return [Problem(part=None, file=file, what=str(error), tap=name)]
+    found = shared_problems(tap.path, tap.info)
+    if not found:
+        try:
+            _ = tap.codec
+        except LogitstoreError as error:
+            found = [Problem(part=None, file=file, what=str(error)) for file in tap.info.shared]
+    numbers = layout.part_folders(tap.path)
+    for done, number in enumerate(numbers, 1):
+        found += _tap_part_problems(root, tap, number)
+        progress(Step(stage=f"verify {name}", done=done, total=len(numbers), part=number))
+    return [replace(problem, file=f"{folder}/{problem.file}", tap=name) for problem in found]
+
+
+def _tap_part_problems(root: Path, tap: Tap, number: int) -> list[Problem]:
+    """What is wrong with one part of a tap; files are relative to the tap."""
+    folder = f"{layout.PARTS}/{number:05d}"
+    if number >= tap.plan.parts:
+        return [Problem(part=number, file=folder, what="a part that the plan does not have")]
+    if found := _file_problems(tap.path, tap.plan, number):
+        return found
+    try:
+        fields = tap.part(number)
+        own = read_record(root, tap.plan.manifest, number)
+    except NotACache:
+        own = None  # the part of the cache is not there, which is no fault
+    except LogitstoreError as error:
+        return [Problem(part=number, file=folder, what=str(error))]
+    rows = read_record(tap.path, tap.plan, number).rows
+    if own is not None and own.rows != rows:
+        return [Problem(part=number, file=folder, what=f"it has {rows} rows, that of the cache {own.rows}")]
+    problems: dict[tuple[str, str], None] = {}
+    for first in range(0, rows, _BLOCK_ROWS):
+        block = {name: array[first : first + _BLOCK_ROWS] for name, array in fields.items()}
+        problems |= dict.fromkeys(feature_block_problems(block, tap.info.codec))
+    return [Problem(part=number, file=f"{folder}/{layout.ROWS_FOLDER}/{field}", what=what) for field, what in problems]
+
+
+def shared_problems(root: Path, manifest: Manifest | TapInfo) -> list[Problem]:
+    """What is wrong with the shared files of a cache or of a tap."""
     problems = []
     for name, sealed in manifest.shared.items():
         try:
@@ -95,8 +168,25 @@ def shared_problems(root: Path, manifest: Manifest) -> list[Problem]:
 def part_problems(root: Path, manifest: Manifest, number: int) -> list[Problem]:
     """What is wrong with one part: its record, its files, and if those are whole, what they say."""
     folder = f"{layout.PARTS}/{number:05d}"
+    if problems := _file_problems(root, manifest, number):
+        return problems
     try:
-        record = read_record(root, manifest, number)
+        part = Part(root, manifest, number)
+        _ = part.fields  # an archive is decompressed here, where what is wrong with it becomes a problem
+    except LogitstoreError as error:
+        return [Problem(part=number, file=folder, what=str(error))]
+    # rows are looked at only where the samples say rightly which they are
+    found = list(_sample_invariants(part, part.record, manifest.teacher.vocabulary)) or list(
+        _row_invariants(part, manifest)
+    )
+    return [Problem(part=number, file=f"{folder}/{file}", what=what) for file, what in found]
+
+
+def _file_problems(root: Path, plan: PartsPlan, number: int) -> list[Problem]:
+    """What is wrong with the record and the files of a part of a cache or of a tap."""
+    folder = f"{layout.PARTS}/{number:05d}"
+    try:
+        record = read_record(root, plan, number)
     except LogitstoreError as error:
         return [Problem(part=number, file=f"{folder}/{RECORD_NAME}", what=str(error))]
     problems = []
@@ -106,16 +196,7 @@ def part_problems(root: Path, manifest: Manifest, number: int) -> list[Problem]:
     there = {path.relative_to(root / folder).as_posix() for path in (root / folder).rglob("*") if not path.is_dir()}
     for name in sorted(there - record.files.keys() - {RECORD_NAME}):
         problems.append(Problem(part=number, file=f"{folder}/{name}", what="a file that does not belong there"))
-    if problems:
-        return problems
-    try:
-        part = Part(root, manifest, number)
-        _ = part.fields  # an archive is decompressed here, where what is wrong with it becomes a problem
-    except LogitstoreError as error:
-        return [Problem(part=number, file=folder, what=str(error))]
-    # rows are looked at only where the samples say rightly which they are
-    found = list(_sample_invariants(part, record, manifest.teacher.vocabulary)) or list(_row_invariants(part, manifest))
-    return [Problem(part=number, file=f"{folder}/{file}", what=what) for file, what in found]
+    return problems
 
 
 def _difference(path: Path, size: int, checksum: str) -> str:
@@ -174,9 +255,7 @@ def repair(root: Path, problems: list[Problem]) -> list[str]:
     Raises:
         StorageError: the folder cannot be written.
     """
-    dropped = sorted(
-        {problem.file if problem.part is None else f"{layout.PARTS}/{problem.part:05d}" for problem in problems}
-    )
+    dropped = sorted({problem.dropped for problem in problems})
     with storage_errors(root):
         for name in dropped:
             path = _ours(root, name)

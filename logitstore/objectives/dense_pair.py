@@ -20,6 +20,24 @@ def kl_between(own_NV: Tensor, other_NV: Tensor) -> Tensor:
     return (probs_NV * (own_NV.masked_fill(is_none_NV, 0.0) - other_NV.masked_fill(is_none_NV, 0.0))).sum(-1)
 
 
+def distribution_of(targets: AnyTargets) -> Targets:
+    """The targets, where they give the teacher's distribution.
+
+    Raises:
+        BadInput: they are random samples.
+    """
+    if not isinstance(targets, Targets):
+        raise BadInput(
+            "a cache of random samples serves forward KL and cross-entropy only. Dump with another preset for this objective."
+        )
+    return targets
+
+
+def wide(student_NV: Tensor) -> Tensor:
+    """Logits as they are reduced: float32, and float64 stays."""
+    return student_NV if student_NV.dtype == torch.float64 else student_NV.float()
+
+
 def dense_pair(student_NV: Tensor, targets: AnyTargets, temperature: float) -> tuple[Tensor, Tensor]:
     """Logprobs [N, V] of the student and of the teacher at a temperature, float32 (float64 stays).
 
@@ -28,12 +46,8 @@ def dense_pair(student_NV: Tensor, targets: AnyTargets, temperature: float) -> t
     Raises:
         BadInput: the targets are random samples, which do not give a distribution.
     """
-    if not isinstance(targets, Targets):
-        raise BadInput(
-            "a cache of random samples serves forward KL and cross-entropy only. Dump with another preset for this objective."
-        )
-    wide_NV = student_NV if student_NV.dtype == torch.float64 else student_NV.float()
+    known, wide_NV = distribution_of(targets), wide(student_NV)
     student = torch.log_softmax(wide_NV / temperature if temperature != 1.0 else wide_NV, -1)
-    teacher = dense_logprobs(targets, temperature).to(wide_NV.dtype)
+    teacher = dense_logprobs(known, temperature).to(wide_NV.dtype)
     padding = student_NV.shape[1] - teacher.shape[1]
     return student, torch.nn.functional.pad(teacher, (0, padding), value=-torch.inf) if padding else teacher

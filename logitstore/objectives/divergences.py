@@ -13,6 +13,7 @@ import math
 import torch
 from torch import Tensor
 
+from logitstore.errors import BadInput
 from logitstore.objectives.dense_pair import dense_pair, kl_between
 from logitstore.targets import AnyTargets
 
@@ -44,15 +45,18 @@ def jensen_shannon(student_NV: Tensor, targets: AnyTargets, *, beta: float = 0.5
     Args:
         student_NV: raw student logits; reduced in float32 (float64 stays).
         targets: N rows.
-        beta: in (0, 1); 1/2 is the usual divergence, at most log 2.
+        beta: above 0 and below 1; 1/2 is the usual divergence, at most log 2. Towards 0 the divergence over beta is the
+            forward KL, towards 1 the divergence over 1 - beta is the reverse KL.
         temperature: of both sides.
 
     Returns:
         [N], nats, always finite.
 
     Raises:
-        BadInput: the targets are random samples.
+        BadInput: the targets are random samples, or beta is not between 0 and 1.
     """
+    if not 0 < beta < 1:
+        raise BadInput(f"beta {beta:g}: it must be above 0 and below 1. Use forward_kl for 0 and reverse_kl for 1.")
     student, teacher = dense_pair(student_NV, targets, temperature)
     student, teacher = student.clamp(min=FLOOR), teacher.clamp(min=FLOOR)
     mixture = torch.logaddexp(teacher + math.log(beta), student + math.log1p(-beta))

@@ -47,6 +47,7 @@ def from_hidden(
     *,
     dtype: torch.dtype | None = None,
     block: int | None = None,
+    together: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """sum_n weights_n loss_n, and the lines of the loss; the same as `from_logits` of the head's logits.
 
@@ -64,17 +65,20 @@ def from_hidden(
         weights: of the rows in the sum.
         dtype: of the matrix products, as under autocast; without it that of the hidden states.
         block: rows whose logits exist at once; without it, what suits the device.
+        together: rows that the loss is given at a time, exactly, where it compares rows with each other.
 
     Returns:
         a scalar, differentiable once by the hidden states, weight and bias, and float[1 + L, N] without a gradient.
     """
     size = block or chunk_rows(len(head.weight_VD), hidden_RD.device.type, BLOCK_ELEMENTS)
+    if together:
+        size = max(size // together, 1) * together
     leaves = (hidden_RD, head.weight_VD, head.bias_V)
     if not torch.is_grad_enabled():
         leaves = (hidden_RD.detach(), head.weight_VD.detach(), None if head.bias_V is None else head.bias_V.detach())
     with torch.autocast(hidden_RD.device.type, enabled=False):
         total, lines_LN = _FromHidden.apply(  # type: ignore[no-untyped-call]
-            *leaves, rows_N, weights, loss, head, dtype or hidden_RD.dtype, size
+            *leaves, rows_N, weights, loss, head, dtype or hidden_RD.dtype, size, together
         )
     return total, lines_LN
 
@@ -92,6 +96,7 @@ class _FromHidden(torch.autograd.Function):
         head: LinearHead,
         dtype: torch.dtype,
         block: int,
+        together: int | None,
     ) -> tuple[Tensor, Tensor]:
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         narrow_VD = weight_VD.to(dtype)
@@ -107,7 +112,7 @@ class _FromHidden(torch.autograd.Function):
             own = row_weights[first : first + block, None] if isinstance(row_weights, Tensor) else row_weights
             factor_n1 = own * (head.multiplier / boost)
             logits_nV = hidden_nD @ narrow_VD.T
-            lines.append(_to_gradient(logits_nV, loss, head, first, bias_V, boost))
+            lines.append(_to_gradient(logits_nV, loss, head, first, bias_V, boost, together))
             if by_hidden_RD is not None:
                 by_hidden_RD[rows_n] = ((logits_nV @ narrow_VD) * factor_n1).to(hidden_RD.dtype)
             if needs_weight:
@@ -127,15 +132,21 @@ class _FromHidden(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
-        return *(scaled_(each, outputs[0] * ctx.peak) for each in taken(ctx, "gradients")), *(None,) * 6
+        return *(scaled_(each, outputs[0] * ctx.peak) for each in taken(ctx, "gradients")), *(None,) * 7
 
 
 def _to_gradient(
-    logits_nV: Tensor, loss: RowLoss, head: LinearHead, first: int, bias_V: Tensor | None, boost: float
+    logits_nV: Tensor,
+    loss: RowLoss,
+    head: LinearHead,
+    first: int,
+    bias_V: Tensor | None,
+    boost: float,
+    together: int | None,
 ) -> Tensor:
     """The lines of the loss of a block; in place of h @ W.T the gradient by the argument of the cap, times `boost`."""
     lines = []
-    chunk = chunk_rows(logits_nV.shape[1], logits_nV.device.type, KERNEL_ELEMENTS)
+    chunk = together or chunk_rows(logits_nV.shape[1], logits_nV.device.type, KERNEL_ELEMENTS)
     for start in range(0, len(logits_nV), chunk):
         own_nV = logits_nV[start : start + chunk]
         work_nV = own_nV if is_wide(own_nV) else widened(own_nV)

@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from logitstore.chunks import KERNEL_ELEMENTS, chunk_rows
 from logitstore.objectives.distillation import RowLoss
-from logitstore.runs import runs
+from logitstore.runs import groups, runs
 
 Weights = Tensor | float
 """Of the rows in the sum: float[N], or one for all."""
@@ -27,6 +27,7 @@ def from_logits(
     *,
     in_place: bool = False,
     chunk: int | None = None,
+    together: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """sum_n weights_n loss_n, and the lines of the loss.
 
@@ -41,6 +42,7 @@ def from_logits(
         weights: of the rows in the sum.
         in_place: give up the logits. Whoever else needs them for a gradient is told so by PyTorch.
         chunk: rows at a time; without it, what suits the device.
+        together: rows at a time, exactly, for a loss that compares rows with each other.
 
     Returns:
         a scalar, differentiable once with respect to `student_RV`, and float[1 + L, N] without a gradient.
@@ -48,14 +50,23 @@ def from_logits(
     size = chunk or chunk_rows(student_RV.shape[1], student_RV.device.type, KERNEL_ELEMENTS)
     leaf_RV = student_RV if torch.is_grad_enabled() else student_RV.detach()
     with torch.autocast(student_RV.device.type, enabled=False):
-        total, lines_LN = _FromLogits.apply(leaf_RV, rows_N, weights, loss, in_place, size)  # type: ignore[no-untyped-call]
+        total, lines_LN = _FromLogits.apply(  # type: ignore[no-untyped-call]
+            leaf_RV, rows_N, weights, loss, in_place, size, together
+        )
     return total, lines_LN
 
 
 class _FromLogits(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, student_RV: Tensor, rows_N: Tensor, weights: Weights, loss: RowLoss, in_place: bool, chunk: int
+        ctx: Any,
+        student_RV: Tensor,
+        rows_N: Tensor,
+        weights: Weights,
+        loss: RowLoss,
+        in_place: bool,
+        chunk: int,
+        together: int | None,
     ) -> tuple[Tensor, Tensor]:
         needs_gradient = ctx.needs_input_grad[0]
         logits_RV = student_RV.detach()
@@ -66,7 +77,7 @@ class _FromLogits(torch.autograd.Function):
         row_weights, ctx.peak = unit(weights) if student_RV.dtype == torch.float16 else (weights, 1.0)
         scale = 1.0 if isinstance(row_weights, Tensor) else row_weights
         lines = []
-        for some, places in runs(rows_N, chunk):
+        for some, places in groups(rows_N, together) if together else runs(rows_N, chunk):
             logits_nV = logits_RV[places]
             is_view = isinstance(places, slice) and gradient_RV is logits_RV
             work_nV = logits_nV if is_view and is_wide(logits_nV) else widened(logits_nV)
@@ -86,7 +97,7 @@ class _FromLogits(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
         gradient_RV = taken(ctx, "gradient_RV")
-        return scaled_(gradient_RV, outputs[0] * ctx.peak), None, None, None, None, None
+        return scaled_(gradient_RV, outputs[0] * ctx.peak), None, None, None, None, None, None
 
 
 def clear_others_(gradient_RV: Tensor, rows_N: Tensor) -> None:

@@ -7,11 +7,10 @@ import re
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from logitstore.errors import BadInput, ModelError, one_line
-from logitstore.models import load_config, load_weights
+from logitstore.errors import BadInput, one_line
+from logitstore.models import layer_count, layer_list, load_config, load_weights
 from logitstore.types import ModelRef
 
 
@@ -56,7 +55,7 @@ def copied(model: ModelRef, layers: str) -> PreTrainedModel:
         ModelError: the checkpoint cannot be loaded, or has no single list of decoder layers.
     """
     config = load_config(model)
-    chosen = parse_layers(layers, int(config.get_text_config().num_hidden_layers))
+    chosen = parse_layers(layers, layer_count(config))
     return keep_layers(load_weights(model, config, torch.float32), chosen)
 
 
@@ -81,21 +80,16 @@ def keep_layers(model: PreTrainedModel, layers: list[int]) -> PreTrainedModel:
     Raises:
         ModelError: the model has no single list of decoder layers.
     """
-    count = int(model.config.get_text_config().num_hidden_layers)
-    lists = [
-        name for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == count
-    ]
-    if len(lists) != 1:
-        raise ModelError(f"{type(model).__name__}: its decoder layers are not one list, so they cannot be chosen from.")
+    prefix = layer_list(model)
     new_number = {old: new for new, old in enumerate(layers)}
-    pattern = re.compile(re.escape(lists[0]) + r"\.(\d+)\.")
+    pattern = re.compile(re.escape(prefix) + r"\.(\d+)\.")
 
     def renamed(name: str) -> str | None:
         match = pattern.match(name)
         if match is None:
             return name
         new = new_number.get(int(match[1]))
-        return None if new is None else f"{lists[0]}.{new}.{name[match.end() :]}"
+        return None if new is None else f"{prefix}.{new}.{name[match.end() :]}"
 
     smaller: PreTrainedModel = AutoModelForCausalLM.from_config(_fewer_layers(model.config, layers), dtype=model.dtype)
     weights = {new: value for name, value in model.state_dict().items() if (new := renamed(name)) is not None}

@@ -1,0 +1,113 @@
+"""The tables of docs/methods.md, from the declarations that `train` itself uses, the recipes, and what was measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from logitstore.errors import BadInput
+from logitstore.methods import METHODS, Method, check_method, standing
+from logitstore.presets import row_of
+from logitstore.recipe import about, named_recipe, recipe_names
+
+RESULTS = Path(__file__).parent / "results" / "objectives.json"
+VOCABULARY, WIDTH = 49152, 576
+"""Of any teacher; no cell depends on them."""
+
+ON = {
+    "exact": ("exact", {}),
+    "small, faithful, topk": ("small", {}),
+    "topk without a tail": ("topk", {"tail": "none"}),
+    "sampled": ("sampled", {}),
+}
+"""Kinds of caches: the preset, and what is changed."""
+
+
+def methods() -> str:
+    """Every objective: where it comes from, and what it needs."""
+    rows = [
+        (f"`{name}`", method.says, method.paper, _needs(method), _options(method)) for name, method in METHODS.items()
+    ]
+    return _table(("objective", "loss of a row", "from", "needs", "options"), rows)
+
+
+def truth() -> str:
+    """How true every objective on logits is on each kind of cache."""
+    rows = [
+        (f"`{name}`", *(_standing(name, *kind) for kind in ON.values()))
+        for name, method in METHODS.items()
+        if method.form == "rows"
+    ]
+    return _table(("objective", *ON), rows)
+
+
+def recipes() -> str:
+    """Every recipe."""
+    rows = [
+        (f"`{name}`", said["method"], said["paper"], said["needs"], ", ".join(_uses(name)))
+        for name in recipe_names()
+        for said in [about(name)]
+    ]
+    return _table(("recipe", "what it is", "paper", "needs", "objectives"), rows)
+
+
+def costs() -> str:
+    """What a step with each objective took beside one on gold tokens, and what its student came to."""
+    rows = []
+    for line in json.loads(RESULTS.read_text(encoding="utf-8"))["lines"]:
+        figures = (f"{line[key]:.3f}" for key in ("first_loss", "last_loss", "kl", "cross_entropy"))
+        rows.append(
+            (line["name"], f"{line['time']:.2f}", f"{line['memory']:.2f}", *figures, f"{line['agreement']:.1%}")
+        )
+    head = (
+        "run",
+        "time",
+        "memory",
+        "loss, first steps",
+        "loss, last steps",
+        "held-out KL",
+        "cross-entropy",
+        "agreement",
+    )
+    return _table(head, rows)
+
+
+def _needs(method: Method) -> str:
+    wanted = [
+        ("a tail", method.needs_tail),
+        ("listed tokens", method.needs_list),
+        (
+            "the stored distribution whole",
+            method.needs_distribution and method.form == "rows" and not method.needs_tail,
+        ),
+        ("gold tokens", method.needs_gold),
+        (f"taps: {method.taps}", bool(method.taps)),
+        (f"{method.rows_together} rows together", bool(method.rows_together)),
+    ]
+    return ", ".join(text for text, is_so in wanted if is_so and not (text.startswith("the stored") and method.own))
+
+
+def _options(method: Method) -> str:
+    return ", ".join(f"`{name}` {default}" for name, default in method.options.items() if default is not None)
+
+
+def _standing(name: str, preset: str, changes: dict[str, Any]) -> str:
+    row = row_of(preset, changes, VOCABULARY, WIDTH)
+    try:
+        check_method(name, row, 1.0)
+    except BadInput:
+        return "refused"
+    return standing(name, row)[0]
+
+
+def _uses(name: str) -> list[str]:
+    told = yaml.safe_load(named_recipe(name).read_text(encoding="utf-8")).get("train", {})
+    first = [told["objective"]] if told.get("objective", "none") != "none" and told.get("alpha", 1) != 0 else []
+    return [f"`{each}`" for each in [*first, *(term["name"] for term in told.get("terms", ()))]]
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ("---",) * len(head), *rows))

@@ -1,0 +1,51 @@
+"""`logitstore add`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from logitstore_cli.options import Config, argument, option
+from logitstore_cli.show import Bars, console, errors
+
+from logitstore.plans import AddPlan
+from logitstore.recipe import plan
+from logitstore.registry import resolve
+
+
+def add(
+    cache: Annotated[Path | None, argument(AddPlan, "cache")] = None,
+    hidden: Annotated[str | None, option(AddPlan, "hidden")] = None,
+    qkv: Annotated[str | None, option(AddPlan, "qkv")] = None,
+    tap_codec: Annotated[str | None, option(AddPlan, "tap_codec")] = None,
+    teacher: Annotated[str | None, option(AddPlan, "teacher")] = None,
+    config: Config = None,
+    device: Annotated[str | None, option(AddPlan, "device")] = None,
+    pilot_rows: Annotated[int | None, option(AddPlan, "pilot_rows")] = None,
+    parts: Annotated[str | None, option(AddPlan, "parts")] = None,
+) -> None:
+    """Add hidden states, queries, keys and values of the teacher to a cache that is there already.
+
+    The tokens come from the cache, so no data is needed. What the cache holds is not touched. An interrupted command goes on
+    where it stopped when it is given again.
+
+    Example: logitstore add my-cache --hidden 1,final
+    """
+    flags = {name: value for name, value in locals().items() if name != "config"}
+    asked = plan(AddPlan, "add", config, flags)
+    with Bars() as progress:
+        try:
+            made = resolve("logitstore.add:add")(asked, progress)
+        except KeyboardInterrupt:
+            errors.print(
+                f"interrupted. {asked.cache} keeps every part written so far; give the same command again to go on.",
+                soft_wrap=True,
+            )
+            raise
+    for name, tap in made.taps.items():
+        console.print(
+            f"{asked.cache}: {name}: {tap.info.bytes_per_row} B/row as {tap.info.codec}, "
+            f"{len(tap.part_numbers)} of {tap.plan.parts} parts",
+            highlight=False,
+            soft_wrap=True,
+        )

@@ -1,0 +1,89 @@
+"""MiniLM: the teacher's attention, and how its values relate, head by head.
+
+Axes: N rows, M samples, T rows of the longest sample, H query heads, G key heads, C channels of a head.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from logitstore.errors import BadInput
+from logitstore.features.feature import FeatureObjective, Pair, Shapes, Sides
+from logitstore.features.layer_map import attention_pairs
+from logitstore.features.padding import Padding
+from logitstore.features.relations import relation, relation_kl, split
+
+
+class Attention(FeatureObjective):
+    """KL(teacher || student) of the attention and of the value relation, added up (MiniLM, Wang et al. 2020, section 3).
+
+    A head's attention is softmax(Q K' / sqrt(C)), its value relation softmax(V V' / sqrt(C)). A row's KL is the mean over
+    heads, then over pairs of layers. Where query heads share keys and values, each is taken with those it shares.
+
+    Attention is among the positions that have a row, with the scale above; a model with another scale, a window, a soft cap or
+    sinks attends otherwise, on both sides alike.
+
+    Args:
+        shapes: of both models, their heads included.
+        layers: as in `layer_pairs`.
+        causal: a row sees the rows of its sample up to itself, and not all of them.
+
+    Raises:
+        BadInput: the models have not the same number of query heads, heads that do not divide their widths, or layers that
+            are not there.
+    """
+
+    def __init__(self, shapes: Shapes, *, layers: str = "last-1", causal: bool = True) -> None:
+        super().__init__()
+        if shapes.heads_student != shapes.heads_teacher or shapes.heads_student < 1:
+            raise BadInput(
+                f"attention: the student has {shapes.heads_student} heads and the teacher {shapes.heads_teacher}; it needs "
+                "as many on both sides. Use relations, which take any number."
+            )
+        self.heads = shapes.heads_student
+        self.key_heads_student, self.key_heads_teacher = shapes.key_heads_student, shapes.key_heads_teacher
+        self.causal = causal
+        self.names = self.pairs(shapes.student_layers, shapes.teacher_layers, layers=layers)
+        for own, other in self.names:
+            _check("student", own, shapes.widths_student[own], self.heads, self.key_heads_student)
+            _check("teacher", other, shapes.widths_teacher[other], self.heads, self.key_heads_teacher)
+
+    @classmethod
+    def pairs(cls, student_layers: int, teacher_layers: int, *, layers: str = "last-1", **_others: Any) -> list[Pair]:
+        return attention_pairs(layers, student_layers, teacher_layers)
+
+    def of_counted(self, sides: Sides) -> Tensor:
+        padding = Padding.of(sides.counts_M)
+        seen_MTT = padding.seen(self.causal)
+        terms = []
+        for place in range(0, len(self.names), 3):
+            own, other = zip(*self.names[place : place + 3], strict=True)
+            student = self._maps([sides.student[name] for name in own], self.key_heads_student, padding, seen_MTT)
+            teacher = self._maps([sides.teacher[name] for name in other], self.key_heads_teacher, padding, seen_MTT)
+            both_MT = relation_kl(teacher[0], student[0]) + relation_kl(teacher[1], student[1])
+            terms.append(padding.rows(both_MT))
+        return torch.stack(terms).mean(0)
+
+    def _maps(
+        self, features: list[Tensor], key_heads: int, padding: Padding, seen_MTT: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Log attention and log value relation of one layer, [M, H, T, T] each."""
+        query_ND, key_ND, value_ND = features
+        query_MTHC = padding.pad(split(query_ND, self.heads))
+        key_MTHC, value_MTHC = (
+            padding.pad(split(rows_ND, key_heads).repeat_interleave(self.heads // key_heads, 1))
+            for rows_ND in (key_ND, value_ND)
+        )
+        return relation(query_MTHC, key_MTHC, seen_MTT), relation(value_MTHC, value_MTHC, seen_MTT)
+
+
+def _check(side: str, name: str, width: int, heads: int, key_heads: int) -> None:
+    own = heads if name.startswith("query") else key_heads
+    if own < 1 or heads % own or width % own:
+        raise BadInput(
+            f"attention: the {side}'s {name} has {width} channels for {own} of its {heads} heads, which do not divide. Give "
+            "the numbers of heads that stand in its configuration."
+        )

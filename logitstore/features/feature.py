@@ -1,0 +1,125 @@
+"""What a feature objective is: a module from what both sides say about the same rows to a loss per row.
+
+Features have names. Decoder layers count from 1:
+
+    hidden-0            the embeddings, as the first layer takes them
+    hidden-L            the output of decoder layer L; of the last layer it is called
+    final               after the final norm: what the output layer takes
+    query-L, key-L, value-L    inside decoder layer L, after rotary embedding, heads side by side
+
+An objective names what it needs before it is built, and is built with the same options once the shapes of that are known:
+
+    options = {"layers": "uniform"}
+    names = Match.pairs(12, 24, **options)
+    match = Match(Shapes(student_layers=12, teacher_layers=24, widths_student=..., widths_teacher=...), **options)
+    loss_N = match(sides)
+
+Axes: N rows, M samples, D channels of a feature (D_S of the student's, D_T of the teacher's).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Pair = tuple[str, str]
+"""The names of a student's feature and of the teacher's that it is compared with."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sides:
+    """What both sides say about the same N rows, which come sample after sample, in the order of positions.
+
+    Attributes:
+        student: by name, float[N, D_S] each.
+        teacher: by name, float[N, D_T] each.
+        counts_M: int64, rows of each sample; they sum to N.
+        gold_N: int64, the tokens that follow.
+        mask_N: bool, the rows that count.
+    """
+
+    student: Mapping[str, Tensor]
+    teacher: Mapping[str, Tensor]
+    counts_M: Tensor
+    gold_N: Tensor
+    mask_N: Tensor
+
+    def counted(self) -> Sides:
+        """The rows that count alone, float32 (float64 stays)."""
+        rows_n = slice(None) if bool(self.mask_N.all()) else self.mask_N.nonzero().squeeze(1)
+        samples_N = torch.arange(len(self.counts_M), device=self.mask_N.device).repeat_interleave(self.counts_M)
+        return Sides(
+            student={name: _wide(value[rows_n]) for name, value in self.student.items()},
+            teacher={name: _wide(value[rows_n]) for name, value in self.teacher.items()},
+            counts_M=torch.bincount(samples_N[rows_n], minlength=len(self.counts_M)),
+            gold_N=self.gold_N[rows_n],
+            mask_N=self.mask_N[rows_n],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shapes:
+    """What is known of both models before anything is computed.
+
+    Attributes:
+        student_layers, teacher_layers: how many decoder layers they have.
+        widths_student, widths_teacher: channels of the features in question, by name.
+        heads_student, heads_teacher: how many query heads an attention layer has; 0 where there is no such thing.
+        key_heads_student, key_heads_teacher: how many heads their keys and values have, which groups of query heads share.
+    """
+
+    student_layers: int
+    teacher_layers: int
+    widths_student: Mapping[str, int]
+    widths_teacher: Mapping[str, int]
+    heads_student: int = 0
+    heads_teacher: int = 0
+    key_heads_student: int = 0
+    key_heads_teacher: int = 0
+
+
+class FeatureObjective(nn.Module, ABC):
+    """One way to pull a student's features towards a teacher's; may own trainable parts.
+
+    A row that does not count is taken out before anything is computed, so it changes nothing, whatever its features hold.
+    """
+
+    @classmethod
+    @abstractmethod
+    def pairs(cls, student_layers: int, teacher_layers: int, **options: Any) -> list[Pair]:
+        """Which features it compares.
+
+        Args:
+            student_layers, teacher_layers: how many decoder layers the models have.
+            options: those it will be built with; the ones that decide no name are passed over.
+
+        Raises:
+            BadInput: layers that are not there, or do not go together.
+        """
+
+    def forward(self, sides: Sides) -> Tensor:
+        """The loss per row.
+
+        Args:
+            sides: with all features that `pairs` named, and any others.
+
+        Returns:
+            float32[N] (float64 stays); neither masked nor averaged, 0 on rows that do not count. A number about the
+            whole batch is given to each row that counts.
+        """
+        with torch.autocast(sides.mask_N.device.type, enabled=False):
+            loss_n = self.of_counted(sides.counted())
+            return loss_n.new_zeros(len(sides.mask_N)).masked_scatter(sides.mask_N, loss_n)
+
+    @abstractmethod
+    def of_counted(self, sides: Sides) -> Tensor:
+        """The loss per row, [N], of rows that all count, in float32 or float64; there may be none."""
+
+
+def _wide(value: Tensor) -> Tensor:
+    return value if value.dtype == torch.float64 else value.float()

@@ -1,0 +1,166 @@
+"""A student, what it is trained on, and its loss of a batch.
+
+Axes: B sequences, T tokens, R = B * T positions, N rows, L lines of the loss, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from logitstore.batch import Batch
+from logitstore.criterion import Criterion
+from logitstore.features.feature import Sides
+from logitstore.objectives.from_hidden import LinearHead, from_hidden
+from logitstore.objectives.from_logits import from_logits
+from logitstore.recording import recording
+from logitstore.stream import BatchStream
+from logitstore.students.output_head import final_hidden
+from logitstore.targets import AnyTargets
+
+
+@dataclass(eq=False, kw_only=True)
+class Learner:
+    """A student, and what it is trained on.
+
+    Attributes:
+        student: the model.
+        criterion: what is minimised.
+        features: names of the student's features that the criterion looks at.
+        head: the student's output layer, if it is known to be linear: the loss is then taken from the hidden states, and
+            the logits of a batch never exist whole.
+        name: of its figures and its folder; empty for the only one.
+        autocast: number format of the student's forward and backward pass. The Trainer's own bf16 would turn the logits
+            into a float32 copy of [B, T, V]; here they stay as they are until a few rows are reduced.
+        product_dtype: of the products with the output layer, where it is not `autocast`.
+        sums: of the rows, the loss and what it is made of, since the last line of the log.
+        step_sums: the same since the last optimizer step, for criteria that change by them.
+    """
+
+    student: PreTrainedModel
+    criterion: Criterion
+    features: list[str] = field(default_factory=list)
+    head: LinearHead | None = None
+    name: str = ""
+    autocast: torch.dtype | None = None
+    product_dtype: torch.dtype | None = None
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    step_sums: dict[str, Tensor] = field(default_factory=dict)
+
+    def labelled(self, label: str) -> str:
+        """What a figure of it is called in the log."""
+        return f"{self.name}/{label}" if self.name else label
+
+    def precision(self, device: torch.device) -> torch.autocast:
+        """The context of its forward pass."""
+        return torch.autocast(device.type, dtype=self.autocast, enabled=self.autocast is not None)
+
+    def loss(
+        self,
+        run: nn.Module,
+        batch: Batch,
+        loader: BatchStream,
+        weights_N: Tensor,
+        done: float,
+        *,
+        head_is_whole: bool = True,
+        needs_output: bool = False,
+    ) -> tuple[Tensor, Any]:
+        """sum_n weights_n loss_n, and the student's output where it is needed.
+
+        Args:
+            run: the student, perhaps wrapped for several processes.
+            batch: on the student's device.
+            loader: where the batch comes from; decodes what the teacher said.
+            weights_N: of the rows in the sum.
+            done: the share of the run that is over.
+            head_is_whole: whether the weight of the output layer is in one piece outside of the model's forward.
+            needs_output: whether logits must be made whole.
+        """
+        targets = loader.targets(batch) if self.criterion.needs_targets else None
+        by_hidden = head_is_whole and not needs_output
+        with recording(self.student, self.features) as seen:
+            if self.head is not None and by_hidden:
+                output, found = None, self._from_hidden(run, self.head, batch, targets, weights_N, done)
+            else:
+                may_spoil = self.head is not None and not needs_output
+                output, found = self._from_logits(run, batch, targets, weights_N, done, may_spoil)
+        total, lines_LN, names = found
+        if self.criterion.features:
+            sides = Sides(
+                student={name: value_BTD.flatten(0, 1)[batch.rows] for name, value_BTD in seen.items()},
+                teacher=loader.features(batch),
+                counts_M=batch.counts,
+                gold_N=batch.gold,
+                mask_N=batch.row_mask,
+            )
+            for label, weight, loss_N in self.criterion.feature_losses(sides, total, weights_N, done):
+                total = total + weight * torch.where(weights_N != 0, weights_N * loss_N, 0.0).sum()
+                own_N = loss_N.detach()
+                lines_LN = torch.cat([lines_LN[:1] + weight * own_N, lines_LN[1:], own_N[None]])
+                names = [*names, label]
+        self._count(lines_LN, names, batch)
+        return total, output
+
+    def _from_hidden(
+        self,
+        run: nn.Module,
+        head: LinearHead,
+        batch: Batch,
+        targets: AnyTargets | None,
+        weights_N: Tensor,
+        done: float,
+    ) -> tuple[Tensor, Tensor, list[str]]:
+        """The pulls on logits with the output layer in the loss: their weighted sum, its lines and what they are."""
+        with self.precision(batch.rows.device):
+            hidden_RD = final_hidden(run, self.student, batch.model_inputs()).flatten(0, 1)
+        if not self.criterion.rows:
+            return _nothing(hidden_RD, batch)
+        loss = self.criterion.row_loss(targets, batch.gold, done)
+        total, lines_LN = from_hidden(
+            loss,
+            hidden_RD,
+            head,
+            batch.rows,
+            weights_N,
+            dtype=self.product_dtype or self.autocast,
+            together=self.criterion.rows_together,
+        )
+        return total, lines_LN, loss.names
+
+    def _from_logits(
+        self,
+        run: nn.Module,
+        batch: Batch,
+        targets: AnyTargets | None,
+        weights_N: Tensor,
+        done: float,
+        may_spoil: bool,
+    ) -> tuple[Any, tuple[Tensor, Tensor, list[str]]]:
+        """The student's output, and the pulls on its logits."""
+        with self.precision(batch.rows.device):
+            output = run(**batch.model_inputs())
+        logits_RV = output.logits.flatten(0, 1)
+        if not self.criterion.rows:
+            return output, _nothing(logits_RV, batch)
+        loss = self.criterion.row_loss(targets, batch.gold, done)
+        together = self.criterion.rows_together
+        total, lines_LN = from_logits(loss, logits_RV, batch.rows, weights_N, in_place=may_spoil, together=together)
+        return output, (total, lines_LN, loss.names)
+
+    def _count(self, lines_LN: Tensor, names: list[str], batch: Batch) -> None:
+        """Adds the loss and what it is made of to the sums, on the device."""
+        counted = zip(["rows", "loss", *names], [torch.ones_like(lines_LN[0]), *lines_LN], strict=True)
+        for name, line_N in counted:
+            added = torch.where(batch.row_mask, line_N, 0.0).sum()
+            for sums in (self.sums, self.step_sums) if self.criterion.states else (self.sums,):
+                sums[name] = sums[name] + added if name in sums else added
+
+
+def _nothing(output: Tensor, batch: Batch) -> tuple[Tensor, Tensor, list[str]]:
+    """A loss of 0, for a run without pulls on logits."""
+    return output.sum() * 0.0, torch.zeros(1, len(batch.rows), device=output.device), []

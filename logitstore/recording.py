@@ -1,0 +1,121 @@
+"""Features of a model's forward pass by name: hidden states of chosen layers, and what chosen attentions are computed from.
+
+Gradients flow through what is recorded, so a student can be pulled towards a teacher's features.
+
+Axes: B sequences, T tokens, D channels, H heads, d channels of a head.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from logitstore.errors import ModelError
+from logitstore.models import layer_count, layer_list
+from logitstore.tap_names import ATTENTION, FINAL, layer_of
+
+
+@contextmanager
+def recording(model: PreTrainedModel, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """While the context lasts, every forward pass of the model puts the features named into the dict that it gives.
+
+    `hidden-L` is what transformers calls hidden_states[L]: the input of decoder layer L + 1, so 0 is the embedding. `final`
+    is what the output layer takes, also where only the last position's logits are made. `query-L`, `key-L` and `value-L` are
+    those of decoder layer L, from 1, after rotary embedding, heads side by side. Nothing else is kept. A later pass
+    overwrites an earlier one.
+
+    Args:
+        model: with its own forward, or wrapped for several processes and called through the wrapper.
+        names: of features.
+
+    Yields:
+        name -> [B, T, D]; [B, T, H d] for queries, keys and values.
+
+    Raises:
+        ModelError: the model has no such layer, or the pass went by without a feature: where attention does not go
+            through transformers' AttentionInterface, or a layer has none.
+    """
+    seen: dict[str, Tensor] = {}
+    passes: list[bool] = []
+    kinds = {name: name.partition("-")[0] for name in names}
+    by_layer = {name: layer_of(name) or 0 for name in names}
+    with ExitStack() as stack:
+        passed = model.base_model.register_forward_hook(lambda *_: passes.append(True))
+        stack.callback(passed.remove)
+        if hidden := {by_layer[name]: name for name in names if kinds[name] == "hidden"}:
+            _watch_layers(model, hidden, seen, stack)
+        if FINAL in names:
+            _watch_base(model, seen, stack)
+        if wanted := {by_layer[name] for name in names if kinds[name] in ATTENTION}:
+            _watch_attention(model, wanted, set(names), seen, stack)
+        yield seen
+    if passes and (missed := [name for name in names if name not in seen]):
+        raise ModelError(
+            f"{type(model).__name__}: {missed[0]} cannot be recorded: that layer has no attention of its own, or one that "
+            "does not use transformers' AttentionInterface."
+        )
+
+
+def _watch_layers(model: PreTrainedModel, hidden: dict[int, str], seen: dict[str, Tensor], stack: ExitStack) -> None:
+    layers: Any = model.get_submodule(layer_list(model))
+    for number, name in hidden.items():
+        if number >= len(layers):
+            raise ModelError(f"{type(model).__name__}: it has {layer_count(model.config)} layers, so no {name}.")
+
+        def keep(_: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any], name: str = name) -> None:
+            seen[name] = inputs[0] if inputs else options["hidden_states"]
+
+        stack.callback(layers[number].register_forward_pre_hook(keep, with_kwargs=True).remove)
+
+
+def _watch_base(model: PreTrainedModel, seen: dict[str, Tensor], stack: ExitStack) -> None:
+    if model.base_model is model:
+        raise ModelError(f"{type(model).__name__}: it has no part that gives its final hidden states.")
+
+    def keep(*pass_: Any) -> None:
+        seen[FINAL] = pass_[-1][0]
+
+    stack.callback(model.base_model.register_forward_hook(keep).remove)
+
+
+def _watch_attention(
+    model: PreTrainedModel, wanted: set[int], names: set[str], seen: dict[str, Tensor], stack: ExitStack
+) -> None:
+    """Put a recorder in the place of the attention functions that the wanted layers call.
+
+    Their names in transformers' table stay as they are, because models choose masks and more by them.
+    """
+    layers = {
+        module: int(number) + 1
+        for module in model.modules()
+        if isinstance(number := getattr(module, "layer_idx", None), int) and number + 1 in wanted
+    }
+
+    def recorder(
+        usual: Any, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **more: Any
+    ) -> Any:
+        if module in layers:
+            for kind, heads_BHTd in zip(ATTENTION, (query, key, value), strict=True):
+                if (name := f"{kind}-{layers[module]}") in names:
+                    seen[name] = heads_BHTd.transpose(1, 2).flatten(2)
+        usual = usual or vars(sys.modules[type(module).__module__])["eager_attention_forward"]
+        return usual(module, query, key, value, *rest, **more)
+
+    configs = [module.config for module in layers if hasattr(module, "config")]
+    for name in sorted({str(config._attn_implementation) for config in configs}):
+        usual: Callable[..., Any] | None = ALL_ATTENTION_FUNCTIONS.get(name)  # none for eager: each model has its own
+        ALL_ATTENTION_FUNCTIONS[name] = partial(recorder, usual)
+        stack.callback(_put_back, name, usual)
+
+
+def _put_back(name: str, usual: Callable[..., Any] | None) -> None:
+    del ALL_ATTENTION_FUNCTIONS[name]
+    if usual is not None and ALL_ATTENTION_FUNCTIONS.get(name) is not usual:
+        ALL_ATTENTION_FUNCTIONS[name] = usual

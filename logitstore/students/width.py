@@ -1,0 +1,218 @@
+"""A narrower copy of a checkpoint: the hidden channels, MLP neurons and attention heads that say most on some text are kept.
+
+Importance by activation (Muralidharan et al. 2024, Compact Language Models via Pruning and Knowledge Distillation, section
+2.1): the mean over a sample's tokens of the absolute activation, or of a head's norm, then the L2 norm over samples. One
+forward pass over stored text; no gradient.
+
+Axes: B samples, T tokens, D hidden channels, J neurons of an MLP, H heads, E channels of a head.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from logitstore.errors import BadInput, ModelError
+
+_LAYER = re.compile(r"\.(\d+)\.")
+_HIDDEN = {"norm", "layernorm"}
+_OWN_NORMS = ("q_norm", "k_norm")
+_IN = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
+_OUT = ("o_proj", "down_proj")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Widths:
+    """How wide a copy shall be; None keeps what is there."""
+
+    hidden_size: int | None = None
+    intermediate_size: int | None = None
+    heads: int | None = None
+    kv_heads: int | None = None
+
+
+@dataclass(eq=False)
+class Importance:
+    """Sums of squares over samples, of means over tokens.
+
+    Attributes:
+        hidden_D: float64, over all norms' outputs.
+        neurons: by layer, float64[J].
+        heads: by layer, float64[H].
+    """
+
+    hidden_D: Tensor
+    neurons: dict[int, Tensor] = field(default_factory=dict)
+    heads: dict[int, Tensor] = field(default_factory=dict)
+
+
+@torch.no_grad()
+def importance_of(model: PreTrainedModel, batches: Iterable[tuple[Tensor, Tensor]]) -> Importance:
+    """Run a model over some samples, and add up how much each of its parts says.
+
+    Args:
+        model: in evaluation mode on the device of the batches.
+        batches: token ids int64[B, T] and their mask int64[B, T].
+
+    Raises:
+        ModelError: the model has other parts than a decoder with gated MLPs.
+    """
+    config = model.config.get_text_config()
+    found = Importance(torch.zeros(config.hidden_size, dtype=torch.float64))
+    head_dim = head_dim_of(model)
+    mask_BT = torch.zeros(0, 0)
+
+    def mean_B(activity_BTC: Tensor) -> Tensor:
+        """float64[B, C]: over the tokens that are real."""
+        weights_BT1 = mask_BT[..., None].to(activity_BTC.device, torch.float64)
+        return ((activity_BTC.double() * weights_BT1).sum(1) / weights_BT1.sum(1)).cpu()
+
+    def hidden(_: nn.Module, _inputs: Any, output_BTD: Tensor) -> None:
+        found.hidden_D += mean_B(output_BTD.abs()).square().sum(0)
+
+    def of_layer(kept: dict[int, Tensor], layer: int, activity: Callable[[Tensor], Tensor]) -> Callable[..., None]:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            squares_C = mean_B(activity(inputs[0])).square().sum(0)
+            kept[layer] = kept[layer] + squares_C if layer in kept else squares_C
+
+        return hook
+
+    def head_norm(value_BTC: Tensor) -> Tensor:
+        found: Tensor = torch.linalg.vector_norm(value_BTC.float().view(*value_BTC.shape[:-1], -1, head_dim), dim=-1)
+        return found
+
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            last = name.rpartition(".")[2]
+            if last == "down_proj":
+                hooks.callback(
+                    module.register_forward_pre_hook(of_layer(found.neurons, _layer(name), Tensor.abs)).remove
+                )
+            elif last == "o_proj":
+                hooks.callback(module.register_forward_pre_hook(of_layer(found.heads, _layer(name), head_norm)).remove)
+            elif last.rpartition("_")[2] in _HIDDEN and last not in _OWN_NORMS:
+                hooks.callback(module.register_forward_hook(hidden).remove)
+        if not found_parts(model):
+            raise ModelError(f"{type(model).__name__}: only decoders with gated MLPs can be made narrower.")
+        for tokens_BT, attention_BT in batches:
+            mask_BT = attention_BT
+            model(input_ids=tokens_BT, attention_mask=attention_BT, use_cache=False)
+    return found
+
+
+def found_parts(model: PreTrainedModel) -> bool:
+    """Whether every matrix of the model is one that can be cut."""
+    return all(_axes(name, value.ndim) is not None for name, value in model.named_parameters())
+
+
+def head_dim_of(model: PreTrainedModel) -> int:
+    """Channels of an attention head."""
+    config = model.config.get_text_config()
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def narrowed(model: PreTrainedModel, importance: Importance, widths: Widths) -> PreTrainedModel:
+    """A copy of a model with its most important channels, neurons and heads, in their old order.
+
+    Query heads that share a key-value head stay together: first key-value heads are chosen by the sum of their query heads,
+    then the query heads within each.
+
+    Raises:
+        BadInput: a width that is not there to be kept, or heads that do not go evenly into key-value heads.
+    """
+    config = model.config.get_text_config()
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    wanted_kv = widths.kv_heads or kv_heads
+    wanted = widths.heads or wanted_kv * (heads // kv_heads)
+    for flag, value, there in (
+        ("--hidden-size", widths.hidden_size, config.hidden_size),
+        ("--intermediate-size", widths.intermediate_size, config.intermediate_size),
+        ("--heads", wanted, heads),
+        ("--kv-heads", wanted_kv, kv_heads),
+    ):
+        if value is not None and value > there:
+            raise BadInput(f"{flag} {value}: the model has {there}. Pruning can only keep that many or fewer.")
+    if wanted % wanted_kv or wanted // wanted_kv > heads // kv_heads:
+        raise BadInput(
+            f"--heads {wanted}: {wanted_kv} key-value heads take a multiple of {wanted_kv}, up to "
+            f"{wanted_kv * (heads // kv_heads)}."
+        )
+    hidden_D = _top(importance.hidden_D, widths.hidden_size)
+    head_dim = head_dim_of(model)
+    weights: dict[str, Tensor] = {}
+    for name, value in model.state_dict().items():
+        layer = _layer(name) if _LAYER.search(name) else 0
+        chosen: dict[str, Tensor] = {"hidden": hidden_D}
+        if layer in importance.neurons:
+            chosen["neurons"] = _top(importance.neurons[layer], widths.intermediate_size)
+        if layer in importance.heads:
+            query_H, key_G = _heads(importance.heads[layer], kv_heads, wanted, wanted_kv)
+            chosen["query"], chosen["key"] = _channels(query_H, head_dim), _channels(key_G, head_dim)
+        for axis, what in enumerate(_axes(name, value.ndim) or ()):
+            if what:
+                value = value.index_select(axis, chosen[what].to(value.device))
+        weights[name] = value
+    narrow_config = copy.deepcopy(model.config)
+    text = narrow_config.get_text_config()
+    text.head_dim = head_dim
+    text.hidden_size = len(hidden_D)
+    text.intermediate_size = widths.intermediate_size or text.intermediate_size
+    text.num_attention_heads, text.num_key_value_heads = wanted, wanted_kv
+    narrow: PreTrainedModel = AutoModelForCausalLM.from_config(narrow_config, dtype=model.dtype)
+    narrow.load_state_dict(weights)
+    return narrow
+
+
+def _axes(name: str, axes: int) -> tuple[str, ...] | None:
+    """Along which axis a parameter is cut by what; empty text for not at all; None for a parameter that is not known."""
+    module = name.rpartition(".")[0]
+    last = module.rpartition(".")[2]
+    outer = {"q_proj": "query", "k_proj": "key", "v_proj": "key", "gate_proj": "neurons", "up_proj": "neurons"}
+    inner = {"o_proj": "query", "down_proj": "neurons"}
+    if last in _OWN_NORMS:
+        return ("",) * axes
+    if last in _IN:
+        return (outer[last], "hidden") if axes == 2 else (outer[last],)
+    if last in _OUT:
+        return ("hidden", inner[last]) if axes == 2 else ("hidden",)
+    if last in ("embed_tokens", "lm_head"):
+        return ("", "hidden") if axes == 2 else ("",)
+    if last.rpartition("_")[2] in _HIDDEN and axes == 1:
+        return ("hidden",)
+    return None
+
+
+def _top(importance_C: Tensor, count: int | None) -> Tensor:
+    """int64, rising: the most important ones; of equals the first."""
+    if count is None or count >= len(importance_C):
+        return torch.arange(len(importance_C))
+    return torch.sort(importance_C, descending=True, stable=True).indices[:count].sort().values
+
+
+def _heads(importance_H: Tensor, kv_heads: int, wanted: int, wanted_kv: int) -> tuple[Tensor, Tensor]:
+    """The query heads and the key-value heads that are kept."""
+    grouped_GH = importance_H.view(kv_heads, -1)
+    each = grouped_GH.shape[1]
+    groups = _top(grouped_GH.sum(1), wanted_kv)
+    within = [int(group) * each + _top(grouped_GH[group], wanted // wanted_kv) for group in groups]
+    return torch.cat(within), groups
+
+
+def _channels(heads_H: Tensor, head_dim: int) -> Tensor:
+    """The channels of some heads."""
+    return (heads_H[:, None] * head_dim + torch.arange(head_dim)).flatten()
+
+
+def _layer(name: str) -> int:
+    match = _LAYER.search(name)
+    if match is None:
+        raise ModelError(f"'{name}' is in no decoder layer.")
+    return int(match[1])

@@ -1,0 +1,198 @@
+"""Beginning the taps of a cache, or going on with them, and writing their parts.
+
+Axes: N rows, D channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+
+from logitstore.cache import layout
+from logitstore.cache.part_files import check_sizes
+from logitstore.cache.reader import Cache
+from logitstore.cache.staged_part import StagedPart
+from logitstore.cache.taps import Tap, read_tap, tap_folders
+from logitstore.cache.verify import shared_problems
+from logitstore.errors import BadInput, CacheMismatch, ModelError, storage_errors
+from logitstore.manifest import Manifest, seal, seal_of_bytes, unseal
+from logitstore.score import TeacherBatch, observe, split
+from logitstore.tap_info import DEFAULT_CODEC, TAP_NAME, TapInfo, directions_of, needs_pilot, tap_fields, tap_folder
+from logitstore.tap_pilot import Moments
+from logitstore.teachers.causal_lm import CausalTeacher
+from logitstore.types import Array, Progress, Sample, Step
+
+
+@dataclass(frozen=True, kw_only=True)
+class TapRequest:
+    """Taps that are wanted, and how.
+
+    Attributes:
+        names: of the taps.
+        codec: how their values become bytes; None takes what is there, else bfloat16.
+    """
+
+    names: Sequence[str]
+    codec: str | None
+
+
+def missing_parts(root: Path, names: Sequence[str], parts: Sequence[int]) -> dict[str, list[int]]:
+    """Of each tap those of some parts that are not there; a tap without a plan lacks all of them."""
+    there = tap_folders(root)
+    done = {name: set(layout.committed_parts(root / tap_folder(name))) if name in there else set() for name in names}
+    return {name: [part for part in parts if part not in done[name]] for name in names}
+
+
+def established(root: Path, manifest: Manifest, wanted: TapRequest) -> bool:
+    """Whether all taps wanted have a plan and a sound shared file.
+
+    Raises:
+        CacheMismatch: a tap that is there is stored in another way, or belongs to another cache.
+    """
+    found = _found(root, manifest, wanted)
+    return len(found) == len(wanted.names) and not any(
+        shared_problems(root / tap_folder(name), info) for name, info in found.items()
+    )
+
+
+def _found(root: Path, manifest: Manifest, wanted: TapRequest) -> dict[str, TapInfo]:
+    """The plans of those that are there."""
+    names = [name for name in tap_folders(root) if name in wanted.names]
+    found = {name: read_tap(root, manifest, name).info for name in names}
+    for name, info in found.items():
+        if wanted.codec not in (None, info.codec):
+            raise CacheMismatch(
+                f"--tap-codec {wanted.codec}: {root} has the tap '{name}' as {info.codec}. Leave out --tap-codec, or remove "
+                f"{root / tap_folder(name)} to begin it again."
+            )
+    return found
+
+
+def establish_taps(
+    root: Path,
+    manifest: Manifest,
+    wanted: TapRequest,
+    teacher: CausalTeacher,
+    pilot: Callable[[], list[Sample]],
+    progress: Progress,
+) -> list[Tap]:
+    """Write the shared files and then `tap.json` of the taps wanted, or make sure that those which are there are these.
+
+    Args:
+        pilot: gives the samples on which codecs are fitted.
+
+    Raises:
+        BadInput: a codec that does not fit a feature.
+        CacheMismatch: see `established`; or a shared file is damaged and cannot be made again.
+        ModelError: a feature that the teacher does not have.
+    """
+    found = _found(root, manifest, wanted)
+    sound = {name for name, info in found.items() if not shared_problems(root / tap_folder(name), info)}
+    names = [name for name in wanted.names if name not in sound]
+    widths = teacher.widths(names) if names else {}
+    codecs = {name: found[name].codec if name in found else wanted.codec or DEFAULT_CODEC for name in names}
+    for name, codec in codecs.items():
+        if directions_of(codec) > widths[name]:
+            raise BadInput(f"--tap-codec {codec}: {name} has {widths[name]} channels. Give at most pca-{widths[name]}.")
+    moments = {name: Moments.of(codec, widths[name]) for name, codec in codecs.items() if needs_pilot(codec)}
+    if moments:
+        _observe_pilot(moments, pilot(), manifest.batch_tokens, teacher, progress)
+    for name, codec in codecs.items():
+        fit = moments.get(name)
+        content = safetensors.torch.save(fit.shared()) if fit else b""
+        file = layout.shared_name("codec", content, ".safetensors")
+        info = TapInfo(
+            plan=manifest.identity,
+            name=name,
+            width=widths[name],
+            codec=codec,
+            pilot_rows=fit.rows if fit else 0,
+            fields=tap_fields(codec, widths[name]),
+            shared={file: seal_of_bytes(content)} if fit else {},
+        )
+        _write(root / tap_folder(name), info, {file: content} if fit else {}, found.get(name))
+    return [Tap(root, manifest, name) for name in wanted.names]
+
+
+def _observe_pilot(
+    moments: dict[str, Moments], samples: list[Sample], batch_tokens: int, teacher: CausalTeacher, progress: Progress
+) -> None:
+    """Count what the teacher shows of some features on the pilot."""
+    total, done = sum(sample.rows for sample in samples), 0
+    for batch, values in observe(teacher, samples, batch_tokens, list(moments)):
+        for name, values_ND in values().items():
+            moments[name].add(torch.from_numpy(finite(name, values_ND)))
+        done += len(batch.rows_N)
+        progress(Step(stage="pilot of taps", done=done, total=total))
+
+
+def _write(folder: Path, info: TapInfo, contents: dict[str, bytes], existing: TapInfo | None) -> None:
+    """The first writer of a tap wins, as of a cache: its pilot may differ in the last bits."""
+    if existing not in (None, info):
+        raise CacheMismatch(
+            f"{folder}: its shared file is damaged, and fitting it again here gives other bits. Run this on the kind of "
+            "machine that began the tap, or remove that folder to begin it again."
+        )
+    with storage_errors(folder):
+        for name, content in contents.items():
+            layout.write_whole(folder / name, content)
+        if existing is None and not layout.write_first(folder / TAP_NAME, seal(info)):
+            first = unseal(TapInfo, folder / TAP_NAME)
+            for name in contents.keys() - first.shared.keys():
+                (folder / name).unlink(missing_ok=True)
+
+
+def finite(name: str, values_ND: Array) -> Array:
+    """The values of a feature.
+
+    Raises:
+        ModelError: one is NaN or infinite.
+    """
+    if not np.isfinite(values_ND).all():
+        raise ModelError(f"the teacher's {name} holds NaN or infinity; another number format of its weights may help.")
+    return values_ND
+
+
+def finish_taps(cache: Cache, names: Sequence[str]) -> None:
+    """Refuse parts of taps that belong to another plan or are not whole, and sweep complete ones.
+
+    Raises:
+        CacheDamaged, CacheMismatch: naming the first such part.
+    """
+    for name in names:
+        tap = cache.taps[name]
+        for record in tap.records:
+            check_sizes(tap.path, record.part, record)
+        if tap.complete:
+            with storage_errors(tap.path):
+                layout.sweep(tap.path)
+
+
+class TapOut:
+    """One part of a tap being written: takes what the teacher showed, encodes it, commits it."""
+
+    def __init__(self, root: Path, tap: Tap, part: int, samples: list[Sample]) -> None:
+        """Raises PartTaken, StorageError: see `StagedPart`."""
+        self.name = tap.name
+        self._codec = tap.codec
+        self._staged = StagedPart(root / tap_folder(self.name), tap.plan, part, samples)
+
+    def __enter__(self) -> TapOut:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._staged.__exit__(None, None, None)
+
+    def store(self, batch: TeacherBatch, kept: dict[str, Array]) -> None:
+        """Encode the rows of a batch, and hand each sample's to the part. Raises ModelError: see `finite`."""
+        for index, rows in split(batch, self._codec.encode(finite(self.name, kept[self.name]))):
+            self._staged.write(index, rows.fields)
+
+    def commit(self) -> None:
+        """Make the part visible."""
+        self._staged.commit()

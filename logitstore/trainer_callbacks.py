@@ -1,0 +1,78 @@
+"""What happens beside the steps of the Hugging Face Trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from logitstore.teacher_hacking import parting
+from logitstore.trainer_data import EpochSteps
+from logitstore.types import Progress, Step
+
+
+class KeepCriteria(TrainerCallback):  # type: ignore[misc]
+    """What the Trainer does for the students' parameters only, done for those of the objectives."""
+
+    def __init__(self, criteria: nn.Module, accelerator: Any, settle: Callable[[], None]) -> None:
+        self._criteria, self._accelerator, self._settle = criteria, accelerator, settle
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if self._accelerator.num_processes > 1:
+            for parameter in self._criteria.parameters():
+                if parameter.grad is not None:
+                    parameter.grad = self._accelerator.reduce(parameter.grad, "mean")
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._settle()
+
+
+class TellEpoch(TrainerCallback):  # type: ignore[misc]
+    """Tells the sampler which epoch begins, also when training resumes in the middle of one."""
+
+    def __init__(self, steps: EpochSteps, accumulation: int) -> None:
+        self._steps = steps
+        self._updates = -(-len(steps) // accumulation)
+
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._steps.epoch = state.global_step // self._updates
+
+
+class WatchTurns(TrainerCallback):  # type: ignore[misc]
+    """Says once for each student when one of KL and cross-entropy turns while the other still falls."""
+
+    def __init__(self, students: Sequence[str], notice: Callable[[str], None]) -> None:
+        self._students, self._notice, self._told = students, notice, set[tuple[str, str]]()
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        for student in self._students:
+            found = parting(state.log_history, student)
+            if found is not None and (student, found[0]) not in self._told and state.is_world_process_zero:
+                self._told.add((student, found[0]))
+                self._notice(f"warning: {found[1]}")
+
+
+class Report(TrainerCallback):  # type: ignore[misc]
+    """Passes on how training goes."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._note = ""
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+    ) -> None:
+        self._note = (
+            " ".join(
+                f"{name} {logs[name]:.4f}" for name in ("loss", "eval_kl", "eval_nats_per_byte") if name in (logs or {})
+            )
+            or self._note
+        )
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.is_world_process_zero:
+            self._progress(Step(stage="train", done=state.global_step, total=state.max_steps, note=self._note))

@@ -1,0 +1,53 @@
+"""Schedules of weights and temperatures."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from logitstore.errors import BadInput
+from logitstore.plans import TrainPlan
+from logitstore.schedule import Schedule
+
+
+@given(first=st.floats(0, 9), last=st.floats(0, 9), done=st.floats(0, 1), shape=st.sampled_from(["linear", "cosine"]))
+def test_a_schedule_stays_between_its_ends_and_takes_both(first: float, last: float, done: float, shape: str) -> None:
+    schedule = Schedule.of(f"{shape}({first:f}, {last:f})")
+    low, high = schedule.span
+    assert low - 1e-9 <= schedule.at(done) <= high + 1e-9
+    assert schedule.at(0.0) == pytest.approx(schedule.first)
+    assert schedule.at(1.0) == pytest.approx(schedule.second)
+
+
+def test_a_warm_up_rises_from_nothing_and_stays() -> None:
+    schedule = Schedule.of("warmup(2, 0.25)")
+    assert [schedule.at(done) for done in (0.0, 0.125, 0.25, 1.0)] == [0.0, 1.0, 2.0, 2.0]
+    assert schedule.span == (0.0, 2.0)
+    assert Schedule.of("warmup(2, 0)").at(0.0) == 2.0
+
+
+def test_numbers_are_constant_however_they_are_written() -> None:
+    assert all(Schedule.of(said).at(0.7) == 0.5 for said in (0.5, "0.5", " .5 ", "5e-1"))
+
+
+@pytest.mark.parametrize(
+    "said", ["linear(1)", "cubic(1, 2)", "linear(1, 2", "fast", "", "warmup(1, 2)", "linear(a, b)"]
+)
+def test_what_is_no_schedule_is_refused(said: str) -> None:
+    with pytest.raises(BadInput, match=r"schedule|share of the run"):
+        Schedule.of(said)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("alpha", "linear(0, 1.5)"), ("alpha", -0.1), ("temperature", "linear(2, 0)"), ("temperature", 0), ("alpha", "x")],
+)
+def test_plans_refuse_values_out_of_range(name: str, said: object) -> None:
+    with pytest.raises(ValueError, match=r"must be|schedule"):
+        TrainPlan.model_validate({"cache": "c", "out": "o", name: said})
+
+
+def test_plans_keep_numbers_as_numbers() -> None:
+    plan = TrainPlan.model_validate({"cache": "c", "out": "o", "alpha": "0.5", "temperature": "linear(4, 1)"})
+    assert (plan.alpha, plan.temperature) == (0.5, "linear(4, 1)")
