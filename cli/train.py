@@ -55,6 +55,7 @@ def train(
     text: Annotated[bool | None, option(TrainPlan, "text", "--text")] = None,
     curriculum: Annotated[str | None, option(TrainPlan, "curriculum")] = None,
     curriculum_start: Annotated[float | None, option(TrainPlan, "curriculum_start")] = None,
+    reweight_domains: Annotated[int | None, option(TrainPlan, "reweight_domains")] = None,
     evaluate_every: Annotated[int | None, option(TrainPlan, "evaluate_every")] = None,
     save_every: Annotated[int | None, option(TrainPlan, "save_every")] = None,
     resume: Annotated[bool | None, option(TrainPlan, "resume", "--resume")] = None,

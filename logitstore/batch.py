@@ -123,8 +123,7 @@ def collate(
     stored = [part.fields for part, _ in located]
     answer = {name: torch.from_numpy(_gathered(stored, spans, name, rows)) for name in cache.manifest.fields}
     positions = (
-        # the last position never has a row
-        np.arange(length - 1) if count == length - 1 else np.flatnonzero(part.samples.mask_of(number))
+        None if count == length - 1 else np.flatnonzero(part.samples.mask_of(number))
         for (part, number), count, length in zip(located, counts_M.tolist(), lengths_M.tolist(), strict=True)
     )
     batch = laid_out(
@@ -141,7 +140,7 @@ def collate(
 
 def laid_out(
     tokens: Iterable[Array],
-    positions: Iterable[Array],
+    positions: Iterable[Array | None],
     lengths_M: Array,
     samples_M: Array,
     packed: bool,
@@ -151,7 +150,7 @@ def laid_out(
 
     Args:
         tokens: token ids of each sample.
-        positions: of each sample, those that have a row.
+        positions: of each sample, those that have a row; None for all but the last, which never has one.
         lengths_M: tokens of each.
         samples_M: their numbers.
         packed: several to a line.
@@ -162,9 +161,10 @@ def laid_out(
     input_ids = np.zeros(shape[0] * shape[1], np.int64)
     places, counts = [], []
     for tokens_T, positions_N, start in zip(tokens, positions, starts_M.tolist(), strict=True):
-        input_ids[start : start + len(tokens_T)] = tokens_T
-        places.append(start + positions_N)
-        counts.append(len(positions_N))
+        stop = start + len(tokens_T)
+        input_ids[start:stop] = tokens_T
+        places.append(np.arange(start, stop - 1) if positions_N is None else start + positions_N)
+        counts.append(len(places[-1]))
     rows_N = np.concatenate(places)
     return Batch(
         input_ids=torch.from_numpy(input_ids).view(shape),

@@ -312,6 +312,12 @@ class TrainPlan(Record):
     curriculum_start: float | None = Field(
         None, gt=0, le=1, description="Share of the samples that a curriculum begins with; without it 0.25."
     )
+    reweight_domains: int | None = Field(
+        None,
+        ge=1,
+        description="After every so many steps, look at the student on held-out samples of each domain, and read those more "
+        "often on which it is further behind its teacher (DDK).",
+    )
     evaluate_every: int | None = Field(
         None, ge=1, description="Evaluate after every so many steps; without it, four times a run."
     )

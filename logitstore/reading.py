@@ -13,7 +13,9 @@ from logitstore.cache.order import held_out
 from logitstore.cache.reader import Cache
 from logitstore.errors import BadInput
 from logitstore.loader import Loader, evaluation_loader
+from logitstore.ordered import Order
 from logitstore.plans import TrainPlan
+from logitstore.reweighting import AHEAD, Reweighting
 from logitstore.selection.curricula import Curriculum
 from logitstore.selection.file import Selection, read_selection
 from logitstore.stream import BatchStream
@@ -41,6 +43,17 @@ def check_reading(plan: TrainPlan) -> None:
     if plan.text and plan.curriculum is not None:
         raise BadInput(
             f"--text with --curriculum {plan.curriculum}: text that is cut anew has no score. Leave one of them out."
+        )
+    if plan.reweight_domains is not None and (plan.text or plan.curriculum is not None):
+        other = "--text" if plan.text else f"--curriculum {plan.curriculum}"
+        raise BadInput(
+            f"--reweight-domains {plan.reweight_domains} with {other}: one of them decides what is read. Leave one out."
+        )
+    if plan.reweight_domains is not None and (plan.prune or len(plan.students) > 1):
+        other = "--prune" if plan.prune else "several --student"
+        raise BadInput(
+            f"--reweight-domains {plan.reweight_domains} with {other}: what is read follows one student as it is. "
+            "Leave one out."
         )
     if plan.curriculum_start is not None and plan.curriculum is None:
         raise BadInput(f"--curriculum-start {plan.curriculum_start:g}: it changes nothing without a --curriculum.")
@@ -73,8 +86,8 @@ def loaders(
     taps: list[str],
     place: dict[str, Any],
     progress: Progress,
-) -> tuple[BatchStream, BatchStream | None]:
-    """The batches to train on, and those to judge on if any documents are held out.
+) -> tuple[BatchStream, BatchStream | None, Reweighting | None]:
+    """The batches to train on, those to judge on if any documents are held out, and what re-weights domains if anything does.
 
     Args:
         plan: of the training.
@@ -96,9 +109,23 @@ def loaders(
         tokenizer = text_tokenizer(reference)
         train_loader = TextLoader(encoded_anew(cache, train_M, tokenizer, progress), **mixing)
         if not len(held_M):
-            return train_loader, None
-        return train_loader, TextLoader(encoded_anew(cache, held_M, tokenizer, progress), shuffle=False, **options)
-    order, weights_S = None, None
+            return train_loader, None, None
+        judge = TextLoader(encoded_anew(cache, held_M, tokenizer, progress), shuffle=False, **options)
+        return train_loader, judge, None
+    order: Order | None = None
+    weights_S = reweighting = None
+    if plan.reweight_domains is not None:
+        reweighting = Reweighting(
+            cache,
+            train_M,
+            held_M,
+            seed=plan.seed,
+            batch_size=plan.batch_size,
+            step_samples=plan.batch_size * plan.accumulate * place["world_size"],
+            every=plan.reweight_domains,
+        )
+        order = reweighting.order
+        mixing["ahead"] = AHEAD
     if plan.curriculum is not None:
         start = START if plan.curriculum_start is None else plan.curriculum_start
         order = Curriculum.of(plan.curriculum, cache.nll()[train_M], plan.seed, start)
@@ -106,7 +133,7 @@ def loaders(
         weights_S = np.ones(len(cache), np.float32)
         weights_S[selection.samples_M] = selection.weight_M
     loader = Loader(cache, samples=train_M, taps=taps, order=order, weights=weights_S, **mixing)
-    return loader, evaluation_loader(cache, held_M, **options) if len(held_M) else None
+    return loader, evaluation_loader(cache, held_M, **options) if len(held_M) else None, reweighting
 
 
 def chosen(cache: Cache, selection: Selection | None, kept_out_S: Array) -> Array:

@@ -6,6 +6,7 @@ cache -> check that the student fits -> split -> loaders -> student -> Trainer -
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +80,11 @@ def train(
     )
     cache.taps.check_has(taps)
     first = next(iter(references.values()))
-    train_loader, held_out_loader = loaders(plan, cache, first, selection, taps, place, progress)
+    train_loader, held_out_loader, reweighting = loaders(plan, cache, first, selection, taps, place, progress)
+    begin = reweighting and partial(reweighting.begin, device=arguments.device, checkpoint=checkpoint)
     learners, reasons = [], []
     for name, reference in references.items():
-        learner, why_not = _learner(plan, cache, name, reference, train_loader, progress)
+        learner, why_not = _learner(plan, cache, name, reference, train_loader, progress, begin)
         learners.append(learner)
         reasons.append(why_not)
     trainer = DistillTrainer(
@@ -90,7 +92,7 @@ def train(
         args=arguments,
         train_loader=train_loader,
         held_out_loader=held_out_loader,
-        callbacks=[Report(progress), WatchTurns(list(references), notice)],
+        callbacks=[Report(progress), WatchTurns(list(references), notice), *([reweighting] if reweighting else [])],
     )
     by_hidden = trainer.head_is_whole and all(learner.head is not None for learner in learners)
     summary = {
@@ -124,12 +126,23 @@ def train(
 
 
 def _learner(
-    plan: TrainPlan, cache: Cache, name: str, reference: ModelRef | None, loader: BatchStream, progress: Progress
+    plan: TrainPlan,
+    cache: Cache,
+    name: str,
+    reference: ModelRef | None,
+    loader: BatchStream,
+    progress: Progress,
+    begin: Callable[[PreTrainedModel], None] | None,
 ) -> tuple[Learner, str]:
-    """A student ready to be trained; and why its loss is taken from its logits, where it is."""
+    """A student ready to be trained; and why its loss is taken from its logits, where it is.
+
+    `begin` is shown the student before the loader is asked for a batch.
+    """
     transformers.set_seed(plan.seed)
     student = _student(plan, cache, reference, loader, progress)
     _check_length(student, loader)
+    if begin is not None:
+        begin(student)
     if plan.packed:
         check_packing(student, str(reference or "the fresh student"))
     head, why_not = _head(student, loader)

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.ipc
 import pytest
 import torch
+import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -29,10 +30,12 @@ from logitstore.loader import Loader
 from logitstore.plans import EvaluatePlan, SelectPlan, TrainPlan
 from logitstore.reading import loaders
 from logitstore.report import summarise
+from logitstore.reweighting import Reweighting
 from logitstore.select import select
 from logitstore.selection.choice import Amount, Candidates
 from logitstore.selection.curricula import Curriculum, paced, share_of
 from logitstore.selection.difference import difference
+from logitstore.selection.domains import DomainOrder, behind, first_shares, next_shares
 from logitstore.selection.drawn import drawn
 from logitstore.selection.file import Selection, read_selection, write_selection
 from logitstore.selection.llkd import sure
@@ -45,10 +48,13 @@ from logitstore.text_loader import TextLoader
 from logitstore.train import train
 from logitstore.types import ModelRef
 from tests.conftest import VOCABULARY, plan_for, save_model, train_tokenizer
+from tests.golden import make_selection
 from tests.test_train import curve, trainer_of
-from tests.test_wrong_inputs import command, refused  # noqa: F401
+from tests.test_wrong_inputs import command, refused, truncate  # noqa: F401
 
 Refused = Callable[..., str]
+
+SPECIFICATION = Path(__file__).parents[1] / "docs" / "format.md"
 
 SCORES = st.lists(st.sampled_from([0.0, 1.0, 1.5, -2.0, np.inf, -np.inf, np.nan]), min_size=1, max_size=30)
 
@@ -358,6 +364,22 @@ def test_a_cache_that_is_not_complete_is_refused(cache: logitstore.Cache, half: 
         read_selection(half).check(logitstore.open(part), half)
 
 
+def test_what_is_no_whole_cache_is_named(refused: Refused, cache: logitstore.Cache, tmp_path: Path) -> None:  # noqa: F811
+    rest = ["--method", "random", "--ratio", 0.5, "--out", tmp_path / "file"]
+    assert f"{tmp_path}: no cache.json in it" in refused("select", tmp_path, *rest)
+    spoilt = Path(shutil.copytree(cache.path, tmp_path / "cache"))
+    truncate(spoilt / "parts" / "00001" / "samples.arrow")
+    assert f"{spoilt}: parts/00001/samples.arrow has" in refused("select", spoilt, *rest)
+    line = refused("select", cache.path, "--reference", spoilt, "--ratio", 0.5, "--out", tmp_path / "file")
+    assert f"{spoilt}: parts/00001/samples.arrow has" in line
+    (tmp_path / "file").write_text("two years of work")
+    assert "something stands there already" in refused("select", cache.path, *rest)
+    assert (tmp_path / "file").read_text() == "two years of work"
+    absent = tmp_path / "absent" / "folder" / "file"
+    assert select(SelectPlan(cache=cache.path, method="random", samples=1, out=absent)).selection.checksum
+    assert read_selection(absent).samples_M.size == 1
+
+
 def test_the_command_prints_what_was_chosen(
     command: Callable[..., int],  # noqa: F811
     capsys: pytest.CaptureFixture[str],
@@ -395,6 +417,22 @@ def test_a_selection_comes_back_as_it_was_written(cache: logitstore.Cache, tmp_p
         np.testing.assert_array_equal(read.weight_M, written.weight_M)
     plain = pa.ipc.open_file(pa.memory_map(str(out))).read_all()
     assert plain.column("sample").to_pylist() == written.samples_M.tolist()
+
+
+def test_the_golden_selection_is_read_to_the_expected_values_with_the_checksum_that_the_specification_says() -> None:
+    found, expected = read_selection(make_selection.SELECTION), make_selection.made()
+    assert found.info == expected.info
+    assert (found.samples_M.tolist(), found.samples_M.dtype) == ([1, 4, 6], np.int64)
+    assert found.weight_M is not None
+    assert (found.weight_M.tolist(), found.weight_M.dtype) == ([0.5, 1.0, 1.5], np.float32)
+    table = pa.ipc.open_file(pa.memory_map(str(make_selection.SELECTION))).read_all()
+    content = json.loads(table.schema.metadata[b"logitstore"])
+    checksum = content.pop("checksum")
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    columns = np.array([1, 4, 6], "<i8").tobytes() + np.array([0.5, 1, 1.5], "<f4").tobytes()
+    assert checksum == xxhash.xxh3_128_hexdigest(canonical + columns)
+    names = set(content) | {"checksum", "sample", "weight"} | set(content["chosen"])
+    assert not {name for name in names if f"`{name}`" not in SPECIFICATION.read_text(encoding="utf-8")}
 
 
 def test_a_selection_fits_every_cache_of_the_same_data(
@@ -507,7 +545,7 @@ def test_a_selection_for_other_data_is_refused(
 def samples_read(plan: TrainPlan, cache: logitstore.Cache, selection: Selection | None) -> Counter[int]:
     """The samples of one epoch of the loader that `train` makes."""
     place = {"rank": 0, "world_size": 1, "workers": 0}
-    loader, _ = loaders(plan, cache, ModelRef.parse(str(plan.student)), selection, place, lambda step: None)
+    loader, _, _ = loaders(plan, cache, ModelRef.parse(str(plan.student)), selection, [], place, lambda step: None)
     return Counter(int(sample) for batch in loader for sample in batch.samples)
 
 
@@ -771,3 +809,121 @@ def test_a_curriculum_is_read_in_its_order(cache: logitstore.Cache) -> None:
     assert found == chosen[order(0, np.arange(60))].tolist()
     with pytest.raises(BadInput, match="batch_size only"):
         Loader(cache, batch_rows=1000, order=order)
+
+
+# domains
+
+
+def test_domains_on_which_the_student_is_behind_get_more_and_none_is_left_out() -> None:
+    found = behind(np.array([2.0, 4.0, 3.0]), np.array([2.0, 2.0, 0.0]))
+    assert found[:2].tolist() == [1.0, 2.0]
+    assert np.isfinite(found).all()
+    ratio = np.array([1.0, 2.0, 1.5])
+    shares = first_shares(ratio)
+    np.testing.assert_allclose(shares, np.exp(ratio) / np.exp(ratio).sum())
+    for _ in range(3):
+        psi = shares * np.exp(ratio)
+        expected = 0.5 * psi / psi.sum() + 0.5 / 3
+        shares = next_shares(shares, ratio, 0.5)
+        np.testing.assert_allclose(shares, expected)
+    assert shares.argmax() == 1
+    assert shares.min() >= 0.5 / 3
+    np.testing.assert_allclose(next_shares(shares, ratio, 0.0), 1 / 3)
+    np.testing.assert_allclose(next_shares(shares, np.array([9e3, 1.0, 1.0]), 0.5).sum(), 1)
+
+
+def test_samples_are_drawn_by_the_shares_of_their_span_whoever_asks() -> None:
+    domains = np.array([0, 1, 2] * 200 + [2] * 400)
+    order = DomainOrder(
+        domain_S=domains, seed=3, span=500, shares=[np.array([0.7, 0.2, 0.1]), np.array([0.0, 0.0, 1.0])]
+    )
+    found = order(0, np.arange(1000))
+    counts = np.bincount(domains[found[:500]], minlength=3)
+    assert np.abs(counts - [350, 100, 50]).max() < 40
+    assert (domains[found[500:]] == 2).all()
+    assert len(set(found[500:].tolist())) > 300
+    pieces = np.concatenate([order(0, places) for places in np.array_split(np.arange(1000), 7)])
+    np.testing.assert_array_equal(found, pieces)
+    other = DomainOrder(domain_S=domains, seed=4, span=500, shares=order.shares)
+    assert (other(0, np.arange(1000)) != found).mean() > 0.5
+    with pytest.raises(IndexError):
+        order(1, np.arange(3))
+    with pytest.raises(ValueError, match="without samples"):
+        DomainOrder(domain_S=np.array([0, 2]), seed=0, span=5)
+
+
+def test_the_shares_follow_the_student_and_are_saved(
+    cache: logitstore.Cache, small_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[np.ndarray[Any, Any]] = []
+    look = Reweighting._look
+
+    def spy(self: Reweighting, student: Any) -> Any:
+        looks.append(look(self, student))
+        return looks[-1]
+
+    monkeypatch.setattr(Reweighting, "_look", spy)
+    out = tmp_path / "out"
+    train(training(cache, out, small_student, alpha=0.5, holdout=0.4, reweight_domains=4, max_steps=10, save_every=10))
+    saved = json.loads((out / "checkpoint-10" / "domains.json").read_text())
+    assert saved["domains"] == ["topic 0", "topic 1", "topic 2"]
+    kept_out = np.flatnonzero(held_out(cache.documents(), 0.4))
+    model = AutoModelForCausalLM.from_pretrained(small_student)
+    sums = {name: [0.0, 0.0, 0.0] for name in saved["domains"]}
+    for name, found in sums.items():
+        own = [int(s) for s in kept_out if cache[int(s)].sample.domain == name]
+        for s in (own[int(place)] for place in np.unique(np.linspace(0, len(own) - 1, 64).round())):
+            each = cache[s]
+            logits = model(torch.from_numpy(each.sample.tokens_T.astype(np.int64))[None]).logits[0]
+            gold = torch.log_softmax(logits.double(), -1)[each.sample.positions_N, each.sample.gold_N]
+            found[0] -= float(gold.sum().detach())
+            found[1] += float(cache.nll()[s]) * each.sample.rows
+            found[2] += each.sample.rows
+    np.testing.assert_allclose(looks[0], [student / rows for student, _, rows in sums.values()], rtol=1e-5)
+    teacher = np.array([teacher / rows for _, teacher, rows in sums.values()])
+    shares = [first_shares(behind(looks[0], teacher))]
+    # spans begin at the steps 0, 4, 8 and 12, and are decided at 0, 1, 5 and 9
+    shares += [next_shares(shares[0], behind(looks[1], teacher), 0.5)]
+    shares += [next_shares(shares[1], behind(looks[2], teacher), 0.5)]
+    shares += [next_shares(shares[2], behind(looks[3], teacher), 0.5)]
+    assert len(looks) == 4
+    np.testing.assert_allclose(saved["shares"], shares)
+
+
+@pytest.mark.parametrize(("every", "accumulate", "steps"), [(1, 1, 5), (4, 2, 12)])
+def test_a_re_weighted_run_that_is_gone_on_with_equals_one_in_one_go(
+    cache: logitstore.Cache, small_student: Path, tmp_path: Path, every: int, accumulate: int, steps: int
+) -> None:
+    options = {
+        "holdout": 0.4,
+        "epochs": 9.0,
+        "max_steps": steps,
+        "accumulate": accumulate,
+        "save_every": 3,
+        "reweight_domains": every,
+    }
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    train(training(cache, whole, small_student, **options, trainer={"logging_steps": 1, "save_total_limit": None}))
+    middle = max(step for step in curve(whole) if step % 3 == 0 and step < max(curve(whole)))
+    shutil.copytree(whole / f"checkpoint-{middle}", stopped / f"checkpoint-{middle}")
+    train(training(cache, stopped, small_student, **options | {"workers": 3, "resume": True}))
+    assert curve(stopped) == curve(whole)
+
+
+def test_domains_that_cannot_be_re_weighted_are_refused(
+    refused: Refused,  # noqa: F811
+    cache: logitstore.Cache,
+    teacher: Path,
+    small_student: Path,
+    tmp_path: Path,
+) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"text": "some words to read"}\n{"text": "and some more"}\n')
+    plain = dump(plan_for(teacher, data, tmp_path / "plain", domain_column=None))
+    rest = ["--student", small_student, "--out", tmp_path / "out", "--reweight-domains", 5, "--device", "cpu"]
+    assert "are of one domain" in refused("train", plain.path, *rest)
+    assert "is held out to judge on. Choose a larger --holdout" in refused(
+        "train", cache.path, *rest, "--holdout", 0.01
+    )
+    for others in (["--curriculum", "easy-first"], ["--prune", "--heads", 2], ["--student", teacher]):
+        assert "Leave one out" in refused("train", cache.path, *rest, *others)

@@ -1,0 +1,150 @@
+"""Looks at the student while it trains, domain by domain, and decides how often each is read from then on (DDK).
+
+Axes: D domains, S samples of the cache, M some of them, N rows.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from logitstore.cache import layout
+from logitstore.cache.reader import Cache
+from logitstore.errors import BadInput
+from logitstore.loader import Loader, evaluation_loader
+from logitstore.objectives import cross_entropy
+from logitstore.objectives.rowwise import rowwise
+from logitstore.selection.domains import DomainOrder, behind, first_shares, next_shares
+from logitstore.types import Array
+
+STATE_NAME = "domains.json"
+
+ALPHA = 0.5
+"""Of `next_shares`; the paper's."""
+
+JUDGED = 64
+"""Held-out samples of a domain, at most, on which the student is looked at; the paper takes 500."""
+
+AHEAD = 1
+"""Batches that the loader may prepare before they are asked for."""
+
+LEAD = 3
+"""Steps before a span begins at which its shares are decided: the loader and the Trainer each fetch a batch ahead."""
+
+
+class Reweighting(TrainerCallback):  # type: ignore[misc]
+    """Keeps the shares of an order up to date, from before the first step on; they are saved with every checkpoint.
+
+    Attributes:
+        order: of the samples to train on.
+        names: of the domains.
+    """
+
+    def __init__(
+        self, cache: Cache, train_M: Array, held_M: Array, *, seed: int, batch_size: int, step_samples: int, every: int
+    ) -> None:
+        """
+        Args:
+            cache: that is trained on; its nll are the teacher's.
+            train_M: int64, the samples to train on.
+            held_M: int64, those held out.
+            seed: of the order.
+            batch_size: samples that the student sees at once when it is looked at.
+            step_samples: samples of an optimizer step, over all ranks.
+            every: optimizer steps between two looks.
+
+        Raises:
+            BadInput: fewer than two domains, or one of which nothing is held out.
+        """
+        domains = np.array([str(name) for name in cache.domains()])
+        self.names, domain_M = np.unique(domains[train_M], return_inverse=True)
+        if len(self.names) < 2:
+            raise BadInput(
+                f"--reweight-domains: the samples to train on are of one domain. Dump {cache.path} with --domain-column."
+            )
+        self.order = DomainOrder(domain_S=domain_M, seed=seed, span=every * step_samples)
+        self._every = every
+        judged = []
+        for name in self.names:
+            own_M = held_M[domains[held_M] == name]
+            if not len(own_M):
+                raise BadInput(
+                    f"--reweight-domains: no document of the domain '{name}' is held out to judge on. "
+                    "Choose a larger --holdout."
+                )
+            judged.append(own_M[np.unique(np.linspace(0, len(own_M) - 1, JUDGED).round().astype(int))])
+        self._judged_M = np.concatenate(judged)
+        self._rows_M = cache.row_counts()[self._judged_M]
+        self._domain_M = np.repeat(np.arange(len(judged)), [len(own_M) for own_M in judged])
+        self._teacher_D = self._means(cache.nll()[self._judged_M].astype(np.float64) * self._rows_M)
+        self._loader: Loader = evaluation_loader(cache, self._judged_M, batch_size=batch_size, workers=0)
+
+    def begin(self, student: PreTrainedModel, device: torch.device, checkpoint: str | None) -> None:
+        """Decide the first shares, or take them from the checkpoint that is gone on from; before any batch is read.
+
+        Raises:
+            BadInput: the checkpoint has none.
+        """
+        if checkpoint is not None:
+            try:
+                saved = json.loads((Path(checkpoint) / STATE_NAME).read_text(encoding="utf-8"))["shares"]
+            except (OSError, ValueError, KeyError) as error:
+                raise BadInput(f"--resume: {checkpoint}: no shares of domains in it. Begin anew elsewhere.") from error
+            self.order.shares[:] = [np.array(each, np.float64) for each in saved]
+            return
+        before = next(student.parameters()).device
+        self._decide(student.to(device), 0)
+        student.to(before)  # what else is tried on the student before training is tried where it was
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+    ) -> None:
+        self._decide(model, state.global_step)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            content = {"domains": self.names.tolist(), "shares": [each.tolist() for each in self.order.shares]}
+            layout.write_whole(folder / STATE_NAME, json.dumps(content, indent=1).encode())
+
+    def _decide(self, student: Any, steps: int) -> None:
+        """Add the shares of every span that begins at most LEAD steps from now."""
+        shares, wanted = self.order.shares, (steps + LEAD) // self._every + 1
+        if len(shares) >= wanted:
+            return
+        behind_D = behind(self._look(student), self._teacher_D)
+        if not shares:
+            shares.append(first_shares(behind_D))
+        while len(shares) < wanted:
+            shares.append(next_shares(shares[-1], behind_D, ALPHA))
+
+    @torch.no_grad()
+    def _look(self, student: Any) -> Array:
+        """float64[D]: the student's cross-entropy on the gold tokens of each domain, nats per row."""
+        was_training = student.training
+        student.eval()
+        rows = dict(zip(self._judged_M.tolist(), self._rows_M.tolist(), strict=True))
+        losses: dict[int, float] = {}
+        for each in self._loader:
+            batch = each.to(next(student.parameters()).device)
+            logits_RV: Tensor = student(**batch.model_inputs()).logits.flatten(0, 1)
+            losses_N = _losses(logits_RV, batch.gold, batch.rows).double().cpu()
+            samples = each.samples.tolist()
+            for sample, own_N in zip(samples, torch.split(losses_N, [rows[number] for number in samples]), strict=True):
+                losses[sample] = float(own_N.sum())
+        student.train(was_training)
+        return self._means(np.array([losses[sample] for sample in rows]))
+
+    def _means(self, totals_M: Array) -> Array:
+        """float64[D]: totals of the judged samples over the rows of each domain."""
+        return np.asarray(np.bincount(self._domain_M, totals_M) / np.bincount(self._domain_M, self._rows_M))
+
+
+def _losses(logits_RV: Tensor, gold_N: Tensor, rows_N: Tensor) -> Tensor:
+    return rowwise(lambda logits_nV, some: cross_entropy(logits_nV, gold_N[some]), logits_RV, rows_N)
