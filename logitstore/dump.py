@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PretrainedConfig
 
 from logitstore.cache import layout
 from logitstore.cache.part_sums import FACTS
@@ -38,7 +39,15 @@ from logitstore.score import TeacherBatch, observe, score, split
 from logitstore.stopwatch import OFF, Stopwatch
 from logitstore.tap_info import TAPS
 from logitstore.tap_names import names_of
-from logitstore.tapping import TapOut, TapRequest, establish_taps, established, finish_taps, missing_parts
+from logitstore.tapping import (
+    TapOut,
+    TapRequest,
+    establish_taps,
+    established,
+    expected_bytes,
+    finish_taps,
+    missing_parts,
+)
 from logitstore.teachers.causal_lm import CausalTeacher
 from logitstore.types import Array, ModelRef, Progress, Sample, Step, no_progress
 
@@ -61,7 +70,7 @@ def dump(plan: DumpPlan, progress: Progress = no_progress, watch: Stopwatch = OF
     check_target(plan)
     try:
         drafted = draft(plan, progress)
-        wanted = TapRequest(names=names_of(plan.hidden, plan.qkv, layer_count(drafted.config)), codec=plan.tap_codec)
+        wanted = taps_wanted(plan, drafted.config)
     except BaseException:
         if is_new:
             with suppress(OSError):
@@ -95,6 +104,16 @@ def dump(plan: DumpPlan, progress: Progress = no_progress, watch: Stopwatch = OF
         with storage_errors(plan.out):
             layout.sweep(plan.out)
     return cache
+
+
+def taps_wanted(plan: DumpPlan, config: PretrainedConfig) -> TapRequest:
+    """The features of the teacher that are kept beside its answers. Raises BadInput: see `names_of`."""
+    return TapRequest(names=names_of(plan.hidden, plan.qkv, layer_count(config)), codec=plan.tap_codec)
+
+
+def tap_bytes(plan: DumpPlan, config: PretrainedConfig) -> int:
+    """Bytes a row that they will take."""
+    return expected_bytes(config, taps_wanted(plan, config))
 
 
 def check_target(plan: DumpPlan) -> None:
@@ -150,7 +169,7 @@ def write_parts(
         asked = samples[first : first + manifest.samples_per_part]
         mine = [tap for tap, own in taps if part in own]
         names = [tap.name for tap in mine]
-        begin: list[Callable[[], PartOut]] = [partial(TapOut, plan.out, tap, part, asked) for tap in mine]
+        begin: list[Callable[[], PartOut]] = [partial(TapOut, plan.out, tap, part, asked, watch) for tap in mine]
         if part in todo:
             begin.insert(0, partial(AnswerOut, plan.out, manifest, part, asked, decoder.codec, check, watch))
             answers = score(teacher, keep, asked, manifest.batch_tokens, manifest.tail.needs_hidden, watch, names)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import safetensors.torch
 import torch
+from transformers import PretrainedConfig
 
 from logitstore.cache import layout
 from logitstore.cache.part_files import check_sizes
@@ -22,6 +23,7 @@ from logitstore.cache.verify import shared_problems
 from logitstore.errors import BadInput, CacheMismatch, ModelError, storage_errors
 from logitstore.manifest import Manifest, seal, seal_of_bytes, unseal
 from logitstore.score import TeacherBatch, observe, split
+from logitstore.stopwatch import OFF, Stopwatch
 from logitstore.tap_info import DEFAULT_CODEC, TAP_NAME, TapInfo, directions_of, needs_pilot, tap_fields, tap_folder
 from logitstore.tap_pilot import Moments
 from logitstore.teachers.causal_lm import CausalTeacher
@@ -39,6 +41,20 @@ class TapRequest:
 
     names: Sequence[str]
     codec: str | None
+
+
+def expected_bytes(config: PretrainedConfig, wanted: TapRequest) -> int:
+    """Bytes a row of the taps wanted, as far as the teacher's configuration tells."""
+    text = config.get_text_config()
+    heads = int(text.num_attention_heads)
+    head_width = getattr(text, "head_dim", None) or text.hidden_size // heads
+    key_heads = getattr(text, "num_key_value_heads", None) or heads
+    widths = {"query": heads * head_width, "key": key_heads * head_width, "value": key_heads * head_width}
+    fields = (
+        tap_fields(wanted.codec or DEFAULT_CODEC, int(widths.get(name.partition("-")[0], text.hidden_size)))
+        for name in wanted.names
+    )
+    return sum(info.bytes for each in fields for info in each.values())
 
 
 def missing_parts(root: Path, names: Sequence[str], parts: Sequence[int]) -> dict[str, list[int]]:
@@ -176,8 +192,9 @@ def finish_taps(cache: Cache, names: Sequence[str]) -> None:
 class TapOut:
     """One part of a tap being written: takes what the teacher showed, encodes it, commits it."""
 
-    def __init__(self, root: Path, tap: Tap, part: int, samples: list[Sample]) -> None:
+    def __init__(self, root: Path, tap: Tap, part: int, samples: list[Sample], watch: Stopwatch = OFF) -> None:
         """Raises PartTaken, StorageError: see `StagedPart`."""
+        self._watch = watch
         self.name = tap.name
         self._codec = tap.codec
         self._staged = StagedPart(root / tap_folder(self.name), tap.plan, part, samples)
@@ -190,8 +207,11 @@ class TapOut:
 
     def store(self, batch: TeacherBatch, kept: dict[str, Array]) -> None:
         """Encode the rows of a batch, and hand each sample's to the part. Raises ModelError: see `finite`."""
-        for index, rows in split(batch, self._codec.encode(finite(self.name, kept[self.name]))):
-            self._staged.write(index, rows.fields)
+        with self._watch("encode taps"):
+            encoded = self._codec.encode(finite(self.name, kept[self.name]))
+        with self._watch("write taps"):
+            for index, rows in split(batch, encoded):
+                self._staged.write(index, rows.fields)
 
     def commit(self) -> None:
         """Make the part visible."""
