@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -35,12 +36,14 @@ from logitstore.add import add
 from logitstore.batch import Batch
 from logitstore.cache import layout
 from logitstore.cache.reader import Cache
+from logitstore.cache.staged_part import PartTaken
 from logitstore.cache.verify import repair, verify
-from logitstore.codecs.feature import FeatureCodec, from_bfloat16, to_bfloat16
+from logitstore.codecs.feature import FeatureCodec
 from logitstore.dump import dump
 from logitstore.errors import BadInput, CacheDamaged, CacheMismatch, ModelError
 from logitstore.manifest import RECORD_NAME, PartRecord, seal, seal_of, unseal
 from logitstore.mixture import Mixture
+from logitstore.part_loop import write_part
 from logitstore.plans import AddPlan, DumpPlan, RecodePlan
 from logitstore.recode import recode
 from logitstore.recording import recording
@@ -195,11 +198,18 @@ floats = arrays.arrays(np.float32, (3, 5), elements=st.floats(width=32, allow_na
 
 
 @given(values_ND=floats)
-def test_bfloat16_is_rounded_as_torch_rounds_it_but_never_to_infinity(values_ND: Any) -> None:
-    usual_ND = torch.from_numpy(values_ND).bfloat16().float().numpy()
-    found_ND = from_bfloat16(to_bfloat16(values_ND))
-    assert np.isfinite(found_ND).all()
-    assert np.array_equal(found_ND[np.isfinite(usual_ND)], usual_ND[np.isfinite(usual_ND)])
+@pytest.mark.parametrize("codec", ["bfloat16", "float16", "float32"])
+def test_floats_are_rounded_to_the_nearest_but_never_to_infinity(codec: str, values_ND: Any) -> None:
+    usual_ND = torch.from_numpy(values_ND).to(getattr(torch, codec)).float()
+    made = codec_of(codec, 5)
+    found_ND = made.decode(made.encode(torch.from_numpy(values_ND)))
+    assert torch.isfinite(found_ND).all()
+    assert torch.equal(found_ND[torch.isfinite(usual_ND)], usual_ND[torch.isfinite(usual_ND)])
+
+
+def codec_of(codec: str, width: int, **shared: Any) -> FeatureCodec:
+    info = TapInfo.model_construct(codec=codec, width=width, fields=tap_fields(codec, width))
+    return FeatureCodec(info=info, shared=shared)
 
 
 @pytest.mark.parametrize("codec", ["bfloat16", "float16", "float32", "int8", "pca-3"])
@@ -208,12 +218,14 @@ def test_a_feature_is_decoded_alike_in_numpy_and_torch(codec: str) -> None:
     moments = Moments.of(codec, 6)
     moments.add(torch.from_numpy(rows_ND.astype(np.float32)))
     shared = {name: value.numpy() for name, value in moments.shared().items()} if codec in ("int8", "pca-3") else {}
-    info = TapInfo.model_construct(codec=codec, width=6, fields=tap_fields(codec, 6))
-    made = FeatureCodec(info=info, shared=shared)
-    stored = made.encode(rows_ND.astype(np.float32))
+    made = codec_of(codec, 6, **shared)
+    stored = {name: value.numpy() for name, value in made.encode(torch.from_numpy(rows_ND.astype(np.float32))).items()}
     assert {name: value.dtype.name for name, value in stored.items()} == {
-        name: field.dtype for name, field in info.fields.items()
+        name: field.dtype for name, field in made.info.fields.items()
     }
+    if codec != "bfloat16":
+        in_numpy = made.encode(rows_ND.astype(np.float32))
+        assert all(np.array_equal(in_numpy[name], value) or codec == "pca-3" for name, value in stored.items())
     in_torch = made.decode({name: torch.from_numpy(value) for name, value in stored.items()})
     assert in_torch.dtype == torch.float32
     np.testing.assert_allclose(in_torch.numpy(), made.decode(stored), rtol=1e-5, atol=1e-5)
@@ -258,9 +270,8 @@ def test_the_page_is_enough_to_read_a_tap(copy: Path) -> None:
 
 
 def test_the_example_of_the_page_has_these_bytes() -> None:
-    assert (
-        to_bfloat16(np.array([[1, -2.5, 3.0e38]], np.float32)).astype("<u2").tobytes().hex(" ") == "80 3f 20 c0 62 7f"
-    )
+    stored = codec_of("bfloat16", 3).encode(torch.tensor([[1, -2.5, 3.0e38]]))
+    assert stored["values"].numpy().astype("<u2").tobytes().hex(" ") == "80 3f 20 c0 62 7f"
 
 
 def test_a_dry_run_counts_the_taps(teacher: Path, texts: Path, tmp_path: Path) -> None:
@@ -426,6 +437,58 @@ def test_an_add_killed_at_many_moments_ends_byte_identical(teacher: Path, texts:
     done = logitstore_command(*command(cache))
     assert done.returncode == 0, done.stderr
     assert tree(cache) == tree(whole)
+
+
+@pytest.mark.slow
+def test_two_processes_begin_the_same_taps_together(tapped: Path, copy: Path) -> None:
+    """Both write all parts; whoever is first with one keeps it."""
+    options = ["--hidden", "0,1,final", "--qkv", "2", "--tap-codec", "float32", "--device", "cpu"]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "logitstore", "add", str(copy), *options], stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    for process in processes:
+        _, stderr = process.communicate(timeout=180)
+        assert process.returncode == 0, stderr
+    assert tree(copy) == tree(tapped)
+
+
+class Out:
+    """A part being written, which remembers what became of it."""
+
+    def __init__(self) -> None:
+        self.happened: list[str] = []
+
+    def __enter__(self) -> Out:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.happened.append("closed")
+
+    def store(self, batch: Any, kept: dict[str, Any]) -> None:
+        self.happened.append("stored")
+
+    def commit(self) -> None:
+        self.happened.append("committed")
+
+
+def test_what_another_process_was_first_with_is_not_asked_for() -> None:
+    """Otherwise rows would be compared with the teacher of which no part says so."""
+    out, asked = Out(), []
+
+    def taken() -> Out:
+        raise PartTaken(0)
+
+    def ask(names: list[str]) -> Any:
+        asked.append(names)
+        yield SimpleNamespace(rows_N=torch.zeros(3)), dict
+
+    write_part({"answers": taken, "final": lambda: out}, ask, lambda rows: None)
+    write_part({"answers": taken}, ask, lambda rows: None)
+    assert asked == [["final"]]
+    assert out.happened == ["stored", "committed", "closed"]
 
 
 # damage
