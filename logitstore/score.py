@@ -149,8 +149,9 @@ def score(
         with teacher.recording(list(taps or {})) as seen:
             chunks = [reduce(batch, chunk) for chunk in ask(teacher, batch, hidden, watch)]
         targets = {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
-        with watch("taps"):
-            targets |= rows_of(seen, taps or {}, batch)
+        if taps:
+            with watch("taps"):
+                targets |= rows_of(seen, taps, batch)
         yield batch, _to_host(targets)
 
 

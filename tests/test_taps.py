@@ -411,18 +411,18 @@ def test_what_is_there_is_not_asked_for_again(tapped_copy: Path, teacher: Path) 
 
 
 def command(cache: Path) -> list[str]:
-    return ["add", str(cache), "--hidden", "all", "--qkv", "all", "--tap-codec", "int8", "--device", "cpu"]
+    return ["add", str(cache), "--hidden", "all", "--tap-codec", "int8", "--device", "cpu"]
 
 
 @pytest.mark.slow
 def test_an_add_killed_at_many_moments_ends_byte_identical(teacher: Path, texts: Path, tmp_path: Path) -> None:
-    plan = plan_for(teacher, texts, tmp_path / "cache", samples_per_part=4)
+    plan = plan_for(teacher, texts, tmp_path / "cache", samples_per_part=6)
     cache = dump(plan).path
     whole = Path(shutil.copytree(cache, tmp_path / "whole"))
-    add(AddPlan(cache=whole, hidden="all", qkv="all", tap_codec="int8", device="cpu"))
+    add(AddPlan(cache=whole, hidden="all", tap_codec="int8", device="cpu"))
     bare = tree(cache)
     killed = 0
-    for wanted in (1, 60, 150, 220):
+    for wanted in (1, 30, 70):
         process = subprocess.Popen(
             [sys.executable, "-m", "logitstore", *command(cache)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -433,7 +433,7 @@ def test_an_add_killed_at_many_moments_ends_byte_identical(teacher: Path, texts:
         assert verify(cache) == []
         there = tree(cache)
         assert {name: there[name] for name in bare} == bare
-    assert killed >= 3
+    assert killed >= 2
     done = logitstore_command(*command(cache))
     assert done.returncode == 0, done.stderr
     assert tree(cache) == tree(whole)
