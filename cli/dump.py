@@ -66,7 +66,8 @@ def dump(
     asked = plan(DumpPlan, "dump", config, flags)
     with Bars() as progress:
         if dry_run:
-            _print_plan(asked, resolve("logitstore.dump:draft")(asked, progress).manifest)
+            drafted = resolve("logitstore.dump:draft")(asked, progress)
+            _print_plan(asked, drafted.manifest, resolve("logitstore.dump:tap_bytes")(asked, drafted.config))
             return
         watch = Stopwatch() if profile else OFF
         try:
@@ -100,8 +101,10 @@ def _print_profile(watch: Stopwatch) -> None:
     console.print(table)
 
 
-def _print_plan(asked: DumpPlan, manifest: Any) -> None:
-    expected = manifest.rows * manifest.bytes_per_row + manifest.tokens * 2
+def _print_plan(asked: DumpPlan, manifest: Any, tap_bytes: int) -> None:
+    bytes_per_row = manifest.bytes_per_row + tap_bytes
+    expected = manifest.rows * bytes_per_row + manifest.tokens * 2
+    of_taps = f", {tap_bytes} of them for taps" if tap_bytes else ""
     free = resolve("logitstore.dump:free_bytes")(asked.out)
     for line in (
         f"teacher    {asked.teacher} ({manifest.teacher.architecture}, {manifest.teacher.vocabulary:,} tokens, {asked.dtype})",
@@ -109,7 +112,7 @@ def _print_plan(asked: DumpPlan, manifest: Any) -> None:
         f"samples    {manifest.samples:,} of at most {asked.max_length:,} tokens, {manifest.tokens:,} tokens in all",
         f"rows       {manifest.rows:,}, preset {asked.preset}: {manifest.sparsifier.name}, tail {manifest.tail.shape}",
         f"parts      {manifest.parts:,} of {asked.samples_per_part:,} samples",
-        f"size       about {size(expected)} of rows and samples ({manifest.bytes_per_row} B/row); {size(free)} free there",
+        f"size       about {size(expected)} of rows and samples ({bytes_per_row} B/row{of_taps}); {size(free)} free there",
         f"error      {resolve('logitstore.pilot:expected_error')(asked.out, manifest)}",
         f"nothing was written to {asked.out}",
     ):

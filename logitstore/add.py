@@ -12,14 +12,15 @@ from functools import partial
 
 from logitstore.cache import layout
 from logitstore.cache.reader import Cache
+from logitstore.cache.taps import Tap
 from logitstore.draft import spread
 from logitstore.errors import BadInput, CacheMismatch
 from logitstore.models import layer_count, load_config
 from logitstore.part_loop import PartOut, write_part
 from logitstore.plans import AddPlan
-from logitstore.score import observe
+from logitstore.score import Answers, observe
 from logitstore.tap_names import names_of
-from logitstore.tapping import TapOut, TapRequest, establish_taps, established, finish_taps, missing_parts
+from logitstore.tapping import TapOut, TapRequest, encoders, establish_taps, established, finish_taps, missing_parts
 from logitstore.teachers.causal_lm import CausalTeacher
 from logitstore.types import ModelRef, Progress, Sample, Step, no_progress
 
@@ -98,6 +99,13 @@ def _write_taps(
     for part in parts:
         held = cache.samples_of(part)
         samples = [held.sample(index) for index in range(len(held))]
-        mine = [tap for tap in taps if part in missing[tap.name]]
-        begin: list[Callable[[], PartOut]] = [partial(TapOut, plan.cache, tap, part, samples) for tap in mine]
-        write_part(begin, observe(teacher, samples, cache.manifest.batch_tokens, [tap.name for tap in mine]), told)
+        mine = {tap.name: tap for tap in taps if part in missing[tap.name]}
+        begin: dict[str, Callable[[], PartOut]] = {
+            name: partial(TapOut, plan.cache, tap, part, samples) for name, tap in mine.items()
+        }
+
+        def ask(names: list[str], samples: list[Sample] = samples, mine: dict[str, Tap] = mine) -> Answers:
+            kept = encoders(mine[name] for name in names)
+            return observe(teacher, samples, cache.manifest.batch_tokens, kept)
+
+        write_part(begin, ask, told)

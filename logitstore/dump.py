@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PretrainedConfig
 
 from logitstore.cache import layout
 from logitstore.cache.part_sums import FACTS
@@ -34,13 +35,25 @@ from logitstore.manifest import MANIFEST_NAME, Manifest
 from logitstore.models import layer_count
 from logitstore.part_loop import PartOut, write_part
 from logitstore.plans import DumpPlan
-from logitstore.score import TeacherBatch, observe, score, split
+from logitstore.score import Answers, TeacherBatch, observe, score, split
 from logitstore.stopwatch import OFF, Stopwatch
 from logitstore.tap_info import TAPS
 from logitstore.tap_names import names_of
-from logitstore.tapping import TapOut, TapRequest, establish_taps, established, finish_taps, missing_parts
+from logitstore.tapping import (
+    TapOut,
+    TapRequest,
+    encoders,
+    establish_taps,
+    established,
+    expected_bytes,
+    finish_taps,
+    missing_parts,
+)
 from logitstore.teachers.causal_lm import CausalTeacher
 from logitstore.types import Array, ModelRef, Progress, Sample, Step, no_progress
+
+ANSWERS = "answers"
+"""What a part of the cache itself is called beside those of its taps."""
 
 
 def dump(plan: DumpPlan, progress: Progress = no_progress, watch: Stopwatch = OFF) -> Cache:
@@ -61,7 +74,7 @@ def dump(plan: DumpPlan, progress: Progress = no_progress, watch: Stopwatch = OF
     check_target(plan)
     try:
         drafted = draft(plan, progress)
-        wanted = TapRequest(names=names_of(plan.hidden, plan.qkv, layer_count(drafted.config)), codec=plan.tap_codec)
+        wanted = taps_wanted(plan, drafted.config)
     except BaseException:
         if is_new:
             with suppress(OSError):
@@ -95,6 +108,16 @@ def dump(plan: DumpPlan, progress: Progress = no_progress, watch: Stopwatch = OF
         with storage_errors(plan.out):
             layout.sweep(plan.out)
     return cache
+
+
+def taps_wanted(plan: DumpPlan, config: PretrainedConfig) -> TapRequest:
+    """The features of the teacher that are kept beside its answers. Raises BadInput: see `names_of`."""
+    return TapRequest(names=names_of(plan.hidden, plan.qkv, layer_count(config)), codec=plan.tap_codec)
+
+
+def tap_bytes(plan: DumpPlan, config: PretrainedConfig) -> int:
+    """Bytes a row that they will take."""
+    return expected_bytes(config, taps_wanted(plan, config))
 
 
 def check_target(plan: DumpPlan) -> None:
@@ -148,15 +171,19 @@ def write_parts(
 
     for part, first in bounds.items():
         asked = samples[first : first + manifest.samples_per_part]
-        mine = [tap for tap, own in taps if part in own]
-        names = [tap.name for tap in mine]
-        begin: list[Callable[[], PartOut]] = [partial(TapOut, plan.out, tap, part, asked) for tap in mine]
+        mine = {tap.name: tap for tap, own in taps if part in own}
+        begin: dict[str, Callable[[], PartOut]] = {}
         if part in todo:
-            begin.insert(0, partial(AnswerOut, plan.out, manifest, part, asked, decoder.codec, check, watch))
-            answers = score(teacher, keep, asked, manifest.batch_tokens, manifest.tail.needs_hidden, watch, names)
-        else:
-            answers = observe(teacher, asked, manifest.batch_tokens, names, watch)
-        write_part(begin, answers, told, watch)
+            begin[ANSWERS] = partial(AnswerOut, plan.out, manifest, part, asked, decoder.codec, check, watch)
+        begin |= {name: partial(TapOut, plan.out, tap, part, asked, watch) for name, tap in mine.items()}
+
+        def ask(names: list[str], asked: list[Sample] = asked, mine: dict[str, Tap] = mine) -> Answers:
+            kept = encoders(mine[name] for name in names if name != ANSWERS)
+            if ANSWERS not in names:
+                return observe(teacher, asked, manifest.batch_tokens, kept, watch)
+            return score(teacher, keep, asked, manifest.batch_tokens, manifest.tail.needs_hidden, watch, kept)
+
+        write_part(begin, ask, told, watch)
 
 
 class AnswerOut:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import xxhash
 from pydantic import Field, ValidationError, model_validator
@@ -192,26 +192,6 @@ class Sums(Record):
     gold_is_top1: int = 0
     gold_is_listed: int = 0
     entropy_histogram: list[int] = Field(default_factory=list)
-
-
-class PartsPlan(Protocol):
-    """What decides some parts: a manifest, or the plan of a tap."""
-
-    @property
-    def identity(self) -> str: ...
-
-    @property
-    def fields(self) -> dict[str, FieldInfo]: ...
-
-    @property
-    def layout(self) -> str: ...
-
-    @property
-    def parts(self) -> int: ...
-
-    def samples_in(self, part: int) -> int:
-        """How many samples part number `part` holds."""
-        ...
 
 
 FIDELITY_NAMES = ("kl_t1", "kl_t2", "kl_t4", "top1", "rare_true", "rare_stored", "gradient_error", "gradient")

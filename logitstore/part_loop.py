@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from typing import Any, Protocol
 
@@ -32,28 +32,29 @@ class PartOut(Protocol):
 
 
 def write_part(
-    begin: Sequence[Callable[[], PartOut]],
-    answers: Answers,
+    begin: Mapping[str, Callable[[], PartOut]],
+    ask: Callable[[list[str]], Answers],
     told: Callable[[int], None],
     watch: Stopwatch = OFF,
 ) -> None:
     """Write one part of one or several things from the same answers; what another process was first with is left to it.
 
     Args:
-        begin: stage the part, one each.
-        answers: of the teacher; not asked for where nothing is left to write.
+        begin: stage the part, one each, by name.
+        ask: gives the teacher's answers for the things named, those that were begun.
         told: is given the count of rows of every batch.
         watch: times the stages.
     """
     with ExitStack() as stack:
-        outs: list[PartOut] = []
-        for make in begin:
+        begun: dict[str, PartOut] = {}
+        for name, make in begin.items():
             with suppress(PartTaken):
-                outs.append(stack.enter_context(make()))
-        if not outs:
+                begun[name] = stack.enter_context(make())
+        if not begun:
             return
+        outs = list(begun.values())
         with Behind(QUEUE_DEPTH) as behind:
-            for batch, kept in answers:
+            for batch, kept in ask(list(begun)):
                 with watch("wait for the writer"):
                     behind.submit(_store, outs, batch, kept, watch)
                 told(len(batch.rows_N))

@@ -26,10 +26,10 @@ from logitstore.tap_names import ATTENTION, FINAL, layer_of
 def recording(model: PreTrainedModel, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """While the context lasts, every forward pass of the model puts the features named into the dict that it gives.
 
-    `hidden-L` is what transformers calls hidden_states[L]: the input of decoder layer L + 1, so 0 is the embedding. `final`
-    is what the output layer takes, also where only the last position's logits are made. `query-L`, `key-L` and `value-L` are
-    those of decoder layer L, from 1, after rotary embedding, heads side by side. Nothing else is kept. A later pass
-    overwrites an earlier one.
+    `hidden-L` is what decoder layer L gives and layer L + 1 takes, transformers' hidden_states[L]; so 0 is the embedding.
+    `final` is what the output layer takes, also where only the last position's logits are made. `query-L`, `key-L` and
+    `value-L` are those of decoder layer L, from 1, after rotary embedding, heads side by side. Nothing else is kept. A later
+    pass overwrites an earlier one.
 
     Args:
         model: with its own forward, or wrapped for several processes and called through the wrapper.
@@ -47,7 +47,7 @@ def recording(model: PreTrainedModel, names: Sequence[str]) -> Iterator[dict[str
     kinds = {name: name.partition("-")[0] for name in names}
     by_layer = {name: layer_of(name) or 0 for name in names}
     with ExitStack() as stack:
-        passed = model.base_model.register_forward_hook(lambda *_: passes.append(True))
+        passed = model.register_forward_hook(lambda *_: passes.append(True))
         stack.callback(passed.remove)
         if hidden := {by_layer[name]: name for name in names if kinds[name] == "hidden"}:
             _watch_layers(model, hidden, seen, stack)
@@ -76,13 +76,14 @@ def _watch_layers(model: PreTrainedModel, hidden: dict[int, str], seen: dict[str
 
 
 def _watch_base(model: PreTrainedModel, seen: dict[str, Tensor], stack: ExitStack) -> None:
-    if model.base_model is model:
+    decoder = model.get_decoder()
+    if decoder is model:
         raise ModelError(f"{type(model).__name__}: it has no part that gives its final hidden states.")
 
     def keep(*pass_: Any) -> None:
         seen[FINAL] = pass_[-1][0]
 
-    stack.callback(model.base_model.register_forward_hook(keep).remove)
+    stack.callback(decoder.register_forward_hook(keep).remove)
 
 
 def _watch_attention(

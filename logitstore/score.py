@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,11 +98,21 @@ def ask(teacher: CausalTeacher, batch: TeacherBatch, hidden: bool, watch: Stopwa
         )
 
 
-def rows_of(features: Mapping[str, Tensor], batch: TeacherBatch) -> dict[str, Tensor]:
-    """float32[N, D]: the rows of a batch, of features [B, T, D]."""
-    return {
-        name: value_BTD.flatten(0, 1)[batch.rows_N.to(value_BTD.device)].float() for name, value_BTD in features.items()
-    }
+Encode = Callable[[Tensor], dict[str, Tensor]]
+"""What is kept of float32[N, D], the rows of a feature, made where the teacher runs."""
+
+FINITE = "finite"
+"""What is given beside the rows of a feature: bool[N], whether a row is finite."""
+
+
+def rows_of(seen: Mapping[str, Tensor], taps: Mapping[str, Encode], batch: TeacherBatch) -> dict[str, Tensor]:
+    """What is kept of the rows of a batch, as `<tap>/<field>`, from features [B, T, D]."""
+    kept: dict[str, Tensor] = {}
+    for name, encode in taps.items():
+        values_ND = seen[name].flatten(0, 1)[batch.rows_N.to(seen[name].device)].float()
+        fields = {FINITE: values_ND.isfinite().all(1)} | encode(values_ND)
+        kept |= {f"{name}/{field}": value for field, value in fields.items()}
+    return kept
 
 
 Reduce = Callable[[TeacherBatch, RowChunk], dict[str, Tensor]]
@@ -119,7 +129,7 @@ def score(
     batch_tokens: int,
     hidden: bool = False,
     watch: Stopwatch = OFF,
-    taps: Sequence[str] = (),
+    taps: Mapping[str, Encode] | None = None,
 ) -> Answers:
     """Ask the teacher about samples, batch by batch.
 
@@ -127,7 +137,7 @@ def score(
         reduce: makes the targets.
         batch_tokens: most tokens in a batch.
         hidden: whether `reduce` needs the final hidden states.
-        taps: features that are given beside the targets, by name.
+        taps: features that are given beside the targets, by name, and what is kept of them.
 
     Yields:
         the batch, and a function that waits for its targets and gives them as arrays on the host; call it elsewhere, so
@@ -136,21 +146,26 @@ def score(
     lengths_S = np.array([len(sample.tokens_T) for sample in samples])
     for indices in by_length(lengths_S, batch_tokens):
         batch = collate(samples, indices)
-        with teacher.recording(taps) as seen:
+        with teacher.recording(list(taps or {})) as seen:
             chunks = [reduce(batch, chunk) for chunk in ask(teacher, batch, hidden, watch)]
         targets = {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
-        yield batch, _to_host(targets | rows_of(seen, batch))
+        if taps:
+            with watch("taps"):
+                targets |= rows_of(seen, taps, batch)
+        yield batch, _to_host(targets)
 
 
 def observe(
-    teacher: CausalTeacher, samples: list[Sample], batch_tokens: int, taps: Sequence[str], watch: Stopwatch = OFF
+    teacher: CausalTeacher, samples: list[Sample], batch_tokens: int, taps: Mapping[str, Encode], watch: Stopwatch = OFF
 ) -> Answers:
-    """Features alone, in the same batches as `score`, float32[N, D] each; no logits but the last position's."""
+    """Features alone, in the same batches as `score`; no logits but the last position's."""
     for indices in by_length(np.array([len(sample.tokens_T) for sample in samples]), batch_tokens):
         batch = collate(samples, indices)
         with watch("forward"):
-            seen = teacher.features(batch.tokens_BT, batch.attention_BT, taps)
-        yield batch, _to_host(rows_of(seen, batch))
+            seen = teacher.features(batch.tokens_BT, batch.attention_BT, list(taps))
+        with watch("taps"):
+            kept = rows_of(seen, taps, batch)
+        yield batch, _to_host(kept)
 
 
 def _to_host(targets: dict[str, Tensor]) -> Callable[[], dict[str, Array]]:

@@ -5,13 +5,13 @@ Axes: N rows, D channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import safetensors.torch
 import torch
+from transformers import PretrainedConfig
 
 from logitstore.cache import layout
 from logitstore.cache.part_files import check_sizes
@@ -21,7 +21,8 @@ from logitstore.cache.taps import Tap, read_tap, tap_folders
 from logitstore.cache.verify import shared_problems
 from logitstore.errors import BadInput, CacheMismatch, ModelError, storage_errors
 from logitstore.manifest import Manifest, seal, seal_of_bytes, unseal
-from logitstore.score import TeacherBatch, observe, split
+from logitstore.score import FINITE, Encode, TeacherBatch, observe, split
+from logitstore.stopwatch import OFF, Stopwatch
 from logitstore.tap_info import DEFAULT_CODEC, TAP_NAME, TapInfo, directions_of, needs_pilot, tap_fields, tap_folder
 from logitstore.tap_pilot import Moments
 from logitstore.teachers.causal_lm import CausalTeacher
@@ -39,6 +40,20 @@ class TapRequest:
 
     names: Sequence[str]
     codec: str | None
+
+
+def expected_bytes(config: PretrainedConfig, wanted: TapRequest) -> int:
+    """Bytes a row of the taps wanted, as far as the teacher's configuration tells."""
+    text = config.get_text_config()
+    heads = int(text.num_attention_heads)
+    head_width = getattr(text, "head_dim", None) or text.hidden_size // heads
+    key_heads = getattr(text, "num_key_value_heads", None) or heads
+    widths = {"query": heads * head_width, "key": key_heads * head_width, "value": key_heads * head_width}
+    fields = (
+        tap_fields(wanted.codec or DEFAULT_CODEC, int(widths.get(name.partition("-")[0], text.hidden_size)))
+        for name in wanted.names
+    )
+    return sum(info.bytes for each in fields for info in each.values())
 
 
 def missing_parts(root: Path, names: Sequence[str], parts: Sequence[int]) -> dict[str, list[int]]:
@@ -124,9 +139,13 @@ def _observe_pilot(
 ) -> None:
     """Count what the teacher shows of some features on the pilot."""
     total, done = sum(sample.rows for sample in samples), 0
-    for batch, values in observe(teacher, samples, batch_tokens, list(moments)):
-        for name, values_ND in values().items():
-            moments[name].add(torch.from_numpy(finite(name, values_ND)))
+    for batch, values in observe(
+        teacher, samples, batch_tokens, dict.fromkeys(moments, lambda rows_ND: {"all": rows_ND})
+    ):
+        kept = values()
+        for name, each in moments.items():
+            check_finite(name, kept)
+            each.add(torch.from_numpy(kept[f"{name}/all"]))
         done += len(batch.rows_N)
         progress(Step(stage="pilot of taps", done=done, total=total))
 
@@ -147,15 +166,15 @@ def _write(folder: Path, info: TapInfo, contents: dict[str, bytes], existing: Ta
                 (folder / name).unlink(missing_ok=True)
 
 
-def finite(name: str, values_ND: Array) -> Array:
-    """The values of a feature.
-
-    Raises:
-        ModelError: one is NaN or infinite.
-    """
-    if not np.isfinite(values_ND).all():
+def check_finite(name: str, kept: dict[str, Array]) -> None:
+    """Raises ModelError when a row of a feature holds NaN or infinity."""
+    if not kept[f"{name}/{FINITE}"].all():
         raise ModelError(f"the teacher's {name} holds NaN or infinity; another number format of its weights may help.")
-    return values_ND
+
+
+def encoders(taps: Iterable[Tap]) -> dict[str, Encode]:
+    """What is kept of the features of some taps."""
+    return {tap.name: tap.codec.encode for tap in taps}
 
 
 def finish_taps(cache: Cache, names: Sequence[str]) -> None:
@@ -174,12 +193,13 @@ def finish_taps(cache: Cache, names: Sequence[str]) -> None:
 
 
 class TapOut:
-    """One part of a tap being written: takes what the teacher showed, encodes it, commits it."""
+    """One part of a tap being written: takes what is kept of the feature, commits it."""
 
-    def __init__(self, root: Path, tap: Tap, part: int, samples: list[Sample]) -> None:
+    def __init__(self, root: Path, tap: Tap, part: int, samples: list[Sample], watch: Stopwatch = OFF) -> None:
         """Raises PartTaken, StorageError: see `StagedPart`."""
+        self._watch = watch
         self.name = tap.name
-        self._codec = tap.codec
+        self._fields = list(tap.plan.fields)
         self._staged = StagedPart(root / tap_folder(self.name), tap.plan, part, samples)
 
     def __enter__(self) -> TapOut:
@@ -189,9 +209,11 @@ class TapOut:
         self._staged.__exit__(None, None, None)
 
     def store(self, batch: TeacherBatch, kept: dict[str, Array]) -> None:
-        """Encode the rows of a batch, and hand each sample's to the part. Raises ModelError: see `finite`."""
-        for index, rows in split(batch, self._codec.encode(finite(self.name, kept[self.name]))):
-            self._staged.write(index, rows.fields)
+        """Hand each sample's rows of a batch to the part. Raises ModelError: see `check_finite`."""
+        check_finite(self.name, kept)
+        with self._watch("write taps"):
+            for index, rows in split(batch, {field: kept[f"{self.name}/{field}"] for field in self._fields}):
+                self._staged.write(index, rows.fields)
 
     def commit(self) -> None:
         """Make the part visible."""

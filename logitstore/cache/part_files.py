@@ -5,11 +5,33 @@ from __future__ import annotations
 import stat
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol
 
 from logitstore.cache import layout
 from logitstore.cache.rows_file import needed_files
 from logitstore.errors import CacheDamaged, CacheMismatch
-from logitstore.manifest import RECORD_NAME, FileSeal, PartRecord, PartsPlan, unseal
+from logitstore.fields import FieldInfo
+from logitstore.manifest import RECORD_NAME, FileSeal, PartRecord, unseal
+
+
+class PartsPlan(Protocol):
+    """What decides some parts: a manifest, or the plan of a tap."""
+
+    @property
+    def identity(self) -> str: ...
+
+    @property
+    def fields(self) -> dict[str, FieldInfo]: ...
+
+    @property
+    def layout(self) -> str: ...
+
+    @property
+    def parts(self) -> int: ...
+
+    def samples_in(self, part: int) -> int:
+        """How many samples part number `part` holds."""
+        ...
 
 
 def open_record(root: Path, plan: PartsPlan, number: int, also: Iterable[str] = ()) -> PartRecord:

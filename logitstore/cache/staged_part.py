@@ -11,10 +11,10 @@ from types import TracebackType
 import numpy as np
 
 from logitstore.cache import layout
-from logitstore.cache.part_files import read_record
+from logitstore.cache.part_files import PartsPlan, read_record
 from logitstore.cache.rows_writer import RowsWriter, open_writer
 from logitstore.errors import storage_errors
-from logitstore.manifest import RECORD_NAME, Fidelity, PartRecord, PartsPlan, Sums, seal, seal_of
+from logitstore.manifest import RECORD_NAME, Fidelity, PartRecord, Sums, seal, seal_of
 from logitstore.types import Array, Sample
 
 

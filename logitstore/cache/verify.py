@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from logitstore.cache import layout
-from logitstore.cache.part_files import read_record
+from logitstore.cache.part_files import PartsPlan, read_record
 from logitstore.cache.reader import Part
 from logitstore.cache.row_checks import feature_block_problems, row_block_problems
 from logitstore.cache.taps import Tap, tap_folders
@@ -22,7 +22,6 @@ from logitstore.manifest import (
     RECORD_NAME,
     Manifest,
     PartRecord,
-    PartsPlan,
     is_sealed,
     seal_of,
     unseal,

@@ -11,9 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from logitstore.codecs.either import beside, real
+from logitstore.codecs.either import beside, cast, library, real
 from logitstore.types import Array
 
 LARGEST_SCALE = 65504.0
@@ -27,17 +25,18 @@ class Channels:
     mean_D: Array
     std_D: Array
 
-    def encode(self, hidden_ND: Array) -> tuple[Array, Array]:
+    def encode(self, hidden_ND: Any) -> tuple[Any, Any]:
         """int8[N, D] and the rows' scales, float16[N]. The error of a channel is at most half of std * scale."""
-        standard_ND = (hidden_ND.astype(np.float32) - self.mean_D) / self.std_D
-        scale_N = np.minimum(np.abs(standard_ND).max(1, initial=0.0) / 127, LARGEST_SCALE).astype(np.float16)
-        # a scale rounded down would cut off the largest value
-        too_small_N = scale_N.astype(np.float32) * 127 < np.abs(standard_ND).max(1, initial=0.0)
-        too_small_N &= scale_N < LARGEST_SCALE
-        scale_N = np.where(too_small_N, np.nextafter(scale_N, np.float16(LARGEST_SCALE)), scale_N)
-        scale_N = np.maximum(scale_N, np.float16(2**-24))
-        steps_ND = np.rint(standard_ND / scale_N.astype(np.float32)[:, None])
-        return np.clip(steps_ND, -127, 127).astype(np.int8), scale_N
+        xp = library(hidden_ND)
+        standard_ND = (real(hidden_ND) - beside(self.mean_D, hidden_ND)) / beside(self.std_D, hidden_ND)
+        largest_N = xp.amax(xp.abs(standard_ND), 1)
+        scale_N = cast(xp.clip(largest_N / 127, None, LARGEST_SCALE), "float16")
+        # a scale rounded down would cut off the largest value; the bits of the next float16 are one more
+        is_too_small_N = (real(scale_N) * 127 < largest_N) & (scale_N < LARGEST_SCALE)
+        scale_N = (scale_N.view(xp.int16) + cast(is_too_small_N, "int16")).view(xp.float16)
+        scale_N = xp.clip(scale_N, 2**-24, None)
+        steps_ND = xp.round(standard_ND / real(scale_N)[:, None])
+        return cast(xp.clip(steps_ND, -127, 127), "int8"), scale_N
 
     def decode(self, stored_ND: Any, scale_N: Any) -> Any:
         """float32[N, D]."""

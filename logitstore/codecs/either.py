@@ -22,7 +22,12 @@ def wide(array: Any) -> Any:
 
 def real(array: Any) -> Any:
     """The array as float32."""
-    return array.astype(np.float32) if isinstance(array, np.ndarray) else array.float()
+    return cast(array, "float32")
+
+
+def cast(array: Any, dtype: str) -> Any:
+    """The array with another type of values, by its name."""
+    return array.astype(dtype) if isinstance(array, np.ndarray) else array.to(getattr(library(array), dtype))
 
 
 def look_up(table: Array, numbers: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from logitstore.codecs.channels import Channels
-from logitstore.codecs.either import beside, library, real
+from logitstore.codecs.either import beside, cast, library, real
 from logitstore.tap_info import TapInfo
 from logitstore.types import Array
 
@@ -31,18 +31,22 @@ class FeatureCodec:
     info: TapInfo
     shared: Mapping[str, Array]
 
-    def encode(self, values_ND: Array) -> dict[str, Array]:
-        """The stored arrays of some rows, from float32[N, D]; what is too large for a type becomes the largest it has."""
-        codec = self.info.codec
-        if codec == "int8":
+    def encode(self, values_ND: Any) -> dict[str, Any]:
+        """The stored arrays of some rows, float32[N, D], in the library and on the device of the rows.
+
+        What is too large for a type becomes the largest it has. Bfloat16, which NumPy lacks, takes tensors only.
+        """
+        if self.info.codec == "int8":
             stored_ND, scale_N = self._channels.encode(values_ND)
             return {"values": stored_ND, "scale": scale_N}
-        if codec == "bfloat16":
-            return {"values": to_bfloat16(values_ND)}
+        xp = library(values_ND)
         if "directions" in self.shared:
-            values_ND = (values_ND - self.shared["mean"]) @ self.shared["directions"].T
-        dtype = np.dtype(self.info.fields["values"].dtype)
-        return {"values": np.clip(values_ND, np.finfo(dtype).min, np.finfo(dtype).max).astype(dtype)}
+            centred_ND = values_ND - beside(self.shared["mean"], values_ND)
+            values_ND = centred_ND @ beside(self.shared["directions"], values_ND).T
+        dtype = "bfloat16" if self.info.codec == "bfloat16" else self.info.fields["values"].dtype
+        largest = float(xp.finfo(getattr(xp, dtype)).max)
+        stored = cast(xp.clip(values_ND, -largest, largest), dtype)
+        return {"values": stored.view(xp.uint16) if dtype == "bfloat16" else stored}
 
     def decode(self, stored: Mapping[str, Any]) -> Any:
         """float32[N, D], in the library and on the device of `stored`."""
@@ -58,18 +62,6 @@ class FeatureCodec:
     @cached_property
     def _channels(self) -> Channels:
         return Channels(self.shared["mean"], self.shared["std"])
-
-
-LARGEST_BFLOAT16 = 0x7F7F
-"""The bits of the largest finite one."""
-
-
-def to_bfloat16(values_ND: Array) -> Array:
-    """uint16[N, D]: the bits of the nearest bfloat16, ties to even: the upper half of a float32."""
-    bits_ND = np.ascontiguousarray(values_ND, np.float32).view(np.uint32)
-    rounded_ND = (bits_ND + np.uint32(0x7FFF) + (bits_ND >> 16 & 1)) >> 16
-    is_infinite_ND = (rounded_ND & 0x7FFF) > LARGEST_BFLOAT16
-    return np.where(is_infinite_ND, (bits_ND >> 16 & 0x8000) | LARGEST_BFLOAT16, rounded_ND).astype(np.uint16)
 
 
 def from_bfloat16(bits_ND: Any) -> Any:
