@@ -17,7 +17,7 @@ from logitstore.features.projection import Projections
 
 
 class Match(FeatureObjective):
-    """The mean over pairs of layers of
+    """The mean over pairs of layers of one of:
 
         mse       mean over channels of (P s - t)**2    (Minitron, Muralidharan et al. 2024, section 3: L_is)
         cosine    1 - <P s, t> / (|P s| |t|)            (as DistilBERT, Sanh et al. 2019, section 3, without P)
