@@ -48,6 +48,7 @@ from logitstore.tapping import (
     expected_bytes,
     finish_taps,
     missing_parts,
+    widths_of,
 )
 from logitstore.teachers.causal_lm import CausalTeacher
 from logitstore.types import Array, ModelRef, Progress, Sample, Step, no_progress
@@ -89,6 +90,7 @@ def dump(plan: DumpPlan, progress: Progress = no_progress, watch: Stopwatch = OF
     if manifest is None or todo or shared_problems(plan.out, manifest) or not is_begun or any(missing.values()):
         progress(Step(stage="load the teacher", done=0, total=1))
         teacher = CausalTeacher(ModelRef.parse(plan.teacher), drafted.config, plan.dtype, plan.device)
+        widths_of(teacher, wanted.names, wanted.codec)  # what cannot be had is refused before anything is written
         manifest = establish(plan, drafted, manifest, teacher, progress)
         taps = establish_taps(
             plan.out,
@@ -112,7 +114,9 @@ def dump(plan: DumpPlan, progress: Progress = no_progress, watch: Stopwatch = OF
 
 def taps_wanted(plan: DumpPlan, config: PretrainedConfig) -> TapRequest:
     """The features of the teacher that are kept beside its answers. Raises BadInput: see `names_of`."""
-    return TapRequest(names=names_of(plan.hidden, plan.qkv, layer_count(config)), codec=plan.tap_codec)
+    # not every configuration counts layers by this name, and only taps ask for them
+    layers = layer_count(config) if plan.hidden is not None or plan.qkv is not None else 0
+    return TapRequest(names=names_of(plan.hidden, plan.qkv, layers), codec=plan.tap_codec)
 
 
 def tap_bytes(plan: DumpPlan, config: PretrainedConfig) -> int:

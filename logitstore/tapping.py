@@ -44,8 +44,10 @@ class TapRequest:
 
 def expected_bytes(config: PretrainedConfig, wanted: TapRequest) -> int:
     """Bytes a row of the taps wanted, as far as the teacher's configuration tells."""
+    if not wanted.names:
+        return 0
     text = config.get_text_config()
-    heads = int(text.num_attention_heads)
+    heads = int(getattr(text, "num_attention_heads", None) or 1)
     head_width = getattr(text, "head_dim", None) or text.hidden_size // heads
     key_heads = getattr(text, "num_key_value_heads", None) or heads
     widths = {"query": heads * head_width, "key": key_heads * head_width, "value": key_heads * head_width}
@@ -88,6 +90,20 @@ def _found(root: Path, manifest: Manifest, wanted: TapRequest) -> dict[str, TapI
     return found
 
 
+def widths_of(teacher: CausalTeacher, names: Sequence[str], codec: str | None) -> dict[str, int]:
+    """Channels of some features.
+
+    Raises:
+        BadInput: a codec that does not fit a feature.
+        ModelError: a feature that the teacher does not have.
+    """
+    widths = teacher.widths(names) if names else {}
+    for name, width in widths.items():
+        if directions_of(codec or DEFAULT_CODEC) > width:
+            raise BadInput(f"--tap-codec {codec}: {name} has {width} channels. Give at most pca-{width}.")
+    return widths
+
+
 def establish_taps(
     root: Path,
     manifest: Manifest,
@@ -102,18 +118,14 @@ def establish_taps(
         pilot: gives the samples on which codecs are fitted.
 
     Raises:
-        BadInput: a codec that does not fit a feature.
+        BadInput, ModelError: see `widths_of`.
         CacheMismatch: see `established`; or a shared file is damaged and cannot be made again.
-        ModelError: a feature that the teacher does not have.
     """
     found = _found(root, manifest, wanted)
     sound = {name for name, info in found.items() if not shared_problems(root / tap_folder(name), info)}
     names = [name for name in wanted.names if name not in sound]
-    widths = teacher.widths(names) if names else {}
+    widths = widths_of(teacher, names, wanted.codec)
     codecs = {name: found[name].codec if name in found else wanted.codec or DEFAULT_CODEC for name in names}
-    for name, codec in codecs.items():
-        if directions_of(codec) > widths[name]:
-            raise BadInput(f"--tap-codec {codec}: {name} has {widths[name]} channels. Give at most pca-{widths[name]}.")
     moments = {name: Moments.of(codec, widths[name]) for name, codec in codecs.items() if needs_pilot(codec)}
     if moments:
         _observe_pilot(moments, pilot(), manifest.batch_tokens, teacher, progress)

@@ -637,6 +637,14 @@ def test_more_directions_than_channels_are_refused(copy: Path) -> None:
         add(AddPlan(cache=copy, hidden="final", tap_codec="pca-33", device="cpu"))
 
 
+def test_a_feature_that_cannot_be_had_is_refused_before_the_dump_begins(
+    teacher: Path, texts: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(BadInput, match="key-1 has 16 channels"):
+        dump(small_plan(teacher, texts, tmp_path / "cache", qkv="1", tap_codec="pca-20"))
+    assert not (tmp_path / "cache" / "cache.json").exists()
+
+
 def test_parts_that_the_cache_does_not_have_are_refused(copy: Path) -> None:
     shutil.rmtree(copy / "parts/00001")
     with pytest.raises(BadInput, match="part 00001"):
