@@ -1,9 +1,7 @@
-"""The tables of docs/methods.md, from the declarations that `train` itself uses, the recipes, and what was measured."""
+"""The tables of docs/methods.md, from the declarations that `train` itself uses, and the recipes."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -13,7 +11,6 @@ from logitstore.methods import METHODS, Method, check_method, standing
 from logitstore.presets import row_of
 from logitstore.recipe import about, named_recipe, recipe_names
 
-RESULTS = Path(__file__).parent / "results" / "objectives.json"
 VOCABULARY, WIDTH = 49152, 576
 """Of any teacher; no cell depends on them."""
 
@@ -52,27 +49,6 @@ def recipes() -> str:
         for said in [about(name)]
     ]
     return _table(("recipe", "what it is", "paper", "needs", "objectives"), rows)
-
-
-def costs() -> str:
-    """What a step with each objective took beside one on gold tokens, and what its student came to."""
-    rows = []
-    for line in json.loads(RESULTS.read_text(encoding="utf-8"))["lines"]:
-        figures = (f"{line[key]:.3f}" for key in ("first_loss", "last_loss", "kl", "cross_entropy"))
-        rows.append(
-            (line["name"], f"{line['time']:.2f}", f"{line['memory']:.2f}", *figures, f"{line['agreement']:.1%}")
-        )
-    head = (
-        "run",
-        "time",
-        "memory",
-        "loss, first steps",
-        "loss, last steps",
-        "held-out KL",
-        "cross-entropy",
-        "agreement",
-    )
-    return _table(head, rows)
 
 
 def _needs(method: Method) -> str:

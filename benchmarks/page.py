@@ -177,7 +177,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "methods": methods_page.methods,
     "truth": methods_page.truth,
     "recipes": methods_page.recipes,
-    "costs": methods_page.costs,
 }
 """The tables by the name that marks their place on a page."""
 
