@@ -5,8 +5,10 @@ Exit codes: 0 done, 1 a check failed, 2 the user's mistake, 130 interrupted.
 
 from __future__ import annotations
 
+import _thread
 import os
 import sys
+import threading
 from importlib.metadata import version as installed
 from typing import Any
 
@@ -52,6 +54,7 @@ def _version(
 def run() -> None:
     """Run the command line and exit."""
     _quiet_libraries()
+    sys.unraisablehook = _interrupt_again
     try:
         sys.exit(app(standalone_mode=False) or 0)
     except LogitstoreError as error:
@@ -63,6 +66,14 @@ def run() -> None:
     except _USAGE_ERROR as error:
         error.show()
         sys.exit(2)
+
+
+def _interrupt_again(lost: sys.UnraisableHookArgs) -> None:
+    """Ctrl-C that came while Python ran a finaliser, which drops exceptions: let it come once more, outside of it."""
+    if isinstance(lost.exc_value, KeyboardInterrupt):
+        threading.Timer(0.01, _thread.interrupt_main).start()
+    else:
+        sys.__unraisablehook__(lost)
 
 
 def _quiet_libraries() -> None:
