@@ -11,14 +11,14 @@ from collections.abc import Callable
 from functools import partial
 
 from logitstore.cache import layout
-from logitstore.cache.reader import Cache
+from logitstore.cache.reader import Cache, texts_of
 from logitstore.cache.taps import Tap
 from logitstore.draft import spread
 from logitstore.errors import BadInput, CacheMismatch
 from logitstore.models import layer_count, load_config
 from logitstore.part_loop import PartOut, write_part
 from logitstore.plans import AddPlan
-from logitstore.score import Answers, observe
+from logitstore.score import Answers, observe, text_batches
 from logitstore.tap_names import names_of
 from logitstore.tapping import TapOut, TapRequest, encoders, establish_taps, established, finish_taps, missing_parts
 from logitstore.teachers.causal_lm import CausalTeacher
@@ -97,7 +97,7 @@ def _write_taps(
         progress(Step(stage="add", done=done, total=total, part=part, note=size))
 
     for part in parts:
-        held = cache.samples_of(part)
+        held = texts_of(cache.samples_of(part))
         samples = [held.sample(index) for index in range(len(held))]
         mine = {tap.name: tap for tap in taps if part in missing[tap.name]}
         begin: dict[str, Callable[[], PartOut]] = {
@@ -106,6 +106,6 @@ def _write_taps(
 
         def ask(names: list[str], samples: list[Sample] = samples, mine: dict[str, Tap] = mine) -> Answers:
             kept = encoders(mine[name] for name in names)
-            return observe(teacher, samples, cache.manifest.batch_tokens, kept)
+            return observe(teacher, text_batches(samples, cache.manifest.batch_tokens), kept)
 
         write_part(begin, ask, told)

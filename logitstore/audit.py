@@ -9,13 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from logitstore.batching import by_length
 from logitstore.cache.order import hashed, salt_of
 from logitstore.cache.reader import Cache
 from logitstore.codecs.answer import AnswerCodec
 from logitstore.errors import BadInput, CacheMismatch
 from logitstore.models import head_rows, load_config
-from logitstore.score import RowChunk, ask, collate
+from logitstore.score import RowChunk, ask, text_batches
 from logitstore.teachers.causal_lm import CausalTeacher
 from logitstore.types import Array, CachedSample, ModelRef, Progress, Sample, Step, no_progress
 
@@ -113,10 +112,9 @@ def _logprobs(
     """The same columns as `_stored`, from the teacher now."""
     vocabulary = cache.manifest.teacher.vocabulary
     out: list[Array] = [np.zeros(0)] * len(samples)
-    batches = by_length(np.array([len(sample.tokens_T) for sample in samples]), budget)
-    for done, indices in enumerate(batches, 1):
-        batch = collate(samples, indices)
-        fields = [found[index].answer.fields for index in indices]
+    batches = list(text_batches(samples, budget))
+    for done, batch in enumerate(batches, 1):
+        fields = [found[index].answer.fields for index in batch.indices]
         columns = [
             _columns(
                 chunk,
@@ -126,7 +124,7 @@ def _logprobs(
             for chunk in ask(teacher, batch, hidden=False)
         ]
         rows = np.split(torch.cat(columns).double().cpu().numpy(), np.cumsum(batch.counts)[:-1])
-        for index, values in zip(indices, rows, strict=True):
+        for index, values in zip(batch.indices, rows, strict=True):
             out[index] = values
         progress(Step(stage="ask again", done=done, total=len(batches)))
     return out

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from logitstore.cache.reader import Cache
+from logitstore.cache.reader import Cache, texts_of
 from logitstore.cache.taps import Tap
 from logitstore.types import Array
 
@@ -123,11 +123,16 @@ def collate(
     stored = [part.fields for part, _ in located]
     answer = {name: torch.from_numpy(_gathered(stored, spans, name, rows)) for name in cache.manifest.fields}
     positions = (
-        None if count == length - 1 else np.flatnonzero(part.samples.mask_of(number))
+        None if count == length - 1 else np.flatnonzero(texts_of(part.samples).mask_of(number))
         for (part, number), count, length in zip(located, counts_M.tolist(), lengths_M.tolist(), strict=True)
     )
     batch = laid_out(
-        (part.samples.tokens_of(number) for part, number in located), positions, lengths_M, samples_M, packed, answer
+        (texts_of(part.samples).tokens_of(number) for part, number in located),
+        positions,
+        lengths_M,
+        samples_M,
+        packed,
+        answer,
     )
     features = {}
     for tap in taps:

@@ -24,9 +24,8 @@ from logitstore.cache.reader import Cache
 from logitstore.cache.taps import Tap
 from logitstore.cache.verify import shared_problems
 from logitstore.codecs.answer import AnswerCodec
-from logitstore.data.samples import Samples
 from logitstore.decode import Decoder, load_shared
-from logitstore.draft import draft, pilot_samples
+from logitstore.draft import Draft, draft
 from logitstore.errors import BadInput, storage_errors
 from logitstore.establish import establish, existing_manifest
 from logitstore.fidelity import FidelityCheck
@@ -50,8 +49,8 @@ from logitstore.tapping import (
     missing_parts,
     widths_of,
 )
-from logitstore.teachers.causal_lm import CausalTeacher
-from logitstore.types import Array, ModelRef, Progress, Sample, Step, no_progress
+from logitstore.teachers.teacher import Teacher
+from logitstore.types import Array, Asked, Progress, Step, no_progress
 
 ANSWERS = "answers"
 """What a part of the cache itself is called beside those of its taps."""
@@ -89,7 +88,7 @@ def dump(plan: DumpPlan, progress: Progress = no_progress, watch: Stopwatch = OF
     is_begun = manifest is not None and established(plan.out, manifest, wanted)
     if manifest is None or todo or shared_problems(plan.out, manifest) or not is_begun or any(missing.values()):
         progress(Step(stage="load the teacher", done=0, total=1))
-        teacher = CausalTeacher(ModelRef.parse(plan.teacher), drafted.config, plan.dtype, plan.device)
+        teacher = drafted.load()
         widths_of(teacher, wanted.names, wanted.codec)  # what cannot be had is refused before anything is written
         manifest = establish(plan, drafted, manifest, teacher, progress)
         taps = establish_taps(
@@ -97,11 +96,11 @@ def dump(plan: DumpPlan, progress: Progress = no_progress, watch: Stopwatch = OF
             manifest,
             wanted,
             teacher,
-            lambda: [drafted.samples[index] for index in pilot_samples(drafted.samples, plan.pilot_rows)],
+            lambda: drafted.pilot(plan.pilot_rows),
             progress,
         )
         write_parts(
-            plan, manifest, drafted.samples, todo, teacher, progress, watch, [(tap, missing[tap.name]) for tap in taps]
+            plan.out, manifest, drafted, todo, teacher, progress, watch, [(tap, missing[tap.name]) for tap in taps]
         )
     cache = Cache(plan.out)
     cache.check_sizes()  # parts left over from another plan are refused here, not when a student is trained
@@ -147,24 +146,25 @@ def _parts_wanted(plan: DumpPlan, manifest: Manifest) -> list[int]:
 
 
 def write_parts(
-    plan: DumpPlan,
+    root: Path,
     manifest: Manifest,
-    samples: Samples,
+    drafted: Draft,
     todo: list[int],
-    teacher: CausalTeacher,
+    teacher: Teacher,
     progress: Progress,
     watch: Stopwatch = OFF,
     taps: Sequence[tuple[Tap, list[int]]] = (),
 ) -> None:
     """Write the parts in `todo`, and of each tap the parts beside it; the teacher is asked once about each part."""
-    shared = load_shared(plan.out, manifest)
+    samples = drafted.samples
+    shared = load_shared(root, manifest)
     decoder = Decoder(manifest.row, shared)
     check = FidelityCheck(decoder, manifest.fidelity_rows / manifest.rows)
     keep = Keep.of(manifest.row, shared, check, watch)
     if watch is not OFF and teacher.device.type == "cuda":
         watch.settle = partial(torch.cuda.synchronize, teacher.device)
-    bounds = {part: part * manifest.samples_per_part for part in sorted({*todo, *chain(*(own for _, own in taps))})}
-    total = sum(int(samples.rows_S[first : first + manifest.samples_per_part].sum()) for first in bounds.values())
+    spans = {part: manifest.span(part) for part in sorted({*todo, *chain(*(own for _, own in taps))})}
+    total = sum(int(samples.rows_S[span].sum()) for span in spans.values())
     size = f"{manifest.bytes_per_row + sum(tap.info.bytes_per_row for tap, _ in taps)} B/row"
     done = 0
 
@@ -173,19 +173,19 @@ def write_parts(
         done += rows
         progress(Step(stage="dump", done=done, total=total, part=part, note=size))
 
-    for part, first in bounds.items():
-        asked = samples[first : first + manifest.samples_per_part]
+    for part, span in spans.items():
+        asked = samples[span]
         mine = {tap.name: tap for tap, own in taps if part in own}
         begin: dict[str, Callable[[], PartOut]] = {}
         if part in todo:
-            begin[ANSWERS] = partial(AnswerOut, plan.out, manifest, part, asked, decoder.codec, check, watch)
-        begin |= {name: partial(TapOut, plan.out, tap, part, asked, watch) for name, tap in mine.items()}
+            begin[ANSWERS] = partial(AnswerOut, root, manifest, part, asked, decoder.codec, check, watch)
+        begin |= {name: partial(TapOut, root, tap, part, asked, watch) for name, tap in mine.items()}
 
-        def ask(names: list[str], asked: list[Sample] = asked, mine: dict[str, Tap] = mine) -> Answers:
+        def ask(names: list[str], asked: list[Any] = asked, mine: dict[str, Tap] = mine) -> Answers:
             kept = encoders(mine[name] for name in names if name != ANSWERS)
             if ANSWERS not in names:
-                return observe(teacher, asked, manifest.batch_tokens, kept, watch)
-            return score(teacher, keep, asked, manifest.batch_tokens, manifest.tail.needs_hidden, watch, kept)
+                return observe(teacher, drafted.batches(asked), kept, watch)
+            return score(teacher, keep, drafted.batches(asked), manifest.tail.needs_hidden, watch, kept)
 
         write_part(begin, ask, told, watch)
 
@@ -198,7 +198,7 @@ class AnswerOut:
         root: Path,
         manifest: Manifest,
         part: int,
-        samples: list[Sample],
+        samples: list[Asked],
         codec: AnswerCodec,
         check: FidelityCheck,
         watch: Stopwatch,
@@ -219,8 +219,9 @@ class AnswerOut:
             encoded = self._codec.encode(kept)
         with self._watch("write"):
             facts = dict(split(batch, {name: kept[name] for name in FACTS if name in kept}))
+            asked = dict(zip(batch.indices, batch.samples, strict=True))
             for index, answer in split(batch, encoded):
-                self._writer.write(index, answer, facts[index])
+                self._writer.write(index, answer, facts[index], asked[index])
 
     def commit(self) -> None:
         """Make the part visible, with what was measured on it."""

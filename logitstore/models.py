@@ -31,22 +31,33 @@ def load_config(model: ModelRef) -> PretrainedConfig:
     return config
 
 
-def load_weights(model: ModelRef, config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+def load_weights(
+    model: ModelRef,
+    config: PretrainedConfig,
+    dtype: torch.dtype,
+    kind: Any = AutoModelForCausalLM,
+    called: str = "a causal language model",
+) -> PreTrainedModel:
     """The model, on the CPU, its weights in `dtype`; packed GGUF weights are unpacked.
 
+    Args:
+        model: where it is.
+        config: of it.
+        dtype: of the weights.
+        kind: transformers' class that loads it.
+        called: what to call that in messages.
+
     Raises:
-        ModelError: it cannot be loaded as a causal language model.
+        ModelError: it cannot be loaded as one.
     """
     options: dict[str, Any] = dict(model.pretrained)
     if model.gguf:
         options["quantization_config"] = GgufConfig(dequantize=True)
     try:
-        loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            model.name, config=config, dtype=dtype, **options
-        )
+        loaded: PreTrainedModel = kind.from_pretrained(model.name, config=config, dtype=dtype, **options)
     except Exception as error:
         # as above
-        raise ModelError(f"{model}: cannot be loaded as a causal language model: {one_line(error)}") from error
+        raise ModelError(f"{model}: cannot be loaded as {called}: {one_line(error)}") from error
     return loaded
 
 

@@ -32,6 +32,9 @@ Scheduled = Annotated[float | str, BeforeValidator(_scheduled)]
 class TeacherPlan(Record):
     """What `plan` and `dump` are both told: whom to ask, and about what."""
 
+    task: Literal["causal-lm", "image-classification"] = Field(
+        "causal-lm", description="What the teacher answers: the next token of texts, or the class of images."
+    )
     teacher: str = Field(description="The model to ask: a local folder, a hub name, or folder::file.gguf.")
     data: str = Field(
         description="The documents: a file (json, jsonl, parquet, csv, txt), a glob, a folder or a hub data set."

@@ -33,7 +33,8 @@ def summarise(cache: Cache) -> dict[str, Any]:
         "complete": cache.complete,
         "parts": {"committed": len(cache.part_numbers), "planned": manifest.parts},
         "teacher": manifest.teacher.model_dump(mode="json", exclude={"config"}),
-        "tokenizer": manifest.tokenizer.model_dump(mode="json"),
+        "task": manifest.task,
+        "tokenizer": manifest.tokenizer.model_dump(mode="json") if manifest.tokenizer else None,
         "data": manifest.data.model_dump(mode="json"),
         "samples": len(cache),
         "rows": rows,
@@ -48,10 +49,10 @@ def summarise(cache: Cache) -> dict[str, Any]:
         "fidelity": fidelity_of(cache.fidelity),
         "mean_tail_mass": sums.tail_mass / counted,
         "mean_entropy": sums.entropy / counted,
-        "gold_cross_entropy": -sums.gold_logprob / max(counted - sums.gold_impossible, 1),
+        "gold_cross_entropy": -sums.gold_logprob / max(counted - sums.gold_impossible - sums.no_gold, 1),
         "gold_impossible": sums.gold_impossible,
-        "gold_is_top1": sums.gold_is_top1 / counted,
-        "gold_is_listed": sums.gold_is_listed / counted,
+        "gold_is_top1": sums.gold_is_top1 / max(counted - sums.no_gold, 1),
+        "gold_is_listed": sums.gold_is_listed / max(counted - sums.no_gold, 1),
         "entropy_histogram": {
             "edges": [round(float(edge), 4) for edge in entropy_edges(manifest.teacher.vocabulary)],
             "rows": sums.entropy_histogram,
@@ -154,7 +155,7 @@ def _listed(cache: Cache, answer: Answer) -> tuple[Array, Array]:
 def _speller(cache: Cache) -> Any:
     """A function from token id to readable text."""
     pieces = read_pieces(cache)
-    spelling = cache.manifest.tokenizer.spelling
+    spelling = cache.manifest.tokenizer.spelling if cache.manifest.tokenizer else "plain"
 
     def spell(token: int) -> str:
         piece = str(pieces[token]) if token < len(pieces) else f"<{token}>"

@@ -21,12 +21,12 @@ from logitstore.cache.taps import Tap, read_tap, tap_folders
 from logitstore.cache.verify import shared_problems
 from logitstore.errors import BadInput, CacheMismatch, ModelError, storage_errors
 from logitstore.manifest import Manifest, seal, seal_of_bytes, unseal
-from logitstore.score import FINITE, Encode, TeacherBatch, observe, split
+from logitstore.score import FINITE, Encode, TeacherBatch, observe, split, text_batches
 from logitstore.stopwatch import OFF, Stopwatch
 from logitstore.tap_info import DEFAULT_CODEC, TAP_NAME, TapInfo, directions_of, needs_pilot, tap_fields, tap_folder
 from logitstore.tap_pilot import Moments
-from logitstore.teachers.causal_lm import CausalTeacher
-from logitstore.types import Array, Progress, Sample, Step
+from logitstore.teachers.teacher import Teacher
+from logitstore.types import Array, Asked, Progress, Sample, Step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ def _found(root: Path, manifest: Manifest, wanted: TapRequest) -> dict[str, TapI
     return found
 
 
-def widths_of(teacher: CausalTeacher, names: Sequence[str], codec: str | None) -> dict[str, int]:
+def widths_of(teacher: Teacher, names: Sequence[str], codec: str | None) -> dict[str, int]:
     """Channels of some features.
 
     Raises:
@@ -108,7 +108,7 @@ def establish_taps(
     root: Path,
     manifest: Manifest,
     wanted: TapRequest,
-    teacher: CausalTeacher,
+    teacher: Teacher,
     pilot: Callable[[], list[Sample]],
     progress: Progress,
 ) -> list[Tap]:
@@ -147,12 +147,12 @@ def establish_taps(
 
 
 def _observe_pilot(
-    moments: dict[str, Moments], samples: list[Sample], batch_tokens: int, teacher: CausalTeacher, progress: Progress
+    moments: dict[str, Moments], samples: list[Sample], batch_tokens: int, teacher: Teacher, progress: Progress
 ) -> None:
     """Count what the teacher shows of some features on the pilot."""
     total, done = sum(sample.rows for sample in samples), 0
     for batch, values in observe(
-        teacher, samples, batch_tokens, dict.fromkeys(moments, lambda rows_ND: {"all": rows_ND})
+        teacher, text_batches(samples, batch_tokens), dict.fromkeys(moments, lambda rows_ND: {"all": rows_ND})
     ):
         kept = values()
         for name, each in moments.items():
@@ -207,7 +207,7 @@ def finish_taps(cache: Cache, names: Sequence[str]) -> None:
 class TapOut:
     """One part of a tap being written: takes what is kept of the feature, commits it."""
 
-    def __init__(self, root: Path, tap: Tap, part: int, samples: list[Sample], watch: Stopwatch = OFF) -> None:
+    def __init__(self, root: Path, tap: Tap, part: int, samples: Sequence[Asked], watch: Stopwatch = OFF) -> None:
         """Raises PartTaken, StorageError: see `StagedPart`."""
         self._watch = watch
         self.name = tap.name
