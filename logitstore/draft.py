@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from transformers import PretrainedConfig
 
+from logitstore.errors import BadInput
 from logitstore.manifest import Manifest
 from logitstore.plans import DumpPlan
 from logitstore.registry import Table
@@ -72,6 +73,17 @@ def draft(plan: DumpPlan, progress: Progress = no_progress) -> Draft:
     """
     found: Draft = TASKS[plan.task](plan, progress)
     return found
+
+
+def refuse_options(plan: DumpPlan, names: Iterable[str]) -> None:
+    """Refuse options that are about another task.
+
+    Raises:
+        BadInput: naming the first that was given.
+    """
+    for name in names:
+        if name in plan.model_fields_set and getattr(plan, name) != plan.__class__.model_fields[name].default:
+            raise BadInput(f"--{name.replace('_', '-')}: it means nothing to --task {plan.task}. Leave it out.")
 
 
 def spread(samples: int, all_rows: int, rows: int) -> list[int]:

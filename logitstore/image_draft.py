@@ -19,22 +19,25 @@ from logitstore.cache import layout
 from logitstore.cache.images_file import images_arrow
 from logitstore.data.images import Images, ImageSpec, open_images
 from logitstore.data.tokenizer import Vocabulary
-from logitstore.draft import Draft, spread
+from logitstore.draft import Draft, refuse_options, spread
 from logitstore.errors import BadInput, ModelError, one_line
 from logitstore.fields import row_fields
 from logitstore.manifest import ImagesInfo, Manifest, TeacherInfo
 from logitstore.models import describe, load_config
+from logitstore.pictures import Pictures
 from logitstore.plans import DumpPlan
 from logitstore.presets import row_of
 from logitstore.teachers.image_classifier import ImageTeacher, ZeroShotTeacher
 from logitstore.teachers.teacher import Teacher
 from logitstore.types import Array, ModelRef, Progress, View, no_progress
-from logitstore.view_batches import Pictures, view_batches
+from logitstore.view_batches import view_batches
 from logitstore.view_info import TransformInfo, ViewInfo, parse_transforms
 from logitstore.views.versions import versions
 
 PRESET = "topk"
 """What is kept of a row where nothing is said: all of few classes, and of many what needs no hidden states."""
+
+ABOUT_TEXT = ("max_length", "overlap", "batch_tokens", "domain_column", "hidden", "qkv", "tap_codec")
 
 PROMPT = "a photo of a {}."
 
@@ -65,21 +68,19 @@ class Views:
 
 def draft_images(plan: DumpPlan, progress: Progress = no_progress) -> Draft:
     """The draft of images; see `logitstore.draft`."""
-    refuse_text_options(plan)
+    refuse_options(plan, ABOUT_TEXT)
     model = ModelRef.parse(plan.teacher)
     config = load_config(model)
     is_zero_shot = _is_zero_shot(config)
     names = _classes(plan, config, is_zero_shot)
     images = open_images(image_spec(plan), progress)
-    labels = _labels(images, names, str(model))
+    labels = _labels(images, names, str(model)) if plan.labels else np.full(len(images), -1)
     processor = _processor(model)
     view = view_info(plan, processor)
     unlabelled = len(images) if view.mixes else int((labels < 0).sum())
     width = getattr(config, "projection_dim", None) if is_zero_shot else getattr(config, "hidden_size", None)
     row = row_of(plan.preset or PRESET, plan.choices(), len(names), width)
-    pilot = (
-        spread(len(images), len(images), plan.pilot_rows) if row.tail.shape in ("prior", "sketch", "head") else []
-    )
+    pilot = spread(len(images), len(images), plan.pilot_rows) if row.tail.shape in ("prior", "sketch", "head") else []
     tail = row.tail.model_copy(update={"pilot_rows": len(pilot)})
     architecture, plain = describe(config)
     prompt = plan.prompt or PROMPT
@@ -137,20 +138,10 @@ def draft_images(plan: DumpPlan, progress: Progress = no_progress) -> Draft:
         manifest=manifest,
         samples=Views(images, np.full(len(images), -1) if view.mixes else labels, plan.views),
         config=config,
-        batches=partial(
-            view_batches, pictures=Pictures(images, view), size=plan.batch_images, workers=plan.workers
-        ),
+        batches=partial(view_batches, pictures=Pictures(images, view), size=plan.batch_images, workers=plan.workers),
         files=partial(_files, images, labels, names, processor),
         load=partial(_loaded, load, len(names)),
     )
-
-
-def refuse_text_options(plan: DumpPlan) -> None:
-    """Refuse options that are about texts."""
-    about_text = ("max_length", "overlap", "batch_tokens", "domain_column", "hidden", "qkv", "tap_codec")
-    for name in about_text:
-        if name in plan.model_fields_set and getattr(plan, name) is not None:
-            raise BadInput(f"--{name.replace('_', '-')}: it is about texts, and --task is {plan.task}. Leave it out.")
 
 
 def image_spec(plan: DumpPlan) -> ImageSpec:
@@ -172,7 +163,9 @@ def view_info(plan: DumpPlan, processor: dict[str, Any]) -> ViewInfo:
         ModelError: a processor that does something else than resize, crop and normalise.
     """
     if not processor.get("do_rescale", True) or abs(float(processor.get("rescale_factor", 1 / 255)) * 255 - 1) > 1e-6:
-        raise ModelError(f"{plan.teacher}: its image processor does not scale levels to [0, 1], which views are made of.")
+        raise ModelError(
+            f"{plan.teacher}: its image processor does not scale levels to [0, 1], which views are made of."
+        )
     size, framing = _framing(processor, plan.teacher)
     if plan.image_size is not None:
         size = (plan.image_size, plan.image_size)

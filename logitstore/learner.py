@@ -144,7 +144,7 @@ class Learner:
         """The student's output, and the pulls on its logits."""
         with self.precision(batch.rows.device):
             output = run(**batch.model_inputs())
-        logits_RV = output.logits.flatten(0, 1)
+        logits_RV = output.logits.flatten(0, -2)
         if not self.criterion.rows:
             return output, _nothing(logits_RV, batch)
         loss = self.criterion.row_loss(targets, batch.gold, done)

@@ -79,15 +79,25 @@ class DataInfo(Record):
 
 
 class ImagesInfo(Record):
-    """What was asked, where it was images. `fingerprint` covers name and label of every image, in order."""
+    """What was asked, where it was images.
+
+    Attributes:
+        fingerprint: covers key and label of every image in the data, in order.
+        classes: covers the names of the teacher's classes, in order.
+        prompt: what `{}` of was put to a teacher that compares images with texts, for every class.
+        unlabelled: images without a label that is true of what the teacher saw.
+    """
 
     source: str
     split: str
     kind: Literal["images"]
-    column: str
+    column: str | None = None
     label_column: str | None = None
+    key_column: str | None = None
+    limit: int | None = None
     fingerprint: str
-    images: int = Field(ge=1)
+    classes: str
+    prompt: str | None = None
     unlabelled: int = Field(ge=0)
 
 
@@ -215,7 +225,8 @@ class Manifest(Record):
         plan = self.model_dump(
             mode="json", exclude={"created_by": True, "recoded_from": True, "teacher": {"name", "revision"}}
         )
-        plan["data"].pop("source")
+        for name in ("source", "limit"):
+            plan["data"].pop(name, None)
         # views can be added
         del plan["views"]
         if self.view is None:

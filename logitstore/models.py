@@ -8,10 +8,25 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    GgufConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from logitstore.errors import ModelError, one_line
 from logitstore.types import ModelRef
+
+KINDS: dict[str, tuple[Any, str]] = {
+    "causal-lm": (AutoModelForCausalLM, "a causal language model"),
+    "image-classification": (AutoModelForImageClassification, "an image classifier"),
+    "zero-shot": (AutoModel, "a model of images and texts"),
+}
+"""transformers' class that loads a model for a task, and what to call such a model."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -35,8 +50,7 @@ def load_weights(
     model: ModelRef,
     config: PretrainedConfig,
     dtype: torch.dtype,
-    kind: Any = AutoModelForCausalLM,
-    called: str = "a causal language model",
+    task: str = "causal-lm",
 ) -> PreTrainedModel:
     """The model, on the CPU, its weights in `dtype`; packed GGUF weights are unpacked.
 
@@ -44,12 +58,12 @@ def load_weights(
         model: where it is.
         config: of it.
         dtype: of the weights.
-        kind: transformers' class that loads it.
-        called: what to call that in messages.
+        task: a key of KINDS.
 
     Raises:
         ModelError: it cannot be loaded as one.
     """
+    kind, called = KINDS[task]
     options: dict[str, Any] = dict(model.pretrained)
     if model.gguf:
         options["quantization_config"] = GgufConfig(dequantize=True)

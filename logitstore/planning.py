@@ -74,6 +74,10 @@ def plan(asked: PilotPlan, progress: Progress = no_progress) -> dict[str, Any]:
         BadInput: data or options that cannot be used.
         ModelError: a teacher that cannot be loaded or gives NaN.
     """
+    if asked.task != "causal-lm":
+        raise BadInput(
+            f"plan --task {asked.task}: it measures teachers of texts. `dump --dry-run` says what a dump of images costs."
+        )
     wanted = DumpPlan(**{name: getattr(asked, name) for name in TeacherPlan.model_fields})
     check_target(wanted)
     drafted = draft(wanted, progress)

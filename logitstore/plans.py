@@ -37,11 +37,14 @@ class TeacherPlan(Record):
     )
     teacher: str = Field(description="The model to ask: a local folder, a hub name, or folder::file.gguf.")
     data: str = Field(
-        description="The documents: a file (json, jsonl, parquet, csv, txt), a glob, a folder or a hub data set."
+        description="The documents: a file (json, jsonl, parquet, csv, txt), a glob, a folder or a hub data set. Or the images: "
+        "a folder, tars in the form of WebDataset, or a data set with a column of images."
     )
     out: Path = Field(description="The cache to write. One that this command began is gone on with.")
     split: str = Field("train", description="Split of the data set.")
-    column: str | None = Field(None, description="Column to read: text, or chats. Without it: 'messages', else 'text'.")
+    column: str | None = Field(
+        None, description="Column to read: text, or chats. Without it: 'messages', else 'text'; of images the only one."
+    )
     domain_column: str | None = Field(None, description="Column that says where a document comes from.")
     limit: int | None = Field(None, ge=1, description="Use only the first N documents.")
     max_length: int = Field(1024, ge=2, description="Most tokens in a sample; longer documents are cut into windows.")
@@ -114,14 +117,46 @@ class TapChoices(Record):
     )
 
 
-class DumpPlan(TeacherPlan, RowChoices, TapChoices):
+class ViewChoices(Record):
+    """What `dump` is told about images."""
+
+    views: int = Field(1, ge=1, le=100_000, description="Views of each image: what a student sees in so many epochs.")
+    augment: str | None = Field(
+        None,
+        description="What makes one view unlike another: names with their options, such as "
+        "crop:scale=0.2-1,flip,jitter:hue=0,randaugment,erase,mixup,cutmix. Without it every view is the image as the teacher's "
+        "processor takes it.",
+    )
+    image_size: int | None = Field(
+        None, ge=1, le=4096, description="Edge of a view in pixels, where it is not what the teacher's processor says."
+    )
+    seed: int = Field(0, ge=0, lt=1 << 63, description="Seed of the views.")
+    label_column: str | None = Field(
+        None,
+        description="Column of the classes, where it is not found by itself; a folder's classes are its subfolders.",
+    )
+    key_column: str | None = Field(None, description="Column that names the images; without it they are numbered.")
+    labels: bool = Field(True, description="Keep the labels that the data have; --no-labels leaves them out.")
+    classes: str | None = Field(
+        None,
+        description="Names of the classes, separated by commas, for teachers that compare images with texts (CLIP).",
+    )
+    prompt: str | None = Field(
+        None,
+        description="The text that names a class to such a teacher; {} is the name. Without it 'a photo of a {}.'.",
+    )
+    batch_images: int = Field(32, ge=1, description="Images the teacher sees at once.")
+    workers: int = Field(2, ge=1, description="Threads that read images and make their views.")
+
+
+class DumpPlan(TeacherPlan, RowChoices, TapChoices, ViewChoices):
     """Everything `dump` is told."""
 
-    preset: Literal["small", "faithful", "exact", "topk", "sampled", "archive", "scores"] = Field(
-        "small",
+    preset: Literal["small", "faithful", "exact", "topk", "sampled", "archive", "scores"] | None = Field(
+        None,
         description="How to keep a row: small and faithful need the teacher's hidden states, exact keeps them, topk needs "
         "its logits only, sampled keeps random draws, archive is small in compressed chunks, scores keeps no row, only how "
-        "probable the teacher found each sample.",
+        "probable the teacher found each sample. Without it small; for images topk.",
     )
     pilot_rows: int = Field(
         12288,
@@ -298,10 +333,29 @@ class TrainPlan(Record):
         False, description="Lay several samples into one line instead of padding each; they do not see each other."
     )
     holdout: float = Field(
-        0.05, ge=0, lt=1, description="Share of the documents kept out for evaluation; 0 keeps none."
+        0.05, ge=0, lt=1, description="Share of the documents, or images, kept out for evaluation; 0 keeps none."
     )
     select: Path | None = Field(
         None, description="Train on the samples of this selection only (see select), but for those held out."
+    )
+    images: str | None = Field(
+        None,
+        description="Where the images are, if not where they were when the cache was made (caches of images only).",
+    )
+    image_size: int | None = Field(
+        None,
+        ge=1,
+        le=4096,
+        description="Edge of the views in pixels: the teacher's crops at another resolution. Without it what the student's "
+        "configuration says, or the teacher's.",
+    )
+    views: str | None = Field(
+        None,
+        coerce_numbers_to_str=True,
+        description="Views to learn from, such as 0-9, one an epoch in this order, again and again; without it all.",
+    )
+    views_per_step: int = Field(
+        1, ge=1, description="Views of an image that come together; an epoch then takes so many of each image."
     )
     text: bool = Field(
         False,
@@ -366,7 +420,17 @@ class EvaluatePlan(Record):
     samples: Literal["heldout", "all"] = Field(
         "heldout", description="Judge on the samples that `train` kept out with the same --holdout, or on all."
     )
-    holdout: float = Field(0.05, gt=0, lt=1, description="Share of the documents that `train` kept out.")
+    holdout: float = Field(0.05, gt=0, lt=1, description="Share of the documents, or images, that `train` kept out.")
+    images: str | None = Field(
+        None,
+        description="Where the images are, if not where they were when the cache was made (caches of images only).",
+    )
+    image_size: int | None = Field(
+        None,
+        ge=1,
+        le=4096,
+        description="Edge of the views in pixels, where it is not what the student's configuration says.",
+    )
     text: bool = Field(
         False,
         description="Judge on the text alone, encoded anew by the student's own tokenizer: the figures of students with "

@@ -13,27 +13,32 @@ from logitstore.cache import layout
 from logitstore.data.documents import DataSpec
 from logitstore.data.samples import Encoding, open_samples
 from logitstore.data.tokenizer import Vocabulary, load_tokenizer, tokenizer_files
-from logitstore.draft import Draft, spread
+from logitstore.draft import Draft, refuse_options, spread
 from logitstore.errors import BadInput, ModelError
 from logitstore.fields import row_fields
 from logitstore.manifest import DataInfo, Manifest, TeacherInfo
 from logitstore.models import describe, head_rows, load_config
-from logitstore.plans import DumpPlan
+from logitstore.plans import DumpPlan, ViewChoices
 from logitstore.presets import row_of
 from logitstore.score import text_batches
 from logitstore.teachers.causal_lm import CausalTeacher
 from logitstore.types import ModelRef, Progress, no_progress
 
+PRESET = "small"
+"""What is kept of a row where nothing is said."""
+
 
 def draft_text(plan: DumpPlan, progress: Progress = no_progress) -> Draft:
     """The draft of texts; see `logitstore.draft`."""
+    refuse_options(plan, ViewChoices.model_fields)
+    preset = plan.preset or PRESET
     model = ModelRef.parse(plan.teacher)
     config = load_config(model)
     tokenizer = load_tokenizer(model)
     vocabulary = Vocabulary.of(tokenizer)
     real = min(len(vocabulary.pieces), head_rows(config))
     width = getattr(config.get_text_config(), "hidden_size", None)
-    row = row_of(plan.preset, plan.choices(), real, width)
+    row = row_of(preset, plan.choices(), real, width)
     overlap = min(128, plan.max_length // 8) if plan.overlap is None else plan.overlap
     if overlap >= plan.max_length:
         raise BadInput(f"--overlap {overlap}: it must be smaller than --max-length, which is {plan.max_length}.")
@@ -91,7 +96,7 @@ def draft_text(plan: DumpPlan, progress: Progress = no_progress) -> Draft:
         samples_per_part=plan.samples_per_part,
         batch_tokens=plan.batch_tokens,
         fidelity_rows=plan.fidelity_rows if row.sparsifier.keeps_rows else 0,
-        preset=plan.preset,
+        preset=preset,
         sparsifier=row.sparsifier,
         tail=tail,
         codec=row.codec,

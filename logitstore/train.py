@@ -23,12 +23,13 @@ from logitstore.models import load_config, load_weights, pick_device
 from logitstore.objectives.from_hidden import LinearHead
 from logitstore.plans import TrainPlan
 from logitstore.pulls import check_pulls, compared, criterion_of, honestly
-from logitstore.reading import check_reading, loaders, selection_for
+from logitstore.reading import check_reading, check_task, loaders, selection_for
 from logitstore.run_folder import checkpoint_of, conditions, write_summary
 from logitstore.sidecars import sidecar
 from logitstore.stream import BatchStream
 from logitstore.students.build import copied, fresh, parse_layers
 from logitstore.students.fit import check_student, tokenizer_for
+from logitstore.students.image_fit import check_classifier, name_classes, save_processor
 from logitstore.students.output_head import UnknownHead, output_head
 from logitstore.students.packing import check_packing
 from logitstore.students.width import Widths, importance_of, narrowed
@@ -120,7 +121,10 @@ def train(
         trainer.save_model(str(plan.out))
         if trainer.is_world_process_zero():
             for name, reference in references.items():
-                tokenizer_for(cache, reference).save_pretrained(str(plan.out / name))
+                if cache.manifest.view is not None:
+                    save_processor(cache, reference, plan.out / name)
+                else:
+                    tokenizer_for(cache, reference).save_pretrained(str(plan.out / name))
             write_summary(plan.out, summary | {"figures": figures, "log": trainer.state.log_history})
     return figures
 
@@ -178,6 +182,7 @@ def _check(plan: TrainPlan, cache: Cache) -> dict[str, ModelRef | None]:
     taken = {plan.cache.resolve(), *(Path(student).resolve() for student in plan.students)}
     if plan.out.resolve() in taken:
         raise BadInput(f"--out {plan.out}: it is the cache or the student itself. Choose another folder.")
+    check_task(plan, cache)
     check_reading(plan)
     check_pulls(plan, cache)
     changes = _changes(plan)
@@ -201,7 +206,9 @@ def _check(plan: TrainPlan, cache: Cache) -> dict[str, ModelRef | None]:
     references: dict[str, ModelRef | None] = {}
     for student in plan.students:
         reference = ModelRef.parse(student)
-        if not plan.text:
+        if cache.manifest.view is not None:
+            check_classifier(cache, reference)
+        elif not plan.text:
             check_student(cache, reference)
         name = Path(reference.name).name.replace(".", "_") if len(plan.students) > 1 else ""
         if name in references:
@@ -272,12 +279,15 @@ def _arguments(plan: TrainPlan) -> TrainingArguments:
 def _student(
     plan: TrainPlan, cache: Cache, reference: ModelRef | None, loader: BatchStream, progress: Progress
 ) -> PreTrainedModel:
+    task = cache.manifest.task
     if reference is None:
-        return fresh(cache.manifest.teacher.config, _changes(plan))
+        return fresh(cache.manifest.teacher.config, _changes(plan), task)
     if plan.copy_layers is not None:
-        student = copied(reference, plan.copy_layers)
+        student = copied(reference, plan.copy_layers, task)
     else:
-        student = load_weights(reference, load_config(reference), torch.float32)
+        student = load_weights(reference, load_config(reference), torch.float32, task)
+    if cache.manifest.view is not None:
+        name_classes(cache, student.config)
     return _pruned(plan, student, loader, progress) if plan.prune else student
 
 
@@ -304,7 +314,10 @@ def _pruned(plan: TrainPlan, student: PreTrainedModel, loader: BatchStream, prog
 
 def _head(student: PreTrainedModel, loader: BatchStream) -> tuple[LinearHead | None, str]:
     """The student's output layer, if the loss can take its place, tried on some tokens of the first sample; else why not."""
-    tokens = loader.at(0, 0).input_ids[:1, :TRIED_TOKENS]
+    input_ids = loader.at(0, 0).input_ids
+    if input_ids is None:
+        return None, "an image classifier has few of them"
+    tokens = input_ids[:1, :TRIED_TOKENS]
     try:
         return output_head(student, tokens), "its weights are in pieces"
     except UnknownHead as reason:

@@ -202,6 +202,21 @@ class Cache:
             raise BadInput(f"{self.path}: a cache of text holds no images.")
         return self._images
 
+    @property
+    def whole_views(self) -> list[int]:
+        """Views of which every part is committed."""
+        count = self.manifest.parts_of_view
+        return [
+            int(view)
+            for view, parts in zip(*np.unique(self._numbers_P // count, return_counts=True), strict=True)
+            if parts == count
+        ]
+
+    def first_sample_of(self, view: int) -> int:
+        """The number of a whole view's first sample; its other images follow in their order."""
+        place = int(np.searchsorted(self._numbers_P, view * self.manifest.parts_of_view))
+        return int(self._first_sample_P[place])
+
     def samples_of(self, number: int) -> PartSamples:
         """The samples of part `number`, without its rows, which costs less to open."""
         found = self._samples.get(number)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForImageClassification, AutoTokenizer, PretrainedConfig
+from transformers import AutoTokenizer, PretrainedConfig
 
 from logitstore.errors import BadInput, ModelError, one_line
 from logitstore.head import Head
@@ -30,17 +30,21 @@ class ImageTeacher(Teacher):
         """
         self.device = pick_device(device)
         self._dtype = DTYPES[dtype]
-        loaded = load_weights(model, config, self._dtype, AutoModelForImageClassification, "an image classifier")
+        loaded = load_weights(model, config, self._dtype, "image-classification")
         self._model = loaded.to(self.device).eval()
 
     def head(self, vocabulary: int) -> Head:
         layer = self._classifier(vocabulary)
-        base_C = torch.zeros(vocabulary, device=layer.weight.device) if layer.bias is None else layer.bias.detach().float()
+        base_C = (
+            torch.zeros(vocabulary, device=layer.weight.device) if layer.bias is None else layer.bias.detach().float()
+        )
         return Head(layer.weight.detach(), base_C)
 
     def _classifier(self, classes: int) -> nn.Linear:
         """The last linear layer that gives as many numbers as there are classes."""
-        layers = [each for each in self._model.modules() if isinstance(each, nn.Linear) and each.out_features == classes]
+        layers = [
+            each for each in self._model.modules() if isinstance(each, nn.Linear) and each.out_features == classes
+        ]
         if not layers:
             raise ModelError(f"{self.name}: its logits do not come from a linear layer. Use --preset topk.")
         return layers[-1]
@@ -71,7 +75,9 @@ class ImageTeacher(Teacher):
 class ZeroShotTeacher(ImageTeacher):
     """CLIP and its like: the classes are named by texts, whose embeddings are the output layer (Radford et al. 2021, 3.1)."""
 
-    def __init__(self, model: ModelRef, config: PretrainedConfig, dtype: str, device: str, texts: Sequence[str]) -> None:
+    def __init__(
+        self, model: ModelRef, config: PretrainedConfig, dtype: str, device: str, texts: Sequence[str]
+    ) -> None:
         """Load the weights and embed one text a class.
 
         Raises:
@@ -79,7 +85,7 @@ class ZeroShotTeacher(ImageTeacher):
         """
         self.device = pick_device(device)
         self._dtype = DTYPES[dtype]
-        self._model = load_weights(model, config, self._dtype, AutoModel, "a model of images and texts").to(self.device).eval()
+        self._model = load_weights(model, config, self._dtype, "zero-shot").to(self.device).eval()
         self._texts = list(texts)
         try:
             tokenizer = AutoTokenizer.from_pretrained(model.name)
