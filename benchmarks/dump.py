@@ -21,9 +21,9 @@ from bench import added_peak, at_most, found, in_turns, ratio, resident, save
 from logitstore.cache import layout
 from logitstore.decode import load_shared
 from logitstore.draft import draft
-from logitstore.dump import write_parts
 from logitstore.establish import establish
 from logitstore.keep import Keep
+from logitstore.part_jobs import write_parts
 from logitstore.plans import DumpPlan
 from logitstore.score import score
 from logitstore.types import no_progress

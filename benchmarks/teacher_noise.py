@@ -18,7 +18,7 @@ import torch
 from demo import find_teacher
 from logitstore.data.tokenizer import load_tokenizer
 from logitstore.models import load_config
-from logitstore.score import ask, collate, score, split
+from logitstore.score import ask, collate, score, split, text_batches
 from logitstore.sparsify.prior import prior_of
 from logitstore.sparsify.sketch import TailPilot
 from logitstore.sparsify.topk import TopK

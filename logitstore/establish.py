@@ -102,7 +102,10 @@ def with_views(root: Path, manifest: Manifest, views: int) -> Manifest:
     """The manifest of a cache that is to have at least so many views; written anew where it had fewer."""
     if manifest.views >= views:
         return manifest
-    more = manifest.model_copy(update={"views": views})
+    found = unseal(Manifest, root / MANIFEST_NAME)
+    if found.views >= views:
+        return found
+    more = found.model_copy(update={"views": views})
     with storage_errors(root):
         layout.write_whole(root / MANIFEST_NAME, seal(more))
     return more

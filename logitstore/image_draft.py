@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,8 @@ from transformers.image_processing_base import ImageProcessingMixin
 import logitstore
 from logitstore.cache import layout
 from logitstore.cache.images_file import images_arrow
+from logitstore.cache.reader import Cache, views_of
+from logitstore.cache.vocabulary import read_pieces
 from logitstore.data.images import Images, ImageSpec, open_images
 from logitstore.data.tokenizer import Vocabulary
 from logitstore.draft import Draft, refuse_options, spread
@@ -24,7 +27,7 @@ from logitstore.errors import BadInput, ModelError, one_line
 from logitstore.fields import row_fields
 from logitstore.manifest import ImagesInfo, Manifest, TeacherInfo
 from logitstore.models import describe, load_config
-from logitstore.pictures import Pictures
+from logitstore.pictures import Pictures, pictures_of
 from logitstore.plans import DumpPlan
 from logitstore.presets import row_of
 from logitstore.teachers.image_classifier import ImageTeacher, ZeroShotTeacher
@@ -45,14 +48,32 @@ _RESAMPLING = {2: "bilinear", 3: "bicubic"}
 """Pillow's numbers, as image processors keep them."""
 
 
-class Views:
-    """Every view of every image, made on demand: all images in one view, then all in the next."""
+@dataclass(frozen=True, kw_only=True)
+class AskAgain:
+    """Where teacher and images are, when a cache's teacher is asked again; None where they were."""
 
-    def __init__(self, images: Images, labels: Array, views: int) -> None:
-        self._images, self._labels, self._views = images, labels, views
+    teacher: str | None
+    images: str | None
+    device: str
+    workers: int = 2
+
+
+class Views:
+    """Every view of every image, made on demand: all images in one view, then all in the next.
+
+    Args:
+        names: keys of the images.
+        labels: int64, the class of each, or -1.
+        views: how many of each.
+        contents: uint64, checksums of the files as they were when they were first read, if they were.
+    """
+
+    def __init__(self, names: Sequence[str], labels: Array, views: int, contents: Array | None = None) -> None:
+        self._names, self._labels, self._views = names, labels, views
+        self._contents = np.zeros(len(names), np.uint64) if contents is None else contents
 
     def __len__(self) -> int:
-        return len(self._images) * self._views
+        return len(self._names) * self._views
 
     @property
     def rows_S(self) -> Array:
@@ -62,8 +83,14 @@ class Views:
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
-        view, image = divmod(int(index), len(self._images))
-        return View(name=self._images.key(image), image=image, view=view, label=int(self._labels[image]))
+        view, image = divmod(int(index), len(self._names))
+        return View(
+            name=self._names[image],
+            image=image,
+            view=view,
+            label=int(self._labels[image]),
+            content=int(self._contents[image]),
+        )
 
 
 def draft_images(plan: DumpPlan, progress: Progress = no_progress) -> Draft:
@@ -129,19 +156,71 @@ def draft_images(plan: DumpPlan, progress: Progress = no_progress) -> Draft:
         fields=row_fields(row.sparsifier, row.tail, row.codec, len(names)),
         shared={},
     )
-    load: Any = partial(ImageTeacher, model, config, plan.dtype, plan.device)
-    if is_zero_shot:
-        load = partial(
-            ZeroShotTeacher, model, config, plan.dtype, plan.device, [prompt.replace("{}", name) for name in names]
-        )
     return Draft(
         manifest=manifest,
-        samples=Views(images, np.full(len(images), -1) if view.mixes else labels, plan.views),
+        samples=Views(images.keys, np.full(len(images), -1) if view.mixes else labels, plan.views),
         config=config,
         batches=partial(view_batches, pictures=Pictures(images, view), size=plan.batch_images, workers=plan.workers),
         files=partial(_files, images, labels, names, processor),
-        load=partial(_loaded, load, len(names)),
+        load=_loader(model, config, plan.dtype, plan.device, [prompt.replace("{}", name) for name in names]),
     )
+
+
+def reopened(where: AskAgain, cache: Cache, views: int, progress: Progress = no_progress) -> Draft:
+    """The draft of a cache that is there, to ask its teacher about its views again, or about more of them.
+
+    Args:
+        where: teacher and images are now.
+        cache: of images.
+        views: how many of each image.
+        progress: receives the steps.
+
+    Raises:
+        BadInput, CacheMismatch: the images are not there, or the libraries are others; see `pictures_of`.
+        ModelError: the teacher's configuration cannot be loaded.
+    """
+    manifest = cache.manifest
+    if not isinstance(manifest.data, ImagesInfo) or manifest.view is None:
+        raise BadInput(f"{cache.path}: a cache of text holds no images.")
+    model = ModelRef.parse(where.teacher or manifest.teacher.name)
+    config = load_config(model)
+    classes = [str(name) for name in read_pieces(cache).to_pylist()]
+    texts = [manifest.data.prompt.replace("{}", name) for name in classes] if manifest.data.prompt else []
+    images = cache.images
+    return Draft(
+        manifest=manifest,
+        samples=Views(
+            images.names(), np.full(len(images), -1) if manifest.view.mixes else images.labels, views, _contents(cache)
+        ),
+        config=config,
+        batches=partial(
+            view_batches,
+            pictures=pictures_of(cache, where.images, None, progress),
+            size=manifest.batch_tokens,
+            workers=where.workers,
+        ),
+        files=dict,
+        load=_loader(model, config, manifest.teacher.dtype, where.device, texts),
+    )
+
+
+def _contents(cache: Cache) -> Array:
+    """uint64: checksums of the images' files, as the first whole view has them; 0 where none is whole."""
+    manifest = cache.manifest
+    found = np.zeros(manifest.samples, np.uint64)
+    for view in cache.whole_views[:1]:
+        for part in range(view * manifest.parts_of_view, (view + 1) * manifest.parts_of_view):
+            views = views_of(cache.samples_of(part))
+            found[views.document_S] = views.content_S
+    return found
+
+
+def _loader(
+    model: ModelRef, config: PretrainedConfig, dtype: str, device: str, texts: Sequence[str]
+) -> Callable[[], Teacher]:
+    if _is_zero_shot(config):
+        return partial(ZeroShotTeacher, model, config, dtype, device, texts)
+    return partial(ImageTeacher, model, config, dtype, device)
 
 
 def image_spec(plan: DumpPlan) -> ImageSpec:
@@ -277,9 +356,3 @@ def _files(images: Images, labels: Array, names: list[str], processor: dict[str,
         layout.shared_name("images", table, ".arrow"): table,
         f"{layout.shared_name('processor', told)}/preprocessor_config.json": told,
     }
-
-
-def _loaded(load: Any, classes: int) -> Teacher:
-    """The teacher, whose logits are as many as its classes."""
-    teacher: Teacher = load()
-    return teacher

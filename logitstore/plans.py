@@ -37,8 +37,8 @@ class TeacherPlan(Record):
     )
     teacher: str = Field(description="The model to ask: a local folder, a hub name, or folder::file.gguf.")
     data: str = Field(
-        description="The documents: a file (json, jsonl, parquet, csv, txt), a glob, a folder or a hub data set. Or the images: "
-        "a folder, tars in the form of WebDataset, or a data set with a column of images."
+        description="The documents: a file (json, jsonl, parquet, csv, txt), a glob, a folder or a hub data set. Or the "
+        "images: a folder, tars in the form of WebDataset, or a data set with a column of images."
     )
     out: Path = Field(description="The cache to write. One that this command began is gone on with.")
     split: str = Field("train", description="Split of the data set.")
@@ -124,8 +124,8 @@ class ViewChoices(Record):
     augment: str | None = Field(
         None,
         description="What makes one view unlike another: names with their options, such as "
-        "crop:scale=0.2-1,flip,jitter:hue=0,randaugment,erase,mixup,cutmix. Without it every view is the image as the teacher's "
-        "processor takes it.",
+        "crop:scale=0.2-1,flip,jitter:hue=0,randaugment,erase,mixup,cutmix. Without it every view is the image as the "
+        "teacher's processor takes it.",
     )
     image_size: int | None = Field(
         None, ge=1, le=4096, description="Edge of a view in pixels, where it is not what the teacher's processor says."
@@ -205,6 +205,17 @@ class AddPlan(TapChoices):
     """Everything `add` is told."""
 
     cache: Path = Field(description="The cache to add to.")
+    views: str | None = Field(
+        None,
+        coerce_numbers_to_str=True,
+        pattern=r"^\s*\d{1,6}(\s*-\s*\d{1,6})?\s*$",
+        description="Also ask about these views of the images, from 0, such as 10-19.",
+    )
+    images: str | None = Field(
+        None,
+        description="Where the images are, if not where they were when the cache was made (caches of images only).",
+    )
+    workers: int = Field(2, ge=1, description="Threads that read images and make their views.")
     teacher: str | None = Field(
         None, description="The cache's teacher, where it is not to be found under the name that the cache knows."
     )
@@ -450,6 +461,9 @@ class VerifyPlan(Record):
     repair: bool = Field(False, description="Drop what is broken, so that the dump command makes only that again.")
     against_teacher: str | None = Field(
         None, description="Also ask this teacher again about a share of the samples, and compare."
+    )
+    images: str | None = Field(
+        None, description="Where the images are that it is asked about, if not where they were when the cache was made."
     )
     share: float = Field(0.01, gt=0, le=1, description="Share of the samples to ask the teacher about again.")
     seed: int = Field(0, ge=0, description="Seed of the choice of those samples.")

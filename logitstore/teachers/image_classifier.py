@@ -33,6 +33,11 @@ class ImageTeacher(Teacher):
         loaded = load_weights(model, config, self._dtype, "image-classification")
         self._model = loaded.to(self.device).eval()
 
+    @property
+    def classes(self) -> int:
+        """How many it tells apart."""
+        return int(self._model.config.num_labels)
+
     def head(self, vocabulary: int) -> Head:
         layer = self._classifier(vocabulary)
         base_C = (
@@ -56,7 +61,7 @@ class ImageTeacher(Teacher):
         return output[:, None]
 
     def logits_and_hidden(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        with taken_by(self._classifier(int(self._model.config.num_labels))) as seen:
+        with taken_by(self._classifier(self.classes)) as seen:
             logits_BTC = self.logits(inputs)
         return logits_BTC, seen[-1].flatten(1)[:, None]
 
@@ -97,6 +102,10 @@ class ZeroShotTeacher(ImageTeacher):
             raise ModelError(f"{model}: the names of the classes cannot be embedded: {one_line(error)}") from error
         scale = self._model.logit_scale.detach().float().exp()
         self._weight_CD = nn.functional.normalize(embedded_CD.float(), dim=-1) * scale
+
+    @property
+    def classes(self) -> int:
+        return len(self._texts)
 
     def head(self, vocabulary: int) -> Head:
         return Head(self._weight_CD, torch.zeros(vocabulary, device=self._weight_CD.device))
