@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from logitstore.batching import by_length
-from logitstore.cache.order import hashed, salt_of
+from logitstore.cache.order import salt_of
 from logitstore.cache.reader import Cache
 from logitstore.codecs.answer import AnswerCodec
 from logitstore.errors import BadInput, CacheMismatch
+from logitstore.hashes import hashed
 from logitstore.models import head_rows, load_config
 from logitstore.score import RowChunk, ask, collate
 from logitstore.teachers.causal_lm import CausalTeacher
