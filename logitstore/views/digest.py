@@ -13,7 +13,7 @@ from logitstore.views.mix import Mix
 
 
 def digest(picture_3HW: Tensor | Array, mix: Mix | None, partner_3HW: Tensor | Array | None = None) -> int:
-    """The lower 32 bits of the xxh3-64 of a view's shape, pixels and mix, little-endian; see docs/format.md.
+    """The lower 32 bits of the xxh3-64 of a view's shape, pixels and mix, and its partner's; see docs/format.md.
 
     Args:
         picture_3HW: uint8, before it is mixed.

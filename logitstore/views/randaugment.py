@@ -20,7 +20,7 @@ from torch import Tensor
 
 from logitstore.views.levels import nearest, picture_of, unit
 from logitstore.views.uniforms import Uniforms
-from logitstore.views.warp import rotated, sheared, translated
+from logitstore.views.warp import rotated, sheared_along_x, sheared_along_y, translated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +72,8 @@ OPERATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "contrast": lambda unit_3HW, strength: adjust_contrast_with_mean_subtraction(unit_3HW, 1 + 0.9 * strength),
     "brightness": lambda unit_3HW, strength: adjust_brightness_accumulative(unit_3HW, 1 + 0.9 * strength),
     "sharpness": _sharpened,
-    "shear-x": lambda unit_3HW, strength: sheared(unit_3HW, 0.3 * strength, 0),
-    "shear-y": lambda unit_3HW, strength: sheared(unit_3HW, 0, 0.3 * strength),
+    "shear-x": lambda unit_3HW, strength: sheared_along_x(unit_3HW, 0.3 * strength),
+    "shear-y": lambda unit_3HW, strength: sheared_along_y(unit_3HW, 0.3 * strength),
     "translate-x": lambda unit_3HW, strength: translated(unit_3HW, 0.45 * strength, 0),
     "translate-y": lambda unit_3HW, strength: translated(unit_3HW, 0, 0.45 * strength),
 }

@@ -50,6 +50,6 @@ def _made(transform: TransformInfo) -> Any:
         return TRANSFORMS[transform.name](**transform.arguments)
     except ModuleNotFoundError as error:
         raise BadInput(
-            f"the transform '{transform.name}' needs {error.name}, which is not installed. "
+            f"the transform '{transform.name}' needs {str(error.name).partition('.')[0]}, which is not installed. "
             "Install it: pip install 'logitstore[vision]'."
         ) from error
