@@ -201,7 +201,9 @@ class ViewInfo(Record):
         found = []
         for transform in self.transforms:
             own = OPTIONS[transform.name]
-            said = [f"{name}={spelled(value)}" for name, value in transform.arguments.items() if value != own[name].default]
+            said = [
+                f"{name}={spelled(value)}" for name, value in transform.arguments.items() if value != own[name].default
+            ]
             found.append(":".join([transform.name, *said]))
         return ",".join(found)
 
