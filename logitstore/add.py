@@ -7,11 +7,11 @@ For features nothing but the folder `taps/` is written. Views are parts of the c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from logitstore.cache import layout
-from logitstore.cache.reader import Cache, texts_of
+from logitstore.cache.reader import Cache
 from logitstore.cache.taps import Tap
 from logitstore.draft import spread
 from logitstore.errors import BadInput, CacheMismatch, storage_errors
@@ -21,12 +21,12 @@ from logitstore.models import layer_count, load_config
 from logitstore.part_jobs import write_parts
 from logitstore.part_loop import PartOut, write_part
 from logitstore.plans import AddPlan
-from logitstore.score import Answers, observe, text_batches
-from logitstore.tap_names import names_of
+from logitstore.score import Answers, Batches, TeacherBatch, observe, text_batches
+from logitstore.tap_names import FINAL, names_of
 from logitstore.tapping import TapOut, TapRequest, encoders, establish_taps, established, finish_taps, missing_parts
 from logitstore.teachers.causal_lm import CausalTeacher
 from logitstore.teachers.teacher import Teacher
-from logitstore.types import ModelRef, Progress, Sample, Step, no_progress
+from logitstore.types import Asked, ModelRef, Progress, Step, no_progress
 
 
 def add(plan: AddPlan, progress: Progress = no_progress) -> Cache:
@@ -43,24 +43,48 @@ def add(plan: AddPlan, progress: Progress = no_progress) -> Cache:
     cache.check_sizes()
     if plan.views is not None:
         return _add_views(plan, cache, progress)
-    if cache.manifest.view is not None:
-        raise BadInput(f"{plan.cache}: a cache of images gets --views, such as --views {cache.manifest.views}.")
-    if plan.images is not None:
-        raise BadInput(f"--images {plan.images}: {plan.cache} is a cache of text. Leave it out.")
-    name = plan.teacher or cache.manifest.teacher.name
-    config = load_config(ModelRef.parse(name))
-    wanted = TapRequest(names=names_of(plan.hidden, plan.qkv, layer_count(config)), codec=plan.tap_codec)
-    if not wanted.names:
-        raise BadInput("add needs --hidden or --qkv: say which layers' features to add, such as --hidden 8,final.")
+    wanted = _taps_wanted(plan, cache)
     missing = missing_parts(plan.cache, wanted.names, _parts_wanted(plan, cache))
     if not established(plan.cache, cache.manifest, wanted) or any(missing.values()):
         progress(Step(stage="load the teacher", done=0, total=1))
-        teacher = CausalTeacher(ModelRef.parse(name), config, cache.manifest.teacher.dtype, plan.device)
+        teacher, batches = _asked_again(plan, cache, progress)
         _check_weights(plan, cache, teacher, progress)
-        _write_taps(plan, cache, wanted, missing, teacher, progress)
+        _write_taps(plan, cache, wanted, missing, teacher, batches, progress)
     finished = Cache(plan.cache)
     finish_taps(finished, wanted.names)
     return finished
+
+
+def _taps_wanted(plan: AddPlan, cache: Cache) -> TapRequest:
+    if cache.manifest.view is None:
+        if plan.images is not None:
+            raise BadInput(f"--images {plan.images}: {plan.cache} is a cache of text. Leave it out.")
+        config = load_config(ModelRef.parse(plan.teacher or cache.manifest.teacher.name))
+        wanted = TapRequest(names=names_of(plan.hidden, plan.qkv, layer_count(config)), codec=plan.tap_codec)
+        if not wanted.names:
+            raise BadInput("add needs --hidden or --qkv: say which layers' features to add, such as --hidden 8,final.")
+        return wanted
+    if plan.hidden != FINAL or plan.qkv is not None:
+        more = cache.manifest.views
+        raise BadInput(
+            f"{plan.cache}: a cache of images takes more --views, such as {more}-{2 * more - 1}, or --hidden final."
+        )
+    return TapRequest(names=[FINAL], codec=plan.tap_codec)
+
+
+def _asked_again(plan: AddPlan, cache: Cache, progress: Progress) -> tuple[Teacher, Batches]:
+    """The teacher, and how the cache's samples become its batches."""
+    manifest = cache.manifest
+    if manifest.view is None:
+        model = ModelRef.parse(plan.teacher or manifest.teacher.name)
+        teacher = CausalTeacher(model, load_config(model), manifest.teacher.dtype, plan.device)
+        return teacher, partial(text_batches, budget=manifest.batch_tokens)
+    drafted = reopened(_where(plan), cache, manifest.views, progress)
+    return drafted.load(), drafted.batches
+
+
+def _where(plan: AddPlan) -> AskAgain:
+    return AskAgain(teacher=plan.teacher, images=plan.images, device=plan.device, workers=plan.workers)
 
 
 def _add_views(plan: AddPlan, cache: Cache, progress: Progress) -> Cache:
@@ -71,13 +95,12 @@ def _add_views(plan: AddPlan, cache: Cache, progress: Progress) -> Cache:
     if manifest.view is None:
         raise BadInput(f"--views {plan.views}: {plan.cache} is a cache of text, which has no views.")
     if plan.hidden is not None or plan.qkv is not None or plan.tap_codec is not None:
-        raise BadInput(f"--hidden, --qkv: {plan.cache} is a cache of images, which have no taps. Leave them out.")
+        raise BadInput("--views with --hidden or --qkv: add them one after the other.")
     if not views or views[0] > manifest.views:
         raise BadInput(
             f"--views {plan.views}: {plan.cache} has views 0 to {manifest.views - 1}. Begin with {manifest.views} or less."
         )
-    where = AskAgain(teacher=plan.teacher, images=plan.images, device=plan.device, workers=plan.workers)
-    drafted = reopened(where, cache, max(views[-1] + 1, manifest.views), progress)
+    drafted = reopened(_where(plan), cache, max(views[-1] + 1, manifest.views), progress)
     wanted = list(range(views[0] * manifest.parts_of_view, (views[-1] + 1) * manifest.parts_of_view))
     if plan.parts is not None:
         chosen = set(layout.parse_parts(plan.parts, wanted[-1] + 1))
@@ -126,13 +149,18 @@ def _write_taps(
     cache: Cache,
     wanted: TapRequest,
     missing: dict[str, list[int]],
-    teacher: CausalTeacher,
+    teacher: Teacher,
+    batches: Batches,
     progress: Progress,
 ) -> None:
     """Ask the teacher once about each part of which some tap lacks its own."""
 
-    def pilot() -> list[Sample]:
-        return [cache[index].sample for index in spread(len(cache), cache.rows, plan.pilot_rows)]
+    def pilot() -> Iterable[TeacherBatch]:
+        views = cache.whole_views if cache.manifest.view is not None else []
+        # of images one view is looked at, as in a dump
+        count, rows = (cache.manifest.samples, cache.manifest.rows) if views else (len(cache), cache.rows)
+        first = cache.first_sample_of(views[0]) if views else 0
+        return batches([cache[first + index].sample for index in spread(count, rows, plan.pilot_rows)])
 
     taps = establish_taps(plan.cache, cache.manifest, wanted, teacher, pilot, progress)
     parts = sorted({part for own in missing.values() for part in own})
@@ -147,15 +175,15 @@ def _write_taps(
         progress(Step(stage="add", done=done, total=total, part=part, note=size))
 
     for part in parts:
-        held = texts_of(cache.samples_of(part))
+        held = cache.samples_of(part)
         samples = [held.sample(index) for index in range(len(held))]
         mine = {tap.name: tap for tap in taps if part in missing[tap.name]}
         begin: dict[str, Callable[[], PartOut]] = {
             name: partial(TapOut, plan.cache, tap, part, samples) for name, tap in mine.items()
         }
 
-        def ask(names: list[str], samples: list[Sample] = samples, mine: dict[str, Tap] = mine) -> Answers:
+        def ask(names: list[str], samples: list[Asked] = samples, mine: dict[str, Tap] = mine) -> Answers:
             kept = encoders(mine[name] for name in names)
-            return observe(teacher, text_batches(samples, cache.manifest.batch_tokens), kept)
+            return observe(teacher, batches(samples), kept)
 
         write_part(begin, ask, told)

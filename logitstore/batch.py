@@ -133,28 +133,34 @@ def collate(
         packed,
         answer,
     )
-    features = {}
-    for tap in taps:
-        beside = [tap.part(part.number) for part, _ in located]
-        for name in tap.plan.fields:
-            features[f"{tap.name}/{name}"] = torch.from_numpy(_gathered(beside, spans, name, rows))
     weight = None if weights_S is None else np.repeat(weights_S[samples_M].astype(np.float32), counts_M)
-    return replace(batch, features=features, weight=None if weight is None else torch.from_numpy(weight))
+    return replace(
+        batch,
+        features=_features(taps, located, spans, rows),
+        weight=None if weight is None else torch.from_numpy(weight),
+    )
 
 
-def collate_views(cache: Cache, samples_M: Array, pictures: Pictures, weights_S: Array | None = None) -> Batch:
+def collate_views(
+    cache: Cache,
+    samples_M: Array,
+    pictures: Pictures,
+    taps: Sequence[Tap] = (),
+    weights_S: Array | None = None,
+) -> Batch:
     """The same of views, made again from the user's images.
 
     Args:
         cache: to read.
         samples_M: int64, numbers of the views.
         pictures: makes them.
+        taps: of the cache, whose features come too.
         weights_S: float32, what each of the cache's views counts.
 
     Raises:
         BadInput, CacheMismatch: an image is missing, or not what the teacher saw; see `Pictures.batch`.
     """
-    located, _, counts_M, answer = _answers(cache, samples_M)
+    located, spans, counts_M, answer = _answers(cache, samples_M)
     views = [views_of(part.samples).sample(number) for part, number in located]
     pixels_B3HW, _ = pictures.batch(views)
     return Batch(
@@ -165,8 +171,19 @@ def collate_views(cache: Cache, samples_M: Array, pictures: Pictures, weights_S:
         gold=torch.from_numpy(np.array([view.label for view in views], np.int64)),
         samples=torch.from_numpy(np.array(samples_M, np.int64)),
         counts=torch.from_numpy(counts_M),
+        features=_features(taps, located, spans, len(views)),
         weight=None if weights_S is None else torch.from_numpy(weights_S[samples_M].astype(np.float32)),
     )
+
+
+def _features(taps: Sequence[Tap], located: list[tuple[Part, int]], spans: list[slice], rows: int) -> dict[str, Tensor]:
+    """What is stored of some taps about the same rows."""
+    found = {}
+    for tap in taps:
+        beside = [tap.part(part.number) for part, _ in located]
+        for name in tap.plan.fields:
+            found[f"{tap.name}/{name}"] = torch.from_numpy(_gathered(beside, spans, name, rows))
+    return found
 
 
 def _answers(cache: Cache, samples_M: Array) -> tuple[list[tuple[Part, int]], list[slice], Array, dict[str, Tensor]]:

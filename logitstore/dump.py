@@ -24,7 +24,7 @@ from logitstore.part_jobs import write_parts
 from logitstore.plans import DumpPlan
 from logitstore.stopwatch import OFF, Stopwatch
 from logitstore.tap_info import TAPS
-from logitstore.tap_names import names_of
+from logitstore.tap_names import FINAL, names_of
 from logitstore.tapping import (
     TapRequest,
     establish_taps,
@@ -77,7 +77,7 @@ def dump(plan: DumpPlan, progress: Progress = no_progress, watch: Stopwatch = OF
             manifest,
             wanted,
             teacher,
-            lambda: drafted.pilot(plan.pilot_rows),
+            lambda: drafted.batches(drafted.pilot(plan.pilot_rows)),
             progress,
         )
         write_parts(
@@ -94,8 +94,12 @@ def dump(plan: DumpPlan, progress: Progress = no_progress, watch: Stopwatch = OF
 
 def taps_wanted(plan: DumpPlan, config: PretrainedConfig) -> TapRequest:
     """The features of the teacher that are kept beside its answers. Raises BadInput: see `names_of`."""
+    if plan.task != "causal-lm" and plan.hidden not in (None, FINAL):
+        raise BadInput(
+            f"--hidden {plan.hidden}: of image classifiers only what their output layer takes is kept. Give final."
+        )
     # not every configuration counts layers by this name, and only taps ask for them
-    layers = layer_count(config) if plan.hidden is not None or plan.qkv is not None else 0
+    layers = layer_count(config) if plan.hidden not in (None, FINAL) or plan.qkv is not None else 1
     return TapRequest(names=names_of(plan.hidden, plan.qkv, layers), codec=plan.tap_codec)
 
 

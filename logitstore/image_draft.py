@@ -40,7 +40,7 @@ from logitstore.views.versions import versions
 PRESET = "topk"
 """What is kept of a row where nothing is said: all of few classes, and of many what needs no hidden states."""
 
-ABOUT_TEXT = ("max_length", "overlap", "batch_tokens", "domain_column", "hidden", "qkv", "tap_codec")
+ABOUT_TEXT = ("max_length", "overlap", "batch_tokens", "domain_column", "qkv")
 
 PROMPT = "a photo of a {}."
 

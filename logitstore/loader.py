@@ -78,8 +78,8 @@ class Loader(OrderedStream):
         self.cache, self._weights = cache, weights
         self._pictures = pictures
         if cache.manifest.view is not None:
-            if packed or taps:
-                raise BadInput(f"{cache.path}: views of images cannot be packed, and have no taps. Leave that out.")
+            if packed:
+                raise BadInput(f"{cache.path}: views of images cannot be packed. Leave that out.")
             self._pictures = pictures or pictures_of(cache)
         self.has_targets = cache.manifest.sparsifier.keeps_rows
         self._taps = [cache.taps[name] for name in taps]
@@ -122,7 +122,7 @@ class Loader(OrderedStream):
     def _make(self, epoch: int, number: int) -> Batch:
         chosen = self._choose(epoch, number)
         if self._pictures is not None:
-            return collate_views(self.cache, chosen, self._pictures, self._weights)
+            return collate_views(self.cache, chosen, self._pictures, self._taps, self._weights)
         return collate(self.cache, chosen, self._packed, self._taps, self._weights)
 
 

@@ -95,6 +95,15 @@ def layer_list(model: PreTrainedModel) -> str:
     return str(lists[0])
 
 
+def classifier_of(model: Any) -> nn.Linear | None:
+    """The output layer of an image classifier: its last linear layer with an output a class; None of other models."""
+    if getattr(model, "main_input_name", "") != "pixel_values":
+        return None
+    classes = int(model.config.num_labels)
+    layers = [each for each in model.modules() if isinstance(each, nn.Linear) and each.out_features == classes]
+    return layers[-1] if layers else None
+
+
 def pick_device(device: str) -> torch.device:
     """`auto` takes the first CUDA device, then MPS, then the CPU.
 

@@ -21,12 +21,13 @@ from logitstore.cache.taps import Tap, read_tap, tap_folders
 from logitstore.cache.verify import shared_problems
 from logitstore.errors import BadInput, CacheMismatch, ModelError, storage_errors
 from logitstore.manifest import Manifest, seal, seal_of_bytes, unseal
-from logitstore.score import FINITE, Encode, TeacherBatch, observe, split, text_batches
+from logitstore.score import FINITE, Encode, TeacherBatch, observe, split
 from logitstore.stopwatch import OFF, Stopwatch
 from logitstore.tap_info import DEFAULT_CODEC, TAP_NAME, TapInfo, directions_of, needs_pilot, tap_fields, tap_folder
+from logitstore.tap_names import FINAL
 from logitstore.tap_pilot import Moments
 from logitstore.teachers.teacher import Teacher
-from logitstore.types import Array, Asked, Progress, Sample, Step
+from logitstore.types import Array, Asked, Progress, Step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,10 @@ def expected_bytes(config: PretrainedConfig, wanted: TapRequest) -> int:
     if not wanted.names:
         return 0
     text = config.get_text_config()
+    if wanted.names == [FINAL]:
+        stages = getattr(text, "hidden_sizes", None)  # of convolutional classifiers
+        width = int(stages[-1] if stages else text.hidden_size)
+        return sum(info.bytes for info in tap_fields(wanted.codec or DEFAULT_CODEC, width).values())
     heads = int(getattr(text, "num_attention_heads", None) or 1)
     head_width = getattr(text, "head_dim", None) or text.hidden_size // heads
     key_heads = getattr(text, "num_key_value_heads", None) or heads
@@ -109,13 +114,13 @@ def establish_taps(
     manifest: Manifest,
     wanted: TapRequest,
     teacher: Teacher,
-    pilot: Callable[[], list[Sample]],
+    pilot: Callable[[], Iterable[TeacherBatch]],
     progress: Progress,
 ) -> list[Tap]:
     """Write the shared files and then `tap.json` of the taps wanted, or make sure that those which are there are these.
 
     Args:
-        pilot: gives the samples on which codecs are fitted.
+        pilot: gives the samples on which codecs are fitted, in batches.
 
     Raises:
         BadInput, ModelError: see `widths_of`.
@@ -128,7 +133,7 @@ def establish_taps(
     codecs = {name: found[name].codec if name in found else wanted.codec or DEFAULT_CODEC for name in names}
     moments = {name: Moments.of(codec, widths[name]) for name, codec in codecs.items() if needs_pilot(codec)}
     if moments:
-        _observe_pilot(moments, pilot(), manifest.batch_tokens, teacher, progress)
+        _observe_pilot(moments, list(pilot()), teacher, progress)
     for name, codec in codecs.items():
         fit = moments.get(name)
         content = safetensors.torch.save(fit.shared()) if fit else b""
@@ -147,13 +152,11 @@ def establish_taps(
 
 
 def _observe_pilot(
-    moments: dict[str, Moments], samples: list[Sample], batch_tokens: int, teacher: Teacher, progress: Progress
+    moments: dict[str, Moments], batches: list[TeacherBatch], teacher: Teacher, progress: Progress
 ) -> None:
     """Count what the teacher shows of some features on the pilot."""
-    total, done = sum(sample.rows for sample in samples), 0
-    for batch, values in observe(
-        teacher, text_batches(samples, batch_tokens), dict.fromkeys(moments, lambda rows_ND: {"all": rows_ND})
-    ):
+    total, done = sum(len(batch.rows_N) for batch in batches), 0
+    for batch, values in observe(teacher, batches, dict.fromkeys(moments, lambda rows_ND: {"all": rows_ND})):
         kept = values()
         for name, each in moments.items():
             check_finite(name, kept)

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PretrainedConfig
 
 from logitstore.errors import BadInput, ModelError, one_line
 from logitstore.head import Head
-from logitstore.models import DTYPES, load_weights, pick_device
+from logitstore.models import DTYPES, classifier_of, load_weights, pick_device
 from logitstore.teachers.teacher import Teacher, taken_by
 from logitstore.types import ModelRef
 
@@ -39,20 +39,17 @@ class ImageTeacher(Teacher):
         return int(self._model.config.num_labels)
 
     def head(self, vocabulary: int) -> Head:
-        layer = self._classifier(vocabulary)
+        layer = self._classifier()
         base_C = (
             torch.zeros(vocabulary, device=layer.weight.device) if layer.bias is None else layer.bias.detach().float()
         )
         return Head(layer.weight.detach(), base_C)
 
-    def _classifier(self, classes: int) -> nn.Linear:
-        """The last linear layer that gives as many numbers as there are classes."""
-        layers = [
-            each for each in self._model.modules() if isinstance(each, nn.Linear) and each.out_features == classes
-        ]
-        if not layers:
+    def _classifier(self) -> nn.Linear:
+        layer = classifier_of(self._model)
+        if layer is None:
             raise ModelError(f"{self.name}: its logits do not come from a linear layer. Use --preset topk.")
-        return layers[-1]
+        return layer
 
     @torch.inference_mode()
     def logits(self, inputs: Mapping[str, Tensor], **options: Any) -> Tensor:
@@ -61,20 +58,15 @@ class ImageTeacher(Teacher):
         return output[:, None]
 
     def logits_and_hidden(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        with taken_by(self._classifier(self.classes)) as seen:
+        with taken_by(self._classifier()) as seen:
             logits_BTC = self.logits(inputs)
         return logits_BTC, seen[-1].flatten(1)[:, None]
 
     def _pixels(self, inputs: Mapping[str, Tensor]) -> Tensor:
         return inputs["pixel_values"].to(self.device, self._dtype)
 
-    def features(self, inputs: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
-        raise BadInput(f"taps of image classifiers cannot be kept, so not {', '.join(names)}.")
-
     def widths(self, names: Sequence[str]) -> dict[str, int]:
-        if names:
-            raise BadInput(f"taps of image classifiers cannot be kept, so not {', '.join(names)}.")
-        return {}
+        return {name: self._classifier().in_features for name in names}
 
 
 class ZeroShotTeacher(ImageTeacher):
@@ -118,6 +110,13 @@ class ZeroShotTeacher(ImageTeacher):
         image_BD = _pooled(self._model.get_image_features(pixel_values=self._pixels(inputs)))
         hidden_BD = nn.functional.normalize(image_BD.float(), dim=-1)
         return (hidden_BD @ self._weight_CD.T)[:, None], hidden_BD[:, None]
+
+    def widths(self, names: Sequence[str]) -> dict[str, int]:
+        if names:
+            raise BadInput(
+                f"--hidden: no taps are kept of {self.name}, which compares images with texts. Leave it out."
+            )
+        return {}
 
     def fingerprint(self) -> str:
         """With the texts, which decide the answers as the weights do."""

@@ -58,13 +58,15 @@ class Teacher(ABC):
         """A context in which `logits` also gives the features named; see `logitstore.recording`."""
         return recording(self._model, names)
 
-    @abstractmethod
     def features(self, inputs: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
         """The features named, [B, T, D] each in the model's dtype.
 
         Raises:
             ModelError: a feature that this model does not have.
         """
+        with self.recording(names) as seen:
+            self.logits(inputs)
+        return seen
 
     @abstractmethod
     def widths(self, names: Sequence[str]) -> dict[str, int]:
