@@ -109,7 +109,7 @@ def loaders(
         BadInput: nothing is left to train on.
     """
     if cache.manifest.view is not None:
-        return _of_images(plan, cache, reference, place, progress)
+        return _of_images(plan, cache, reference, taps, place, progress)
     kept_out_S = held_out(cache.documents(), plan.holdout)
     train_M, held_M = chosen(cache, selection, kept_out_S), np.flatnonzero(kept_out_S)
     options: dict[str, Any] = {"batch_size": plan.batch_size, **place}
@@ -146,7 +146,12 @@ def loaders(
 
 
 def _of_images(
-    plan: TrainPlan, cache: Cache, reference: ModelRef | None, place: dict[str, Any], progress: Progress
+    plan: TrainPlan,
+    cache: Cache,
+    reference: ModelRef | None,
+    taps: list[str],
+    place: dict[str, Any],
+    progress: Progress,
 ) -> tuple[BatchStream, BatchStream | None, None]:
     """The views to train on, and the first view of those images that are held out."""
     size = plan.image_size or (None if reference is None else size_of(load_config(reference)))
@@ -158,6 +163,7 @@ def _of_images(
         cache,
         order=order,
         epoch_samples=order.epoch_samples,
+        taps=taps,
         seed=plan.seed,
         batch_size=plan.batch_size * plan.views_per_step,
         **options,
