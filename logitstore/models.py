@@ -76,8 +76,8 @@ def load_weights(
 
 
 def layer_count(config: PretrainedConfig) -> int:
-    """Decoder layers of a model."""
-    return int(config.get_text_config().num_hidden_layers)
+    """Decoder layers of a model; 0 where its configuration does not count them, as of convolutional networks."""
+    return int(getattr(config.get_text_config(), "num_hidden_layers", 0))
 
 
 def layer_list(model: PreTrainedModel) -> str:
@@ -88,7 +88,7 @@ def layer_list(model: PreTrainedModel) -> str:
     """
     count = layer_count(model.config)
     lists = [
-        name for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == count
+        name for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and 0 < len(module) == count
     ]
     if len(lists) != 1:
         raise ModelError(f"{type(model).__name__}: its decoder layers are not one list, so they cannot be chosen from.")

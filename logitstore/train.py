@@ -19,7 +19,7 @@ from logitstore.cache.reader import Cache
 from logitstore.distill_trainer import DistillTrainer
 from logitstore.errors import BadInput, CacheMismatch, one_line, storage_errors
 from logitstore.learner import Learner
-from logitstore.models import load_config, load_weights, pick_device
+from logitstore.models import layer_count, load_config, load_weights, pick_device
 from logitstore.objectives.from_hidden import LinearHead
 from logitstore.plans import TrainPlan
 from logitstore.pulls import check_pulls, compared, criterion_of, honestly
@@ -29,7 +29,7 @@ from logitstore.sidecars import sidecar
 from logitstore.stream import BatchStream
 from logitstore.students.build import copied, fresh, parse_layers
 from logitstore.students.fit import check_student, tokenizer_for
-from logitstore.students.image_fit import check_classifier, name_classes, save_processor
+from logitstore.students.image_fit import check_classifier, class_names, save_processor
 from logitstore.students.output_head import UnknownHead, output_head
 from logitstore.students.packing import check_packing
 from logitstore.students.width import Widths, importance_of, narrowed
@@ -155,7 +155,7 @@ def _learner(
     learner = Learner(
         student=student,
         criterion=criterion_of(plan, cache, student.config.get_text_config().to_dict(), given),
-        features=sorted({own for own, _ in compared(plan, cache, student.config.get_text_config().num_hidden_layers)}),
+        features=sorted({own for own, _ in compared(plan, cache, layer_count(student.config))}),
         head=head,
         name=name,
         autocast=autocast,
@@ -218,10 +218,10 @@ def _check(plan: TrainPlan, cache: Cache) -> dict[str, ModelRef | None]:
 
 
 def _layers(plan: TrainPlan, cache: Cache, reference: ModelRef | None) -> int:
-    """Decoder layers of a student to be."""
+    """Decoder layers of a student to be, or 0; see `layer_count`."""
     if reference is None:
-        return plan.layers or int(cache.manifest.teacher.config["num_hidden_layers"])
-    count = int(load_config(reference).get_text_config().num_hidden_layers)
+        return plan.layers or int(cache.manifest.teacher.config.get("num_hidden_layers", 0))
+    count = layer_count(load_config(reference))
     return len(parse_layers(plan.copy_layers, count)) if plan.copy_layers is not None else count
 
 
@@ -280,14 +280,14 @@ def _student(
     plan: TrainPlan, cache: Cache, reference: ModelRef | None, loader: BatchStream, progress: Progress
 ) -> PreTrainedModel:
     task = cache.manifest.task
+    named = class_names(cache) if cache.manifest.view is not None else {}
     if reference is None:
-        return fresh(cache.manifest.teacher.config, _changes(plan), task)
+        return fresh(cache.manifest.teacher.config | named, _changes(plan), task)
     if plan.copy_layers is not None:
         student = copied(reference, plan.copy_layers, task)
     else:
         student = load_weights(reference, load_config(reference), torch.float32, task)
-    if cache.manifest.view is not None:
-        name_classes(cache, student.config)
+    student.config.update(named)
     return _pruned(plan, student, loader, progress) if plan.prune else student
 
 

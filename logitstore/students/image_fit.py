@@ -42,11 +42,10 @@ def check_classifier(cache: Cache, student: ModelRef) -> None:
         )
 
 
-def name_classes(cache: Cache, config: PretrainedConfig) -> None:
-    """Give a student's classes the names that they have in the cache."""
+def class_names(cache: Cache) -> dict[str, Any]:
+    """The entries of a configuration that name its classes as they are named in a cache."""
     names = [str(name) for name in read_pieces(cache).to_pylist()]
-    config.id2label = dict(enumerate(names))
-    config.label2id = {name: number for number, name in enumerate(names)}
+    return {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
 
 
 def size_of(config: PretrainedConfig) -> int | None:
