@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
+import torch
 
 from logitstore.batch import Batch
 from logitstore.cache.order import held_out
@@ -47,7 +49,7 @@ def evaluate(plan: EvaluatePlan, progress: Progress = no_progress) -> Evaluation
         loader = evaluation_loader(cache, kept, batch_size=plan.batch_size)
     device = pick_device(plan.device)
     model = load_weights(student, load_config(student), DTYPES[plan.dtype], cache.manifest.task).to(device).eval()
-    return evaluate_batches(model, _counted(loader, progress), loader.targets, device)
+    return evaluate_batches(model, _counted(loader, progress, model.dtype), loader.targets, device)
 
 
 def _of_images(plan: EvaluatePlan, cache: Cache, student: ModelRef, progress: Progress) -> Loader:
@@ -73,7 +75,9 @@ def _on_text(
     return evaluate_text(model, _counted(loader, progress), device, size=loader.text_bytes)
 
 
-def _counted(loader: BatchStream, progress: Progress) -> Iterator[Batch]:
+def _counted(loader: BatchStream, progress: Progress, dtype: torch.dtype = torch.float32) -> Iterator[Batch]:
+    """The batches; images in the dtype of the student, which not every classifier sees to itself."""
     for done, batch in enumerate(loader, 1):
-        yield batch
+        pixels_B3HW = batch.pixel_values
+        yield batch if pixels_B3HW is None else replace(batch, pixel_values=pixels_B3HW.to(dtype))
         progress(Step(stage="evaluate", done=done, total=len(loader)))
