@@ -18,7 +18,7 @@ from logitstore.pictures import pictures_of
 from logitstore.plans import EvaluatePlan
 from logitstore.stream import BatchStream
 from logitstore.students.fit import check_student, text_tokenizer
-from logitstore.students.image_fit import check_classifier, size_of
+from logitstore.students.image_fit import check_classifier, check_takes, size_of
 from logitstore.text import encoded_anew
 from logitstore.text_loader import TextLoader
 from logitstore.text_metrics import TextEvaluation, evaluate_text
@@ -49,6 +49,8 @@ def evaluate(plan: EvaluatePlan, progress: Progress = no_progress) -> Evaluation
         loader = evaluation_loader(cache, kept, batch_size=plan.batch_size)
     device = pick_device(plan.device)
     model = load_weights(student, load_config(student), DTYPES[plan.dtype], cache.manifest.task).to(device).eval()
+    if (pixels_B3HW := loader.at(0, 0).pixel_values) is not None:
+        check_takes(model, plan.student, pixels_B3HW)
     return evaluate_batches(model, _counted(loader, progress, model.dtype), loader.targets, device)
 
 

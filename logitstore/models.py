@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -73,6 +75,29 @@ def load_weights(
         # as above
         raise ModelError(f"{model}: cannot be loaded as {called}: {one_line(error)}") from error
     return loaded
+
+
+@contextmanager
+def sized(name: str, pixels_B3HW: Tensor) -> Iterator[None]:
+    """Retell what a model says about images of a size that it cannot take.
+
+    Args:
+        name: of the model.
+        pixels_B3HW: what it is shown in the context.
+
+    Raises:
+        ModelError: it cannot take them.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError) as error:
+        # convolutions, windows and positions of a size that they were not made for fail each in their own way
+        height, width = pixels_B3HW.shape[-2:]
+        raise ModelError(
+            f"{name}: it cannot take images of {height} x {width}: {one_line(error).rstrip('.')}. Give another --image-size."
+        ) from error
 
 
 def layer_count(config: PretrainedConfig) -> int:

@@ -29,7 +29,7 @@ from logitstore.sidecars import sidecar
 from logitstore.stream import BatchStream
 from logitstore.students.build import copied, fresh, parse_layers
 from logitstore.students.fit import check_student, tokenizer_for
-from logitstore.students.image_fit import check_classifier, class_names, save_processor
+from logitstore.students.image_fit import check_classifier, check_takes, class_names, save_processor
 from logitstore.students.output_head import UnknownHead, output_head
 from logitstore.students.packing import check_packing
 from logitstore.students.width import Widths, importance_of, narrowed
@@ -145,6 +145,10 @@ def _learner(
     transformers.set_seed(plan.seed)
     student = _student(plan, cache, reference, loader, progress)
     _check_length(student, loader)
+    # texts are not read yet: their order may wait for `begin`
+    pixels_B3HW = loader.at(0, 0).pixel_values if cache.manifest.view is not None else None
+    if pixels_B3HW is not None:
+        check_takes(student, str(reference or "the fresh student"), pixels_B3HW)
     if begin is not None:
         begin(student)
     if plan.packed:

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PretrainedConfig
 
 from logitstore.errors import BadInput, ModelError, one_line
 from logitstore.head import Head
-from logitstore.models import DTYPES, classifier_of, load_weights, pick_device
+from logitstore.models import DTYPES, classifier_of, load_weights, pick_device, sized
 from logitstore.teachers.teacher import Teacher, taken_by
 from logitstore.types import ModelRef
 
@@ -53,8 +53,13 @@ class ImageTeacher(Teacher):
 
     @torch.inference_mode()
     def logits(self, inputs: Mapping[str, Tensor], **options: Any) -> Tensor:
-        """Raw logits [B, 1, C] of `pixel_values`, float32[B, 3, H, W]; see `Teacher`."""
-        output: Tensor = self._model(pixel_values=self._pixels(inputs), **options).logits
+        """Raw logits [B, 1, C] of `pixel_values`, float32[B, 3, H, W]; see `Teacher`.
+
+        Raises:
+            ModelError: it cannot take images of this size.
+        """
+        with sized(self.name, pixels_B3HW := self._pixels(inputs)):
+            output: Tensor = self._model(pixel_values=pixels_B3HW, **options).logits
         return output[:, None]
 
     def logits_and_hidden(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -107,7 +112,8 @@ class ZeroShotTeacher(ImageTeacher):
 
     @torch.inference_mode()
     def logits_and_hidden(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        image_BD = _pooled(self._model.get_image_features(pixel_values=self._pixels(inputs)))
+        with sized(self.name, pixels_B3HW := self._pixels(inputs)):
+            image_BD = _pooled(self._model.get_image_features(pixel_values=pixels_B3HW))
         hidden_BD = nn.functional.normalize(image_BD.float(), dim=-1)
         return (hidden_BD @ self._weight_CD.T)[:, None], hidden_BD[:, None]
 
