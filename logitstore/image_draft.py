@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import transformers
 import xxhash
+from pydantic import ValidationError
 from transformers import PretrainedConfig
 from transformers.image_processing_base import ImageProcessingMixin
 
@@ -239,8 +240,22 @@ def view_info(plan: DumpPlan, processor: dict[str, Any]) -> ViewInfo:
     """What is done to an image: what the plan says, and for the rest what the teacher's image processor does.
 
     Raises:
-        ModelError: a processor that does something else than resize, crop and normalise.
+        ModelError: a processor that does something else than resize, crop and normalise, or says what cannot be.
+        BadInput: transforms that cannot be used.
     """
+    try:
+        return _view_info(plan, processor)
+    except (AttributeError, TypeError, ValueError) as error:
+        reason = one_line(error)
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            reason = f"{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}"
+        raise ModelError(
+            f"{plan.teacher}: no views can be made as its image processor says: {reason}. Mend its preprocessor_config.json."
+        ) from error
+
+
+def _view_info(plan: DumpPlan, processor: dict[str, Any]) -> ViewInfo:
     if not processor.get("do_rescale", True) or abs(float(processor.get("rescale_factor", 1 / 255)) * 255 - 1) > 1e-6:
         raise ModelError(
             f"{plan.teacher}: its image processor does not scale levels to [0, 1], which views are made of."
@@ -248,7 +263,7 @@ def view_info(plan: DumpPlan, processor: dict[str, Any]) -> ViewInfo:
     size, framing = _framing(processor, plan.teacher)
     if plan.image_size is not None:
         size = (plan.image_size, plan.image_size)
-    number = int(processor.get("resample") or 2)
+    number = 2 if processor.get("resample") is None else int(processor["resample"])
     if number not in _RESAMPLING:
         raise ModelError(f"{plan.teacher}: its image processor resizes in Pillow's way {number}; known are 2 and 3.")
     is_normalised = processor.get("do_normalize", True)
