@@ -112,6 +112,7 @@ def draft_images(plan: DumpPlan, progress: Progress = no_progress) -> Draft:
     tail = row.tail.model_copy(update={"pilot_rows": len(pilot)})
     architecture, plain = describe(config)
     prompt = plan.prompt or PROMPT
+    views = partial(Views, images.keys, np.full(len(images), -1) if view.mixes else labels, plan.views)
     manifest = Manifest(
         created_by={
             "logitstore": logitstore.__version__,
@@ -159,7 +160,8 @@ def draft_images(plan: DumpPlan, progress: Progress = no_progress) -> Draft:
     )
     return Draft(
         manifest=manifest,
-        samples=Views(images.keys, np.full(len(images), -1) if view.mixes else labels, plan.views),
+        samples=views(),
+        known=lambda cache: views(_contents(cache)),
         config=config,
         batches=partial(view_batches, pictures=Pictures(images, view), size=plan.batch_images, workers=plan.workers),
         files=partial(_files, images, labels, names, processor),
@@ -206,13 +208,13 @@ def reopened(where: AskAgain, cache: Cache, views: int, progress: Progress = no_
 
 
 def _contents(cache: Cache) -> Array:
-    """uint64: checksums of the images' files, as the first whole view has them; 0 where none is whole."""
+    """uint64: checksums of the images' files, as the first part about each has it; 0 where there is none."""
     manifest = cache.manifest
     found = np.zeros(manifest.samples, np.uint64)
-    for view in cache.whole_views[:1]:
-        for part in range(view * manifest.parts_of_view, (view + 1) * manifest.parts_of_view):
-            views = views_of(cache.samples_of(part))
-            found[views.document_S] = views.content_S
+    first_parts = {part % manifest.parts_of_view: part for part in reversed(cache.part_numbers)}
+    for part in first_parts.values():
+        views = views_of(cache.samples_of(part))
+        found[views.document_S] = views.content_S
     return found
 
 
