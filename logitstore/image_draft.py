@@ -346,6 +346,8 @@ def _classes(plan: DumpPlan, config: PretrainedConfig, is_zero_shot: bool) -> li
 def _labels(images: Images, names: Sequence[str], teacher: str) -> Array:
     """int64: the teacher's number of each image's class, -1 without one.
 
+    Classes go by their names; by their numbers where the data name none, or none as the teacher does.
+
     Raises:
         BadInput: classes that the teacher does not have.
     """
@@ -359,6 +361,13 @@ def _labels(images: Images, names: Sequence[str], teacher: str) -> Array:
         raise BadInput(
             f"{teacher}: {what}, the teacher {len(names)} ({', '.join(names[:3])}, ...). Give a teacher of these classes, or "
             "leave the labels out with --no-labels."
+        )
+    if known := set(own or ()) & set(names):
+        # by number only where none goes by name: class 3 of one may well be called like class 5 of the other
+        unknown = next(name for name in own or () if name not in known)
+        raise BadInput(
+            f"{teacher}: the data have the class '{unknown}', which the teacher has not, and '{min(known)}', which it has. Name "
+            "the classes as the teacher does, or leave the labels out with --no-labels."
         )
     return images.labels
 
