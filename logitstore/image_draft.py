@@ -24,7 +24,7 @@ from logitstore.cache.vocabulary import read_pieces
 from logitstore.data.images import Images, ImageSpec, open_images
 from logitstore.data.tokenizer import Vocabulary
 from logitstore.draft import Draft, refuse_options, spread
-from logitstore.errors import BadInput, ModelError, one_line
+from logitstore.errors import BadInput, CacheMismatch, ModelError, one_line
 from logitstore.fields import row_fields
 from logitstore.manifest import ImagesInfo, Manifest, TeacherInfo
 from logitstore.models import describe, load_config
@@ -179,7 +179,8 @@ def reopened(where: AskAgain, cache: Cache, views: int, progress: Progress = no_
         progress: receives the steps.
 
     Raises:
-        BadInput, CacheMismatch: the images are not there, or the libraries are others; see `pictures_of`.
+        BadInput, CacheMismatch: the images are not there, or the libraries are others; see `pictures_of`. The teacher is of
+            another kind.
         ModelError: the teacher's configuration cannot be loaded.
     """
     manifest = cache.manifest
@@ -189,6 +190,8 @@ def reopened(where: AskAgain, cache: Cache, views: int, progress: Progress = no_
     config = load_config(model)
     classes = [str(name) for name in read_pieces(cache).to_pylist()]
     texts = [manifest.data.prompt.replace("{}", name) for name in classes] if manifest.data.prompt else []
+    if _is_zero_shot(config) != bool(texts):
+        raise CacheMismatch(f"{model}: it is no teacher of the kind that {cache.path} was made with. Give that teacher.")
     images = cache.images
     return Draft(
         manifest=manifest,

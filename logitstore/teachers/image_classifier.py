@@ -83,7 +83,7 @@ class ZeroShotTeacher(ImageTeacher):
         """Load the weights and embed one text a class.
 
         Raises:
-            ModelError: the model or its tokenizer cannot be loaded, or the device does not exist.
+            ModelError: the model or its tokenizer cannot be loaded, texts are all the same to it, or the device does not exist.
         """
         self.device = pick_device(device)
         self._dtype = DTYPES[dtype]
@@ -97,6 +97,11 @@ class ZeroShotTeacher(ImageTeacher):
         except Exception as error:
             # tokenizers and towers fail in many ways; the reason is kept, the traceback chained
             raise ModelError(f"{model}: the names of the classes cannot be embedded: {one_line(error)}") from error
+        # cut off at the end, or unknown to a tokenizer without a vocabulary
+        if len({tuple(ids) for ids in encoded["input_ids"].tolist()}) < len(self._texts):
+            raise ModelError(
+                f"{model}: its tokenizer gives several classes the same tokens. Shorten the --prompt, or save the tokenizer with it."
+            )
         scale = self._model.logit_scale.detach().float().exp()
         self._weight_CD = nn.functional.normalize(embedded_CD.float(), dim=-1) * scale
 
