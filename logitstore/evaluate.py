@@ -16,6 +16,7 @@ from logitstore.metrics import Evaluation, evaluate_batches
 from logitstore.models import DTYPES, load_config, load_weights, pick_device
 from logitstore.pictures import pictures_of
 from logitstore.plans import EvaluatePlan
+from logitstore.reading import refuse_other_task
 from logitstore.stream import BatchStream
 from logitstore.students.fit import check_student, text_tokenizer
 from logitstore.students.image_fit import check_classifier, check_takes, size_of
@@ -31,11 +32,12 @@ def evaluate(plan: EvaluatePlan, progress: Progress = no_progress) -> Evaluation
 
     Raises:
         NotACache, CacheDamaged: the cache cannot be read.
-        BadInput: the cache keeps scores only, or chats whose text is asked for.
+        BadInput: the cache keeps scores only, or chats whose text is asked for; options that mean nothing to its task.
         ModelError, CacheMismatch: the student cannot be loaded, or does not fit the cache.
     """
     cache = Cache(plan.cache)
     cache.check_sizes()
+    refuse_other_task(plan, cache)
     student = ModelRef.parse(plan.student)
     kept = np.flatnonzero(held_out(cache.documents(), plan.holdout)) if plan.samples == "heldout" else None
     if plan.text:
