@@ -58,7 +58,7 @@ def evaluate(plan: EvaluatePlan, progress: Progress = no_progress) -> Evaluation
 
 def _of_images(plan: EvaluatePlan, cache: Cache, student: ModelRef, progress: Progress) -> Loader:
     """The first view of the images to judge on."""
-    images_I = np.arange(cache.manifest.samples)
+    images_I = np.arange(len(cache.images))
     if plan.samples == "heldout":
         images_I = np.flatnonzero(held_out(images_I, plan.holdout))
     order = view_order(cache, images_I, None, 1, 0)

@@ -106,7 +106,7 @@ def draft_images(plan: DumpPlan, progress: Progress = no_progress) -> Draft:
     processor = _processor(model)
     view = view_info(plan, processor)
     unlabelled = len(images) if view.mixes else int((labels < 0).sum())
-    width = getattr(config, "projection_dim", None) if is_zero_shot else getattr(config, "hidden_size", None)
+    width = _width(config, is_zero_shot)
     row = row_of(plan.preset or PRESET, plan.choices(), len(names), width)
     pilot = spread(len(images), len(images), plan.pilot_rows) if row.tail.shape in ("prior", "sketch", "head") else []
     tail = row.tail.model_copy(update={"pilot_rows": len(pilot)})
@@ -326,6 +326,14 @@ def _processor(model: ModelRef) -> dict[str, Any]:
 def _is_zero_shot(config: PretrainedConfig) -> bool:
     """Whether it compares images with texts, as CLIP does."""
     return hasattr(config, "text_config") and hasattr(config, "vision_config")
+
+
+def _width(config: PretrainedConfig, is_zero_shot: bool) -> int | None:
+    """Channels of what the output layer takes, where the configuration says it; of convolutional networks those of the last
+    stage."""
+    stages = getattr(config, "hidden_sizes", None)
+    width = getattr(config, "projection_dim" if is_zero_shot else "hidden_size", None) or (stages and stages[-1])
+    return int(width) if width else None
 
 
 def _classes(plan: DumpPlan, config: PretrainedConfig, is_zero_shot: bool) -> list[str]:

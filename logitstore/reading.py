@@ -156,7 +156,7 @@ def _of_images(
     """The views to train on, and the first view of those images that are held out."""
     size = plan.image_size or (None if reference is None else size_of(load_config(reference)))
     pictures = pictures_of(cache, plan.images, size, progress)
-    kept_out_I = held_out(np.arange(cache.manifest.samples), plan.holdout)
+    kept_out_I = held_out(np.arange(len(cache.images)), plan.holdout)
     order = view_order(cache, np.flatnonzero(~kept_out_I), plan.views, plan.views_per_step, plan.seed)
     options: dict[str, Any] = {"pictures": pictures, **place}
     loader = Loader(
