@@ -191,7 +191,9 @@ def reopened(where: AskAgain, cache: Cache, views: int, progress: Progress = no_
     classes = [str(name) for name in read_pieces(cache).to_pylist()]
     texts = [manifest.data.prompt.replace("{}", name) for name in classes] if manifest.data.prompt else []
     if _is_zero_shot(config) != bool(texts):
-        raise CacheMismatch(f"{model}: it is no teacher of the kind that {cache.path} was made with. Give that teacher.")
+        raise CacheMismatch(
+            f"{model}: it is no teacher of the kind that {cache.path} was made with. Give that teacher."
+        )
     images = cache.images
     return Draft(
         manifest=manifest,
@@ -377,8 +379,8 @@ def _labels(images: Images, names: Sequence[str], teacher: str) -> Array:
         # by number only where none goes by name: class 3 of one may well be called like class 5 of the other
         unknown = next(name for name in own or () if name not in known)
         raise BadInput(
-            f"{teacher}: the data have the class '{unknown}', which the teacher has not, and '{min(known)}', which it has. Name "
-            "the classes as the teacher does, or leave the labels out with --no-labels."
+            f"{teacher}: the data have the class '{unknown}', which the teacher has not, and '{min(known)}', which it has. "
+            "Name the classes as the teacher does, or leave the labels out with --no-labels."
         )
     return images.labels
 
