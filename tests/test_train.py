@@ -24,6 +24,7 @@ from transformers import (
     MambaConfig,
     MambaForCausalLM,
     PretrainedConfig,
+    PreTrainedTokenizerFast,
     TrainingArguments,
 )
 
@@ -44,7 +45,7 @@ from logitstore.students.output_head import output_head
 from logitstore.students.packing import check_packing
 from logitstore.train import train
 from logitstore.types import ModelRef
-from tests.conftest import VOCABULARY, save_model
+from tests.conftest import PADDED_VOCABULARY, VOCABULARY, save_model
 
 
 def plan_of(cache: logitstore.Cache, out: Path, **changes: Any) -> TrainPlan:
@@ -510,6 +511,21 @@ def test_every_objective_trains_and_falls(
     first, last = (np.mean([entry[objective] for entry in some]) for some in (logged[:5], logged[-5:]))
     assert last < first
     assert all("cross_entropy" in entry for entry in logged)
+
+
+@pytest.mark.parametrize("objective", [name for name, method in METHODS.items() if method.form == "rows"])
+def test_every_objective_trains_a_student_whose_head_is_padded(
+    cache: logitstore.Cache, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, objective: str
+) -> None:
+    """With as many rows as the teacher's head, of which the cache knows those of the tokenizer."""
+    student = save_model(tmp_path / "student", tokenizer, PADDED_VOCABULARY, seed=1, num_hidden_layers=1)
+    options = {"objective": objective, "max_steps": 3, "holdout": 0.0}
+    train(plan_of(cache, tmp_path / "out", student=str(student), **options))
+    logged = json.loads((tmp_path / "out" / "logitstore.json").read_text())["log"]
+    assert all(np.isfinite(entry["loss"]) for entry in logged if "loss" in entry)
+    weights = load_file(tmp_path / "out" / "model.safetensors")
+    assert weights["lm_head.weight"].shape[0] == PADDED_VOCABULARY
+    assert all(value.isfinite().all() for value in weights.values())
 
 
 def test_taid_goes_on_in_time_and_a_checkpoint_keeps_it(
