@@ -99,11 +99,6 @@ class Criterion(nn.Module):
         """Whether it looks at what the teacher said of the next token."""
         return any(term.name != GOLD for term in self.rows)
 
-    @property
-    def rows_together(self) -> int | None:
-        """How many rows must come in one chunk; None where each stands alone."""
-        return max((term.method.rows_together for term in self.rows if term.method is not None), default=0) or None
-
     def row_loss(self, targets: AnyTargets | None, gold_N: Tensor, done: float) -> WeightedSum | ByAutograd:
         """The pulls on logits as one loss with its gradient.
 
@@ -136,7 +131,7 @@ class Criterion(nn.Module):
             found: Tensor = function(logits_nV, known[some], *golds, **options)
             return found
 
-        return Term(term.label, weight, loss)
+        return Term(term.label, weight, loss, method.rows_together)
 
     def feature_losses(
         self, sides: Sides, main: Tensor, weights_N: Tensor, done: float
