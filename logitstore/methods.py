@@ -5,6 +5,7 @@ What `train --objective` knows, what docs/methods.md says and what a plugin decl
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
@@ -14,6 +15,7 @@ from typing import Any, Literal
 from logitstore.errors import BadInput
 from logitstore.fields import RowInfo
 from logitstore.registry import resolve, suggest
+from logitstore.tap_info import needs_pilot
 
 PLUGINS = "logitstore.objectives"
 """The entry-point group in which other packages name objectives of theirs."""
@@ -35,7 +37,8 @@ class Method:
         needs_list: whether it needs listed tokens.
         needs_gold: whether it needs the tokens that follow in the data.
         has_temperature: whether it exists at other temperatures than 1.
-        own: what it is by itself, whatever the cache: a lower bound of what its name says, or biased.
+        own: what it is by itself where a cache does not list every token: a lower bound of what its name says, or biased.
+        because: why it is that.
         rows_together: how many rows it compares with each other; 0 where every row stands alone.
         state: where the module is that changes its options while a student trains.
         given: keyword arguments that are no options, because the trainer or the state gives them.
@@ -52,6 +55,7 @@ class Method:
     needs_gold: bool = False
     has_temperature: bool = True
     own: Literal["bound", "biased"] | None = None
+    because: str = ""
     rows_together: int = 0
     state: str | None = None
     given: tuple[str, ...] = ()
@@ -119,6 +123,7 @@ METHODS = {
         needs_list=True,
         has_temperature=False,
         own="bound",
+        because="a lower bound, whatever the shape of the tail",
     ),
     "renormalised_kl": Method(
         target=f"{_HERE}.renormalised_kl:renormalised_kl",
@@ -126,6 +131,7 @@ METHODS = {
         paper="for comparison",
         needs_list=True,
         own="biased",
+        because="the mass of the tail is left out",
     ),
     "balanced_kl": Method(
         target=f"{_HERE}.balanced_kl:balanced_kl",
@@ -160,9 +166,11 @@ METHODS = {
     ),
     "plackett_luce": Method(
         target=f"{_HERE}.plackett_luce:plackett_luce",
-        says="the teacher's ranking, gold first, each place weighted by p_T",
+        says="the teacher's ranking of the listed tokens, gold first, each place weighted by p_T",
         paper="PLD, Bassam et al. 2025",
         needs_gold=True,
+        own="biased",
+        because="only the ranks of listed tokens count",
     ),
     "standardised_kl": Method(
         target=f"{_HERE}.standardised_kl:standardised_kl",
@@ -304,19 +312,27 @@ def check_options(name: str, options: dict[str, Any]) -> None:
 Standing = Literal["exact", "estimate", "approximation", "bound", "biased"]
 
 
-def standing(name: str, row: RowInfo) -> tuple[Standing, str]:
-    """How true an objective is on the rows of a cache, and why."""
+def standing(name: str, row: RowInfo, codecs: Collection[str] = ()) -> tuple[Standing, str]:
+    """How true an objective is on a cache, and why.
+
+    Args:
+        name: of the objective.
+        row: what a row of the cache holds.
+        codecs: of the taps that it looks at.
+    """
     method = method_of(name)
     if method.form == "features":
+        if lossy := sorted(codec for codec in set(codecs) if needs_pilot(codec)):
+            return "approximation", f"its features are stored as {' and '.join(lossy)}"
         return "exact", "features are compared as they are stored"
     if row.sparsifier.is_estimate:
         return "estimate", "random samples, right on average"
-    if method.own == "bound":
-        return "bound", "a lower bound, whatever the tail"
-    if method.own == "biased":
-        return "biased", "the mass of the tail is left out"
-    if row.sparsifier.name in ("dense", "hidden"):
+    if row.sparsifier.name == "dense":
         return "exact", "the whole distribution is stored"
     if row.tail.shape == "none":
         return "biased", "the cache has no tail"
+    if method.own is not None:
+        return method.own, method.because
+    if row.sparsifier.name == "hidden":
+        return "exact", "the whole distribution is stored"
     return "approximation", f"the tail is modelled ({row.tail.shape})"

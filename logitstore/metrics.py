@@ -24,14 +24,15 @@ _NAMES = ("cross_entropy", "teacher_cross_entropy", "kl", "kl_lower_bound", "agr
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Means over rows; nats where they are nats.
+    """Means over rows; nats where they are nats. From random samples `kl` is an estimate, and what compares token by token NaN.
 
     Attributes:
         rows: how many rows were judged.
         cross_entropy, perplexity: of the student on the gold tokens.
         teacher_cross_entropy: of the teacher on the same.
         kl: KL(teacher || student) with the tail shaped as the cache says.
-        kl_lower_bound: the same with everything unlisted as one token: never above the KL to the full teacher.
+        kl_lower_bound: the same with everything unlisted as one token: never above the KL to the full teacher. NaN on a cache
+            without a tail, where the mass of that token is not known.
         agreement: share of rows where both have the same most probable token.
         acceptance: sum_v min(p, s), the chance that speculative decoding keeps a token drafted by the student
             (Leviathan et al. 2023, corollary 3.6), with the tail as for `kl`.
@@ -112,15 +113,15 @@ def _row_metrics(logits_NV: Tensor, targets: AnyTargets, gold_N: Tensor, teacher
 
 
 def _compared(logits_NV: Tensor, probs_NV: Tensor, top_N: Tensor, targets: AnyTargets) -> tuple[Tensor, ...]:
-    """Lower bound of the KL, agreement, acceptance; NaN where the cache holds random samples, which cannot tell."""
+    """Lower bound of the KL, agreement, acceptance; NaN where the cache cannot tell."""
+    unknown_N = torch.full_like(probs_NV[:, 0], torch.nan)
     if isinstance(targets, SampledTargets):
-        unknown_N = torch.full_like(probs_NV[:, 0], torch.nan)
         return unknown_N, unknown_N, unknown_N
     teacher_NV = dense(targets)
     # the listed order is the rank order, also where coarse levels tie
     first_N = targets.ids_NK[:, 0] if targets.is_ranked else teacher_NV.argmax(-1)
     return (
-        lumped_kl(logits_NV, targets),
+        unknown_N if targets.is_cut else lumped_kl(logits_NV, targets),
         (top_N == first_N).float(),
         torch.minimum(probs_NV[:, : teacher_NV.shape[1]], teacher_NV).sum(-1),
     )

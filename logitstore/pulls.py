@@ -6,7 +6,7 @@ Axes: V vocabulary, D channels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 from logitstore.cache.reader import Cache
 from logitstore.criterion import Criterion, FeatureTerm, RowTerm
 from logitstore.errors import BadInput
-from logitstore.features.feature import Shapes
+from logitstore.features.feature import Pair, Shapes
 from logitstore.fidelity_report import honesty, refuse_unless_exact
 from logitstore.methods import check_method, check_options, method_of
 from logitstore.plans import TermPlan, TrainPlan
@@ -61,29 +61,54 @@ def check_pulls(plan: TrainPlan, cache: Cache) -> None:
                 )
             if pull.weight == "balanced":
                 raise BadInput(f"terms: {pull.name}: only pulls on features can be balanced. Give it a number.")
-        if plan.strict:
-            refuse_unless_exact(cache, pull.name)
 
 
-def honestly(plan: TrainPlan, cache: Cache) -> list[str]:
-    """What there is to know of each pull on this cache."""
-    said = [honesty(cache, pull.name, Schedule.of(pull.temperature).span[1]) for pull in pulls(plan)]
+def check_exact(plan: TrainPlan, cache: Cache, students_layers: Collection[int]) -> None:
+    """What --strict asks for, once the taps are known to be there.
+
+    Args:
+        plan: what was asked for.
+        cache: what is learned from.
+        students_layers: how many decoder layers each student has.
+
+    Raises:
+        BadInput: a pull that is not exact on this cache.
+    """
+    for pull in pulls(plan) if plan.strict else ():
+        refuse_unless_exact(cache, pull.name, _taps(pull, cache, students_layers))
+
+
+def honestly(plan: TrainPlan, cache: Cache, students_layers: Collection[int]) -> list[str]:
+    """What there is to know of each pull on this cache; see `check_exact`."""
+    said = [
+        honesty(cache, pull.name, Schedule.of(pull.temperature).span[1], _taps(pull, cache, students_layers))
+        for pull in pulls(plan)
+    ]
     return [f"{'warning' if is_warning else 'note'}: {text}" for text, is_warning in filter(None, said)]
 
 
-def compared(plan: TrainPlan, cache: Cache, student_layers: int) -> list[tuple[str, str]]:
+def compared(plan: TrainPlan, cache: Cache, student_layers: int) -> list[Pair]:
     """Names of the student's features and the teacher's that are compared.
 
     Raises:
         BadInput: layers that are not there.
     """
+    return [pair for pull in pulls(plan) for pair in _pairs(pull, cache, student_layers)]
+
+
+def _pairs(pull: TermPlan, cache: Cache, student_layers: int) -> list[Pair]:
+    """Those that one pull compares."""
+    method = method_of(pull.name)
+    if method.form == "rows":
+        return []
     teacher_layers = int(cache.manifest.teacher.config.get("num_hidden_layers", 0))
-    found = []
-    for pull in pulls(plan):
-        method = method_of(pull.name)
-        if method.form == "features":
-            found += method.function.pairs(student_layers, teacher_layers, **method.options | pull.options)
+    found: list[Pair] = method.function.pairs(student_layers, teacher_layers, **method.options | pull.options)
     return found
+
+
+def _taps(pull: TermPlan, cache: Cache, students_layers: Collection[int]) -> set[str]:
+    """Names of the teacher's features that a pull looks at."""
+    return {other for layers in students_layers for _, other in _pairs(pull, cache, layers)}
 
 
 def criterion_of(

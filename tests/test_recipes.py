@@ -126,6 +126,31 @@ def test_strict_refuses_what_is_not_exact(tapped: logitstore.Cache, student: Pat
     train(train_plan("minilm_v2", tapped, student, tmp_path / "strict", strict=True, max_steps=1))
 
 
+@pytest.mark.parametrize("codec", ["int8", "pca-8"])
+def test_strict_refuses_features_that_were_stored_with_a_loss(
+    codec: str, teacher: Path, texts: Path, student: Path, tmp_path: Path
+) -> None:
+    cache = dump(
+        plan_for(teacher, texts, tmp_path / "cache", preset="exact", k=None, hidden="final", tap_codec=codec, limit=12)
+    )
+    own = tmp_path / "own.yaml"
+    own.write_text("train: {terms: [{name: match, options: {layers: last-1}}]}")
+    usual = {"cache": cache.path, "student": str(student), "device": "cpu", "max_steps": 1, "holdout": 0}
+    asked = plan(TrainPlan, "train", own, usual | {"out": tmp_path / "out", "strict": True})
+    with pytest.raises(
+        BadInput, match=f"--strict: match is an approximation on .* stored as {codec}. Keep them as bfl"
+    ):
+        train(asked)
+    said: list[str] = []
+    train(asked.model_copy(update={"strict": False}), notice=said.append)
+    assert f"note: match is an approximation on this cache: its features are stored as {codec}." in said
+
+
+def test_strict_refuses_a_ranking_of_some_tokens(tapped: logitstore.Cache, student: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"plackett_luce is biased .* listed tokens count\. Take another objective, or"):
+        train(train_plan("pld", tapped, student, tmp_path / "out", strict=True))
+
+
 def test_the_loss_of_minilm_from_the_cache_is_that_of_the_live_teacher(
     tapped: logitstore.Cache, teacher: Path, student: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -32,6 +33,7 @@ import logitstore
 from logitstore.batch import Batch
 from logitstore.criterion import Criterion
 from logitstore.distill_trainer import DistillTrainer
+from logitstore.dump import dump
 from logitstore.errors import BadInput, CacheMismatch, ModelError
 from logitstore.evaluate import evaluate
 from logitstore.learner import Learner
@@ -45,7 +47,7 @@ from logitstore.students.output_head import output_head
 from logitstore.students.packing import check_packing
 from logitstore.train import train
 from logitstore.types import ModelRef
-from tests.conftest import PADDED_VOCABULARY, VOCABULARY, save_model
+from tests.conftest import PADDED_VOCABULARY, VOCABULARY, logitstore_command, plan_for, save_model
 
 
 def plan_of(cache: logitstore.Cache, out: Path, **changes: Any) -> TrainPlan:
@@ -310,6 +312,19 @@ def test_the_teacher_judged_against_its_own_cache_has_almost_no_kl(
     assert found.agreement == 1
     assert found.cross_entropy == pytest.approx(found.teacher_cross_entropy, abs=1e-3)
     assert 0 <= found.kl_lower_bound < 1e-2
+
+
+def test_without_a_tail_there_is_no_lower_bound_of_the_kl(
+    teacher: Path, small_student: Path, texts: Path, tmp_path: Path
+) -> None:
+    cut = dump(plan_for(teacher, texts, tmp_path / "cut", tail="none", limit=8))
+    found = evaluate(EvaluatePlan(cache=cut.path, student=str(small_student), samples="all", device="cpu"))
+    assert np.isnan(found.kl_lower_bound)
+    assert np.isfinite([found.kl, found.agreement, found.acceptance]).all()
+    asked = ["evaluate", cut.path, "--student", small_student, "--samples", "all", "--device", "cpu"]
+    shown = logitstore_command(*asked).stdout
+    assert re.search(r"kl_lower_bound +unknown", shown)
+    assert json.loads(logitstore_command(*asked, "--json").stdout)["kl_lower_bound"] is None
 
 
 @pytest.mark.slow
