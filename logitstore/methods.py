@@ -5,6 +5,7 @@ What `train --objective` knows, what docs/methods.md says and what a plugin decl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
@@ -37,6 +38,7 @@ class Method:
         needs_list: whether it needs listed tokens.
         needs_gold: whether it needs the tokens that follow in the data.
         has_temperature: whether it exists at other temperatures than 1.
+        may_be_negative: whether its loss may be below 0, so that no weight can make it as heavy as another.
         own: what it is by itself where a cache does not list every token: a lower bound of what its name says, or biased.
         because: why it is that.
         rows_together: how many rows it compares with each other; 0 where every row stands alone.
@@ -54,6 +56,7 @@ class Method:
     needs_list: bool = False
     needs_gold: bool = False
     has_temperature: bool = True
+    may_be_negative: bool = False
     own: Literal["bound", "biased"] | None = None
     because: str = ""
     rows_together: int = 0
@@ -226,6 +229,7 @@ METHODS = {
         form="features",
         says="minus a lower bound of the mutual information of hidden states, with a critic that learns",
         paper="Distiller, He et al. 2021",
+        may_be_negative=True,
         taps="hidden",
     ),
 }
@@ -296,7 +300,7 @@ def check_options(name: str, options: dict[str, Any]) -> None:
     """Refuse options that an objective does not take.
 
     Raises:
-        BadInput: an unknown option, with the nearest one, or a value of another kind than the default's.
+        BadInput: an unknown option, with the nearest one, or a value that is not finite or of another kind than the default's.
     """
     known = method_of(name).options
     for option, value in options.items():
@@ -304,6 +308,8 @@ def check_options(name: str, options: dict[str, Any]) -> None:
             said = suggest(option, list(known)) if known else "It takes none."
             raise BadInput(f"objective {name}: no option named '{option}'. {said}")
         default = known[option]
+        if isinstance(value, float) and not math.isfinite(value):
+            raise BadInput(f"objective {name}: {option} is {value}, but must be finite.")
         fits = isinstance(value, (int, float)) if isinstance(default, float) else isinstance(value, type(default))
         if default is not None and (not fits or (isinstance(value, bool) and not isinstance(default, bool))):
             raise BadInput(f"objective {name}: {option} is {value!r}, but must be like {default!r}.")

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Collection
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from logitstore.cache.reader import Cache
@@ -19,6 +20,8 @@ from logitstore.fidelity_report import honesty, refuse_unless_exact
 from logitstore.methods import check_method, check_options, method_of
 from logitstore.plans import TermPlan, TrainPlan
 from logitstore.schedule import Schedule
+from logitstore.tails import FixedTail
+from logitstore.targets import Targets
 
 
 def pulls(plan: TrainPlan) -> list[TermPlan]:
@@ -43,12 +46,15 @@ def pulls(plan: TrainPlan) -> list[TermPlan]:
 
 
 def check_pulls(plan: TrainPlan, cache: Cache) -> None:
-    """Refuse, before any weights are loaded, pulls that the cache does not serve.
+    """Refuse, before any weights are loaded, pulls that the cache does not serve, and settings that would do nothing.
 
     Raises:
-        BadInput: an unknown name or option, or a cache or temperature for which a pull does not exist.
+        BadInput: an unknown name or option, a cache or temperature for which a pull does not exist, or settings that do not go
+            together.
     """
-    for pull in pulls(plan):
+    wanted = pulls(plan)
+    _check_settings(plan)
+    for pull in wanted:
         hottest = max(Schedule.of(pull.temperature).span, key=lambda value: abs(math.log(value)))
         check_method(pull.name, cache.manifest.row, hottest)
         check_options(pull.name, pull.options)
@@ -59,8 +65,59 @@ def check_pulls(plan: TrainPlan, cache: Cache) -> None:
                     f"--temperature {pull.temperature}: {plan.cache} holds random samples, which are right at temperature 1 "
                     "only. Train at 1, or dump with another preset."
                 )
-            if pull.weight == "balanced":
-                raise BadInput(f"terms: {pull.name}: only pulls on features can be balanced. Give it a number.")
+            _try(pull, cache.manifest.teacher.vocabulary)
+
+
+def _check_settings(plan: TrainPlan) -> None:
+    """Refuse settings that would do nothing, and weights that cannot be balanced."""
+    if plan.objective == "none":
+        for name, said in (("--alpha", plan.alpha), ("--temperature", plan.temperature), ("options", plan.options)):
+            if said != TrainPlan.model_fields[name.removeprefix("--")].default:
+                raise BadInput(
+                    f"--objective none with {name} {said}: it is of the objective, and there is none. Leave it out: `terms` "
+                    "have their own weights, temperatures and options."
+                )
+    elif plan.alpha == 0 and plan.options:
+        raise BadInput(
+            f"--alpha 0 with options {plan.options}: they are of the objective, which weighs nothing. Leave them out."
+        )
+    for term in plan.terms:
+        method = method_of(term.name)
+        if method.form == "features" and term.temperature != 1:
+            raise BadInput(f"terms: {term.name}: temperature {term.temperature}: features have none. Leave it out.")
+        if term.weight != "balanced":
+            continue
+        if method.form == "rows":
+            raise BadInput(f"terms: {term.name}: only pulls on features can be balanced. Give it a number.")
+        if method.may_be_negative:
+            raise BadInput(f"terms: {term.name}: its loss may be negative, so it cannot be balanced. Give it a number.")
+        if plan.objective == "none" and not any(_pulls_logits(each) for each in plan.terms):
+            raise BadInput(
+                f"terms: {term.name}: nothing pulls on the logits, so balanced is nothing. Give it a number, or an objective."
+            )
+
+
+def _pulls_logits(term: TermPlan) -> bool:
+    """Whether it is a pull on logits that weighs anything."""
+    is_on_rows = method_of(term.name).form == "rows" and term.weight != "balanced"
+    return is_on_rows and Schedule.of(term.weight).span[1] > 0
+
+
+def _try(pull: TermPlan, vocabulary: int) -> None:
+    """Let a pull on logits look at its options, on a row that is made up.
+
+    Raises:
+        BadInput: it refuses them.
+    """
+    logits_1V = torch.zeros(1, vocabulary)
+    targets = Targets(
+        torch.zeros(1, 1, dtype=torch.int64),
+        torch.full((1, 1), -math.log(2)),
+        torch.full((1,), -math.log(2)),
+        FixedTail.uniform(vocabulary),
+    )
+    term = RowTerm(name=pull.name, label=pull.name, weight=Schedule.of(1.0), options=pull.options)
+    Criterion([term]).row_loss(targets, targets.ids_NK[:, 0], 0.0)(logits_1V, slice(0, 1), 1.0)
 
 
 def check_exact(plan: TrainPlan, cache: Cache, students_layers: Collection[int]) -> None:

@@ -130,10 +130,10 @@ def test_limits_of_the_skew_and_of_the_head() -> None:
     targets = targets_with("prior")
     student = torch.randn(ROWS, VOCABULARY, dtype=torch.float64)
     torch.testing.assert_close(
-        skew_forward_kl(student, targets, skew=0.0), forward_kl(student, targets), rtol=1e-4, atol=1e-6
+        skew_forward_kl(student, targets, skew=1e-20), forward_kl(student, targets), rtol=1e-4, atol=1e-6
     )
     torch.testing.assert_close(
-        skew_reverse_kl(student, targets, skew=0.0), reverse_kl(student, targets), rtol=1e-4, atol=1e-6
+        skew_reverse_kl(student, targets, skew=1e-20), reverse_kl(student, targets), rtol=1e-4, atol=1e-6
     )
     assert (skew_forward_kl(30 * student, targets, skew=0.1) <= math.log(10) + 1e-5).all()
     torch.testing.assert_close(
@@ -142,6 +142,13 @@ def test_limits_of_the_skew_and_of_the_head() -> None:
     torch.testing.assert_close(
         adaptive_kl(student, targets, head=0.0), reverse_kl(student, targets), rtol=1e-5, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("skewed", [skew_forward_kl, skew_reverse_kl])
+@pytest.mark.parametrize("skew", [0.0, 1.0, -0.1, math.nan])
+def test_a_skew_has_no_ends(skewed: Callable[..., Tensor], skew: float) -> None:
+    with pytest.raises(BadInput, match="above 0 and below 1"):
+        skewed(torch.randn(ROWS, VOCABULARY), targets_with("prior"), skew=skew)
 
 
 def test_identities_between_them() -> None:
