@@ -85,7 +85,18 @@ class Criterion(nn.Module):
     """The loss of a run. Its parameters and buffers are what objectives learn or keep: projections, critics, TAID's time."""
 
     def __init__(self, rows: Sequence[RowTerm], features: Sequence[FeatureTerm] = ()) -> None:
+        """
+        Args:
+            rows: pulls on logits; those that never weigh anything are left out.
+            features: pulls on features.
+
+        Raises:
+            ValueError: two have the same label, by which the log and what they learn or keep are known.
+        """
         super().__init__()
+        labels = [*(term.label for term in rows), *(term.label for term in features)]
+        if len(set(labels)) < len(labels):
+            raise ValueError(f"labels must differ: {', '.join(labels)}")
         self.rows = [term for term in rows if not term.is_idle]
         self.features = list(features)
         self.states = nn.ModuleDict()

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection
+from itertools import chain, count
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from logitstore.cache.reader import Cache
-from logitstore.criterion import Criterion, FeatureTerm, RowTerm
+from logitstore.criterion import GOLD, NAMED_IN_LOG, Criterion, FeatureTerm, RowTerm
 from logitstore.errors import BadInput
 from logitstore.features.feature import Pair, Shapes
 from logitstore.fidelity_report import honesty, refuse_unless_exact
@@ -181,9 +182,8 @@ def criterion_of(
     """
     shapes = _shapes(plan, cache, student_config)
     rows, features = [], []
-    for number, term in enumerate(plan.terms):
+    for term, label in zip(plan.terms, _labels(plan), strict=True):
         method = method_of(term.name)
-        label = term.name if all(term.name != other.name for other in plan.terms[:number]) else f"{term.name}_{number}"
         balanced = term.weight == "balanced"
         weight = Schedule.of(1.0 if balanced else term.weight)
         if method.form == "features":
@@ -203,6 +203,17 @@ def criterion_of(
         rows=rows,
         features=features,
     )
+
+
+def _labels(plan: TrainPlan) -> list[str]:
+    """What each of the terms is called in the log and in checkpoints: its name, with a number where that is taken."""
+    taken = {GOLD, NAMED_IN_LOG.get(plan.objective, plan.objective)}
+    found = []
+    for term in plan.terms:
+        others = (f"{term.name}_{number}" for number in count(2))
+        found.append(next(label for label in chain([term.name], others) if label not in taken))
+        taken.add(found[-1])
+    return found
 
 
 def _shapes(plan: TrainPlan, cache: Cache, student: dict[str, Any]) -> Shapes:

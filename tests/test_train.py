@@ -31,7 +31,7 @@ from transformers import (
 
 import logitstore
 from logitstore.batch import Batch
-from logitstore.criterion import Criterion
+from logitstore.criterion import Criterion, RowTerm
 from logitstore.distill_trainer import DistillTrainer
 from logitstore.dump import dump
 from logitstore.errors import BadInput, CacheMismatch, ModelError
@@ -42,6 +42,8 @@ from logitstore.methods import METHODS, check_method
 from logitstore.objectives import forward_kl
 from logitstore.plans import EvaluatePlan, TrainPlan
 from logitstore.presets import row_of
+from logitstore.pulls import criterion_of
+from logitstore.schedule import Schedule
 from logitstore.students.build import copied, fresh, parse_layers
 from logitstore.students.output_head import output_head
 from logitstore.students.packing import check_packing
@@ -567,6 +569,28 @@ def test_taid_goes_on_in_time_and_a_checkpoint_keeps_it(
     shutil.copytree(whole / "checkpoint-20", stopped / "checkpoint-20")
     train(plan_of(cache, stopped, **options, resume=True))
     assert curve(stopped) == curve(whole)
+
+
+def test_pulls_of_the_same_name_are_told_apart_and_keep_their_own(
+    cache: logitstore.Cache, small_student: Path, tmp_path: Path
+) -> None:
+    terms = [{"name": "taid", "options": {"start": 0.7}}, {"name": "forward_kl"}, {"name": "taid", "weight": 2.0}]
+    plan = plan_of(
+        cache, tmp_path / "out", student=str(small_student), objective="taid", alpha=0.5, terms=terms, max_steps=2
+    )
+    criterion = criterion_of(plan, cache, {"num_hidden_layers": 1}, {})
+    assert [term.label for term in criterion.rows] == ["taid", "cross_entropy", "taid_2", "forward_kl", "taid_3"]
+    assert [float(state.t) for state in criterion.states.values()] == pytest.approx([0.4, 0.7, 0.4])
+    train(plan)
+    for entry in json.loads((tmp_path / "out" / "logitstore.json").read_text())["log"]:
+        if "loss" in entry:
+            parts = (0.5, "taid"), (0.5, "cross_entropy"), (1, "taid_2"), (1, "forward_kl"), (2, "taid_3")
+            assert entry["loss"] == pytest.approx(sum(weight * entry[name] for weight, name in parts), rel=1e-4)
+
+
+def test_a_criterion_whose_labels_do_not_differ_is_a_mistake() -> None:
+    with pytest.raises(ValueError, match="labels must differ"):
+        Criterion.mixed("taid", rows=[RowTerm(name="taid", label="taid", weight=Schedule.of(1.0))])
 
 
 def test_objectives_that_a_cache_does_not_serve_are_refused(
