@@ -67,7 +67,7 @@ def _needs(method: Method) -> str:
 
 
 def _options(method: Method) -> str:
-    return ", ".join(f"`{name}` {default}" for name, default in method.options.items() if default is not None)
+    return ", ".join(f"`{name}` {'unset' if default is None else default}" for name, default in method.options.items())
 
 
 def _standing(name: str, preset: str, changes: dict[str, Any]) -> str:

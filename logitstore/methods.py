@@ -184,7 +184,7 @@ METHODS = {
     "match": Method(
         target=f"{_THERE}.match:Match",
         form="features",
-        says="squared error, or 1 - cosine, of hidden states, the student's projected where it is narrower",
+        says="squared error, or 1 - cosine, of hidden states, the student's projected where the widths differ",
         paper="FitNets, Romero et al. 2015; DistilBERT, Sanh et al. 2019; Minitron, Muralidharan et al. 2024",
         taps="hidden",
     ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from logitstore.methods import METHODS, standing
@@ -29,6 +31,13 @@ CACHES = {
 )
 def test_an_objective_is_as_true_as_what_is_stored_and_as_it_is_itself(name: str, expected: list[str]) -> None:
     assert [standing(name, row)[0] for row in CACHES.values()] == expected
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_page_tells_every_option(name: str) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "methods.md").read_text(encoding="utf-8")
+    told = next(line for line in page.partition("## Objectives")[2].splitlines() if line.startswith(f"| `{name}` |"))
+    assert all(f"`{option}` " in told for option in METHODS[name].options)
 
 
 def test_why_an_objective_is_not_exact_is_said() -> None:
