@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
 from logitstore.errors import BadInput
 from logitstore.methods import METHODS
@@ -25,8 +25,33 @@ def _scheduled(said: Any) -> Any:
     return schedule.first if schedule.shape == "constant" else said
 
 
-Scheduled = Annotated[float | str, BeforeValidator(_scheduled)]
-"""A number, or a schedule by which it changes over the run."""
+def _scheduled_or_balanced(said: Any) -> Any:
+    return said if said == "balanced" else _scheduled(said)
+
+
+def _a_share(value: float | str) -> float | str:
+    low, high = Schedule.of(value).span
+    if low < 0 or high > 1:
+        raise ValueError("must be from 0 to 1")
+    return value
+
+
+def _above_zero(value: float | str) -> float | str:
+    if Schedule.of(value).span[0] <= 0:
+        raise ValueError("must be above 0")
+    return value
+
+
+def _not_negative(value: float | str) -> float | str:
+    if value != "balanced" and Schedule.of(value).span[0] < 0:
+        raise ValueError("must not be below 0")
+    return value
+
+
+Share = Annotated[float | str, BeforeValidator(_scheduled), AfterValidator(_a_share)]
+Temperature = Annotated[float | str, BeforeValidator(_scheduled), AfterValidator(_above_zero)]
+Weight = Annotated[float | str, BeforeValidator(_scheduled_or_balanced), AfterValidator(_not_negative)]
+"""Numbers, or schedules by which they change over the run; a weight may also be "balanced"."""
 
 
 class TeacherPlan(Record):
@@ -279,8 +304,8 @@ class TermPlan(Record):
     """
 
     name: str
-    weight: Literal["balanced"] | Scheduled = 1.0
-    temperature: Scheduled = 1.0
+    weight: Weight = 1.0
+    temperature: Temperature = 1.0
     options: dict[str, Any] = Field({})
 
 
@@ -310,7 +335,7 @@ class TrainPlan(Record):
     intermediate_size: int | None = Field(None, ge=1, description="Width of a fresh or pruned student's MLP.")
     heads: int | None = Field(None, ge=1, description="Attention heads of a fresh or pruned student.")
     kv_heads: int | None = Field(None, ge=1, description="Key-value heads of a fresh or pruned student.")
-    alpha: Scheduled = Field(
+    alpha: Share = Field(
         1.0,
         description="Weight of the objective; cross-entropy on the gold tokens has the rest. 0: gold tokens only. "
         f"It is {WAYS}.",
@@ -319,7 +344,7 @@ class TrainPlan(Record):
         "forward_kl",
         description=f"What pulls the student towards the teacher: {', '.join(METHODS)}; or none, where `terms` of a recipe do.",
     )
-    temperature: Scheduled = Field(1.0, description="Temperature of the objective; a number or a schedule.")
+    temperature: Temperature = Field(1.0, description="Temperature of the objective; a number or a schedule.")
     options: dict[str, Any] = Field({}, description="Options of the objective, by name (recipe files only).")
     terms: list[TermPlan] = Field(
         [],
@@ -406,21 +431,6 @@ class TrainPlan(Record):
     @classmethod
     def _one_or_several(cls, value: str | list[str] | None) -> str | list[str] | None:
         return (value[0] if len(value) == 1 else value or None) if isinstance(value, list) else value
-
-    @field_validator("alpha")
-    @classmethod
-    def _a_share(cls, value: float | str) -> float | str:
-        low, high = Schedule.of(value).span
-        if low < 0 or high > 1:
-            raise ValueError("must be from 0 to 1")
-        return value
-
-    @field_validator("temperature")
-    @classmethod
-    def _positive(cls, value: float | str) -> float | str:
-        if Schedule.of(value).span[0] <= 0:
-            raise ValueError("must be above 0")
-        return value
 
 
 class EvaluatePlan(Record):

@@ -22,7 +22,7 @@ from logitstore.learner import Learner
 from logitstore.models import load_config, load_weights, pick_device
 from logitstore.objectives.from_hidden import LinearHead
 from logitstore.plans import TrainPlan
-from logitstore.pulls import check_pulls, compared, criterion_of, honestly
+from logitstore.pulls import check_exact, check_pulls, compared, criterion_of, honestly
 from logitstore.reading import check_reading, check_task, loaders, selection_for
 from logitstore.run_folder import checkpoint_of, conditions, write_summary
 from logitstore.sidecars import sidecar
@@ -76,10 +76,10 @@ def train(
     chosen = None if selection is None else selection.checksum
     checkpoint = checkpoint_of(plan, arguments.world_size, cache, chosen)
     place = {"rank": arguments.process_index, "world_size": arguments.world_size, "workers": plan.workers}
-    taps = sorted(
-        {other for each in references.values() for _, other in compared(plan, cache, _layers(plan, cache, each))}
-    )
+    layers = {_layers(plan, cache, each) for each in references.values()}
+    taps = sorted({other for count in layers for _, other in compared(plan, cache, count)})
     cache.taps.check_has(taps)
+    check_exact(plan, cache, layers)
     first = next(iter(references.values()))
     train_loader, held_out_loader, reweighting = loaders(plan, cache, first, selection, taps, place, progress)
     begin = reweighting and partial(reweighting.begin, device=arguments.device, checkpoint=checkpoint)
@@ -104,7 +104,7 @@ def train(
         "loss_from": "hidden states" if by_hidden else "logits",
         **conditions(plan, arguments.world_size),
     }
-    for text in honestly(plan, cache):
+    for text in honestly(plan, cache, layers):
         notice(text)
     for learner, why_not in zip(learners, reasons, strict=True):
         whose = f"{learner.name}: " if learner.name else ""
