@@ -142,7 +142,7 @@ def establish_taps(
             fields=tap_fields(codec, widths[name]),
             shared={file: seal_of_bytes(content)} if fit else {},
         )
-        _write(root / tap_folder(name), info, {file: content} if fit else {}, found.get(name))
+        _write(layout.inside(root, tap_folder(name)), info, {file: content} if fit else {}, found.get(name))
     return [Tap(root, manifest, name) for name in wanted.names]
 
 
