@@ -31,7 +31,7 @@ from logitstore.students.build import copied, fresh, parse_layers
 from logitstore.students.fit import check_student, tokenizer_for
 from logitstore.students.output_head import UnknownHead, output_head
 from logitstore.students.packing import check_packing
-from logitstore.students.width import Widths, importance_of, narrowed
+from logitstore.students.width import Widths, importance_of, narrow_config, narrowed
 from logitstore.trainer_callbacks import Report, WatchTurns
 from logitstore.types import ModelRef, Progress, Step, no_progress
 
@@ -283,6 +283,13 @@ def _student(
 
 def _pruned(plan: TrainPlan, student: PreTrainedModel, loader: BatchStream, progress: Progress) -> PreTrainedModel:
     """A narrower copy of the student, by what is most active on the first samples it will be trained on."""
+    widths = Widths(
+        hidden_size=plan.hidden_size,
+        intermediate_size=plan.intermediate_size,
+        heads=plan.heads,
+        kv_heads=plan.kv_heads,
+    )
+    narrow_config(student, widths)  # a shape that cannot be is refused before the model looks at anything
     device = pick_device(plan.device)
     batches = min(-(-plan.prune_samples // plan.batch_size), len(loader))
 
@@ -293,12 +300,6 @@ def _pruned(plan: TrainPlan, student: PreTrainedModel, loader: BatchStream, prog
             progress(Step(stage="prune", done=number + 1, total=batches))
 
     importance = importance_of(student.to(device).eval(), told())
-    widths = Widths(
-        hidden_size=plan.hidden_size,
-        intermediate_size=plan.intermediate_size,
-        heads=plan.heads,
-        kv_heads=plan.kv_heads,
-    )
     return narrowed(student.cpu(), importance, widths)
 
 

@@ -239,6 +239,11 @@ def test_a_pruned_student_is_as_narrow_as_asked_for_and_nearer_to_its_teacher_th
     assert pruned["eval_kl"] < made["eval_kl"]
     with pytest.raises(BadInput, match="--prune needs --hidden-size"):
         train(plan_of(cache, tmp_path / "other", student=str(teacher), prune=True))
+    stages: list[str] = []
+    plan = plan_of(cache, tmp_path / "other", student=str(teacher), prune=True, hidden_size=30)
+    with pytest.raises(BadInput, match="not a multiple of the number of attention heads"):
+        train(plan, lambda step: stages.append(step.stage))
+    assert "prune" not in stages
 
 
 def test_layers_are_named_or_spread() -> None:
