@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,27 @@ def test_a_recipe_says_what_it_is_and_names_what_there_is(recipe: str) -> None:
 def test_every_objective_stands_in_a_recipe_or_is_an_option_of_one() -> None:
     text = "".join(named_recipe(recipe).read_text() for recipe in recipe_names())
     assert [name for name in METHODS if name not in text and name != "symmetric_kl"] == []
+
+
+@pytest.mark.slow
+def test_pulls_on_features_alone_train_in_two_processes(
+    tapped: logitstore.Cache, student: Path, tmp_path: Path
+) -> None:
+    """Nothing pulls on the logits, and the student's output layer is its own: yet both processes wait for its gradient."""
+    one = train_plan("minilm_v2", tapped, student, tmp_path / "one", max_steps=4, accumulate=2)
+    train(one)
+    two = one.model_copy(update={"out": tmp_path / "two", "accumulate": 1})
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps({"train": two.model_dump(mode="json")}))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29619"]
+    done = subprocess.run(
+        [*command, "-m", "logitstore", "train", "--config", str(recipe)], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    logs = [json.loads((tmp_path / name / "logitstore.json").read_text())["log"] for name in ("one", "two")]
+    curves = [[entry["loss"] for entry in log if "loss" in entry] for log in logs]
+    assert len(curves[0]) == 4
+    assert curves[1] == pytest.approx(curves[0], rel=1e-3)
 
 
 def test_flags_and_the_user_s_own_recipe_override_a_named_one(tmp_path: Path) -> None:
