@@ -150,7 +150,9 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
     @property
     def criteria(self) -> nn.ModuleDict:
         """What the objectives of each student learn or keep."""
-        return nn.ModuleDict({learner.name or "student": learner.criterion for learner in self.learners})
+        # with a hyphen in its key, no student is called like one of the module's own attributes
+        keys = [f"student-{learner.name}" if learner.name else "student" for learner in self.learners]
+        return nn.ModuleDict(dict(zip(keys, (learner.criterion for learner in self.learners), strict=True)))
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The Trainer's own, with what the objectives learn as one more group."""

@@ -216,7 +216,7 @@ class SelectPlan(Record):
     samples: int | None = Field(None, ge=1, description="Samples to choose, in place of --ratio.")
     at_least: float | None = Field(None, description="Choose none with a lower score.", allow_inf_nan=False)
     at_most: float | None = Field(None, description="Choose none with a higher score.", allow_inf_nan=False)
-    seed: int = Field(0, ge=0, description="Seed of random, stratified and prune.")
+    seed: int | None = Field(None, ge=0, description="Seed of random, stratified and prune; without it 0.")
 
 
 class TermPlan(Record):
@@ -255,7 +255,9 @@ class TrainPlan(Record):
         description="Make --student as narrow as --hidden-size, --intermediate-size, --heads and --kv-heads say, and keep what "
         "is most active on the cache's text.",
     )
-    prune_samples: int = Field(256, ge=1, description="Samples of the cache by which --prune judges.")
+    prune_samples: int | None = Field(
+        None, ge=1, description="Samples of the cache by which --prune judges; without it 256."
+    )
     layers: int | None = Field(None, ge=1, description="Decoder layers of a fresh student.")
     hidden_size: int | None = Field(None, ge=1, description="Width of a fresh or pruned student.")
     intermediate_size: int | None = Field(None, ge=1, description="Width of a fresh or pruned student's MLP.")
@@ -316,7 +318,7 @@ class TrainPlan(Record):
         None,
         ge=1,
         description="After every so many steps, look at the student on held-out samples of each domain, and read those more "
-        "often on which it is further behind its teacher (DDK).",
+        "often on which it is further behind its teacher (DDK). Not with --text, --curriculum, --prune or several --student.",
     )
     evaluate_every: int | None = Field(
         None, ge=1, description="Evaluate after every so many steps; without it, four times a run."

@@ -5,6 +5,7 @@ cache -> check that the student fits -> split -> loaders -> student -> Trainer -
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -37,6 +38,9 @@ from logitstore.types import ModelRef, Progress, Step, no_progress
 
 EVALUATIONS = 0.25
 """The share of a run between two evaluations, where nothing else is asked for."""
+
+PRUNE_SAMPLES = 256
+"""By which a student is pruned, where nothing else is asked for."""
 
 TRIED_TOKENS = 16
 """Enough to tell whether the output layer is what its weights say."""
@@ -79,6 +83,11 @@ def train(
         {other for each in references.values() for _, other in compared(plan, cache, _layers(plan, cache, each))}
     )
     cache.taps.check_has(taps)
+    if taps and arguments.n_gpu > 1:
+        raise BadInput(
+            f"pulls on features with {arguments.n_gpu} GPUs in one process: their features cannot be had together. Start one "
+            f"process for each with torchrun --nproc-per-node {arguments.n_gpu}, or give one GPU with CUDA_VISIBLE_DEVICES."
+        )
     first = next(iter(references.values()))
     train_loader, held_out_loader, reweighting = loaders(plan, cache, first, selection, taps, place, progress)
     begin = reweighting and partial(reweighting.begin, device=arguments.device, checkpoint=checkpoint)
@@ -173,13 +182,15 @@ def _check(plan: TrainPlan, cache: Cache) -> dict[str, ModelRef | None]:
 
     The only student has no name: it is saved in --out itself.
     """
-    if plan.out.exists() and not plan.out.is_dir():
-        raise BadInput(f"--out {plan.out}: a file stands there. Choose another folder.")
-    taken = {plan.cache.resolve(), *(Path(student).resolve() for student in plan.students)}
-    if plan.out.resolve() in taken:
-        raise BadInput(f"--out {plan.out}: it is the cache or the student itself. Choose another folder.")
+    names = _names(plan)
+    _check_out(plan, names)
+    if len(names) > 1 and (plan.precision == "float16" or plan.trainer.get("gradient_checkpointing")):
+        what = "--precision float16" if plan.precision == "float16" else "gradient_checkpointing"
+        raise BadInput(f"several --student with {what}: that is for one student only. Train each in a run of its own.")
     check_reading(plan)
     check_pulls(plan, cache)
+    if plan.prune_samples is not None and not plan.prune:
+        raise BadInput(f"--prune-samples {plan.prune_samples}: it changes nothing without --prune.")
     changes = _changes(plan)
     if not plan.students:
         if plan.copy_layers is not None:
@@ -198,16 +209,39 @@ def _check(plan: TrainPlan, cache: Cache) -> dict[str, ModelRef | None]:
             f"--student {plan.students[0]} has its shape already; --layers, --hidden-size and the like are for a fresh one. "
             "Add --prune to make it narrower, or --copy-layers to take some of its layers."
         )
-    references: dict[str, ModelRef | None] = {}
-    for student in plan.students:
-        reference = ModelRef.parse(student)
-        if not plan.text:
+    references = [ModelRef.parse(student) for student in plan.students]
+    if not plan.text:
+        for reference in references:
             check_student(cache, reference)
-        name = Path(reference.name).name.replace(".", "_") if len(plan.students) > 1 else ""
-        if name in references:
+    return dict(zip(names, references, strict=True))
+
+
+def _check_out(plan: TrainPlan, names: list[str]) -> None:
+    """Refuse a place in which saving would overwrite something else."""
+    if plan.out.exists() and not plan.out.is_dir():
+        raise BadInput(f"--out {plan.out}: a file stands there. Choose another folder.")
+    taken = {plan.cache.resolve(), *(Path(ModelRef.parse(student).name).resolve() for student in plan.students)}
+    for place in (plan.out, *(plan.out / name for name in names)):
+        if place.resolve() in taken:
+            raise BadInput(f"--out {plan.out}: {place} is the cache or a student itself. Choose another folder.")
+
+
+def _names(plan: TrainPlan) -> list[str]:
+    """What the students are called in the log and below --out: as their folders, where there are several."""
+    if len(plan.students) < 2:
+        return [""]
+    names: list[str] = []
+    for student in plan.students:
+        name = Path(ModelRef.parse(student).name).name.replace(".", "_")
+        if not name or re.fullmatch(r"checkpoint-\d+", name):
+            raise BadInput(
+                f"--student {student}: of several, each is saved below --out under the name of its folder, and '{name}' "
+                "cannot be one there. Rename the folder, or write its path with its name."
+            )
+        if name in names:
             raise BadInput(f"--student {student}: there is another one called '{name}'. Rename one of the folders.")
-        references[name] = reference
-    return references
+        names.append(name)
+    return names
 
 
 def _layers(plan: TrainPlan, cache: Cache, reference: ModelRef | None) -> int:
@@ -291,7 +325,7 @@ def _pruned(plan: TrainPlan, student: PreTrainedModel, loader: BatchStream, prog
     )
     narrow_config(student, widths)  # a shape that cannot be is refused before the model looks at anything
     device = pick_device(plan.device)
-    batches = min(-(-plan.prune_samples // plan.batch_size), len(loader))
+    batches = min(-(-(plan.prune_samples or PRUNE_SAMPLES) // plan.batch_size), len(loader))
 
     def told() -> Iterator[tuple[Tensor, Tensor]]:
         for number in range(batches):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, TrainingArguments
 
 import logitstore
 from logitstore.dump import dump
@@ -87,6 +87,16 @@ def test_a_recipe_says_what_it_is_and_names_what_there_is(recipe: str) -> None:
 def test_every_objective_stands_in_a_recipe_or_is_an_option_of_one() -> None:
     text = "".join(named_recipe(recipe).read_text() for recipe in recipe_names())
     assert [name for name in METHODS if name not in text and name != "symmetric_kl"] == []
+
+
+def test_features_are_not_looked_for_on_several_gpus_in_one_process(
+    tapped: logitstore.Cache, student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There the student is copied to each of them, and what is recorded on a copy never comes back."""
+    monkeypatch.setattr(TrainingArguments, "n_gpu", 2)
+    with pytest.raises(BadInput, match=r"2 GPUs in one process.* torchrun --nproc-per-node 2, .* CUDA_VISIBLE_DEVICES"):
+        train(train_plan("minilm_v2", tapped, student, tmp_path / "out"))
+    assert not list((tmp_path / "out").glob("*.json"))
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -44,7 +45,7 @@ from logitstore.students.output_head import output_head
 from logitstore.students.packing import check_packing
 from logitstore.train import train
 from logitstore.types import ModelRef
-from tests.conftest import VOCABULARY, save_model
+from tests.conftest import VOCABULARY, save_model, tree
 
 
 def plan_of(cache: logitstore.Cache, out: Path, **changes: Any) -> TrainPlan:
@@ -365,6 +366,41 @@ def test_students_trained_together_are_those_trained_alone(
         assert AutoTokenizer.from_pretrained(tmp_path / "both" / student.name) is not None
 
 
+def test_students_are_called_by_any_name_that_can_be_a_folder_s(
+    cache: logitstore.Cache, small_student: Path, tmp_path: Path
+) -> None:
+    """Also by those of attributes of PyTorch's modules."""
+    both = [str(shutil.copytree(small_student, tmp_path / name)) for name in ("half", "train")]
+    options: dict[str, Any] = {"student": both, "objective": "taid", "max_steps": 2, "save_every": 1}
+    train(plan_of(cache, tmp_path / "out", **options))
+    kept = load_file(tmp_path / "out" / "checkpoint-1" / "criterion.safetensors")
+    assert sorted(name.split(".")[0] for name in kept if name.endswith(".t")) == ["student-half", "student-train"]
+    assert (tmp_path / "out" / "half" / "model.safetensors").is_file()
+
+
+def test_several_students_that_cannot_be_trained_together_are_refused_before_anything_is_written(
+    cache: logitstore.Cache, small_student: Path, tmp_path: Path
+) -> None:
+    models = tmp_path / "models"
+    a, b, checkpoint = (str(shutil.copytree(small_student, models / name)) for name in ("a", "b", "checkpoint-5"))
+    (models / "link").symlink_to(models / "a", target_is_directory=True)
+    before = tree(models)
+    for students, changes, said in (
+        ([a, b], {"out": models}, f"{models}/a is the cache or a student itself"),
+        ([b, f"{a}::x.gguf"], {"out": models}, f"{models}/b is the cache or a student itself"),
+        ([str(models / "link"), b], {"out": models}, f"{models}/link is the cache or a student itself"),
+        ([a, f"{tmp_path}/{cache.path.name}"], {"out": cache.path.parent}, "is the cache or a student itself"),
+        ([a, b], {"precision": "float16"}, "several --student with --precision float16: that is for one student only"),
+        ([a, b], {"trainer": {"gradient_checkpointing": True}}, "several --student with gradient_checkpointing"),
+        ([a, checkpoint], {}, "'checkpoint-5' cannot be one there"),
+        ([a, "/"], {}, "'' cannot be one there"),
+    ):
+        with pytest.raises(BadInput, match=re.escape(said)):
+            train(plan_of(cache, **{"out": tmp_path / "out", "student": students} | changes))
+    assert tree(models) == before
+    assert not (tmp_path / "out").exists()
+
+
 def test_evaluation_runs_during_training(cache: logitstore.Cache, small_student: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     train(plan_of(cache, out, student=str(small_student), max_steps=4, evaluate_every=2))
@@ -413,6 +449,7 @@ def test_options_that_cannot_work_are_refused_before_anything_is_written(
         {"out": cache.path},
         {"precision": "float16"},
         {"trainer": {"learning_rate": 1.0}},
+        {"prune_samples": 20},
     ):
         with pytest.raises(BadInput):
             train(plan_of(cache, **{"out": tmp_path / "out", "student": str(small_student)} | changes))
