@@ -50,6 +50,27 @@ def load_weights(model: ModelRef, config: PretrainedConfig, dtype: torch.dtype) 
     return loaded
 
 
+def config_from(plain: dict[str, Any]) -> PretrainedConfig:
+    """The configuration that `describe` made plain, with defaults and with the names that all configurations share.
+
+    Raises:
+        ModelError: this transformers knows no such kind, or refuses its entries.
+    """
+    try:
+        config: PretrainedConfig = AutoConfig.for_model(**plain)
+    except Exception as error:
+        # as above
+        raise ModelError(f"the teacher's configuration ({plain.get('model_type')}): {one_line(error)}") from error
+    return config
+
+
+def shape_of(config: PretrainedConfig) -> dict[str, Any]:
+    """How large a decoder is, by names that all configurations share, whatever they call it; None where one does not say."""
+    text = config.get_text_config()
+    names = ("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
+    return {name: getattr(text, name, None) for name in names}
+
+
 def layer_count(config: PretrainedConfig) -> int:
     """Decoder layers of a model."""
     return int(config.get_text_config().num_hidden_layers)

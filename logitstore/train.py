@@ -20,7 +20,7 @@ from logitstore.cache.reader import Cache
 from logitstore.distill_trainer import DistillTrainer
 from logitstore.errors import BadInput, CacheMismatch, one_line, storage_errors
 from logitstore.learner import Learner
-from logitstore.models import load_config, load_weights, pick_device
+from logitstore.models import config_from, layer_count, load_config, load_weights, pick_device, shape_of
 from logitstore.objectives.from_hidden import LinearHead
 from logitstore.plans import TrainPlan
 from logitstore.pulls import check_pulls, compared, criterion_of, honestly
@@ -159,8 +159,8 @@ def _learner(
     given = {"means_VD": lambda: sidecar(cache, "means", "final", progress)["by_gold"]}
     learner = Learner(
         student=student,
-        criterion=criterion_of(plan, cache, student.config.get_text_config().to_dict(), given),
-        features=sorted({own for own, _ in compared(plan, cache, student.config.get_text_config().num_hidden_layers)}),
+        criterion=criterion_of(plan, cache, shape_of(student.config), given),
+        features=sorted({own for own, _ in compared(plan, cache, layer_count(student.config))}),
         head=head,
         name=name,
         autocast=autocast,
@@ -247,8 +247,8 @@ def _names(plan: TrainPlan) -> list[str]:
 def _layers(plan: TrainPlan, cache: Cache, reference: ModelRef | None) -> int:
     """Decoder layers of a student to be."""
     if reference is None:
-        return plan.layers or int(cache.manifest.teacher.config["num_hidden_layers"])
-    count = int(load_config(reference).get_text_config().num_hidden_layers)
+        return plan.layers or layer_count(config_from(cache.manifest.teacher.config))
+    count = layer_count(load_config(reference))
     return len(parse_layers(plan.copy_layers, count)) if plan.copy_layers is not None else count
 
 

@@ -11,18 +11,28 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, TrainingArguments
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    Gemma3Config,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+    TrainingArguments,
+)
 
 import logitstore
 from logitstore.dump import dump
-from logitstore.errors import BadInput
+from logitstore.errors import BadInput, ModelError
 from logitstore.features.feature import Shapes, Sides
 from logitstore.features.relations import Relations
 from logitstore.loader import Loader
 from logitstore.methods import METHODS
+from logitstore.models import config_from, describe, shape_of
 from logitstore.plans import TrainPlan
 from logitstore.recipe import about, named_recipe, plan, recipe_names
 from logitstore.recording import recording
+from logitstore.students.build import fresh
 from logitstore.train import train
 from tests.conftest import VOCABULARY, logitstore_command, plan_for, save_model
 
@@ -87,6 +97,40 @@ def test_a_recipe_says_what_it_is_and_names_what_there_is(recipe: str) -> None:
 def test_every_objective_stands_in_a_recipe_or_is_an_option_of_one() -> None:
     text = "".join(named_recipe(recipe).read_text() for recipe in recipe_names())
     assert [name for name in METHODS if name not in text and name != "symmetric_kl"] == []
+
+
+def test_a_teacher_that_calls_its_layers_otherwise_serves_features_and_fresh_students(
+    tokenizer: PreTrainedTokenizerFast, texts: Path, tmp_path: Path
+) -> None:
+    """GPT-2: n_layer, n_embd and n_head."""
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=128))
+    model.save_pretrained(tmp_path / "teacher")
+    tokenizer.save_pretrained(tmp_path / "teacher")
+    cache = dump(plan_for(tmp_path / "teacher", texts, tmp_path / "cache", hidden="all", limit=12))
+    usual = {"cache": cache.path, "max_steps": 2, "device": "cpu", "terms": [{"name": "match"}]}
+    train(TrainPlan(**usual, out=tmp_path / "narrow", layers=1, hidden_size=16))
+    train(TrainPlan(**usual, out=tmp_path / "same"))
+    configs = [AutoConfig.from_pretrained(tmp_path / name) for name in ("narrow", "same")]
+    assert [(each.model_type, each.n_layer, each.n_embd) for each in configs] == [("gpt2", 1, 16), ("gpt2", 2, 32)]
+
+
+def test_a_teacher_whose_text_model_is_one_of_its_parts_is_as_large_as_that() -> None:
+    shape = {
+        "hidden_size": 16,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+    }
+    text = {"vocab_size": 50, "intermediate_size": 24, "layer_types": ["full_attention"] * 3, **shape}
+    _, plain = describe(Gemma3Config(text_config=text))
+    assert "num_hidden_layers" not in plain
+    assert shape_of(config_from(plain)) == shape
+    made = fresh(plain, {"num_hidden_layers": 2})
+    assert shape_of(made.config) == shape | {"num_hidden_layers": 2}
+    with pytest.raises(ModelError, match=r"the teacher's configuration \(xgpt\)"):
+        config_from({"model_type": "xgpt"})
 
 
 def test_features_are_not_looked_for_on_several_gpus_in_one_process(
