@@ -101,6 +101,7 @@ def train(
         args=arguments,
         train_loader=train_loader,
         held_out_loader=held_out_loader,
+        also_save=reweighting.save if reweighting else None,
         callbacks=[Report(progress), WatchTurns(list(references), notice), *([reweighting] if reweighting else [])],
     )
     by_hidden = trainer.head_is_whole and all(learner.head is not None for learner in learners)
@@ -123,9 +124,9 @@ def train(
     with storage_errors(plan.out, then="run the same command with --resume"):
         if trainer.is_world_process_zero():
             write_summary(plan.out, summary)
-        result = trainer.train(resume_from_checkpoint=checkpoint)
-        loss = trainer.accelerator.reduce(torch.tensor(result.training_loss, device=arguments.device), "mean")
-        figures = {"train_loss": float(loss), "steps": float(trainer.state.global_step)} | _last_evaluation(trainer)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        steps = float(trainer.state.global_step)
+        figures = {"train_loss": trainer.mean_loss, "steps": steps} | _last_evaluation(trainer)
         trainer.save_model(str(plan.out))
         if trainer.is_world_process_zero():
             for name, reference in references.items():

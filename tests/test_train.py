@@ -96,15 +96,34 @@ def test_training_resumed_from_a_checkpoint_repeats_the_uninterrupted_curve(
     """Stopped in the middle of the second epoch, with gradient accumulation."""
     options = {"student": str(small_student), "epochs": 2.0, "accumulate": 2, "save_every": 3, "precision": precision}
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    train(plan_of(cache, whole, **options, trainer={"logging_steps": 1, "save_total_limit": None}))
+    at_once = train(plan_of(cache, whole, **options, trainer={"logging_steps": 1, "save_total_limit": None}))
     steps = sorted(curve(whole))
     resume_at = max(step for step in steps if step % 3 == 0 and step < steps[-1])
     assert resume_at > steps[-1] / 2
     shutil.copytree(whole / f"checkpoint-{resume_at}", stopped / f"checkpoint-{resume_at}")
-    train(plan_of(cache, stopped, **options, resume=True))
+    assert train(plan_of(cache, stopped, **options, resume=True)) == at_once
     assert curve(stopped) == curve(whole)
+    assert at_once["train_loss"] == pytest.approx(np.mean(list(curve(whole).values())))
     first, second = (AutoModelForCausalLM.from_pretrained(out).state_dict() for out in (whole, stopped))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_log_of_few_lines_misses_no_step_where_a_run_is_gone_on_with(
+    cache: logitstore.Cache, small_student: Path, tmp_path: Path
+) -> None:
+    options = {"student": str(small_student), "max_steps": 8, "save_every": 3}
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    at_once = train(plan_of(cache, whole, **options, trainer={"logging_steps": 5, "save_total_limit": None}))
+    shutil.copytree(whole / "checkpoint-3", stopped / "checkpoint-3")
+    figures = train(plan_of(cache, stopped, **options, trainer={"logging_steps": 5}, resume=True))
+    assert sorted(curve(whole)) == [3, 5, 6, 8]
+    assert curve(stopped) == curve(whole)
+    assert figures == at_once
+    losses = curve(whole)
+    expected = (3 * losses[3] + 2 * losses[5] + losses[6] + 2 * losses[8]) / 8
+    assert figures["train_loss"] == pytest.approx(expected)
+    log = json.loads((stopped / "logitstore.json").read_text())["log"]
+    assert [entry["train_loss"] for entry in log if "train_loss" in entry] == [figures["train_loss"]]
 
 
 def trainer_of(cache: logitstore.Cache, student: Path, tmp_path: Path, **changes: Any) -> DistillTrainer:
