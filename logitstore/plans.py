@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
 from logitstore.errors import BadInput
 from logitstore.methods import METHODS
@@ -29,14 +30,21 @@ Scheduled = Annotated[float | str, BeforeValidator(_scheduled)]
 """A number, or a schedule by which it changes over the run."""
 
 
+Place = Annotated[Path, AfterValidator(lambda path: Path(os.path.expanduser(path)))]
+"""A path; a leading ~ is a home, also in a recipe or behind --out=, where no shell has looked at it."""
+
+Model = Annotated[str, AfterValidator(os.path.expanduser)]
+"""A model's folder, likewise, or its hub name."""
+
+
 class TeacherPlan(Record):
     """What `plan` and `dump` are both told: whom to ask, and about what."""
 
-    teacher: str = Field(description="The model to ask: a local folder, a hub name, or folder::file.gguf.")
+    teacher: Model = Field(description="The model to ask: a local folder, a hub name, or folder::file.gguf.")
     data: str = Field(
         description="The documents: a file (json, jsonl, parquet, csv, txt), a glob, a folder or a hub data set."
     )
-    out: Path = Field(description="The cache to write. One that this command began is gone on with.")
+    out: Place = Field(description="The cache to write. One that this command began is gone on with.")
     split: str = Field("train", description="Split of the data set.")
     column: str | None = Field(None, description="Column to read: text, or chats. Without it: 'messages', else 'text'.")
     domain_column: str | None = Field(None, description="Column that says where a document comes from.")
@@ -153,8 +161,8 @@ class PilotPlan(TeacherPlan):
 class RecodePlan(RowChoices):
     """Everything `recode` is told."""
 
-    cache: Path = Field(description="The cache to make another one from.")
-    out: Path = Field(description="The cache to write. One that this command began is gone on with.")
+    cache: Place = Field(description="The cache to make another one from.")
+    out: Place = Field(description="The cache to write. One that this command began is gone on with.")
     preset: Literal["small", "faithful", "exact", "topk", "sampled", "archive"] | None = Field(
         None,
         description="How to keep a row; without it as in the source, but for the options given. Hidden states can become "
@@ -166,8 +174,8 @@ class RecodePlan(RowChoices):
 class AddPlan(TapChoices):
     """Everything `add` is told."""
 
-    cache: Path = Field(description="The cache to add to.")
-    teacher: str | None = Field(
+    cache: Place = Field(description="The cache to add to.")
+    teacher: Model | None = Field(
         None, description="The cache's teacher, where it is not to be found under the name that the cache knows."
     )
     device: str = Field("auto", description="Where the teacher runs: auto, cpu, cuda, cuda:1, mps.")
@@ -184,7 +192,7 @@ class AddPlan(TapChoices):
 class SidecarPlan(Record):
     """Everything `sidecar` is told."""
 
-    cache: Path = Field(description="The cache to go through.")
+    cache: Place = Field(description="The cache to go through.")
     of: Literal["perplexity", "means", "pca"] = Field(
         "perplexity",
         description="The teacher's perplexity on each domain; or of a tap the mean of every channel and before every token, "
@@ -196,11 +204,11 @@ class SidecarPlan(Record):
 class SelectPlan(Record):
     """Everything `select` is told."""
 
-    cache: Path = Field(description="The cache to choose from; one of the preset scores will do for most methods.")
-    reference: Path | None = Field(
+    cache: Place = Field(description="The cache to choose from; one of the preset scores will do for most methods.")
+    reference: Place | None = Field(
         None, description="A cache of the same samples by a smaller model, for the difference of the two."
     )
-    out: Path = Field(description="The selection file to write.")
+    out: Place = Field(description="The selection file to write.")
     method: Literal["difference", "top", "bottom", "random", "stratified", "llkd", "prune"] = Field(
         "difference",
         description="Those that the teacher finds more probable than the reference does (difference), with the highest or "
@@ -238,13 +246,13 @@ class TermPlan(Record):
 class TrainPlan(Record):
     """Everything `train` is told."""
 
-    cache: Path = Field(description="The cache to learn from.")
-    student: str | list[str] | None = Field(
+    cache: Place = Field(description="The cache to learn from.")
+    student: Model | list[Model] | None = Field(
         None,
         description="The model to train: a local folder or hub name. Without it: a fresh one, shaped like the teacher "
         "but for --layers, --hidden-size, ... Given several times, all are trained on the same batches, into folders of --out.",
     )
-    out: Path = Field(description="Folder for the trained student and its checkpoints.")
+    out: Place = Field(description="Folder for the trained student and its checkpoints.")
     copy_layers: str | None = Field(
         None,
         coerce_numbers_to_str=True,
@@ -299,7 +307,7 @@ class TrainPlan(Record):
     holdout: float = Field(
         0.05, ge=0, lt=1, description="Share of the documents kept out for evaluation; 0 keeps none."
     )
-    select: Path | None = Field(
+    select: Place | None = Field(
         None, description="Train on the samples of this selection only (see select), but for those held out."
     )
     text: bool = Field(
@@ -360,8 +368,8 @@ class TrainPlan(Record):
 class EvaluatePlan(Record):
     """Everything `evaluate` is told."""
 
-    cache: Path = Field(description="The cache to compare with.")
-    student: str = Field(description="The student: a local folder, a hub name, or folder::file.gguf.")
+    cache: Place = Field(description="The cache to compare with.")
+    student: Model = Field(description="The student: a local folder, a hub name, or folder::file.gguf.")
     samples: Literal["heldout", "all"] = Field(
         "heldout", description="Judge on the samples that `train` kept out with the same --holdout, or on all."
     )
@@ -381,9 +389,9 @@ class EvaluatePlan(Record):
 class VerifyPlan(Record):
     """Everything `verify` is told."""
 
-    cache: Path = Field(description="The cache to check.")
+    cache: Place = Field(description="The cache to check.")
     repair: bool = Field(False, description="Drop what is broken, so that the dump command makes only that again.")
-    against_teacher: str | None = Field(
+    against_teacher: Model | None = Field(
         None, description="Also ask this teacher again about a share of the samples, and compare."
     )
     share: float = Field(0.01, gt=0, le=1, description="Share of the samples to ask the teacher about again.")
@@ -394,7 +402,7 @@ class VerifyPlan(Record):
 class InspectPlan(Record):
     """Everything `inspect` is told."""
 
-    cache: Path = Field(description="The cache to look at.")
+    cache: Place = Field(description="The cache to look at.")
     sample: int | None = Field(None, ge=0, description="Show the teacher's view of this sample, token by token.")
     tokens: int = Field(40, ge=1, description="Most tokens of the sample to show.")
     top: int = Field(3, ge=0, description="Alternatives to show for each token.")
