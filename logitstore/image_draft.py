@@ -26,7 +26,7 @@ from logitstore.draft import Draft, refuse_options, spread
 from logitstore.errors import BadInput, ModelError, one_line
 from logitstore.fields import row_fields
 from logitstore.manifest import ImagesInfo, Manifest, TeacherInfo
-from logitstore.models import describe, load_config
+from logitstore.models import describe, load_config, shape_of
 from logitstore.pictures import Pictures, pictures_of
 from logitstore.plans import DumpPlan
 from logitstore.presets import row_of
@@ -105,7 +105,7 @@ def draft_images(plan: DumpPlan, progress: Progress = no_progress) -> Draft:
     processor = _processor(model)
     view = view_info(plan, processor)
     unlabelled = len(images) if view.mixes else int((labels < 0).sum())
-    width = getattr(config, "projection_dim", None) if is_zero_shot else getattr(config, "hidden_size", None)
+    width = getattr(config, "projection_dim", None) if is_zero_shot else shape_of(config)["hidden_size"]
     row = row_of(plan.preset or PRESET, plan.choices(), len(names), width)
     pilot = spread(len(images), len(images), plan.pilot_rows) if row.tail.shape in ("prior", "sketch", "head") else []
     tail = row.tail.model_copy(update={"pilot_rows": len(pilot)})

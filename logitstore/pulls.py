@@ -19,6 +19,7 @@ from logitstore.errors import BadInput
 from logitstore.features.feature import Pair, Shapes
 from logitstore.fidelity_report import honesty, refuse_unless_exact
 from logitstore.methods import check_method, check_options, method_of
+from logitstore.models import config_from, layer_count, shape_of
 from logitstore.plans import TermPlan, TrainPlan
 from logitstore.schedule import Schedule
 from logitstore.tails import FixedTail
@@ -159,7 +160,7 @@ def _pairs(pull: TermPlan, cache: Cache, student_layers: int) -> list[Pair]:
     method = method_of(pull.name)
     if method.form == "rows":
         return []
-    teacher_layers = int(cache.manifest.teacher.config.get("num_hidden_layers", 0))
+    teacher_layers = layer_count(config_from(cache.manifest.teacher.config))
     found: list[Pair] = method.function.pairs(student_layers, teacher_layers, **method.options | pull.options)
     return found
 
@@ -177,10 +178,9 @@ def criterion_of(
     Args:
         plan: what was asked for.
         cache: what is learned from.
-        student_config: the student's configuration, as a plain mapping.
+        student_config: the shape of the student, see `shape_of`.
         given: what the objectives are given besides their options, by name; computed when it is needed.
     """
-    shapes = _shapes(plan, cache, student_config)
     rows, features = [], []
     for term, label in zip(plan.terms, _labels(plan), strict=True):
         method = method_of(term.name)
@@ -188,6 +188,7 @@ def criterion_of(
         weight = Schedule.of(1.0 if balanced else term.weight)
         if method.form == "features":
             supplied = {name: given[name]() for name in method.given}
+            shapes = _shapes(plan, cache, student_config)
             module = method.function(shapes, **method.options | term.options | supplied)
             features.append(FeatureTerm(label=label, weight=weight, is_balanced=balanced, module=module))
         else:
@@ -218,16 +219,16 @@ def _labels(plan: TrainPlan) -> list[str]:
 
 def _shapes(plan: TrainPlan, cache: Cache, student: dict[str, Any]) -> Shapes:
     """What the objectives on features know of both models."""
-    teacher = cache.manifest.teacher.config
-    layers = int(student.get("num_hidden_layers", 0))
+    teacher = shape_of(config_from(cache.manifest.teacher.config))
+    layers = int(student["num_hidden_layers"] or 0)
     names = compared(plan, cache, layers)
     return Shapes(
         student_layers=layers,
-        teacher_layers=int(teacher.get("num_hidden_layers", 0)),
+        teacher_layers=int(teacher["num_hidden_layers"] or 0),
         widths_student={own: width_of(student, own) for own, _ in names},
-        widths_teacher={other: width_of(teacher, other) for _, other in names},
-        heads_student=int(student.get("num_attention_heads", 0)),
-        heads_teacher=int(teacher.get("num_attention_heads", 0)),
+        widths_teacher={other: cache.taps[other].info.width for _, other in names},
+        heads_student=int(student["num_attention_heads"] or 0),
+        heads_teacher=int(teacher["num_attention_heads"] or 0),
         key_heads_student=_key_heads(student),
         key_heads_teacher=_key_heads(teacher),
     )
@@ -243,4 +244,4 @@ def width_of(config: dict[str, Any], feature: str) -> int:
 
 
 def _key_heads(config: dict[str, Any]) -> int:
-    return int(config.get("num_key_value_heads") or config.get("num_attention_heads", 0))
+    return int(config.get("num_key_value_heads") or config["num_attention_heads"] or 0)

@@ -21,6 +21,7 @@ from logitstore.cache.taps import Tap, read_tap, tap_folders
 from logitstore.cache.verify import shared_problems
 from logitstore.errors import BadInput, CacheMismatch, ModelError, storage_errors
 from logitstore.manifest import Manifest, seal, seal_of_bytes, unseal
+from logitstore.models import shape_of
 from logitstore.score import FINITE, Encode, TeacherBatch, observe, split
 from logitstore.stopwatch import OFF, Stopwatch
 from logitstore.tap_info import DEFAULT_CODEC, TAP_NAME, TapInfo, directions_of, needs_pilot, tap_fields, tap_folder
@@ -49,8 +50,7 @@ def expected_bytes(config: PretrainedConfig, wanted: TapRequest) -> int:
         return 0
     text = config.get_text_config()
     if wanted.names == [FINAL]:
-        stages = getattr(text, "hidden_sizes", None)  # of convolutional classifiers
-        width = int(stages[-1] if stages else text.hidden_size)
+        width = int(shape_of(config)["hidden_size"])
         return sum(info.bytes for info in tap_fields(wanted.codec or DEFAULT_CODEC, width).values())
     heads = int(getattr(text, "num_attention_heads", None) or 1)
     head_width = getattr(text, "head_dim", None) or text.hidden_size // heads
@@ -147,7 +147,7 @@ def establish_taps(
             fields=tap_fields(codec, widths[name]),
             shared={file: seal_of_bytes(content)} if fit else {},
         )
-        _write(root / tap_folder(name), info, {file: content} if fit else {}, found.get(name))
+        _write(layout.inside(root, tap_folder(name)), info, {file: content} if fit else {}, found.get(name))
     return [Tap(root, manifest, name) for name in wanted.names]
 
 

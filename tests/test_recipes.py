@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    Gemma3Config,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+    TrainingArguments,
+)
 
 import logitstore
 from logitstore.dump import dump
-from logitstore.errors import BadInput
+from logitstore.errors import BadInput, ModelError
 from logitstore.features.feature import Shapes, Sides
 from logitstore.features.relations import Relations
 from logitstore.loader import Loader
 from logitstore.methods import METHODS
+from logitstore.models import config_from, describe, shape_of
 from logitstore.plans import TrainPlan
 from logitstore.recipe import about, named_recipe, plan, recipe_names
 from logitstore.recording import recording
 from logitstore.schedule import Schedule
+from logitstore.students.build import fresh
 from logitstore.train import train
 from tests.conftest import VOCABULARY, logitstore_command, plan_for, save_model
 
@@ -100,6 +112,71 @@ def test_every_objective_but_two_stands_in_a_recipe() -> None:
     named = set().union(*map(named_by, recipe_names()))
     assert [name for name in METHODS if name not in named] == ["symmetric_kl", "skew_forward_kl"]
     assert "skew_forward_kl" in about("distillm")["advice"]
+
+
+def test_a_teacher_that_calls_its_layers_otherwise_serves_features_and_fresh_students(
+    tokenizer: PreTrainedTokenizerFast, texts: Path, tmp_path: Path
+) -> None:
+    """GPT-2: n_layer, n_embd and n_head."""
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=128))
+    model.save_pretrained(tmp_path / "teacher")
+    tokenizer.save_pretrained(tmp_path / "teacher")
+    cache = dump(plan_for(tmp_path / "teacher", texts, tmp_path / "cache", hidden="all", limit=12))
+    usual = {"cache": cache.path, "max_steps": 2, "device": "cpu", "terms": [{"name": "match"}]}
+    train(TrainPlan(**usual, out=tmp_path / "narrow", layers=1, hidden_size=16))
+    train(TrainPlan(**usual, out=tmp_path / "same"))
+    configs = [AutoConfig.from_pretrained(tmp_path / name) for name in ("narrow", "same")]
+    assert [(each.model_type, each.n_layer, each.n_embd) for each in configs] == [("gpt2", 1, 16), ("gpt2", 2, 32)]
+
+
+def test_a_teacher_whose_text_model_is_one_of_its_parts_is_as_large_as_that() -> None:
+    shape = {
+        "hidden_size": 16,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+    }
+    text = {"vocab_size": 50, "intermediate_size": 24, "layer_types": ["full_attention"] * 3, **shape}
+    _, plain = describe(Gemma3Config(text_config=text))
+    assert "num_hidden_layers" not in plain
+    assert shape_of(config_from(plain)) == shape
+    made = fresh(plain, {"num_hidden_layers": 2})
+    assert shape_of(made.config) == shape | {"num_hidden_layers": 2}
+    with pytest.raises(ModelError, match=r"the teacher's configuration \(xgpt\)"):
+        config_from({"model_type": "xgpt"})
+
+
+def test_features_are_not_looked_for_on_several_gpus_in_one_process(
+    tapped: logitstore.Cache, student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There the student is copied to each of them, and what is recorded on a copy never comes back."""
+    monkeypatch.setattr(TrainingArguments, "n_gpu", 2)
+    with pytest.raises(BadInput, match=r"2 GPUs in one process.* torchrun --nproc-per-node 2, .* CUDA_VISIBLE_DEVICES"):
+        train(train_plan("minilm_v2", tapped, student, tmp_path / "out"))
+    assert not list((tmp_path / "out").glob("*.json"))
+
+
+@pytest.mark.slow
+def test_pulls_on_features_alone_train_in_two_processes(
+    tapped: logitstore.Cache, student: Path, tmp_path: Path
+) -> None:
+    """Nothing pulls on the logits, and the student's output layer is its own: yet both processes wait for its gradient."""
+    one = train_plan("minilm_v2", tapped, student, tmp_path / "one", max_steps=4, accumulate=2)
+    train(one)
+    two = one.model_copy(update={"out": tmp_path / "two", "accumulate": 1})
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps({"train": two.model_dump(mode="json")}))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29619"]
+    done = subprocess.run(
+        [*command, "-m", "logitstore", "train", "--config", str(recipe)], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    logs = [json.loads((tmp_path / name / "logitstore.json").read_text())["log"] for name in ("one", "two")]
+    curves = [[entry["loss"] for entry in log if "loss" in entry] for log in logs]
+    assert len(curves[0]) == 4
+    assert curves[1] == pytest.approx(curves[0], rel=1e-3)
 
 
 def test_flags_and_the_user_s_own_recipe_override_a_named_one(tmp_path: Path) -> None:
