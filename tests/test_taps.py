@@ -574,6 +574,38 @@ def test_a_tap_of_another_cache_is_refused_reported_and_dropped(
     assert verify(other) == []
 
 
+@pytest.mark.parametrize("name", ["parts", "shared", "taps/final/parts", "taps/final/shared"])
+def test_nothing_behind_a_link_is_swept(name: str, teacher: Path, texts: Path, tapped_copy: Path) -> None:
+    """Neither hidden files nor what looks like a killed writer's, whichever command comes to the end of a cache."""
+    outside = tapped_copy.parent / "outside"
+    if (tapped_copy / name).exists():
+        shutil.move(tapped_copy / name, outside)
+    for mine in (".mine", "00001.partial-mine/.mine"):
+        (outside / mine).parent.mkdir(parents=True, exist_ok=True)
+        (outside / mine).write_text("two years of work")
+    (tapped_copy / name).symlink_to(outside)
+    before = tree(outside)
+    for again in (
+        lambda: add(AddPlan(cache=tapped_copy, hidden="final", device="cpu")),
+        lambda: dump(small_plan(teacher, texts, tapped_copy, hidden="final")),
+        lambda: layout.sweep(tapped_copy / Path(name).parent),
+    ):
+        with pytest.raises(CacheDamaged, match="leads outside the cache"):
+            again()
+        assert tree(outside) == before
+
+
+@pytest.mark.parametrize("name", ["parts", "taps/final/parts", "taps"])
+def test_nothing_is_written_behind_a_link(name: str, teacher: Path, texts: Path, tapped_copy: Path) -> None:
+    outside = tapped_copy.parent / "outside"
+    (outside / "00001.partial-mine").mkdir(parents=True)
+    shutil.rmtree(tapped_copy / name)
+    (tapped_copy / name).symlink_to(outside)
+    with pytest.raises(CacheDamaged, match="leads outside the cache"):
+        dump(small_plan(teacher, texts, tapped_copy, hidden="final"))
+    assert os.listdir(outside) == ["00001.partial-mine"]
+
+
 def test_a_part_of_another_tap_is_refused(tapped_copy: Path) -> None:
     shutil.rmtree(tapped_copy / "taps/key-2/parts/00001")
     shutil.copytree(tapped_copy / "taps/value-2/parts/00001", tapped_copy / "taps/key-2/parts/00001")
