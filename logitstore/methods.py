@@ -155,6 +155,12 @@ METHODS = {
         paper="DKD, Zhao et al. 2022",
         needs_gold=True,
     ),
+    "one_for_all": Method(
+        target=f"{_HERE}.one_for_all:one_for_all",
+        says="cross-entropy to p with its word on the gold token strengthened: weights (p + [gold])^gamma - [gold], T^2",
+        paper="OFA-KD, Hao et al. 2023",
+        needs_gold=True,
+    ),
     "dist": Method(
         target=f"{_HERE}.dist:dist",
         says="1 - Pearson correlation of p and s, of each row and of each token over 64 rows, T^2",
