@@ -181,7 +181,7 @@ def answered(teacher: CausalTeacher, windows: list[list[int]]) -> Rows:
     began = time.monotonic()
     states = []
     for some in torch.tensor(windows).split(4):
-        _, hidden_BTD = teacher.logits_and_hidden(some, torch.ones_like(some))
+        _, hidden_BTD = teacher.logits_and_hidden({"input_ids": some, "attention_mask": torch.ones_like(some)})
         states.append(hidden_BTD[:, :-1].flatten(0, 1).float())
     gold_N = torch.tensor(windows)[:, 1:].flatten()
     keys = [key_of(np.array(tokens)) for tokens in windows]

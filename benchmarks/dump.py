@@ -18,17 +18,15 @@ import torch
 
 import demo
 from bench import added_peak, at_most, found, in_turns, ratio, resident, save
-from logitstore.batching import by_length
 from logitstore.cache import layout
 from logitstore.decode import load_shared
 from logitstore.draft import draft
-from logitstore.dump import write_parts
 from logitstore.establish import establish
 from logitstore.keep import Keep
+from logitstore.part_jobs import write_parts
 from logitstore.plans import DumpPlan
-from logitstore.score import collate, score
-from logitstore.teachers.causal_lm import CausalTeacher
-from logitstore.types import ModelRef, no_progress
+from logitstore.score import score
+from logitstore.types import no_progress
 
 FOLDER = Path("build/dump")
 SAMPLES, FIDELITY_ROWS = 24, 2000
@@ -81,23 +79,21 @@ class Ready:
             samples_per_part=SAMPLES, pilot_rows=1000, device="cpu",
         )  # fmt: skip
         drafted = draft(self.plan, no_progress)
-        self.teacher = CausalTeacher(ModelRef.parse(self.plan.teacher), drafted.config, dtype, "cpu")
+        self.teacher = drafted.load()
         self.manifest = establish(self.plan, drafted, None, self.teacher, no_progress)
-        self.samples = drafted.samples
-        self.asked = self.samples[:SAMPLES]
+        self.drafted = drafted
+        self.asked = drafted.samples[:SAMPLES]
         self.rows = sum(sample.rows for sample in self.asked)
         # all of the comparison falls to the one part that is written
         self.fidelity = {"fidelity_rows": round(FIDELITY_ROWS * self.manifest.rows / self.rows)}
 
     def forward(self) -> None:
-        lengths = self.samples.lengths_S[:SAMPLES]
-        for indices in by_length(lengths, self.manifest.batch_tokens):
-            batch = collate(self.asked, indices)
-            self.teacher.logits(batch.tokens_BT, batch.attention_BT)
+        for batch in self.drafted.batches(self.asked):
+            self.teacher.logits(batch.inputs)
 
     def selected(self) -> None:
         keep = Keep.of(self.manifest.row, load_shared(self.folder, self.manifest), None)
-        for _ in score(self.teacher, keep, self.asked, self.manifest.batch_tokens, hidden=True):
+        for _ in score(self.teacher, keep, self.drafted.batches(self.asked), hidden=True):
             pass
 
     def written(self) -> None:
@@ -108,7 +104,7 @@ class Ready:
 
     def _write(self, changes: dict[str, int]) -> None:
         manifest = self.manifest.model_copy(update=changes)
-        write_parts(self.plan, manifest, self.samples, [0], self.teacher, no_progress)
+        write_parts(self.plan.out, manifest, self.drafted, [0], self.teacher, no_progress)
         shutil.rmtree(layout.part_folder(self.folder, 0))
 
 

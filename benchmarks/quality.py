@@ -143,7 +143,7 @@ def answered(teacher: CausalTeacher, windows: list[list[int]]) -> Rows:
     tokens_ST = torch.tensor(windows)
     states = []
     for some in tokens_ST.split(8):
-        _, hidden_BTD = teacher.logits_and_hidden(some, torch.ones_like(some))
+        _, hidden_BTD = teacher.logits_and_hidden({"input_ids": some, "attention_mask": torch.ones_like(some)})
         states.append(hidden_BTD[:, :-1].flatten(0, 1).float())
     return Rows(tokens_ST, torch.cat(states))
 

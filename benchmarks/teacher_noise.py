@@ -18,7 +18,7 @@ import torch
 from demo import find_teacher
 from logitstore.data.tokenizer import load_tokenizer
 from logitstore.models import load_config
-from logitstore.score import ask, collate, score, split
+from logitstore.score import ask, collate, score, split, text_batches
 from logitstore.sparsify.prior import prior_of
 from logitstore.sparsify.sketch import TailPilot
 from logitstore.sparsify.topk import TopK
@@ -72,7 +72,9 @@ def make_sample(number: int, tokens: list[int]) -> Sample:
 def answers(teacher: CausalTeacher, sparsifier: TopK, samples: list[Sample], budget: int) -> dict[str, np.ndarray]:
     """Every row's values, in the order of the samples."""
     found: dict[int, dict[str, np.ndarray]] = {}
-    for batch, targets in score(teacher, lambda _, chunk: sparsifier(chunk.logits_nV, chunk.gold_n), samples, budget):
+    for batch, targets in score(
+        teacher, lambda _, chunk: sparsifier(chunk.logits_nV, chunk.gold_n), text_batches(samples, budget)
+    ):
         found |= {index: answer.fields for index, answer in split(batch, targets())}
     return {name: np.concatenate([found[index][name] for index in range(len(samples))]) for name in found[0]}
 

@@ -160,7 +160,7 @@ class LiveTrainer(DistillTrainer):
     ) -> Any:
         batch_inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
         rows_N = inputs["rows"]
-        teacher_RV = self.teacher.logits(batch_inputs["input_ids"], batch_inputs["attention_mask"]).flatten(0, 1)
+        teacher_RV = self.teacher.logits(batch_inputs).flatten(0, 1)
         with self.learners[0].precision(self.args.device):
             student_RV = model(**batch_inputs, use_cache=False).logits.flatten(0, 1)
         loss = WeightedSum([Pull("kl", 1.0, 1.0, LiveRows(teacher_RV[rows_N]))])

@@ -15,21 +15,26 @@ from logitstore.registry import resolve
 
 def add(
     cache: Annotated[Path | None, argument(AddPlan, "cache")] = None,
+    views: Annotated[str | None, option(AddPlan, "views")] = None,
     hidden: Annotated[str | None, option(AddPlan, "hidden")] = None,
     qkv: Annotated[str | None, option(AddPlan, "qkv")] = None,
     tap_codec: Annotated[str | None, option(AddPlan, "tap_codec")] = None,
+    images: Annotated[str | None, option(AddPlan, "images")] = None,
     teacher: Annotated[str | None, option(AddPlan, "teacher")] = None,
     config: Config = None,
     device: Annotated[str | None, option(AddPlan, "device")] = None,
     pilot_rows: Annotated[int | None, option(AddPlan, "pilot_rows")] = None,
     parts: Annotated[str | None, option(AddPlan, "parts")] = None,
+    workers: Annotated[int | None, option(AddPlan, "workers")] = None,
 ) -> None:
-    """Add hidden states, queries, keys and values of the teacher to a cache that is there already.
+    """Add to a cache that is there already: features of the teacher, or to one of images more views.
 
-    The tokens come from the cache, so no data is needed. What the cache holds is not touched. An interrupted command goes on
-    where it stopped when it is given again.
+    Tokens come from the cache; images are looked for where they were. What the cache holds is not touched. An interrupted
+    command goes on where it stopped when it is given again.
 
     Example: logitstore add my-cache --hidden 1,final
+
+    Example: logitstore add my-views --views 10-19
     """
     flags = {name: value for name, value in locals().items() if name != "config"}
     asked = plan(AddPlan, "add", config, flags)
@@ -42,6 +47,14 @@ def add(
                 soft_wrap=True,
             )
             raise
+    if made.manifest.view is not None:
+        missing = made.manifest.parts - len(made.part_numbers)
+        console.print(
+            f"{asked.cache}: {made.manifest.views:,} views of {made.manifest.samples:,} images"
+            + (f"; {missing:,} of {made.manifest.parts:,} parts are still to be written" if missing else ", complete"),
+            highlight=False,
+            soft_wrap=True,
+        )
     for name, tap in made.taps.items():
         console.print(
             f"{asked.cache}: {name}: {tap.info.bytes_per_row} B/row as {tap.info.codec}, "

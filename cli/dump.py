@@ -15,8 +15,12 @@ from logitstore.recipe import plan
 from logitstore.registry import resolve
 from logitstore.stopwatch import OFF, Stopwatch
 
+VIEW_BYTES = 24
+"""Of a view in `samples.arrow`."""
+
 
 def dump(
+    task: Annotated[str | None, option(DumpPlan, "task")] = None,
     teacher: Annotated[str | None, option(DumpPlan, "teacher")] = None,
     data: Annotated[str | None, option(DumpPlan, "data")] = None,
     out: Annotated[Path | None, option(DumpPlan, "out")] = None,
@@ -35,6 +39,15 @@ def dump(
     limit: Annotated[int | None, option(DumpPlan, "limit")] = None,
     max_length: Annotated[int | None, option(DumpPlan, "max_length")] = None,
     overlap: Annotated[int | None, option(DumpPlan, "overlap")] = None,
+    views: Annotated[int | None, option(DumpPlan, "views")] = None,
+    augment: Annotated[str | None, option(DumpPlan, "augment")] = None,
+    image_size: Annotated[int | None, option(DumpPlan, "image_size")] = None,
+    seed: Annotated[int | None, option(DumpPlan, "seed")] = None,
+    label_column: Annotated[str | None, option(DumpPlan, "label_column")] = None,
+    key_column: Annotated[str | None, option(DumpPlan, "key_column")] = None,
+    labels: Annotated[bool | None, option(DumpPlan, "labels", "--labels/--no-labels")] = None,
+    classes: Annotated[str | None, option(DumpPlan, "classes")] = None,
+    prompt: Annotated[str | None, option(DumpPlan, "prompt")] = None,
     preset: Annotated[str | None, option(DumpPlan, "preset")] = None,
     k: Annotated[int | None, option(DumpPlan, "k", "-k", "--k")] = None,
     tail: Annotated[str | None, option(DumpPlan, "tail")] = None,
@@ -52,6 +65,8 @@ def dump(
     device: Annotated[str | None, option(DumpPlan, "device")] = None,
     samples_per_part: Annotated[int | None, option(DumpPlan, "samples_per_part")] = None,
     batch_tokens: Annotated[int | None, option(DumpPlan, "batch_tokens")] = None,
+    batch_images: Annotated[int | None, option(DumpPlan, "batch_images")] = None,
+    workers: Annotated[int | None, option(DumpPlan, "workers")] = None,
     parts: Annotated[str | None, option(DumpPlan, "parts")] = None,
     resume: Annotated[bool | None, option(DumpPlan, "resume", "--resume/--no-resume")] = None,
 ) -> None:
@@ -103,17 +118,36 @@ def _print_profile(watch: Stopwatch) -> None:
 
 def _print_plan(asked: DumpPlan, manifest: Any, tap_bytes: int) -> None:
     bytes_per_row = manifest.bytes_per_row + tap_bytes
-    expected = manifest.rows * bytes_per_row + manifest.tokens * 2
+    rows = manifest.rows * manifest.views
+    is_text = manifest.task == "causal-lm"
+    expected = rows * (bytes_per_row + (0 if is_text else VIEW_BYTES)) + (manifest.tokens * 2 if is_text else 0)
     of_taps = f", {tap_bytes} of them for taps" if tap_bytes else ""
     free = resolve("logitstore.dump:free_bytes")(asked.out)
     for line in (
-        f"teacher    {asked.teacher} ({manifest.teacher.architecture}, {manifest.teacher.vocabulary:,} tokens, {asked.dtype})",
-        f"data       {asked.data}: {manifest.data.documents:,} documents, {manifest.data.skipped:,} with nothing to predict",
-        f"samples    {manifest.samples:,} of at most {asked.max_length:,} tokens, {manifest.tokens:,} tokens in all",
-        f"rows       {manifest.rows:,}, preset {asked.preset}: {manifest.sparsifier.name}, tail {manifest.tail.shape}",
+        *(_of_text if is_text else _of_images)(asked, manifest),
+        f"rows       {rows:,}, preset {manifest.preset}: {manifest.sparsifier.name}, tail {manifest.tail.shape}",
         f"parts      {manifest.parts:,} of {asked.samples_per_part:,} samples",
         f"size       about {size(expected)} of rows and samples ({bytes_per_row} B/row{of_taps}); {size(free)} free there",
         f"error      {resolve('logitstore.pilot:expected_error')(asked.out, manifest)}",
         f"nothing was written to {asked.out}",
     ):
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def _of_text(asked: DumpPlan, manifest: Any) -> list[str]:
+    teacher, data = manifest.teacher, manifest.data
+    return [
+        f"teacher    {asked.teacher} ({teacher.architecture}, {teacher.vocabulary:,} tokens, {asked.dtype})",
+        f"data       {asked.data}: {data.documents:,} documents, {data.skipped:,} with nothing to predict",
+        f"samples    {manifest.samples:,} of at most {asked.max_length:,} tokens, {manifest.tokens:,} tokens in all",
+    ]
+
+
+def _of_images(asked: DumpPlan, manifest: Any) -> list[str]:
+    teacher, data, view = manifest.teacher, manifest.data, manifest.view
+    height, width = view.size
+    return [
+        f"teacher    {asked.teacher} ({teacher.architecture}, {teacher.vocabulary:,} classes, {asked.dtype})",
+        f"data       {asked.data}: {manifest.samples:,} images, {data.unlabelled:,} without a label",
+        f"views      {manifest.views:,} of each, {height} x {width}: {view.spelled}",
+    ]

@@ -64,14 +64,11 @@ def _summary_table(summary: dict[str, Any]) -> Table:
         ("cache", f"{summary['path']} ({state})"),
         (
             "teacher",
-            f"{teacher['name']} ({teacher['architecture']}, {teacher['vocabulary']:,} tokens, {teacher['dtype']})",
+            f"{teacher['name']} ({teacher['architecture']}, {teacher['vocabulary']:,} "
+            f"{'classes' if summary['view'] else 'tokens'}, {teacher['dtype']})",
         ),
         ("weights", teacher["fingerprint"]),
-        (
-            "data",
-            f"{data['source']} [{data['split']}], column '{data['column']}' ({data['kind']}), {data['documents']:,} documents",
-        ),
-        ("windows", f"at most {data['max_length']:,} tokens, {data['overlap']} shared"),
+        *(_of_images(summary) if summary["view"] else _of_text(data)),
         ("samples", f"{summary['samples']:,}"),
         ("rows", _rows(summary)),
         (
@@ -83,13 +80,35 @@ def _summary_table(summary: dict[str, Any]) -> Table:
         ("tail mass", f"{summary['mean_tail_mass']:.4f} mean"),
         ("entropy", f"{summary['mean_entropy']:.3f} nats mean"),
         (
-            "gold token",
+            "label" if summary["view"] else "gold token",
             f"{summary['gold_cross_entropy']:.3f} nats cross-entropy; top-1 in {summary['gold_is_top1']:.1%}, "
             f"listed in {summary['gold_is_listed']:.1%} of rows",
         ),
     ):
         table.add_row(Text(name, "bold"), Text(value))
     return table
+
+
+def _of_text(data: dict[str, Any]) -> list[tuple[str, str]]:
+    where = f"{data['source']} [{data['split']}], column '{data['column']}' ({data['kind']})"
+    return [
+        ("data", f"{where}, {data['documents']:,} documents"),
+        ("windows", f"at most {data['max_length']:,} tokens, {data['overlap']} shared"),
+    ]
+
+
+def _of_images(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    data, view = summary["data"], summary["view"]
+    height, width = view["size"]
+    libraries = ", ".join(f"{name} {version}" for name, version in view["versions"].items())
+    return [
+        (
+            "data",
+            f"{data['source']} [{data['split']}], {summary['images']:,} images, {data['unlabelled']:,} unlabelled",
+        ),
+        ("views", f"{summary['views']:,} of each, {height} x {width}, {view['interpolation']}: {view['spelled']}"),
+        ("made with", f"{libraries}; seed {view['seed']}"),
+    ]
 
 
 def _rows(summary: dict[str, Any]) -> str:

@@ -21,6 +21,7 @@ def verify(
     cache: Annotated[Path | None, argument(VerifyPlan, "cache")] = None,
     repair: Annotated[bool | None, option(VerifyPlan, "repair", "--repair")] = None,
     against_teacher: Annotated[str | None, option(VerifyPlan, "against_teacher")] = None,
+    images: Annotated[str | None, option(VerifyPlan, "images")] = None,
     share: Annotated[float | None, option(VerifyPlan, "share")] = None,
     seed: Annotated[int | None, option(VerifyPlan, "seed")] = None,
     device: Annotated[str | None, option(VerifyPlan, "device")] = None,
@@ -58,7 +59,13 @@ def verify(
 def _compare(asked: VerifyPlan) -> None:
     with Bars() as progress:
         found = resolve("logitstore.audit:audit")(
-            logitstore.open(asked.cache), asked.against_teacher, asked.share, asked.seed, asked.device, progress
+            logitstore.open(asked.cache),
+            asked.against_teacher,
+            asked.share,
+            asked.seed,
+            asked.device,
+            progress,
+            asked.images,
         )
     console.print(
         f"{found.rows:,} rows asked again: stored values differ by at most {found.stored:.2g} nats beyond float16 rounding; "

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from logitstore.batching import by_length
-from logitstore.cache.order import hashed, salt_of
+from logitstore.cache.order import salt_of
 from logitstore.cache.reader import Cache
 from logitstore.codecs.answer import AnswerCodec
 from logitstore.errors import BadInput, CacheMismatch
+from logitstore.hashes import hashed
+from logitstore.image_draft import AskAgain, reopened
 from logitstore.models import head_rows, load_config
-from logitstore.score import RowChunk, ask, collate
+from logitstore.score import Batches, RowChunk, TeacherBatch, ask, text_batches
 from logitstore.teachers.causal_lm import CausalTeacher
-from logitstore.types import Array, CachedSample, ModelRef, Progress, Sample, Step, no_progress
+from logitstore.teachers.image_classifier import ImageTeacher
+from logitstore.teachers.teacher import Teacher
+from logitstore.types import Array, CachedSample, ModelRef, Progress, Step, no_progress
 
 HALF_STEP = 2.0**-11
 """Relative half step of float16: what storing a logprob may change."""
@@ -50,7 +55,13 @@ class Audit:
 
 
 def audit(
-    cache: Cache, teacher: str, share: float, seed: int = 0, device: str = "auto", progress: Progress = no_progress
+    cache: Cache,
+    teacher: str,
+    share: float,
+    seed: int = 0,
+    device: str = "auto",
+    progress: Progress = no_progress,
+    images: str | None = None,
 ) -> Audit:
     """Compare a random share of a cache with its teacher.
 
@@ -65,20 +76,20 @@ def audit(
             f"{cache.path}: it was recoded, so its rows are not the teacher's own. Compare the cache it was made from."
         )
     cache.check_targets(f"--against-teacher {teacher}")
-    model = ModelRef.parse(teacher)
-    config = load_config(model)
-    if head_rows(config) < cache.manifest.teacher.vocabulary:
-        raise CacheMismatch(
-            f"{model}: its head has {head_rows(config)} rows; {cache.path} names ids up to "
-            f"{cache.manifest.teacher.vocabulary - 1}. Give the teacher that made it."
-        )
-    loaded = CausalTeacher(model, config, cache.manifest.teacher.dtype, device)
+    loaded, batches = (
+        _texts(cache, teacher, device)
+        if cache.manifest.view is None
+        else _views(cache, teacher, images, device, progress)
+    )
     count = max(round(share * len(cache)), 1)
     chosen = np.sort(np.argsort(hashed(np.arange(len(cache)), salt_of(seed, 0, 7)), kind="stable")[:count])
     found = [cache[int(index)] for index in chosen]
     samples = [each.sample for each in found]
-    together = _logprobs(loaded, cache, samples, found, cache.manifest.batch_tokens, progress)
-    alone = _logprobs(loaded, cache, samples, found, 1, progress)
+    together = _logprobs(loaded, cache, batches(samples), found)
+    alone = []
+    for done, each in enumerate(found, 1):
+        alone += _logprobs(loaded, cache, batches([each.sample]), [each])
+        progress(Step(stage="ask again", done=done, total=len(found)))
     stored = [_stored(each.answer.fields) for each in found]
     codec = AnswerCodec(row=cache.manifest.row)
     return Audit(
@@ -87,6 +98,32 @@ def audit(
         spread=max(_largest(_apart(a, b)) for a, b in zip(together, alone, strict=True)),
         same_weights=loaded.fingerprint() == cache.manifest.teacher.fingerprint,
     )
+
+
+def _texts(cache: Cache, teacher: str, device: str) -> tuple[Teacher, Batches]:
+    """The teacher of a cache of text, and how its samples become batches."""
+    model = ModelRef.parse(teacher)
+    config = load_config(model)
+    if head_rows(config) < cache.manifest.teacher.vocabulary:
+        raise CacheMismatch(
+            f"{model}: its head has {head_rows(config)} rows; {cache.path} names ids up to "
+            f"{cache.manifest.teacher.vocabulary - 1}. Give the teacher that made it."
+        )
+    loaded = CausalTeacher(model, config, cache.manifest.teacher.dtype, device)
+    return loaded, partial(text_batches, budget=cache.manifest.batch_tokens)
+
+
+def _views(cache: Cache, teacher: str, images: str | None, device: str, progress: Progress) -> tuple[Teacher, Batches]:
+    """The same of a cache of images."""
+    where = AskAgain(teacher=teacher, images=images, device=device)
+    drafted = reopened(where, cache, cache.manifest.views, progress)
+    loaded = drafted.load()
+    if not isinstance(loaded, ImageTeacher) or loaded.classes != cache.manifest.teacher.vocabulary:
+        raise CacheMismatch(
+            f"{teacher}: it does not have the {cache.manifest.teacher.vocabulary} classes of {cache.path}. "
+            "Give the teacher that made it."
+        )
+    return loaded, drafted.batches
 
 
 def _stored(fields: dict[str, Array]) -> Array:
@@ -103,20 +140,16 @@ def _stored(fields: dict[str, Array]) -> Array:
 
 
 def _logprobs(
-    teacher: CausalTeacher,
+    teacher: Teacher,
     cache: Cache,
-    samples: list[Sample],
+    batches: Iterable[TeacherBatch],
     found: list[CachedSample],
-    budget: int,
-    progress: Progress,
 ) -> list[Array]:
     """The same columns as `_stored`, from the teacher now."""
     vocabulary = cache.manifest.teacher.vocabulary
-    out: list[Array] = [np.zeros(0)] * len(samples)
-    batches = by_length(np.array([len(sample.tokens_T) for sample in samples]), budget)
-    for done, indices in enumerate(batches, 1):
-        batch = collate(samples, indices)
-        fields = [found[index].answer.fields for index in indices]
+    out: list[Array] = [np.zeros(0)] * len(found)
+    for batch in batches:
+        fields = [found[index].answer.fields for index in batch.indices]
         columns = [
             _columns(
                 chunk,
@@ -126,16 +159,15 @@ def _logprobs(
             for chunk in ask(teacher, batch, hidden=False)
         ]
         rows = np.split(torch.cat(columns).double().cpu().numpy(), np.cumsum(batch.counts)[:-1])
-        for index, values in zip(indices, rows, strict=True):
+        for index, values in zip(batch.indices, rows, strict=True):
             out[index] = values
-        progress(Step(stage="ask again", done=done, total=len(batches)))
     return out
 
 
 def _columns(chunk: RowChunk, stored: dict[str, Array], vocabulary: int) -> Tensor:
     """The same columns as `_stored`, of a few rows."""
     logprobs_nV = torch.log_softmax(chunk.logits_nV[:, :vocabulary].float(), -1)
-    columns = [logprobs_nV.gather(1, chunk.gold_n[:, None])]
+    columns = [logprobs_nV.gather(1, chunk.gold_n.clamp(min=0)[:, None])]
     if "ids" in stored:
         is_empty_nK = torch.from_numpy(np.isneginf(stored["logprobs"])).to(logprobs_nV.device)
         ids_nK = torch.from_numpy(stored["ids"].astype(np.int64)).to(logprobs_nV.device).masked_fill(is_empty_nK, 0)

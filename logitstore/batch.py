@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from logitstore.cache.reader import Cache
+from logitstore.cache.reader import Cache, Part, texts_of, views_of
 from logitstore.cache.taps import Tap
+from logitstore.pictures import Pictures
 from logitstore.types import Array
 
 _GROUPS = ("answer", "features")
@@ -23,26 +24,28 @@ _GROUPS = ("answer", "features")
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Some samples as lines of tokens, and the teacher's answer about each row, still packed as it was stored.
+    """Some samples, lines of tokens or views of images, and the teacher's answer about each row, still packed as stored.
 
     Attributes:
-        input_ids: int64[B, T], padded on the right with 0.
+        input_ids: int64[B, T], padded on the right with 0; None for images.
         attention_mask: int64[B, T], 1 on real tokens; None in a packed batch.
         position_ids: int64[B, T], beginning again at each sample of a packed batch; None otherwise.
-        rows: int64[N], each row's place in the flattened [B * T].
+        pixel_values: float32[B, 3, H, W], what the teacher was shown of images; None for texts.
+        rows: int64[N], each row's place in the flattened [B * T]; T is 1 for images.
         row_mask: bool[N], False for rows that do not count.
         answer: the stored fields of the rows, by name; a `Decoder` turns them into targets, on whichever device they are.
         features: the stored arrays of taps, as `<tap>/<field>`; `Loader.features` decodes them.
-        gold: int64[N], the token that follows.
+        gold: int64[N], the token that follows, or the class; -1 where there is none.
         samples: int64, numbers of the samples in the cache; -1 in a batch that only fills up the last step of a rank.
         counts: int64, rows of each sample; rows come sample after sample.
         source: which of several caches it comes from.
         weight: float32[N], what each row counts in the loss; None where all count alike.
     """
 
-    input_ids: Tensor
-    attention_mask: Tensor | None
-    position_ids: Tensor | None
+    input_ids: Tensor | None = None
+    attention_mask: Tensor | None = None
+    position_ids: Tensor | None = None
+    pixel_values: Tensor | None = None
     rows: Tensor
     row_mask: Tensor
     answer: dict[str, Tensor]
@@ -74,13 +77,12 @@ class Batch:
     @classmethod
     def of(cls, tensors: Mapping[str, Any]) -> Batch:
         """The inverse of `tensors`."""
-        missing: dict[str, Any] = {"attention_mask": None, "position_ids": None, "weight": None}
         grouped: dict[str, dict[str, Any]] = {group: {} for group in _GROUPS}
         plain: dict[str, Any] = {}
         for name, value in tensors.items():
             group, dot, rest = name.partition(".")
             (grouped[group] if dot else plain)[rest or name] = value
-        return cls(**missing | plain | grouped)
+        return cls(**plain | grouped)
 
     def to(self, device: torch.device | str) -> Batch:
         return self._each(lambda value: value.to(device, non_blocking=True))
@@ -96,7 +98,9 @@ class Batch:
         return Batch.of(changed)
 
     def model_inputs(self) -> dict[str, Any]:
-        """Keyword arguments for a causal language model of transformers."""
+        """Keyword arguments for a model of transformers: a causal language model, or an image classifier."""
+        if self.pixel_values is not None:
+            return {"pixel_values": self.pixel_values}
         names = ("input_ids", "attention_mask", "position_ids")
         present = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return present | {"use_cache": False}
@@ -114,28 +118,84 @@ def collate(
         taps: of the cache, whose features come too.
         weights_S: float32, what the rows of each of the cache's samples count.
     """
+    located, spans, counts_M, answer = _answers(cache, samples_M)
+    rows = int(counts_M.sum())
+    lengths_M = np.array([part.samples.lengths_S[number] for part, number in located], np.int64)
+    positions = (
+        None if count == length - 1 else np.flatnonzero(texts_of(part.samples).mask_of(number))
+        for (part, number), count, length in zip(located, counts_M.tolist(), lengths_M.tolist(), strict=True)
+    )
+    batch = laid_out(
+        (texts_of(part.samples).tokens_of(number) for part, number in located),
+        positions,
+        lengths_M,
+        samples_M,
+        packed,
+        answer,
+    )
+    weight = None if weights_S is None else np.repeat(weights_S[samples_M].astype(np.float32), counts_M)
+    return replace(
+        batch,
+        features=_features(taps, located, spans, rows),
+        weight=None if weight is None else torch.from_numpy(weight),
+    )
+
+
+def collate_views(
+    cache: Cache,
+    samples_M: Array,
+    pictures: Pictures,
+    taps: Sequence[Tap] = (),
+    weights_S: Array | None = None,
+) -> Batch:
+    """The same of views, made again from the user's images.
+
+    Args:
+        cache: to read.
+        samples_M: int64, numbers of the views.
+        pictures: makes them.
+        taps: of the cache, whose features come too.
+        weights_S: float32, what each of the cache's views counts.
+
+    Raises:
+        BadInput, CacheMismatch: an image is missing, or not what the teacher saw; see `Pictures.batch`.
+    """
+    located, spans, counts_M, answer = _answers(cache, samples_M)
+    views = [views_of(part.samples).sample(number) for part, number in located]
+    pixels_B3HW, _ = pictures.batch(views)
+    return Batch(
+        pixel_values=pixels_B3HW,
+        rows=torch.arange(len(views)),
+        row_mask=torch.ones(len(views), dtype=torch.bool),
+        answer=answer,
+        gold=torch.from_numpy(np.array([view.label for view in views], np.int64)),
+        samples=torch.from_numpy(np.array(samples_M, np.int64)),
+        counts=torch.from_numpy(counts_M),
+        features=_features(taps, located, spans, len(views)),
+        weight=None if weights_S is None else torch.from_numpy(weights_S[samples_M].astype(np.float32)),
+    )
+
+
+def _features(taps: Sequence[Tap], located: list[tuple[Part, int]], spans: list[slice], rows: int) -> dict[str, Tensor]:
+    """What is stored of some taps about the same rows."""
+    found = {}
+    for tap in taps:
+        beside = [tap.part(part.number) for part, _ in located]
+        for name in tap.plan.fields:
+            found[f"{tap.name}/{name}"] = torch.from_numpy(_gathered(beside, spans, name, rows))
+    return found
+
+
+def _answers(cache: Cache, samples_M: Array) -> tuple[list[tuple[Part, int]], list[slice], Array, dict[str, Tensor]]:
+    """Where some samples are, their rows there, how many, and what is stored of those."""
     parts_M, numbers_M = cache.places(samples_M)
     located = [(cache.part(part), number) for part, number in zip(parts_M.tolist(), numbers_M.tolist(), strict=True)]
-    lengths_M = np.array([part.samples.lengths_S[number] for part, number in located], np.int64)
     spans = [part.span(number) for part, number in located]
     counts_M = np.array([span.stop - span.start for span in spans], np.int64)
     rows = int(counts_M.sum())
     stored = [part.fields for part, _ in located]
     answer = {name: torch.from_numpy(_gathered(stored, spans, name, rows)) for name in cache.manifest.fields}
-    positions = (
-        None if count == length - 1 else np.flatnonzero(part.samples.mask_of(number))
-        for (part, number), count, length in zip(located, counts_M.tolist(), lengths_M.tolist(), strict=True)
-    )
-    batch = laid_out(
-        (part.samples.tokens_of(number) for part, number in located), positions, lengths_M, samples_M, packed, answer
-    )
-    features = {}
-    for tap in taps:
-        beside = [tap.part(part) for part in parts_M.tolist()]
-        for name in tap.plan.fields:
-            features[f"{tap.name}/{name}"] = torch.from_numpy(_gathered(beside, spans, name, rows))
-    weight = None if weights_S is None else np.repeat(weights_S[samples_M].astype(np.float32), counts_M)
-    return replace(batch, features=features, weight=None if weight is None else torch.from_numpy(weight))
+    return located, spans, counts_M, answer
 
 
 def laid_out(

@@ -6,6 +6,7 @@ Axes: N rows of one sample.
 from __future__ import annotations
 
 import numpy as np
+from numpy.random import Generator, Philox
 
 from logitstore.types import Array
 
@@ -17,11 +18,14 @@ def uniform(key: str, rows: int, width: int, stream: int) -> Array:
     """float64[N, width] in [0, 1).
 
     Args:
-        key: of the sample, 32 hex digits: the key of the Philox generator (Salmon et al. 2011).
+        key: of the sample, 32 hex digits: the key of the generator.
         rows: of the sample.
         width: numbers of a row.
         stream: DRAWS or FIDELITY.
     """
-    counter = np.array([0, 0, 0, stream], np.uint64)
-    generator = np.random.Generator(np.random.Philox(key=int(key, 16), counter=counter))
-    return generator.random((rows, width))
+    return generator(int(key, 16), stream).random((rows, width))
+
+
+def generator(key: int, stream: int) -> Generator:
+    """The Philox generator (Salmon et al. 2011) with a key of up to 128 bits; each stream, below 2**64, is its own."""
+    return Generator(Philox(key=key, counter=np.array([0, 0, 0, stream], np.uint64)))

@@ -1,116 +1,89 @@
-"""The plan of a dump, worked out as far as it goes without the teacher's weights."""
+"""The plan of a dump, worked out as far as it goes without the teacher's weights; how, depends on the task."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
-import torch
-import transformers
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from transformers import PretrainedConfig
 
-import logitstore
-from logitstore.data.documents import DataSpec
-from logitstore.data.samples import Encoding, Samples, open_samples
-from logitstore.data.tokenizer import Vocabulary, load_tokenizer
-from logitstore.errors import BadInput, ModelError
-from logitstore.fields import row_fields
-from logitstore.manifest import DataInfo, Manifest, TeacherInfo
-from logitstore.models import describe, head_rows, load_config
+from logitstore.errors import BadInput
+from logitstore.manifest import Manifest
 from logitstore.plans import DumpPlan
-from logitstore.presets import row_of
-from logitstore.types import ModelRef, Progress, no_progress
+from logitstore.registry import Table
+from logitstore.score import Batches
+from logitstore.teachers.teacher import Teacher
+from logitstore.types import Array, Progress, no_progress
+
+TASKS = Table(
+    "task",
+    {
+        "causal-lm": "logitstore.text_draft:draft_text",
+        "image-classification": "logitstore.image_draft:draft_images",
+    },
+)
+
+
+class AskedSamples(Protocol):
+    """All samples of a dump, made on demand: of images, those of one view after those of another."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any) -> Any:
+        """One sample, or a list of those of a slice."""
+
+    @property
+    def rows_S(self) -> Array:
+        """int64: rows of every sample."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """A plan worked out as far as it goes without the teacher's weights."""
+    """A plan worked out as far as it goes without the teacher's weights.
+
+    Attributes:
+        manifest: as it will be, but for the teacher's fingerprint and the shared files.
+        samples: what the teacher will be asked about.
+        config: of the teacher.
+        batches: how samples become batches of the teacher.
+        files: the shared files that do not come from the teacher's weights, by their paths in the cache.
+        load: loads the teacher.
+    """
 
     manifest: Manifest
-    samples: Samples
-    vocabulary: Vocabulary
+    samples: AskedSamples
     config: PretrainedConfig
-    tokenizer: PreTrainedTokenizerBase
+    batches: Batches
+    files: Callable[[], dict[str, bytes]]
+    load: Callable[[], Teacher]
+
+    def pilot(self, rows: int) -> list[Any]:
+        """Samples spread evenly over one view of the data, with about `rows` rows between them."""
+        return [self.samples[index] for index in spread(self.manifest.samples, self.manifest.rows, rows)]
 
 
 def draft(plan: DumpPlan, progress: Progress = no_progress) -> Draft:
-    """The manifest as it will be, but for the teacher's fingerprint and the shared files; loads no weights."""
-    model = ModelRef.parse(plan.teacher)
-    config = load_config(model)
-    tokenizer = load_tokenizer(model)
-    vocabulary = Vocabulary.of(tokenizer)
-    real = min(len(vocabulary.pieces), head_rows(config))
-    width = getattr(config.get_text_config(), "hidden_size", None)
-    row = row_of(plan.preset, plan.choices(), real, width)
-    overlap = min(128, plan.max_length // 8) if plan.overlap is None else plan.overlap
-    if overlap >= plan.max_length:
-        raise BadInput(f"--overlap {overlap}: it must be smaller than --max-length, which is {plan.max_length}.")
-    if plan.samples_per_part * plan.max_length >= 1 << 31:
-        raise BadInput(
-            f"--samples-per-part {plan.samples_per_part}: a part may hold up to {(1 << 31) // plan.max_length} samples "
-            f"of {plan.max_length} tokens. Give less."
-        )
-    spec = DataSpec(
-        source=plan.data, split=plan.split, column=plan.column, domain_column=plan.domain_column, limit=plan.limit
-    )
-    encoding = Encoding(max_length=plan.max_length, overlap=overlap)
-    samples = open_samples(spec, encoding, tokenizer, str(model), progress)
-    if samples.highest_token >= real:
-        raise ModelError(
-            f"{model}: its tokenizer gives token id {samples.highest_token}, its head has rows for ids below {real}. "
-            "The model and the tokenizer do not belong together."
-        )
-    pilot = pilot_samples(samples, plan.pilot_rows) if row.tail.shape in ("prior", "sketch", "head") else []
-    tail = row.tail.model_copy(update={"pilot_rows": int(samples.rows_S[pilot].sum())})
-    architecture, plain = describe(config)
-    manifest = Manifest(
-        created_by={
-            "logitstore": logitstore.__version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-        teacher=TeacherInfo(
-            name=plan.teacher,
-            revision=getattr(config, "_commit_hash", None),
-            fingerprint="",
-            dtype=plan.dtype,
-            vocabulary=real,
-            width=width,
-            architecture=architecture,
-            config=plain,
-        ),
-        tokenizer=vocabulary.info(),
-        data=DataInfo(
-            source=plan.data,
-            split=plan.split,
-            kind="chat" if samples.chat else "text",
-            column=samples.column,
-            domain_column=plan.domain_column,
-            fingerprint=samples.fingerprint,
-            documents=samples.documents,
-            skipped=samples.skipped,
-            max_length=plan.max_length,
-            overlap=overlap,
-        ),
-        samples=len(samples),
-        rows=int(samples.rows_S.sum()),
-        tokens=int(samples.lengths_S.sum()),
-        samples_per_part=plan.samples_per_part,
-        batch_tokens=plan.batch_tokens,
-        fidelity_rows=plan.fidelity_rows if row.sparsifier.keeps_rows else 0,
-        preset=plan.preset,
-        sparsifier=row.sparsifier,
-        tail=tail,
-        codec=row.codec,
-        fields=row_fields(row.sparsifier, row.tail, row.codec, real),
-        shared={},
-    )
-    return Draft(manifest=manifest, samples=samples, vocabulary=vocabulary, config=config, tokenizer=tokenizer)
+    """The plan of a dump; loads no weights.
+
+    Raises:
+        BadInput: data or options that cannot be used.
+        ModelError: a teacher whose configuration cannot be loaded, or that does not belong to the task.
+    """
+    found: Draft = TASKS[plan.task](plan, progress)
+    return found
 
 
-def pilot_samples(samples: Samples, rows: int) -> list[int]:
-    """Samples spread evenly over the data, with about `rows` rows between them."""
-    return spread(len(samples), int(samples.rows_S.sum()), rows)
+def refuse_options(plan: DumpPlan, names: Iterable[str]) -> None:
+    """Refuse options that are about another task.
+
+    Raises:
+        BadInput: naming the first that was given.
+    """
+    for name in names:
+        if name in plan.model_fields_set and getattr(plan, name) != plan.__class__.model_fields[name].default:
+            raise BadInput(f"--{name.replace('_', '-')}: it means nothing to --task {plan.task}. Leave it out.")
 
 
 def spread(samples: int, all_rows: int, rows: int) -> list[int]:

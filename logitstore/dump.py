@@ -7,42 +7,26 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
-from itertools import chain
 from pathlib import Path
-from typing import Any
 
-import torch
 from transformers import PretrainedConfig
 
 from logitstore.cache import layout
-from logitstore.cache.part_sums import FACTS
-from logitstore.cache.part_writer import PartWriter
 from logitstore.cache.reader import Cache
-from logitstore.cache.taps import Tap
 from logitstore.cache.verify import shared_problems
-from logitstore.codecs.answer import AnswerCodec
-from logitstore.data.samples import Samples
-from logitstore.decode import Decoder, load_shared
-from logitstore.draft import draft, pilot_samples
+from logitstore.draft import draft
 from logitstore.errors import BadInput, storage_errors
 from logitstore.establish import establish, existing_manifest
-from logitstore.fidelity import FidelityCheck
-from logitstore.keep import Keep
 from logitstore.manifest import MANIFEST_NAME, Manifest
 from logitstore.models import layer_count
-from logitstore.part_loop import PartOut, write_part
+from logitstore.part_jobs import write_parts
 from logitstore.plans import DumpPlan
-from logitstore.score import Answers, TeacherBatch, observe, score, split
 from logitstore.stopwatch import OFF, Stopwatch
 from logitstore.tap_info import TAPS
-from logitstore.tap_names import names_of
+from logitstore.tap_names import FINAL, names_of
 from logitstore.tapping import (
-    TapOut,
     TapRequest,
-    encoders,
     establish_taps,
     established,
     expected_bytes,
@@ -50,11 +34,7 @@ from logitstore.tapping import (
     missing_parts,
     widths_of,
 )
-from logitstore.teachers.causal_lm import CausalTeacher
-from logitstore.types import Array, ModelRef, Progress, Sample, Step, no_progress
-
-ANSWERS = "answers"
-"""What a part of the cache itself is called beside those of its taps."""
+from logitstore.types import Progress, Step, no_progress
 
 
 def dump(plan: DumpPlan, progress: Progress = no_progress, watch: Stopwatch = OFF) -> Cache:
@@ -89,7 +69,7 @@ def dump(plan: DumpPlan, progress: Progress = no_progress, watch: Stopwatch = OF
     is_begun = manifest is not None and established(plan.out, manifest, wanted)
     if manifest is None or todo or shared_problems(plan.out, manifest) or not is_begun or any(missing.values()):
         progress(Step(stage="load the teacher", done=0, total=1))
-        teacher = CausalTeacher(ModelRef.parse(plan.teacher), drafted.config, plan.dtype, plan.device)
+        teacher = drafted.load()
         widths_of(teacher, wanted.names, wanted.codec)  # what cannot be had is refused before anything is written
         manifest = establish(plan, drafted, manifest, teacher, progress)
         taps = establish_taps(
@@ -97,11 +77,11 @@ def dump(plan: DumpPlan, progress: Progress = no_progress, watch: Stopwatch = OF
             manifest,
             wanted,
             teacher,
-            lambda: [drafted.samples[index] for index in pilot_samples(drafted.samples, plan.pilot_rows)],
+            lambda: drafted.batches(drafted.pilot(plan.pilot_rows)),
             progress,
         )
         write_parts(
-            plan, manifest, drafted.samples, todo, teacher, progress, watch, [(tap, missing[tap.name]) for tap in taps]
+            plan.out, manifest, drafted, todo, teacher, progress, watch, [(tap, missing[tap.name]) for tap in taps]
         )
     cache = Cache(plan.out)
     cache.check_sizes()  # parts left over from another plan are refused here, not when a student is trained
@@ -114,8 +94,12 @@ def dump(plan: DumpPlan, progress: Progress = no_progress, watch: Stopwatch = OF
 
 def taps_wanted(plan: DumpPlan, config: PretrainedConfig) -> TapRequest:
     """The features of the teacher that are kept beside its answers. Raises BadInput: see `names_of`."""
+    if plan.task != "causal-lm" and plan.hidden not in (None, FINAL):
+        raise BadInput(
+            f"--hidden {plan.hidden}: of image classifiers only what their output layer takes is kept. Give final."
+        )
     # not every configuration counts layers by this name, and only taps ask for them
-    layers = layer_count(config) if plan.hidden is not None or plan.qkv is not None else 0
+    layers = layer_count(config) if plan.hidden not in (None, FINAL) or plan.qkv is not None else 1
     return TapRequest(names=names_of(plan.hidden, plan.qkv, layers), codec=plan.tap_codec)
 
 
@@ -144,87 +128,6 @@ def check_target(plan: DumpPlan) -> None:
 
 def _parts_wanted(plan: DumpPlan, manifest: Manifest) -> list[int]:
     return layout.parse_parts(plan.parts, manifest.parts) if plan.parts is not None else list(range(manifest.parts))
-
-
-def write_parts(
-    plan: DumpPlan,
-    manifest: Manifest,
-    samples: Samples,
-    todo: list[int],
-    teacher: CausalTeacher,
-    progress: Progress,
-    watch: Stopwatch = OFF,
-    taps: Sequence[tuple[Tap, list[int]]] = (),
-) -> None:
-    """Write the parts in `todo`, and of each tap the parts beside it; the teacher is asked once about each part."""
-    shared = load_shared(plan.out, manifest)
-    decoder = Decoder(manifest.row, shared)
-    check = FidelityCheck(decoder, manifest.fidelity_rows / manifest.rows)
-    keep = Keep.of(manifest.row, shared, check, watch)
-    if watch is not OFF and teacher.device.type == "cuda":
-        watch.settle = partial(torch.cuda.synchronize, teacher.device)
-    bounds = {part: part * manifest.samples_per_part for part in sorted({*todo, *chain(*(own for _, own in taps))})}
-    total = sum(int(samples.rows_S[first : first + manifest.samples_per_part].sum()) for first in bounds.values())
-    size = f"{manifest.bytes_per_row + sum(tap.info.bytes_per_row for tap, _ in taps)} B/row"
-    done = 0
-
-    def told(rows: int) -> None:
-        nonlocal done
-        done += rows
-        progress(Step(stage="dump", done=done, total=total, part=part, note=size))
-
-    for part, first in bounds.items():
-        asked = samples[first : first + manifest.samples_per_part]
-        mine = {tap.name: tap for tap, own in taps if part in own}
-        begin: dict[str, Callable[[], PartOut]] = {}
-        if part in todo:
-            begin[ANSWERS] = partial(AnswerOut, plan.out, manifest, part, asked, decoder.codec, check, watch)
-        begin |= {name: partial(TapOut, plan.out, tap, part, asked, watch) for name, tap in mine.items()}
-
-        def ask(names: list[str], asked: list[Sample] = asked, mine: dict[str, Tap] = mine) -> Answers:
-            kept = encoders(mine[name] for name in names if name != ANSWERS)
-            if ANSWERS not in names:
-                return observe(teacher, asked, manifest.batch_tokens, kept, watch)
-            return score(teacher, keep, asked, manifest.batch_tokens, manifest.tail.needs_hidden, watch, kept)
-
-        write_part(begin, ask, told, watch)
-
-
-class AnswerOut:
-    """One part of the cache being written: takes what was kept of the teacher's answers, encodes it, commits it."""
-
-    def __init__(
-        self,
-        root: Path,
-        manifest: Manifest,
-        part: int,
-        samples: list[Sample],
-        codec: AnswerCodec,
-        check: FidelityCheck,
-        watch: Stopwatch,
-    ) -> None:
-        """Raises PartTaken, StorageError: see `PartWriter`."""
-        self._writer = PartWriter(root, manifest, part, samples)
-        self._codec, self._check, self._watch = codec, check, watch
-
-    def __enter__(self) -> AnswerOut:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._writer.__exit__(*error)
-
-    def store(self, batch: TeacherBatch, kept: dict[str, Array]) -> None:
-        """Encode, and hand each sample's rows to the part."""
-        with self._watch("encode"):
-            encoded = self._codec.encode(kept)
-        with self._watch("write"):
-            facts = dict(split(batch, {name: kept[name] for name in FACTS if name in kept}))
-            for index, answer in split(batch, encoded):
-                self._writer.write(index, answer, facts[index])
-
-    def commit(self) -> None:
-        """Make the part visible, with what was measured on it."""
-        self._writer.commit(self._check.take())
 
 
 def free_bytes(folder: Path) -> int:

@@ -10,13 +10,12 @@ import torch
 
 from logitstore.cache import layout
 from logitstore.cache.verify import shared_problems
-from logitstore.data.tokenizer import tokenizer_files
 from logitstore.draft import Draft
 from logitstore.errors import CacheMismatch, storage_errors
 from logitstore.manifest import MANIFEST_NAME, Manifest, seal, seal_of_bytes, unseal
 from logitstore.pilot import fit_tail, kept_pilot
 from logitstore.plans import DumpPlan
-from logitstore.teachers.causal_lm import CausalTeacher
+from logitstore.teachers.teacher import Teacher
 from logitstore.types import Progress, Step
 
 
@@ -64,7 +63,7 @@ def _first_difference(there: Any, here: Any, name: str = "") -> tuple[str, Any, 
 
 
 def establish(
-    plan: DumpPlan, drafted: Draft, existing: Manifest | None, teacher: CausalTeacher, progress: Progress
+    plan: DumpPlan, drafted: Draft, existing: Manifest | None, teacher: Teacher, progress: Progress
 ) -> Manifest:
     """Write the shared files and then `cache.json`, or make sure that those which are there are this plan's."""
     progress(Step(stage="fingerprint", done=0, total=1))
@@ -73,12 +72,12 @@ def establish(
     if existing is not None:
         refuse_other_plan(plan.out, existing, wanted)
         if not shared_problems(plan.out, existing):
-            return existing
+            return with_views(plan.out, existing, wanted.views)
     if (kept := kept_pilot(plan.out, wanted)) is not None:
         shared, rows = kept
         wanted = wanted.model_copy(update={"tail": wanted.tail.model_copy(update={"pilot_rows": rows})})
     else:
-        shared = fit_tail(wanted, drafted.samples, teacher, plan.pilot_rows, progress)
+        shared = fit_tail(wanted, drafted.pilot(plan.pilot_rows), drafted.batches, teacher, progress)
     manifest, contents = _with_shared(wanted, drafted, shared)
     if existing is not None and existing.shared != manifest.shared:
         raise CacheMismatch(
@@ -88,24 +87,35 @@ def establish(
     with storage_errors(plan.out):
         for name, content in contents.items():
             layout.write_whole(plan.out / name, content)
-        if existing is not None or layout.write_first(plan.out / MANIFEST_NAME, seal(manifest)):
+        if existing is not None:
+            return with_views(plan.out, existing, manifest.views)
+        if layout.write_first(plan.out / MANIFEST_NAME, seal(manifest)):
             return manifest
         first = unseal(Manifest, plan.out / MANIFEST_NAME)
         refuse_other_plan(plan.out, first, manifest)
         for name in contents.keys() - first.shared.keys():
             (plan.out / name).unlink(missing_ok=True)
-        return first
+    return with_views(plan.out, first, manifest.views)
+
+
+def with_views(root: Path, manifest: Manifest, views: int) -> Manifest:
+    """The manifest of a cache that is to have at least so many views; written anew where it had fewer."""
+    if manifest.views >= views:
+        return manifest
+    found = unseal(Manifest, root / MANIFEST_NAME)
+    if found.views >= views:
+        return found
+    more = found.model_copy(update={"views": views})
+    with storage_errors(root):
+        layout.write_whole(root / MANIFEST_NAME, seal(more))
+    return more
 
 
 def _with_shared(
     wanted: Manifest, drafted: Draft, tail_tensors: dict[str, torch.Tensor]
 ) -> tuple[Manifest, dict[str, bytes]]:
     """The manifest with its shared files, and their contents. Names carry the contents' hash, so writers never collide."""
-    vocabulary = drafted.vocabulary.arrow()
-    contents = {layout.shared_name("vocabulary", vocabulary, ".arrow"): vocabulary}
-    files = tokenizer_files(drafted.tokenizer)
-    folder = layout.shared_name("tokenizer", b"".join(files.values()))
-    contents |= {f"{folder}/{name}": content for name, content in files.items()}
+    contents = drafted.files()
     tail = wanted.tail
     if tail_tensors:
         content = safetensors.torch.save(tail_tensors)

@@ -9,16 +9,19 @@ import numpy as np
 from logitstore.batch import Batch
 from logitstore.cache.order import held_out
 from logitstore.cache.reader import Cache
-from logitstore.loader import evaluation_loader
+from logitstore.loader import Loader, evaluation_loader
 from logitstore.metrics import Evaluation, evaluate_batches
 from logitstore.models import DTYPES, load_config, load_weights, pick_device
+from logitstore.pictures import pictures_of
 from logitstore.plans import EvaluatePlan
 from logitstore.stream import BatchStream
 from logitstore.students.fit import check_student, text_tokenizer
+from logitstore.students.image_fit import check_classifier, size_of
 from logitstore.text import encoded_anew
 from logitstore.text_loader import TextLoader
 from logitstore.text_metrics import TextEvaluation, evaluate_text
 from logitstore.types import Array, ModelRef, Progress, Step, no_progress
+from logitstore.view_order import view_order
 
 
 def evaluate(plan: EvaluatePlan, progress: Progress = no_progress) -> Evaluation | TextEvaluation:
@@ -36,11 +39,27 @@ def evaluate(plan: EvaluatePlan, progress: Progress = no_progress) -> Evaluation
     if plan.text:
         return _on_text(plan, cache, student, np.arange(len(cache)) if kept is None else kept, progress)
     cache.check_targets("evaluate (without --text)")
-    check_student(cache, student)
-    loader = evaluation_loader(cache, kept, batch_size=plan.batch_size)
+    if cache.manifest.view is not None:
+        check_classifier(cache, student)
+        loader = _of_images(plan, cache, student, progress)
+    else:
+        check_student(cache, student)
+        loader = evaluation_loader(cache, kept, batch_size=plan.batch_size)
     device = pick_device(plan.device)
-    model = load_weights(student, load_config(student), DTYPES[plan.dtype]).to(device).eval()
+    model = load_weights(student, load_config(student), DTYPES[plan.dtype], cache.manifest.task).to(device).eval()
     return evaluate_batches(model, _counted(loader, progress), loader.targets, device)
+
+
+def _of_images(plan: EvaluatePlan, cache: Cache, student: ModelRef, progress: Progress) -> Loader:
+    """The first view of the images to judge on."""
+    images_I = np.arange(cache.manifest.samples)
+    if plan.samples == "heldout":
+        images_I = np.flatnonzero(held_out(images_I, plan.holdout))
+    order = view_order(cache, images_I, None, 1, 0)
+    pictures = pictures_of(cache, plan.images, plan.image_size or size_of(load_config(student)), progress)
+    return Loader(
+        cache, samples=order.firsts[0] + images_I, shuffle=False, batch_size=plan.batch_size, pictures=pictures
+    )
 
 
 def _on_text(

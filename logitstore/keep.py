@@ -37,7 +37,7 @@ class Keep:
 
     def __call__(self, batch: TeacherBatch, chunk: RowChunk) -> dict[str, Tensor]:
         with self.watch("select"):
-            kept: dict[str, Tensor] = self.sparsifier(chunk.logits_nV, chunk.gold_n, self._uniform(batch, chunk))
+            kept = self._selected(batch, chunk)
         if self.latents is not None:
             if chunk.hidden_nD is None:
                 raise ValueError("this tail needs the teacher's hidden states")
@@ -46,6 +46,18 @@ class Keep:
         if self.check is not None:
             with self.watch("fidelity"):
                 self.check.look(chunk, kept, self.check.chosen(batch))
+        return kept
+
+    def _selected(self, batch: TeacherBatch, chunk: RowChunk) -> dict[str, Tensor]:
+        """The sparsifier's choice; NaN is the gold logprob of a row without a gold token."""
+        drawn = self._uniform(batch, chunk)
+        if not bool((batch.gold_N[chunk.span] < 0).any()):
+            kept: dict[str, Tensor] = self.sparsifier(chunk.logits_nV, chunk.gold_n, drawn)
+            return kept
+        kept = self.sparsifier(chunk.logits_nV, chunk.gold_n.clamp(min=0), drawn)
+        is_gold_n = chunk.gold_n >= 0
+        kept["gold_logprob"] = kept["gold_logprob"].masked_fill(~is_gold_n, torch.nan)
+        kept["gold_listed"] = kept["gold_listed"] & is_gold_n
         return kept
 
     def _uniform(self, batch: TeacherBatch, chunk: RowChunk) -> Tensor | None:

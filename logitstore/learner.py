@@ -128,7 +128,6 @@ class Learner:
             batch.rows,
             weights_N,
             dtype=self.product_dtype or self.autocast,
-            together=self.criterion.rows_together,
         )
         return total, lines_LN, loss.names
 
@@ -144,12 +143,11 @@ class Learner:
         """The student's output, and the pulls on its logits."""
         with self.precision(batch.rows.device):
             output = run(**batch.model_inputs())
-        logits_RV = output.logits.flatten(0, 1)
+        logits_RV = output.logits.flatten(0, -2)
         if not self.criterion.rows:
             return output, _nothing(batch, logits_RV)
         loss = self.criterion.row_loss(targets, batch.gold, done)
-        together = self.criterion.rows_together
-        total, lines_LN = from_logits(loss, logits_RV, batch.rows, weights_N, in_place=may_spoil, together=together)
+        total, lines_LN = from_logits(loss, logits_RV, batch.rows, weights_N, in_place=may_spoil)
         return output, (total, lines_LN, loss.names)
 
     def _count(self, lines_LN: Tensor, names: list[str], batch: Batch) -> None:

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from logitstore.batch import Batch, collate
+from logitstore.batch import Batch, collate, collate_views
 from logitstore.cache.reader import Cache
 from logitstore.decode import Decoder, decoder_of
+from logitstore.errors import BadInput
 from logitstore.ordered import Order, OrderedStream
+from logitstore.pictures import Pictures, pictures_of
 from logitstore.targets import AnyTargets
 from logitstore.types import Array
 
@@ -39,6 +41,8 @@ class Loader(OrderedStream):
         seed: int = 0,
         packed: bool = False,
         taps: Sequence[str] = (),
+        pictures: Pictures | None = None,
+        epoch_samples: int | None = None,
         rank: int = 0,
         world_size: int = 1,
         workers: int = 1,
@@ -59,6 +63,8 @@ class Loader(OrderedStream):
             packed: lay several samples into one line, with positions that begin again, instead of padding each; for models
                 that keep packed samples apart.
             taps: names of features that the batches bring along, such as `hidden-8`.
+            pictures: makes the views again, for a cache of images; without it from where its images were.
+            epoch_samples: of an epoch, where the order gives others than so many as there are.
             rank, world_size: this process among those that share the epoch.
             workers: threads that prepare batches ahead; 0 prepares each when it is asked for.
             ahead: batches that are prepared before they are asked for; as many as `workers` without it.
@@ -70,6 +76,11 @@ class Loader(OrderedStream):
             CacheDamaged, CacheMismatch: a tap that cannot be read, or belongs to another cache.
         """
         self.cache, self._weights = cache, weights
+        self._pictures = pictures
+        if cache.manifest.view is not None:
+            if packed:
+                raise BadInput(f"{cache.path}: views of images cannot be packed. Leave that out.")
+            self._pictures = pictures or pictures_of(cache)
         self.has_targets = cache.manifest.sparsifier.keeps_rows
         self._taps = [cache.taps[name] for name in taps]
         read = cache.part_numbers if samples is None else np.unique(cache.places(np.asarray(samples))[0]).tolist()
@@ -82,6 +93,7 @@ class Loader(OrderedStream):
             samples=samples,
             shuffle=shuffle,
             order=order,
+            epoch_samples=epoch_samples,
             seed=seed,
             packed=packed,
             rank=rank,
@@ -108,7 +120,10 @@ class Loader(OrderedStream):
         }
 
     def _make(self, epoch: int, number: int) -> Batch:
-        return collate(self.cache, self._choose(epoch, number), self._packed, self._taps, self._weights)
+        chosen = self._choose(epoch, number)
+        if self._pictures is not None:
+            return collate_views(self.cache, chosen, self._pictures, self._taps, self._weights)
+        return collate(self.cache, chosen, self._packed, self._taps, self._weights)
 
 
 def evaluation_loader(cache: Cache, samples: Array | None, **options: Any) -> Loader:

@@ -16,10 +16,11 @@ from typing import Any, Literal, Self, TypeVar
 import xxhash
 from pydantic import Field, ValidationError, model_validator
 
-from logitstore.errors import CacheDamaged, NotACache
+from logitstore.errors import BadInput, CacheDamaged, NotACache
 from logitstore.fields import SCORES, CodecInfo, FieldInfo, RowInfo, SparsifierInfo, TailInfo, row_fields, token_dtype
 from logitstore.paths import RelativePath
 from logitstore.record import Record
+from logitstore.view_info import ViewInfo
 
 FORMAT = "logitstore"
 VERSION = 1
@@ -77,17 +78,46 @@ class DataInfo(Record):
     overlap: int = Field(ge=0)
 
 
+class ImagesInfo(Record):
+    """What was asked, where it was images.
+
+    Attributes:
+        fingerprint: covers key and label of every image in the data, in order.
+        classes: covers the names of the teacher's classes, in order.
+        prompt: what `{}` of was put to a teacher that compares images with texts, for every class.
+        unlabelled: images without a label that is true of what the teacher saw.
+    """
+
+    source: str
+    split: str
+    kind: Literal["images"]
+    column: str | None = None
+    label_column: str | None = None
+    key_column: str | None = None
+    limit: int | None = None
+    fingerprint: str
+    classes: str
+    prompt: str | None = None
+    unlabelled: int = Field(ge=0)
+
+
 class Manifest(Record):
-    """The plan of a cache, written before its first part and never changed."""
+    """The plan of a cache, written before its first part; nothing of it changes but the count of views, which can grow.
+
+    `samples`, `rows` and `tokens` count one view of the data. A language model sees its data once; of images there are
+    `views`, part after part of one before the parts of the next.
+    """
 
     format: Literal["logitstore"] = "logitstore"
     version: Literal[1] = 1
     created_by: dict[str, str]
     recoded_from: str | None = None
-    task: Literal["causal-lm"] = "causal-lm"
+    task: Literal["causal-lm", "image-classification"] = "causal-lm"
     teacher: TeacherInfo
-    tokenizer: TokenizerInfo
-    data: DataInfo
+    tokenizer: TokenizerInfo | None = None
+    data: DataInfo | ImagesInfo = Field(discriminator="kind")
+    views: int = Field(1, ge=1)
+    view: ViewInfo | None = None
     samples: int = Field(ge=1)
     rows: int = Field(ge=1)
     tokens: int = Field(ge=1)
@@ -105,6 +135,14 @@ class Manifest(Record):
     def _known_fields(self) -> Self:
         """Field names become paths, so nothing but the fields of this version is let through."""
         row = self.row
+        is_text = self.task == "causal-lm"
+        if (
+            isinstance(self.data, DataInfo) != is_text
+            or (self.tokenizer is not None) != is_text
+            or (self.view is None) != is_text
+            or (is_text and self.views > 1)
+        ):
+            raise ValueError(f"data, tokenizer, view and the task '{self.task}' do not go together")
         # a plan that is still being worked out has no shared files yet
         if self.shared and (self.tail.file is None) != (self.tail.shape in ("none", "uniform")):
             raise ValueError(
@@ -129,12 +167,25 @@ class Manifest(Record):
         return self.codec.layout
 
     @property
-    def parts(self) -> int:
+    def parts_of_view(self) -> int:
+        """Parts that hold one view of the data."""
         return -(-self.samples // self.samples_per_part)
+
+    @property
+    def parts(self) -> int:
+        return self.views * self.parts_of_view
+
+    def span(self, part: int) -> slice:
+        """The samples that part number `part` holds, among those of all views, one view after another."""
+        view, block = divmod(part, self.parts_of_view)
+        first = block * self.samples_per_part
+        last = min(first + self.samples_per_part, self.samples)
+        return slice(view * self.samples + first, view * self.samples + last)
 
     def samples_in(self, part: int) -> int:
         """How many samples part number `part` holds."""
-        return min(self.samples_per_part, self.samples - part * self.samples_per_part)
+        span = self.span(part)
+        return int(span.stop - span.start)
 
     def shared_file(self, what: str) -> str:
         """Path of the shared file, or of the folder of shared files, that holds `what`: vocabulary, tokenizer, tail."""
@@ -154,6 +205,17 @@ class Manifest(Record):
         return sum(info.bytes for name, info in self.fields.items() if name not in SCORES)
 
     @property
+    def text(self) -> tuple[TokenizerInfo, DataInfo]:
+        """The tokenizer and the data of a cache of text.
+
+        Raises:
+            BadInput: it is one of images.
+        """
+        if self.tokenizer is None or not isinstance(self.data, DataInfo):
+            raise BadInput(f"a cache of the task '{self.task}' holds no text.")
+        return self.tokenizer, self.data
+
+    @property
     def token_dtype(self) -> str:
         """How `samples.arrow` keeps token ids."""
         return token_dtype(self.teacher.vocabulary)
@@ -163,7 +225,12 @@ class Manifest(Record):
         plan = self.model_dump(
             mode="json", exclude={"created_by": True, "recoded_from": True, "teacher": {"name", "revision"}}
         )
-        plan["data"].pop("source")
+        for name in ("source", "limit"):
+            plan["data"].pop(name, None)
+        # views can be added
+        del plan["views"]
+        if self.view is None:
+            del plan["view"]
         return plan
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
@@ -182,7 +249,8 @@ class Manifest(Record):
 class Sums(Record):
     """What is added up over the parts: per-row totals (nats where they are nats) and the entropy histogram.
 
-    `gold_logprob` leaves out the rows whose gold token the teacher gives no chance at all; `gold_impossible` counts those.
+    `gold_logprob` leaves out the rows whose gold token the teacher gives no chance at all; `gold_impossible` counts those, and
+    `no_gold` the rows without a gold token or label.
     """
 
     tail_mass: float = 0.0
@@ -191,6 +259,7 @@ class Sums(Record):
     gold_impossible: int = 0
     gold_is_top1: int = 0
     gold_is_listed: int = 0
+    no_gold: int = 0
     entropy_histogram: list[int] = Field(default_factory=list)
 
 

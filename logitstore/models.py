@@ -8,10 +8,25 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    GgufConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from logitstore.errors import ModelError, one_line
 from logitstore.types import ModelRef
+
+KINDS: dict[str, tuple[Any, str]] = {
+    "causal-lm": (AutoModelForCausalLM, "a causal language model"),
+    "image-classification": (AutoModelForImageClassification, "an image classifier"),
+    "zero-shot": (AutoModel, "a model of images and texts"),
+}
+"""transformers' class that loads a model for a task, and what to call such a model."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -31,22 +46,32 @@ def load_config(model: ModelRef) -> PretrainedConfig:
     return config
 
 
-def load_weights(model: ModelRef, config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+def load_weights(
+    model: ModelRef,
+    config: PretrainedConfig,
+    dtype: torch.dtype,
+    task: str = "causal-lm",
+) -> PreTrainedModel:
     """The model, on the CPU, its weights in `dtype`; packed GGUF weights are unpacked.
 
+    Args:
+        model: where it is.
+        config: of it.
+        dtype: of the weights.
+        task: a key of KINDS.
+
     Raises:
-        ModelError: it cannot be loaded as a causal language model.
+        ModelError: it cannot be loaded as one.
     """
+    kind, called = KINDS[task]
     options: dict[str, Any] = dict(model.pretrained)
     if model.gguf:
         options["quantization_config"] = GgufConfig(dequantize=True)
     try:
-        loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            model.name, config=config, dtype=dtype, **options
-        )
+        loaded: PreTrainedModel = kind.from_pretrained(model.name, config=config, dtype=dtype, **options)
     except Exception as error:
         # as above
-        raise ModelError(f"{model}: cannot be loaded as a causal language model: {one_line(error)}") from error
+        raise ModelError(f"{model}: cannot be loaded as {called}: {one_line(error)}") from error
     return loaded
 
 
@@ -65,15 +90,17 @@ def config_from(plain: dict[str, Any]) -> PretrainedConfig:
 
 
 def shape_of(config: PretrainedConfig) -> dict[str, Any]:
-    """How large a decoder is, by names that all configurations share, whatever they call it; None where one does not say."""
+    """How large a model is, by names that all configurations share, whatever they call it; None where one does not say."""
     text = config.get_text_config()
     names = ("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
-    return {name: getattr(text, name, None) for name in names}
+    shape = {name: getattr(text, name, None) for name in names}
+    stages = getattr(text, "hidden_sizes", None)  # of convolutional classifiers
+    return shape | {"hidden_size": shape["hidden_size"] or (stages[-1] if stages else None)}
 
 
 def layer_count(config: PretrainedConfig) -> int:
-    """Decoder layers of a model."""
-    return int(config.get_text_config().num_hidden_layers)
+    """Layers of a model; 0 where it is not a stack of like ones."""
+    return int(getattr(config.get_text_config(), "num_hidden_layers", None) or 0)
 
 
 def layer_list(model: PreTrainedModel) -> str:
@@ -89,6 +116,15 @@ def layer_list(model: PreTrainedModel) -> str:
     if len(lists) != 1:
         raise ModelError(f"{type(model).__name__}: its decoder layers are not one list, so they cannot be chosen from.")
     return str(lists[0])
+
+
+def classifier_of(model: Any) -> nn.Linear | None:
+    """The output layer of an image classifier: its last linear layer with an output a class; None of other models."""
+    if getattr(model, "main_input_name", "") != "pixel_values":
+        return None
+    classes = int(model.config.num_labels)
+    layers = [each for each in model.modules() if isinstance(each, nn.Linear) and each.out_features == classes]
+    return layers[-1] if layers else None
 
 
 def pick_device(device: str) -> torch.device:

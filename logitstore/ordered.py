@@ -54,6 +54,7 @@ class OrderedStream(BatchStream, ABC):
         samples: Array | None,
         shuffle: bool,
         order: Order | None,
+        epoch_samples: int | None = None,
         seed: int,
         packed: bool,
         rank: int,
@@ -75,7 +76,7 @@ class OrderedStream(BatchStream, ABC):
             raise BadInput(f"batch_rows={batch_rows}: an order of your own goes with batch_size only.")
         self._source = source
         self._samples = None if samples is None else np.asarray(samples, np.int64)
-        self.count = len(source) if samples is None else len(samples)
+        self.count = epoch_samples or (len(source) if samples is None else len(samples))
         if not self.count:
             raise BadInput(f"{source.path}: no samples to load. Dump some first, or choose a smaller --holdout.")
         self._batch_size, self._batch_rows = batch_size, batch_rows

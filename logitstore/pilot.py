@@ -10,7 +10,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -18,10 +17,7 @@ import xxhash
 from pydantic import Field
 from torch import Tensor
 
-from logitstore.batching import by_length
 from logitstore.cache import layout
-from logitstore.data.samples import Samples
-from logitstore.draft import pilot_samples
 from logitstore.errors import CacheDamaged, ModelError, one_line
 from logitstore.fields import RowInfo
 from logitstore.head import Head
@@ -30,18 +26,25 @@ from logitstore.manifest import Manifest, seal, unseal
 from logitstore.paths import RelativePath
 from logitstore.presets import TYPICAL_KL
 from logitstore.record import Record
-from logitstore.score import RowChunk, ask, collate
+from logitstore.score import Batches, RowChunk, ask
 from logitstore.sparsify.sketch import TailPilot
-from logitstore.teachers.causal_lm import CausalTeacher
-from logitstore.types import Progress, Sample, Step
+from logitstore.teachers.teacher import Teacher
+from logitstore.types import Progress, Step
 
 PILOT_NAME = "pilot.json"
 
 
 def fit_tail(
-    manifest: Manifest, samples: Samples, teacher: CausalTeacher, pilot_rows: int, progress: Progress
+    manifest: Manifest, samples: list[Any], batches: Batches, teacher: Teacher, progress: Progress
 ) -> dict[str, Tensor]:
     """The tensors of the shared file of the tail (docs/format.md); none for a tail that shares nothing.
+
+    Args:
+        manifest: of the cache to be.
+        samples: the pilot's.
+        batches: makes batches of them.
+        teacher: is asked about them.
+        progress: receives the steps.
 
     Raises:
         ModelError: the tail needs the head of a teacher whose head cannot be used.
@@ -50,7 +53,7 @@ def fit_tail(
     if shape in ("none", "uniform"):
         return {}
     head = teacher.head(vocabulary) if manifest.tail.needs_hidden else None
-    chunks = _pilot_chunks(manifest, samples, teacher, pilot_rows, progress)
+    chunks = _pilot_chunks(manifest, samples, batches, teacher, progress)
     if head is not None:
         first = next(chunks)
         head, chunks = _matching(manifest, teacher, head, first), chain([first], chunks)
@@ -65,19 +68,18 @@ def fit_tail(
 
 
 def _pilot_chunks(
-    manifest: Manifest, samples: Samples, teacher: CausalTeacher, pilot_rows: int, progress: Progress
+    manifest: Manifest, samples: list[Any], batches: Batches, teacher: Teacher, progress: Progress
 ) -> Iterator[RowChunk]:
     """What the teacher says about the pilot samples."""
-    chosen: list[Sample] = [samples[index] for index in pilot_samples(samples, pilot_rows)]
     rows = 0
-    for indices in by_length(np.array([len(sample.tokens_T) for sample in chosen]), manifest.batch_tokens):
-        for chunk in ask(teacher, collate(chosen, indices), manifest.tail.needs_hidden):
+    for batch in batches(samples):
+        for chunk in ask(teacher, batch, manifest.tail.needs_hidden):
             rows += len(chunk.gold_n)
             yield chunk
         progress(Step(stage="pilot", done=rows, total=manifest.tail.pilot_rows))
 
 
-def _matching(manifest: Manifest, teacher: CausalTeacher, head: Head, chunk: RowChunk) -> Head:
+def _matching(manifest: Manifest, teacher: Teacher, head: Head, chunk: RowChunk) -> Head:
     """The teacher's head, compared with its own logits of a few rows."""
     if chunk.hidden_nD is None:
         raise ValueError("this tail needs the teacher's hidden states")
@@ -92,7 +94,7 @@ def _matching(manifest: Manifest, teacher: CausalTeacher, head: Head, chunk: Row
 
 def listed_by(sparsifier: Any, chunk: RowChunk, vocabulary: int) -> Tensor:
     """int64[N, K]: what a sparsifier lists of some rows; empty slots are the vocabulary."""
-    kept = sparsifier(chunk.logits_nV, chunk.gold_n)
+    kept = sparsifier(chunk.logits_nV, chunk.gold_n.clamp(min=0))
     listed_nK: Tensor = kept["ids"].masked_fill(torch.isneginf(kept["logprobs"]), vocabulary)
     return listed_nK
 
@@ -162,6 +164,8 @@ def expected_error(out: Path, manifest: Manifest) -> str:
                 f"KL about {found[0]:.2g} nats at temperature 1 and {found[1]:.2g} at 2, by the pilot in {path.parent}"
             )
     typical = TYPICAL_KL.get(manifest.preset or "")
+    if manifest.view is not None:
+        return "unknown; every dump measures its own"
     if typical is None or manifest.row.sparsifier.is_estimate:
         return "unknown; `logitstore plan` measures it"
     return (

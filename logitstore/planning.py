@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from logitstore.batching import by_length
 from logitstore.decode import Decoder
 from logitstore.draft import Draft, draft
 from logitstore.dump import check_target
@@ -31,10 +30,10 @@ from logitstore.manifest import Fidelity
 from logitstore.pilot import PilotRecord, fitted, keep_pilot, listed_by, whole_head
 from logitstore.plans import DumpPlan, PilotPlan, TeacherPlan
 from logitstore.presets import row_of
-from logitstore.score import RowChunk, TeacherBatch, ask, collate
+from logitstore.score import RowChunk, TeacherBatch, ask, text_batches
 from logitstore.sparsify.sketch import TailPilot
-from logitstore.teachers.causal_lm import CausalTeacher
-from logitstore.types import ModelRef, Progress, Sample, Step, no_progress
+from logitstore.teachers.teacher import Teacher
+from logitstore.types import Progress, Sample, Step, no_progress
 
 CANDIDATES: dict[str, tuple[str, dict[str, Any]]] = {
     "small": ("small", {}),
@@ -75,12 +74,16 @@ def plan(asked: PilotPlan, progress: Progress = no_progress) -> dict[str, Any]:
         BadInput: data or options that cannot be used.
         ModelError: a teacher that cannot be loaded or gives NaN.
     """
+    if asked.task != "causal-lm":
+        raise BadInput(
+            f"plan --task {asked.task}: it measures teachers of texts. `dump --dry-run` says what a dump of images costs."
+        )
     wanted = DumpPlan(**{name: getattr(asked, name) for name in TeacherPlan.model_fields})
     check_target(wanted)
     drafted = draft(wanted, progress)
     manifest, samples = drafted.manifest, drafted.samples
     progress(Step(stage="load the teacher", done=0, total=1))
-    teacher = CausalTeacher(ModelRef.parse(asked.teacher), drafted.config, asked.dtype, asked.device)
+    teacher = drafted.load()
     chosen = [int(place) for place in np.linspace(0, len(samples) - 1, min(asked.pilot_samples, len(samples)))]
     order = np.random.default_rng(0).permutation(len(chosen))  # whatever the time allows is spread over the data
     judging = [samples[chosen[place]] for place in order[::JUDGED_SHARE]]
@@ -118,15 +121,13 @@ def _candidates(vocabulary: int, width: int | None) -> dict[str, Candidate]:
 def _batches(samples: list[Sample], budget: int) -> Iterator[TeacherBatch]:
     """A few samples at a time, in the order given, each few sorted by length."""
     for first in range(0, len(samples), 32):
-        some = samples[first : first + 32]
-        for indices in by_length(np.array([len(sample.tokens_T) for sample in some]), budget):
-            yield collate(some, indices)
+        yield from text_batches(samples[first : first + 32], budget)
 
 
 def _fit(
     asked: PilotPlan,
     drafted: Draft,
-    teacher: CausalTeacher,
+    teacher: Teacher,
     samples: list[Sample],
     candidates: dict[str, Candidate],
     progress: Progress,
@@ -170,7 +171,7 @@ def _fit(
     return rows, seconds, why_not
 
 
-def _head(teacher: CausalTeacher, vocabulary: int) -> tuple[Head | None, str | None]:
+def _head(teacher: Teacher, vocabulary: int) -> tuple[Head | None, str | None]:
     try:
         return teacher.head(vocabulary), None
     except ModelError as error:
@@ -178,7 +179,7 @@ def _head(teacher: CausalTeacher, vocabulary: int) -> tuple[Head | None, str | N
 
 
 def _matching(
-    teacher: CausalTeacher, head: Head | None, chunk: RowChunk, why_not: str | None
+    teacher: Teacher, head: Head | None, chunk: RowChunk, why_not: str | None
 ) -> tuple[Head | None, str | None]:
     if head is None or chunk.hidden_nD is None:
         return None, why_not
@@ -198,7 +199,7 @@ def _pilots(candidates: dict[str, Candidate], head: Head | None, vocabulary: int
 
 
 def _judge(
-    teacher: CausalTeacher,
+    teacher: Teacher,
     vocabulary: int,
     samples: list[Sample],
     candidates: dict[str, Candidate],
@@ -262,7 +263,7 @@ def _recommended(lines: list[dict[str, Any]]) -> str | None:
 def _keep(
     asked: PilotPlan,
     drafted: Draft,
-    teacher: CausalTeacher,
+    teacher: Teacher,
     candidates: dict[str, Candidate],
     lines: list[dict[str, Any]],
     rows: int,

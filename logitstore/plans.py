@@ -26,8 +26,33 @@ def _scheduled(said: Any) -> Any:
     return schedule.first if schedule.shape == "constant" else said
 
 
-Scheduled = Annotated[float | str, BeforeValidator(_scheduled)]
-"""A number, or a schedule by which it changes over the run."""
+def _scheduled_or_balanced(said: Any) -> Any:
+    return said if said == "balanced" else _scheduled(said)
+
+
+def _a_share(value: float | str) -> float | str:
+    low, high = Schedule.of(value).span
+    if low < 0 or high > 1:
+        raise ValueError("must be from 0 to 1")
+    return value
+
+
+def _above_zero(value: float | str) -> float | str:
+    if Schedule.of(value).span[0] <= 0:
+        raise ValueError("must be above 0")
+    return value
+
+
+def _not_negative(value: float | str) -> float | str:
+    if value != "balanced" and Schedule.of(value).span[0] < 0:
+        raise ValueError("must not be below 0")
+    return value
+
+
+Share = Annotated[float | str, BeforeValidator(_scheduled), AfterValidator(_a_share)]
+Temperature = Annotated[float | str, BeforeValidator(_scheduled), AfterValidator(_above_zero)]
+Weight = Annotated[float | str, BeforeValidator(_scheduled_or_balanced), AfterValidator(_not_negative)]
+"""Numbers, or schedules by which they change over the run; a weight may also be "balanced"."""
 
 
 Place = Annotated[Path, AfterValidator(lambda path: Path(os.path.expanduser(path)))]
@@ -40,13 +65,19 @@ Model = Annotated[str, AfterValidator(os.path.expanduser)]
 class TeacherPlan(Record):
     """What `plan` and `dump` are both told: whom to ask, and about what."""
 
+    task: Literal["causal-lm", "image-classification"] = Field(
+        "causal-lm", description="What the teacher answers: the next token of texts, or the class of images."
+    )
     teacher: Model = Field(description="The model to ask: a local folder, a hub name, or folder::file.gguf.")
     data: str = Field(
-        description="The documents: a file (json, jsonl, parquet, csv, txt), a glob, a folder or a hub data set."
+        description="The documents: a file (json, jsonl, parquet, csv, txt), a glob, a folder or a hub data set. Or the "
+        "images: a folder, tars in the form of WebDataset, or a data set with a column of images."
     )
     out: Place = Field(description="The cache to write. One that this command began is gone on with.")
     split: str = Field("train", description="Split of the data set.")
-    column: str | None = Field(None, description="Column to read: text, or chats. Without it: 'messages', else 'text'.")
+    column: str | None = Field(
+        None, description="Column to read: text, or chats. Without it: 'messages', else 'text'; of images the only one."
+    )
     domain_column: str | None = Field(None, description="Column that says where a document comes from.")
     limit: int | None = Field(None, ge=1, description="Use only the first N documents.")
     max_length: int = Field(1024, ge=2, description="Most tokens in a sample; longer documents are cut into windows.")
@@ -119,14 +150,46 @@ class TapChoices(Record):
     )
 
 
-class DumpPlan(TeacherPlan, RowChoices, TapChoices):
+class ViewChoices(Record):
+    """What `dump` is told about images."""
+
+    views: int = Field(1, ge=1, le=100_000, description="Views of each image: what a student sees in so many epochs.")
+    augment: str | None = Field(
+        None,
+        description="What makes one view unlike another: names with their options, such as "
+        "crop:scale=0.2-1,flip,jitter:hue=0,randaugment,erase,mixup,cutmix. Without it every view is the image as the "
+        "teacher's processor takes it.",
+    )
+    image_size: int | None = Field(
+        None, ge=1, le=4096, description="Edge of a view in pixels, where it is not what the teacher's processor says."
+    )
+    seed: int = Field(0, ge=0, lt=1 << 63, description="Seed of the views.")
+    label_column: str | None = Field(
+        None,
+        description="Column of the classes, where it is not found by itself; a folder's classes are its subfolders.",
+    )
+    key_column: str | None = Field(None, description="Column that names the images; without it they are numbered.")
+    labels: bool = Field(True, description="Keep the labels that the data have; --no-labels leaves them out.")
+    classes: str | None = Field(
+        None,
+        description="Names of the classes, separated by commas, for teachers that compare images with texts (CLIP).",
+    )
+    prompt: str | None = Field(
+        None,
+        description="The text that names a class to such a teacher; {} is the name. Without it 'a photo of a {}.'.",
+    )
+    batch_images: int = Field(32, ge=1, description="Images the teacher sees at once.")
+    workers: int = Field(2, ge=1, description="Threads that read images and make their views.")
+
+
+class DumpPlan(TeacherPlan, RowChoices, TapChoices, ViewChoices):
     """Everything `dump` is told."""
 
-    preset: Literal["small", "faithful", "exact", "topk", "sampled", "archive", "scores"] = Field(
-        "small",
+    preset: Literal["small", "faithful", "exact", "topk", "sampled", "archive", "scores"] | None = Field(
+        None,
         description="How to keep a row: small and faithful need the teacher's hidden states, exact keeps them, topk needs "
         "its logits only, sampled keeps random draws, archive is small in compressed chunks, scores keeps no row, only how "
-        "probable the teacher found each sample.",
+        "probable the teacher found each sample. Without it small; for images topk.",
     )
     pilot_rows: int = Field(
         12288,
@@ -175,6 +238,17 @@ class AddPlan(TapChoices):
     """Everything `add` is told."""
 
     cache: Place = Field(description="The cache to add to.")
+    views: str | None = Field(
+        None,
+        coerce_numbers_to_str=True,
+        pattern=r"^\s*\d{1,6}(\s*-\s*\d{1,6})?\s*$",
+        description="Also ask about these views of the images, from 0, such as 10-19.",
+    )
+    images: str | None = Field(
+        None,
+        description="Where the images are, if not where they were when the cache was made (caches of images only).",
+    )
+    workers: int = Field(2, ge=1, description="Threads that read images and make their views.")
     teacher: Model | None = Field(
         None, description="The cache's teacher, where it is not to be found under the name that the cache knows."
     )
@@ -238,8 +312,8 @@ class TermPlan(Record):
     """
 
     name: str
-    weight: Literal["balanced"] | Scheduled = 1.0
-    temperature: Scheduled = 1.0
+    weight: Weight = 1.0
+    temperature: Temperature = 1.0
     options: dict[str, Any] = Field({})
 
 
@@ -271,7 +345,7 @@ class TrainPlan(Record):
     intermediate_size: int | None = Field(None, ge=1, description="Width of a fresh or pruned student's MLP.")
     heads: int | None = Field(None, ge=1, description="Attention heads of a fresh or pruned student.")
     kv_heads: int | None = Field(None, ge=1, description="Key-value heads of a fresh or pruned student.")
-    alpha: Scheduled = Field(
+    alpha: Share = Field(
         1.0,
         description="Weight of the objective; cross-entropy on the gold tokens has the rest. 0: gold tokens only. "
         f"It is {WAYS}.",
@@ -280,7 +354,7 @@ class TrainPlan(Record):
         "forward_kl",
         description=f"What pulls the student towards the teacher: {', '.join(METHODS)}; or none, where `terms` of a recipe do.",
     )
-    temperature: Scheduled = Field(1.0, description="Temperature of the objective; a number or a schedule.")
+    temperature: Temperature = Field(1.0, description="Temperature of the objective; a number or a schedule.")
     options: dict[str, Any] = Field({}, description="Options of the objective, by name (recipe files only).")
     terms: list[TermPlan] = Field(
         [],
@@ -305,10 +379,29 @@ class TrainPlan(Record):
         False, description="Lay several samples into one line instead of padding each; they do not see each other."
     )
     holdout: float = Field(
-        0.05, ge=0, lt=1, description="Share of the documents kept out for evaluation; 0 keeps none."
+        0.05, ge=0, lt=1, description="Share of the documents, or images, kept out for evaluation; 0 keeps none."
     )
     select: Place | None = Field(
         None, description="Train on the samples of this selection only (see select), but for those held out."
+    )
+    images: str | None = Field(
+        None,
+        description="Where the images are, if not where they were when the cache was made (caches of images only).",
+    )
+    image_size: int | None = Field(
+        None,
+        ge=1,
+        le=4096,
+        description="Edge of the views in pixels: the teacher's crops at another resolution. Without it what the student's "
+        "configuration says, or the teacher's.",
+    )
+    views: str | None = Field(
+        None,
+        coerce_numbers_to_str=True,
+        description="Views to learn from, such as 0-9, one an epoch in this order, again and again; without it all.",
+    )
+    views_per_step: int = Field(
+        1, ge=1, description="Views of an image that come together; an epoch then takes so many of each image."
     )
     text: bool = Field(
         False,
@@ -349,21 +442,6 @@ class TrainPlan(Record):
     def _one_or_several(cls, value: str | list[str] | None) -> str | list[str] | None:
         return (value[0] if len(value) == 1 else value or None) if isinstance(value, list) else value
 
-    @field_validator("alpha")
-    @classmethod
-    def _a_share(cls, value: float | str) -> float | str:
-        low, high = Schedule.of(value).span
-        if low < 0 or high > 1:
-            raise ValueError("must be from 0 to 1")
-        return value
-
-    @field_validator("temperature")
-    @classmethod
-    def _positive(cls, value: float | str) -> float | str:
-        if Schedule.of(value).span[0] <= 0:
-            raise ValueError("must be above 0")
-        return value
-
 
 class EvaluatePlan(Record):
     """Everything `evaluate` is told."""
@@ -373,7 +451,17 @@ class EvaluatePlan(Record):
     samples: Literal["heldout", "all"] = Field(
         "heldout", description="Judge on the samples that `train` kept out with the same --holdout, or on all."
     )
-    holdout: float = Field(0.05, gt=0, lt=1, description="Share of the documents that `train` kept out.")
+    holdout: float = Field(0.05, gt=0, lt=1, description="Share of the documents, or images, that `train` kept out.")
+    images: str | None = Field(
+        None,
+        description="Where the images are, if not where they were when the cache was made (caches of images only).",
+    )
+    image_size: int | None = Field(
+        None,
+        ge=1,
+        le=4096,
+        description="Edge of the views in pixels, where it is not what the student's configuration says.",
+    )
     text: bool = Field(
         False,
         description="Judge on the text alone, encoded anew by the student's own tokenizer: the figures of students with "
@@ -393,6 +481,9 @@ class VerifyPlan(Record):
     repair: bool = Field(False, description="Drop what is broken, so that the dump command makes only that again.")
     against_teacher: Model | None = Field(
         None, description="Also ask this teacher again about a share of the samples, and compare."
+    )
+    images: str | None = Field(
+        None, description="Where the images are that it is asked about, if not where they were when the cache was made."
     )
     share: float = Field(0.01, gt=0, le=1, description="Share of the samples to ask the teacher about again.")
     seed: int = Field(0, ge=0, description="Seed of the choice of those samples.")

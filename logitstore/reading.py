@@ -13,16 +13,23 @@ from logitstore.cache.order import held_out
 from logitstore.cache.reader import Cache
 from logitstore.errors import BadInput
 from logitstore.loader import Loader, evaluation_loader
+from logitstore.manifest import ImagesInfo
+from logitstore.methods import method_of
+from logitstore.models import load_config
 from logitstore.ordered import Order
+from logitstore.pictures import pictures_of
 from logitstore.plans import TrainPlan
 from logitstore.reweighting import AHEAD, Reweighting
+from logitstore.schedule import Schedule
 from logitstore.selection.curricula import Curriculum
 from logitstore.selection.file import Selection, read_selection
 from logitstore.stream import BatchStream
 from logitstore.students.fit import text_tokenizer
+from logitstore.students.image_fit import size_of
 from logitstore.text import encoded_anew
 from logitstore.text_loader import TextLoader
 from logitstore.types import Array, ModelRef, Progress
+from logitstore.view_order import view_order
 
 START = 0.25
 """Share of the samples that a curriculum begins with."""
@@ -101,6 +108,8 @@ def loaders(
     Raises:
         BadInput: nothing is left to train on.
     """
+    if cache.manifest.view is not None:
+        return _of_images(plan, cache, reference, taps, place, progress)
     kept_out_S = held_out(cache.documents(), plan.holdout)
     train_M, held_M = chosen(cache, selection, kept_out_S), np.flatnonzero(kept_out_S)
     options: dict[str, Any] = {"batch_size": plan.batch_size, **place}
@@ -134,6 +143,71 @@ def loaders(
         weights_S[selection.samples_M] = selection.weight_M
     loader = Loader(cache, samples=train_M, taps=taps, order=order, weights=weights_S, **mixing)
     return loader, evaluation_loader(cache, held_M, **options) if len(held_M) else None, reweighting
+
+
+def _of_images(
+    plan: TrainPlan,
+    cache: Cache,
+    reference: ModelRef | None,
+    taps: list[str],
+    place: dict[str, Any],
+    progress: Progress,
+) -> tuple[BatchStream, BatchStream | None, None]:
+    """The views to train on, and the first view of those images that are held out."""
+    size = plan.image_size or (None if reference is None else size_of(load_config(reference)))
+    pictures = pictures_of(cache, plan.images, size, progress)
+    kept_out_I = held_out(np.arange(cache.manifest.samples), plan.holdout)
+    order = view_order(cache, np.flatnonzero(~kept_out_I), plan.views, plan.views_per_step, plan.seed)
+    options: dict[str, Any] = {"pictures": pictures, **place}
+    loader = Loader(
+        cache,
+        order=order,
+        epoch_samples=order.epoch_samples,
+        taps=taps,
+        seed=plan.seed,
+        batch_size=plan.batch_size * plan.views_per_step,
+        **options,
+    )
+    if not kept_out_I.any():
+        return loader, None, None
+    judged = order.firsts[0] + np.flatnonzero(kept_out_I)
+    return loader, Loader(cache, samples=judged, shuffle=False, batch_size=plan.batch_size, **options), None
+
+
+TEXT_ONLY = (
+    "text", "packed", "curriculum", "curriculum_start", "reweight_domains", "select", "prune", "hidden_size",
+    "intermediate_size", "heads", "kv_heads",
+)  # fmt: skip
+IMAGES_ONLY = ("images", "image_size", "views", "views_per_step")
+
+
+def check_task(plan: TrainPlan, cache: Cache) -> None:
+    """Refuse options that mean nothing to the task of a cache.
+
+    Raises:
+        BadInput: naming the first.
+    """
+    is_text = cache.manifest.view is None
+    what = "texts" if is_text else "images"
+    for name in IMAGES_ONLY if is_text else TEXT_ONLY:
+        if getattr(plan, name) != TrainPlan.model_fields[name].default:
+            raise BadInput(
+                f"--{name.replace('_', '-')}: it means nothing to {plan.cache}, a cache of {what}. Leave it out."
+            )
+    if isinstance(cache.manifest.data, ImagesInfo) and cache.manifest.data.unlabelled and needs_labels(plan):
+        raise BadInput(
+            f"{plan.cache}: {cache.manifest.data.unlabelled:,} of its images have no label"
+            + (" that is true of a mixed view" if cache.manifest.view and cache.manifest.view.mixes else "")
+            + ", which this training needs. Give --alpha 1, and an objective without labels."
+        )
+
+
+def needs_labels(plan: TrainPlan) -> bool:
+    """Whether the loss looks at labels."""
+    told = {plan.objective, *(term.name for term in plan.terms)} - {"none"}
+    return (Schedule.of(plan.alpha).span[0] < 1 and plan.objective != "none") or any(
+        method_of(name).needs_gold for name in told
+    )
 
 
 def chosen(cache: Cache, selection: Selection | None, kept_out_S: Array) -> Array:

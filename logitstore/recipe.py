@@ -49,10 +49,13 @@ def plan(kind: type[P], section: str, config: Path | None, flags: dict[str, Any]
         return kind.model_validate(settings)
     except ValidationError as error:
         first = error.errors()[0]
-        name = str(first["loc"][0]) if first["loc"] else section
-        flag = "CACHE" if name == "cache" else "--" + name.replace("_", "-")
+        name, *inside = first["loc"] or (section,)
+        flag = "CACHE" if name == "cache" else "--" + str(name).replace("_", "-")
+        if inside and isinstance(inside[0], int):  # of a list, which no flag can give
+            flag = ".".join(map(str, (name, *inside[:2])))
         if first["type"] == "missing":
-            raise BadInput(f"{section} needs {flag}: {kind.model_fields[name].description}") from error
+            what = "" if inside else f": {kind.model_fields[str(name)].description}"
+            raise BadInput(f"{section} needs {flag}{what or '.'}") from error
         said = first["msg"].removeprefix("Value error, ").removesuffix(".")
         raise BadInput(f"{flag} {first['input']!s:.80}: {said}.") from error
 

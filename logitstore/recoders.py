@@ -5,7 +5,7 @@ Axes: N rows, K listed, D channels, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,10 +23,10 @@ from logitstore.fidelity import FidelityCheck, Truth
 from logitstore.fields import RowInfo
 from logitstore.head import Head
 from logitstore.keep import Keep
-from logitstore.score import RowChunk, TeacherBatch, collate, split
+from logitstore.score import RowChunk, TeacherBatch, split
 from logitstore.tails import LatentTail
 from logitstore.targets import Targets, dense_logprobs
-from logitstore.types import Answer, Array, Sample
+from logitstore.types import Answer, Array, Asked
 
 
 @dataclass(kw_only=True)
@@ -36,7 +36,7 @@ class Recoder:
     source: Cache
     shared: dict[str, Tensor]
 
-    def write(self, part: Part, samples: list[Sample], writer: PartWriter) -> None:
+    def write(self, part: Part, samples: Sequence[Asked], writer: PartWriter) -> None:
         """Write and commit one part."""
         for index in range(len(samples)):
             span = part.span(index)
@@ -53,7 +53,7 @@ class Relist(Recoder):
     new: Decoder
     share: float
 
-    def write(self, part: Part, samples: list[Sample], writer: PartWriter) -> None:
+    def write(self, part: Part, samples: Sequence[Asked], writer: PartWriter) -> None:
         check = FidelityCheck(self.new, self.share, against="source")
         for index, sample in enumerate(samples):
             stored = {name: np.array(array[part.span(index)]) for name, array in part.fields.items()}
@@ -68,7 +68,7 @@ class Relist(Recoder):
             self._look(check, sample, stored, encoded)
         writer.commit(check.take())
 
-    def _look(self, check: FidelityCheck, sample: Sample, stored: dict[str, Array], encoded: dict[str, Array]) -> None:
+    def _look(self, check: FidelityCheck, sample: Asked, stored: dict[str, Array], encoded: dict[str, Array]) -> None:
         chosen = np.flatnonzero(check.chosen_of(sample.key, sample.rows))
         size = chunk_rows(self.row.vocabulary, "cpu")
         for places in (chosen[first : first + size] for first in range(0, len(chosen), size)):
@@ -101,7 +101,7 @@ class FromHidden(Recoder):
     share: float
     batch_tokens: int
 
-    def write(self, part: Part, samples: list[Sample], writer: PartWriter) -> None:
+    def write(self, part: Part, samples: Sequence[Asked], writer: PartWriter) -> None:
         new = Decoder(self.row, self.shared)
         check = FidelityCheck(new, self.share, against="source")
         keep = Keep.of(self.row, self.shared, check)
@@ -116,9 +116,13 @@ class FromHidden(Recoder):
         writer.commit(check.take())
 
 
-def _batches(part: Part, samples: list[Sample], batch_tokens: int) -> Iterator[tuple[TeacherBatch, list[slice]]]:
-    for indices in by_length(np.array([len(sample.tokens_T) for sample in samples]), batch_tokens):
-        yield collate(samples, indices), [part.span(index) for index in indices]
+def _batches(part: Part, samples: Sequence[Asked], batch_tokens: int) -> Iterator[tuple[TeacherBatch, list[slice]]]:
+    """Samples with the rows of each; nobody is asked, so the batches have no inputs."""
+    for indices in by_length(np.array([sample.length for sample in samples]), batch_tokens):
+        some = [samples[index] for index in indices]
+        gold_N = torch.from_numpy(np.concatenate([sample.gold_N for sample in some]))
+        batch = TeacherBatch(indices=indices, samples=some, inputs={}, rows_N=torch.arange(len(gold_N)), gold_N=gold_N)
+        yield batch, [part.span(index) for index in indices]
 
 
 def hidden_chunks(decoder: Decoder, head: Head, stored: dict[str, Array], gold_N: Tensor) -> Iterator[RowChunk]:

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from logitstore.errors import ModelError
-from logitstore.models import layer_count, layer_list
+from logitstore.models import classifier_of, layer_count, layer_list
 from logitstore.tap_names import ATTENTION, FINAL, layer_of
 
 
@@ -27,7 +27,8 @@ def recording(model: PreTrainedModel, names: Sequence[str]) -> Iterator[dict[str
     """While the context lasts, every forward pass of the model puts the features named into the dict that it gives.
 
     `hidden-L` is what decoder layer L gives and layer L + 1 takes, transformers' hidden_states[L]; so 0 is the embedding.
-    `final` is what the output layer takes, also where only the last position's logits are made. `query-L`, `key-L` and
+    `final` is what the output layer takes, also where only the last position's logits are made; of an image classifier with one
+    position an image. `query-L`, `key-L` and
     `value-L` are those of decoder layer L, from 1, after rotary embedding, heads side by side. Nothing else is kept. A later
     pass overwrites an earlier one.
 
@@ -52,7 +53,7 @@ def recording(model: PreTrainedModel, names: Sequence[str]) -> Iterator[dict[str
         if hidden := {by_layer[name]: name for name in names if kinds[name] == "hidden"}:
             _watch_layers(model, hidden, seen, stack)
         if FINAL in names:
-            _watch_base(model, seen, stack)
+            _watch_final(model, seen, stack)
         if wanted := {by_layer[name] for name in names if kinds[name] in ATTENTION}:
             _watch_attention(model, wanted, set(names), seen, stack)
         yield seen
@@ -73,6 +74,18 @@ def _watch_layers(model: PreTrainedModel, hidden: dict[int, str], seen: dict[str
             seen[name] = inputs[0] if inputs else options["hidden_states"]
 
         stack.callback(layers[number].register_forward_pre_hook(keep, with_kwargs=True).remove)
+
+
+def _watch_final(model: PreTrainedModel, seen: dict[str, Tensor], stack: ExitStack) -> None:
+    classifier = classifier_of(model)
+    if classifier is None:
+        _watch_base(model, seen, stack)
+        return
+
+    def keep(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        seen[FINAL] = inputs[0].flatten(1)[:, None]
+
+    stack.callback(classifier.register_forward_pre_hook(keep).remove)
 
 
 def _watch_base(model: PreTrainedModel, seen: dict[str, Tensor], stack: ExitStack) -> None:

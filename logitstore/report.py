@@ -16,7 +16,7 @@ from logitstore.cache.vocabulary import read_pieces
 from logitstore.errors import BadInput
 from logitstore.fidelity_report import fidelity_of
 from logitstore.registry import resolve
-from logitstore.types import Answer, Array
+from logitstore.types import Answer, Array, View
 
 
 def summarise(cache: Cache) -> dict[str, Any]:
@@ -33,8 +33,12 @@ def summarise(cache: Cache) -> dict[str, Any]:
         "complete": cache.complete,
         "parts": {"committed": len(cache.part_numbers), "planned": manifest.parts},
         "teacher": manifest.teacher.model_dump(mode="json", exclude={"config"}),
-        "tokenizer": manifest.tokenizer.model_dump(mode="json"),
+        "task": manifest.task,
+        "tokenizer": manifest.tokenizer.model_dump(mode="json") if manifest.tokenizer else None,
         "data": manifest.data.model_dump(mode="json"),
+        "view": manifest.view and manifest.view.model_dump(mode="json") | {"spelled": manifest.view.spelled},
+        "images": manifest.view and manifest.samples,
+        "views": manifest.views,
         "samples": len(cache),
         "rows": rows,
         "bytes": sum(disk.values()),
@@ -48,10 +52,10 @@ def summarise(cache: Cache) -> dict[str, Any]:
         "fidelity": fidelity_of(cache.fidelity),
         "mean_tail_mass": sums.tail_mass / counted,
         "mean_entropy": sums.entropy / counted,
-        "gold_cross_entropy": -sums.gold_logprob / max(counted - sums.gold_impossible, 1),
+        "gold_cross_entropy": -sums.gold_logprob / max(counted - sums.gold_impossible - sums.no_gold, 1),
         "gold_impossible": sums.gold_impossible,
-        "gold_is_top1": sums.gold_is_top1 / counted,
-        "gold_is_listed": sums.gold_is_listed / counted,
+        "gold_is_top1": sums.gold_is_top1 / max(counted - sums.no_gold, 1),
+        "gold_is_listed": sums.gold_is_listed / max(counted - sums.no_gold, 1),
         "entropy_histogram": {
             "edges": [round(float(edge), 4) for edge in entropy_edges(manifest.teacher.vocabulary)],
             "rows": sums.entropy_histogram,
@@ -114,6 +118,8 @@ def view(cache: Cache, index: int, tokens: int, top: int) -> list[TokenView]:
     cache.check_targets(f"--sample {index}")
     found = cache[index]
     spell = _speller(cache)
+    if isinstance(found.sample, View):
+        return [_class_view(found.sample, found.answer, spell, _listed(cache, found.answer), top)]
     row_of = {int(position) + 1: row for row, position in enumerate(found.sample.positions_N)}
     listed = _listed(cache, found.answer)
     views = []
@@ -140,6 +146,22 @@ def view(cache: Cache, index: int, tokens: int, top: int) -> list[TokenView]:
     return views
 
 
+def _class_view(asked: View, answer: Answer, spell: Any, listed: tuple[Array, Array], top: int) -> TokenView:
+    """The teacher's view of one view of an image."""
+    named = f" ({spell(asked.label)})" if asked.label >= 0 else ""
+    ids_K, probs_K = listed[0][0], np.exp(listed[1][0].astype(np.float64))
+    place = np.flatnonzero((ids_K == asked.label) & (probs_K > 0))
+    return TokenView(
+        text=f"{asked.name}, view {asked.view}{named}",
+        probability=float(np.exp(answer["gold_logprob"][0].astype(np.float64))) if named else None,
+        rank=int(place[0]) + 1 if len(place) else None,
+        entropy=float(answer["entropy"][0]),
+        alternatives=tuple(
+            (spell(int(ids_K[k])), float(probs_K[k])) for k in range(min(top, len(ids_K))) if probs_K[k] > 0
+        ),
+    )
+
+
 def _listed(cache: Cache, answer: Answer) -> tuple[Array, Array]:
     """Ids and logprobs of the most probable tokens of every row; for hidden states the head is loaded, and torch with it."""
     if "ids" in answer.fields:
@@ -154,7 +176,7 @@ def _listed(cache: Cache, answer: Answer) -> tuple[Array, Array]:
 def _speller(cache: Cache) -> Any:
     """A function from token id to readable text."""
     pieces = read_pieces(cache)
-    spelling = cache.manifest.tokenizer.spelling
+    spelling = cache.manifest.tokenizer.spelling if cache.manifest.tokenizer else "plain"
 
     def spell(token: int) -> str:
         piece = str(pieces[token]) if token < len(pieces) else f"<{token}>"

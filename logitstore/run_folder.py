@@ -16,7 +16,17 @@ SUMMARY_NAME = "logitstore.json"
 
 def conditions(plan: TrainPlan, world_size: int) -> dict[str, Any]:
     """What decides how training goes; a run is gone on with only under the same."""
-    freely_changed = {"cache", "out", "select", "resume", "workers", "evaluate_every", "save_every", "trainer"}
+    freely_changed = {
+        "cache",
+        "out",
+        "select",
+        "resume",
+        "images",
+        "workers",
+        "evaluate_every",
+        "save_every",
+        "trainer",
+    }
     return {"world_size": world_size, "plan": plan.model_dump(mode="json", exclude=freely_changed)}
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,34 +14,52 @@ from logitstore.batching import by_length
 from logitstore.chunks import ASKED_ELEMENTS, chunk_rows
 from logitstore.runs import runs
 from logitstore.stopwatch import OFF, Stopwatch
-from logitstore.teachers.causal_lm import CausalTeacher
-from logitstore.types import Answer, Array, Sample
+from logitstore.teachers.teacher import Teacher
+from logitstore.types import Answer, Array, Asked, Sample
 
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherBatch:
-    """Some samples, padded on the right, and where their rows are.
+    """Some samples as the teacher takes them, and where their rows are.
 
     Attributes:
         indices: numbers of the samples among those asked about.
-        tokens_BT, attention_BT: int64.
-        rows_N: int64, the rows' places in the flattened [B * T], sample after sample.
-        gold_N: int64, the token after each row's position.
-        counts: rows of each sample.
-        keys: of the samples.
+        samples: the samples, complete now that they are about to be asked.
+        inputs: of the teacher, by name: of texts `input_ids` and `attention_mask`, int64[B, T], padded on the right; of
+            images `pixel_values`, float32[B, 3, H, W].
+        rows_N: int64, the rows' places in the flattened [B * T], sample after sample; T is 1 for images.
+        gold_N: int64, the token after each row's position, or the class; -1 where there is none.
     """
 
     indices: list[int]
-    tokens_BT: Tensor
-    attention_BT: Tensor
+    samples: list[Asked]
+    inputs: dict[str, Tensor]
     rows_N: Tensor
     gold_N: Tensor
-    counts: list[int]
-    keys: list[str]
+
+    @property
+    def counts(self) -> list[int]:
+        """Rows of each sample."""
+        return [sample.rows for sample in self.samples]
+
+    @property
+    def keys(self) -> list[str]:
+        """Of the samples."""
+        return [sample.key for sample in self.samples]
+
+
+Batches = Callable[[list[Any]], Iterable[TeacherBatch]]
+"""How samples become batches."""
+
+
+def text_batches(samples: list[Sample], budget: int) -> Iterator[TeacherBatch]:
+    """Texts of similar length together, at most `budget` tokens with their padding."""
+    for indices in by_length(np.array([sample.length for sample in samples]), budget):
+        yield collate(samples, indices)
 
 
 def collate(samples: list[Sample], indices: list[int]) -> TeacherBatch:
-    """Put samples into one batch. Padding is 0; causal attention never looks at it."""
+    """Put texts into one batch. Padding is 0; causal attention never looks at it."""
     width = max(len(samples[index].tokens_T) for index in indices)
     tokens_BT = np.zeros((len(indices), width), np.int64)
     attention_BT = np.zeros((len(indices), width), np.int64)
@@ -50,14 +69,12 @@ def collate(samples: list[Sample], indices: list[int]) -> TeacherBatch:
         attention_BT[line, :length] = 1
     return TeacherBatch(
         indices=indices,
-        tokens_BT=torch.from_numpy(tokens_BT),
-        attention_BT=torch.from_numpy(attention_BT),
+        samples=[samples[index] for index in indices],
+        inputs={"input_ids": torch.from_numpy(tokens_BT), "attention_mask": torch.from_numpy(attention_BT)},
         rows_N=torch.from_numpy(
             np.concatenate([line * width + samples[index].positions_N for line, index in enumerate(indices)])
         ),
         gold_N=torch.from_numpy(np.concatenate([samples[index].gold_N for index in indices])),
-        counts=[samples[index].rows for index in indices],
-        keys=[samples[index].key for index in indices],
     )
 
 
@@ -78,15 +95,15 @@ class RowChunk:
     gold_n: Tensor
 
 
-def ask(teacher: CausalTeacher, batch: TeacherBatch, hidden: bool, watch: Stopwatch = OFF) -> Iterator[RowChunk]:
+def ask(teacher: Teacher, batch: TeacherBatch, hidden: bool, watch: Stopwatch = OFF) -> Iterator[RowChunk]:
     """Run the teacher; give what it said about the rows, a few at a time."""
     hidden_RD = None
     with watch("forward"):
         if hidden:
-            logits_BTV, hidden_BTD = teacher.logits_and_hidden(batch.tokens_BT, batch.attention_BT)
+            logits_BTV, hidden_BTD = teacher.logits_and_hidden(batch.inputs)
             hidden_RD = hidden_BTD.flatten(0, 1)
         else:
-            logits_BTV = teacher.logits(batch.tokens_BT, batch.attention_BT)
+            logits_BTV = teacher.logits(batch.inputs)
     flat_RV = logits_BTV.flatten(0, 1)
     rows_N = batch.rows_N.to(flat_RV.device)
     for span, places in runs(rows_N, chunk_rows(flat_RV.shape[1], flat_RV.device.type, ASKED_ELEMENTS)):
@@ -123,10 +140,9 @@ Answers = Iterator[tuple[TeacherBatch, Callable[[], dict[str, Array]]]]
 
 
 def score(
-    teacher: CausalTeacher,
+    teacher: Teacher,
     reduce: Reduce,
-    samples: list[Sample],
-    batch_tokens: int,
+    batches: Iterable[TeacherBatch],
     hidden: bool = False,
     watch: Stopwatch = OFF,
     taps: Mapping[str, Encode] | None = None,
@@ -135,7 +151,7 @@ def score(
 
     Args:
         reduce: makes the targets.
-        batch_tokens: most tokens in a batch.
+        batches: of samples.
         hidden: whether `reduce` needs the final hidden states.
         taps: features that are given beside the targets, by name, and what is kept of them.
 
@@ -143,9 +159,7 @@ def score(
         the batch, and a function that waits for its targets and gives them as arrays on the host; call it elsewhere, so
         that the teacher goes on meanwhile.
     """
-    lengths_S = np.array([len(sample.tokens_T) for sample in samples])
-    for indices in by_length(lengths_S, batch_tokens):
-        batch = collate(samples, indices)
+    for batch in batches:
         with teacher.recording(list(taps or {})) as seen:
             chunks = [reduce(batch, chunk) for chunk in ask(teacher, batch, hidden, watch)]
         targets = {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
@@ -156,13 +170,12 @@ def score(
 
 
 def observe(
-    teacher: CausalTeacher, samples: list[Sample], batch_tokens: int, taps: Mapping[str, Encode], watch: Stopwatch = OFF
+    teacher: Teacher, batches: Iterable[TeacherBatch], taps: Mapping[str, Encode], watch: Stopwatch = OFF
 ) -> Answers:
     """Features alone, in the same batches as `score`; no logits but the last position's."""
-    for indices in by_length(np.array([len(sample.tokens_T) for sample in samples]), batch_tokens):
-        batch = collate(samples, indices)
+    for batch in batches:
         with watch("forward"):
-            seen = teacher.features(batch.tokens_BT, batch.attention_BT, list(taps))
+            seen = teacher.features(batch.inputs, list(taps))
         with watch("taps"):
             kept = rows_of(seen, taps, batch)
         yield batch, _to_host(kept)

@@ -138,7 +138,7 @@ def check_same_samples(cache: Cache, reference: Cache) -> None:
     here, there = cache.manifest, reference.manifest
     if (here.data.fingerprint, here.samples) == (there.data.fingerprint, there.samples):
         return
-    if here.tokenizer.fingerprint != there.tokenizer.fingerprint:
+    if here.tokenizer != there.tokenizer:
         why = "their teachers have different tokenizers, so the same text makes other samples"
         way_out = "Take a reference with the teacher's tokenizer."
     else:

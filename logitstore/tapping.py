@@ -21,13 +21,15 @@ from logitstore.cache.taps import Tap, read_tap, tap_folders
 from logitstore.cache.verify import shared_problems
 from logitstore.errors import BadInput, CacheMismatch, ModelError, storage_errors
 from logitstore.manifest import Manifest, seal, seal_of_bytes, unseal
+from logitstore.models import shape_of
 from logitstore.moments import Moments
 from logitstore.score import FINITE, Encode, TeacherBatch, observe, split
 from logitstore.stopwatch import OFF, Stopwatch
 from logitstore.tap_info import DEFAULT_CODEC, TAP_NAME, TapInfo, directions_of, needs_pilot, tap_fields, tap_folder
+from logitstore.tap_names import FINAL
 from logitstore.tap_pilot import moments_for, shared_of
-from logitstore.teachers.causal_lm import CausalTeacher
-from logitstore.types import Array, Progress, Sample, Step
+from logitstore.teachers.teacher import Teacher
+from logitstore.types import Array, Asked, Progress, Step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,9 @@ def expected_bytes(config: PretrainedConfig, wanted: TapRequest) -> int:
     if not wanted.names:
         return 0
     text = config.get_text_config()
+    if wanted.names == [FINAL]:
+        width = int(shape_of(config)["hidden_size"])
+        return sum(info.bytes for info in tap_fields(wanted.codec or DEFAULT_CODEC, width).values())
     heads = int(getattr(text, "num_attention_heads", None) or 1)
     head_width = getattr(text, "head_dim", None) or text.hidden_size // heads
     key_heads = getattr(text, "num_key_value_heads", None) or heads
@@ -91,7 +96,7 @@ def _found(root: Path, manifest: Manifest, wanted: TapRequest) -> dict[str, TapI
     return found
 
 
-def widths_of(teacher: CausalTeacher, names: Sequence[str], codec: str | None) -> dict[str, int]:
+def widths_of(teacher: Teacher, names: Sequence[str], codec: str | None) -> dict[str, int]:
     """Channels of some features.
 
     Raises:
@@ -109,14 +114,14 @@ def establish_taps(
     root: Path,
     manifest: Manifest,
     wanted: TapRequest,
-    teacher: CausalTeacher,
-    pilot: Callable[[], list[Sample]],
+    teacher: Teacher,
+    pilot: Callable[[], Iterable[TeacherBatch]],
     progress: Progress,
 ) -> list[Tap]:
     """Write the shared files and then `tap.json` of the taps wanted, or make sure that those which are there are these.
 
     Args:
-        pilot: gives the samples on which codecs are fitted.
+        pilot: gives the samples on which codecs are fitted, in batches.
 
     Raises:
         BadInput, ModelError: see `widths_of`.
@@ -129,7 +134,7 @@ def establish_taps(
     codecs = {name: found[name].codec if name in found else wanted.codec or DEFAULT_CODEC for name in names}
     moments = {name: moments_for(codec, widths[name]) for name, codec in codecs.items() if needs_pilot(codec)}
     if moments:
-        _observe_pilot(moments, pilot(), manifest.batch_tokens, teacher, progress)
+        _observe_pilot(moments, list(pilot()), teacher, progress)
     for name, codec in codecs.items():
         fit = moments.get(name)
         content = safetensors.torch.save(shared_of(codec, fit)) if fit else b""
@@ -148,13 +153,11 @@ def establish_taps(
 
 
 def _observe_pilot(
-    moments: dict[str, Moments], samples: list[Sample], batch_tokens: int, teacher: CausalTeacher, progress: Progress
+    moments: dict[str, Moments], batches: list[TeacherBatch], teacher: Teacher, progress: Progress
 ) -> None:
     """Count what the teacher shows of some features on the pilot."""
-    total, done = sum(sample.rows for sample in samples), 0
-    for batch, values in observe(
-        teacher, samples, batch_tokens, dict.fromkeys(moments, lambda rows_ND: {"all": rows_ND})
-    ):
+    total, done = sum(len(batch.rows_N) for batch in batches), 0
+    for batch, values in observe(teacher, batches, dict.fromkeys(moments, lambda rows_ND: {"all": rows_ND})):
         kept = values()
         for name, each in moments.items():
             check_finite(name, kept)
@@ -208,7 +211,7 @@ def finish_taps(cache: Cache, names: Sequence[str]) -> None:
 class TapOut:
     """One part of a tap being written: takes what is kept of the feature, commits it."""
 
-    def __init__(self, root: Path, tap: Tap, part: int, samples: list[Sample], watch: Stopwatch = OFF) -> None:
+    def __init__(self, root: Path, tap: Tap, part: int, samples: Sequence[Asked], watch: Stopwatch = OFF) -> None:
         """Raises PartTaken, StorageError: see `StagedPart`."""
         self._watch = watch
         self.name = tap.name

@@ -14,7 +14,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from logitstore.cache.layout import inside
-from logitstore.cache.reader import Cache
+from logitstore.cache.reader import Cache, texts_of
 from logitstore.data.tokenizer import load_tokenizer
 from logitstore.data.windows import cut
 from logitstore.errors import BadInput
@@ -86,7 +86,7 @@ def encoded_anew(
     Raises:
         BadInput: the cache holds chats.
     """
-    data = cache.manifest.data
+    _, data = cache.manifest.text
     if data.kind == "chat":
         raise BadInput(
             f"--text: {cache.path} holds chats, whose template is written in the teacher's tokens. "
@@ -129,7 +129,7 @@ def _runs(cache: Cache, samples_M: Array) -> Iterator[tuple[Array, int]]:
     joined: list[Array] = []
     document, stop = -1, -1
     for part, number in zip(*(places.tolist() for places in cache.places(samples_M)), strict=True):
-        sample = cache.samples_of(part).sample(number)
+        sample = texts_of(cache.samples_of(part)).sample(number)
         if joined and (sample.document != document or sample.start > stop):
             yield np.concatenate(joined), len(joined)
             joined = []

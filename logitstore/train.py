@@ -23,13 +23,14 @@ from logitstore.learner import Learner
 from logitstore.models import config_from, layer_count, load_config, load_weights, pick_device, shape_of
 from logitstore.objectives.from_hidden import LinearHead
 from logitstore.plans import TrainPlan
-from logitstore.pulls import check_pulls, compared, criterion_of, honestly
-from logitstore.reading import check_reading, loaders, selection_for
+from logitstore.pulls import check_exact, check_pulls, compared, criterion_of, honestly
+from logitstore.reading import check_reading, check_task, loaders, selection_for
 from logitstore.run_folder import checkpoint_of, conditions, write_summary
 from logitstore.sidecars import sidecar
 from logitstore.stream import BatchStream
 from logitstore.students.build import copied, fresh, parse_layers
 from logitstore.students.fit import check_student, tokenizer_for
+from logitstore.students.image_fit import check_classifier, name_classes, save_processor
 from logitstore.students.output_head import UnknownHead, output_head
 from logitstore.students.packing import check_packing
 from logitstore.students.width import Widths, importance_of, narrow_config, narrowed
@@ -79,10 +80,10 @@ def train(
     chosen = None if selection is None else selection.checksum
     checkpoint = checkpoint_of(plan, arguments.world_size, cache, chosen)
     place = {"rank": arguments.process_index, "world_size": arguments.world_size, "workers": plan.workers}
-    taps = sorted(
-        {other for each in references.values() for _, other in compared(plan, cache, _layers(plan, cache, each))}
-    )
+    layers = {_layers(plan, cache, each) for each in references.values()}
+    taps = sorted({other for count in layers for _, other in compared(plan, cache, count)})
     cache.taps.check_has(taps)
+    check_exact(plan, cache, layers)
     if taps and arguments.n_gpu > 1:
         raise BadInput(
             f"pulls on features with {arguments.n_gpu} GPUs in one process: their features cannot be had together. Start one "
@@ -113,7 +114,7 @@ def train(
         "loss_from": "hidden states" if by_hidden else "logits",
         **conditions(plan, arguments.world_size),
     }
-    for text in honestly(plan, cache):
+    for text in honestly(plan, cache, layers):
         notice(text)
     for learner, why_not in zip(learners, reasons, strict=True):
         whose = f"{learner.name}: " if learner.name else ""
@@ -130,7 +131,10 @@ def train(
         trainer.save_model(str(plan.out))
         if trainer.is_world_process_zero():
             for name, reference in references.items():
-                tokenizer_for(cache, reference).save_pretrained(str(plan.out / name))
+                if cache.manifest.view is not None:
+                    save_processor(cache, reference, plan.out / name)
+                else:
+                    tokenizer_for(cache, reference).save_pretrained(str(plan.out / name))
             write_summary(plan.out, summary | {"figures": figures, "log": trainer.state.log_history})
     return figures
 
@@ -183,6 +187,7 @@ def _check(plan: TrainPlan, cache: Cache) -> dict[str, ModelRef | None]:
 
     The only student has no name: it is saved in --out itself.
     """
+    check_task(plan, cache)
     names = _names(plan)
     _check_out(plan, names)
     if len(names) > 1 and (plan.precision == "float16" or plan.trainer.get("gradient_checkpointing")):
@@ -211,7 +216,10 @@ def _check(plan: TrainPlan, cache: Cache) -> dict[str, ModelRef | None]:
             "Add --prune to make it narrower, or --copy-layers to take some of its layers."
         )
     references = [ModelRef.parse(student) for student in plan.students]
-    if not plan.text:
+    if cache.manifest.view is not None:
+        for reference in references:
+            check_classifier(cache, reference)
+    elif not plan.text:
         for reference in references:
             check_student(cache, reference)
     return dict(zip(names, references, strict=True))
@@ -307,12 +315,15 @@ def _arguments(plan: TrainPlan) -> TrainingArguments:
 def _student(
     plan: TrainPlan, cache: Cache, reference: ModelRef | None, loader: BatchStream, progress: Progress
 ) -> PreTrainedModel:
+    task = cache.manifest.task
     if reference is None:
-        return fresh(cache.manifest.teacher.config, _changes(plan))
+        return fresh(cache.manifest.teacher.config, _changes(plan), task)
     if plan.copy_layers is not None:
-        student = copied(reference, plan.copy_layers)
+        student = copied(reference, plan.copy_layers, task)
     else:
-        student = load_weights(reference, load_config(reference), torch.float32)
+        student = load_weights(reference, load_config(reference), torch.float32, task)
+    if cache.manifest.view is not None:
+        name_classes(cache, student.config)
     return _pruned(plan, student, loader, progress) if plan.prune else student
 
 
@@ -340,7 +351,10 @@ def _pruned(plan: TrainPlan, student: PreTrainedModel, loader: BatchStream, prog
 
 def _head(student: PreTrainedModel, loader: BatchStream) -> tuple[LinearHead | None, str]:
     """The student's output layer, if the loss can take its place, tried on some tokens of the first sample; else why not."""
-    tokens = loader.at(0, 0).input_ids[:1, :TRIED_TOKENS]
+    input_ids = loader.at(0, 0).input_ids
+    if input_ids is None:
+        return None, "an image classifier has few of them"
+    tokens = input_ids[:1, :TRIED_TOKENS]
     try:
         return output_head(student, tokens), "its weights are in pieces"
     except UnknownHead as reason:

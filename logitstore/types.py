@@ -68,6 +68,11 @@ class Sample:
     domain: str | None = None
 
     @property
+    def length(self) -> int:
+        """Tokens."""
+        return len(self.tokens_T)
+
+    @property
     def rows(self) -> int:
         return int(self.mask_T.sum())
 
@@ -80,6 +85,49 @@ class Sample:
     def gold_N(self) -> Array:
         """int64[N]: the token that follows each row's position."""
         return np.asarray(self.tokens_T[self.positions_N + 1], np.int64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """One view of one image, as it is put to the teacher; its one row is about its class.
+
+    Attributes:
+        name: key of the image in the data set.
+        image: its number there.
+        view: number of the view, from 0.
+        label: number of its class; -1 where the image has none, or shares the view with another.
+        content: xxh3-64 of the image file; 0 until it was read.
+        digest: of what the teacher saw; 0 until it was made.
+    """
+
+    name: str
+    image: int
+    view: int
+    label: int = -1
+    content: int = 0
+    digest: int = 0
+
+    @property
+    def key(self) -> str:
+        """xxh3-128, in hex, of the name and the number of the view."""
+        return xxhash.xxh3_128_hexdigest(f"{self.name}\0{self.view}".encode("utf-8", "surrogatepass"))
+
+    @property
+    def length(self) -> int:
+        return 1
+
+    @property
+    def rows(self) -> int:
+        return 1
+
+    @property
+    def gold_N(self) -> Array:
+        """int64[1]: the class, or -1."""
+        return np.array([self.label], np.int64)
+
+
+Asked = Sample | View
+"""What a teacher is asked about."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +148,7 @@ class Answer:
 class CachedSample:
     """A sample and what the teacher said about its rows; the arrays are views of the mapped files."""
 
-    sample: Sample
+    sample: Any
     answer: Answer
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas
+import pyarrow
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -78,13 +79,17 @@ def written(folder: Path, suffix: str, texts: list[str]) -> Path:
         pandas.DataFrame({"text": texts}).to_csv(path, index=False, sep="\t")
     elif suffix == ".parquet":
         pandas.DataFrame({"text": texts}).to_parquet(path)
+    elif suffix == ".arrow":
+        table = pyarrow.table({"text": texts})
+        with pyarrow.ipc.new_stream(path, table.schema) as stream:
+            stream.write_table(table)
     return path
 
 
 TEXTS = ["The quick brown fox, jumps.", 'Über "naïve" 你好 🙂', "a b c d e f"]
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".tsv", ".parquet"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow"])
 def test_all_kinds_of_files_give_the_same_samples(
     tmp_path: Path, tokenizer: PreTrainedTokenizerFast, suffix: str
 ) -> None:

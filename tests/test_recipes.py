@@ -32,6 +32,7 @@ from logitstore.models import config_from, describe, shape_of
 from logitstore.plans import TrainPlan
 from logitstore.recipe import about, named_recipe, plan, recipe_names
 from logitstore.recording import recording
+from logitstore.schedule import Schedule
 from logitstore.students.build import fresh
 from logitstore.train import train
 from tests.conftest import VOCABULARY, logitstore_command, plan_for, save_model
@@ -89,14 +90,28 @@ def test_every_recipe_trains(recipe: str, tapped: logitstore.Cache, student: Pat
 def test_a_recipe_says_what_it_is_and_names_what_there_is(recipe: str) -> None:
     said = about(recipe)
     assert set(said) == {"method", "paper", "needs", "advice"}
+    assert named_by(recipe) <= {"none", *METHODS}
+
+
+def test_the_recipe_of_kd_plus_plus_warms_up_the_kl_and_nothing_else() -> None:
+    asked = plan(TrainPlan, "train", None, {"cache": "c", "out": "o"}, named="kd_plus_plus")
+    kl, direction = asked.terms
+    assert (kl.name, direction.name) == ("forward_kl", "norm_direction")
+    assert asked.alpha == 0  # cross-entropy weighs 1 all along
+    assert [Schedule.of(kl.weight).at(done) for done in (0.0, 20 / 240, 1.0)] == pytest.approx([0.0, 1.0, 1.0])
+    assert Schedule.of(direction.weight).span == (2.0, 2.0)
+
+
+def named_by(recipe: str) -> set[str]:
+    """The objectives that a recipe trains by."""
     told = yaml.safe_load(named_recipe(recipe).read_text())["train"]
-    named = [told.get("objective", "forward_kl"), *(term["name"] for term in told.get("terms", ()))]
-    assert set(named) <= {"none", *METHODS}
+    return {told.get("objective", "forward_kl"), *(term["name"] for term in told.get("terms", ()))}
 
 
-def test_every_objective_stands_in_a_recipe_or_is_an_option_of_one() -> None:
-    text = "".join(named_recipe(recipe).read_text() for recipe in recipe_names())
-    assert [name for name in METHODS if name not in text and name != "symmetric_kl"] == []
+def test_every_objective_but_two_stands_in_a_recipe() -> None:
+    named = set().union(*map(named_by, recipe_names()))
+    assert [name for name in METHODS if name not in named] == ["symmetric_kl", "skew_forward_kl"]
+    assert "skew_forward_kl" in about("distillm")["advice"]
 
 
 def test_a_teacher_that_calls_its_layers_otherwise_serves_features_and_fresh_students(
@@ -201,6 +216,31 @@ def test_strict_refuses_what_is_not_exact(tapped: logitstore.Cache, student: Pat
         sum("reverse_kl is an approximation on this cache: the tail is modelled (sketch)" in each for each in said) == 1
     )
     train(train_plan("minilm_v2", tapped, student, tmp_path / "strict", strict=True, max_steps=1))
+
+
+@pytest.mark.parametrize("codec", ["int8", "pca-8"])
+def test_strict_refuses_features_that_were_stored_with_a_loss(
+    codec: str, teacher: Path, texts: Path, student: Path, tmp_path: Path
+) -> None:
+    cache = dump(
+        plan_for(teacher, texts, tmp_path / "cache", preset="exact", k=None, hidden="final", tap_codec=codec, limit=12)
+    )
+    own = tmp_path / "own.yaml"
+    own.write_text("train: {terms: [{name: match, options: {layers: last-1}}]}")
+    usual = {"cache": cache.path, "student": str(student), "device": "cpu", "max_steps": 1, "holdout": 0}
+    asked = plan(TrainPlan, "train", own, usual | {"out": tmp_path / "out", "strict": True})
+    with pytest.raises(
+        BadInput, match=f"--strict: match is an approximation on .* stored as {codec}. Keep them as bfl"
+    ):
+        train(asked)
+    said: list[str] = []
+    train(asked.model_copy(update={"strict": False}), notice=said.append)
+    assert f"note: match is an approximation on this cache: its features are stored as {codec}." in said
+
+
+def test_strict_refuses_a_ranking_of_some_tokens(tapped: logitstore.Cache, student: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"plackett_luce is biased .* listed tokens count\. Take another objective, or"):
+        train(train_plan("pld", tapped, student, tmp_path / "out", strict=True))
 
 
 def test_the_loss_of_minilm_from_the_cache_is_that_of_the_live_teacher(

@@ -320,7 +320,9 @@ def test_the_head_gives_the_logits_of_the_model(config: Any, dtype: str, tmp_pat
     Auto.from_config(config).save_pretrained(tmp_path)
     ref = ModelRef.parse(str(tmp_path))
     teacher = CausalTeacher(ref, load_config(ref), dtype, "cpu")
-    logits, hidden = teacher.logits_and_hidden(torch.randint(0, 70, (2, 9)), torch.ones(2, 9, dtype=torch.int64))
+    logits, hidden = teacher.logits_and_hidden(
+        {"input_ids": torch.randint(0, 70, (2, 9)), "attention_mask": torch.ones(2, 9, dtype=torch.int64)}
+    )
     head = teacher.head(64).matching(teacher.name, hidden.flatten(0, 1), logits.flatten(0, 1))
     found, own = head.logits(hidden.flatten(0, 1)), logits.flatten(0, 1)[:, :64].float()
     tolerance = {"float32": 1e-5, "bfloat16": 2**-6}[dtype]

@@ -25,13 +25,15 @@ from transformers import (
     MambaConfig,
     MambaForCausalLM,
     PretrainedConfig,
+    PreTrainedTokenizerFast,
     TrainingArguments,
 )
 
 import logitstore
 from logitstore.batch import Batch
-from logitstore.criterion import Criterion
+from logitstore.criterion import Criterion, RowTerm
 from logitstore.distill_trainer import DistillTrainer
+from logitstore.dump import dump
 from logitstore.errors import BadInput, CacheMismatch, ModelError
 from logitstore.evaluate import evaluate
 from logitstore.learner import Learner
@@ -40,12 +42,14 @@ from logitstore.methods import METHODS, check_method
 from logitstore.objectives import forward_kl
 from logitstore.plans import EvaluatePlan, TrainPlan
 from logitstore.presets import row_of
+from logitstore.pulls import criterion_of
+from logitstore.schedule import Schedule
 from logitstore.students.build import copied, fresh, parse_layers
 from logitstore.students.output_head import output_head
 from logitstore.students.packing import check_packing
 from logitstore.train import train
 from logitstore.types import ModelRef
-from tests.conftest import VOCABULARY, save_model, tree
+from tests.conftest import PADDED_VOCABULARY, VOCABULARY, logitstore_command, plan_for, save_model, tree
 
 
 def plan_of(cache: logitstore.Cache, out: Path, **changes: Any) -> TrainPlan:
@@ -336,6 +340,19 @@ def test_the_teacher_judged_against_its_own_cache_has_almost_no_kl(
     assert 0 <= found.kl_lower_bound < 1e-2
 
 
+def test_without_a_tail_there_is_no_lower_bound_of_the_kl(
+    teacher: Path, small_student: Path, texts: Path, tmp_path: Path
+) -> None:
+    cut = dump(plan_for(teacher, texts, tmp_path / "cut", tail="none", limit=8))
+    found = evaluate(EvaluatePlan(cache=cut.path, student=str(small_student), samples="all", device="cpu"))
+    assert np.isnan(found.kl_lower_bound)
+    assert np.isfinite([found.kl, found.agreement, found.acceptance]).all()
+    asked = ["evaluate", cut.path, "--student", small_student, "--samples", "all", "--device", "cpu"]
+    shown = logitstore_command(*asked).stdout
+    assert re.search(r"kl_lower_bound +unknown", shown)
+    assert json.loads(logitstore_command(*asked, "--json").stdout)["kl_lower_bound"] is None
+
+
 @pytest.mark.slow
 def test_two_processes_repeat_what_one_does_with_twice_the_accumulation(
     cache: logitstore.Cache, small_student: Path, tmp_path: Path
@@ -573,6 +590,21 @@ def test_every_objective_trains_and_falls(
     assert all("cross_entropy" in entry for entry in logged)
 
 
+@pytest.mark.parametrize("objective", [name for name, method in METHODS.items() if method.form == "rows"])
+def test_every_objective_trains_a_student_whose_head_is_padded(
+    cache: logitstore.Cache, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, objective: str
+) -> None:
+    """With as many rows as the teacher's head, of which the cache knows those of the tokenizer."""
+    student = save_model(tmp_path / "student", tokenizer, PADDED_VOCABULARY, seed=1, num_hidden_layers=1)
+    options = {"objective": objective, "max_steps": 3, "holdout": 0.0}
+    train(plan_of(cache, tmp_path / "out", student=str(student), **options))
+    logged = json.loads((tmp_path / "out" / "logitstore.json").read_text())["log"]
+    assert all(np.isfinite(entry["loss"]) for entry in logged if "loss" in entry)
+    weights = load_file(tmp_path / "out" / "model.safetensors")
+    assert weights["lm_head.weight"].shape[0] == PADDED_VOCABULARY
+    assert all(value.isfinite().all() for value in weights.values())
+
+
 def test_taid_goes_on_in_time_and_a_checkpoint_keeps_it(
     cache: logitstore.Cache, small_student: Path, tmp_path: Path
 ) -> None:
@@ -597,6 +629,28 @@ def test_taid_goes_on_in_time_and_a_checkpoint_keeps_it(
     shutil.copytree(whole / "checkpoint-20", stopped / "checkpoint-20")
     train(plan_of(cache, stopped, **options, resume=True))
     assert curve(stopped) == curve(whole)
+
+
+def test_pulls_of_the_same_name_are_told_apart_and_keep_their_own(
+    cache: logitstore.Cache, small_student: Path, tmp_path: Path
+) -> None:
+    terms = [{"name": "taid", "options": {"start": 0.7}}, {"name": "forward_kl"}, {"name": "taid", "weight": 2.0}]
+    plan = plan_of(
+        cache, tmp_path / "out", student=str(small_student), objective="taid", alpha=0.5, terms=terms, max_steps=2
+    )
+    criterion = criterion_of(plan, cache, {"num_hidden_layers": 1}, {})
+    assert [term.label for term in criterion.rows] == ["taid", "cross_entropy", "taid_2", "forward_kl", "taid_3"]
+    assert [float(state.t) for state in criterion.states.values()] == pytest.approx([0.4, 0.7, 0.4])
+    train(plan)
+    for entry in json.loads((tmp_path / "out" / "logitstore.json").read_text())["log"]:
+        if "loss" in entry:
+            parts = (0.5, "taid"), (0.5, "cross_entropy"), (1, "taid_2"), (1, "forward_kl"), (2, "taid_3")
+            assert entry["loss"] == pytest.approx(sum(weight * entry[name] for weight, name in parts), rel=1e-4)
+
+
+def test_a_criterion_whose_labels_do_not_differ_is_a_mistake() -> None:
+    with pytest.raises(ValueError, match="labels must differ"):
+        Criterion.mixed("taid", rows=[RowTerm(name="taid", label="taid", weight=Schedule.of(1.0))])
 
 
 def test_objectives_that_a_cache_does_not_serve_are_refused(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from logitstore.manifest import Fidelity, Sums
-from logitstore.types import Answer, Array, Sample
+from logitstore.types import Answer, Array, Asked
 
 HISTOGRAM_BINS = 32
 
@@ -18,7 +18,7 @@ def entropy_edges(vocabulary: int) -> Array:
     return np.linspace(0.0, np.log(max(vocabulary, 2)), HISTOGRAM_BINS + 1)
 
 
-def with_sample(sums: Sums, sample: Sample, facts: Answer, vocabulary: int) -> Sums:
+def with_sample(sums: Sums, sample: Asked, facts: Answer, vocabulary: int) -> Sums:
     """The sums after one more sample.
 
     Args:
@@ -35,6 +35,7 @@ def with_sample(sums: Sums, sample: Sample, facts: Answer, vocabulary: int) -> S
         gold_impossible=sums.gold_impossible + int(np.isinf(gold_logprob_N).sum()),
         gold_is_top1=sums.gold_is_top1 + int((facts["top1"] == sample.gold_N).sum()),
         gold_is_listed=sums.gold_is_listed + int(facts["gold_listed"].sum()),
+        no_gold=sums.no_gold + int((sample.gold_N < 0).sum()),
         entropy_histogram=[a + int(b) for a, b in zip(sums.entropy_histogram, histogram, strict=True)],
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -11,8 +12,9 @@ from logitstore.cache import layout
 from logitstore.cache.part_sums import HISTOGRAM_BINS, with_sample
 from logitstore.cache.samples_file import write_samples
 from logitstore.cache.staged_part import StagedPart
+from logitstore.cache.views_file import write_views
 from logitstore.manifest import Fidelity, Manifest, PartRecord, Sums
-from logitstore.types import Answer, Sample
+from logitstore.types import Answer, Asked, Sample, View
 
 
 class PartWriter:
@@ -21,14 +23,14 @@ class PartWriter:
     Used as a context: leaving it without `commit` drops what was staged.
     """
 
-    def __init__(self, root: Path, manifest: Manifest, part: int, samples: list[Sample]) -> None:
+    def __init__(self, root: Path, manifest: Manifest, part: int, samples: Sequence[Asked]) -> None:
         """Stage part number `part`.
 
         Raises:
             StorageError: the folder cannot be written.
             PartTaken: another writer was first.
         """
-        self._manifest, self._samples = manifest, samples
+        self._manifest, self._samples = manifest, list(samples)
         self._nll_S = np.zeros(len(samples), np.float32)
         self._sums = Sums(entropy_histogram=[0] * HISTOGRAM_BINS)
         self._staged = StagedPart(root, manifest, part, samples)
@@ -46,14 +48,17 @@ class PartWriter:
     ) -> None:
         self._staged.__exit__(kind, error, trace)
 
-    def write(self, index: int, answer: Answer, facts: Answer | None = None) -> None:
+    def write(self, index: int, answer: Answer, facts: Answer | None = None, asked: Asked | None = None) -> None:
         """Store what the teacher said about sample number `index` of this part.
 
         Args:
             answer: the fields as stored.
             facts: what is counted about the rows (`part_sums.FACTS`), as the teacher said it; None where `commit` is
                 given the sums, and the fields have the gold tokens' logprobs.
+            asked: the sample, where more is known of it now than when the part was begun.
         """
+        if asked is not None:
+            self._samples[index] = asked
         self._staged.write(index, answer.fields)
         # rounded as rows keep it, so a sample has the same score whatever is kept of its rows
         said = answer if facts is None or "gold_logprob" in answer.fields else facts
@@ -75,4 +80,10 @@ class PartWriter:
         return self._staged.commit(sums or self._sums, fidelity, self._write_samples)
 
     def _write_samples(self, folder: Path) -> None:
-        write_samples(folder / layout.SAMPLES_FILE, self._samples, self._nll_S, self._manifest.token_dtype)
+        path = folder / layout.SAMPLES_FILE
+        views = [sample for sample in self._samples if isinstance(sample, View)]
+        if views:
+            write_views(path, views, self._nll_S)
+        else:
+            texts = [sample for sample in self._samples if isinstance(sample, Sample)]
+            write_samples(path, texts, self._nll_S, self._manifest.token_dtype)

@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from logitstore.cache import layout
+from logitstore.cache.images_file import ImagesFile
 from logitstore.cache.part_files import check_files, check_sizes, open_record, read_record
+from logitstore.cache.part_samples import PartSamples
 from logitstore.cache.part_sums import add_fidelity, add_sums
 from logitstore.cache.rows_file import map_rows, read_rows
 from logitstore.cache.samples_file import SamplesFile
 from logitstore.cache.taps import Taps
+from logitstore.cache.views_file import ViewsFile
 from logitstore.codecs.answer import AnswerCodec
-from logitstore.errors import BadInput
+from logitstore.errors import BadInput, CacheDamaged
 from logitstore.manifest import MANIFEST_NAME, Fidelity, Manifest, PartRecord, Sums, unseal
 from logitstore.registry import resolve
 from logitstore.types import Answer, Array, CachedSample
@@ -60,7 +63,8 @@ class Part:
         manifest: Manifest,
         number: int,
         shelf: Shelf | None = None,
-        samples: SamplesFile | None = None,
+        samples: PartSamples | None = None,
+        images: ImagesFile | None = None,
     ) -> None:
         """Map the files of a part after comparing their headers and sizes with the manifest and the commit record.
 
@@ -71,7 +75,7 @@ class Part:
         self.number = number
         self.folder = layout.inside(root, f"{layout.PARTS}/{number:05d}")
         self.record = open_record(root, manifest, number, [layout.SAMPLES_FILE])
-        self.samples = samples or open_samples(root, manifest, number)
+        self.samples = samples or open_samples(root, manifest, number, images)
         self._manifest = manifest
         self._codec = AnswerCodec(row=manifest.row)
         self._shelf = shelf or Shelf()
@@ -120,7 +124,7 @@ class Cache:
         self._numbers_P = np.array(self.part_numbers, np.int64)
         self._first_sample_P = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         self._parts: OrderedDict[int, Part] = OrderedDict()
-        self._samples: dict[int, SamplesFile] = {}
+        self._samples: dict[int, PartSamples] = {}
         self._lock = threading.Lock()
         self._shelf = Shelf()
 
@@ -144,7 +148,9 @@ class Cache:
     @property
     def rows(self) -> int:
         """Rows in the committed parts."""
-        return self.manifest.rows if self.complete else sum(record.rows for record in self.records)
+        if self.complete:
+            return self.manifest.rows * self.manifest.views
+        return sum(record.rows for record in self.records)
 
     @property
     def fidelity(self) -> Fidelity:
@@ -175,17 +181,47 @@ class Cache:
             found = self._parts.get(number)
             if found is None:
                 opened = self._samples.get(number)
-                found = self._parts[number] = Part(self.path, self.manifest, number, self._shelf, opened)
+                found = self._parts[number] = Part(self.path, self.manifest, number, self._shelf, opened, self._images)
                 self._samples[number] = found.samples
                 if len(self._parts) > OPEN_PARTS:
                     self._samples.pop(self._parts.popitem(last=False)[0])
             return found
 
-    def samples_of(self, number: int) -> SamplesFile:
+    @cached_property
+    def _images(self) -> ImagesFile | None:
+        return open_images_file(self.path, self.manifest)
+
+    @property
+    def images(self) -> ImagesFile:
+        """The images that a cache of images is about.
+
+        Raises:
+            BadInput: it is one of text.
+        """
+        if self._images is None:
+            raise BadInput(f"{self.path}: a cache of text holds no images.")
+        return self._images
+
+    @property
+    def whole_views(self) -> list[int]:
+        """Views of which every part is committed."""
+        count = self.manifest.parts_of_view
+        return [
+            int(view)
+            for view, parts in zip(*np.unique(self._numbers_P // count, return_counts=True), strict=True)
+            if parts == count
+        ]
+
+    def first_sample_of(self, view: int) -> int:
+        """The number of a whole view's first sample; its other images follow in their order."""
+        place = int(np.searchsorted(self._numbers_P, view * self.manifest.parts_of_view))
+        return int(self._first_sample_P[place])
+
+    def samples_of(self, number: int) -> PartSamples:
         """The samples of part `number`, without its rows, which costs less to open."""
         found = self._samples.get(number)
         if found is None:
-            found = open_samples(self.path, self.manifest, number)
+            found = open_samples(self.path, self.manifest, number, self._images)
             if len(self._samples) < OPEN_PARTS:
                 self._samples[number] = found
         return found
@@ -280,11 +316,56 @@ class Cache:
         return loader
 
 
-def open_samples(root: Path, manifest: Manifest, number: int) -> SamplesFile:
+def open_images_file(root: Path, manifest: Manifest) -> ImagesFile | None:
+    """The images of a cache, mapped; None where it is one of text.
+
+    Raises:
+        CacheDamaged: the file is missing, truncated, foreign or outside the cache.
+    """
+    if manifest.view is None:
+        return None
+    path = layout.inside(root, manifest.shared_file("images"))
+    return ImagesFile(path, manifest.samples, manifest.teacher.vocabulary)
+
+
+def open_samples(root: Path, manifest: Manifest, number: int, images: ImagesFile | None = None) -> PartSamples:
     """The samples of a part, mapped.
+
+    Args:
+        root: folder of the cache.
+        manifest: of it.
+        number: of the part.
+        images: of the cache, if it is open already.
 
     Raises:
         CacheDamaged: the file is missing, truncated, foreign or outside the cache.
     """
     path = layout.inside(root, f"{layout.PARTS}/{number:05d}/{layout.SAMPLES_FILE}")
-    return SamplesFile(path, manifest.token_dtype, manifest.samples_in(number))
+    if manifest.view is None:
+        return SamplesFile(path, manifest.token_dtype, manifest.samples_in(number))
+    images = images or open_images_file(root, manifest)
+    if images is None:
+        raise CacheDamaged(f"{root}: it names no images.")
+    return ViewsFile(path, manifest.span(number), images, manifest.view.mixes)
+
+
+def texts_of(samples: PartSamples) -> SamplesFile:
+    """The samples of a part as texts.
+
+    Raises:
+        BadInput: they are views of images.
+    """
+    if not isinstance(samples, SamplesFile):
+        raise BadInput("a cache of images holds no text.")
+    return samples
+
+
+def views_of(samples: PartSamples) -> ViewsFile:
+    """The samples of a part as views of images.
+
+    Raises:
+        BadInput: they are texts.
+    """
+    if not isinstance(samples, ViewsFile):
+        raise BadInput("a cache of text holds no images.")
+    return samples

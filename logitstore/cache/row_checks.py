@@ -23,7 +23,7 @@ def row_block_problems(
 
     Args:
         block: stored fields of some rows.
-        gold_N: int64, the token that follows each row's position.
+        gold_N: int64, the token that follows each row's position, or its class; -1 where there is none.
         codec: of the cache; what all rows share is not needed.
         recoded: the rows were made from another cache, so listed logprobs may be rounded twice, or come from a hidden
             state, while that of the gold token is the teacher's own.
@@ -43,8 +43,11 @@ def row_block_problems(
     if not codec.row.sparsifier.keeps_rows:
         return
     gold_logprob_N = block["gold_logprob"]
-    if np.isnan(gold_logprob_N).any() or (gold_logprob_N > 0).any():
-        yield "gold_logprob", "a logprob is positive or NaN"
+    if (np.isnan(gold_logprob_N) != (gold_N < 0)).any() or (gold_logprob_N > 0).any():
+        yield (
+            "gold_logprob",
+            "a logprob is positive, or NaN where there is a gold token, or not NaN where there is none",
+        )
     entropy_N = block["entropy"].astype(np.float64)
     if not ((entropy_N >= 0) & (entropy_N <= np.log(max(vocabulary, 2)) * 1.001)).all():
         yield "entropy", "it is negative, NaN or above log(vocabulary)"

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
 
+from logitstore.cache.part_samples import PartSamples
 from logitstore.errors import CacheDamaged
 from logitstore.types import Array, Sample
 
@@ -67,7 +68,7 @@ def write_samples(path: Path, samples: list[Sample], nll_S: Array, token_dtype: 
         writer.write_batch(table)
 
 
-class SamplesFile:
+class SamplesFile(PartSamples):
     """A mapped `samples.arrow`. Token arrays are views of the file; masks are unpacked sample by sample."""
 
     def __init__(self, path: Path, token_dtype: str, count: int) -> None:

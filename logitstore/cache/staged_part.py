@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -15,7 +15,7 @@ from logitstore.cache.part_files import PartsPlan, read_record
 from logitstore.cache.rows_writer import RowsWriter, open_writer
 from logitstore.errors import storage_errors
 from logitstore.manifest import RECORD_NAME, Fidelity, PartRecord, Sums, seal, seal_of
-from logitstore.types import Array, Sample
+from logitstore.types import Array, Asked
 
 
 class PartTaken(Exception):
@@ -28,7 +28,7 @@ class StagedPart:
     Used as a context: leaving it without `commit` drops what was staged.
     """
 
-    def __init__(self, root: Path, plan: PartsPlan, part: int, samples: list[Sample]) -> None:
+    def __init__(self, root: Path, plan: PartsPlan, part: int, samples: Sequence[Asked]) -> None:
         """Stage part number `part` below `root`, the folder of a cache or of a tap.
 
         Raises:
@@ -110,7 +110,7 @@ class StagedPart:
             part=self._part,
             samples=len(self._samples),
             rows=self.rows,
-            tokens=sum(len(sample.tokens_T) for sample in self._samples),
+            tokens=sum(sample.length for sample in self._samples),
             sums=sums,
             fidelity=fidelity,
             files={

@@ -12,9 +12,10 @@ import numpy as np
 
 from logitstore.cache import layout
 from logitstore.cache.part_files import PartsPlan, read_record
-from logitstore.cache.reader import Part
+from logitstore.cache.reader import Part, texts_of
 from logitstore.cache.row_checks import feature_block_problems, row_block_problems
 from logitstore.cache.taps import Tap, tap_folders
+from logitstore.cache.views_file import ViewsFile
 from logitstore.codecs.answer import AnswerCodec
 from logitstore.errors import CacheMismatch, LogitstoreError, NotACache, storage_errors
 from logitstore.manifest import (
@@ -91,9 +92,10 @@ def _count_problems(root: Path, manifest: Manifest, numbers: list[int]) -> list[
         return []
     records = [read_record(root, manifest, number) for number in numbers]
     found = (sum(record.rows for record in records), sum(record.tokens for record in records))
-    if found == (manifest.rows, manifest.tokens):
+    named = (manifest.rows * manifest.views, manifest.tokens * manifest.views)
+    if found == named:
         return []
-    what = f"it names {manifest.rows} rows and {manifest.tokens} tokens; the parts hold {found[0]} and {found[1]}"
+    what = f"it names {named[0]} rows and {named[1]} tokens; the parts hold {found[0]} and {found[1]}"
     return [Problem(part=None, file=MANIFEST_NAME, what=what)]
 
 
@@ -213,6 +215,10 @@ def _difference(path: Path, size: int, checksum: str) -> str:
 
 def _sample_invariants(part: Part, record: PartRecord, vocabulary: int) -> Iterator[tuple[str, str]]:
     samples = part.samples
+    if isinstance(samples, ViewsFile):
+        yield from _view_invariants(samples, record)
+        return
+    samples = texts_of(samples)
     rows_S = np.array([int(samples.mask_of(index).sum()) for index in range(len(samples))], np.int64)
     ends = np.cumsum(rows_S)
     if not np.array_equal(samples.row_count_S, rows_S):
@@ -231,6 +237,14 @@ def _sample_invariants(part: Part, record: PartRecord, vocabulary: int) -> Itera
         yield layout.SAMPLES_FILE, "a key is not the hash of its sample's tokens"
     if not (samples.nll_S >= 0).all():
         yield layout.SAMPLES_FILE, "an nll is negative or NaN"
+
+
+def _view_invariants(views: ViewsFile, record: PartRecord) -> Iterator[tuple[str, str]]:
+    """Which views they are was compared when the file was opened."""
+    if (len(views), len(views)) != (record.rows, record.tokens):
+        yield layout.SAMPLES_FILE, "the count of views is not the record's count of rows"
+    if not ((views.nll_S >= 0) | (np.isnan(views.nll_S) & (views.labels_S < 0))).all():
+        yield layout.SAMPLES_FILE, "an nll is negative, or NaN where there is a label"
 
 
 def _row_invariants(part: Part, manifest: Manifest) -> Iterator[tuple[str, str]]:

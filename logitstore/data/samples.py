@@ -147,7 +147,6 @@ def open_samples(
     if spec.domain_column is not None:
         features["domain"] = datasets.Value("string")
     identity = (documents._fingerprint, column, spec.domain_column, chat, _tokenizer_identity(tokenizer))
-    datasets.disable_progress_bars()
     tokenised = documents.map(
         encode,
         batched=True,

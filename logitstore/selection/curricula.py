@@ -10,7 +10,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from logitstore.cache.order import hashed, permuted, salt_of
+from logitstore.cache.order import permuted, salt_of
+from logitstore.hashes import hashed
 from logitstore.types import Array
 
 CURRICULA = ("easy-first", "hard-first", "cyclical")

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from logitstore.cache.order import hashed, salt_of
+from logitstore.cache.order import salt_of
+from logitstore.hashes import hashed
 from logitstore.types import Array
 
 _DOMAIN, _SAMPLE = 17, 19

@@ -7,19 +7,20 @@ import re
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from logitstore.errors import BadInput, one_line
-from logitstore.models import config_from, describe, layer_count, layer_list, load_config, load_weights
+from logitstore.models import KINDS, config_from, describe, layer_count, layer_list, load_config, load_weights
 from logitstore.types import ModelRef
 
 
-def fresh(teacher_config: dict[str, Any], changes: dict[str, int]) -> PreTrainedModel:
+def fresh(teacher_config: dict[str, Any], changes: dict[str, int], task: str = "causal-lm") -> PreTrainedModel:
     """A model with random weights, shaped like the teacher but for `changes`.
 
     Args:
         teacher_config: the teacher's configuration, as the manifest keeps it.
         changes: configuration entries by their transformers name, such as num_hidden_layers.
+        task: of the student.
 
     Raises:
         BadInput: the teacher's configuration has no such entry, or the numbers do not go together.
@@ -37,20 +38,21 @@ def fresh(teacher_config: dict[str, Any], changes: dict[str, int]) -> PreTrained
     _resize_layer_lists(plain, list(range(changes.get("num_hidden_layers", layer_count(teacher)))))
     try:
         config = AutoConfig.for_model(**plain)
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model: PreTrainedModel = KINDS[task][0].from_config(config, dtype=torch.float32)
     except Exception as error:
         # configurations and layers check themselves with errors of many classes; the reason is kept, the traceback chained
         raise BadInput(f"no student can be made with {changes}: {one_line(error)}") from error
     return model
 
 
-def copied(model: ModelRef, layers: str) -> PreTrainedModel:
-    """A checkpoint with only some of its decoder layers; everything else is kept as it is.
+def copied(model: ModelRef, layers: str, task: str = "causal-lm") -> PreTrainedModel:
+    """A checkpoint with only some of its layers; everything else is kept as it is.
 
     Args:
         model: the checkpoint.
         layers: numbers such as `0,6,12,18,29`, or one count such as `5`, which spreads that many evenly from the first to
             the last.
+        task: of the student.
 
     Raises:
         BadInput: no such layers.
@@ -58,7 +60,7 @@ def copied(model: ModelRef, layers: str) -> PreTrainedModel:
     """
     config = load_config(model)
     chosen = parse_layers(layers, layer_count(config))
-    return keep_layers(load_weights(model, config, torch.float32), chosen)
+    return keep_layers(load_weights(model, config, torch.float32, task), chosen)
 
 
 def parse_layers(text: str, count: int) -> list[int]:
@@ -93,7 +95,7 @@ def keep_layers(model: PreTrainedModel, layers: list[int]) -> PreTrainedModel:
         new = new_number.get(int(match[1]))
         return None if new is None else f"{prefix}.{new}.{name[match.end() :]}"
 
-    smaller: PreTrainedModel = AutoModelForCausalLM.from_config(_fewer_layers(model.config, layers), dtype=model.dtype)
+    smaller: PreTrainedModel = type(model)._from_config(_fewer_layers(model.config, layers), dtype=model.dtype)
     weights = {new: value for name, value in model.state_dict().items() if (new := renamed(name)) is not None}
     smaller.load_state_dict(weights)
     return smaller

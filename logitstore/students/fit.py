@@ -31,7 +31,7 @@ def check_student(cache: Cache, student: ModelRef) -> None:
         )
     tokenizer = own_tokenizer(student)
     if tokenizer is not None:
-        check_tokenizer(tokenizer, cache.manifest.tokenizer, str(student), read_pieces(cache).to_pylist())
+        check_tokenizer(tokenizer, cache.manifest.text[0], str(student), read_pieces(cache).to_pylist())
 
 
 def text_tokenizer(student: ModelRef) -> PreTrainedTokenizerBase:

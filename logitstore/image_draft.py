@@ -1,0 +1,358 @@
+"""The plan of a dump of images, worked out as far as it goes without the teacher's weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+import xxhash
+from transformers import PretrainedConfig
+from transformers.image_processing_base import ImageProcessingMixin
+
+import logitstore
+from logitstore.cache import layout
+from logitstore.cache.images_file import images_arrow
+from logitstore.cache.reader import Cache, views_of
+from logitstore.cache.vocabulary import read_pieces
+from logitstore.data.images import Images, ImageSpec, open_images
+from logitstore.data.tokenizer import Vocabulary
+from logitstore.draft import Draft, refuse_options, spread
+from logitstore.errors import BadInput, ModelError, one_line
+from logitstore.fields import row_fields
+from logitstore.manifest import ImagesInfo, Manifest, TeacherInfo
+from logitstore.models import describe, load_config, shape_of
+from logitstore.pictures import Pictures, pictures_of
+from logitstore.plans import DumpPlan
+from logitstore.presets import row_of
+from logitstore.teachers.image_classifier import ImageTeacher, ZeroShotTeacher
+from logitstore.teachers.teacher import Teacher
+from logitstore.types import Array, ModelRef, Progress, View, no_progress
+from logitstore.view_batches import view_batches
+from logitstore.view_info import TransformInfo, ViewInfo, parse_transforms
+from logitstore.views.versions import versions
+
+PRESET = "topk"
+"""What is kept of a row where nothing is said: all of few classes, and of many what needs no hidden states."""
+
+ABOUT_TEXT = ("max_length", "overlap", "batch_tokens", "domain_column", "qkv")
+
+PROMPT = "a photo of a {}."
+
+_RESAMPLING = {2: "bilinear", 3: "bicubic"}
+"""Pillow's numbers, as image processors keep them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskAgain:
+    """Where teacher and images are, when a cache's teacher is asked again; None where they were."""
+
+    teacher: str | None
+    images: str | None
+    device: str
+    workers: int = 2
+
+
+class Views:
+    """Every view of every image, made on demand: all images in one view, then all in the next.
+
+    Args:
+        names: keys of the images.
+        labels: int64, the class of each, or -1.
+        views: how many of each.
+        contents: uint64, checksums of the files as they were when they were first read, if they were.
+    """
+
+    def __init__(self, names: Sequence[str], labels: Array, views: int, contents: Array | None = None) -> None:
+        self._names, self._labels, self._views = names, labels, views
+        self._contents = np.zeros(len(names), np.uint64) if contents is None else contents
+
+    def __len__(self) -> int:
+        return len(self._names) * self._views
+
+    @property
+    def rows_S(self) -> Array:
+        """int64: 1 for each."""
+        return np.ones(len(self), np.int64)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        view, image = divmod(int(index), len(self._names))
+        return View(
+            name=self._names[image],
+            image=image,
+            view=view,
+            label=int(self._labels[image]),
+            content=int(self._contents[image]),
+        )
+
+
+def draft_images(plan: DumpPlan, progress: Progress = no_progress) -> Draft:
+    """The draft of images; see `logitstore.draft`."""
+    refuse_options(plan, ABOUT_TEXT)
+    model = ModelRef.parse(plan.teacher)
+    config = load_config(model)
+    is_zero_shot = _is_zero_shot(config)
+    names = _classes(plan, config, is_zero_shot)
+    images = open_images(image_spec(plan), progress)
+    labels = _labels(images, names, str(model)) if plan.labels else np.full(len(images), -1)
+    processor = _processor(model)
+    view = view_info(plan, processor)
+    unlabelled = len(images) if view.mixes else int((labels < 0).sum())
+    width = getattr(config, "projection_dim", None) if is_zero_shot else shape_of(config)["hidden_size"]
+    row = row_of(plan.preset or PRESET, plan.choices(), len(names), width)
+    pilot = spread(len(images), len(images), plan.pilot_rows) if row.tail.shape in ("prior", "sketch", "head") else []
+    tail = row.tail.model_copy(update={"pilot_rows": len(pilot)})
+    architecture, plain = describe(config)
+    prompt = plan.prompt or PROMPT
+    manifest = Manifest(
+        created_by={
+            "logitstore": logitstore.__version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+        task="image-classification",
+        teacher=TeacherInfo(
+            name=plan.teacher,
+            revision=getattr(config, "_commit_hash", None),
+            fingerprint="",
+            dtype=plan.dtype,
+            vocabulary=len(names),
+            width=width,
+            architecture=architecture,
+            config=plain,
+        ),
+        data=ImagesInfo(
+            source=plan.data,
+            split=plan.split,
+            kind="images",
+            column=plan.column,
+            label_column=plan.label_column,
+            key_column=plan.key_column,
+            limit=plan.limit,
+            fingerprint=images.fingerprint,
+            classes=xxhash.xxh3_128_hexdigest("\0".join(names).encode()),
+            prompt=prompt if is_zero_shot else None,
+            unlabelled=unlabelled,
+        ),
+        views=plan.views,
+        view=view,
+        samples=len(images),
+        rows=len(images),
+        tokens=len(images),
+        samples_per_part=plan.samples_per_part,
+        batch_tokens=plan.batch_images,
+        fidelity_rows=plan.fidelity_rows if row.sparsifier.keeps_rows else 0,
+        preset=plan.preset or PRESET,
+        sparsifier=row.sparsifier,
+        tail=tail,
+        codec=row.codec,
+        fields=row_fields(row.sparsifier, row.tail, row.codec, len(names)),
+        shared={},
+    )
+    return Draft(
+        manifest=manifest,
+        samples=Views(images.keys, np.full(len(images), -1) if view.mixes else labels, plan.views),
+        config=config,
+        batches=partial(view_batches, pictures=Pictures(images, view), size=plan.batch_images, workers=plan.workers),
+        files=partial(_files, images, labels, names, processor),
+        load=_loader(model, config, plan.dtype, plan.device, [prompt.replace("{}", name) for name in names]),
+    )
+
+
+def reopened(where: AskAgain, cache: Cache, views: int, progress: Progress = no_progress) -> Draft:
+    """The draft of a cache that is there, to ask its teacher about its views again, or about more of them.
+
+    Args:
+        where: teacher and images are now.
+        cache: of images.
+        views: how many of each image.
+        progress: receives the steps.
+
+    Raises:
+        BadInput, CacheMismatch: the images are not there, or the libraries are others; see `pictures_of`.
+        ModelError: the teacher's configuration cannot be loaded.
+    """
+    manifest = cache.manifest
+    if not isinstance(manifest.data, ImagesInfo) or manifest.view is None:
+        raise BadInput(f"{cache.path}: a cache of text holds no images.")
+    model = ModelRef.parse(where.teacher or manifest.teacher.name)
+    config = load_config(model)
+    classes = [str(name) for name in read_pieces(cache).to_pylist()]
+    texts = [manifest.data.prompt.replace("{}", name) for name in classes] if manifest.data.prompt else []
+    images = cache.images
+    return Draft(
+        manifest=manifest,
+        samples=Views(
+            images.names(), np.full(len(images), -1) if manifest.view.mixes else images.labels, views, _contents(cache)
+        ),
+        config=config,
+        batches=partial(
+            view_batches,
+            pictures=pictures_of(cache, where.images, None, progress),
+            size=manifest.batch_tokens,
+            workers=where.workers,
+        ),
+        files=dict,
+        load=_loader(model, config, manifest.teacher.dtype, where.device, texts),
+    )
+
+
+def _contents(cache: Cache) -> Array:
+    """uint64: checksums of the images' files, as the first whole view has them; 0 where none is whole."""
+    manifest = cache.manifest
+    found = np.zeros(manifest.samples, np.uint64)
+    for view in cache.whole_views[:1]:
+        for part in range(view * manifest.parts_of_view, (view + 1) * manifest.parts_of_view):
+            views = views_of(cache.samples_of(part))
+            found[views.document_S] = views.content_S
+    return found
+
+
+def _loader(
+    model: ModelRef, config: PretrainedConfig, dtype: str, device: str, texts: Sequence[str]
+) -> Callable[[], Teacher]:
+    if _is_zero_shot(config):
+        return partial(ZeroShotTeacher, model, config, dtype, device, texts)
+    return partial(ImageTeacher, model, config, dtype, device)
+
+
+def image_spec(plan: DumpPlan) -> ImageSpec:
+    """Which images a plan names."""
+    return ImageSpec(
+        source=plan.data,
+        split=plan.split,
+        column=plan.column,
+        label_column=plan.label_column,
+        key_column=plan.key_column,
+        limit=plan.limit,
+    )
+
+
+def view_info(plan: DumpPlan, processor: dict[str, Any]) -> ViewInfo:
+    """What is done to an image: what the plan says, and for the rest what the teacher's image processor does.
+
+    Raises:
+        ModelError: a processor that does something else than resize, crop and normalise.
+    """
+    if not processor.get("do_rescale", True) or abs(float(processor.get("rescale_factor", 1 / 255)) * 255 - 1) > 1e-6:
+        raise ModelError(
+            f"{plan.teacher}: its image processor does not scale levels to [0, 1], which views are made of."
+        )
+    size, framing = _framing(processor, plan.teacher)
+    if plan.image_size is not None:
+        size = (plan.image_size, plan.image_size)
+    number = int(processor.get("resample") or 2)
+    if number not in _RESAMPLING:
+        raise ModelError(f"{plan.teacher}: its image processor resizes in Pillow's way {number}; known are 2 and 3.")
+    is_normalised = processor.get("do_normalize", True)
+    transforms = parse_transforms(plan.augment or "", framing)
+    return ViewInfo(
+        size=size,
+        transforms=transforms,
+        interpolation="bicubic" if number == 3 else "bilinear",
+        mean=tuple(processor.get("image_mean") or (0.5,) * 3) if is_normalised else (0.0,) * 3,
+        std=tuple(processor.get("image_std") or (0.5,) * 3) if is_normalised else (1.0,) * 3,
+        seed=plan.seed,
+        versions=versions(transforms),
+    )
+
+
+def _framing(processor: dict[str, Any], teacher: str) -> tuple[tuple[int, int], TransformInfo]:
+    """Size of what the teacher is shown, and the part of the image that is."""
+    size = _sides(processor.get("size"))
+    if size is None:
+        raise ModelError(f"{teacher}: its image processor names no size. Mend its preprocessor_config.json.")
+    shortest = "shortest_edge" in processor["size"] if isinstance(processor.get("size"), dict) else False
+    if "crop_pct" in processor and shortest and size[0] < 384:  # ConvNeXt's: resize to size / crop_pct, then crop
+        return size, TransformInfo.of("center", share=float(processor["crop_pct"]))
+    crop = _sides(processor.get("crop_size")) if processor.get("do_center_crop") else None
+    if crop is not None:
+        share = min(crop[0] / size[0], 1.0) if shortest else 1.0
+        return crop, TransformInfo.of("center", share=share)
+    return size, TransformInfo.of("center", share=1.0) if shortest else TransformInfo.of("whole")
+
+
+def _sides(said: Any) -> tuple[int, int] | None:
+    """Height and width from the ways in which processors say a size."""
+    if isinstance(said, int):
+        return said, said
+    if isinstance(said, dict) and "shortest_edge" in said:
+        return int(said["shortest_edge"]), int(said["shortest_edge"])
+    if isinstance(said, dict) and {"height", "width"} <= said.keys():
+        return int(said["height"]), int(said["width"])
+    return None
+
+
+def _processor(model: ModelRef) -> dict[str, Any]:
+    """What the image processor saved with a model says."""
+    try:
+        found: dict[str, Any] = ImageProcessingMixin.get_image_processor_dict(model.name)[0]
+    except Exception as error:
+        # from OSError to the hub's own errors; the reason is kept, the traceback chained
+        raise ModelError(
+            f"{model}: no image processor is saved with it ({one_line(error)}). Save one there, such as "
+            "ViTImageProcessor(size=...).save_pretrained(folder)."
+        ) from error
+    return found
+
+
+def _is_zero_shot(config: PretrainedConfig) -> bool:
+    """Whether it compares images with texts, as CLIP does."""
+    return hasattr(config, "text_config") and hasattr(config, "vision_config")
+
+
+def _classes(plan: DumpPlan, config: PretrainedConfig, is_zero_shot: bool) -> list[str]:
+    if is_zero_shot and plan.classes is None:
+        raise BadInput(f"{plan.teacher}: it compares images with texts. Name the classes with --classes cat,dog,...")
+    if not is_zero_shot and (plan.classes is not None or plan.prompt is not None):
+        raise BadInput("--classes and --prompt are for teachers that compare images with texts. Leave them out.")
+    if plan.classes is not None:
+        names = [name.strip() for name in plan.classes.split(",")]
+        if "" in names or len(set(names)) < len(names) or len(names) < 2:
+            raise BadInput(f"--classes {plan.classes}: name two classes or more, each once.")
+        if plan.prompt is not None and "{}" not in plan.prompt:
+            raise BadInput(f"--prompt '{plan.prompt}': put {{}} where the name of the class goes.")
+        return names
+    architecture = (config.architectures or [""])[0]
+    if "ForImageClassification" not in architecture:
+        raise ModelError(f"{plan.teacher}: {architecture or config.model_type} is no image classifier.")
+    return [str(config.id2label[number]) for number in range(config.num_labels)]
+
+
+def _labels(images: Images, names: Sequence[str], teacher: str) -> Array:
+    """int64: the teacher's number of each image's class, -1 without one.
+
+    Raises:
+        BadInput: classes that the teacher does not have.
+    """
+    own = images.label_names
+    if own is not None and set(own) <= set(names):
+        number_of = np.array([*(names.index(name) for name in own), -1], np.int64)
+        return np.asarray(number_of[images.labels])
+    count = len(own) if own is not None else int(images.labels.max(initial=-1)) + 1
+    if count > len(names):
+        what = f"the data have {count} classes" + (f" ({', '.join(own[:3])}, ...)" if own else "")
+        raise BadInput(
+            f"{teacher}: {what}, the teacher {len(names)} ({', '.join(names[:3])}, ...). Give a teacher of these classes, or "
+            "leave the labels out with --no-labels."
+        )
+    return images.labels
+
+
+def _files(images: Images, labels: Array, names: list[str], processor: dict[str, Any]) -> dict[str, bytes]:
+    """Names of the classes, the images, and the teacher's image processor, by their paths in the cache."""
+    classes = Vocabulary(pieces=names).arrow()
+    table = images_arrow(images.keys, labels)
+    told = json.dumps(processor, indent=1, sort_keys=True).encode() + b"\n"
+    return {
+        layout.shared_name("vocabulary", classes, ".arrow"): classes,
+        layout.shared_name("images", table, ".arrow"): table,
+        f"{layout.shared_name('processor', told)}/preprocessor_config.json": told,
+    }

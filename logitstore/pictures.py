@@ -1,0 +1,131 @@
+"""Views as a teacher or a student takes them: images read, their views made, mixed, normalised, and proved.
+
+Axes: B views, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from logitstore.cache.reader import Cache
+from logitstore.data.images import Images, ImageSpec, open_images
+from logitstore.data.pictures import content_hash, decode
+from logitstore.errors import BadInput, CacheMismatch
+from logitstore.manifest import ImagesInfo
+from logitstore.types import Array, Progress, View, no_progress
+from logitstore.view_info import ViewInfo
+from logitstore.views.digest import digest
+from logitstore.views.finish import finish
+from logitstore.views.mix import Mix, mixing
+from logitstore.views.replay import replay
+from logitstore.views.versions import check_versions
+
+
+class Pictures:
+    """Makes the views of a data set's images.
+
+    Args:
+        images: the data set.
+        info: what is done to them.
+        size: height and width of the views, if others than `info.size`.
+        places: int64, where each image is among `images`; each in its own place without it.
+
+    Raises:
+        CacheMismatch: the libraries are others than those that the views were first made with.
+    """
+
+    def __init__(
+        self, images: Images, info: ViewInfo, size: tuple[int, int] | None = None, places: Array | None = None
+    ) -> None:
+        check_versions(info)
+        self.images, self.info = images, info
+        self._places = np.arange(len(images)) if places is None else places
+        self._size = None if size == info.size else size
+
+    def batch(self, views: Iterable[View]) -> tuple[Tensor, list[View]]:
+        """float32[B, 3, H, W]: what a model is shown of some views; and the views, with content and digest known.
+
+        Raises:
+            BadInput: an image cannot be read or decoded.
+            CacheMismatch: a view with a known content or digest has another one now.
+        """
+        found = [self._made(view) for view in views]
+        pictures_B3HW = torch.stack([picture for picture, _, _, _ in found])
+        mixes = [mix for _, _, mix, _ in found]
+        partners_B3HW = None
+        if any(mixes):
+            partners_B3HW = torch.stack([picture if other is None else other for picture, other, _, _ in found])
+        return finish(pictures_B3HW, self.info, partners_B3HW, mixes), [view for _, _, _, view in found]
+
+    def _made(self, view: View) -> tuple[Tensor, Tensor | None, Mix | None, View]:
+        """The view's picture, its partner's, how they are mixed, and the view with what is known now."""
+        content = self.images.content(int(self._places[view.image]))
+        known = replace(view, content=content_hash(content))
+        if view.content not in (0, known.content):
+            raise CacheMismatch(
+                f"image '{view.name}': its file is another one than the teacher saw. Bring the old file back, or dump again."
+            )
+        picture_3HW = replay(decode(content, view.name), self.info, view.image, view.view, self._size)
+        mix = mixing(self.info, view.image, len(self._places), view.view)
+        other_3HW = None
+        if mix is not None:
+            other = self.images.picture(int(self._places[mix.partner]))
+            other_3HW = replay(other, self.info, mix.partner, view.view, self._size)
+        if self._size is None:
+            known = replace(known, digest=digest(picture_3HW, mix, other_3HW))
+            if view.digest not in (0, known.digest):
+                raise CacheMismatch(
+                    f"image '{view.name}', view {view.view}: made again, it is not what the teacher saw"
+                    + (
+                        ""
+                        if mix is None
+                        else f", alone or in its partner '{self.images.key(int(self._places[mix.partner]))}'"
+                    )
+                    + ". Is this the processor and are these the libraries that the cache was made with?"
+                )
+        return picture_3HW, other_3HW, mix, known
+
+
+def pictures_of(
+    cache: Cache, source: str | Path | None = None, size: int | None = None, progress: Progress = no_progress
+) -> Pictures:
+    """Makes the views of a cache's images, which are found in the user's data by their keys.
+
+    Args:
+        cache: of images.
+        source: the data, where they are not where they were when the cache was made.
+        size: edge of the views, if another than the teacher's.
+        progress: receives the steps.
+
+    Raises:
+        BadInput: the cache is one of text; the data cannot be read, or lack an image.
+        CacheMismatch: see `Pictures`.
+    """
+    data, info = cache.manifest.data, cache.manifest.view
+    if not isinstance(data, ImagesInfo) or info is None:
+        raise BadInput(f"{cache.path}: a cache of text holds no images.")
+    spec = ImageSpec(
+        source=data.source if source is None else str(source),
+        split=data.split,
+        column=data.column,
+        label_column=data.label_column,
+        key_column=data.key_column,
+    )
+    images = open_images(spec, progress)
+    place_of = {key: place for place, key in enumerate(images.keys)}
+    names = cache.images.names()
+    missing = [name for name in names if name not in place_of]
+    if missing:
+        raise BadInput(
+            f"--images {spec.source}: image '{missing[0]}' of {cache.path} is not there"
+            + (f", nor are {len(missing) - 1:,} others" if missing[1:] else "")
+            + ". Give the data that the cache was made from."
+        )
+    places = np.array([place_of[name] for name in names], np.int64)
+    return Pictures(images, info, None if size is None else (size, size), places)

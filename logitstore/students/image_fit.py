@@ -1,0 +1,62 @@
+"""Whether an image classifier fits a cache of images, and what is saved with it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from logitstore.cache.layout import inside
+from logitstore.cache.reader import Cache
+from logitstore.cache.vocabulary import read_pieces
+from logitstore.errors import CacheMismatch
+from logitstore.models import load_config
+from logitstore.types import ModelRef
+
+PROCESSOR = "preprocessor_config.json"
+
+
+def check_classifier(cache: Cache, student: ModelRef) -> None:
+    """Compare a student's classes with the cache's.
+
+    Raises:
+        ModelError: there is no such model.
+        CacheMismatch: it has another number of classes, or gives them other names.
+    """
+    config = load_config(student)
+    names = [str(name) for name in read_pieces(cache).to_pylist()]
+    if config.num_labels != len(names):
+        raise CacheMismatch(
+            f"{student}: it has {config.num_labels} classes, {cache.path} {len(names)} ({', '.join(names[:3])}, ...). "
+            f"Choose a student with {len(names)} classes."
+        )
+    own = [str(config.id2label[number]) for number in range(len(names))]
+    differing = [number for number in range(len(names)) if own[number] not in (names[number], f"LABEL_{number}")]
+    if differing and not all(name == f"LABEL_{number}" for number, name in enumerate(names)):
+        number = differing[0]
+        raise CacheMismatch(
+            f"{student}: class {number} is '{own[number]}' there and '{names[number]}' in {cache.path}. "
+            "Choose a student with the teacher's classes in the teacher's order."
+        )
+
+
+def name_classes(cache: Cache, config: PretrainedConfig) -> None:
+    """Give a student's classes the names that they have in the cache."""
+    names = [str(name) for name in read_pieces(cache).to_pylist()]
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: number for number, name in enumerate(names)}
+
+
+def size_of(config: PretrainedConfig) -> int | None:
+    """Edge of the images that a student takes, where it takes only those."""
+    said: Any = getattr(config, "image_size", None)
+    return said if isinstance(said, int) else None
+
+
+def save_processor(cache: Cache, student: ModelRef | None, out: Path) -> None:
+    """Save an image processor with a student: its own, else the teacher's."""
+    own = Path(student.name) / PROCESSOR if student is not None else None
+    kept = inside(cache.path, f"{cache.manifest.shared_file('processor')}/{PROCESSOR}")
+    shutil.copyfile(own if own is not None and own.is_file() else kept, out / PROCESSOR)

@@ -1,0 +1,129 @@
+"""An image classifier as the teacher: any that transformers loads, or CLIP with the names of the classes.
+
+Axes: B images, D channels, C classes, T the one position of an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoTokenizer, PretrainedConfig
+
+from logitstore.errors import BadInput, ModelError, one_line
+from logitstore.head import Head
+from logitstore.models import DTYPES, classifier_of, load_weights, pick_device
+from logitstore.teachers.teacher import Teacher, taken_by
+from logitstore.types import ModelRef
+
+
+class ImageTeacher(Teacher):
+    """A loaded classifier."""
+
+    def __init__(self, model: ModelRef, config: PretrainedConfig, dtype: str, device: str) -> None:
+        """Load the weights; takes as long as transformers takes.
+
+        Raises:
+            ModelError: the model cannot be loaded, or the device does not exist.
+        """
+        self.device = pick_device(device)
+        self._dtype = DTYPES[dtype]
+        loaded = load_weights(model, config, self._dtype, "image-classification")
+        self._model = loaded.to(self.device).eval()
+
+    @property
+    def classes(self) -> int:
+        """How many it tells apart."""
+        return int(self._model.config.num_labels)
+
+    def head(self, vocabulary: int) -> Head:
+        layer = self._classifier()
+        base_C = (
+            torch.zeros(vocabulary, device=layer.weight.device) if layer.bias is None else layer.bias.detach().float()
+        )
+        return Head(layer.weight.detach(), base_C)
+
+    def _classifier(self) -> nn.Linear:
+        layer = classifier_of(self._model)
+        if layer is None:
+            raise ModelError(f"{self.name}: its logits do not come from a linear layer. Use --preset topk.")
+        return layer
+
+    @torch.inference_mode()
+    def logits(self, inputs: Mapping[str, Tensor], **options: Any) -> Tensor:
+        """Raw logits [B, 1, C] of `pixel_values`, float32[B, 3, H, W]; see `Teacher`."""
+        output: Tensor = self._model(pixel_values=self._pixels(inputs), **options).logits
+        return output[:, None]
+
+    def logits_and_hidden(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        with taken_by(self._classifier()) as seen:
+            logits_BTC = self.logits(inputs)
+        return logits_BTC, seen[-1].flatten(1)[:, None]
+
+    def _pixels(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        return inputs["pixel_values"].to(self.device, self._dtype)
+
+    def widths(self, names: Sequence[str]) -> dict[str, int]:
+        return {name: self._classifier().in_features for name in names}
+
+
+class ZeroShotTeacher(ImageTeacher):
+    """CLIP and its like: the classes are named by texts, whose embeddings are the output layer (Radford et al. 2021, 3.1)."""
+
+    def __init__(
+        self, model: ModelRef, config: PretrainedConfig, dtype: str, device: str, texts: Sequence[str]
+    ) -> None:
+        """Load the weights and embed one text a class.
+
+        Raises:
+            ModelError: the model or its tokenizer cannot be loaded, or the device does not exist.
+        """
+        self.device = pick_device(device)
+        self._dtype = DTYPES[dtype]
+        self._model = load_weights(model, config, self._dtype, "zero-shot").to(self.device).eval()
+        self._texts = list(texts)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(model.name)
+            encoded = tokenizer(self._texts, padding=True, truncation=True, return_tensors="pt").to(self.device)
+            with torch.inference_mode():
+                embedded_CD = _pooled(self._model.get_text_features(**encoded))
+        except Exception as error:
+            # tokenizers and towers fail in many ways; the reason is kept, the traceback chained
+            raise ModelError(f"{model}: the names of the classes cannot be embedded: {one_line(error)}") from error
+        scale = self._model.logit_scale.detach().float().exp()
+        self._weight_CD = nn.functional.normalize(embedded_CD.float(), dim=-1) * scale
+
+    @property
+    def classes(self) -> int:
+        return len(self._texts)
+
+    def head(self, vocabulary: int) -> Head:
+        return Head(self._weight_CD, torch.zeros(vocabulary, device=self._weight_CD.device))
+
+    def logits(self, inputs: Mapping[str, Tensor], **options: Any) -> Tensor:
+        return self.logits_and_hidden(inputs)[0]
+
+    @torch.inference_mode()
+    def logits_and_hidden(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        image_BD = _pooled(self._model.get_image_features(pixel_values=self._pixels(inputs)))
+        hidden_BD = nn.functional.normalize(image_BD.float(), dim=-1)
+        return (hidden_BD @ self._weight_CD.T)[:, None], hidden_BD[:, None]
+
+    def widths(self, names: Sequence[str]) -> dict[str, int]:
+        if names:
+            raise BadInput(
+                f"--hidden: no taps are kept of {self.name}, which compares images with texts. Leave it out."
+            )
+        return {}
+
+    def fingerprint(self) -> str:
+        """With the texts, which decide the answers as the weights do."""
+        return self._fingerprint("\0".join(self._texts))
+
+
+def _pooled(output: Any) -> Tensor:
+    """The embeddings, which some versions of transformers wrap in an output."""
+    embedded: Tensor = output if isinstance(output, Tensor) else output.pooler_output
+    return embedded
