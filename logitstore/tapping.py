@@ -22,11 +22,12 @@ from logitstore.cache.verify import shared_problems
 from logitstore.errors import BadInput, CacheMismatch, ModelError, storage_errors
 from logitstore.manifest import Manifest, seal, seal_of_bytes, unseal
 from logitstore.models import shape_of
+from logitstore.moments import Moments
 from logitstore.score import FINITE, Encode, TeacherBatch, observe, split
 from logitstore.stopwatch import OFF, Stopwatch
 from logitstore.tap_info import DEFAULT_CODEC, TAP_NAME, TapInfo, directions_of, needs_pilot, tap_fields, tap_folder
 from logitstore.tap_names import FINAL
-from logitstore.tap_pilot import Moments
+from logitstore.tap_pilot import moments_for, shared_of
 from logitstore.teachers.teacher import Teacher
 from logitstore.types import Array, Asked, Progress, Step
 
@@ -131,12 +132,12 @@ def establish_taps(
     names = [name for name in wanted.names if name not in sound]
     widths = widths_of(teacher, names, wanted.codec)
     codecs = {name: found[name].codec if name in found else wanted.codec or DEFAULT_CODEC for name in names}
-    moments = {name: Moments.of(codec, widths[name]) for name, codec in codecs.items() if needs_pilot(codec)}
+    moments = {name: moments_for(codec, widths[name]) for name, codec in codecs.items() if needs_pilot(codec)}
     if moments:
         _observe_pilot(moments, list(pilot()), teacher, progress)
     for name, codec in codecs.items():
         fit = moments.get(name)
-        content = safetensors.torch.save(fit.shared()) if fit else b""
+        content = safetensors.torch.save(shared_of(codec, fit)) if fit else b""
         file = layout.shared_name("codec", content, ".safetensors")
         info = TapInfo(
             plan=manifest.identity,
