@@ -79,11 +79,7 @@ def _summary_table(summary: dict[str, Any]) -> Table:
         ("targets", _targets(summary)),
         ("tail mass", f"{summary['mean_tail_mass']:.4f} mean"),
         ("entropy", f"{summary['mean_entropy']:.3f} nats mean"),
-        (
-            "label" if summary["view"] else "gold token",
-            f"{summary['gold_cross_entropy']:.3f} nats cross-entropy; top-1 in {summary['gold_is_top1']:.1%}, "
-            f"listed in {summary['gold_is_listed']:.1%} of rows",
-        ),
+        ("label" if summary["view"] else "gold token", _gold(summary)),
     ):
         table.add_row(Text(name, "bold"), Text(value))
     return table
@@ -117,6 +113,16 @@ def _rows(summary: dict[str, Any]) -> str:
     if summary["codec"]["layout"] == "archive" and summary["rows"]:
         text += f", {summary['disk']['rows'] / summary['rows']:.1f} B/row compressed"
     return text
+
+
+def _gold(summary: dict[str, Any]) -> str:
+    """How the teacher does on the gold tokens or labels, where there are any."""
+    if summary["rows"] and summary["no_gold"] == summary["rows"]:
+        return "none"
+    return (
+        f"{summary['gold_cross_entropy']:.3f} nats cross-entropy; top-1 in {summary['gold_is_top1']:.1%}, "
+        f"listed in {summary['gold_is_listed']:.1%} of rows"
+    )
 
 
 def _targets(summary: dict[str, Any]) -> str:
@@ -207,11 +213,14 @@ def _short(text: str) -> str:
 def _token_table(views: list[TokenView]) -> Table:
     table = Table("token", "p", "rank", "entropy", "the teacher's top", box=None, pad_edge=False)
     for each in views:
-        if each.probability is None or each.entropy is None:
+        if each.entropy is None:
             table.add_row(Text(_short(each.text)), "", "", "", Text("context", "dim"))
             continue
-        style = "green" if each.rank == 1 else "yellow" if each.rank else "red"
         others = "  ".join(f"{_short(text)}\u00a0{probability:.2f}" for text, probability in each.alternatives)
+        if each.probability is None:  # a view without a label
+            table.add_row(Text(_short(each.text)), "", "", f"{each.entropy:.2f}", Text(others))
+            continue
+        style = "green" if each.rank == 1 else "yellow" if each.rank else "red"
         rank = str(each.rank) if each.rank else ">k"
         table.add_row(
             Text(_short(each.text), style), f"{each.probability:.3f}", rank, f"{each.entropy:.2f}", Text(others)

@@ -96,7 +96,11 @@ def _add_views(plan: AddPlan, cache: Cache, progress: Progress) -> Cache:
         raise BadInput(f"--views {plan.views}: {plan.cache} is a cache of text, which has no views.")
     if plan.hidden is not None or plan.qkv is not None or plan.tap_codec is not None:
         raise BadInput("--views with --hidden or --qkv: add them one after the other.")
-    if not views or views[0] > manifest.views:
+    if not views:
+        raise BadInput(
+            f"--views {plan.views}: write a number or a range, such as {manifest.views}-{manifest.views + 4}."
+        )
+    if views[0] > manifest.views:
         raise BadInput(
             f"--views {plan.views}: {plan.cache} has views 0 to {manifest.views - 1}. Begin with {manifest.views} or less."
         )

@@ -75,6 +75,8 @@ def audit(
         raise BadInput(
             f"{cache.path}: it was recoded, so its rows are not the teacher's own. Compare the cache it was made from."
         )
+    if images is not None and cache.manifest.view is None:
+        raise BadInput(f"--images {images}: {cache.path} is a cache of text. Leave it out.")
     cache.check_targets(f"--against-teacher {teacher}")
     loaded, batches = (
         _texts(cache, teacher, device)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 from transformers import PretrainedConfig
 
+from logitstore.cache.reader import Cache
 from logitstore.errors import BadInput
 from logitstore.manifest import Manifest
 from logitstore.plans import DumpPlan
@@ -50,6 +51,7 @@ class Draft:
         batches: how samples become batches of the teacher.
         files: the shared files that do not come from the teacher's weights, by their paths in the cache.
         load: loads the teacher.
+        known: the samples, with what a cache that is gone on with knows of them; None where that changes nothing.
     """
 
     manifest: Manifest
@@ -58,6 +60,11 @@ class Draft:
     batches: Batches
     files: Callable[[], dict[str, bytes]]
     load: Callable[[], Teacher]
+    known: Callable[[Cache], AskedSamples] | None = None
+
+    def going_on_with(self, cache: Cache) -> Draft:
+        """The same, whose samples must be those that a cache already has parts about."""
+        return self if self.known is None else replace(self, samples=self.known(cache))
 
     def pilot(self, rows: int) -> list[Any]:
         """Samples spread evenly over one view of the data, with about `rows` rows between them."""

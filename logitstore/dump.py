@@ -48,7 +48,8 @@ def dump(plan: DumpPlan, progress: Progress = no_progress, watch: Stopwatch = OF
     Raises:
         BadInput: data or options that cannot be used.
         ModelError: a teacher that cannot be loaded or gives NaN, or does not have the features asked for.
-        CacheMismatch: `plan.out` is a cache of another plan, or a tap in it is stored in another way.
+        CacheMismatch: `plan.out` is a cache of another plan, or of images that are others now, or a tap in it is stored in
+            another way.
         StorageError: the disk is full or the folder cannot be written; what is committed stays.
     """
     is_new = not plan.out.exists()
@@ -72,6 +73,7 @@ def dump(plan: DumpPlan, progress: Progress = no_progress, watch: Stopwatch = OF
         teacher = drafted.load()
         widths_of(teacher, wanted.names, wanted.codec)  # what cannot be had is refused before anything is written
         manifest = establish(plan, drafted, manifest, teacher, progress)
+        drafted = drafted.going_on_with(Cache(plan.out))
         taps = establish_taps(
             plan.out,
             manifest,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
+import torch
 
 from logitstore.batch import Batch
 from logitstore.cache.order import held_out
@@ -14,9 +16,10 @@ from logitstore.metrics import Evaluation, evaluate_batches
 from logitstore.models import DTYPES, load_config, load_weights, pick_device
 from logitstore.pictures import pictures_of
 from logitstore.plans import EvaluatePlan
+from logitstore.reading import refuse_other_task
 from logitstore.stream import BatchStream
 from logitstore.students.fit import check_student, text_tokenizer
-from logitstore.students.image_fit import check_classifier, size_of
+from logitstore.students.image_fit import check_classifier, check_takes, size_of
 from logitstore.text import encoded_anew
 from logitstore.text_loader import TextLoader
 from logitstore.text_metrics import TextEvaluation, evaluate_text
@@ -29,11 +32,12 @@ def evaluate(plan: EvaluatePlan, progress: Progress = no_progress) -> Evaluation
 
     Raises:
         NotACache, CacheDamaged: the cache cannot be read.
-        BadInput: the cache keeps scores only, or chats whose text is asked for.
+        BadInput: the cache keeps scores only, or chats whose text is asked for; options that mean nothing to its task.
         ModelError, CacheMismatch: the student cannot be loaded, or does not fit the cache.
     """
     cache = Cache(plan.cache)
     cache.check_sizes()
+    refuse_other_task(plan, cache)
     student = ModelRef.parse(plan.student)
     kept = np.flatnonzero(held_out(cache.documents(), plan.holdout)) if plan.samples == "heldout" else None
     if plan.text:
@@ -47,12 +51,14 @@ def evaluate(plan: EvaluatePlan, progress: Progress = no_progress) -> Evaluation
         loader = evaluation_loader(cache, kept, batch_size=plan.batch_size)
     device = pick_device(plan.device)
     model = load_weights(student, load_config(student), DTYPES[plan.dtype], cache.manifest.task).to(device).eval()
-    return evaluate_batches(model, _counted(loader, progress), loader.targets, device)
+    if (pixels_B3HW := loader.at(0, 0).pixel_values) is not None:
+        check_takes(model, plan.student, pixels_B3HW)
+    return evaluate_batches(model, _counted(loader, progress, model.dtype), loader.targets, device)
 
 
 def _of_images(plan: EvaluatePlan, cache: Cache, student: ModelRef, progress: Progress) -> Loader:
     """The first view of the images to judge on."""
-    images_I = np.arange(cache.manifest.samples)
+    images_I = np.arange(len(cache.images))
     if plan.samples == "heldout":
         images_I = np.flatnonzero(held_out(images_I, plan.holdout))
     order = view_order(cache, images_I, None, 1, 0)
@@ -73,7 +79,9 @@ def _on_text(
     return evaluate_text(model, _counted(loader, progress), device, size=loader.text_bytes)
 
 
-def _counted(loader: BatchStream, progress: Progress) -> Iterator[Batch]:
+def _counted(loader: BatchStream, progress: Progress, dtype: torch.dtype = torch.float32) -> Iterator[Batch]:
+    """The batches; images in the dtype of the student, which not every classifier sees to itself."""
     for done, batch in enumerate(loader, 1):
-        yield batch
+        pixels_B3HW = batch.pixel_values
+        yield batch if pixels_B3HW is None else replace(batch, pixel_values=pixels_B3HW.to(dtype))
         progress(Step(stage="evaluate", done=done, total=len(loader)))

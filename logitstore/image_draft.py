@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import transformers
 import xxhash
+from pydantic import ValidationError
 from transformers import PretrainedConfig
 from transformers.image_processing_base import ImageProcessingMixin
 
@@ -23,7 +24,7 @@ from logitstore.cache.vocabulary import read_pieces
 from logitstore.data.images import Images, ImageSpec, open_images
 from logitstore.data.tokenizer import Vocabulary
 from logitstore.draft import Draft, refuse_options, spread
-from logitstore.errors import BadInput, ModelError, one_line
+from logitstore.errors import BadInput, CacheMismatch, ModelError, one_line
 from logitstore.fields import row_fields
 from logitstore.manifest import ImagesInfo, Manifest, TeacherInfo
 from logitstore.models import describe, load_config, shape_of
@@ -105,12 +106,13 @@ def draft_images(plan: DumpPlan, progress: Progress = no_progress) -> Draft:
     processor = _processor(model)
     view = view_info(plan, processor)
     unlabelled = len(images) if view.mixes else int((labels < 0).sum())
-    width = getattr(config, "projection_dim", None) if is_zero_shot else shape_of(config)["hidden_size"]
+    width = _width(config, is_zero_shot)
     row = row_of(plan.preset or PRESET, plan.choices(), len(names), width)
     pilot = spread(len(images), len(images), plan.pilot_rows) if row.tail.shape in ("prior", "sketch", "head") else []
     tail = row.tail.model_copy(update={"pilot_rows": len(pilot)})
     architecture, plain = describe(config)
     prompt = plan.prompt or PROMPT
+    views = partial(Views, images.keys, np.full(len(images), -1) if view.mixes else labels, plan.views)
     manifest = Manifest(
         created_by={
             "logitstore": logitstore.__version__,
@@ -158,7 +160,8 @@ def draft_images(plan: DumpPlan, progress: Progress = no_progress) -> Draft:
     )
     return Draft(
         manifest=manifest,
-        samples=Views(images.keys, np.full(len(images), -1) if view.mixes else labels, plan.views),
+        samples=views(),
+        known=lambda cache: views(_contents(cache)),
         config=config,
         batches=partial(view_batches, pictures=Pictures(images, view), size=plan.batch_images, workers=plan.workers),
         files=partial(_files, images, labels, names, processor),
@@ -176,7 +179,8 @@ def reopened(where: AskAgain, cache: Cache, views: int, progress: Progress = no_
         progress: receives the steps.
 
     Raises:
-        BadInput, CacheMismatch: the images are not there, or the libraries are others; see `pictures_of`.
+        BadInput, CacheMismatch: the images are not there, or the libraries are others; see `pictures_of`. The teacher is of
+            another kind.
         ModelError: the teacher's configuration cannot be loaded.
     """
     manifest = cache.manifest
@@ -186,6 +190,10 @@ def reopened(where: AskAgain, cache: Cache, views: int, progress: Progress = no_
     config = load_config(model)
     classes = [str(name) for name in read_pieces(cache).to_pylist()]
     texts = [manifest.data.prompt.replace("{}", name) for name in classes] if manifest.data.prompt else []
+    if _is_zero_shot(config) != bool(texts):
+        raise CacheMismatch(
+            f"{model}: it is no teacher of the kind that {cache.path} was made with. Give that teacher."
+        )
     images = cache.images
     return Draft(
         manifest=manifest,
@@ -205,13 +213,13 @@ def reopened(where: AskAgain, cache: Cache, views: int, progress: Progress = no_
 
 
 def _contents(cache: Cache) -> Array:
-    """uint64: checksums of the images' files, as the first whole view has them; 0 where none is whole."""
+    """uint64: checksums of the images' files, as the first part about each has it; 0 where there is none."""
     manifest = cache.manifest
     found = np.zeros(manifest.samples, np.uint64)
-    for view in cache.whole_views[:1]:
-        for part in range(view * manifest.parts_of_view, (view + 1) * manifest.parts_of_view):
-            views = views_of(cache.samples_of(part))
-            found[views.document_S] = views.content_S
+    first_parts = {part % manifest.parts_of_view: part for part in reversed(cache.part_numbers)}
+    for part in first_parts.values():
+        views = views_of(cache.samples_of(part))
+        found[views.document_S] = views.content_S
     return found
 
 
@@ -239,8 +247,22 @@ def view_info(plan: DumpPlan, processor: dict[str, Any]) -> ViewInfo:
     """What is done to an image: what the plan says, and for the rest what the teacher's image processor does.
 
     Raises:
-        ModelError: a processor that does something else than resize, crop and normalise.
+        ModelError: a processor that does something else than resize, crop and normalise, or says what cannot be.
+        BadInput: transforms that cannot be used.
     """
+    try:
+        return _view_info(plan, processor)
+    except (AttributeError, TypeError, ValueError) as error:
+        reason = one_line(error)
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            reason = f"{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}"
+        raise ModelError(
+            f"{plan.teacher}: no views can be made as its image processor says: {reason}. Mend its preprocessor_config.json."
+        ) from error
+
+
+def _view_info(plan: DumpPlan, processor: dict[str, Any]) -> ViewInfo:
     if not processor.get("do_rescale", True) or abs(float(processor.get("rescale_factor", 1 / 255)) * 255 - 1) > 1e-6:
         raise ModelError(
             f"{plan.teacher}: its image processor does not scale levels to [0, 1], which views are made of."
@@ -248,7 +270,7 @@ def view_info(plan: DumpPlan, processor: dict[str, Any]) -> ViewInfo:
     size, framing = _framing(processor, plan.teacher)
     if plan.image_size is not None:
         size = (plan.image_size, plan.image_size)
-    number = int(processor.get("resample") or 2)
+    number = 2 if processor.get("resample") is None else int(processor["resample"])
     if number not in _RESAMPLING:
         raise ModelError(f"{plan.teacher}: its image processor resizes in Pillow's way {number}; known are 2 and 3.")
     is_normalised = processor.get("do_normalize", True)
@@ -308,6 +330,12 @@ def _is_zero_shot(config: PretrainedConfig) -> bool:
     return hasattr(config, "text_config") and hasattr(config, "vision_config")
 
 
+def _width(config: PretrainedConfig, is_zero_shot: bool) -> int | None:
+    """Channels of what the output layer takes, where the configuration says it."""
+    width = getattr(config, "projection_dim", None) if is_zero_shot else shape_of(config)["hidden_size"]
+    return int(width) if width else None
+
+
 def _classes(plan: DumpPlan, config: PretrainedConfig, is_zero_shot: bool) -> list[str]:
     if is_zero_shot and plan.classes is None:
         raise BadInput(f"{plan.teacher}: it compares images with texts. Name the classes with --classes cat,dog,...")
@@ -329,6 +357,8 @@ def _classes(plan: DumpPlan, config: PretrainedConfig, is_zero_shot: bool) -> li
 def _labels(images: Images, names: Sequence[str], teacher: str) -> Array:
     """int64: the teacher's number of each image's class, -1 without one.
 
+    Classes go by their names; by their numbers where the data name none, or none as the teacher does.
+
     Raises:
         BadInput: classes that the teacher does not have.
     """
@@ -342,6 +372,13 @@ def _labels(images: Images, names: Sequence[str], teacher: str) -> Array:
         raise BadInput(
             f"{teacher}: {what}, the teacher {len(names)} ({', '.join(names[:3])}, ...). Give a teacher of these classes, or "
             "leave the labels out with --no-labels."
+        )
+    if known := set(own or ()) & set(names):
+        # by number only where none goes by name: class 3 of one may well be called like class 5 of the other
+        unknown = next(name for name in own or () if name not in known)
+        raise BadInput(
+            f"{teacher}: the data have the class '{unknown}', which the teacher has not, and '{min(known)}', which it has. Name "
+            "the classes as the teacher does, or leave the labels out with --no-labels."
         )
     return images.labels
 

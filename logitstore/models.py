@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -103,6 +105,29 @@ def layer_count(config: PretrainedConfig) -> int:
     return int(getattr(config.get_text_config(), "num_hidden_layers", None) or 0)
 
 
+@contextmanager
+def sized(name: str, pixels_B3HW: Tensor) -> Iterator[None]:
+    """Retell what a model says about images of a size that it cannot take.
+
+    Args:
+        name: of the model.
+        pixels_B3HW: what it is shown in the context.
+
+    Raises:
+        ModelError: it cannot take them.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError) as error:
+        # convolutions, windows and positions of a size that they were not made for fail each in their own way
+        height, width = pixels_B3HW.shape[-2:]
+        raise ModelError(
+            f"{name}: it cannot take images of {height} x {width}: {one_line(error).rstrip('.')}. Give another --image-size."
+        ) from error
+
+
 def layer_list(model: PreTrainedModel) -> str:
     """Name of the one list of decoder layers in a model.
 
@@ -111,7 +136,7 @@ def layer_list(model: PreTrainedModel) -> str:
     """
     count = layer_count(model.config)
     lists = [
-        name for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == count
+        name for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and 0 < len(module) == count
     ]
     if len(lists) != 1:
         raise ModelError(f"{type(model).__name__}: its decoder layers are not one list, so they cannot be chosen from.")

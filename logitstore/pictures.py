@@ -117,7 +117,14 @@ def pictures_of(
         label_column=data.label_column,
         key_column=data.key_column,
     )
-    images = open_images(spec, progress)
+    try:
+        images = open_images(spec, progress)
+    except BadInput as error:
+        # what a dump is told as --data
+        told = str(error) if not str(error).startswith("--data ") else f"--images {str(error).removeprefix('--data ')}"
+        if source is None:
+            told += f" The images of {cache.path} were there; say with --images where they are now."
+        raise BadInput(told) from error
     place_of = {key: place for place, key in enumerate(images.keys)}
     names = cache.images.names()
     missing = [name for name in names if name not in place_of]

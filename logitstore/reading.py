@@ -18,7 +18,7 @@ from logitstore.methods import method_of
 from logitstore.models import load_config
 from logitstore.ordered import Order
 from logitstore.pictures import pictures_of
-from logitstore.plans import TrainPlan
+from logitstore.plans import EvaluatePlan, TrainPlan
 from logitstore.reweighting import AHEAD, Reweighting
 from logitstore.schedule import Schedule
 from logitstore.selection.curricula import Curriculum
@@ -156,7 +156,7 @@ def _of_images(
     """The views to train on, and the first view of those images that are held out."""
     size = plan.image_size or (None if reference is None else size_of(load_config(reference)))
     pictures = pictures_of(cache, plan.images, size, progress)
-    kept_out_I = held_out(np.arange(cache.manifest.samples), plan.holdout)
+    kept_out_I = held_out(np.arange(len(cache.images)), plan.holdout)
     order = view_order(cache, np.flatnonzero(~kept_out_I), plan.views, plan.views_per_step, plan.seed)
     options: dict[str, Any] = {"pictures": pictures, **place}
     loader = Loader(
@@ -181,7 +181,7 @@ TEXT_ONLY = (
 IMAGES_ONLY = ("images", "image_size", "views", "views_per_step")
 
 
-def check_task(plan: TrainPlan, cache: Cache) -> None:
+def refuse_other_task(plan: TrainPlan | EvaluatePlan, cache: Cache) -> None:
     """Refuse options that mean nothing to the task of a cache.
 
     Raises:
@@ -189,11 +189,21 @@ def check_task(plan: TrainPlan, cache: Cache) -> None:
     """
     is_text = cache.manifest.view is None
     what = "texts" if is_text else "images"
+    fields = type(plan).model_fields
     for name in IMAGES_ONLY if is_text else TEXT_ONLY:
-        if getattr(plan, name) != TrainPlan.model_fields[name].default:
+        if name in fields and getattr(plan, name) != fields[name].default:
             raise BadInput(
                 f"--{name.replace('_', '-')}: it means nothing to {plan.cache}, a cache of {what}. Leave it out."
             )
+
+
+def check_task(plan: TrainPlan, cache: Cache) -> None:
+    """Refuse what does not go with the task of a cache.
+
+    Raises:
+        BadInput: options that mean nothing to it, or a loss that needs labels which are not there.
+    """
+    refuse_other_task(plan, cache)
     if isinstance(cache.manifest.data, ImagesInfo) and cache.manifest.data.unlabelled and needs_labels(plan):
         raise BadInput(
             f"{plan.cache}: {cache.manifest.data.unlabelled:,} of its images have no label"

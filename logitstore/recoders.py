@@ -62,8 +62,9 @@ class Relist(Recoder):
             for name in ("sketch", "gold_logprob", "entropy"):
                 if name in self.new.codec.fields:
                     encoded[name] = stored[name]
-            listed_NK = np.where(np.isneginf(kept["logprobs"]), -1, kept["ids"])
-            kept |= {"top1": kept["ids"][:, 0], "gold_listed": (listed_NK == sample.gold_N[:, None]).any(1)}
+            # neither an empty slot nor a row without a gold token is a match
+            is_gold_NK = (kept["ids"] == sample.gold_N[:, None]) & ~np.isneginf(kept["logprobs"])
+            kept |= {"top1": kept["ids"][:, 0], "gold_listed": is_gold_NK.any(1)}
             writer.write(index, Answer(fields=encoded), Answer(fields=kept))
             self._look(check, sample, stored, encoded)
         writer.commit(check.take())

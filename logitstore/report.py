@@ -54,6 +54,7 @@ def summarise(cache: Cache) -> dict[str, Any]:
         "mean_entropy": sums.entropy / counted,
         "gold_cross_entropy": -sums.gold_logprob / max(counted - sums.gold_impossible - sums.no_gold, 1),
         "gold_impossible": sums.gold_impossible,
+        "no_gold": sums.no_gold,
         "gold_is_top1": sums.gold_is_top1 / max(counted - sums.no_gold, 1),
         "gold_is_listed": sums.gold_is_listed / max(counted - sums.no_gold, 1),
         "entropy_histogram": {
@@ -94,9 +95,9 @@ class TokenView:
 
     Attributes:
         text: the token, as text.
-        probability: the teacher's, of this token; None where no row is about it.
+        probability: the teacher's, of this token; None where no row is about it, or of a view without a label.
         rank: its place among the listed tokens, from 1; None when it is not among them.
-        entropy: of the teacher, nats.
+        entropy: of the teacher, nats; None where no row is about it.
         alternatives: the most probable tokens with their probabilities.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -72,4 +73,13 @@ def _read_summary(path: Path) -> dict[str, Any]:
 
 def write_summary(out: Path, summary: dict[str, Any]) -> None:
     """Beside the student: what made it, and once it is done, how it went."""
-    layout.write_whole(out / SUMMARY_NAME, json.dumps(summary, indent=1).encode())
+    layout.write_whole(out / SUMMARY_NAME, json.dumps(_plain(summary), indent=1).encode())
+
+
+def _plain(value: Any) -> Any:
+    """With null for NaN, which is no JSON: figures of labels where there are none."""
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -30,7 +30,7 @@ from logitstore.sidecars import sidecar
 from logitstore.stream import BatchStream
 from logitstore.students.build import copied, fresh, parse_layers
 from logitstore.students.fit import check_student, tokenizer_for
-from logitstore.students.image_fit import check_classifier, name_classes, save_processor
+from logitstore.students.image_fit import check_classifier, check_takes, class_names, save_processor
 from logitstore.students.output_head import UnknownHead, output_head
 from logitstore.students.packing import check_packing
 from logitstore.students.width import Widths, importance_of, narrow_config, narrowed
@@ -155,6 +155,10 @@ def _learner(
     transformers.set_seed(plan.seed)
     student = _student(plan, cache, reference, loader, progress)
     _check_length(student, loader)
+    # texts are not read yet: their order may wait for `begin`
+    pixels_B3HW = loader.at(0, 0).pixel_values if cache.manifest.view is not None else None
+    if pixels_B3HW is not None:
+        check_takes(student, str(reference or "the fresh student"), pixels_B3HW)
     if begin is not None:
         begin(student)
     if plan.packed:
@@ -254,7 +258,7 @@ def _names(plan: TrainPlan) -> list[str]:
 
 
 def _layers(plan: TrainPlan, cache: Cache, reference: ModelRef | None) -> int:
-    """Decoder layers of a student to be."""
+    """Decoder layers of a student to be, or 0; see `layer_count`."""
     if reference is None:
         return plan.layers or layer_count(config_from(cache.manifest.teacher.config))
     count = layer_count(load_config(reference))
@@ -316,14 +320,14 @@ def _student(
     plan: TrainPlan, cache: Cache, reference: ModelRef | None, loader: BatchStream, progress: Progress
 ) -> PreTrainedModel:
     task = cache.manifest.task
+    named = class_names(cache) if cache.manifest.view is not None else {}
     if reference is None:
-        return fresh(cache.manifest.teacher.config, _changes(plan), task)
+        return fresh(cache.manifest.teacher.config | named, _changes(plan), task)
     if plan.copy_layers is not None:
         student = copied(reference, plan.copy_layers, task)
     else:
         student = load_weights(reference, load_config(reference), torch.float32, task)
-    if cache.manifest.view is not None:
-        name_classes(cache, student.config)
+    student.config.update(named)
     return _pruned(plan, student, loader, progress) if plan.prune else student
 
 

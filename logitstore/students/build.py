@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
-from logitstore.errors import BadInput, one_line
+from logitstore.errors import BadInput, ModelError, one_line
 from logitstore.models import KINDS, config_from, describe, layer_count, layer_list, load_config, load_weights
 from logitstore.types import ModelRef
 
@@ -65,6 +65,8 @@ def copied(model: ModelRef, layers: str, task: str = "causal-lm") -> PreTrainedM
 
 def parse_layers(text: str, count: int) -> list[int]:
     """Layer numbers from `0,6,29` or from a count; checked against the `count` layers there are."""
+    if not count:
+        raise BadInput(f"--copy-layers {text}: the model does not say how many layers it has. Leave it out.")
     if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", text):
         raise BadInput(f"--copy-layers '{text}': write layer numbers, such as 0,6,12, or how many to keep, such as 5.")
     numbers = [int(piece) for piece in text.split(",")]
@@ -82,7 +84,7 @@ def keep_layers(model: PreTrainedModel, layers: list[int]) -> PreTrainedModel:
     """A new model with the layers named, their weights and all others copied.
 
     Raises:
-        ModelError: the model has no single list of decoder layers.
+        ModelError: the model has no single list of decoder layers, or they are not alike.
     """
     prefix = layer_list(model)
     new_number = {old: new for new, old in enumerate(layers)}
@@ -97,7 +99,10 @@ def keep_layers(model: PreTrainedModel, layers: list[int]) -> PreTrainedModel:
 
     smaller: PreTrainedModel = type(model)._from_config(_fewer_layers(model.config, layers), dtype=model.dtype)
     weights = {new: value for name, value in model.state_dict().items() if (new := renamed(name)) is not None}
-    smaller.load_state_dict(weights)
+    try:
+        smaller.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ModelError(f"{type(model).__name__}: its layers are not alike, so they cannot be chosen from.") from error
     return smaller
 
 

@@ -6,13 +6,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from transformers import PretrainedConfig
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel
 
 from logitstore.cache.layout import inside
 from logitstore.cache.reader import Cache
 from logitstore.cache.vocabulary import read_pieces
 from logitstore.errors import CacheMismatch
-from logitstore.models import load_config
+from logitstore.models import load_config, sized
 from logitstore.types import ModelRef
 
 PROCESSOR = "preprocessor_config.json"
@@ -42,11 +44,28 @@ def check_classifier(cache: Cache, student: ModelRef) -> None:
         )
 
 
-def name_classes(cache: Cache, config: PretrainedConfig) -> None:
-    """Give a student's classes the names that they have in the cache."""
+def class_names(cache: Cache) -> dict[str, Any]:
+    """The entries of a configuration that name its classes as they are named in a cache."""
     names = [str(name) for name in read_pieces(cache).to_pylist()]
-    config.id2label = dict(enumerate(names))
-    config.label2id = {name: number for number, name in enumerate(names)}
+    return {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
+
+
+def check_takes(student: PreTrainedModel, name: str, pixels_B3HW: Tensor) -> None:
+    """Show a student one image.
+
+    Args:
+        student: is left as it was.
+        name: of it.
+        pixels_B3HW: float32; the first is shown.
+
+    Raises:
+        ModelError: it cannot take images of this size.
+    """
+    was_training = student.training
+    first_13HW = pixels_B3HW[:1].to(student.device, student.dtype)
+    with sized(name, first_13HW), torch.inference_mode():
+        student.eval()(pixel_values=first_13HW)
+    student.train(was_training)
 
 
 def size_of(config: PretrainedConfig) -> int | None:

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PretrainedConfig
 
 from logitstore.errors import BadInput, ModelError, one_line
 from logitstore.head import Head
-from logitstore.models import DTYPES, classifier_of, load_weights, pick_device
+from logitstore.models import DTYPES, classifier_of, load_weights, pick_device, sized
 from logitstore.teachers.teacher import Teacher, taken_by
 from logitstore.types import ModelRef
 
@@ -53,8 +53,13 @@ class ImageTeacher(Teacher):
 
     @torch.inference_mode()
     def logits(self, inputs: Mapping[str, Tensor], **options: Any) -> Tensor:
-        """Raw logits [B, 1, C] of `pixel_values`, float32[B, 3, H, W]; see `Teacher`."""
-        output: Tensor = self._model(pixel_values=self._pixels(inputs), **options).logits
+        """Raw logits [B, 1, C] of `pixel_values`, float32[B, 3, H, W]; see `Teacher`.
+
+        Raises:
+            ModelError: it cannot take images of this size.
+        """
+        with sized(self.name, pixels_B3HW := self._pixels(inputs)):
+            output: Tensor = self._model(pixel_values=pixels_B3HW, **options).logits
         return output[:, None]
 
     def logits_and_hidden(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -78,7 +83,7 @@ class ZeroShotTeacher(ImageTeacher):
         """Load the weights and embed one text a class.
 
         Raises:
-            ModelError: the model or its tokenizer cannot be loaded, or the device does not exist.
+            ModelError: the model or its tokenizer cannot be loaded, texts are all the same to it, or the device does not exist.
         """
         self.device = pick_device(device)
         self._dtype = DTYPES[dtype]
@@ -92,6 +97,11 @@ class ZeroShotTeacher(ImageTeacher):
         except Exception as error:
             # tokenizers and towers fail in many ways; the reason is kept, the traceback chained
             raise ModelError(f"{model}: the names of the classes cannot be embedded: {one_line(error)}") from error
+        # cut off at the end, or unknown to a tokenizer without a vocabulary
+        if len({tuple(ids) for ids in encoded["input_ids"].tolist()}) < len(self._texts):
+            raise ModelError(
+                f"{model}: its tokenizer gives several classes the same tokens. Shorten the --prompt, or save the tokenizer with it."
+            )
         scale = self._model.logit_scale.detach().float().exp()
         self._weight_CD = nn.functional.normalize(embedded_CD.float(), dim=-1) * scale
 
@@ -107,7 +117,8 @@ class ZeroShotTeacher(ImageTeacher):
 
     @torch.inference_mode()
     def logits_and_hidden(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        image_BD = _pooled(self._model.get_image_features(pixel_values=self._pixels(inputs)))
+        with sized(self.name, pixels_B3HW := self._pixels(inputs)):
+            image_BD = _pooled(self._model.get_image_features(pixel_values=pixels_B3HW))
         hidden_BD = nn.functional.normalize(image_BD.float(), dim=-1)
         return (hidden_BD @ self._weight_CD.T)[:, None], hidden_BD[:, None]
 
