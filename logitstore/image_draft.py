@@ -377,8 +377,8 @@ def _labels(images: Images, names: Sequence[str], teacher: str) -> Array:
         # by number only where none goes by name: class 3 of one may well be called like class 5 of the other
         unknown = next(name for name in own or () if name not in known)
         raise BadInput(
-            f"{teacher}: the data have the class '{unknown}', which the teacher has not, and '{min(known)}', which it has. Name "
-            "the classes as the teacher does, or leave the labels out with --no-labels."
+            f"{teacher}: the data have the class '{unknown}', which the teacher has not, and '{min(known)}', which it has. "
+            "Name the classes as the teacher does, or leave the labels out with --no-labels."
         )
     return images.labels
 
