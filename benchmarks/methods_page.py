@@ -57,17 +57,17 @@ def _needs(method: Method) -> str:
         ("listed tokens", method.needs_list),
         (
             "the stored distribution whole",
-            method.needs_distribution and method.form == "rows" and not method.needs_tail,
+            method.needs_distribution and method.form == "rows" and not (method.needs_tail or method.needs_list),
         ),
         ("gold tokens", method.needs_gold),
         (f"taps: {method.taps}", bool(method.taps)),
         (f"{method.rows_together} rows together", bool(method.rows_together)),
     ]
-    return ", ".join(text for text, is_so in wanted if is_so and not (text.startswith("the stored") and method.own))
+    return ", ".join(text for text, is_so in wanted if is_so)
 
 
 def _options(method: Method) -> str:
-    return ", ".join(f"`{name}` {default}" for name, default in method.options.items() if default is not None)
+    return ", ".join(f"`{name}` {'unset' if default is None else default}" for name, default in method.options.items())
 
 
 def _standing(name: str, preset: str, changes: dict[str, Any]) -> str:

@@ -22,7 +22,7 @@ _MEANING = {
     "accuracy": "rows whose gold token or label is the student's most probable",
     "top5_accuracy": "rows where it is among the student's five most probable",
     "kl": "KL(teacher || student), tail as stored, nats",
-    "kl_lower_bound": "the same with the tail as one token: the full KL is at least this, nats",
+    "kl_lower_bound": "the same with the tail as one token: the full KL is at least this, nats; unknown without a tail",
     "agreement": "rows with the same most probable token",
     "acceptance": "sum of min(p, s): drafted tokens kept by speculative decoding",
     "nats_per_byte": "student on the text, nats a byte of it, for any tokenizer",
@@ -58,5 +58,6 @@ def evaluate(
         return
     table = Table("figure", "value", "meaning", box=None, pad_edge=False)
     for name, value in found.items():
-        table.add_row(name, f"{value:,}" if isinstance(value, int) else f"{value:.4f}", _MEANING[name])
+        shown = "unknown" if value != value else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+        table.add_row(name, shown, _MEANING[name])
     console.print(table)

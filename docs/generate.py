@@ -100,7 +100,7 @@ def _value(setting: FieldInfo | None, said: str | None) -> str:
     if choices := [choice for kind in kinds_of for choice in get_args(kind) if isinstance(choice, str)]:
         return "|".join(choices)
     kinds = {int: "N", float: "X", Path: "PATH", str: "TEXT"}
-    return next(kinds[kind] for kind in kinds_of if kind in kinds)
+    return next(kinds[kind] for each in kinds_of for kind in (each, *get_args(each)) if kind in kinds)
 
 
 def _default(option: Any, settings: dict[str, FieldInfo]) -> str:

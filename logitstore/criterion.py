@@ -85,7 +85,18 @@ class Criterion(nn.Module):
     """The loss of a run. Its parameters and buffers are what objectives learn or keep: projections, critics, TAID's time."""
 
     def __init__(self, rows: Sequence[RowTerm], features: Sequence[FeatureTerm] = ()) -> None:
+        """
+        Args:
+            rows: pulls on logits; those that never weigh anything are left out.
+            features: pulls on features.
+
+        Raises:
+            ValueError: two have the same label, by which the log and what they learn or keep are known.
+        """
         super().__init__()
+        labels = [*(term.label for term in rows), *(term.label for term in features)]
+        if len(set(labels)) < len(labels):
+            raise ValueError(f"labels must differ: {', '.join(labels)}")
         self.rows = [term for term in rows if not term.is_idle]
         self.features = list(features)
         self.states = nn.ModuleDict()
@@ -98,11 +109,6 @@ class Criterion(nn.Module):
     def needs_targets(self) -> bool:
         """Whether it looks at what the teacher said of the next token."""
         return any(term.name != GOLD for term in self.rows)
-
-    @property
-    def rows_together(self) -> int | None:
-        """How many rows must come in one chunk; None where each stands alone."""
-        return max((term.method.rows_together for term in self.rows if term.method is not None), default=0) or None
 
     def row_loss(self, targets: AnyTargets | None, gold_N: Tensor, done: float) -> WeightedSum | ByAutograd:
         """The pulls on logits as one loss with its gradient.
@@ -136,7 +142,7 @@ class Criterion(nn.Module):
             found: Tensor = function(logits_nV, known[some], *golds, **options)
             return found
 
-        return Term(term.label, weight, loss)
+        return Term(term.label, weight, loss, method.rows_together)
 
     def feature_losses(
         self, sides: Sides, main: Tensor, weights_N: Tensor, done: float

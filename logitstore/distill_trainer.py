@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from operator import itemgetter
 from pathlib import Path
@@ -19,7 +19,7 @@ from logitstore.learner import Learner
 from logitstore.metrics import Evaluation, evaluate_batches
 from logitstore.stream import BatchStream
 from logitstore.text_metrics import TextEvaluation, evaluate_text
-from logitstore.trainer_callbacks import KeepCriteria, TellEpoch
+from logitstore.trainer_callbacks import KeepCriteria, LogWhatIsSaved, TellEpoch
 from logitstore.trainer_data import Batches, EpochSteps
 
 CRITERION_NAME = "criterion.safetensors"
@@ -40,6 +40,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         train_loader: BatchStream,
         held_out_loader: BatchStream | None,
         learners: Sequence[Learner],
+        also_save: Callable[[Path], None] | None = None,
         **options: Any,
     ) -> None:
         """
@@ -47,9 +48,11 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
             train_loader: the batches of this rank.
             held_out_loader: the batches to judge on, if any.
             learners: the students; several in one process only.
+            also_save: writes what else a run goes on from into the folder of a checkpoint.
             options: of `Trainer`.
         """
         self._loader, self._held_out, self.learners = train_loader, held_out_loader, list(learners)
+        self._also_save = also_save
         self._steps = EpochSteps(len(train_loader))
         self.control: TrainerControl
         held_out = None if held_out_loader is None else Batches(held_out_loader)
@@ -63,6 +66,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         self.loss_is_scaled_for_ga = True
         self.remove_callback(PrinterCallback)
         self.add_callback(TellEpoch(self._steps, self.args.gradient_accumulation_steps))
+        self.add_callback(LogWhatIsSaved())
         self.add_callback(KeepCriteria(self.criteria, self.accelerator, self.settle))
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -136,8 +140,11 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
     def log(self, logs: dict[str, float], *arguments: Any, **options: Any) -> None:
         """The loss and what it is made of, as means over the rows of all processes since the last line.
 
-        The Trainer's own sum of losses would stay NaN after one step that is not finite.
+        The Trainer's own sum of losses would stay NaN after one step that is not finite, and knows nothing of the steps before
+        the checkpoint that it goes on from.
         """
+        if "train_loss" in logs:
+            logs = logs | {"train_loss": self.mean_loss}
         for learner in self.learners:
             if "loss" in logs and learner.sums:
                 means = self._means(learner.sums)
@@ -148,9 +155,21 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         super().log(logs, *arguments, **options)
 
     @property
+    def mean_loss(self) -> float:
+        """Over all steps of the run, by the lines of its log; those before a checkpoint are in the checkpoint's."""
+        total, done = 0.0, 0
+        for entry in self.state.log_history:
+            if "loss" in entry:
+                total += entry["loss"] * (entry["step"] - done)
+                done = entry["step"]
+        return total / max(done, 1)
+
+    @property
     def criteria(self) -> nn.ModuleDict:
         """What the objectives of each student learn or keep."""
-        return nn.ModuleDict({learner.name or "student": learner.criterion for learner in self.learners})
+        # with a hyphen in its key, no student is called like one of the module's own attributes
+        keys = [f"student-{learner.name}" if learner.name else "student" for learner in self.learners]
+        return nn.ModuleDict(dict(zip(keys, (learner.criterion for learner in self.learners), strict=True)))
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The Trainer's own, with what the objectives learn as one more group."""
@@ -187,9 +206,14 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
             learner.student.load_state_dict(kept.state_dict())
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """With the optimizer's state goes that of the objectives; the Trainer writes what makes a checkpoint whole later."""
+        """With the optimizer's state go those of the objectives and of what is read; the Trainer writes what makes a checkpoint
+        whole later."""
         super()._save_optimizer_and_scheduler(output_dir)
-        if (kept := self.criteria.state_dict()) and self.is_world_process_zero():
+        if not self.is_world_process_zero():
+            return
+        if self._also_save is not None:
+            self._also_save(Path(output_dir))
+        if kept := self.criteria.state_dict():
             whole = {name: value.contiguous() for name, value in kept.items()}
             safetensors.torch.save_file(whole, Path(output_dir) / CRITERION_NAME)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 from logitstore.cache.reader import Cache
 from logitstore.errors import BadInput
 from logitstore.manifest import Fidelity
-from logitstore.methods import standing
+from logitstore.methods import method_of, standing
 
 
 def fidelity_of(found: Fidelity) -> dict[str, Any] | None:
@@ -44,19 +45,20 @@ _KINDS = {
 }
 
 
-def honesty(cache: Cache, name: str, temperature: float) -> tuple[str, bool] | None:
+def honesty(cache: Cache, name: str, temperature: float, taps: Collection[str] = ()) -> tuple[str, bool] | None:
     """What a user should know of an objective on a cache before training, and whether it is a warning; None for exact ones.
 
     Args:
         cache: what is trained from.
         name: of the objective.
         temperature: at which it is taken.
+        taps: that it looks at.
     """
-    kind, why = standing(name, cache.manifest.row)
+    kind, why = standing(name, cache.manifest.row, [cache.taps[tap].info.codec for tap in taps])
     if kind == "exact":
         return None
     said = f"{name} is {_KINDS[kind]} on this cache: {why}"
-    found = fidelity_of(cache.fidelity)
+    found = None if taps else fidelity_of(cache.fidelity)
     if found is None or (kind != "approximation" and cache.manifest.row.tail.shape != "none"):
         return f"{said}.", False
     nearest = min((1, 2, 4), key=lambda known: abs(math.log(known / temperature)))
@@ -77,14 +79,25 @@ def honesty(cache: Cache, name: str, temperature: float) -> tuple[str, bool] | N
     return f"{said} {colder} with --preset small, faithful or exact.", True
 
 
-def refuse_unless_exact(cache: Cache, name: str) -> None:
+def refuse_unless_exact(cache: Cache, name: str, taps: Collection[str] = ()) -> None:
     """What --strict asks for.
+
+    Args:
+        cache: what is trained from.
+        name: of the objective.
+        taps: that it looks at.
 
     Raises:
         BadInput: the objective is not exact on this cache.
     """
-    kind, why = standing(name, cache.manifest.row)
-    if kind != "exact":
-        raise BadInput(
-            f"--strict: {name} is {_KINDS[kind]} on {cache.path}: {why}. Dump with --preset exact, or leave out --strict."
-        )
+    kind, why = standing(name, cache.manifest.row, [cache.taps[tap].info.codec for tap in taps])
+    if kind == "exact":
+        return
+    wiser = (
+        "Keep them as bfloat16"
+        if taps
+        else "Take another objective"
+        if method_of(name).own
+        else "Dump with --preset exact"
+    )
+    raise BadInput(f"--strict: {name} is {_KINDS[kind]} on {cache.path}: {why}. {wiser}, or leave out --strict.")

@@ -27,7 +27,7 @@ from logitstore.draft import Draft, refuse_options, spread
 from logitstore.errors import BadInput, CacheMismatch, ModelError, one_line
 from logitstore.fields import row_fields
 from logitstore.manifest import ImagesInfo, Manifest, TeacherInfo
-from logitstore.models import describe, load_config
+from logitstore.models import describe, load_config, shape_of
 from logitstore.pictures import Pictures, pictures_of
 from logitstore.plans import DumpPlan
 from logitstore.presets import row_of
@@ -331,10 +331,8 @@ def _is_zero_shot(config: PretrainedConfig) -> bool:
 
 
 def _width(config: PretrainedConfig, is_zero_shot: bool) -> int | None:
-    """Channels of what the output layer takes, where the configuration says it; of convolutional networks those of the last
-    stage."""
-    stages = getattr(config, "hidden_sizes", None)
-    width = getattr(config, "projection_dim" if is_zero_shot else "hidden_size", None) or (stages and stages[-1])
+    """Channels of what the output layer takes, where the configuration says it."""
+    width = getattr(config, "projection_dim", None) if is_zero_shot else shape_of(config)["hidden_size"]
     return int(width) if width else None
 
 

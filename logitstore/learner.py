@@ -119,7 +119,7 @@ class Learner:
         with self.precision(batch.rows.device):
             hidden_RD = final_hidden(run, self.student, batch.model_inputs()).flatten(0, 1)
         if not self.criterion.rows:
-            return _nothing(hidden_RD, batch)
+            return _nothing(batch, hidden_RD, head.weight_VD, head.bias_V)
         loss = self.criterion.row_loss(targets, batch.gold, done)
         total, lines_LN = from_hidden(
             loss,
@@ -128,7 +128,6 @@ class Learner:
             batch.rows,
             weights_N,
             dtype=self.product_dtype or self.autocast,
-            together=self.criterion.rows_together,
         )
         return total, lines_LN, loss.names
 
@@ -146,10 +145,9 @@ class Learner:
             output = run(**batch.model_inputs())
         logits_RV = output.logits.flatten(0, -2)
         if not self.criterion.rows:
-            return output, _nothing(logits_RV, batch)
+            return output, _nothing(batch, logits_RV)
         loss = self.criterion.row_loss(targets, batch.gold, done)
-        together = self.criterion.rows_together
-        total, lines_LN = from_logits(loss, logits_RV, batch.rows, weights_N, in_place=may_spoil, together=together)
+        total, lines_LN = from_logits(loss, logits_RV, batch.rows, weights_N, in_place=may_spoil)
         return output, (total, lines_LN, loss.names)
 
     def _count(self, lines_LN: Tensor, names: list[str], batch: Batch) -> None:
@@ -161,6 +159,7 @@ class Learner:
                 sums[name] = sums[name] + added if name in sums else added
 
 
-def _nothing(output: Tensor, batch: Batch) -> tuple[Tensor, Tensor, list[str]]:
-    """A loss of 0, for a run without pulls on logits."""
-    return output.sum() * 0.0, torch.zeros(1, len(batch.rows), device=output.device), []
+def _nothing(batch: Batch, *parts: Tensor | None) -> tuple[Tensor, Tensor, list[str]]:
+    """A loss of 0, for a run without pulls on logits; all that it is made of has a gradient, for which processes wait."""
+    total = torch.stack([part.sum(dtype=torch.float32) for part in parts if part is not None]).sum() * 0.0
+    return total, torch.zeros(1, len(batch.rows), device=total.device), []

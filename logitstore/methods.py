@@ -5,6 +5,8 @@ What `train --objective` knows, what docs/methods.md says and what a plugin decl
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
@@ -14,6 +16,7 @@ from typing import Any, Literal
 from logitstore.errors import BadInput
 from logitstore.fields import RowInfo
 from logitstore.registry import resolve, suggest
+from logitstore.tap_info import needs_pilot
 
 PLUGINS = "logitstore.objectives"
 """The entry-point group in which other packages name objectives of theirs."""
@@ -35,7 +38,9 @@ class Method:
         needs_list: whether it needs listed tokens.
         needs_gold: whether it needs the tokens that follow in the data.
         has_temperature: whether it exists at other temperatures than 1.
-        own: what it is by itself, whatever the cache: a lower bound of what its name says, or biased.
+        may_be_negative: whether its loss may be below 0, so that no weight can make it as heavy as another.
+        own: what it is by itself where a cache does not list every token: a lower bound of what its name says, or biased.
+        because: why it is that.
         rows_together: how many rows it compares with each other; 0 where every row stands alone.
         state: where the module is that changes its options while a student trains.
         given: keyword arguments that are no options, because the trainer or the state gives them.
@@ -51,7 +56,9 @@ class Method:
     needs_list: bool = False
     needs_gold: bool = False
     has_temperature: bool = True
+    may_be_negative: bool = False
     own: Literal["bound", "biased"] | None = None
+    because: str = ""
     rows_together: int = 0
     state: str | None = None
     given: tuple[str, ...] = ()
@@ -119,6 +126,7 @@ METHODS = {
         needs_list=True,
         has_temperature=False,
         own="bound",
+        because="a lower bound, whatever the shape of the tail",
     ),
     "renormalised_kl": Method(
         target=f"{_HERE}.renormalised_kl:renormalised_kl",
@@ -126,6 +134,7 @@ METHODS = {
         paper="for comparison",
         needs_list=True,
         own="biased",
+        because="the mass of the tail is left out",
     ),
     "balanced_kl": Method(
         target=f"{_HERE}.balanced_kl:balanced_kl",
@@ -146,6 +155,12 @@ METHODS = {
         paper="DKD, Zhao et al. 2022",
         needs_gold=True,
     ),
+    "one_for_all": Method(
+        target=f"{_HERE}.one_for_all:one_for_all",
+        says="cross-entropy to p with its word on the gold token strengthened: weights (p + [gold])^gamma - [gold], T^2",
+        paper="OFA-KD, Hao et al. 2023",
+        needs_gold=True,
+    ),
     "dist": Method(
         target=f"{_HERE}.dist:dist",
         says="1 - Pearson correlation of p and s, of each row and of each token over 64 rows, T^2",
@@ -160,9 +175,11 @@ METHODS = {
     ),
     "plackett_luce": Method(
         target=f"{_HERE}.plackett_luce:plackett_luce",
-        says="the teacher's ranking, gold first, each place weighted by p_T",
+        says="the teacher's ranking of the listed tokens, gold first, each place weighted by p_T",
         paper="PLD, Bassam et al. 2025",
         needs_gold=True,
+        own="biased",
+        because="only the ranks of listed tokens count",
     ),
     "standardised_kl": Method(
         target=f"{_HERE}.standardised_kl:standardised_kl",
@@ -173,7 +190,7 @@ METHODS = {
     "match": Method(
         target=f"{_THERE}.match:Match",
         form="features",
-        says="squared error, or 1 - cosine, of hidden states, the student's projected where it is narrower",
+        says="squared error, or 1 - cosine, of hidden states, the student's projected where the widths differ",
         paper="FitNets, Romero et al. 2015; DistilBERT, Sanh et al. 2019; Minitron, Muralidharan et al. 2024",
         taps="hidden",
     ),
@@ -218,6 +235,7 @@ METHODS = {
         form="features",
         says="minus a lower bound of the mutual information of hidden states, with a critic that learns",
         paper="Distiller, He et al. 2021",
+        may_be_negative=True,
         taps="hidden",
     ),
 }
@@ -288,7 +306,7 @@ def check_options(name: str, options: dict[str, Any]) -> None:
     """Refuse options that an objective does not take.
 
     Raises:
-        BadInput: an unknown option, with the nearest one, or a value of another kind than the default's.
+        BadInput: an unknown option, with the nearest one, or a value that is not finite or of another kind than the default's.
     """
     known = method_of(name).options
     for option, value in options.items():
@@ -296,6 +314,8 @@ def check_options(name: str, options: dict[str, Any]) -> None:
             said = suggest(option, list(known)) if known else "It takes none."
             raise BadInput(f"objective {name}: no option named '{option}'. {said}")
         default = known[option]
+        if isinstance(value, float) and not math.isfinite(value):
+            raise BadInput(f"objective {name}: {option} is {value}, but must be finite.")
         fits = isinstance(value, (int, float)) if isinstance(default, float) else isinstance(value, type(default))
         if default is not None and (not fits or (isinstance(value, bool) and not isinstance(default, bool))):
             raise BadInput(f"objective {name}: {option} is {value!r}, but must be like {default!r}.")
@@ -304,19 +324,27 @@ def check_options(name: str, options: dict[str, Any]) -> None:
 Standing = Literal["exact", "estimate", "approximation", "bound", "biased"]
 
 
-def standing(name: str, row: RowInfo) -> tuple[Standing, str]:
-    """How true an objective is on the rows of a cache, and why."""
+def standing(name: str, row: RowInfo, codecs: Collection[str] = ()) -> tuple[Standing, str]:
+    """How true an objective is on a cache, and why.
+
+    Args:
+        name: of the objective.
+        row: what a row of the cache holds.
+        codecs: of the taps that it looks at.
+    """
     method = method_of(name)
     if method.form == "features":
+        if lossy := sorted(codec for codec in set(codecs) if needs_pilot(codec)):
+            return "approximation", f"its features are stored as {' and '.join(lossy)}"
         return "exact", "features are compared as they are stored"
     if row.sparsifier.is_estimate:
         return "estimate", "random samples, right on average"
-    if method.own == "bound":
-        return "bound", "a lower bound, whatever the tail"
-    if method.own == "biased":
-        return "biased", "the mass of the tail is left out"
-    if row.sparsifier.name in ("dense", "hidden"):
+    if row.sparsifier.name == "dense":
         return "exact", "the whole distribution is stored"
     if row.tail.shape == "none":
         return "biased", "the cache has no tail"
+    if method.own is not None:
+        return method.own, method.because
+    if row.sparsifier.name == "hidden":
+        return "exact", "the whole distribution is stored"
     return "approximation", f"the tail is modelled ({row.tail.shape})"

@@ -29,7 +29,7 @@ _OF_ALL = ("kl", "kl_lower_bound", "agreement", "acceptance")
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Means over rows; nats where they are nats.
+    """Means over rows; nats where they are nats. From random samples `kl` is an estimate, and what compares token by token NaN.
 
     Attributes:
         rows: how many rows were judged.
@@ -38,7 +38,8 @@ class Evaluation:
         accuracy, top5_accuracy: share of them where the gold token or label is the student's most probable one, or one of its
             five most probable.
         kl: KL(teacher || student) with the tail shaped as the cache says.
-        kl_lower_bound: the same with everything unlisted as one token: never above the KL to the full teacher.
+        kl_lower_bound: the same with everything unlisted as one token: never above the KL to the full teacher. NaN on a cache
+            without a tail, where the mass of that token is not known.
         agreement: share of rows where both have the same most probable token.
         acceptance: sum_v min(p, s), the chance that speculative decoding keeps a token drafted by the student
             (Leviathan et al. 2023, corollary 3.6), with the tail as for `kl`.
@@ -128,15 +129,15 @@ def _row_metrics(logits_NV: Tensor, targets: AnyTargets, gold_N: Tensor, teacher
 
 
 def _compared(logits_NV: Tensor, probs_NV: Tensor, top_N: Tensor, targets: AnyTargets) -> tuple[Tensor, ...]:
-    """Lower bound of the KL, agreement, acceptance; NaN where the cache holds random samples, which cannot tell."""
+    """Lower bound of the KL, agreement, acceptance; NaN where the cache cannot tell."""
+    unknown_N = torch.full_like(probs_NV[:, 0], torch.nan)
     if isinstance(targets, SampledTargets):
-        unknown_N = torch.full_like(probs_NV[:, 0], torch.nan)
         return unknown_N, unknown_N, unknown_N
     teacher_NV = dense(targets)
     # the listed order is the rank order, also where coarse levels tie
     first_N = targets.ids_NK[:, 0] if targets.is_ranked else teacher_NV.argmax(-1)
     return (
-        lumped_kl(logits_NV, targets),
+        unknown_N if targets.is_cut else lumped_kl(logits_NV, targets),
         (top_N == first_N).float(),
         torch.minimum(probs_NV[:, : teacher_NV.shape[1]], teacher_NV).sum(-1),
     )

@@ -77,6 +77,34 @@ def load_weights(
     return loaded
 
 
+def config_from(plain: dict[str, Any]) -> PretrainedConfig:
+    """The configuration that `describe` made plain, with defaults and with the names that all configurations share.
+
+    Raises:
+        ModelError: this transformers knows no such kind, or refuses its entries.
+    """
+    try:
+        config: PretrainedConfig = AutoConfig.for_model(**plain)
+    except Exception as error:
+        # as above
+        raise ModelError(f"the teacher's configuration ({plain.get('model_type')}): {one_line(error)}") from error
+    return config
+
+
+def shape_of(config: PretrainedConfig) -> dict[str, Any]:
+    """How large a model is, by names that all configurations share, whatever they call it; None where one does not say."""
+    text = config.get_text_config()
+    names = ("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
+    shape = {name: getattr(text, name, None) for name in names}
+    stages = getattr(text, "hidden_sizes", None)  # of convolutional classifiers
+    return shape | {"hidden_size": shape["hidden_size"] or (stages[-1] if stages else None)}
+
+
+def layer_count(config: PretrainedConfig) -> int:
+    """Layers of a model; 0 where it is not a stack of like ones."""
+    return int(getattr(config.get_text_config(), "num_hidden_layers", None) or 0)
+
+
 @contextmanager
 def sized(name: str, pixels_B3HW: Tensor) -> Iterator[None]:
     """Retell what a model says about images of a size that it cannot take.
@@ -98,11 +126,6 @@ def sized(name: str, pixels_B3HW: Tensor) -> Iterator[None]:
         raise ModelError(
             f"{name}: it cannot take images of {height} x {width}: {one_line(error).rstrip('.')}. Give another --image-size."
         ) from error
-
-
-def layer_count(config: PretrainedConfig) -> int:
-    """Decoder layers of a model; 0 where its configuration does not count them, as of convolutional networks."""
-    return int(getattr(config.get_text_config(), "num_hidden_layers", 0))
 
 
 def layer_list(model: PreTrainedModel) -> str:

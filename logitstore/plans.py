@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
 from logitstore.errors import BadInput
 from logitstore.methods import METHODS
@@ -25,8 +26,40 @@ def _scheduled(said: Any) -> Any:
     return schedule.first if schedule.shape == "constant" else said
 
 
-Scheduled = Annotated[float | str, BeforeValidator(_scheduled)]
-"""A number, or a schedule by which it changes over the run."""
+def _scheduled_or_balanced(said: Any) -> Any:
+    return said if said == "balanced" else _scheduled(said)
+
+
+def _a_share(value: float | str) -> float | str:
+    low, high = Schedule.of(value).span
+    if low < 0 or high > 1:
+        raise ValueError("must be from 0 to 1")
+    return value
+
+
+def _above_zero(value: float | str) -> float | str:
+    if Schedule.of(value).span[0] <= 0:
+        raise ValueError("must be above 0")
+    return value
+
+
+def _not_negative(value: float | str) -> float | str:
+    if value != "balanced" and Schedule.of(value).span[0] < 0:
+        raise ValueError("must not be below 0")
+    return value
+
+
+Share = Annotated[float | str, BeforeValidator(_scheduled), AfterValidator(_a_share)]
+Temperature = Annotated[float | str, BeforeValidator(_scheduled), AfterValidator(_above_zero)]
+Weight = Annotated[float | str, BeforeValidator(_scheduled_or_balanced), AfterValidator(_not_negative)]
+"""Numbers, or schedules by which they change over the run; a weight may also be "balanced"."""
+
+
+Place = Annotated[Path, AfterValidator(lambda path: Path(os.path.expanduser(path)))]
+"""A path; a leading ~ is a home, also in a recipe or behind --out=, where no shell has looked at it."""
+
+Model = Annotated[str, AfterValidator(os.path.expanduser)]
+"""A model's folder, likewise, or its hub name."""
 
 
 class TeacherPlan(Record):
@@ -35,12 +68,12 @@ class TeacherPlan(Record):
     task: Literal["causal-lm", "image-classification"] = Field(
         "causal-lm", description="What the teacher answers: the next token of texts, or the class of images."
     )
-    teacher: str = Field(description="The model to ask: a local folder, a hub name, or folder::file.gguf.")
+    teacher: Model = Field(description="The model to ask: a local folder, a hub name, or folder::file.gguf.")
     data: str = Field(
         description="The documents: a file (json, jsonl, parquet, csv, txt), a glob, a folder or a hub data set. Or the "
         "images: a folder, tars in the form of WebDataset, or a data set with a column of images."
     )
-    out: Path = Field(description="The cache to write. One that this command began is gone on with.")
+    out: Place = Field(description="The cache to write. One that this command began is gone on with.")
     split: str = Field("train", description="Split of the data set.")
     column: str | None = Field(
         None, description="Column to read: text, or chats. Without it: 'messages', else 'text'; of images the only one."
@@ -191,8 +224,8 @@ class PilotPlan(TeacherPlan):
 class RecodePlan(RowChoices):
     """Everything `recode` is told."""
 
-    cache: Path = Field(description="The cache to make another one from.")
-    out: Path = Field(description="The cache to write. One that this command began is gone on with.")
+    cache: Place = Field(description="The cache to make another one from.")
+    out: Place = Field(description="The cache to write. One that this command began is gone on with.")
     preset: Literal["small", "faithful", "exact", "topk", "sampled", "archive"] | None = Field(
         None,
         description="How to keep a row; without it as in the source, but for the options given. Hidden states can become "
@@ -204,7 +237,7 @@ class RecodePlan(RowChoices):
 class AddPlan(TapChoices):
     """Everything `add` is told."""
 
-    cache: Path = Field(description="The cache to add to.")
+    cache: Place = Field(description="The cache to add to.")
     views: str | None = Field(
         None,
         coerce_numbers_to_str=True,
@@ -216,7 +249,7 @@ class AddPlan(TapChoices):
         description="Where the images are, if not where they were when the cache was made (caches of images only).",
     )
     workers: int = Field(2, ge=1, description="Threads that read images and make their views.")
-    teacher: str | None = Field(
+    teacher: Model | None = Field(
         None, description="The cache's teacher, where it is not to be found under the name that the cache knows."
     )
     device: str = Field("auto", description="Where the teacher runs: auto, cpu, cuda, cuda:1, mps.")
@@ -233,7 +266,7 @@ class AddPlan(TapChoices):
 class SidecarPlan(Record):
     """Everything `sidecar` is told."""
 
-    cache: Path = Field(description="The cache to go through.")
+    cache: Place = Field(description="The cache to go through.")
     of: Literal["perplexity", "means", "pca"] = Field(
         "perplexity",
         description="The teacher's perplexity on each domain; or of a tap the mean of every channel and before every token, "
@@ -245,11 +278,11 @@ class SidecarPlan(Record):
 class SelectPlan(Record):
     """Everything `select` is told."""
 
-    cache: Path = Field(description="The cache to choose from; one of the preset scores will do for most methods.")
-    reference: Path | None = Field(
+    cache: Place = Field(description="The cache to choose from; one of the preset scores will do for most methods.")
+    reference: Place | None = Field(
         None, description="A cache of the same samples by a smaller model, for the difference of the two."
     )
-    out: Path = Field(description="The selection file to write.")
+    out: Place = Field(description="The selection file to write.")
     method: Literal["difference", "top", "bottom", "random", "stratified", "llkd", "prune"] = Field(
         "difference",
         description="Those that the teacher finds more probable than the reference does (difference), with the highest or "
@@ -265,7 +298,7 @@ class SelectPlan(Record):
     samples: int | None = Field(None, ge=1, description="Samples to choose, in place of --ratio.")
     at_least: float | None = Field(None, description="Choose none with a lower score.", allow_inf_nan=False)
     at_most: float | None = Field(None, description="Choose none with a higher score.", allow_inf_nan=False)
-    seed: int = Field(0, ge=0, description="Seed of random, stratified and prune.")
+    seed: int | None = Field(None, ge=0, description="Seed of random, stratified and prune; without it 0.")
 
 
 class TermPlan(Record):
@@ -279,21 +312,21 @@ class TermPlan(Record):
     """
 
     name: str
-    weight: Literal["balanced"] | Scheduled = 1.0
-    temperature: Scheduled = 1.0
+    weight: Weight = 1.0
+    temperature: Temperature = 1.0
     options: dict[str, Any] = Field({})
 
 
 class TrainPlan(Record):
     """Everything `train` is told."""
 
-    cache: Path = Field(description="The cache to learn from.")
-    student: str | list[str] | None = Field(
+    cache: Place = Field(description="The cache to learn from.")
+    student: Model | list[Model] | None = Field(
         None,
         description="The model to train: a local folder or hub name. Without it: a fresh one, shaped like the teacher "
         "but for --layers, --hidden-size, ... Given several times, all are trained on the same batches, into folders of --out.",
     )
-    out: Path = Field(description="Folder for the trained student and its checkpoints.")
+    out: Place = Field(description="Folder for the trained student and its checkpoints.")
     copy_layers: str | None = Field(
         None,
         coerce_numbers_to_str=True,
@@ -304,13 +337,15 @@ class TrainPlan(Record):
         description="Make --student as narrow as --hidden-size, --intermediate-size, --heads and --kv-heads say, and keep what "
         "is most active on the cache's text.",
     )
-    prune_samples: int = Field(256, ge=1, description="Samples of the cache by which --prune judges.")
+    prune_samples: int | None = Field(
+        None, ge=1, description="Samples of the cache by which --prune judges; without it 256."
+    )
     layers: int | None = Field(None, ge=1, description="Decoder layers of a fresh student.")
     hidden_size: int | None = Field(None, ge=1, description="Width of a fresh or pruned student.")
     intermediate_size: int | None = Field(None, ge=1, description="Width of a fresh or pruned student's MLP.")
     heads: int | None = Field(None, ge=1, description="Attention heads of a fresh or pruned student.")
     kv_heads: int | None = Field(None, ge=1, description="Key-value heads of a fresh or pruned student.")
-    alpha: Scheduled = Field(
+    alpha: Share = Field(
         1.0,
         description="Weight of the objective; cross-entropy on the gold tokens has the rest. 0: gold tokens only. "
         f"It is {WAYS}.",
@@ -319,7 +354,7 @@ class TrainPlan(Record):
         "forward_kl",
         description=f"What pulls the student towards the teacher: {', '.join(METHODS)}; or none, where `terms` of a recipe do.",
     )
-    temperature: Scheduled = Field(1.0, description="Temperature of the objective; a number or a schedule.")
+    temperature: Temperature = Field(1.0, description="Temperature of the objective; a number or a schedule.")
     options: dict[str, Any] = Field({}, description="Options of the objective, by name (recipe files only).")
     terms: list[TermPlan] = Field(
         [],
@@ -346,7 +381,7 @@ class TrainPlan(Record):
     holdout: float = Field(
         0.05, ge=0, lt=1, description="Share of the documents, or images, kept out for evaluation; 0 keeps none."
     )
-    select: Path | None = Field(
+    select: Place | None = Field(
         None, description="Train on the samples of this selection only (see select), but for those held out."
     )
     images: str | None = Field(
@@ -384,7 +419,7 @@ class TrainPlan(Record):
         None,
         ge=1,
         description="After every so many steps, look at the student on held-out samples of each domain, and read those more "
-        "often on which it is further behind its teacher (DDK).",
+        "often on which it is further behind its teacher (DDK). Not with --text, --curriculum, --prune or several --student.",
     )
     evaluate_every: int | None = Field(
         None, ge=1, description="Evaluate after every so many steps; without it, four times a run."
@@ -407,27 +442,12 @@ class TrainPlan(Record):
     def _one_or_several(cls, value: str | list[str] | None) -> str | list[str] | None:
         return (value[0] if len(value) == 1 else value or None) if isinstance(value, list) else value
 
-    @field_validator("alpha")
-    @classmethod
-    def _a_share(cls, value: float | str) -> float | str:
-        low, high = Schedule.of(value).span
-        if low < 0 or high > 1:
-            raise ValueError("must be from 0 to 1")
-        return value
-
-    @field_validator("temperature")
-    @classmethod
-    def _positive(cls, value: float | str) -> float | str:
-        if Schedule.of(value).span[0] <= 0:
-            raise ValueError("must be above 0")
-        return value
-
 
 class EvaluatePlan(Record):
     """Everything `evaluate` is told."""
 
-    cache: Path = Field(description="The cache to compare with.")
-    student: str = Field(description="The student: a local folder, a hub name, or folder::file.gguf.")
+    cache: Place = Field(description="The cache to compare with.")
+    student: Model = Field(description="The student: a local folder, a hub name, or folder::file.gguf.")
     samples: Literal["heldout", "all"] = Field(
         "heldout", description="Judge on the samples that `train` kept out with the same --holdout, or on all."
     )
@@ -457,9 +477,9 @@ class EvaluatePlan(Record):
 class VerifyPlan(Record):
     """Everything `verify` is told."""
 
-    cache: Path = Field(description="The cache to check.")
+    cache: Place = Field(description="The cache to check.")
     repair: bool = Field(False, description="Drop what is broken, so that the dump command makes only that again.")
-    against_teacher: str | None = Field(
+    against_teacher: Model | None = Field(
         None, description="Also ask this teacher again about a share of the samples, and compare."
     )
     images: str | None = Field(
@@ -473,7 +493,7 @@ class VerifyPlan(Record):
 class InspectPlan(Record):
     """Everything `inspect` is told."""
 
-    cache: Path = Field(description="The cache to look at.")
+    cache: Place = Field(description="The cache to look at.")
     sample: int | None = Field(None, ge=0, description="Show the teacher's view of this sample, token by token.")
     tokens: int = Field(40, ge=1, description="Most tokens of the sample to show.")
     top: int = Field(3, ge=0, description="Alternatives to show for each token.")

@@ -6,19 +6,24 @@ Axes: V vocabulary, D channels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from itertools import chain, count
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from logitstore.cache.reader import Cache
-from logitstore.criterion import Criterion, FeatureTerm, RowTerm
+from logitstore.criterion import GOLD, NAMED_IN_LOG, Criterion, FeatureTerm, RowTerm
 from logitstore.errors import BadInput
-from logitstore.features.feature import Shapes
+from logitstore.features.feature import Pair, Shapes
 from logitstore.fidelity_report import honesty, refuse_unless_exact
 from logitstore.methods import check_method, check_options, method_of
+from logitstore.models import config_from, layer_count, shape_of
 from logitstore.plans import TermPlan, TrainPlan
 from logitstore.schedule import Schedule
+from logitstore.tails import FixedTail
+from logitstore.targets import Targets
 
 
 def pulls(plan: TrainPlan) -> list[TermPlan]:
@@ -43,12 +48,15 @@ def pulls(plan: TrainPlan) -> list[TermPlan]:
 
 
 def check_pulls(plan: TrainPlan, cache: Cache) -> None:
-    """Refuse, before any weights are loaded, pulls that the cache does not serve.
+    """Refuse, before any weights are loaded, pulls that the cache does not serve, and settings that would do nothing.
 
     Raises:
-        BadInput: an unknown name or option, or a cache or temperature for which a pull does not exist.
+        BadInput: an unknown name or option, a cache or temperature for which a pull does not exist, or settings that do not go
+            together.
     """
-    for pull in pulls(plan):
+    wanted = pulls(plan)
+    _check_settings(plan)
+    for pull in wanted:
         hottest = max(Schedule.of(pull.temperature).span, key=lambda value: abs(math.log(value)))
         check_method(pull.name, cache.manifest.row, hottest)
         check_options(pull.name, pull.options)
@@ -59,31 +67,107 @@ def check_pulls(plan: TrainPlan, cache: Cache) -> None:
                     f"--temperature {pull.temperature}: {plan.cache} holds random samples, which are right at temperature 1 "
                     "only. Train at 1, or dump with another preset."
                 )
-            if pull.weight == "balanced":
-                raise BadInput(f"terms: {pull.name}: only pulls on features can be balanced. Give it a number.")
-        if plan.strict:
-            refuse_unless_exact(cache, pull.name)
+            _try(pull, cache.manifest.teacher.vocabulary)
 
 
-def honestly(plan: TrainPlan, cache: Cache) -> list[str]:
-    """What there is to know of each pull on this cache."""
-    said = [honesty(cache, pull.name, Schedule.of(pull.temperature).span[1]) for pull in pulls(plan)]
+def _check_settings(plan: TrainPlan) -> None:
+    """Refuse settings that would do nothing, and weights that cannot be balanced."""
+    if plan.objective == "none":
+        for name, said in (("--alpha", plan.alpha), ("--temperature", plan.temperature), ("options", plan.options)):
+            if said != TrainPlan.model_fields[name.removeprefix("--")].default:
+                raise BadInput(
+                    f"--objective none with {name} {said}: it is of the objective, and there is none. Leave it out: `terms` "
+                    "have their own weights, temperatures and options."
+                )
+    elif plan.alpha == 0 and plan.options:
+        raise BadInput(
+            f"--alpha 0 with options {plan.options}: they are of the objective, which weighs nothing. Leave them out."
+        )
+    for term in plan.terms:
+        method = method_of(term.name)
+        if method.form == "features" and term.temperature != 1:
+            raise BadInput(f"terms: {term.name}: temperature {term.temperature}: features have none. Leave it out.")
+        if term.weight != "balanced":
+            continue
+        if method.form == "rows":
+            raise BadInput(f"terms: {term.name}: only pulls on features can be balanced. Give it a number.")
+        if method.may_be_negative:
+            raise BadInput(f"terms: {term.name}: its loss may be negative, so it cannot be balanced. Give it a number.")
+        if plan.objective == "none" and not any(_pulls_logits(each) for each in plan.terms):
+            raise BadInput(
+                f"terms: {term.name}: nothing pulls on the logits, so balanced is nothing. Give it a number, or an objective."
+            )
+
+
+def _pulls_logits(term: TermPlan) -> bool:
+    """Whether it is a pull on logits that weighs anything."""
+    is_on_rows = method_of(term.name).form == "rows" and term.weight != "balanced"
+    return is_on_rows and Schedule.of(term.weight).span[1] > 0
+
+
+def _try(pull: TermPlan, vocabulary: int) -> None:
+    """Let a pull on logits look at its options, on a row that is made up.
+
+    Raises:
+        BadInput: it refuses them.
+    """
+    logits_1V = torch.zeros(1, vocabulary)
+    targets = Targets(
+        torch.zeros(1, 1, dtype=torch.int64),
+        torch.full((1, 1), -math.log(2)),
+        torch.full((1,), -math.log(2)),
+        FixedTail.uniform(vocabulary),
+    )
+    term = RowTerm(name=pull.name, label=pull.name, weight=Schedule.of(1.0), options=pull.options)
+    Criterion([term]).row_loss(targets, targets.ids_NK[:, 0], 0.0)(logits_1V, slice(0, 1), 1.0)
+
+
+def check_exact(plan: TrainPlan, cache: Cache, students_layers: Collection[int]) -> None:
+    """What --strict asks for, once the taps are known to be there.
+
+    Args:
+        plan: what was asked for.
+        cache: what is learned from.
+        students_layers: how many decoder layers each student has.
+
+    Raises:
+        BadInput: a pull that is not exact on this cache.
+    """
+    for pull in pulls(plan) if plan.strict else ():
+        refuse_unless_exact(cache, pull.name, _taps(pull, cache, students_layers))
+
+
+def honestly(plan: TrainPlan, cache: Cache, students_layers: Collection[int]) -> list[str]:
+    """What there is to know of each pull on this cache; see `check_exact`."""
+    said = [
+        honesty(cache, pull.name, Schedule.of(pull.temperature).span[1], _taps(pull, cache, students_layers))
+        for pull in pulls(plan)
+    ]
     return [f"{'warning' if is_warning else 'note'}: {text}" for text, is_warning in filter(None, said)]
 
 
-def compared(plan: TrainPlan, cache: Cache, student_layers: int) -> list[tuple[str, str]]:
+def compared(plan: TrainPlan, cache: Cache, student_layers: int) -> list[Pair]:
     """Names of the student's features and the teacher's that are compared.
 
     Raises:
         BadInput: layers that are not there.
     """
-    teacher_layers = int(cache.manifest.teacher.config.get("num_hidden_layers", 0))
-    found = []
-    for pull in pulls(plan):
-        method = method_of(pull.name)
-        if method.form == "features":
-            found += method.function.pairs(student_layers, teacher_layers, **method.options | pull.options)
+    return [pair for pull in pulls(plan) for pair in _pairs(pull, cache, student_layers)]
+
+
+def _pairs(pull: TermPlan, cache: Cache, student_layers: int) -> list[Pair]:
+    """Those that one pull compares."""
+    method = method_of(pull.name)
+    if method.form == "rows":
+        return []
+    teacher_layers = layer_count(config_from(cache.manifest.teacher.config))
+    found: list[Pair] = method.function.pairs(student_layers, teacher_layers, **method.options | pull.options)
     return found
+
+
+def _taps(pull: TermPlan, cache: Cache, students_layers: Collection[int]) -> set[str]:
+    """Names of the teacher's features that a pull looks at."""
+    return {other for layers in students_layers for _, other in _pairs(pull, cache, layers)}
 
 
 def criterion_of(
@@ -94,18 +178,17 @@ def criterion_of(
     Args:
         plan: what was asked for.
         cache: what is learned from.
-        student_config: the student's configuration, as a plain mapping.
+        student_config: the shape of the student, see `shape_of`.
         given: what the objectives are given besides their options, by name; computed when it is needed.
     """
-    shapes = _shapes(plan, cache, student_config)
     rows, features = [], []
-    for number, term in enumerate(plan.terms):
+    for term, label in zip(plan.terms, _labels(plan), strict=True):
         method = method_of(term.name)
-        label = term.name if all(term.name != other.name for other in plan.terms[:number]) else f"{term.name}_{number}"
         balanced = term.weight == "balanced"
         weight = Schedule.of(1.0 if balanced else term.weight)
         if method.form == "features":
             supplied = {name: given[name]() for name in method.given}
+            shapes = _shapes(plan, cache, student_config)
             module = method.function(shapes, **method.options | term.options | supplied)
             features.append(FeatureTerm(label=label, weight=weight, is_balanced=balanced, module=module))
         else:
@@ -123,18 +206,29 @@ def criterion_of(
     )
 
 
+def _labels(plan: TrainPlan) -> list[str]:
+    """What each of the terms is called in the log and in checkpoints: its name, with a number where that is taken."""
+    taken = {GOLD, NAMED_IN_LOG.get(plan.objective, plan.objective)}
+    found = []
+    for term in plan.terms:
+        others = (f"{term.name}_{number}" for number in count(2))
+        found.append(next(label for label in chain([term.name], others) if label not in taken))
+        taken.add(found[-1])
+    return found
+
+
 def _shapes(plan: TrainPlan, cache: Cache, student: dict[str, Any]) -> Shapes:
     """What the objectives on features know of both models."""
-    teacher = cache.manifest.teacher.config
-    layers = int(student.get("num_hidden_layers", 0))
+    teacher = shape_of(config_from(cache.manifest.teacher.config))
+    layers = int(student["num_hidden_layers"] or 0)
     names = compared(plan, cache, layers)
     return Shapes(
         student_layers=layers,
-        teacher_layers=int(teacher.get("num_hidden_layers", 0)),
+        teacher_layers=int(teacher["num_hidden_layers"] or 0),
         widths_student={own: width_of(student, own) for own, _ in names},
-        widths_teacher={other: width_of(teacher, other) for _, other in names},
-        heads_student=int(student.get("num_attention_heads", 0)),
-        heads_teacher=int(teacher.get("num_attention_heads", 0)),
+        widths_teacher={other: cache.taps[other].info.width for _, other in names},
+        heads_student=int(student["num_attention_heads"] or 0),
+        heads_teacher=int(teacher["num_attention_heads"] or 0),
         key_heads_student=_key_heads(student),
         key_heads_teacher=_key_heads(teacher),
     )
@@ -150,4 +244,4 @@ def width_of(config: dict[str, Any], feature: str) -> int:
 
 
 def _key_heads(config: dict[str, Any]) -> int:
-    return int(config.get("num_key_value_heads") or config.get("num_attention_heads", 0))
+    return int(config.get("num_key_value_heads") or config["num_attention_heads"] or 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,17 +49,20 @@ def plan(kind: type[P], section: str, config: Path | None, flags: dict[str, Any]
         return kind.model_validate(settings)
     except ValidationError as error:
         first = error.errors()[0]
-        name = str(first["loc"][0]) if first["loc"] else section
-        flag = "CACHE" if name == "cache" else "--" + name.replace("_", "-")
+        name, *inside = first["loc"] or (section,)
+        flag = "CACHE" if name == "cache" else "--" + str(name).replace("_", "-")
+        if inside and isinstance(inside[0], int):  # of a list, which no flag can give
+            flag = ".".join(map(str, (name, *inside[:2])))
         if first["type"] == "missing":
-            raise BadInput(f"{section} needs {flag}: {kind.model_fields[name].description}") from error
+            what = "" if inside else f": {kind.model_fields[str(name)].description}"
+            raise BadInput(f"{section} needs {flag}{what or '.'}") from error
         said = first["msg"].removeprefix("Value error, ").removesuffix(".")
         raise BadInput(f"{flag} {first['input']!s:.80}: {said}.") from error
 
 
 def _section(path: Path, section: str) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(Path(os.path.expanduser(path)).read_text(encoding="utf-8"))
     except OSError as error:
         raise BadInput(f"--config {path}: cannot be read: {error.strerror}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -107,11 +107,10 @@ class Reweighting(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         self._decide(model, state.global_step)
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if state.is_world_process_zero:
-            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            content = {"domains": self.names.tolist(), "shares": [each.tolist() for each in self.order.shares]}
-            layout.write_whole(folder / STATE_NAME, json.dumps(content, indent=1).encode())
+    def save(self, folder: Path) -> None:
+        """Write the shares into the folder of a checkpoint."""
+        content = {"domains": self.names.tolist(), "shares": [each.tolist() for each in self.order.shares]}
+        layout.write_whole(folder / STATE_NAME, json.dumps(content, indent=1).encode())
 
     def _decide(self, student: Any, steps: int) -> None:
         """Add the shares of every span that begins at most LEAD steps from now."""

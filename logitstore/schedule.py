@@ -49,16 +49,16 @@ class Schedule:
         """From a number, or from text such as `linear(1, 0.2)`.
 
         Raises:
-            BadInput: text that is neither.
+            BadInput: text that is neither, or a number that is not finite.
         """
-        if isinstance(said, (int, float)):
-            return cls("constant", float(said), float(said))
-        if re.fullmatch(_NUMBER, said):
-            return cls("constant", float(said), float(said))
-        match = _FORM.fullmatch(said)
-        if match is None or match[1] not in SHAPES:
+        if isinstance(said, (int, float)) or re.fullmatch(_NUMBER, said):
+            shape, first, second = "constant", float(said), float(said)
+        elif (match := _FORM.fullmatch(said)) is not None and match[1] in SHAPES:
+            shape, first, second = match[1], float(match[2]), float(match[3])
+        else:
             raise BadInput(f"'{said}' is no schedule. Write {WAYS}.")
-        shape, first, second = match[1], float(match[2]), float(match[3])
+        if not (math.isfinite(first) and math.isfinite(second)):
+            raise BadInput(f"'{said}' is not finite. Write {WAYS}.")
         if shape == "warmup" and second > 1:
             raise BadInput(f"'{said}': the share of the run is from 0 to 1, not {second:g}.")
         return cls(shape, first, second)

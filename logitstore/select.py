@@ -75,7 +75,7 @@ def select(plan: SelectPlan) -> Selected:
     numbers = {domain: number for number, domain in enumerate(known)}
     domain_S = np.array([numbers[domain] for domain in names], np.int64)
     candidates = Candidates(score_S=score_S, domain_S=domain_S, allowed_S=_within(plan, score_S, len(cache)))
-    choice = method.choose(candidates, Amount(ratio=plan.ratio, samples=plan.samples, seed=plan.seed))
+    choice = method.choose(candidates, Amount(ratio=plan.ratio, samples=plan.samples, seed=plan.seed or 0))
     if not len(choice.samples_M):
         raise BadInput(f"--method {plan.method}: no sample of {plan.cache} is chosen. Set wider bounds.")
     rows_S, tokens_S = cache.row_counts(), cache.lengths()
@@ -113,6 +113,8 @@ def _check(plan: SelectPlan, method: Method) -> None:
         raise BadInput(f"--method {plan.method} needs --reference: a cache of the same samples by a smaller model.")
     if plan.reference is not None and method.score not in ("difference", "optional"):
         raise BadInput(f"--reference {plan.reference}: the method '{plan.method}' has no use for it. Leave it out.")
+    if plan.seed is not None and not method.has_seed:
+        raise BadInput(f"--seed {plan.seed}: the method '{plan.method}' draws nothing. Leave it out.")
     if plan.score is not None and (plan.reference is not None or method.score == "confidence"):
         raise BadInput(f"--score {plan.score}: the method '{plan.method}' has its own here. Leave it out.")
     if bounds and method.score == "optional" and plan.score is None and plan.reference is None:
@@ -170,7 +172,7 @@ def _selection(
         mode="json", exclude={"cache", "reference", "method", "out"}, exclude_none=True, exclude_defaults=True
     )
     if METHODS[plan.method].has_seed:
-        arguments["seed"] = plan.seed
+        arguments["seed"] = plan.seed or 0
     return Selection(
         info=SelectionInfo(
             created_by=logitstore.__version__,

@@ -15,12 +15,14 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
+import xxhash
 from torch import Tensor
 
 from logitstore.cache import layout
 from logitstore.cache.reader import Cache
 from logitstore.errors import BadInput, StorageError, storage_errors
 from logitstore.loader import Loader
+from logitstore.moments import Moments
 from logitstore.types import Progress, Step, no_progress
 
 FOLDER = "sidecars"
@@ -34,43 +36,32 @@ def means(cache: Cache, tap: str, progress: Progress = no_progress) -> Tensors:
     """Of a tap: `mean` and `std` of each channel, float32[D]; `by_gold` float16[V, D], the mean over the rows before each
     token, NaN where there is none; `count` int64[V]."""
     vocabulary, width = cache.manifest.teacher.vocabulary, _width(cache, tap)
-    by_gold_VD = torch.zeros(vocabulary, width)
+    moments = Moments(width, has_products=False)
+    # in float32, the sum of a frequent token would soon be too large for one more row to change it
+    by_gold_VD = torch.zeros(vocabulary, width, dtype=torch.float64)
     count_V = torch.zeros(vocabulary, dtype=torch.int64)
-    squares_D = torch.zeros(width, dtype=torch.float64)
     for rows_ND, gold_N in _passes(cache, tap, progress):
-        by_gold_VD.index_add_(0, gold_N, rows_ND)
+        moments.add(rows_ND)
+        by_gold_VD.index_add_(0, gold_N, rows_ND.double())
         count_V += torch.bincount(gold_N, minlength=vocabulary)
-        squares_D += rows_ND.double().square().sum(0)
-    rows = int(count_V.sum())
-    mean_D = by_gold_VD.double().sum(0) / rows
     return {
-        "mean": mean_D.float(),
-        "std": (squares_D / rows - mean_D.square()).clamp(min=0).sqrt().float(),
-        "by_gold": (by_gold_VD / count_V[:, None]).half(),
+        "mean": moments.mean_D.float(),
+        "std": moments.deviation_D.float(),
+        "by_gold": by_gold_VD.div_(count_V[:, None]).half(),
         "count": count_V,
     }
 
 
 def directions(cache: Cache, tap: str, progress: Progress = no_progress) -> Tensors:
     """Of a tap: `mean` float32[D], `basis` float32[R, D], the directions of most variance, and `variance` float32[R]."""
-    width = _width(cache, tap)
-    total_D, products_DD, rows = (
-        torch.zeros(width, dtype=torch.float64),
-        torch.zeros(width, width, dtype=torch.float64),
-        0,
-    )
+    moments = Moments(_width(cache, tap), has_products=True)
     for rows_ND, _ in _passes(cache, tap, progress):
-        wide_ND = rows_ND.double()
-        total_D += wide_ND.sum(0)
-        products_DD += wide_ND.T @ wide_ND
-        rows += len(wide_ND)
-    mean_D = total_D / rows
-    values_D, vectors_DD = torch.linalg.eigh(products_DD / rows - mean_D.outer(mean_D))
-    kept = slice(-min(DIRECTIONS, width), None)
+        moments.add(rows_ND)
+    basis_RD, variance_R = moments.directions(DIRECTIONS)
     return {
-        "mean": mean_D.float(),
-        "basis": vectors_DD[:, kept].T.flip(0).float().contiguous(),
-        "variance": values_D[kept].flip(0).clamp(min=0).float(),
+        "mean": moments.mean_D.float(),
+        "basis": basis_RD.float().contiguous(),
+        "variance": variance_R.float(),
     }
 
 
@@ -98,7 +89,8 @@ def sidecar(cache: Cache, what: str, tap: str, progress: Progress = no_progress)
     if path.is_file():
         with suppress(OSError, safetensors.SafetensorError):
             found: Tensors = safetensors.torch.load_file(path)
-            return found
+            if _kinds(found) == _kinds_of(cache, what, tap):
+                return found
     made = OF_TAPS[what](cache, tap, progress)
     with suppress(StorageError), storage_errors(path.parent):
         layout.write_whole(path, safetensors.torch.save(made))
@@ -106,9 +98,24 @@ def sidecar(cache: Cache, what: str, tap: str, progress: Progress = no_progress)
 
 
 def path_of(cache: Cache, what: str, tap: str) -> Path:
-    """Where a sidecar of a tap is kept."""
-    parts = len(cache.part_numbers)
+    """Where a sidecar of a tap is kept; its name has a hash of which parts the cache has."""
+    parts = xxhash.xxh3_64_hexdigest(",".join(map(str, cache.part_numbers)).encode())
     return cache.path / FOLDER / f"{what}-{tap}-{cache.taps[tap].plan.identity}-{parts}.safetensors"
+
+
+def _kinds(tensors: Tensors) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    return {name: (value.dtype, tuple(value.shape)) for name, value in tensors.items()}
+
+
+def _kinds_of(cache: Cache, what: str, tap: str) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    """What a sidecar holds, without gathering it."""
+    vocabulary, width = cache.manifest.teacher.vocabulary, cache.taps[tap].info.width
+    mean = {"mean": (torch.float32, (width,))}
+    if what == "means":
+        by_gold = {"by_gold": (torch.float16, (vocabulary, width)), "count": (torch.int64, (vocabulary,))}
+        return mean | {"std": (torch.float32, (width,))} | by_gold
+    count = min(DIRECTIONS, width)
+    return mean | {"basis": (torch.float32, (count, width)), "variance": (torch.float32, (count,))}
 
 
 def _width(cache: Cache, tap: str) -> int:

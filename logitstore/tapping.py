@@ -21,11 +21,13 @@ from logitstore.cache.taps import Tap, read_tap, tap_folders
 from logitstore.cache.verify import shared_problems
 from logitstore.errors import BadInput, CacheMismatch, ModelError, storage_errors
 from logitstore.manifest import Manifest, seal, seal_of_bytes, unseal
+from logitstore.models import shape_of
+from logitstore.moments import Moments
 from logitstore.score import FINITE, Encode, TeacherBatch, observe, split
 from logitstore.stopwatch import OFF, Stopwatch
 from logitstore.tap_info import DEFAULT_CODEC, TAP_NAME, TapInfo, directions_of, needs_pilot, tap_fields, tap_folder
 from logitstore.tap_names import FINAL
-from logitstore.tap_pilot import Moments
+from logitstore.tap_pilot import moments_for, shared_of
 from logitstore.teachers.teacher import Teacher
 from logitstore.types import Array, Asked, Progress, Step
 
@@ -49,8 +51,7 @@ def expected_bytes(config: PretrainedConfig, wanted: TapRequest) -> int:
         return 0
     text = config.get_text_config()
     if wanted.names == [FINAL]:
-        stages = getattr(text, "hidden_sizes", None)  # of convolutional classifiers
-        width = int(stages[-1] if stages else text.hidden_size)
+        width = int(shape_of(config)["hidden_size"])
         return sum(info.bytes for info in tap_fields(wanted.codec or DEFAULT_CODEC, width).values())
     heads = int(getattr(text, "num_attention_heads", None) or 1)
     head_width = getattr(text, "head_dim", None) or text.hidden_size // heads
@@ -131,12 +132,12 @@ def establish_taps(
     names = [name for name in wanted.names if name not in sound]
     widths = widths_of(teacher, names, wanted.codec)
     codecs = {name: found[name].codec if name in found else wanted.codec or DEFAULT_CODEC for name in names}
-    moments = {name: Moments.of(codec, widths[name]) for name, codec in codecs.items() if needs_pilot(codec)}
+    moments = {name: moments_for(codec, widths[name]) for name, codec in codecs.items() if needs_pilot(codec)}
     if moments:
         _observe_pilot(moments, list(pilot()), teacher, progress)
     for name, codec in codecs.items():
         fit = moments.get(name)
-        content = safetensors.torch.save(fit.shared()) if fit else b""
+        content = safetensors.torch.save(shared_of(codec, fit)) if fit else b""
         file = layout.shared_name("codec", content, ".safetensors")
         info = TapInfo(
             plan=manifest.identity,
@@ -147,7 +148,7 @@ def establish_taps(
             fields=tap_fields(codec, widths[name]),
             shared={file: seal_of_bytes(content)} if fit else {},
         )
-        _write(root / tap_folder(name), info, {file: content} if fit else {}, found.get(name))
+        _write(layout.inside(root, tap_folder(name)), info, {file: content} if fit else {}, found.get(name))
     return [Tap(root, manifest, name) for name in wanted.names]
 
 

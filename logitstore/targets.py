@@ -69,6 +69,12 @@ class Targets:
         return self.latent.decode(self.latent.stored_NB) if isinstance(self.latent, PackedLatent) else self.latent
 
     @property
+    def is_cut(self) -> bool:
+        """Whether the cache has no tail, though not every token is listed: then nothing is known of the others."""
+        listed = self.ids_NK.shape[1]
+        return listed < self.tail.vocabulary and bool(torch.isneginf(self.tail_logmass_N).all())
+
+    @property
     def is_ranked(self) -> bool:
         """Whether the first id listed is the most probable token; else the ids are in their own order, or there are none."""
         return 0 < self.ids_NK.shape[1] < self.tail.vocabulary

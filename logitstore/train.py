@@ -5,6 +5,7 @@ cache -> check that the student fits -> split -> loaders -> student -> Trainer -
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -19,10 +20,10 @@ from logitstore.cache.reader import Cache
 from logitstore.distill_trainer import DistillTrainer
 from logitstore.errors import BadInput, CacheMismatch, one_line, storage_errors
 from logitstore.learner import Learner
-from logitstore.models import layer_count, load_config, load_weights, pick_device
+from logitstore.models import config_from, layer_count, load_config, load_weights, pick_device, shape_of
 from logitstore.objectives.from_hidden import LinearHead
 from logitstore.plans import TrainPlan
-from logitstore.pulls import check_pulls, compared, criterion_of, honestly
+from logitstore.pulls import check_exact, check_pulls, compared, criterion_of, honestly
 from logitstore.reading import check_reading, check_task, loaders, selection_for
 from logitstore.run_folder import checkpoint_of, conditions, write_summary
 from logitstore.sidecars import sidecar
@@ -32,12 +33,15 @@ from logitstore.students.fit import check_student, tokenizer_for
 from logitstore.students.image_fit import check_classifier, check_takes, class_names, save_processor
 from logitstore.students.output_head import UnknownHead, output_head
 from logitstore.students.packing import check_packing
-from logitstore.students.width import Widths, importance_of, narrowed
+from logitstore.students.width import Widths, importance_of, narrow_config, narrowed
 from logitstore.trainer_callbacks import Report, WatchTurns
 from logitstore.types import ModelRef, Progress, Step, no_progress
 
 EVALUATIONS = 0.25
 """The share of a run between two evaluations, where nothing else is asked for."""
+
+PRUNE_SAMPLES = 256
+"""By which a student is pruned, where nothing else is asked for."""
 
 TRIED_TOKENS = 16
 """Enough to tell whether the output layer is what its weights say."""
@@ -76,10 +80,15 @@ def train(
     chosen = None if selection is None else selection.checksum
     checkpoint = checkpoint_of(plan, arguments.world_size, cache, chosen)
     place = {"rank": arguments.process_index, "world_size": arguments.world_size, "workers": plan.workers}
-    taps = sorted(
-        {other for each in references.values() for _, other in compared(plan, cache, _layers(plan, cache, each))}
-    )
+    layers = {_layers(plan, cache, each) for each in references.values()}
+    taps = sorted({other for count in layers for _, other in compared(plan, cache, count)})
     cache.taps.check_has(taps)
+    check_exact(plan, cache, layers)
+    if taps and arguments.n_gpu > 1:
+        raise BadInput(
+            f"pulls on features with {arguments.n_gpu} GPUs in one process: their features cannot be had together. Start one "
+            f"process for each with torchrun --nproc-per-node {arguments.n_gpu}, or give one GPU with CUDA_VISIBLE_DEVICES."
+        )
     first = next(iter(references.values()))
     train_loader, held_out_loader, reweighting = loaders(plan, cache, first, selection, taps, place, progress)
     begin = reweighting and partial(reweighting.begin, device=arguments.device, checkpoint=checkpoint)
@@ -93,6 +102,7 @@ def train(
         args=arguments,
         train_loader=train_loader,
         held_out_loader=held_out_loader,
+        also_save=reweighting.save if reweighting else None,
         callbacks=[Report(progress), WatchTurns(list(references), notice), *([reweighting] if reweighting else [])],
     )
     by_hidden = trainer.head_is_whole and all(learner.head is not None for learner in learners)
@@ -104,7 +114,7 @@ def train(
         "loss_from": "hidden states" if by_hidden else "logits",
         **conditions(plan, arguments.world_size),
     }
-    for text in honestly(plan, cache):
+    for text in honestly(plan, cache, layers):
         notice(text)
     for learner, why_not in zip(learners, reasons, strict=True):
         whose = f"{learner.name}: " if learner.name else ""
@@ -115,9 +125,9 @@ def train(
     with storage_errors(plan.out, then="run the same command with --resume"):
         if trainer.is_world_process_zero():
             write_summary(plan.out, summary)
-        result = trainer.train(resume_from_checkpoint=checkpoint)
-        loss = trainer.accelerator.reduce(torch.tensor(result.training_loss, device=arguments.device), "mean")
-        figures = {"train_loss": float(loss), "steps": float(trainer.state.global_step)} | _last_evaluation(trainer)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        steps = float(trainer.state.global_step)
+        figures = {"train_loss": trainer.mean_loss, "steps": steps} | _last_evaluation(trainer)
         trainer.save_model(str(plan.out))
         if trainer.is_world_process_zero():
             for name, reference in references.items():
@@ -158,7 +168,7 @@ def _learner(
     given = {"means_VD": lambda: sidecar(cache, "means", "final", progress)["by_gold"]}
     learner = Learner(
         student=student,
-        criterion=criterion_of(plan, cache, student.config.get_text_config().to_dict(), given),
+        criterion=criterion_of(plan, cache, shape_of(student.config), given),
         features=sorted({own for own, _ in compared(plan, cache, layer_count(student.config))}),
         head=head,
         name=name,
@@ -181,14 +191,16 @@ def _check(plan: TrainPlan, cache: Cache) -> dict[str, ModelRef | None]:
 
     The only student has no name: it is saved in --out itself.
     """
-    if plan.out.exists() and not plan.out.is_dir():
-        raise BadInput(f"--out {plan.out}: a file stands there. Choose another folder.")
-    taken = {plan.cache.resolve(), *(Path(student).resolve() for student in plan.students)}
-    if plan.out.resolve() in taken:
-        raise BadInput(f"--out {plan.out}: it is the cache or the student itself. Choose another folder.")
     check_task(plan, cache)
+    names = _names(plan)
+    _check_out(plan, names)
+    if len(names) > 1 and (plan.precision == "float16" or plan.trainer.get("gradient_checkpointing")):
+        what = "--precision float16" if plan.precision == "float16" else "gradient_checkpointing"
+        raise BadInput(f"several --student with {what}: that is for one student only. Train each in a run of its own.")
     check_reading(plan)
     check_pulls(plan, cache)
+    if plan.prune_samples is not None and not plan.prune:
+        raise BadInput(f"--prune-samples {plan.prune_samples}: it changes nothing without --prune.")
     changes = _changes(plan)
     if not plan.students:
         if plan.copy_layers is not None:
@@ -207,24 +219,48 @@ def _check(plan: TrainPlan, cache: Cache) -> dict[str, ModelRef | None]:
             f"--student {plan.students[0]} has its shape already; --layers, --hidden-size and the like are for a fresh one. "
             "Add --prune to make it narrower, or --copy-layers to take some of its layers."
         )
-    references: dict[str, ModelRef | None] = {}
-    for student in plan.students:
-        reference = ModelRef.parse(student)
-        if cache.manifest.view is not None:
+    references = [ModelRef.parse(student) for student in plan.students]
+    if cache.manifest.view is not None:
+        for reference in references:
             check_classifier(cache, reference)
-        elif not plan.text:
+    elif not plan.text:
+        for reference in references:
             check_student(cache, reference)
-        name = Path(reference.name).name.replace(".", "_") if len(plan.students) > 1 else ""
-        if name in references:
+    return dict(zip(names, references, strict=True))
+
+
+def _check_out(plan: TrainPlan, names: list[str]) -> None:
+    """Refuse a place in which saving would overwrite something else."""
+    if plan.out.exists() and not plan.out.is_dir():
+        raise BadInput(f"--out {plan.out}: a file stands there. Choose another folder.")
+    taken = {plan.cache.resolve(), *(Path(ModelRef.parse(student).name).resolve() for student in plan.students)}
+    for place in (plan.out, *(plan.out / name for name in names)):
+        if place.resolve() in taken:
+            raise BadInput(f"--out {plan.out}: {place} is the cache or a student itself. Choose another folder.")
+
+
+def _names(plan: TrainPlan) -> list[str]:
+    """What the students are called in the log and below --out: as their folders, where there are several."""
+    if len(plan.students) < 2:
+        return [""]
+    names: list[str] = []
+    for student in plan.students:
+        name = Path(ModelRef.parse(student).name).name.replace(".", "_")
+        if not name or re.fullmatch(r"checkpoint-\d+", name):
+            raise BadInput(
+                f"--student {student}: of several, each is saved below --out under the name of its folder, and '{name}' "
+                "cannot be one there. Rename the folder, or write its path with its name."
+            )
+        if name in names:
             raise BadInput(f"--student {student}: there is another one called '{name}'. Rename one of the folders.")
-        references[name] = reference
-    return references
+        names.append(name)
+    return names
 
 
 def _layers(plan: TrainPlan, cache: Cache, reference: ModelRef | None) -> int:
     """Decoder layers of a student to be, or 0; see `layer_count`."""
     if reference is None:
-        return plan.layers or int(cache.manifest.teacher.config.get("num_hidden_layers", 0))
+        return plan.layers or layer_count(config_from(cache.manifest.teacher.config))
     count = layer_count(load_config(reference))
     return len(parse_layers(plan.copy_layers, count)) if plan.copy_layers is not None else count
 
@@ -297,8 +333,15 @@ def _student(
 
 def _pruned(plan: TrainPlan, student: PreTrainedModel, loader: BatchStream, progress: Progress) -> PreTrainedModel:
     """A narrower copy of the student, by what is most active on the first samples it will be trained on."""
+    widths = Widths(
+        hidden_size=plan.hidden_size,
+        intermediate_size=plan.intermediate_size,
+        heads=plan.heads,
+        kv_heads=plan.kv_heads,
+    )
+    narrow_config(student, widths)  # a shape that cannot be is refused before the model looks at anything
     device = pick_device(plan.device)
-    batches = min(-(-plan.prune_samples // plan.batch_size), len(loader))
+    batches = min(-(-(plan.prune_samples or PRUNE_SAMPLES) // plan.batch_size), len(loader))
 
     def told() -> Iterator[tuple[Tensor, Tensor]]:
         for number in range(batches):
@@ -307,12 +350,6 @@ def _pruned(plan: TrainPlan, student: PreTrainedModel, loader: BatchStream, prog
             progress(Step(stage="prune", done=number + 1, total=batches))
 
     importance = importance_of(student.to(device).eval(), told())
-    widths = Widths(
-        hidden_size=plan.hidden_size,
-        intermediate_size=plan.intermediate_size,
-        heads=plan.heads,
-        kv_heads=plan.kv_heads,
-    )
     return narrowed(student.cpu(), importance, widths)
 
 

@@ -42,6 +42,17 @@ class TellEpoch(TrainerCallback):  # type: ignore[misc]
         self._steps.epoch = state.global_step // self._updates
 
 
+class LogWhatIsSaved(TrainerCallback):  # type: ignore[misc]
+    """A line of the log at every checkpoint and at the end, so that no steps fall between two lines where a run goes on."""
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if control.should_save or control.should_training_stop:
+            control.should_log = True
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.on_step_end(args, state, control)
+
+
 class WatchTurns(TrainerCallback):  # type: ignore[misc]
     """Says once for each student when one of KL and cross-entropy turns while the other still falls."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,7 +11,7 @@ from torch import Tensor
 from logitstore.criterion import Criterion, FeatureTerm, RowTerm
 from logitstore.features.feature import Shapes, Sides
 from logitstore.features.match import Match
-from logitstore.objectives import cross_entropy, dist, forward_kl, reverse_kl
+from logitstore.objectives import cross_entropy, forward_kl, reverse_kl
 from logitstore.objectives.from_hidden import LinearHead, from_hidden
 from logitstore.objectives.from_logits import from_logits
 from logitstore.schedule import Schedule
@@ -55,31 +57,50 @@ def test_terms_that_never_weigh_anything_are_not_computed() -> None:
         Criterion.mixed().row_loss(None, torch.arange(ROWS), 0.0)
 
 
-def test_rows_that_are_compared_stay_together_from_logits_and_from_hidden_states() -> None:
-    """64 rows a group, wherever they lie among the positions, and whatever the block."""
-    criterion = Criterion.mixed("dist")
-    together = criterion.rows_together
-    assert together == 64
+GROUPS = {"dist": 64, "sinkhorn": 16}
+
+
+@pytest.mark.parametrize("names", [["dist"], ["sinkhorn"], ["dist", "sinkhorn"], ["sinkhorn", "reverse_kl"]])
+@pytest.mark.parametrize("is_weighted", [False, True])
+def test_rows_that_are_compared_stay_together_from_logits_and_from_hidden_states(
+    names: list[str], is_weighted: bool
+) -> None:
+    """As many as each objective says, wherever they lie among the positions, whatever the block and what each row counts."""
     rows, positions, width = 150, 240, 7
     targets = targets_of("prior", rows, 4, VOCABULARY)
-    places = torch.randperm(positions)[:rows].sort().values
-    hidden = torch.randn(positions, width, requires_grad=True)
-    weight = torch.randn(VOCABULARY, width)
-    loss = criterion.row_loss(targets, torch.zeros(rows, dtype=torch.int64), 0.0)
-    expected = torch.cat(
-        [
-            dist((hidden @ weight.T)[places][some], targets[some])
-            for some in (slice(0, 64), slice(64, 128), slice(128, 150))
-        ]
-    )
-    (gradient,) = torch.autograd.grad(expected.sum(), hidden)
-    for block in (1, 64, 100, 1000):
-        total, lines = from_hidden(loss, hidden, LinearHead(weight), places, block=block, together=together)
-        torch.testing.assert_close(lines[0], expected.detach(), rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(torch.autograd.grad(total, hidden)[0], gradient, rtol=1e-3, atol=1e-5)
-    total, lines = from_logits(loss, hidden @ weight.T, places, together=together)
-    torch.testing.assert_close(lines[0], expected.detach(), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(torch.autograd.grad(total, hidden)[0], gradient, rtol=1e-3, atol=1e-5)
+    terms = [
+        RowTerm(name=name, label=name, weight=Schedule.of(weight))
+        for name, weight in zip(names, (0.5, 3.0), strict=False)
+    ]
+    loss = Criterion(terms).row_loss(targets, torch.zeros(rows, dtype=torch.int64), 0.0)
+    draw = torch.Generator().manual_seed(0)
+    places = torch.randperm(positions, generator=draw)[:rows].sort().values
+    hidden = torch.randn(positions, width, generator=draw, dtype=torch.float64).requires_grad_()
+    weight = torch.randn(VOCABULARY, width, generator=draw, dtype=torch.float64).requires_grad_()
+    # within a group every row's logits have a part in every row's loss
+    weights = torch.tensor([2.0, 0.0, 0.5]).repeat(rows // 3) if is_weighted else torch.ones(rows)
+    student, expected = (hidden @ weight.T)[places], torch.zeros(rows, dtype=torch.float64)
+    for term in terms:
+        assert term.method is not None
+        size = GROUPS.get(term.name, rows)
+        parts = [slice(first, first + size) for first in range(0, rows, size)]
+        own = torch.cat([term.method.function(student[part], targets[part], temperature=1.0) for part in parts])
+        expected = expected + term.weight_at(0.0) * own
+    gradients = torch.autograd.grad((weights * expected).sum(), (hidden, weight))
+    ways = [
+        lambda: from_logits(loss, hidden @ weight.T, places, weights),
+        lambda: from_logits(loss, hidden @ weight.T, places, weights, in_place=True),
+        *(
+            partial(from_hidden, loss, hidden, LinearHead(weight), places, weights, block=size)
+            for size in (1, 100, 999)
+        ),
+    ]
+    for way in ways:
+        total, lines = way()
+        torch.testing.assert_close(lines[0], expected.detach(), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(total, (weights * expected).sum(), rtol=1e-5, atol=1e-6)
+        for found, gradient in zip(torch.autograd.grad(total, (hidden, weight)), gradients, strict=True):
+            torch.testing.assert_close(found, gradient, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("is_balanced", [False, True])

@@ -27,6 +27,12 @@ def kl(p: Tensor, q: Tensor) -> Tensor:
     return torch.where(p > 0, p * (p.clamp(min=1e-300) / q).log(), 0.0).sum(-1)
 
 
+def back(p: Tensor, s: Tensor) -> Tensor:
+    """KL(s || p) over the teacher's vocabulary, and what the student loses to other tokens."""
+    known = s[..., :VOCABULARY].sum(-1)
+    return kl(s[..., :VOCABULARY] / known[..., None], p[..., :VOCABULARY]) - known.log()
+
+
 def reference_adaptive(p: Tensor, s: Tensor) -> Tensor:
     found = []
     for p_V, s_V in zip(p, s, strict=True):
@@ -36,14 +42,14 @@ def reference_adaptive(p: Tensor, s: Tensor) -> Tensor:
             gap = abs(float((p_V[v] - s_V[v]).detach()))
             head, everything, before = head + gap * (before < 0.5), everything + gap, before + float(p_V[v].detach())
         weight = head / everything
-        found.append(weight * kl(p_V, s_V) + (1 - weight) * kl(s_V, p_V))
+        found.append(weight * kl(p_V, s_V) + (1 - weight) * back(p_V, s_V))
     return torch.stack(found)
 
 
 DIVERGENCES: dict[str, tuple[Callable[..., Tensor], Callable[[Tensor, Tensor], Tensor], int]] = {
     "forward": (forward_kl, kl, 2),
-    "reverse": (reverse_kl, lambda p, s: kl(s, p), 2),
-    "symmetric": (symmetric_kl, lambda p, s: (kl(p, s) + kl(s, p)) / 2, 2),
+    "reverse": (reverse_kl, back, 2),
+    "symmetric": (symmetric_kl, lambda p, s: (kl(p, s) + back(p, s)) / 2, 2),
     "Jensen-Shannon": (
         jensen_shannon,
         lambda p, s: (kl(p, (p + s) / 2) + kl(s, (p + s) / 2)) / 2,
@@ -65,19 +71,32 @@ def targets_with(tail: str) -> Targets:
 
 @pytest.mark.parametrize("name", DIVERGENCES)
 @pytest.mark.parametrize("tail", ["uniform", "prior", "latent"])
-@pytest.mark.parametrize("temperature", [1.0, 2.0])
-def test_each_is_its_definition_and_so_is_its_gradient(name: str, tail: str, temperature: float) -> None:
+@pytest.mark.parametrize(("temperature", "more"), [(1.0, 0), (2.0, 0), (1.0, 3), (2.0, 3)])
+def test_each_is_its_definition_and_so_is_its_gradient(name: str, tail: str, temperature: float, more: int) -> None:
+    """Also of a student with more tokens than the teacher, to which the teacher gives no mass."""
     ours, definition, power = DIVERGENCES[name]
     targets = targets_with(tail)
-    student = torch.randn(ROWS, VOCABULARY, dtype=torch.float64, requires_grad=True)
+    student = torch.randn(ROWS, VOCABULARY + more, dtype=torch.float64, requires_grad=True)
     teacher = torch.softmax(dense_logprobs(targets).double() / temperature, -1)
+    teacher = torch.nn.functional.pad(teacher, (0, more))
     expected = temperature**power * definition(teacher, torch.softmax(student / temperature, -1))
     found = ours(student, targets, temperature=temperature)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
-    if name != "adaptive":  # its weight has no gradient
-        (gradient,) = torch.autograd.grad(found.sum(), student, retain_graph=True)
-        (reference,) = torch.autograd.grad(expected.sum(), student)
-        torch.testing.assert_close(gradient, reference, rtol=1e-3, atol=1e-6)
+    (gradient,) = torch.autograd.grad(found.sum(), student, retain_graph=True)
+    (reference,) = torch.autograd.grad(expected.sum(), student)
+    torch.testing.assert_close(gradient, reference, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_tokens_that_only_the_student_knows_cost_something_and_are_pushed_down(name: str) -> None:
+    """By a student that is right but for them."""
+    targets = targets_with("prior")
+    student = torch.nn.functional.pad(dense_logprobs(targets).double(), (0, 2), value=-3.0).requires_grad_()
+    found = DIVERGENCES[name][0](student, targets)
+    assert found.isfinite().all()
+    assert (found > 1e-4).all()
+    (gradient,) = torch.autograd.grad(found.sum(), student)
+    assert (gradient[:, VOCABULARY:] > 0).all()
 
 
 @pytest.mark.parametrize("name", DIVERGENCES)
@@ -111,10 +130,10 @@ def test_limits_of_the_skew_and_of_the_head() -> None:
     targets = targets_with("prior")
     student = torch.randn(ROWS, VOCABULARY, dtype=torch.float64)
     torch.testing.assert_close(
-        skew_forward_kl(student, targets, skew=0.0), forward_kl(student, targets), rtol=1e-4, atol=1e-6
+        skew_forward_kl(student, targets, skew=1e-20), forward_kl(student, targets), rtol=1e-4, atol=1e-6
     )
     torch.testing.assert_close(
-        skew_reverse_kl(student, targets, skew=0.0), reverse_kl(student, targets), rtol=1e-4, atol=1e-6
+        skew_reverse_kl(student, targets, skew=1e-20), reverse_kl(student, targets), rtol=1e-4, atol=1e-6
     )
     assert (skew_forward_kl(30 * student, targets, skew=0.1) <= math.log(10) + 1e-5).all()
     torch.testing.assert_close(
@@ -123,6 +142,13 @@ def test_limits_of_the_skew_and_of_the_head() -> None:
     torch.testing.assert_close(
         adaptive_kl(student, targets, head=0.0), reverse_kl(student, targets), rtol=1e-5, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("skewed", [skew_forward_kl, skew_reverse_kl])
+@pytest.mark.parametrize("skew", [0.0, 1.0, -0.1, math.nan])
+def test_a_skew_has_no_ends(skewed: Callable[..., Tensor], skew: float) -> None:
+    with pytest.raises(BadInput, match="above 0 and below 1"):
+        skewed(torch.randn(ROWS, VOCABULARY), targets_with("prior"), skew=skew)
 
 
 def test_identities_between_them() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,12 +41,31 @@ def test_what_is_no_schedule_is_refused(said: str) -> None:
         Schedule.of(said)
 
 
+@pytest.mark.parametrize("said", [math.nan, math.inf, -math.inf, "1e999", "linear(1, 1e999)"])
+def test_what_is_not_finite_is_refused(said: float | str) -> None:
+    with pytest.raises(BadInput, match="is not finite"):
+        Schedule.of(said)
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("alpha", "linear(0, 1.5)"), ("alpha", -0.1), ("temperature", "linear(2, 0)"), ("temperature", 0), ("alpha", "x")],
+    [
+        ("alpha", "linear(0, 1.5)"),
+        ("alpha", -0.1),
+        ("alpha", "x"),
+        ("alpha", math.nan),
+        ("temperature", "linear(2, 0)"),
+        ("temperature", 0),
+        ("temperature", math.inf),
+        ("terms", [{"name": "reverse_kl", "temperature": 0}]),
+        ("terms", [{"name": "reverse_kl", "temperature": "warmup(2, 0.5)"}]),
+        ("terms", [{"name": "reverse_kl", "weight": -1}]),
+        ("terms", [{"name": "reverse_kl", "weight": math.nan}]),
+        ("terms", [{"name": "reverse_kl", "weight": "heavy"}]),
+    ],
 )
 def test_plans_refuse_values_out_of_range(name: str, said: object) -> None:
-    with pytest.raises(ValueError, match=r"must be|schedule"):
+    with pytest.raises(ValueError, match=r"must be|must not be|schedule|finite"):
         TrainPlan.model_validate({"cache": "c", "out": "o", name: said})
 
 

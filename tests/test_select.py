@@ -17,7 +17,7 @@ import torch
 import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerState
 
 import logitstore
 from logitstore.batch import Batch
@@ -327,6 +327,7 @@ def test_bounds_choose_what_lies_between_them(cache: logitstore.Cache, tmp_path:
         (["--ratio", 0.5, "--method", "random", "--at-least", 1], "name it with --score"),
         (["--ratio", 0.5, "--method", "best"], "--method best"),
         (["--method", "llkd", "--score", "nll"], "has its own here"),
+        (["--ratio", 0.5, "--method", "top", "--seed", 0], "--seed 0: the method 'top' draws nothing"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(
@@ -443,7 +444,8 @@ def test_a_selection_fits_every_cache_of_the_same_data(
 
 
 def test_a_selection_that_was_cut_short_or_changed_is_refused(cache: logitstore.Cache, tmp_path: Path) -> None:
-    out, _ = selection_of(cache, tmp_path, method="llkd")
+    out, written = selection_of(cache, tmp_path, method="llkd")
+    assert written.weight_M is not None
     whole = out.read_bytes()
     for size in (0, 1, 8, len(whole) // 2, len(whole) - 1):
         out.write_bytes(whole[:size])
@@ -457,7 +459,9 @@ def test_a_selection_that_was_cut_short_or_changed_is_refused(cache: logitstore.
         except BadInput:
             continue
         # what is not looked at, such as padding, says nothing
-        assert len(found.samples_M)
+        assert (found.info, found.checksum) == (written.info, written.checksum)
+        np.testing.assert_array_equal(found.samples_M, written.samples_M)
+        np.testing.assert_array_equal(found.weight_M, written.weight_M)
 
 
 def rewritten(path: Path, change: Callable[[dict[str, Any], dict[str, Any]], object]) -> None:
@@ -862,6 +866,13 @@ def test_the_shares_follow_the_student_and_are_saved(
         looks.append(look(self, student))
         return looks[-1]
 
+    def last(state: TrainerState, path: str) -> None:
+        """What makes a checkpoint whole is written when everything else is there."""
+        assert (Path(path).parent / "domains.json").is_file()
+        write(state, path)
+
+    write = TrainerState.save_to_json
+    monkeypatch.setattr(TrainerState, "save_to_json", last)
     monkeypatch.setattr(Reweighting, "_look", spy)
     out = tmp_path / "out"
     train(training(cache, out, small_student, alpha=0.5, holdout=0.4, reweight_domains=4, max_steps=10, save_every=10))

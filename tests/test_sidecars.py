@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 import logitstore
+from logitstore import sidecars
+from logitstore.cache import layout
 from logitstore.dump import dump
 from logitstore.errors import BadInput
 from logitstore.sidecars import directions, means, path_of, perplexity, sidecar
@@ -75,6 +79,41 @@ def test_a_sidecar_is_made_once_and_a_broken_one_is_made_again(tapped: logitstor
     path.write_bytes(path.read_bytes()[:50])
     mended = sidecar(tapped, "means", "final")
     assert torch.equal(mended["mean"], first["mean"])
+
+
+@pytest.mark.parametrize("what", ["means", "pca"])
+def test_a_file_that_holds_something_else_is_made_again(tapped: logitstore.Cache, what: str) -> None:
+    made = sidecar(tapped, what, "final")
+    name = {"means": "by_gold", "pca": "basis"}[what]
+    for other in (
+        {key: value for key, value in made.items() if key != name},
+        made | {"more": torch.zeros(1)},
+        made | {name: made[name][:, 1:].contiguous()},
+        made | {name: made[name].double()},
+    ):
+        layout.write_whole(path_of(tapped, what, "final"), safetensors.torch.save(other))
+        found = sidecar(tapped, what, "final")
+        assert found.keys() == made.keys()
+        assert all(torch.equal(found[each].nan_to_num(), made[each].nan_to_num()) for each in made)
+
+
+def test_a_sidecar_of_other_parts_is_another_file(tapped: logitstore.Cache, tmp_path: Path) -> None:
+    assert tapped.manifest.parts > 1
+    for lost in ("00000", "00001"):
+        shutil.copytree(tapped.path, tmp_path / lost)
+        shutil.rmtree(tmp_path / lost / "parts" / lost)
+    first, second = (path_of(logitstore.open(tmp_path / lost), "means", "final").name for lost in ("00000", "00001"))
+    assert first != second
+
+
+def test_large_sums_lose_no_row(tapped: logitstore.Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From 2 ** 24 on a sum in float32 no longer grows by less than 1."""
+    values = [2.0**24, *[0.9] * 1000, -(2.0**24)]
+    rows = [torch.full((1, tapped.taps["final"].info.width), value) for value in values]
+    monkeypatch.setattr(sidecars, "_passes", lambda *_: iter((row, torch.zeros(1, dtype=torch.int64)) for row in rows))
+    found = means(tapped, "final")
+    assert found["by_gold"][0, 0].item() == pytest.approx(900 / 1002, rel=1e-3)
+    assert found["mean"][0].item() == pytest.approx(900 / 1002, rel=1e-6)
 
 
 def test_the_command_shows_and_refuses(tapped: logitstore.Cache, cache: logitstore.Cache) -> None:

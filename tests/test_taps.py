@@ -49,7 +49,7 @@ from logitstore.recode import recode
 from logitstore.recording import recording
 from logitstore.tap_info import TapInfo, tap_fields
 from logitstore.tap_names import names_of
-from logitstore.tap_pilot import Moments
+from logitstore.tap_pilot import moments_for, shared_of
 from logitstore.types import Step
 from tests.conftest import VOCABULARY, logitstore_command, plan_for, save_model, tree
 
@@ -215,9 +215,11 @@ def codec_of(codec: str, width: int, **shared: Any) -> FeatureCodec:
 @pytest.mark.parametrize("codec", ["bfloat16", "float16", "float32", "int8", "pca-3"])
 def test_a_feature_is_decoded_alike_in_numpy_and_torch(codec: str) -> None:
     rows_ND = np.random.default_rng(0).normal(size=(200, 6)).astype(np.float32) * [1, 5, 0.1, 1, 2, 3]
-    moments = Moments.of(codec, 6)
+    moments = moments_for(codec, 6)
     moments.add(torch.from_numpy(rows_ND.astype(np.float32)))
-    shared = {name: value.numpy() for name, value in moments.shared().items()} if codec in ("int8", "pca-3") else {}
+    shared = (
+        {name: value.numpy() for name, value in shared_of(codec, moments).items()} if codec in ("int8", "pca-3") else {}
+    )
     made = codec_of(codec, 6, **shared)
     stored = {name: value.numpy() for name, value in made.encode(torch.from_numpy(rows_ND.astype(np.float32))).items()}
     assert {name: value.dtype.name for name, value in stored.items()} == {
@@ -233,10 +235,10 @@ def test_a_feature_is_decoded_alike_in_numpy_and_torch(codec: str) -> None:
 
 def test_the_directions_of_pca_are_those_of_the_covariance() -> None:
     rows_ND = torch.randn(500, 6, generator=torch.Generator().manual_seed(0)) * torch.tensor([1, 9, 0.1, 3, 1, 1]) + 4
-    moments = Moments.of("pca-2", 6)
+    moments = moments_for("pca-2", 6)
     for some in rows_ND.split(123):
         moments.add(some)
-    shared = moments.shared()
+    shared = shared_of("pca-2", moments)
     _, vectors = np.linalg.eigh(np.cov(rows_ND.double().numpy().T, bias=True))
     assert torch.allclose(shared["mean"], rows_ND.mean(0), atol=1e-5)
     assert torch.allclose(shared["directions"] @ shared["directions"].T, torch.eye(2), atol=1e-6)
@@ -574,6 +576,38 @@ def test_a_tap_of_another_cache_is_refused_reported_and_dropped(
     assert verify(other) == []
 
 
+@pytest.mark.parametrize("name", ["parts", "shared", "taps/final/parts", "taps/final/shared"])
+def test_nothing_behind_a_link_is_swept(name: str, teacher: Path, texts: Path, tapped_copy: Path) -> None:
+    """Neither hidden files nor what looks like a killed writer's, whichever command comes to the end of a cache."""
+    outside = tapped_copy.parent / "outside"
+    if (tapped_copy / name).exists():
+        shutil.move(tapped_copy / name, outside)
+    for mine in (".mine", "00001.partial-mine/.mine"):
+        (outside / mine).parent.mkdir(parents=True, exist_ok=True)
+        (outside / mine).write_text("two years of work")
+    (tapped_copy / name).symlink_to(outside)
+    before = tree(outside)
+    for again in (
+        lambda: add(AddPlan(cache=tapped_copy, hidden="final", device="cpu")),
+        lambda: dump(small_plan(teacher, texts, tapped_copy, hidden="final")),
+        lambda: layout.sweep(tapped_copy / Path(name).parent),
+    ):
+        with pytest.raises(CacheDamaged, match="leads outside the cache"):
+            again()
+        assert tree(outside) == before
+
+
+@pytest.mark.parametrize("name", ["parts", "taps/final/parts", "taps"])
+def test_nothing_is_written_behind_a_link(name: str, teacher: Path, texts: Path, tapped_copy: Path) -> None:
+    outside = tapped_copy.parent / "outside"
+    (outside / "00001.partial-mine").mkdir(parents=True)
+    shutil.rmtree(tapped_copy / name)
+    (tapped_copy / name).symlink_to(outside)
+    with pytest.raises(CacheDamaged, match="leads outside the cache"):
+        dump(small_plan(teacher, texts, tapped_copy, hidden="final"))
+    assert os.listdir(outside) == ["00001.partial-mine"]
+
+
 def test_a_part_of_another_tap_is_refused(tapped_copy: Path) -> None:
     shutil.rmtree(tapped_copy / "taps/key-2/parts/00001")
     shutil.copytree(tapped_copy / "taps/value-2/parts/00001", tapped_copy / "taps/key-2/parts/00001")
@@ -746,11 +780,12 @@ def test_the_command_adds_and_inspect_and_verify_tell(copy: Path, tmp_path: Path
     assert "not carried over: final, key-1, query-1, value-1" in recoded.stdout
 
 
-def test_a_dump_with_taps_says_what_an_interrupted_add_would_say(copy: Path) -> None:
+def test_a_layer_that_is_not_there_changes_nothing(copy: Path) -> None:
+    before = tree(copy)
     wrong = logitstore_command("add", copy, "--hidden", "7")
     assert wrong.returncode == 2
     assert wrong.stderr.splitlines() == ["error: --hidden 7: the teacher has 0 to 1; 7 is not there."]
-    assert os.listdir(copy) == os.listdir(copy)
+    assert tree(copy) == before
 
 
 def test_opening_taps_needs_no_torch(tapped: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -24,13 +25,15 @@ from transformers import (
     MambaConfig,
     MambaForCausalLM,
     PretrainedConfig,
+    PreTrainedTokenizerFast,
     TrainingArguments,
 )
 
 import logitstore
 from logitstore.batch import Batch
-from logitstore.criterion import Criterion
+from logitstore.criterion import Criterion, RowTerm
 from logitstore.distill_trainer import DistillTrainer
+from logitstore.dump import dump
 from logitstore.errors import BadInput, CacheMismatch, ModelError
 from logitstore.evaluate import evaluate
 from logitstore.learner import Learner
@@ -39,12 +42,14 @@ from logitstore.methods import METHODS, check_method
 from logitstore.objectives import forward_kl
 from logitstore.plans import EvaluatePlan, TrainPlan
 from logitstore.presets import row_of
+from logitstore.pulls import criterion_of
+from logitstore.schedule import Schedule
 from logitstore.students.build import copied, fresh, parse_layers
 from logitstore.students.output_head import output_head
 from logitstore.students.packing import check_packing
 from logitstore.train import train
 from logitstore.types import ModelRef
-from tests.conftest import VOCABULARY, save_model
+from tests.conftest import PADDED_VOCABULARY, VOCABULARY, logitstore_command, plan_for, save_model, tree
 
 
 def plan_of(cache: logitstore.Cache, out: Path, **changes: Any) -> TrainPlan:
@@ -95,15 +100,34 @@ def test_training_resumed_from_a_checkpoint_repeats_the_uninterrupted_curve(
     """Stopped in the middle of the second epoch, with gradient accumulation."""
     options = {"student": str(small_student), "epochs": 2.0, "accumulate": 2, "save_every": 3, "precision": precision}
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    train(plan_of(cache, whole, **options, trainer={"logging_steps": 1, "save_total_limit": None}))
+    at_once = train(plan_of(cache, whole, **options, trainer={"logging_steps": 1, "save_total_limit": None}))
     steps = sorted(curve(whole))
     resume_at = max(step for step in steps if step % 3 == 0 and step < steps[-1])
     assert resume_at > steps[-1] / 2
     shutil.copytree(whole / f"checkpoint-{resume_at}", stopped / f"checkpoint-{resume_at}")
-    train(plan_of(cache, stopped, **options, resume=True))
+    assert train(plan_of(cache, stopped, **options, resume=True)) == at_once
     assert curve(stopped) == curve(whole)
+    assert at_once["train_loss"] == pytest.approx(np.mean(list(curve(whole).values())))
     first, second = (AutoModelForCausalLM.from_pretrained(out).state_dict() for out in (whole, stopped))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_log_of_few_lines_misses_no_step_where_a_run_is_gone_on_with(
+    cache: logitstore.Cache, small_student: Path, tmp_path: Path
+) -> None:
+    options = {"student": str(small_student), "max_steps": 8, "save_every": 3}
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    at_once = train(plan_of(cache, whole, **options, trainer={"logging_steps": 5, "save_total_limit": None}))
+    shutil.copytree(whole / "checkpoint-3", stopped / "checkpoint-3")
+    figures = train(plan_of(cache, stopped, **options, trainer={"logging_steps": 5}, resume=True))
+    assert sorted(curve(whole)) == [3, 5, 6, 8]
+    assert curve(stopped) == curve(whole)
+    assert figures == at_once
+    losses = curve(whole)
+    expected = (3 * losses[3] + 2 * losses[5] + losses[6] + 2 * losses[8]) / 8
+    assert figures["train_loss"] == pytest.approx(expected)
+    log = json.loads((stopped / "logitstore.json").read_text())["log"]
+    assert [entry["train_loss"] for entry in log if "train_loss" in entry] == [figures["train_loss"]]
 
 
 def trainer_of(cache: logitstore.Cache, student: Path, tmp_path: Path, **changes: Any) -> DistillTrainer:
@@ -239,6 +263,11 @@ def test_a_pruned_student_is_as_narrow_as_asked_for_and_nearer_to_its_teacher_th
     assert pruned["eval_kl"] < made["eval_kl"]
     with pytest.raises(BadInput, match="--prune needs --hidden-size"):
         train(plan_of(cache, tmp_path / "other", student=str(teacher), prune=True))
+    stages: list[str] = []
+    plan = plan_of(cache, tmp_path / "other", student=str(teacher), prune=True, hidden_size=30)
+    with pytest.raises(BadInput, match="not a multiple of the number of attention heads"):
+        train(plan, lambda step: stages.append(step.stage))
+    assert "prune" not in stages
 
 
 def test_layers_are_named_or_spread() -> None:
@@ -311,6 +340,19 @@ def test_the_teacher_judged_against_its_own_cache_has_almost_no_kl(
     assert 0 <= found.kl_lower_bound < 1e-2
 
 
+def test_without_a_tail_there_is_no_lower_bound_of_the_kl(
+    teacher: Path, small_student: Path, texts: Path, tmp_path: Path
+) -> None:
+    cut = dump(plan_for(teacher, texts, tmp_path / "cut", tail="none", limit=8))
+    found = evaluate(EvaluatePlan(cache=cut.path, student=str(small_student), samples="all", device="cpu"))
+    assert np.isnan(found.kl_lower_bound)
+    assert np.isfinite([found.kl, found.agreement, found.acceptance]).all()
+    asked = ["evaluate", cut.path, "--student", small_student, "--samples", "all", "--device", "cpu"]
+    shown = logitstore_command(*asked).stdout
+    assert re.search(r"kl_lower_bound +unknown", shown)
+    assert json.loads(logitstore_command(*asked, "--json").stdout)["kl_lower_bound"] is None
+
+
 @pytest.mark.slow
 def test_two_processes_repeat_what_one_does_with_twice_the_accumulation(
     cache: logitstore.Cache, small_student: Path, tmp_path: Path
@@ -358,6 +400,41 @@ def test_students_trained_together_are_those_trained_alone(
         own = {entry["step"]: entry[f"{student.name}/loss"] for entry in log if f"{student.name}/loss" in entry}
         assert own == curve(alone)
         assert AutoTokenizer.from_pretrained(tmp_path / "both" / student.name) is not None
+
+
+def test_students_are_called_by_any_name_that_can_be_a_folder_s(
+    cache: logitstore.Cache, small_student: Path, tmp_path: Path
+) -> None:
+    """Also by those of attributes of PyTorch's modules."""
+    both = [str(shutil.copytree(small_student, tmp_path / name)) for name in ("half", "train")]
+    options: dict[str, Any] = {"student": both, "objective": "taid", "max_steps": 2, "save_every": 1}
+    train(plan_of(cache, tmp_path / "out", **options))
+    kept = load_file(tmp_path / "out" / "checkpoint-1" / "criterion.safetensors")
+    assert sorted(name.split(".")[0] for name in kept if name.endswith(".t")) == ["student-half", "student-train"]
+    assert (tmp_path / "out" / "half" / "model.safetensors").is_file()
+
+
+def test_several_students_that_cannot_be_trained_together_are_refused_before_anything_is_written(
+    cache: logitstore.Cache, small_student: Path, tmp_path: Path
+) -> None:
+    models = tmp_path / "models"
+    a, b, checkpoint = (str(shutil.copytree(small_student, models / name)) for name in ("a", "b", "checkpoint-5"))
+    (models / "link").symlink_to(models / "a", target_is_directory=True)
+    before = tree(models)
+    for students, changes, said in (
+        ([a, b], {"out": models}, f"{models}/a is the cache or a student itself"),
+        ([b, f"{a}::x.gguf"], {"out": models}, f"{models}/b is the cache or a student itself"),
+        ([str(models / "link"), b], {"out": models}, f"{models}/link is the cache or a student itself"),
+        ([a, f"{tmp_path}/{cache.path.name}"], {"out": cache.path.parent}, "is the cache or a student itself"),
+        ([a, b], {"precision": "float16"}, "several --student with --precision float16: that is for one student only"),
+        ([a, b], {"trainer": {"gradient_checkpointing": True}}, "several --student with gradient_checkpointing"),
+        ([a, checkpoint], {}, "'checkpoint-5' cannot be one there"),
+        ([a, "/"], {}, "'' cannot be one there"),
+    ):
+        with pytest.raises(BadInput, match=re.escape(said)):
+            train(plan_of(cache, **{"out": tmp_path / "out", "student": students} | changes))
+    assert tree(models) == before
+    assert not (tmp_path / "out").exists()
 
 
 def test_evaluation_runs_during_training(cache: logitstore.Cache, small_student: Path, tmp_path: Path) -> None:
@@ -408,6 +485,7 @@ def test_options_that_cannot_work_are_refused_before_anything_is_written(
         {"out": cache.path},
         {"precision": "float16"},
         {"trainer": {"learning_rate": 1.0}},
+        {"prune_samples": 20},
     ):
         with pytest.raises(BadInput):
             train(plan_of(cache, **{"out": tmp_path / "out", "student": str(small_student)} | changes))
@@ -512,6 +590,21 @@ def test_every_objective_trains_and_falls(
     assert all("cross_entropy" in entry for entry in logged)
 
 
+@pytest.mark.parametrize("objective", [name for name, method in METHODS.items() if method.form == "rows"])
+def test_every_objective_trains_a_student_whose_head_is_padded(
+    cache: logitstore.Cache, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, objective: str
+) -> None:
+    """With as many rows as the teacher's head, of which the cache knows those of the tokenizer."""
+    student = save_model(tmp_path / "student", tokenizer, PADDED_VOCABULARY, seed=1, num_hidden_layers=1)
+    options = {"objective": objective, "max_steps": 3, "holdout": 0.0}
+    train(plan_of(cache, tmp_path / "out", student=str(student), **options))
+    logged = json.loads((tmp_path / "out" / "logitstore.json").read_text())["log"]
+    assert all(np.isfinite(entry["loss"]) for entry in logged if "loss" in entry)
+    weights = load_file(tmp_path / "out" / "model.safetensors")
+    assert weights["lm_head.weight"].shape[0] == PADDED_VOCABULARY
+    assert all(value.isfinite().all() for value in weights.values())
+
+
 def test_taid_goes_on_in_time_and_a_checkpoint_keeps_it(
     cache: logitstore.Cache, small_student: Path, tmp_path: Path
 ) -> None:
@@ -536,6 +629,28 @@ def test_taid_goes_on_in_time_and_a_checkpoint_keeps_it(
     shutil.copytree(whole / "checkpoint-20", stopped / "checkpoint-20")
     train(plan_of(cache, stopped, **options, resume=True))
     assert curve(stopped) == curve(whole)
+
+
+def test_pulls_of_the_same_name_are_told_apart_and_keep_their_own(
+    cache: logitstore.Cache, small_student: Path, tmp_path: Path
+) -> None:
+    terms = [{"name": "taid", "options": {"start": 0.7}}, {"name": "forward_kl"}, {"name": "taid", "weight": 2.0}]
+    plan = plan_of(
+        cache, tmp_path / "out", student=str(small_student), objective="taid", alpha=0.5, terms=terms, max_steps=2
+    )
+    criterion = criterion_of(plan, cache, {"num_hidden_layers": 1}, {})
+    assert [term.label for term in criterion.rows] == ["taid", "cross_entropy", "taid_2", "forward_kl", "taid_3"]
+    assert [float(state.t) for state in criterion.states.values()] == pytest.approx([0.4, 0.7, 0.4])
+    train(plan)
+    for entry in json.loads((tmp_path / "out" / "logitstore.json").read_text())["log"]:
+        if "loss" in entry:
+            parts = (0.5, "taid"), (0.5, "cross_entropy"), (1, "taid_2"), (1, "forward_kl"), (2, "taid_3")
+            assert entry["loss"] == pytest.approx(sum(weight * entry[name] for weight, name in parts), rel=1e-4)
+
+
+def test_a_criterion_whose_labels_do_not_differ_is_a_mistake() -> None:
+    with pytest.raises(ValueError, match="labels must differ"):
+        Criterion.mixed("taid", rows=[RowTerm(name="taid", label="taid", weight=Schedule.of(1.0))])
 
 
 def test_objectives_that_a_cache_does_not_serve_are_refused(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedModel, Qwen2Config, Qwen3Config
 
 from logitstore.errors import BadInput, ModelError
-from logitstore.students.width import Widths, importance_of, narrowed
+from logitstore.students.width import Widths, importance_of, narrow_config, narrowed
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 60,
@@ -84,11 +85,11 @@ def test_importance_is_the_norm_over_samples_of_the_mean_over_tokens() -> None:
 def test_the_most_important_hidden_channels_are_kept_in_their_order() -> None:
     model = model_of("llama")
     importance = importance_of(model, batches())
-    copy = narrowed(model, importance, Widths(hidden_size=10))
-    kept = importance.hidden_D.topk(10).indices.sort().values
+    copy = narrowed(model, importance, Widths(hidden_size=12))
+    kept = importance.hidden_D.topk(12).indices.sort().values
     assert torch.equal(copy.model.embed_tokens.weight, model.model.embed_tokens.weight[:, kept])
     assert torch.equal(copy.model.layers[1].mlp.down_proj.weight, model.model.layers[1].mlp.down_proj.weight[kept])
-    assert copy.config.hidden_size == 10
+    assert copy.config.hidden_size == 12
     assert copy.config.head_dim == 8
     copy(batches()[0][0]).logits.sum().backward()
 
@@ -101,6 +102,22 @@ def test_query_heads_stay_with_their_key_value_head() -> None:
         own = copy.model.layers[0].self_attn.q_proj.weight[8 * head : 8 * head + 8]
         pair = model.model.layers[0].self_attn.q_proj.weight[16 * head : 16 * head + 16]
         assert torch.equal(own, pair[:8]) or torch.equal(own, pair[8:])
+
+
+@pytest.mark.parametrize(("kind", "hidden_size"), [("llama", 18), ("qwen 2", 10), ("qwen 3", 10)])
+def test_a_copy_that_is_saved_says_the_same_when_it_is_loaded(kind: str, hidden_size: int, tmp_path: Path) -> None:
+    model = model_of(kind)
+    copy = narrowed(model, importance_of(model, batches()), Widths(hidden_size=hidden_size, heads=3))
+    copy.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64)
+    tokens = batches()[0][0]
+    assert torch.equal(again(tokens).logits, copy(tokens).logits)
+
+
+def test_what_the_kind_s_configuration_refuses_is_refused_before_anything_runs() -> None:
+    """Llama's takes multiples of its heads only: the model would do, but what is saved of it could not be loaded."""
+    with pytest.raises(BadInput, match=r"--prune: .*'hidden_size': 10.* is not a multiple of the number of attention"):
+        narrow_config(model_of("llama"), Widths(hidden_size=10))
 
 
 def test_widths_that_are_not_there_are_refused() -> None:

@@ -147,8 +147,8 @@ def sync_tree(folder: Path) -> None:
 
 
 def staging_folder(root: Path, part: int) -> Path:
-    """A new folder in which one writer prepares one part; readers never look into it."""
-    folder = root / PARTS / f"{part:05d}.partial-{secrets.token_hex(4)}"
+    """A new folder in which one writer prepares one part; readers never look into it. Raises CacheDamaged: see `inside`."""
+    folder = inside(root, PARTS) / f"{part:05d}.partial-{secrets.token_hex(4)}"
     folder.mkdir(parents=True)
     return folder
 
@@ -160,10 +160,15 @@ def drop_staging(root: Path, part: int) -> None:
 
 
 def sweep(root: Path) -> None:
-    """Remove what killed writers left in a cache or tap that is complete, and in which nobody has anything left to write."""
-    for folder in (root / PARTS).glob("*.partial-*"):
+    """Remove what killed writers left in a cache or tap that is complete, and in which nobody has anything left to write.
+
+    Raises:
+        CacheDamaged: see `inside`; what lies behind a link is not the cache's to delete.
+    """
+    parts, shared = inside(root, PARTS), inside(root, SHARED)
+    for folder in parts.glob("*.partial-*"):
         shutil.rmtree(folder, ignore_errors=True)
-    for aside in (*root.glob(".*.json.*"), *root.glob(".probe.*"), *(root / SHARED).rglob(".*")):
+    for aside in (*root.glob(".*.json.*"), *root.glob(".probe.*"), *shared.rglob(".*")):
         if not aside.is_dir():
             aside.unlink(missing_ok=True)
 

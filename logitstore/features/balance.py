@@ -13,7 +13,8 @@ def balanced_weight(main: Tensor, other: Tensor) -> Tensor:
         main, other: losses of a batch, any shape, both the same.
 
     Returns:
-        without a gradient; 0 where the quotient is not finite, as where `other` is 0.
+        without a gradient and never below 0, so that nothing is ever pushed away; 0 where the quotient is not finite, as where
+        `other` is 0.
     """
     ratio = main.detach() / other.detach()
-    return torch.where(ratio.isfinite(), ratio, 0.0)
+    return torch.where(ratio.isfinite(), ratio, 0.0).clamp(min=0)

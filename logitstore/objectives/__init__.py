@@ -11,6 +11,7 @@ from logitstore.objectives.forward_kl import forward_kl
 from logitstore.objectives.from_hidden import LinearHead, from_hidden
 from logitstore.objectives.from_logits import from_logits
 from logitstore.objectives.lumped_kl import lumped_kl
+from logitstore.objectives.one_for_all import one_for_all
 from logitstore.objectives.plackett_luce import plackett_luce
 from logitstore.objectives.renormalised_kl import renormalised_kl
 from logitstore.objectives.rowwise import rowwise
@@ -40,6 +41,7 @@ __all__ = [
     "from_logits",
     "jensen_shannon",
     "lumped_kl",
+    "one_for_all",
     "plackett_luce",
     "renormalised_kl",
     "reverse_kl",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from logitstore.objectives.dense_pair import dense_pair, kl_between
+from logitstore.objectives.dense_pair import dense_pair, distribution_of, kl_between, reverse_between
 from logitstore.targets import AnyTargets
 
 
@@ -25,16 +25,19 @@ def adaptive_kl(student_NV: Tensor, targets: AnyTargets, *, head: float = 0.5, t
         temperature: of both sides.
 
     Returns:
-        [N], nats.
+        [N], nats; for tokens beyond the teacher's vocabulary see `reverse_between`.
 
     Raises:
         BadInput: the targets are random samples.
     """
     student, teacher = dense_pair(student_NV, targets, temperature)
+    vocabulary = distribution_of(targets).tail.vocabulary
     with torch.no_grad():
         probs_NV, order_NV = teacher.exp().sort(-1, descending=True)
         gap_NV = (probs_NV - student.exp().gather(1, order_NV)).abs()
         is_head_NV = probs_NV.cumsum(-1) - probs_NV < head
         head_N, all_N = (gap_NV * is_head_NV).sum(-1), gap_NV.sum(-1)
         weight_N = torch.where(all_N > 0, head_N / all_N, 0.5)
-    return temperature**2 * (weight_N * kl_between(teacher, student) + (1 - weight_N) * kl_between(student, teacher))
+    return temperature**2 * (
+        weight_N * kl_between(teacher, student) + (1 - weight_N) * reverse_between(student, teacher, vocabulary)
+    )

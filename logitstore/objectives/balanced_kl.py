@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from logitstore.objectives.dense_pair import dense_pair, kl_between
+from logitstore.objectives.dense_pair import dense_pair, distribution_of, kl_between, reverse_between
 from logitstore.targets import AnyTargets
 
 
@@ -29,16 +29,20 @@ def balanced_kl(
         light: weight of the other.
 
     Returns:
-        [N], nats. Infinite where either side gives mass to what the other rules out.
+        [N], nats. Infinite where either side gives mass to a token of the teacher's vocabulary that the other rules out; for
+        tokens beyond that vocabulary see `reverse_between`.
 
     Raises:
         BadInput: the targets are random samples.
     """
     student, teacher = dense_pair(student_NV, targets, temperature)
+    vocabulary = distribution_of(targets).tail.vocabulary
     with torch.no_grad():
         plain = (student, teacher) if temperature == 1 else dense_pair(student_NV, targets, 1.0)
         student_N, teacher_N = (torch.special.entr(side.exp()).sum(-1) for side in plain)
         forward_N = light + (heavy - light) * (student_N < teacher_N).to(student.dtype)
         reverse_N = heavy + light - forward_N
-    loss_N: Tensor = forward_N * kl_between(teacher, student) + reverse_N * kl_between(student, teacher)
+    loss_N: Tensor = forward_N * kl_between(teacher, student) + reverse_N * reverse_between(
+        student, teacher, vocabulary
+    )
     return temperature**2 * loss_N

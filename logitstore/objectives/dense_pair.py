@@ -1,6 +1,6 @@
 """Student and teacher side by side as whole distributions: for what has no shorter form. A chunk of rows at a time.
 
-Axes: N rows, V the student's vocabulary.
+Axes: N rows, V the student's vocabulary, W the teacher's.
 """
 
 from __future__ import annotations
@@ -18,6 +18,29 @@ def kl_between(own_NV: Tensor, other_NV: Tensor) -> Tensor:
     # where the probability is 0 both logarithms are taken out, or the gradient would be 0 times infinity
     is_none_NV = probs_NV == 0
     return (probs_NV * (own_NV.masked_fill(is_none_NV, 0.0) - other_NV.masked_fill(is_none_NV, 0.0))).sum(-1)
+
+
+def reverse_between(student_NV: Tensor, teacher_NV: Tensor, vocabulary: int) -> Tensor:
+    """KL(student || teacher) of logprobs, [N], of a student that may know more tokens than the teacher.
+
+    Where the student gives mass to tokens beyond the teacher's vocabulary, the plain one is infinite and its gradient NaN. So
+    the student is renormalised over the teacher's tokens, and with s(W) its mass on them, the rest costs what it costs in
+    KL(teacher || student):
+
+        KL(s || p) := KL(s / s(W) || p) - log s(W)
+
+    0 only for s = p; the plain one where both know the same tokens.
+
+    Args:
+        student_NV: of the student.
+        teacher_NV: of the teacher.
+        vocabulary: of the teacher; later columns are the student's alone.
+    """
+    if vocabulary == student_NV.shape[1]:
+        return kl_between(student_NV, teacher_NV)
+    known_NW = student_NV[:, :vocabulary]
+    mass_N1 = known_NW.logsumexp(-1, keepdim=True)
+    return kl_between(known_NW - mass_N1, teacher_NV[:, :vocabulary]) - mass_N1[:, 0]
 
 
 def distribution_of(targets: AnyTargets) -> Targets:

@@ -15,17 +15,28 @@ from torch import Tensor
 from logitstore.objectives.target import TargetRows, gold_target, teacher_target
 from logitstore.targets import SMALLEST, AnyTargets
 
+Weights = Tensor | float
+"""Of rows in a sum: float[N], or one for all."""
+
 
 class RowLoss(Protocol):
-    """A loss of rows together with its gradient; each row's from its own logits alone."""
+    """A loss of rows together with its gradient.
 
-    def __call__(self, logits_nV: Tensor, some: slice, scale: float) -> Tensor:
-        """Write scale * d loss / d logits over the logits.
+    Attributes:
+        together: rows of a chunk, exactly, because a row's loss depends on the logits of the others as well; None where each
+            depends on its own alone, and any chunk will do.
+    """
+
+    @property
+    def together(self) -> int | None: ...
+
+    def __call__(self, logits_nV: Tensor, some: slice, scale: Weights) -> Tensor:
+        """Write d (sum_n scale_n loss_n) / d logits over the logits.
 
         Args:
             logits_nV: of a chunk of rows, contiguous, float32 or float64; overwritten.
             some: which of all rows those are.
-            scale: of the gradient.
+            scale: of the chunk's rows, in the sum that the gradient is of.
 
         Returns:
             [1 + L, n]: the loss, then what it is made of.
@@ -56,18 +67,26 @@ class WeightedSum:
     pulls: Sequence[Pull]
 
     @property
+    def together(self) -> None:
+        """Each row stands alone."""
+        return None
+
+    @property
     def names(self) -> list[str]:
         """Of the lines after the first."""
         return [pull.name for pull in self.pulls]
 
-    def __call__(self, logits_nV: Tensor, some: slice, scale: float = 1.0) -> Tensor:
+    def __call__(self, logits_nV: Tensor, some: slice, scale: Weights = 1.0) -> Tensor:
+        factor = 1.0 if isinstance(scale, Tensor) else scale
         temperatures = sorted({pull.temperature for pull in self.pulls})
         terms: dict[int, Tensor] = {}
         gradient_nV = None
         for temperature in temperatures:
             own_nV = logits_nV if temperature == temperatures[-1] else logits_nV.clone()
-            terms |= self._at(temperature, own_nV, some, scale)
+            terms |= self._at(temperature, own_nV, some, factor)
             gradient_nV = own_nV if gradient_nV is None else own_nV.add_(gradient_nV)
+        if isinstance(scale, Tensor):
+            logits_nV.mul_(scale[:, None])
         own = [terms[place] for place in range(len(self.pulls))]
         total_n = torch.stack([pull.weight * term for pull, term in zip(self.pulls, own, strict=True)]).sum(0)
         return torch.stack([total_n, *own])

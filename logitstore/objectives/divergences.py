@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from logitstore.errors import BadInput
-from logitstore.objectives.dense_pair import dense_pair, kl_between
+from logitstore.objectives.dense_pair import dense_pair, distribution_of, kl_between, reverse_between
 from logitstore.targets import AnyTargets
 
 FLOOR = -1e4
@@ -30,13 +30,14 @@ def reverse_kl(student_NV: Tensor, targets: AnyTargets, *, temperature: float = 
         temperature: of both sides.
 
     Returns:
-        [N], nats. Infinite where the student gives mass to what the teacher rules out.
+        [N], nats. Infinite where the student gives mass to a token of the teacher's vocabulary that the teacher rules out; for
+        tokens beyond that vocabulary see `reverse_between`.
 
     Raises:
         BadInput: the targets are random samples.
     """
     student, teacher = dense_pair(student_NV, targets, temperature)
-    return temperature**2 * kl_between(student, teacher)
+    return temperature**2 * reverse_between(student, teacher, distribution_of(targets).tail.vocabulary)
 
 
 def jensen_shannon(student_NV: Tensor, targets: AnyTargets, *, beta: float = 0.5, temperature: float = 1.0) -> Tensor:

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from logitstore.chunks import BLOCK_ELEMENTS, KERNEL_ELEMENTS, chunk_rows
-from logitstore.objectives.distillation import RowLoss
-from logitstore.objectives.from_logits import Weights, is_wide, scaled_, taken, unit, weighted_sum, widened
+from logitstore.objectives.distillation import RowLoss, Weights
+from logitstore.objectives.from_logits import is_wide, scaled_, taken, unit, weighted_sum, widened
 
 FLOAT16_BOOST = 256.0
 """By which gradients of float16 logits are enlarged: differences of probabilities below 6e-8 would be lost."""
@@ -47,7 +47,6 @@ def from_hidden(
     *,
     dtype: torch.dtype | None = None,
     block: int | None = None,
-    together: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """sum_n weights_n loss_n, and the lines of the loss; the same as `from_logits` of the head's logits.
 
@@ -55,7 +54,8 @@ def from_hidden(
 
         dh = multiplier G W,        dW = multiplier G.T h,        db = multiplier sum_n G_n
 
-    all three while Z and G, which share their memory, are at hand. Row weights are put on the narrow side, h and dh.
+    all three while Z and G, which share their memory, are at hand. Row weights are put on the narrow side, h and dh, unless the
+    loss compares rows with each other: then they belong into G.
 
     Args:
         loss: of a chunk of rows.
@@ -65,20 +65,19 @@ def from_hidden(
         weights: of the rows in the sum.
         dtype: of the matrix products, as under autocast; without it that of the hidden states.
         block: rows whose logits exist at once; without it, what suits the device.
-        together: rows that the loss is given at a time, exactly, where it compares rows with each other.
 
     Returns:
         a scalar, differentiable once by the hidden states, weight and bias, and float[1 + L, N] without a gradient.
     """
     size = block or chunk_rows(len(head.weight_VD), hidden_RD.device.type, BLOCK_ELEMENTS)
-    if together:
-        size = max(size // together, 1) * together
+    if loss.together:
+        size = max(size // loss.together, 1) * loss.together
     leaves = (hidden_RD, head.weight_VD, head.bias_V)
     if not torch.is_grad_enabled():
         leaves = (hidden_RD.detach(), head.weight_VD.detach(), None if head.bias_V is None else head.bias_V.detach())
     with torch.autocast(hidden_RD.device.type, enabled=False):
         total, lines_LN = _FromHidden.apply(  # type: ignore[no-untyped-call]
-            *leaves, rows_N, weights, loss, head, dtype or hidden_RD.dtype, size, together
+            *leaves, rows_N, weights, loss, head, dtype or hidden_RD.dtype, size
         )
     return total, lines_LN
 
@@ -96,7 +95,6 @@ class _FromHidden(torch.autograd.Function):
         head: LinearHead,
         dtype: torch.dtype,
         block: int,
-        together: int | None,
     ) -> tuple[Tensor, Tensor]:
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         narrow_VD = weight_VD.to(dtype)
@@ -109,10 +107,11 @@ class _FromHidden(torch.autograd.Function):
         for first in range(0, len(rows_N), block):
             rows_n = rows_N[first : first + block]
             hidden_nD = hidden_RD[rows_n].to(dtype)
-            own = row_weights[first : first + block, None] if isinstance(row_weights, Tensor) else row_weights
-            factor_n1 = own * (head.multiplier / boost)
+            own = row_weights[first : first + block] if isinstance(row_weights, Tensor) else row_weights
+            inside, outside = (own, 1.0) if loss.together else (1.0, own)
+            factor_n1 = (outside[:, None] if isinstance(outside, Tensor) else outside) * (head.multiplier / boost)
             logits_nV = hidden_nD @ narrow_VD.T
-            lines.append(_to_gradient(logits_nV, loss, head, first, bias_V, boost, together))
+            lines.append(_to_gradient(logits_nV, loss, head, first, bias_V, inside * boost))
             if by_hidden_RD is not None:
                 by_hidden_RD[rows_n] = ((logits_nV @ narrow_VD) * factor_n1).to(hidden_RD.dtype)
             if needs_weight:
@@ -132,7 +131,7 @@ class _FromHidden(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
-        return *(scaled_(each, outputs[0] * ctx.peak) for each in taken(ctx, "gradients")), *(None,) * 7
+        return *(scaled_(each, outputs[0] * ctx.peak) for each in taken(ctx, "gradients")), *(None,) * 6
 
 
 def _to_gradient(
@@ -141,12 +140,11 @@ def _to_gradient(
     head: LinearHead,
     first: int,
     bias_V: Tensor | None,
-    boost: float,
-    together: int | None,
+    scale: Weights,
 ) -> Tensor:
-    """The lines of the loss of a block; in place of h @ W.T the gradient by the argument of the cap, times `boost`."""
+    """The lines of the loss of a block; in place of h @ W.T the gradient of their scaled sum by the argument of the cap."""
     lines = []
-    chunk = together or chunk_rows(logits_nV.shape[1], logits_nV.device.type, KERNEL_ELEMENTS)
+    chunk = loss.together or chunk_rows(logits_nV.shape[1], logits_nV.device.type, KERNEL_ELEMENTS)
     for start in range(0, len(logits_nV), chunk):
         own_nV = logits_nV[start : start + chunk]
         work_nV = own_nV if is_wide(own_nV) else widened(own_nV)
@@ -159,7 +157,8 @@ def _to_gradient(
             work_nV.div_(head.cap).tanh_()
             slope_nV = 1 - work_nV.square()
             work_nV *= head.cap
-        lines.append(loss(work_nV, slice(first + start, first + start + len(own_nV)), boost))
+        own_scale = scale[start : start + chunk] if isinstance(scale, Tensor) else scale
+        lines.append(loss(work_nV, slice(first + start, first + start + len(own_nV)), own_scale))
         if slope_nV is not None:
             work_nV *= slope_nV
         if work_nV is not own_nV:

@@ -12,11 +12,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from logitstore.chunks import KERNEL_ELEMENTS, chunk_rows
-from logitstore.objectives.distillation import RowLoss
+from logitstore.objectives.distillation import RowLoss, Weights
 from logitstore.runs import groups, runs
-
-Weights = Tensor | float
-"""Of the rows in the sum: float[N], or one for all."""
 
 
 def from_logits(
@@ -27,13 +24,12 @@ def from_logits(
     *,
     in_place: bool = False,
     chunk: int | None = None,
-    together: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """sum_n weights_n loss_n, and the lines of the loss.
 
-    The loss of a row depends on its own logits alone, so its gradient is taken while a few rows are at hand in float32; the
-    backward pass has nothing left to do but to scale it. Nothing of size [R, V] is made but the gradient, in the logits'
-    dtype; with `in_place` it is written over the logits, and nothing at all is made.
+    The loss of a row depends on the logits of its chunk alone, so the gradient is taken while a few rows are at hand in
+    float32; the backward pass has nothing left to do but to scale it. Nothing of size [R, V] is made but the gradient, in the
+    logits' dtype; with `in_place` it is written over the logits, and nothing at all is made.
 
     Args:
         loss: of a chunk of rows.
@@ -41,8 +37,7 @@ def from_logits(
         rows_N: int64, the positions that have a row; each at most once.
         weights: of the rows in the sum.
         in_place: give up the logits. Whoever else needs them for a gradient is told so by PyTorch.
-        chunk: rows at a time; without it, what suits the device.
-        together: rows at a time, exactly, for a loss that compares rows with each other.
+        chunk: rows at a time, for a loss of which any chunk will do; without it, what suits the device.
 
     Returns:
         a scalar, differentiable once with respect to `student_RV`, and float[1 + L, N] without a gradient.
@@ -51,7 +46,7 @@ def from_logits(
     leaf_RV = student_RV if torch.is_grad_enabled() else student_RV.detach()
     with torch.autocast(student_RV.device.type, enabled=False):
         total, lines_LN = _FromLogits.apply(  # type: ignore[no-untyped-call]
-            leaf_RV, rows_N, weights, loss, in_place, size, together
+            leaf_RV, rows_N, weights, loss, in_place, size
         )
     return total, lines_LN
 
@@ -66,7 +61,6 @@ class _FromLogits(torch.autograd.Function):
         loss: RowLoss,
         in_place: bool,
         chunk: int,
-        together: int | None,
     ) -> tuple[Tensor, Tensor]:
         needs_gradient = ctx.needs_input_grad[0]
         logits_RV = student_RV.detach()
@@ -75,18 +69,13 @@ class _FromLogits(torch.autograd.Function):
             gradient_RV = logits_RV if in_place else torch.empty_like(logits_RV)
             clear_others_(gradient_RV, rows_N)
         row_weights, ctx.peak = unit(weights) if student_RV.dtype == torch.float16 else (weights, 1.0)
-        scale = 1.0 if isinstance(row_weights, Tensor) else row_weights
         lines = []
-        for some, places in groups(rows_N, together) if together else runs(rows_N, chunk):
+        for some, places in groups(rows_N, loss.together) if loss.together else runs(rows_N, chunk):
             logits_nV = logits_RV[places]
             is_view = isinstance(places, slice) and gradient_RV is logits_RV
             work_nV = logits_nV if is_view and is_wide(logits_nV) else widened(logits_nV)
-            lines.append(loss(work_nV, some, scale))
-            if gradient_RV is None:
-                continue
-            if isinstance(row_weights, Tensor):
-                work_nV.mul_(row_weights[some, None])
-            if work_nV is not logits_nV:
+            lines.append(loss(work_nV, some, row_weights[some] if isinstance(row_weights, Tensor) else row_weights))
+            if gradient_RV is not None and work_nV is not logits_nV:
                 gradient_RV[places] = work_nV.to(gradient_RV.dtype)
         lines_LN = torch.cat(lines, 1) if lines else loss(widened(logits_RV[:0]), slice(0, 0), 1.0)
         ctx.mark_non_differentiable(lines_LN)
@@ -97,7 +86,7 @@ class _FromLogits(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
         gradient_RV = taken(ctx, "gradient_RV")
-        return scaled_(gradient_RV, outputs[0] * ctx.peak), None, None, None, None, None, None
+        return scaled_(gradient_RV, outputs[0] * ctx.peak), None, None, None, None, None
 
 
 def clear_others_(gradient_RV: Tensor, rows_N: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""KL with everything unlisted counted as one token: a lower bound of the KL to the full teacher, whatever its tail.
+"""KL with everything unlisted counted as one token: a lower bound of the KL to the full teacher, whatever shape its tail has.
 
 Axes: N rows, K kept, V vocabulary.
 """
@@ -15,7 +15,7 @@ def lumped_kl(student_NV: Tensor, targets: Targets) -> Tensor:
     """sum_S p log(p / s) + R log(R / (1 - s(S))) per row at temperature 1, R the stored tail mass.
 
     By the data processing inequality it is never above KL(p || s) of the full distributions; it needs no tail shape, hence
-    temperature 1 only.
+    temperature 1 only. Without the tail's mass, where the listed tokens are renormalised, it is `renormalised_kl` and no bound.
 
     Args:
         student_NV: raw student logits; reduced in float32 (float64 stays).

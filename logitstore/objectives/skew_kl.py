@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor
 
+from logitstore.errors import BadInput
 from logitstore.objectives.dense_pair import dense_pair, kl_between
 from logitstore.objectives.divergences import FLOOR
 from logitstore.targets import AnyTargets
@@ -21,14 +22,14 @@ def skew_forward_kl(student_NV: Tensor, targets: AnyTargets, *, skew: float = 0.
     Args:
         student_NV: raw student logits; reduced in float32 (float64 stays).
         targets: N rows.
-        skew: share of the side itself in the mixture, from 0 (the plain KL) to below 1.
+        skew: share of the side itself in the mixture, above 0, where it would be the plain KL, and below 1.
         temperature: of both sides.
 
     Returns:
         [N], nats.
 
     Raises:
-        BadInput: the targets are random samples.
+        BadInput: the targets are random samples, or the skew is not between 0 and 1.
     """
     student, teacher = (side.clamp(min=FLOOR) for side in dense_pair(student_NV, targets, temperature))
     return temperature**2 * _to_mixture(teacher, student, skew)
@@ -42,5 +43,7 @@ def skew_reverse_kl(student_NV: Tensor, targets: AnyTargets, *, skew: float = 0.
 
 def _to_mixture(own_NV: Tensor, other_NV: Tensor, skew: float) -> Tensor:
     """KL(own || skew own + (1 - skew) other) of logprobs."""
-    mixture_NV = other_NV if skew == 0 else torch.logaddexp(own_NV + math.log(skew), other_NV + math.log1p(-skew))
+    if not 0 < skew < 1:
+        raise BadInput(f"skew {skew:g}: it must be above 0 and below 1. Use forward_kl or reverse_kl for 0.")
+    mixture_NV = torch.logaddexp(own_NV + math.log(skew), other_NV + math.log1p(-skew))
     return kl_between(own_NV, mixture_NV)

@@ -33,7 +33,7 @@ def standardised_kl(student_NV: Tensor, targets: AnyTargets, *, temperature: flo
     """
     known, student_NV = distribution_of(targets), wide(student_NV)
     vocabulary = known.tail.vocabulary
-    if known.ids_NK.shape[1] < vocabulary and bool(torch.isneginf(known.tail_logmass_N).all()):
+    if known.is_cut:
         raise BadInput(
             f"a cache without a tail has the logits of {known.ids_NK.shape[1]} of {vocabulary} tokens, and the spread of all "
             "is needed. Dump with a tail, or use forward_kl."

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from logitstore.objectives.dense_pair import dense_pair, kl_between
+from logitstore.objectives.dense_pair import dense_pair, distribution_of, kl_between, reverse_between
 from logitstore.targets import AnyTargets
 
 
@@ -20,10 +20,12 @@ def symmetric_kl(student_NV: Tensor, targets: AnyTargets, *, temperature: float 
         temperature: of both sides.
 
     Returns:
-        [N], nats. Infinite where either side gives mass to what the other rules out.
+        [N], nats. Infinite where either side gives mass to a token of the teacher's vocabulary that the other rules out; for
+        tokens beyond that vocabulary see `reverse_between`.
 
     Raises:
         BadInput: the targets are random samples.
     """
     student, teacher = dense_pair(student_NV, targets, temperature)
-    return temperature**2 * (kl_between(teacher, student) + kl_between(student, teacher)) / 2
+    vocabulary = distribution_of(targets).tail.vocabulary
+    return temperature**2 * (kl_between(teacher, student) + reverse_between(student, teacher, vocabulary)) / 2

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from logitstore.errors import BadInput, ModelError, one_line
-from logitstore.models import KINDS, layer_count, layer_list, load_config, load_weights
+from logitstore.models import KINDS, config_from, describe, layer_count, layer_list, load_config, load_weights
 from logitstore.types import ModelRef
 
 
@@ -24,16 +24,18 @@ def fresh(teacher_config: dict[str, Any], changes: dict[str, int], task: str = "
 
     Raises:
         BadInput: the teacher's configuration has no such entry, or the numbers do not go together.
+        ModelError: this transformers does not know the teacher's kind.
     """
-    plain = dict(teacher_config)
-    unknown = [name for name in changes if name not in plain]
+    teacher = config_from(teacher_config).get_text_config()
+    _, plain = describe(teacher)
+    own_names = {name: teacher.attribute_map.get(name, name) for name in changes}
+    unknown = [name for name, own in own_names.items() if own not in plain]
     if unknown:
         raise BadInput(f"the teacher's configuration ({plain.get('model_type')}) has no '{unknown[0]}' to change.")
     if "hidden_size" in changes or "num_attention_heads" in changes:
         plain.pop("head_dim", None)
-    plain |= changes
-    if isinstance(count := plain.get("num_hidden_layers"), int):
-        _resize_layer_lists(plain, list(range(count)))
+    plain |= {own: changes[name] for name, own in own_names.items()}
+    _resize_layer_lists(plain, list(range(changes.get("num_hidden_layers", layer_count(teacher)))))
     try:
         config = AutoConfig.for_model(**plain)
         model: PreTrainedModel = KINDS[task][0].from_config(config, dtype=torch.float32)

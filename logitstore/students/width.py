@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from logitstore.errors import BadInput, ModelError
+from logitstore.errors import BadInput, ModelError, one_line
 
 _LAYER = re.compile(r"\.(\d+)\.")
 _HIDDEN = {"norm", "layernorm"}
@@ -65,6 +65,7 @@ def importance_of(model: PreTrainedModel, batches: Iterable[tuple[Tensor, Tensor
     Raises:
         ModelError: the model has other parts than a decoder with gated MLPs.
     """
+    check_parts(model)
     config = model.config.get_text_config()
     found = Importance(torch.zeros(config.hidden_size, dtype=torch.float64))
     head_dim = head_dim_of(model)
@@ -100,17 +101,16 @@ def importance_of(model: PreTrainedModel, batches: Iterable[tuple[Tensor, Tensor
                 hooks.callback(module.register_forward_pre_hook(of_layer(found.heads, _layer(name), head_norm)).remove)
             elif last.rpartition("_")[2] in _HIDDEN and last not in _OWN_NORMS:
                 hooks.callback(module.register_forward_hook(hidden).remove)
-        if not found_parts(model):
-            raise ModelError(f"{type(model).__name__}: only decoders with gated MLPs can be made narrower.")
         for tokens_BT, attention_BT in batches:
             mask_BT = attention_BT
             model(input_ids=tokens_BT, attention_mask=attention_BT, use_cache=False)
     return found
 
 
-def found_parts(model: PreTrainedModel) -> bool:
-    """Whether every matrix of the model is one that can be cut."""
-    return all(_axes(name, value.ndim) is not None for name, value in model.named_parameters())
+def check_parts(model: PreTrainedModel) -> None:
+    """Raises ModelError when some matrix of the model is none that can be cut."""
+    if any(_axes(name, value.ndim) is None for name, value in model.named_parameters()):
+        raise ModelError(f"{type(model).__name__}: only decoders with gated MLPs can be made narrower.")
 
 
 def head_dim_of(model: PreTrainedModel) -> int:
@@ -119,22 +119,23 @@ def head_dim_of(model: PreTrainedModel) -> int:
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
-def narrowed(model: PreTrainedModel, importance: Importance, widths: Widths) -> PreTrainedModel:
-    """A copy of a model with its most important channels, neurons and heads, in their old order.
-
-    Query heads that share a key-value head stay together: first key-value heads are chosen by the sum of their query heads,
-    then the query heads within each.
+def narrow_config(model: PreTrainedModel, widths: Widths) -> PretrainedConfig:
+    """The configuration of a narrower copy; its heads have as many channels as before.
 
     Raises:
-        BadInput: a width that is not there to be kept, or heads that do not go evenly into key-value heads.
+        ModelError: the model has other parts than a decoder with gated MLPs.
+        BadInput: a width that is not there to be kept, heads that do not go evenly into key-value heads, or a shape that
+            configurations of this kind refuse, so that what is saved could not be loaded.
     """
-    config = model.config.get_text_config()
-    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    check_parts(model)
+    narrow: PretrainedConfig = copy.deepcopy(model.config)
+    text = narrow.get_text_config()
+    heads, kv_heads = text.num_attention_heads, text.num_key_value_heads
     wanted_kv = widths.kv_heads or kv_heads
     wanted = widths.heads or wanted_kv * (heads // kv_heads)
     for flag, value, there in (
-        ("--hidden-size", widths.hidden_size, config.hidden_size),
-        ("--intermediate-size", widths.intermediate_size, config.intermediate_size),
+        ("--hidden-size", widths.hidden_size, text.hidden_size),
+        ("--intermediate-size", widths.intermediate_size, text.intermediate_size),
         ("--heads", wanted, heads),
         ("--kv-heads", wanted_kv, kv_heads),
     ):
@@ -145,8 +146,33 @@ def narrowed(model: PreTrainedModel, importance: Importance, widths: Widths) -> 
             f"--heads {wanted}: {wanted_kv} key-value heads take a multiple of {wanted_kv}, up to "
             f"{wanted_kv * (heads // kv_heads)}."
         )
+    text.head_dim = head_dim_of(model)
+    text.hidden_size = widths.hidden_size or text.hidden_size
+    text.intermediate_size = widths.intermediate_size or text.intermediate_size
+    text.num_attention_heads, text.num_key_value_heads = wanted, wanted_kv
+    if hasattr(text, "validate"):
+        try:
+            text.validate()
+        except Exception as error:
+            # what a library's own checks raise depends on its version; the reason is kept, the traceback chained
+            raise _impossible(widths, error) from error
+    return narrow
+
+
+def narrowed(model: PreTrainedModel, importance: Importance, widths: Widths) -> PreTrainedModel:
+    """A copy of a model with its most important channels, neurons and heads, in their old order.
+
+    Query heads that share a key-value head stay together: first key-value heads are chosen by the sum of their query heads,
+    then the query heads within each.
+
+    Raises:
+        ModelError, BadInput: see `narrow_config`.
+    """
+    config = narrow_config(model, widths)
+    text, kv_heads = config.get_text_config(), model.config.get_text_config().num_key_value_heads
+    wanted, wanted_kv = text.num_attention_heads, text.num_key_value_heads
     hidden_D = _top(importance.hidden_D, widths.hidden_size)
-    head_dim = head_dim_of(model)
+    head_dim = int(text.head_dim)
     weights: dict[str, Tensor] = {}
     for name, value in model.state_dict().items():
         layer = _layer(name) if _LAYER.search(name) else 0
@@ -160,15 +186,18 @@ def narrowed(model: PreTrainedModel, importance: Importance, widths: Widths) -> 
             if what:
                 value = value.index_select(axis, chosen[what].to(value.device))
         weights[name] = value
-    narrow_config = copy.deepcopy(model.config)
-    text = narrow_config.get_text_config()
-    text.head_dim = head_dim
-    text.hidden_size = len(hidden_D)
-    text.intermediate_size = widths.intermediate_size or text.intermediate_size
-    text.num_attention_heads, text.num_key_value_heads = wanted, wanted_kv
-    narrow: PreTrainedModel = AutoModelForCausalLM.from_config(narrow_config, dtype=model.dtype)
-    narrow.load_state_dict(weights)
+    try:
+        narrow: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=model.dtype)
+        narrow.load_state_dict(weights)
+    except Exception as error:
+        # as above
+        raise _impossible(widths, error) from error
     return narrow
+
+
+def _impossible(widths: Widths, error: Exception) -> BadInput:
+    asked = {name: value for name, value in vars(widths).items() if value is not None}
+    return BadInput(f"--prune: no model of this kind can be made with {asked}: {one_line(error)}")
 
 
 def _axes(name: str, axes: int) -> tuple[str, ...] | None:

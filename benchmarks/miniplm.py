@@ -1,0 +1,170 @@
+"""MiniPLM end to end: half of a corpus of mixed quality, chosen by two models, beside a random half.
+
+The corpus is what lies on a machine with Python: the language reference, and the READMEs, licences, source code, JSON and
+CSV files of the installed packages, cut to 4,000 characters. The teacher is SmolLM2-135M-Instruct; the reference model and the
+student are copies of three of its thirty layers, the reference trained on the whole corpus. Every student takes the same
+number of steps over windows of as many tokens; judged on held-out documents, of the language reference and of the others.
+"""
+
+from __future__ import annotations
+
+import json
+import pydoc_data.topics
+import shutil
+import statistics
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench import RESULTS, console
+from demo import find_teacher
+from logitstore.cache.order import held_out
+from logitstore.cache.reader import Cache
+from logitstore.data.tokenizer import load_tokenizer
+from logitstore.dump import dump
+from logitstore.loader import evaluation_loader
+from logitstore.models import load_config, load_weights
+from logitstore.plans import DumpPlan, SelectPlan, TrainPlan
+from logitstore.select import select
+from logitstore.students.build import copied
+from logitstore.text_metrics import evaluate_text
+from logitstore.train import train
+from logitstore.types import ModelRef
+from machine import describe_run
+
+FOLDER = Path("build/miniplm")
+KINDS = {
+    "prose": ("*.md", "*.rst", "METADATA"),
+    "licence": ("LICENSE*",),
+    "code": ("*.py",),
+    "data": ("*.json", "*.csv"),
+}
+EACH = 120
+"""Documents of every kind; the language reference has as many."""
+
+CHARACTERS = 4000
+HOLDOUT = 0.2
+STEPS, REFERENCE_STEPS = 300, 300
+SEEDS = (0, 1, 2)
+TEACHERS_WORDS = "reference"
+
+
+def main() -> None:
+    """Write the corpus, score it twice, choose two halves, train on each with three seeds, judge."""
+    torch.set_num_threads(2)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    write_corpus()
+    teacher = find_teacher()
+    if not (FOLDER / "small").exists():
+        copied(ModelRef.parse(teacher), "3").save_pretrained(FOLDER / "small")
+        load_tokenizer(ModelRef.parse(teacher)).save_pretrained(FOLDER / "small")
+    scored("by-teacher", teacher)
+    if not (FOLDER / "reference").exists():
+        fit("reference", "by-teacher", seed=100, select=None, steps=REFERENCE_STEPS)
+    scored("by-reference", str(FOLDER / "reference"))
+    lines = []
+    for seed in SEEDS:
+        for method in ("difference", "random"):
+            chosen = choose(method, seed)
+            out = fit(f"{method}-{seed}", "by-teacher", seed=seed, select=chosen["file"], steps=STEPS)
+            lines.append({"name": method, "seed": seed, "shares": chosen["shares"], **judge(out)})
+            console.print(str(lines[-1]), highlight=False, soft_wrap=True)
+    for method in ("difference", "random"):
+        for figure in ("all", TEACHERS_WORDS, "others"):
+            values = [line[figure] for line in lines if line["name"] == method]
+            console.print(f"{method}, {figure}: {statistics.mean(values):.3f} ± {statistics.stdev(values):.3f} nats")
+    content = describe_run() | {"steps": STEPS, "lines": lines}
+    (RESULTS / "miniplm.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def write_corpus() -> None:
+    """The same documents on the same machine: those of rising hash of their text, so that no package has most of them."""
+    packages = Path(sysconfig.get_paths()["purelib"])
+    found = {TEACHERS_WORDS: [text[:CHARACTERS] for _, text in sorted(pydoc_data.topics.topics.items())][:EACH]}
+    for kind, patterns in KINDS.items():
+        paths = sorted(path for pattern in patterns for path in packages.rglob(pattern) if path.is_file())
+        drawn = np.random.default_rng(0).permutation(len(paths))
+        texts: list[str] = []
+        for place in drawn:
+            text = paths[place].read_text(encoding="utf-8", errors="ignore")[:CHARACTERS]
+            if len(text) >= CHARACTERS // 4:
+                texts.append(text)
+            if len(texts) == EACH:
+                break
+        found[kind] = texts
+    lines = [json.dumps({"text": text, "kind": kind}) for kind, texts in found.items() for text in texts]
+    (FOLDER / "corpus.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def scored(name: str, model: str) -> None:
+    """A cache of scores of the corpus by a model."""
+    dump(
+        DumpPlan(
+            teacher=model,
+            data=str(FOLDER / "corpus.jsonl"),
+            out=FOLDER / name,
+            domain_column="kind",
+            preset="scores",
+            max_length=256,
+            overlap=0,
+            device="cpu",
+        )
+    )
+
+
+def choose(method: str, seed: int) -> dict[str, Any]:
+    """Half of the samples; how many of each kind are among them."""
+    file = FOLDER / f"{method}-{seed}.arrow"
+    reference = {"reference": FOLDER / "by-reference"} if method == "difference" else {"seed": seed}
+    told = {"cache": FOLDER / "by-teacher", "out": file, "method": method, "ratio": 0.5}
+    found = select(SelectPlan.model_validate(told | reference))
+    domains = Cache(FOLDER / "by-teacher").domains()
+    chosen = [domains[sample] for sample in found.selection.samples_M]
+    return {"file": file, "shares": {kind: chosen.count(kind) / domains.count(kind) for kind in dict.fromkeys(domains)}}
+
+
+def fit(name: str, cache: str, *, seed: int, select: Path | None, steps: int) -> Path:
+    """The small model, trained on text alone."""
+    out = FOLDER / name
+    shutil.rmtree(out, ignore_errors=True)
+    train(
+        TrainPlan(
+            cache=FOLDER / cache,
+            student=str(FOLDER / "small"),
+            out=out,
+            alpha=0.0,
+            select=select,
+            precision="bfloat16",
+            batch_size=4,
+            max_steps=steps,
+            evaluate_every=steps,
+            holdout=HOLDOUT,
+            seed=seed,
+            device="cpu",
+            trainer={"save_strategy": "no"},
+        )
+    )
+    return out
+
+
+def judge(student: Path) -> dict[str, float]:
+    """Nats a token on held-out documents."""
+    cache = Cache(FOLDER / "by-teacher")
+    reference = ModelRef.parse(str(student))
+    model = load_weights(reference, load_config(reference), torch.bfloat16).eval()
+    kept_out = held_out(cache.documents(), HOLDOUT)
+    is_reference = np.array([domain == TEACHERS_WORDS for domain in cache.domains()])
+    groups = {"all": kept_out, TEACHERS_WORDS: kept_out & is_reference, "others": kept_out & ~is_reference}
+    return {
+        name: evaluate_text(
+            model, evaluation_loader(cache, np.flatnonzero(chosen), batch_size=8), torch.device("cpu"), size=None
+        ).cross_entropy
+        for name, chosen in groups.items()
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""What every command is told means the same however it is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from logitstore.plans import PLANS, TrainPlan
+from logitstore.recipe import plan
+from logitstore.record import Record
+
+
+def places(kind: type[Record]) -> list[str]:
+    """Settings that are paths, or may be none."""
+    kinds = {name: (field.annotation, *get_args(field.annotation)) for name, field in kind.model_fields.items()}
+    return [name for name, each in kinds.items() if any(Path in (one, *get_args(one)) for one in each)]
+
+
+@pytest.mark.parametrize("command", PLANS)
+def test_a_tilde_is_the_home_in_every_path_and_model(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    kind = PLANS[command]
+    paths = places(kind)
+    assert "cache" in paths or "out" in paths
+    models = {"teacher", "student", "against_teacher"} & kind.model_fields.keys()
+    needed = {name: "x" for name, field in kind.model_fields.items() if field.is_required()}
+    found = kind.model_validate(needed | dict.fromkeys([*paths, *models], "~/a b"))
+    assert {name: getattr(found, name) for name in paths} == dict.fromkeys(paths, Path("/home/me/a b"))
+    assert {name: getattr(found, name) for name in models} == dict.fromkeys(models, "/home/me/a b")
+
+
+def test_a_tilde_is_the_home_in_recipes_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "recipe.yaml").write_text("train: {cache: ~/c, out: no~tilde/~, student: [~/a, '~nobody-here/b']}")
+    found = plan(TrainPlan, "train", Path("~/recipe.yaml"), {"out": None})
+    assert (found.cache, found.out) == (tmp_path / "c", Path("no~tilde/~"))
+    assert found.students == [f"{tmp_path}/a", "~nobody-here/b"]
