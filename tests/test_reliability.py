@@ -55,7 +55,8 @@ class Task:
         small: changes that make it one of three small parts.
         many: changes that make it one of many parts.
         reading: the stages in which the data are read.
-        kills: how often a dump is killed.
+        kills: how often a process that dumps is killed.
+        interrupts: how often a dump in this process is interrupted.
         split: the numbers of the many parts, divided in two.
         room: a disk too small for the whole dump.
         loaded: the shared folder that is loaded with whatever lies in it.
@@ -67,6 +68,7 @@ class Task:
     many: dict[str, Any]
     reading: tuple[str, ...]
     kills: int
+    interrupts: int
     split: tuple[str, str]
     room: str
     loaded: str
@@ -83,6 +85,7 @@ def task(request: pytest.FixtureRequest, teacher: Path, texts: Path, classifier:
             many={"samples_per_part": 2},
             reading=("tokenise", "windows"),
             kills=20,
+            interrupts=20,
             split=("0-40,100-112", "41-99"),
             room="500k",
             loaded="tokenizer",
@@ -94,7 +97,8 @@ def task(request: pytest.FixtureRequest, teacher: Path, texts: Path, classifier:
         small={"limit": 10, "samples_per_part": 10},
         many={"samples_per_part": 2, "augment": "crop,flip,mixup"},
         reading=("images",),
-        kills=6,
+        kills=4,
+        interrupts=10,
         split=("0-30,80-89", "31-79"),
         room="300k",
         loaded="processor",
@@ -165,7 +169,7 @@ def small(tmp_path_factory: pytest.TempPathFactory, small_plan: Callable[..., Du
 def many_parts(tmp_path_factory: pytest.TempPathFactory, task: Task) -> Path:
     """A complete cache of 113 or 90 parts of two samples, written by one process; do not change it."""
     cache = dump(task.plan(tmp_path_factory.mktemp("many") / "cache", **task.many))
-    assert cache.manifest.parts > 5 * task.kills
+    assert cache.manifest.parts > 5 * max(task.kills, task.interrupts)
     return cache.path
 
 
@@ -244,7 +248,7 @@ def test_a_dump_killed_at_many_moments_ends_byte_identical(
         lambda: (either(said("pilot"), new_parts(1)), 0.003),
     ]
     # the fewer kills, the fewer of the moments that resemble each other
-    begin = begin if task.kills > 10 else [begin[0], begin[2], begin[4], begin[7]]
+    begin = begin if task.kills > len(begin) else [begin[0], begin[7]]
     within = [lambda: (new_parts(chance.randint(1, 4)), 0.04)] * (task.kills - len(begin))
     for moment in begin + within:
         with (tmp_path / "stderr").open("w") as stderr:
@@ -336,7 +340,7 @@ def test_ctrl_c_at_any_moment_of_the_writing_leaves_only_whole_parts(
     before = signal.signal(signal.SIGALRM, interrupt)
     interrupted = 0
     try:
-        for _ in range(task.kills):
+        for _ in range(task.interrupts):
             armed, dumping = False, True
             try:
                 dump(plan, arm)
@@ -348,7 +352,7 @@ def test_ctrl_c_at_any_moment_of_the_writing_leaves_only_whole_parts(
             assert verify(plan.out) == []
     finally:
         signal.signal(signal.SIGALRM, before)
-    assert interrupted == task.kills, "the dump was over before it was interrupted"
+    assert interrupted == task.interrupts, "the dump was over before it was interrupted"
     assert dump(plan).complete
     assert traces(plan.out) == []
     assert tree(plan.out) == tree(many_parts)
@@ -472,7 +476,7 @@ def test_adding_views_killed_at_some_moments_ends_byte_identical(
             unseal(Manifest, two_views / MANIFEST_NAME).views == 5 and len(layout.committed_parts(two_views)) >= parts
         )
 
-    for wanted in (16, 17, 21):
+    for wanted in (16, 19):
         process = start(adding(two_views, "2-4"))
         wait_until(grown_to(wanted), process)
         process.kill()
@@ -483,7 +487,7 @@ def test_adding_views_killed_at_some_moments_ends_byte_identical(
             for path, content in tree(two_views / name).items():
                 assert content == five_views[f"{name}/{path}"]
     last = start(adding(two_views, "2-4"))
-    _, stderr = last.communicate(timeout=120)
+    _, stderr = last.communicate(timeout=300)
     assert last.returncode == 0, stderr
     assert traces(two_views) == []
     assert tree(two_views) == five_views
@@ -493,7 +497,7 @@ def test_adding_views_killed_at_some_moments_ends_byte_identical(
 def test_two_processes_add_the_same_views_together(start: Start, two_views: Path, five_views: dict[str, bytes]) -> None:
     processes = [start(adding(two_views, "2-4")) for _ in range(2)]
     for process in processes:
-        _, stderr = process.communicate(timeout=180)
+        _, stderr = process.communicate(timeout=300)
         assert process.returncode == 0, stderr
     assert traces(two_views) == []
     assert tree(two_views) == five_views
@@ -630,6 +634,8 @@ def test_a_disk_without_free_inodes_is_a_full_disk(
     assert tree(plan.out) == tree(small)
 
 
+# the target is looked at before the task is
+@pytest.mark.parametrize("task", ["text"], indirect=True)
 @pytest.mark.slow
 def test_a_read_only_target_ends_in_one_line(disk: Callable[[str], Path], small_plan: Callable[..., DumpPlan]) -> None:
     plan = small_plan(disk("ro,size=16m") / "cache")
