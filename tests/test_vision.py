@@ -428,7 +428,7 @@ def test_a_resumed_dump_needs_the_same_images_and_options(
 
 # from a teacher to a student, by the command line
 
-TRAINED, TESTED = range(150), range(200, 300)
+TRAINED, TESTED = range(100), range(200, 300)
 
 
 @pytest.fixture(scope="module")
@@ -445,6 +445,7 @@ def plain_views(tmp_path_factory: pytest.TempPathFactory, knowing: Path) -> Path
     return dump(images_plan(knowing, data, folder / "cache", views=1, augment=None, k=10)).path
 
 
+@pytest.mark.slow
 def test_a_student_learns_from_views_and_from_more_of_them_once_the_teacher_is_back(
     told: Told, refused: Refused, knowing: Path, plain_views: Path, tmp_path: Path
 ) -> None:
@@ -453,7 +454,7 @@ def test_a_student_learns_from_views_and_from_more_of_them_once_the_teacher_is_b
     student = save_classifier(tmp_path / "student", small_resnet(5, hidden_sizes=[8, 16], embedding_size=8))
     dumped = ["dump", "--task", "image-classification", "--teacher", teacher, "--data", data, "--out", cache]
     dumped += ["--augment", "crop:scale=0.5-1", "--dtype", "float32", "--device", "cpu", "--samples-per-part", 64]
-    assert "1,500 rows of 1,500 samples" in told(*dumped, "--views", 10)
+    assert "1,000 rows of 1,000 samples" in told(*dumped, "--views", 10)
     shutil.move(teacher, tmp_path / "away")
 
     def trained(source: Path, out: Path, *options: object) -> dict[str, float]:
@@ -479,11 +480,11 @@ def test_a_student_learns_from_views_and_from_more_of_them_once_the_teacher_is_b
     more = ["add", cache, "--views", "10-14", "--device", "cpu"]
     assert f"{teacher}: there is no such folder" in refused(*more)
     assert Cache(cache).manifest.views == 10
-    assert "15 views of 150 images, complete" in told(*more, "--teacher", tmp_path / "away")
+    assert "15 views of 100 images, complete" in told(*more, "--teacher", tmp_path / "away")
     longer = trained(tmp_path / "first", tmp_path / "second", "--epochs", 5, "--views", "10-14")
     assert longer["kl"] < after["kl"]
-    assert trained(student, tmp_path / "third", "--epochs", 5, "--views-per-step", 2)["kl"] < 0.7 * before["kl"]
-    assert trained(student, tmp_path / "fourth", "--epochs", 5, "--alpha", 0.5)["kl"] < before["kl"]
+    assert trained(student, tmp_path / "third", "--epochs", 6, "--views-per-step", 2)["kl"] < 0.9 * before["kl"]
+    assert trained(student, tmp_path / "fourth", "--epochs", 4, "--alpha", 0.5)["kl"] < before["kl"]
 
 
 def test_the_student_is_saved_with_names_of_classes_and_an_image_processor(
