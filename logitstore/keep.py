@@ -14,7 +14,7 @@ from logitstore.chance import DRAWS, uniform
 from logitstore.decode import latents_of
 from logitstore.fidelity import FidelityCheck
 from logitstore.fields import RowInfo
-from logitstore.score import RowChunk, TeacherBatch
+from logitstore.score import RowBatch, RowChunk
 from logitstore.sparsify import SPARSIFIERS
 from logitstore.stopwatch import OFF, Stopwatch
 
@@ -35,7 +35,7 @@ class Keep:
         """What the rows of a cache keep."""
         return cls(sparsifier_of(row), latents_of(row, shared), check, watch)
 
-    def __call__(self, batch: TeacherBatch, chunk: RowChunk) -> dict[str, Tensor]:
+    def __call__(self, batch: RowBatch, chunk: RowChunk) -> dict[str, Tensor]:
         with self.watch("select"):
             kept: dict[str, Tensor] = self.sparsifier(chunk.logits_nV, chunk.gold_n, self._uniform(batch, chunk))
         if self.latents is not None:
@@ -48,7 +48,7 @@ class Keep:
                 self.check.look(chunk, kept, self.check.chosen(batch))
         return kept
 
-    def _uniform(self, batch: TeacherBatch, chunk: RowChunk) -> Tensor | None:
+    def _uniform(self, batch: RowBatch, chunk: RowChunk) -> Tensor | None:
         draws: int = self.sparsifier.draws
         if not draws:
             return None

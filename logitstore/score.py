@@ -18,25 +18,42 @@ from logitstore.types import Answer, Array, Sample
 
 
 @dataclass(frozen=True, kw_only=True)
-class TeacherBatch:
-    """Some samples, padded on the right, and where their rows are.
+class RowBatch:
+    """The rows of some samples, sample after sample.
 
     Attributes:
-        indices: numbers of the samples among those asked about.
-        tokens_BT, attention_BT: int64.
-        rows_N: int64, the rows' places in the flattened [B * T], sample after sample.
+        indices: numbers of the samples among those of their part, or those asked about.
+        samples: the samples.
         gold_N: int64, the token after each row's position.
-        counts: rows of each sample.
-        keys: of the samples.
     """
 
     indices: list[int]
+    samples: list[Sample]
+    gold_N: Tensor
+
+    @property
+    def counts(self) -> list[int]:
+        """Rows of each sample."""
+        return [sample.rows for sample in self.samples]
+
+    @property
+    def keys(self) -> list[str]:
+        """Of the samples."""
+        return [sample.key for sample in self.samples]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherBatch(RowBatch):
+    """Some samples, padded on the right, and where their rows are.
+
+    Attributes:
+        tokens_BT, attention_BT: int64.
+        rows_N: int64, the rows' places in the flattened [B * T], sample after sample.
+    """
+
     tokens_BT: Tensor
     attention_BT: Tensor
     rows_N: Tensor
-    gold_N: Tensor
-    counts: list[int]
-    keys: list[str]
 
 
 def collate(samples: list[Sample], indices: list[int]) -> TeacherBatch:
@@ -50,14 +67,13 @@ def collate(samples: list[Sample], indices: list[int]) -> TeacherBatch:
         attention_BT[line, :length] = 1
     return TeacherBatch(
         indices=indices,
+        samples=[samples[index] for index in indices],
         tokens_BT=torch.from_numpy(tokens_BT),
         attention_BT=torch.from_numpy(attention_BT),
         rows_N=torch.from_numpy(
             np.concatenate([line * width + samples[index].positions_N for line, index in enumerate(indices)])
         ),
         gold_N=torch.from_numpy(np.concatenate([samples[index].gold_N for index in indices])),
-        counts=[samples[index].rows for index in indices],
-        keys=[samples[index].key for index in indices],
     )
 
 
@@ -186,7 +202,7 @@ def _to_host(targets: dict[str, Tensor]) -> Callable[[], dict[str, Array]]:
     return wait
 
 
-def split(batch: TeacherBatch, targets: dict[str, Array]) -> Iterator[tuple[int, Answer]]:
+def split(batch: RowBatch, targets: dict[str, Array]) -> Iterator[tuple[int, Answer]]:
     """Each sample's number and its own rows of a batch's targets."""
     ends = np.cumsum(batch.counts)
     for index, count, end in zip(batch.indices, batch.counts, ends, strict=True):
