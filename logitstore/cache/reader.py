@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -259,6 +259,10 @@ class Cache:
         """int64: for every sample, the document it was cut from."""
         parts = [self.samples_of(number).document_S for number in self.part_numbers]
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+    def keys(self) -> list[str]:
+        """The key of every sample."""
+        return list(chain.from_iterable(self.samples_of(number).keys() for number in self.part_numbers))
 
     def nll(self) -> Array:
         """float32: for every sample, the teacher's mean negative logprob of its gold tokens, nats per row."""
