@@ -1,0 +1,111 @@
+"""The whole distribution of every row of some samples, a few rows at a time, from what caches keep of them.
+
+Axes: N rows (n of a chunk), D channels, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from logitstore.cache.reader import Cache, Part
+from logitstore.chunks import chunk_rows
+from logitstore.decode import Decoder, decoder_of
+from logitstore.head import Head
+from logitstore.score import RowBatch, RowChunk
+from logitstore.tails import LatentTail
+from logitstore.targets import Targets
+from logitstore.types import Array, Sample
+
+Fields = dict[str, Array]
+"""What is stored about some rows, by name, with N as first axis."""
+
+
+class Distributions(Protocol):
+    """Where the rows of a cache that is made from caches get their distributions from."""
+
+    def __call__(self, part: Part, batch: RowBatch) -> tuple[Iterator[RowChunk], Fields]:
+        """The logits of some samples of a part, and what is known of their rows without them, in place of what follows from
+        them."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HiddenStates:
+    """What the teacher said: its hidden states through its head.
+
+    Attributes:
+        decoder: of the cache that keeps them.
+        head: of the teacher.
+    """
+
+    decoder: Decoder
+    head: Head
+
+    @classmethod
+    def of(cls, cache: Cache) -> HiddenStates | None:
+        """Those of a cache; None where it keeps no hidden states."""
+        if cache.manifest.tail.shape != "head":
+            return None
+        decoder = decoder_of(cache)
+        if not isinstance(decoder.tail, LatentTail):
+            raise ValueError("hidden states without a head")
+        # float32 once, and not in every chunk
+        head = Head(decoder.tail.weight_VR.float(), decoder.tail.base_V, 1.0, decoder.tail.cap)
+        return cls(decoder=decoder, head=head)
+
+    def __call__(self, part: Part, batch: RowBatch) -> tuple[Iterator[RowChunk], Fields]:
+        stored = _joined([(part, index) for index in batch.indices])
+        return self._chunks(stored, batch.gold_N), {name: stored[name] for name in ("gold_logprob", "entropy")}
+
+    def _chunks(self, stored: Fields, gold_N: Tensor) -> Iterator[RowChunk]:
+        for span in _spans(len(gold_N), len(self.head.base_V)):
+            targets = self.decoder(_tensors(stored, span))
+            hidden_nD = targets.latent_NR if isinstance(targets, Targets) else None
+            if hidden_nD is None:
+                raise ValueError("these rows hold no hidden states")
+            yield RowChunk(span=span, logits_nV=self.head.logits(hidden_nD), hidden_nD=hidden_nD, gold_n=gold_N[span])
+
+
+def batches(samples: list[Sample], indices: list[int], vocabulary: int) -> Iterator[RowBatch]:
+    """Samples in their order, as many together as have the rows of one chunk; at least one.
+
+    Args:
+        samples: of a part.
+        indices: their numbers in it.
+        vocabulary: columns of a chunk.
+    """
+    most = chunk_rows(vocabulary, "cpu")
+    first = rows = 0
+    for place, sample in enumerate(samples):
+        if place > first and rows + sample.rows > most:
+            yield _batch(samples[first:place], indices[first:place])
+            first, rows = place, 0
+        rows += sample.rows
+    if samples:
+        yield _batch(samples[first:], indices[first:])
+
+
+def _batch(samples: list[Sample], indices: list[int]) -> RowBatch:
+    gold_N = torch.from_numpy(np.concatenate([sample.gold_N for sample in samples]))
+    return RowBatch(indices=indices, samples=samples, gold_N=gold_N)
+
+
+def _joined(places: Sequence[tuple[Part, int]]) -> Fields:
+    """What is stored about the rows of some samples, one sample after the other."""
+    pieces = [(part.fields, part.span(index)) for part, index in places]
+    return {name: np.concatenate([fields[name][span] for fields, span in pieces]) for name in pieces[0][0]}
+
+
+def _spans(rows: int, vocabulary: int) -> Iterator[slice]:
+    size = chunk_rows(vocabulary, "cpu")
+    return (slice(first, min(first + size, rows)) for first in range(0, rows, size))
+
+
+def _tensors(stored: Fields, span: slice) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(value[span]) for name, value in stored.items()}
