@@ -32,6 +32,7 @@ _UNITS = {
     "ask again": "batches",
     "verify": "parts",
     "recode": "rows",
+    "merge": "rows",
     "judge": "rows",
     "encode anew": "samples",
 }

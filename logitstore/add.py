@@ -37,6 +37,10 @@ def add(plan: AddPlan, progress: Progress = no_progress) -> Cache:
     """
     cache = Cache(plan.cache)
     cache.check_sizes()
+    if cache.manifest.merged_from is not None:
+        raise BadInput(
+            f"{plan.cache}: it is the mean of several teachers, and features belong to one. Add them to a cache of that one."
+        )
     name = plan.teacher or cache.manifest.teacher.name
     config = load_config(ModelRef.parse(name))
     wanted = TapRequest(names=names_of(plan.hidden, plan.qkv, layer_count(config)), codec=plan.tap_codec)

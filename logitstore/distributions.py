@@ -5,6 +5,7 @@ Axes: N rows (n of a chunk), D channels, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,10 +17,11 @@ from torch import Tensor
 from logitstore.cache.reader import Cache, Part
 from logitstore.chunks import chunk_rows
 from logitstore.decode import Decoder, decoder_of
+from logitstore.errors import CacheMismatch
 from logitstore.head import Head
 from logitstore.score import RowBatch, RowChunk
 from logitstore.tails import LatentTail
-from logitstore.targets import Targets
+from logitstore.targets import Targets, dense_logprobs
 from logitstore.types import Array, Sample
 
 Fields = dict[str, Array]
@@ -72,6 +74,57 @@ class HiddenStates:
             yield RowChunk(span=span, logits_nV=self.head.logits(hidden_nD), hidden_nD=hidden_nD, gold_n=gold_N[span])
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Mean:
+    """The weighted mean of what several teachers said of the same samples, probability by probability:
+
+        p(v) = sum_i weights_i p_i(v)
+
+    (the arithmetic mean of Hinton et al. 2015, section 1; with equal weights the teacher of MEAL V2, Shen and Savvides 2020).
+    It is taken as log sum exp, so that improbable tokens keep their digits.
+
+    Attributes:
+        first: the cache whose parts are asked about.
+        sources: the caches that count, with their decoders and the logarithms of their weights; all are complete.
+    """
+
+    first: Cache
+    sources: Sequence[tuple[Cache, Decoder, float]]
+
+    @classmethod
+    def of(cls, caches: Sequence[Cache], weights: Sequence[float]) -> Mean:
+        """Of caches of the same samples; the weights sum to 1, and a cache that weighs nothing is not read."""
+        counting = [(cache, weight) for cache, weight in zip(caches, weights, strict=True) if weight > 0]
+        return cls(
+            first=caches[0], sources=[(cache, decoder_of(cache), math.log(weight)) for cache, weight in counting]
+        )
+
+    def __call__(self, part: Part, batch: RowBatch) -> tuple[Iterator[RowChunk], Fields]:
+        """Raises CacheMismatch when a cache holds another sample in the place of one of these."""
+        start = self.first.first_sample(part.number)
+        numbers = [start + index for index in batch.indices]
+        stored = [_same_rows(cache, numbers, batch.samples) for cache, _, _ in self.sources]
+        # every cache knows the gold token's logprob exactly, whatever it lists
+        of_gold = [
+            log_weight + fields["gold_logprob"].astype(np.float64)
+            for (_, _, log_weight), fields in zip(self.sources, stored, strict=True)
+        ]
+        return self._chunks(stored, batch.gold_N), {"gold_logprob": np.minimum(np.logaddexp.reduce(of_gold), 0.0)}
+
+    def _chunks(self, stored: list[Fields], gold_N: Tensor) -> Iterator[RowChunk]:
+        for span in _spans(len(gold_N), self.first.manifest.teacher.vocabulary):
+            mean_nV = None
+            for (_, decoder, log_weight), fields in zip(self.sources, stored, strict=True):
+                targets = decoder(_tensors(fields, span))
+                if not isinstance(targets, Targets):
+                    raise TypeError("random samples have no whole distribution")
+                weighted_nV = dense_logprobs(targets).add_(log_weight)
+                mean_nV = weighted_nV if mean_nV is None else torch.logaddexp(mean_nV, weighted_nV)
+            if mean_nV is None:
+                raise ValueError("a mean of nothing")
+            yield RowChunk(span=span, logits_nV=mean_nV, hidden_nD=None, gold_n=gold_N[span])
+
+
 def batches(samples: list[Sample], indices: list[int], vocabulary: int) -> Iterator[RowBatch]:
     """Samples in their order, as many together as have the rows of one chunk; at least one.
 
@@ -94,6 +147,19 @@ def batches(samples: list[Sample], indices: list[int], vocabulary: int) -> Itera
 def _batch(samples: list[Sample], indices: list[int]) -> RowBatch:
     gold_N = torch.from_numpy(np.concatenate([sample.gold_N for sample in samples]))
     return RowBatch(indices=indices, samples=samples, gold_N=gold_N)
+
+
+def _same_rows(cache: Cache, numbers: list[int], samples: list[Sample]) -> Fields:
+    """What a cache stores about samples that another one has under the same numbers."""
+    places = [cache.locate(number) for number in numbers]
+    for number, sample, (part, index) in zip(numbers, samples, places, strict=True):
+        found = part.samples.sample(index)
+        if (found.key, found.rows) != (sample.key, sample.rows):
+            raise CacheMismatch(
+                f"{cache.path}: its sample {number} has the key {found.key} and {found.rows} rows, not {sample.key} and "
+                f"{sample.rows}, although the data have the same fingerprint. Run `logitstore verify` on each of the caches."
+            )
+    return _joined(places)
 
 
 def _joined(places: Sequence[tuple[Part, int]]) -> Fields:

@@ -12,7 +12,7 @@ from logitstore.errors import BadInput, one_line
 from logitstore.record import Record
 from logitstore.registry import suggest
 
-SECTIONS = ("plan", "dump", "add", "recode", "inspect", "verify", "select", "sidecar", "train", "evaluate")
+SECTIONS = ("plan", "dump", "add", "recode", "merge", "inspect", "verify", "select", "sidecar", "train", "evaluate")
 
 ABOUT = "about"
 """A section for people: what a recipe is for."""
@@ -49,7 +49,7 @@ def plan(kind: type[P], section: str, config: Path | None, flags: dict[str, Any]
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else section
-        flag = "CACHE" if name == "cache" else "--" + name.replace("_", "-")
+        flag = name.upper() if name in ("cache", "caches") else "--" + name.replace("_", "-")
         if first["type"] == "missing":
             raise BadInput(f"{section} needs {flag}: {kind.model_fields[name].description}") from error
         said = first["msg"].removeprefix("Value error, ").removesuffix(".")

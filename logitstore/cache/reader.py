@@ -169,6 +169,10 @@ class Cache:
         place = int(np.searchsorted(self._first_sample_P, index, side="right")) - 1
         return self.part(self.part_numbers[place]), index - int(self._first_sample_P[place])
 
+    def first_sample(self, number: int) -> int:
+        """The number of the first sample of part `number` among all samples of the cache."""
+        return int(self._first_sample_P[np.searchsorted(self._numbers_P, number)])
+
     def part(self, number: int) -> Part:
         """Part `number`, opened when first asked for and kept, the last few thousand; of an archive, the rows of fewer."""
         with self._lock:
