@@ -29,7 +29,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import logitstore
 from logitstore.dump import dump
-from logitstore.plans import DumpPlan
+from logitstore.plans import AddPlan, DumpPlan
 from tests.made_images import digits, images_plan, save_classifier, small_vit
 
 settings.register_profile("logitstore", deadline=None, max_examples=40, derandomize=True)
@@ -218,9 +218,9 @@ def refused(command: Command, capsys: pytest.CaptureFixture[str]) -> Refused:
     return call
 
 
-def flags_of(plan: DumpPlan) -> list[str]:
+def flags_of(plan: DumpPlan | AddPlan) -> list[str]:
     """The options that say what a plan says; what a plan leaves as it is needs none."""
-    said = plan.model_dump(exclude_defaults=True, exclude={"resume"})
+    said = plan.model_dump(exclude_defaults=True, exclude={"resume", "cache"})
     return [text for name, value in said.items() for text in (f"--{name.replace('_', '-')}", str(value))]
 
 

@@ -26,6 +26,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from logitstore.add import add
 from logitstore.cache import layout
 from logitstore.cache.reader import Cache
 from logitstore.cache.row_checks import row_block_problems
@@ -35,9 +36,10 @@ from logitstore.dump import dump
 from logitstore.errors import LogitstoreError, NotACache, StorageError
 from logitstore.fields import CodecInfo, RowInfo, SparsifierInfo, TailInfo
 from logitstore.manifest import MANIFEST_NAME, RECORD_NAME, Manifest, PartRecord, seal, seal_of, unseal
-from logitstore.plans import DumpPlan
+from logitstore.plans import AddPlan, DumpPlan
 from logitstore.sparsify.topk import TopK
 from logitstore.types import Step, key_of
+from logitstore.view_order import view_order
 from tests.conftest import error_line, flags_of, logitstore_command, plan_for, tree
 from tests.made_images import images_plan
 
@@ -102,11 +104,14 @@ def task(request: pytest.FixtureRequest, teacher: Path, texts: Path, classifier:
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Begins a dump in a process of its own; whatever is not over when the test is gets killed."""
+    """Begins a dump, or an add, in a process of its own; whatever is not over when the test is gets killed."""
     processes: list[subprocess.Popen[str]] = []
 
-    def begin(plan: DumpPlan, stderr: Any = subprocess.PIPE, **variables: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "logitstore", "dump", *flags_of(plan)]
+    def begin(plan: DumpPlan | AddPlan, stderr: Any = subprocess.PIPE, **variables: str) -> subprocess.Popen[str]:
+        arguments = (
+            ["dump", *flags_of(plan)] if isinstance(plan, DumpPlan) else ["add", str(plan.cache), *flags_of(plan)]
+        )
+        command = [sys.executable, "-m", "logitstore", *arguments]
         output = {"stdout": subprocess.DEVNULL, "stderr": stderr, "text": True}
         # a shell starts its background jobs with SIGINT ignored, and what they start would inherit that
         listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
@@ -363,6 +368,135 @@ def test_what_killed_writers_left_is_gone_after_the_next_dump(
     assert dump(small_plan(copy)).complete
     assert traces(copy) == []
     assert tree(copy) == tree(small)
+
+
+# views that are added
+
+
+@pytest.fixture(scope="module")
+def views_plan(classifier: Path, images: Path) -> Callable[..., DumpPlan]:
+    """A dump of 16 images, eight parts a view."""
+    changes = {"limit": 16, "samples_per_part": 2, "augment": "crop,flip,erase,cutmix"}
+    return lambda out, views: images_plan(classifier, images, out, views=views, **changes)
+
+
+@pytest.fixture(scope="module")
+def five_views(tmp_path_factory: pytest.TempPathFactory, views_plan: Callable[..., DumpPlan]) -> dict[str, bytes]:
+    """The files of a cache of five views, dumped in one go."""
+    return tree(dump(views_plan(tmp_path_factory.mktemp("views") / "cache", 5)).path)
+
+
+@pytest.fixture(scope="module")
+def first_views(tmp_path_factory: pytest.TempPathFactory, views_plan: Callable[..., DumpPlan]) -> Path:
+    """A cache of two of them; do not change it."""
+    return dump(views_plan(tmp_path_factory.mktemp("views") / "cache", 2)).path
+
+
+@pytest.fixture
+def two_views(first_views: Path, tmp_path: Path) -> Path:
+    """The same cache, to be added to."""
+    return Path(shutil.copytree(first_views, tmp_path / "cache"))
+
+
+def adding(cache: Path, views: str, **options: Any) -> AddPlan:
+    return AddPlan(cache=cache, views=views, device="cpu", **options)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [{"views": "2-4"}],
+        [{"views": "2"}, {"views": "3 - 4", "workers": 1}],
+        [{"views": "0-3"}, {"views": "4"}],
+        [{"views": "2-4", "parts": "39"}, {"views": "2-4", "parts": "16-20,31"}, {"views": "1-4"}],
+    ],
+    ids=lambda steps: "; ".join(step["views"] for step in steps),
+)
+def test_views_that_are_added_make_the_cache_of_a_dump_with_all_of_them(
+    two_views: Path, five_views: dict[str, bytes], steps: list[dict[str, Any]]
+) -> None:
+    there = {part: identities(layout.part_folder(two_views, part)) for part in range(16)}
+    for step in steps:
+        cache = add(adding(two_views, **step))
+        assert verify(two_views) == []
+        assert cache.manifest.views == int(step["views"][-1]) + 1
+    assert tree(two_views) == five_views
+    assert {part: identities(layout.part_folder(two_views, part)) for part in range(16)} == there
+
+
+def test_a_dump_with_more_views_adds_them_and_one_with_fewer_leaves_them(
+    two_views: Path, five_views: dict[str, bytes], views_plan: Callable[..., DumpPlan]
+) -> None:
+    assert dump(views_plan(two_views, 5)).complete
+    assert tree(two_views) == five_views
+    assert len(dump(views_plan(two_views, 1))) == 5 * 16
+    assert tree(two_views) == five_views
+
+
+def test_nothing_of_a_manifest_changes_but_the_count_of_views(two_views: Path) -> None:
+    before = json.loads((two_views / MANIFEST_NAME).read_bytes())
+    add(adding(two_views, "2"))
+    after = json.loads((two_views / MANIFEST_NAME).read_bytes())
+    assert (before.pop("views"), after.pop("views")) == (2, 3)
+    assert before.pop("checksum") != after.pop("checksum")
+    assert before == after
+
+
+def test_views_whose_adding_was_interrupted_are_not_read_before_they_are_whole(
+    two_views: Path, five_views: dict[str, bytes]
+) -> None:
+    def interrupt(step: Step) -> None:
+        if step.part == 28:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        add(adding(two_views, "2-4"), interrupt)
+    cache = Cache(two_views)
+    assert verify(two_views) == []
+    assert traces(two_views / layout.PARTS) == []
+    assert (cache.manifest.views, cache.complete) == (5, False)
+    assert cache.part_numbers == list(range(28))
+    assert cache.whole_views == [0, 1, 2]
+    order = view_order(cache, np.arange(16), None, 1, 0)
+    assert order.firsts == (0, 16, 32)
+    add(adding(two_views, "2-4"))
+    assert tree(two_views) == five_views
+
+
+@pytest.mark.slow
+def test_adding_views_killed_at_some_moments_ends_byte_identical(
+    start: Start, two_views: Path, five_views: dict[str, bytes]
+) -> None:
+    def grown_to(parts: int) -> Callable[[], bool]:
+        return lambda: (
+            unseal(Manifest, two_views / MANIFEST_NAME).views == 5 and len(layout.committed_parts(two_views)) >= parts
+        )
+
+    for wanted in (16, 17, 21):
+        process = start(adding(two_views, "2-4"))
+        wait_until(grown_to(wanted), process)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, "all views were there before it was killed"
+        assert verify(two_views) == []
+        for part in layout.committed_parts(two_views):
+            name = layout.part_folder(two_views, part).relative_to(two_views).as_posix()
+            for path, content in tree(two_views / name).items():
+                assert content == five_views[f"{name}/{path}"]
+    last = start(adding(two_views, "2-4"))
+    _, stderr = last.communicate(timeout=120)
+    assert last.returncode == 0, stderr
+    assert traces(two_views) == []
+    assert tree(two_views) == five_views
+
+
+@pytest.mark.slow
+def test_two_processes_add_the_same_views_together(start: Start, two_views: Path, five_views: dict[str, bytes]) -> None:
+    processes = [start(adding(two_views, "2-4")) for _ in range(2)]
+    for process in processes:
+        _, stderr = process.communicate(timeout=180)
+        assert process.returncode == 0, stderr
+    assert traces(two_views) == []
+    assert tree(two_views) == five_views
 
 
 # writers beside each other

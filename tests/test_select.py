@@ -47,12 +47,10 @@ from logitstore.text import encoded_anew
 from logitstore.text_loader import TextLoader
 from logitstore.train import train
 from logitstore.types import ModelRef
-from tests.conftest import VOCABULARY, plan_for, save_model, train_tokenizer
+from tests.conftest import VOCABULARY, Command, Refused, plan_for, save_model, train_tokenizer
 from tests.golden import make_selection
 from tests.test_train import curve, trainer_of
-from tests.test_wrong_inputs import command, refused, truncate  # noqa: F401
-
-Refused = Callable[..., str]
+from tests.test_wrong_inputs import truncate
 
 SPECIFICATION = Path(__file__).parents[1] / "docs" / "format.md"
 
@@ -139,7 +137,7 @@ def test_an_nll_that_is_no_number_is_found(teacher_scores: logitstore.Cache, tmp
 
 
 def test_what_needs_rows_refuses_a_cache_of_scores_in_one_line(
-    refused: Refused,  # noqa: F811
+    refused: Refused,
     teacher_scores: logitstore.Cache,
     teacher: Path,
     small_student: Path,
@@ -161,7 +159,7 @@ def test_what_needs_rows_refuses_a_cache_of_scores_in_one_line(
         logitstore.open(path).loader().decoder  # noqa: B018
 
 
-def test_settings_of_rows_are_refused_for_scores(refused: Refused, teacher: Path, texts: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_settings_of_rows_are_refused_for_scores(refused: Refused, teacher: Path, texts: Path, tmp_path: Path) -> None:
     line = refused(
         "dump", "--teacher", teacher, "--data", texts, "--out", tmp_path / "o", "--preset", "scores", "-k", 3
     )
@@ -331,7 +329,7 @@ def test_bounds_choose_what_lies_between_them(cache: logitstore.Cache, tmp_path:
     ],
 )
 def test_options_that_do_not_go_together_are_refused(
-    refused: Refused,  # noqa: F811
+    refused: Refused,
     cache: logitstore.Cache,
     tmp_path: Path,
     options: list[object],
@@ -342,7 +340,7 @@ def test_options_that_do_not_go_together_are_refused(
 
 
 def test_caches_of_other_samples_are_refused_with_the_reason(
-    refused: Refused,  # noqa: F811
+    refused: Refused,
     teacher_scores: logitstore.Cache,
     teacher: Path,
     other_student: Path,
@@ -365,7 +363,7 @@ def test_a_cache_that_is_not_complete_is_refused(cache: logitstore.Cache, half: 
         read_selection(half).check(logitstore.open(part), half)
 
 
-def test_what_is_no_whole_cache_is_named(refused: Refused, cache: logitstore.Cache, tmp_path: Path) -> None:  # noqa: F811
+def test_what_is_no_whole_cache_is_named(refused: Refused, cache: logitstore.Cache, tmp_path: Path) -> None:
     rest = ["--method", "random", "--ratio", 0.5, "--out", tmp_path / "file"]
     assert f"{tmp_path}: no cache.json in it" in refused("select", tmp_path, *rest)
     spoilt = Path(shutil.copytree(cache.path, tmp_path / "cache"))
@@ -382,7 +380,7 @@ def test_what_is_no_whole_cache_is_named(refused: Refused, cache: logitstore.Cac
 
 
 def test_the_command_prints_what_was_chosen(
-    command: Callable[..., int],  # noqa: F811
+    command: Command,
     capsys: pytest.CaptureFixture[str],
     cache: logitstore.Cache,
     tmp_path: Path,
@@ -492,7 +490,7 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, Any], dict[str, Any]], object], str
 
 @pytest.mark.parametrize("what", HOSTILE)
 def test_a_hostile_selection_is_refused_in_one_line(
-    refused: Refused,  # noqa: F811
+    refused: Refused,
     cache: logitstore.Cache,
     small_student: Path,
     tmp_path: Path,
@@ -519,7 +517,7 @@ def test_numbers_that_are_not_of_samples_are_refused_also_with_the_right_checksu
 
 @pytest.mark.parametrize("content", [b"", b"text", None])
 def test_a_file_that_is_no_selection_is_named(
-    refused: Refused,  # noqa: F811
+    refused: Refused,
     cache: logitstore.Cache,
     small_student: Path,
     tmp_path: Path,
@@ -729,7 +727,7 @@ def test_a_run_on_text_that_is_gone_on_with_equals_one_in_one_go(
 
 
 def test_text_goes_without_a_teacher_only(
-    refused: Refused,  # noqa: F811
+    refused: Refused,
     cache: logitstore.Cache,
     other_student: Path,
     small_student: Path,
@@ -922,7 +920,7 @@ def test_a_re_weighted_run_that_is_gone_on_with_equals_one_in_one_go(
 
 
 def test_domains_that_cannot_be_re_weighted_are_refused(
-    refused: Refused,  # noqa: F811
+    refused: Refused,
     cache: logitstore.Cache,
     teacher: Path,
     small_student: Path,
