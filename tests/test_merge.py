@@ -34,10 +34,10 @@ from logitstore.select import select
 from logitstore.targets import SampledTargets, Targets, dense_logprobs
 from logitstore.train import train
 from logitstore.types import Step
-from tests.conftest import VOCABULARY, plan_for, save_model, train_tokenizer, tree
+from tests.conftest import VOCABULARY, Refused, plan_for, save_model, train_tokenizer, tree
 from tests.test_format import identity_of
 from tests.test_reliability import disk, traces  # noqa: F401
-from tests.test_wrong_inputs import Refused, command, refused, reseal, truncate  # noqa: F401
+from tests.test_wrong_inputs import reseal, truncate
 
 Caches = dict[str, logitstore.Cache]
 
@@ -314,8 +314,8 @@ def test_the_manifest_says_whose_mean_it_is_and_its_identity_depends_on_it(cache
 
 def test_all_that_takes_a_cache_takes_a_mean(
     caches: Caches,
-    command: Callable[..., int],  # noqa: F811
-    refused: Refused,  # noqa: F811
+    command: Callable[..., int],
+    refused: Refused,
     capsys: pytest.CaptureFixture[str],
     teachers: list[Path],
     tmp_path: Path,
@@ -458,7 +458,7 @@ def test_wherever_the_disk_gets_full_nothing_broken_is_left(
 
 
 @pytest.fixture
-def refused_merge(refused: Refused, caches: Caches, tmp_path: Path) -> Refused:  # noqa: F811
+def refused_merge(refused: Refused, caches: Caches, tmp_path: Path) -> Refused:
     """A merge that must be refused, with some options; gives its error line. Nothing is written."""
 
     def call(sources: list[Any], *flags: object, out: Path | None = None) -> str:
@@ -510,7 +510,7 @@ def test_rows_that_a_mean_cannot_have_are_refused(refused_merge: Refused, flags:
 
 def test_how_many_caches_and_which_way_must_be_said(
     refused_merge: Refused,
-    refused: Refused,  # noqa: F811
+    refused: Refused,
     caches: Caches,
     tmp_path: Path,
 ) -> None:
@@ -567,7 +567,7 @@ def test_caches_of_other_samples_are_refused_by_the_first_difference(
 
 
 def test_a_sample_that_is_another_one_in_spite_of_its_fingerprint_is_named(
-    refused: Refused,  # noqa: F811
+    refused: Refused,
     caches: Caches,
     tmp_path: Path,
 ) -> None:
@@ -639,7 +639,7 @@ def test_a_cache_that_another_merge_began_is_refused_with_what_differs(
 
 
 def test_what_a_mean_without_a_tail_leaves_out_is_told(
-    command: Callable[..., int],  # noqa: F811
+    command: Callable[..., int],
     capsys: pytest.CaptureFixture[str],
     caches: Caches,
     tmp_path: Path,
@@ -649,7 +649,7 @@ def test_what_a_mean_without_a_tail_leaves_out_is_told(
     assert "KL to the mean of 2 caches: infinite in 100.0% of the rows" in capsys.readouterr().out
 
 
-def test_the_help_teaches(command: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+def test_the_help_teaches(command: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert command("merge", "--help") == 0
     shown = " ".join(capsys.readouterr().out.split())
     for word in ("--mean-probabilities", "--weights", "same data, windows and vocabulary", "No teacher runs"):
