@@ -1,9 +1,9 @@
 """Every objective from one cache: does it fall, what does it cost, what does its student come to.
 
 SmolLM2-135M-Instruct answers in bfloat16 once, logits and features; the student is a copy of three of its thirty layers, in
-bfloat16. Each line is a run of 200 steps over the same samples in the same order, four windows of at most 128 tokens each,
-in a process of its own, on one core, so that it can have that to itself. Time and peak memory of a step are beside those of a run on
-gold tokens alone; as one run follows another, the machine's moods are in them.
+bfloat16. Each line is a run of 200 steps over the same samples in the same order, two windows of at most 128 tokens each, in a
+process of its own, on one core, which it can have to itself. Time and peak memory of a step are beside those of a run on gold
+tokens alone; as one run follows another, the machine's moods are in them.
 """
 
 from __future__ import annotations
@@ -45,8 +45,7 @@ RUNS: dict[str, dict[str, Any]] = {GOLD: {"alpha": 0.0}} | {
     for name in (
         "forward_kl", "reverse_kl", "symmetric_kl", "jensen_shannon", "total_variation", "skew_forward_kl",
         "skew_reverse_kl", "adaptive_kl", "balanced_kl", "taid", "dkd", "one_for_all", "dist", "plackett_luce",
-        "standardised_kl",
-        "lumped_kl", "renormalised_kl",
+        "standardised_kl", "lumped_kl", "renormalised_kl",
     )
 }  # fmt: skip
 RUNS |= {
@@ -127,7 +126,7 @@ def line_of(name: str) -> dict[str, Any]:
         "student": str(FOLDER / "student"),
         "out": out,
         "precision": "bfloat16",
-        "batch_size": 4,
+        "batch_size": 2,
         "max_steps": STEPS,
         "evaluate_every": STEPS,
         "device": "cpu",
