@@ -1,12 +1,15 @@
-"""Real parts for the tests: a tokenizer trained on the Python language reference, a small Llama, a cache dumped from it."""
+"""Real parts for the tests: a tokenizer trained on the Python language reference, a small Llama, a cache dumped from it; a
+small ViT and images of digits; and the command line."""
 
 from __future__ import annotations
 
 import json
 import os
 import pydoc_data.topics
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,12 +22,15 @@ import datasets
 import pytest
 import tokenizers
 import torch
+import transformers
 from hypothesis import settings
+from logitstore_cli.main import run
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import logitstore
 from logitstore.dump import dump
 from logitstore.plans import DumpPlan
+from tests.made_images import digits, images_plan, save_classifier, small_vit
 
 settings.register_profile("logitstore", deadline=None, max_examples=40, derandomize=True)
 settings.load_profile("logitstore")
@@ -138,6 +144,84 @@ def cache(tmp_path_factory: pytest.TempPathFactory, teacher: Path, texts: Path) 
 def small_student(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
     """A student with the teacher's tokenizer and a head without padding."""
     return save_model(tmp_path_factory.mktemp("student"), tokenizer, VOCABULARY, seed=1, num_hidden_layers=1)
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """58 digits in a folder a class, and two beside them, which have none; do not change it."""
+    folder = digits(tmp_path_factory.mktemp("images") / "digits", range(58))
+    return digits(folder, (58, 59), labelled=False)
+
+
+@pytest.fixture(scope="session")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a teacher of ten classes that is shown images of 16 x 16."""
+    return save_classifier(tmp_path_factory.mktemp("classifier"), small_vit())
+
+
+@pytest.fixture(scope="session")
+def image_cache(tmp_path_factory: pytest.TempPathFactory, classifier: Path, images: Path) -> logitstore.Cache:
+    """A complete cache of three views of the images, three parts a view; do not change it."""
+    return dump(images_plan(classifier, images, tmp_path_factory.mktemp("views") / "cache"))
+
+
+PROGRESS = re.compile(
+    r"(load the teacher|fingerprint|images) \.\.\.$|"
+    r"(tokenise|windows|pilot|dump|verify|ask again|evaluate|train): [\d,]+ of [\d,]+ "
+)
+
+Command = Callable[..., int]
+Refused = Callable[..., str]
+
+
+def error_line(stderr: str) -> str:
+    """The one error line; all that may stand before it are lines of progress and notes."""
+    lines = stderr.splitlines()
+    assert lines, "nothing on stderr"
+    assert [line for line in lines[:-1] if not PROGRESS.match(line) and not line.startswith("note: ")] == []
+    assert lines[-1].startswith("error: ")
+    return lines[-1]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Command:
+    """The command line, in this process; gives the exit code.
+
+    The libraries' bars are switched off here: `run` does so by variables, which must be set before the libraries load.
+    """
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+
+    def call(*arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["logitstore", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            run()
+        code = caught.value.code
+        assert isinstance(code, int)
+        return code
+
+    return call
+
+
+@pytest.fixture
+def refused(command: Command, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Run a command that must be refused; gives its error line."""
+
+    def call(*arguments: object) -> str:
+        capsys.readouterr()
+        code = command(*arguments)
+        shown = capsys.readouterr()
+        assert code == 2, shown.err
+        assert shown.out == ""
+        return error_line(shown.err)
+
+    return call
+
+
+def flags_of(plan: DumpPlan) -> list[str]:
+    """The options that say what a plan says; what a plan leaves as it is needs none."""
+    said = plan.model_dump(exclude_defaults=True, exclude={"resume"})
+    return [text for name, value in said.items() for text in (f"--{name.replace('_', '-')}", str(value))]
 
 
 def logitstore_command(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""What a cache survives: killed writers, full disks, two writers at once, and a flipped byte anywhere."""
+"""What a cache of texts or images survives: killed writers, full disks, two writers at once, and a flipped byte anywhere."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,18 +38,66 @@ from logitstore.manifest import MANIFEST_NAME, RECORD_NAME, Manifest, PartRecord
 from logitstore.plans import DumpPlan
 from logitstore.sparsify.topk import TopK
 from logitstore.types import Step, key_of
-from tests.conftest import logitstore_command, plan_for, tree
-
-KILLS = 20
-
-
-def command_for(plan: DumpPlan) -> list[str]:
-    """The command line that says what a plan says."""
-    said = plan.model_dump(exclude_defaults=True, exclude={"resume"})
-    return ["dump", *(text for name, value in said.items() for text in (f"--{name.replace('_', '-')}", str(value)))]
-
+from tests.conftest import error_line, flags_of, logitstore_command, plan_for, tree
+from tests.made_images import images_plan
 
 Start = Callable[..., subprocess.Popen[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What the tests must know of a task.
+
+    Attributes:
+        plan: the dump to a folder, with changes.
+        small: changes that make it one of three small parts.
+        many: changes that make it one of many parts.
+        reading: the stages in which the data are read.
+        kills: how often a dump is killed.
+        split: the numbers of the many parts, divided in two.
+        room: a disk too small for the whole dump.
+        loaded: the shared folder that is loaded with whatever lies in it.
+        kinds: files that only caches of this task have.
+    """
+
+    plan: Callable[..., DumpPlan]
+    small: dict[str, Any]
+    many: dict[str, Any]
+    reading: tuple[str, ...]
+    kills: int
+    split: tuple[str, str]
+    room: str
+    loaded: str
+    kinds: set[str]
+
+
+@pytest.fixture(scope="module", params=["text", "images"])
+def task(request: pytest.FixtureRequest, teacher: Path, texts: Path, classifier: Path, images: Path) -> Task:
+    """Every test that uses it, or a cache, is made for both."""
+    if request.param == "text":
+        return Task(
+            plan=partial(plan_for, teacher, texts),
+            small={"limit": 6, "samples_per_part": 9},
+            many={"samples_per_part": 2},
+            reading=("tokenise", "windows"),
+            kills=20,
+            split=("0-40,100-112", "41-99"),
+            room="500k",
+            loaded="tokenizer",
+            kinds={"shared/tokenizer/tokenizer.json"},
+        )
+    return Task(
+        plan=partial(images_plan, classifier, images),
+        # the first two have no label
+        small={"limit": 10, "samples_per_part": 10},
+        many={"samples_per_part": 2, "augment": "crop,flip,mixup"},
+        reading=("images",),
+        kills=6,
+        split=("0-30,80-89", "31-79"),
+        room="300k",
+        loaded="processor",
+        kinds={"shared/processor/preprocessor_config.json", "shared/images.arrow"},
+    )
 
 
 @pytest.fixture
@@ -57,7 +106,7 @@ def start() -> Iterator[Start]:
     processes: list[subprocess.Popen[str]] = []
 
     def begin(plan: DumpPlan, stderr: Any = subprocess.PIPE, **variables: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "logitstore", *command_for(plan)]
+        command = [sys.executable, "-m", "logitstore", "dump", *flags_of(plan)]
         output = {"stdout": subprocess.DEVNULL, "stderr": stderr, "text": True}
         # a shell starts its background jobs with SIGINT ignored, and what they start would inherit that
         listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
@@ -89,20 +138,12 @@ def traces(folder: Path) -> list[str]:
     return [path.relative_to(folder).as_posix() for path in left]
 
 
-def error_line(stderr: str) -> str:
-    """The one error line, which is the last."""
-    lines = stderr.splitlines()
-    assert [line for line in lines if line.startswith("error: ")] == lines[-1:]
-    assert "Traceback" not in stderr
-    return lines[-1]
-
-
 @pytest.fixture(scope="module")
-def small_plan(teacher: Path, texts: Path) -> Callable[..., DumpPlan]:
+def small_plan(task: Task) -> Callable[..., DumpPlan]:
     """A dump of three small parts."""
 
     def make(out: Path, **changes: Any) -> DumpPlan:
-        return plan_for(teacher, texts, out, **{"limit": 6, "samples_per_part": 9} | changes)
+        return task.plan(out, **task.small | changes)
 
     return make
 
@@ -116,10 +157,10 @@ def small(tmp_path_factory: pytest.TempPathFactory, small_plan: Callable[..., Du
 
 
 @pytest.fixture(scope="module")
-def many_parts(tmp_path_factory: pytest.TempPathFactory, teacher: Path, texts: Path) -> Path:
-    """A complete cache of 113 parts of two samples, written by one process; do not change it."""
-    cache = dump(plan_for(teacher, texts, tmp_path_factory.mktemp("many") / "cache", samples_per_part=2))
-    assert cache.manifest.parts > 5 * KILLS
+def many_parts(tmp_path_factory: pytest.TempPathFactory, task: Task) -> Path:
+    """A complete cache of 113 or 90 parts of two samples, written by one process; do not change it."""
+    cache = dump(task.plan(tmp_path_factory.mktemp("many") / "cache", **task.many))
+    assert cache.manifest.parts > 5 * task.kills
     return cache.path
 
 
@@ -165,12 +206,12 @@ def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
 
 @pytest.mark.slow
-def test_a_dump_killed_at_twenty_moments_ends_byte_identical(
-    start: Start, teacher: Path, texts: Path, many_parts: Path, tmp_path: Path
+def test_a_dump_killed_at_many_moments_ends_byte_identical(
+    start: Start, task: Task, many_parts: Path, tmp_path: Path
 ) -> None:
     """Kills fall into the planning, the loading, the pilot, the shared files, and mostly into the writing of parts."""
     chance = random.Random(20)
-    plan = plan_for(teacher, texts, tmp_path / "killed", samples_per_part=2)
+    plan = task.plan(tmp_path / "killed", **task.many)
     expected = tree(many_parts)
     out = plan.out
     own_data = {"HF_DATASETS_CACHE": str(tmp_path / "datasets")}
@@ -186,19 +227,21 @@ def test_a_dump_killed_at_twenty_moments_ends_byte_identical(
         return lambda: one() or other()
 
     # what to wait for, and how long at most to wait then; what comes after cache.json comes but once
-    moments = [
+    first, last = task.reading[0], task.reading[-1]
+    begin = [
         lambda: (out.is_dir, 0.5),
-        lambda: (either(said("tokenise"), said("windows")), 0.02),
-        lambda: (said("windows"), 0.02),
+        lambda: (either(said(first), said(last)), 0.02),
+        lambda: (said(last), 0.02),
         lambda: (said("load the teacher"), 0.1),
         lambda: (said("fingerprint"), 0.02),
         lambda: (said("fingerprint"), 0.1),
         lambda: (either(said("pilot"), new_parts(1)), 0.01),
         lambda: (either(said("pilot"), new_parts(1)), 0.003),
-        *[lambda: (new_parts(chance.randint(1, 4)), 0.04)] * (KILLS - 8),
     ]
-    assert len(moments) == KILLS
-    for moment in moments:
+    # the fewer kills, the fewer of the moments that resemble each other
+    begin = begin if task.kills > 10 else [begin[0], begin[2], begin[4], begin[7]]
+    within = [lambda: (new_parts(chance.randint(1, 4)), 0.04)] * (task.kills - len(begin))
+    for moment in begin + within:
         with (tmp_path / "stderr").open("w") as stderr:
             reached, longest = moment()
             process = start(plan, stderr, **own_data)
@@ -236,9 +279,9 @@ def check_killed(out: Path, expected: dict[str, bytes]) -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on_and_the_next_dump_goes_on(
-    start: Start, teacher: Path, texts: Path, many_parts: Path, tmp_path: Path
+    start: Start, task: Task, many_parts: Path, tmp_path: Path
 ) -> None:
-    plan = plan_for(teacher, texts, tmp_path / "cache", samples_per_part=2)
+    plan = task.plan(tmp_path / "cache", **task.many)
     process = start(plan)
     wait_until(lambda: len(layout.committed_parts(plan.out)) >= 3, process)
     process.send_signal(signal.SIGINT)
@@ -259,14 +302,14 @@ def test_ctrl_c_says_how_to_go_on_and_the_next_dump_goes_on(
 
 @pytest.mark.slow
 def test_ctrl_c_at_any_moment_of_the_writing_leaves_only_whole_parts(
-    teacher: Path, texts: Path, many_parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: Task, many_parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The interrupt comes into the thread that asks the teacher, while the one behind writes or commits.
 
     One that Python drops, because it came within a finaliser, comes again: without it the dump would end.
     """
     chance = random.Random(21)
-    plan = plan_for(teacher, texts, tmp_path / "cache", samples_per_part=2)
+    plan = task.plan(tmp_path / "cache", **task.many)
     armed = dumping = False
 
     def come_again(lost: sys.UnraisableHookArgs) -> None:
@@ -288,7 +331,7 @@ def test_ctrl_c_at_any_moment_of_the_writing_leaves_only_whole_parts(
     before = signal.signal(signal.SIGALRM, interrupt)
     interrupted = 0
     try:
-        for _ in range(KILLS):
+        for _ in range(task.kills):
             armed, dumping = False, True
             try:
                 dump(plan, arm)
@@ -300,7 +343,7 @@ def test_ctrl_c_at_any_moment_of_the_writing_leaves_only_whole_parts(
             assert verify(plan.out) == []
     finally:
         signal.signal(signal.SIGALRM, before)
-    assert interrupted == KILLS, "the dump was over before it was interrupted"
+    assert interrupted == task.kills, "the dump was over before it was interrupted"
     assert dump(plan).complete
     assert traces(plan.out) == []
     assert tree(plan.out) == tree(many_parts)
@@ -327,12 +370,9 @@ def test_what_killed_writers_left_is_gone_after_the_next_dump(
 
 @pytest.mark.slow
 def test_two_processes_with_disjoint_parts_begin_one_cache_together(
-    start: Start, teacher: Path, texts: Path, many_parts: Path, tmp_path: Path
+    start: Start, task: Task, many_parts: Path, tmp_path: Path
 ) -> None:
-    plans = [
-        plan_for(teacher, texts, tmp_path / "cache", samples_per_part=2, parts=parts)
-        for parts in ("0-40,100-112", "41-99")
-    ]
+    plans = [task.plan(tmp_path / "cache", **task.many, parts=parts) for parts in task.split]
     processes = [start(plan) for plan in plans]
     for process in processes:
         _, stderr = process.communicate(timeout=180)
@@ -344,9 +384,9 @@ def test_two_processes_with_disjoint_parts_begin_one_cache_together(
 
 @pytest.mark.slow
 def test_the_same_command_started_twice_at_once_does_no_harm(
-    start: Start, teacher: Path, texts: Path, many_parts: Path, tmp_path: Path
+    start: Start, task: Task, many_parts: Path, tmp_path: Path
 ) -> None:
-    plan = plan_for(teacher, texts, tmp_path / "cache", samples_per_part=2)
+    plan = task.plan(tmp_path / "cache", **task.many)
     processes = [start(plan) for _ in range(2)]
     for process in processes:
         _, stderr = process.communicate(timeout=180)
@@ -384,10 +424,10 @@ def test_parts_of_another_run_fit_into_a_cache_of_the_same_plan(
 
 @pytest.mark.slow
 def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on_when_there_is_space(
-    disk: Callable[[str], Path], teacher: Path, texts: Path, tmp_path: Path
+    disk: Callable[[str], Path], task: Task, tmp_path: Path
 ) -> None:
-    plan = plan_for(teacher, texts, disk("size=500k") / "cache")
-    done = logitstore_command(*command_for(plan))
+    plan = task.plan(disk(f"size={task.room}") / "cache")
+    done = logitstore_command("dump", *flags_of(plan))
     assert done.returncode == 2
     line = error_line(done.stderr)
     assert str(plan.out) in line
@@ -396,9 +436,9 @@ def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on_when_there_is
     assert traces(plan.out) == []
     assert not Cache(plan.out).complete
     disk("size=16m")
-    done = logitstore_command(*command_for(plan))
+    done = logitstore_command("dump", *flags_of(plan))
     assert done.returncode == 0, done.stderr
-    assert tree(plan.out) == tree(dump(plan_for(teacher, texts, tmp_path / "whole")).path)
+    assert tree(plan.out) == tree(dump(task.plan(tmp_path / "whole")).path)
 
 
 def open_below(folder: Path) -> list[str]:
@@ -459,7 +499,7 @@ def test_a_disk_without_free_inodes_is_a_full_disk(
 @pytest.mark.slow
 def test_a_read_only_target_ends_in_one_line(disk: Callable[[str], Path], small_plan: Callable[..., DumpPlan]) -> None:
     plan = small_plan(disk("ro,size=16m") / "cache")
-    done = logitstore_command(*command_for(plan))
+    done = logitstore_command("dump", *flags_of(plan))
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.splitlines() == [error_line(done.stderr)]
@@ -586,9 +626,9 @@ def test_a_file_added_to_a_part_is_reported(copy: Path, place: str, name: str) -
     assert named(verify(copy)) == {(1, f"parts/00001/{place}{name}")}
 
 
-def test_a_file_added_to_the_tokenizer_is_reported(copy: Path) -> None:
+def test_a_file_added_to_the_tokenizer_or_processor_is_reported(copy: Path, task: Task) -> None:
     """Whatever lies in that folder is loaded with it."""
-    folder = next((copy / "shared").glob("tokenizer-*"))
+    folder = next((copy / "shared").glob(f"{task.loaded}-*"))
     (folder / "added_tokens.json").write_text('{"surprise": 3}')
     name = (folder / "added_tokens.json").relative_to(copy).as_posix()
     problems = verify(copy)
@@ -631,7 +671,7 @@ def identities(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def test_repair_and_the_same_dump_restore_any_file_and_leave_sound_parts_alone(
-    small: Path, copy: Path, small_plan: Callable[..., DumpPlan]
+    small: Path, copy: Path, small_plan: Callable[..., DumpPlan], task: Task
 ) -> None:
     chance = random.Random(9)
     one_of_each = {kind_of(name): name for name in files_of(small) if part_of(name) in (None, 1)}
@@ -643,7 +683,7 @@ def test_repair_and_the_same_dump_restore_any_file_and_leave_sound_parts_alone(
         "rows.zarr/c",
         "shared/tail.safetensors",
         "shared/vocabulary.arrow",
-        "shared/tokenizer/tokenizer.json",
+        *task.kinds,
     } <= one_of_each.keys()
     for name in one_of_each.values():
         broken_part = part_of(name)
@@ -716,22 +756,45 @@ def changed_token(columns: dict[str, list[Any]]) -> None:
     columns["tokens"][1][3] += 1 if columns["tokens"][1][3] < 319 else -1
 
 
-SAMPLE_BREAKS = {
-    "row_count is not the count of the mask": one_more_row,
-    "the row spans do not follow each other": shifted_spans,
-    "a row stands at the last position": row_at_the_last_position,
-    "a token id is not below the vocabulary": unknown_token,
-    "a key is not the hash of its sample's tokens": changed_token,
-}
+def another_image(columns: dict[str, list[Any]]) -> None:
+    columns["image"][3] += 1
 
 
-@pytest.mark.parametrize("what", SAMPLE_BREAKS)
-def test_a_broken_invariant_of_the_samples_is_reported_although_the_checksums_are_right(copy: Path, what: str) -> None:
-    change_samples(copy, 1, SAMPLE_BREAKS[what])
+def another_view(columns: dict[str, list[Any]]) -> None:
+    columns["view"][3] += 1
+
+
+def negative_nll(columns: dict[str, list[Any]]) -> None:
+    columns["nll"][3] = -1.0
+
+
+def no_nll(columns: dict[str, list[Any]]) -> None:
+    columns["nll"][3] = float("nan")
+
+
+SAMPLE_BREAKS: list[tuple[str, str, Callable[[dict[str, list[Any]]], None]]] = [
+    ("text", "row_count is not the count of the mask", one_more_row),
+    ("text", "the row spans do not follow each other", shifted_spans),
+    ("text", "a row stands at the last position", row_at_the_last_position),
+    ("text", "a token id is not below the vocabulary", unknown_token),
+    ("text", "a key is not the hash of its sample's tokens", changed_token),
+    ("text", "an nll is negative", negative_nll),
+    ("images", "it does not hold the views of this part", another_image),
+    ("images", "it does not hold the views of this part", another_view),
+    ("images", "an nll is negative", negative_nll),
+    ("images", "NaN where there is a label", no_nll),
+]
+
+
+@pytest.mark.parametrize(("task", "what", "change"), SAMPLE_BREAKS, indirect=["task"])
+def test_a_broken_invariant_of_the_samples_is_reported_although_the_checksums_are_right(
+    copy: Path, what: str, change: Callable[[dict[str, list[Any]]], None]
+) -> None:
+    change_samples(copy, 1, change)
     reseal(copy, 1)
     problems = verify(copy)
     assert any(what in problem.what for problem in problems)
-    assert named(problems) >= {(1, "parts/00001/samples.arrow")}
+    assert any("parts/00001/samples.arrow" in str(problem) for problem in problems)
     assert {problem.part for problem in problems} == {1}
 
 
@@ -912,11 +975,18 @@ def test_an_entropy_that_cannot_be_is_the_only_problem_of_its_row(
 def test_a_gold_logprob_of_an_unlisted_token_that_is_positive_or_nan_is_reported(copy: Path) -> None:
     part = Cache(copy).part(1)
     golds = np.concatenate([part[index].sample.gold_N for index in range(len(part.samples))])
-    unlisted = int(np.flatnonzero(~(part.fields["ids"] == golds[:, None]).any(1))[0])
+    unlisted = int(np.flatnonzero(~(part.fields["ids"] == golds[:, None]).any(1) & (golds >= 0))[0])
     for value in (0.5, np.nan):
         change_rows(copy, 1, "gold_logprob", put(unlisted, value))
         reseal(copy, 1)
         assert named(verify(copy)) == {(1, "parts/00001/rows.zarr/gold_logprob")}
+
+
+@pytest.mark.parametrize("task", ["images"], indirect=True)
+def test_a_gold_logprob_where_there_is_no_label_is_reported(copy: Path) -> None:
+    change_rows(copy, 1, "gold_logprob", put(0, -0.5))
+    reseal(copy, 1)
+    assert named(verify(copy)) == {(1, "parts/00001/rows.zarr/gold_logprob")}
 
 
 def test_an_invariant_broken_in_a_late_row_is_reported(copy: Path) -> None:

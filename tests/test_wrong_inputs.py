@@ -6,73 +6,29 @@ import json
 import os
 import re
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pytest
-import transformers
-from logitstore_cli.main import run
 from transformers import PreTrainedTokenizerFast
 
 from logitstore.cache import layout
 from logitstore.cache.reader import Cache
 from logitstore.dump import dump
 from logitstore.manifest import MANIFEST_NAME, RECORD_NAME, is_sealed, seal
-from logitstore.plans import DumpPlan
-from tests.conftest import TEXTS, VOCABULARY, logitstore_command, plan_for, save_model, train_tokenizer
-
-PROGRESS = re.compile(
-    r"(load the teacher|fingerprint) \.\.\.$|(tokenise|windows|pilot|dump|verify|evaluate|train): [\d,]+ of [\d,]+ "
+from tests.conftest import (
+    TEXTS,
+    VOCABULARY,
+    Command,
+    Refused,
+    error_line,
+    flags_of,
+    logitstore_command,
+    plan_for,
+    save_model,
+    train_tokenizer,
 )
-
-Refused = Callable[..., str]
-
-
-def error_line(stderr: str) -> str:
-    """The one error line; all that may stand before it are lines of progress."""
-    lines = stderr.splitlines()
-    assert lines, "nothing on stderr"
-    assert [line for line in lines[:-1] if not PROGRESS.match(line)] == []
-    assert lines[-1].startswith("error: ")
-    return lines[-1]
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """The command line, in this process; gives the exit code.
-
-    The libraries' bars are switched off here: `run` does so by variables, which must be set before the libraries load.
-    """
-    transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
-
-    def call(*arguments: object) -> int:
-        monkeypatch.setattr(sys, "argv", ["logitstore", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            run()
-        code = caught.value.code
-        assert isinstance(code, int)
-        return code
-
-    return call
-
-
-@pytest.fixture
-def refused(command: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> Refused:
-    """Run a command that must be refused; gives its error line."""
-
-    def call(*arguments: object) -> str:
-        capsys.readouterr()
-        code = command(*arguments)
-        shown = capsys.readouterr()
-        assert code == 2, shown.err
-        assert shown.out == ""
-        return error_line(shown.err)
-
-    return call
 
 
 @pytest.fixture
@@ -98,16 +54,14 @@ def refused_dump(refused: Refused, teacher: Path, texts: Path, tmp_path: Path) -
     return call
 
 
-def flags_of(plan: DumpPlan) -> list[str]:
-    """The options that say what a plan says; what a plan leaves as it is needs none."""
-    said = plan.model_dump(exclude_defaults=True, exclude={"resume"})
-    return [text for name, value in said.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+@pytest.fixture(params=["text", "images"])
+def own_cache(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A copy of the complete cache of a task, to be spoilt."""
+    whole = request.getfixturevalue({"text": "cache", "images": "image_cache"}[request.param])
+    return Path(shutil.copytree(whole.path, tmp_path / "cache"))
 
 
-@pytest.fixture
-def own_cache(cache: Cache, tmp_path: Path) -> Path:
-    """A copy of the complete cache, to be spoilt."""
-    return Path(shutil.copytree(cache.path, tmp_path / "cache"))
+OF_TEXT = pytest.mark.parametrize("own_cache", ["text"], indirect=True)
 
 
 def reseal(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -350,6 +304,7 @@ def test_a_cache_of_another_plan_is_refused_with_the_setting_that_differs(
     assert before == {path: path.stat().st_mtime_ns for path in cache.path.rglob("*") if path.is_file()}
 
 
+@OF_TEXT
 def test_another_teacher_is_refused_by_its_weights(
     refused: Refused, tokenizer: PreTrainedTokenizerFast, teacher: Path, texts: Path, own_cache: Path, tmp_path: Path
 ) -> None:
@@ -699,10 +654,11 @@ def test_a_part_that_links_to_outside_the_cache_is_refused(
 
 @pytest.mark.parametrize("which", [2, 3], ids=["train", "evaluate"])
 def test_a_cache_without_a_part_has_nothing_to_learn_from(
-    refused: Refused, own_cache: Path, small_student: Path, tmp_path: Path, which: int
+    refused: Refused, own_cache: Path, small_student: Path, classifier: Path, tmp_path: Path, which: int
 ) -> None:
+    student = small_student if Cache(own_cache).manifest.view is None else classifier
     shutil.rmtree(own_cache / layout.PARTS)
-    line = refused(*commands_with_a_student(own_cache, small_student, tmp_path / "out")[which - 2])
+    line = refused(*commands_with_a_student(own_cache, student, tmp_path / "out")[which - 2])
     assert str(own_cache) in line
 
 
@@ -720,7 +676,12 @@ def test_a_sample_of_a_cache_whose_vocabulary_is_broken_names_the_file(refused: 
 
 
 @pytest.mark.parametrize("which", [2, 3], ids=["train", "evaluate"])
-@pytest.mark.parametrize("what", ["vocabulary", "tokenizer", "tail"])
+@pytest.mark.parametrize(
+    ("own_cache", "what"),
+    [("text", what) for what in ("vocabulary", "tokenizer", "tail")]
+    + [("images", what) for what in ("vocabulary", "processor", "images", "tail")],
+    indirect=["own_cache"],
+)
 @pytest.mark.parametrize("spoil", [truncate, Path.unlink], ids=["truncated", "missing"])
 def test_a_broken_shared_file_is_refused_before_a_model_is_loaded(
     refused: Refused, own_cache: Path, tmp_path: Path, spoil: Callable[[Path], object], what: str, which: int
@@ -733,7 +694,7 @@ def test_a_broken_shared_file_is_refused_before_a_model_is_loaded(
 
 
 def test_the_wrong_teacher_to_verify_against_is_named(
-    command: Callable[..., int], capsys: pytest.CaptureFixture[str], cache: Cache, tmp_path: Path
+    command: Command, capsys: pytest.CaptureFixture[str], cache: Cache, tmp_path: Path
 ) -> None:
     (tmp_path / "empty").mkdir()
     assert command("verify", cache.path, "--against-teacher", tmp_path / "empty") == 2
@@ -755,7 +716,7 @@ def test_the_wrong_teacher_to_verify_against_is_named(
     ],
 )
 def test_a_wrong_command_line_exits_with_2_and_names_what_is_wrong(
-    command: Callable[..., int], capsys: pytest.CaptureFixture[str], arguments: list[str]
+    command: Command, capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
     assert command(*arguments) == 2
     shown = capsys.readouterr()
@@ -764,7 +725,7 @@ def test_a_wrong_command_line_exits_with_2_and_names_what_is_wrong(
 
 
 def test_verify_of_a_broken_cache_exits_with_1_and_names_the_file(
-    command: Callable[..., int], capsys: pytest.CaptureFixture[str], own_cache: Path
+    command: Command, capsys: pytest.CaptureFixture[str], own_cache: Path
 ) -> None:
     assert command("verify", own_cache) == 0
     truncate(own_cache / "parts" / "00002" / "samples.arrow")
@@ -779,17 +740,17 @@ def test_verify_of_a_broken_cache_exits_with_1_and_names_the_file(
 
 
 @pytest.mark.parametrize("name", ["", "dump", "inspect", "verify", "train", "evaluate"])
-def test_help_exits_with_0(command: Callable[..., int], capsys: pytest.CaptureFixture[str], name: str) -> None:
+def test_help_exits_with_0(command: Command, capsys: pytest.CaptureFixture[str], name: str) -> None:
     assert command(*filter(None, [name]), "--help") == 0
     assert f"logitstore {name}".strip() in capsys.readouterr().out
 
 
-def test_the_version_exits_with_0(command: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_exits_with_0(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("--version") == 0
     assert re.fullmatch(r"logitstore \d+\.\d+\.\d+\n", capsys.readouterr().out)
 
 
-def test_without_a_command_the_help_is_shown(command: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_command_the_help_is_shown(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     command()
     shown = capsys.readouterr()
     assert "evaluate" in shown.out + shown.err
@@ -798,6 +759,7 @@ def test_without_a_command_the_help_is_shown(command: Callable[..., int], capsys
 # the same in processes of their own, where nothing catches what the libraries print
 
 
+@OF_TEXT
 @pytest.mark.slow
 def test_a_process_that_is_refused_prints_one_line_and_exits_with_2(
     teacher: Path, own_cache: Path, tmp_path: Path
@@ -818,6 +780,7 @@ def test_a_process_that_is_refused_prints_one_line_and_exits_with_2(
         assert expected in error_line(done.stderr)
 
 
+@OF_TEXT
 @pytest.mark.slow
 def test_a_process_that_finds_a_broken_cache_exits_with_1(own_cache: Path) -> None:
     truncate(own_cache / "parts" / "00000" / "samples.arrow")
@@ -827,7 +790,7 @@ def test_a_process_that_finds_a_broken_cache_exits_with_1(own_cache: Path) -> No
 
 
 def test_a_dump_is_not_refused_when_nothing_is_wrong(
-    command: Callable[..., int], teacher: Path, texts: Path, tmp_path: Path, cache: Cache
+    command: Command, teacher: Path, texts: Path, tmp_path: Path, cache: Cache
 ) -> None:
     """The options that the refusals above start from are right, so it is the change that is refused."""
     flags = flags_of(plan_for(teacher, texts, tmp_path / "out"))

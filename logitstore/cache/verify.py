@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from logitstore.cache import layout
+from logitstore.cache.images_file import ImagesFile
 from logitstore.cache.part_files import PartsPlan, read_record
-from logitstore.cache.reader import Part, texts_of
+from logitstore.cache.reader import Part, open_images_file, texts_of
 from logitstore.cache.row_checks import feature_block_problems, row_block_problems
 from logitstore.cache.taps import Tap, tap_folders
 from logitstore.cache.views_file import ViewsFile
@@ -72,10 +73,15 @@ def verify(root: Path, progress: Progress = no_progress) -> list[Problem]:
             raise
         return [Problem(part=None, file=MANIFEST_NAME, what=str(error))]
     problems = shared_problems(root, manifest)
+    images, unreadable = _images(root, manifest, problems)
+    problems += unreadable
+    is_readable = manifest.view is None or images is not None
     numbers = layout.part_folders(root)
     for done, number in enumerate(numbers, 1):
         if number < manifest.parts:
-            problems += part_problems(root, manifest, number)
+            problems += (
+                part_problems(root, manifest, number, images) if is_readable else _file_problems(root, manifest, number)
+            )
         else:
             folder = f"{layout.PARTS}/{number:05d}"
             problems.append(Problem(part=number, file=folder, what="a part that the plan does not have"))
@@ -84,6 +90,22 @@ def verify(root: Path, progress: Progress = no_progress) -> list[Problem]:
     for name in tap_folders(root):
         problems += tap_problems(root, manifest, name, progress)
     return problems
+
+
+def _images(root: Path, manifest: Manifest, problems: list[Problem]) -> tuple[ImagesFile | None, list[Problem]]:
+    """The images that the parts of a cache are about, and what is wrong with them beside `problems`.
+
+    Where something is, parts cannot be read, which is no fault of theirs: only their files are looked at.
+    """
+    try:
+        images = open_images_file(root, manifest)
+    except LogitstoreError as error:
+        file = next((name for name in manifest.shared if name.startswith(f"{layout.SHARED}/images-")), MANIFEST_NAME)
+        is_known = any(problem.file == file for problem in problems)
+        return None, [] if is_known else [Problem(part=None, file=file, what=str(error))]
+    if images is not None and any(problem.file == manifest.shared_file("images") for problem in problems):
+        return None, []
+    return images, []
 
 
 def _count_problems(root: Path, manifest: Manifest, numbers: list[int]) -> list[Problem]:
@@ -166,13 +188,20 @@ def shared_problems(root: Path, manifest: Manifest | TapInfo) -> list[Problem]:
     return problems
 
 
-def part_problems(root: Path, manifest: Manifest, number: int) -> list[Problem]:
-    """What is wrong with one part: its record, its files, and if those are whole, what they say."""
+def part_problems(root: Path, manifest: Manifest, number: int, images: ImagesFile | None = None) -> list[Problem]:
+    """What is wrong with one part: its record, its files, and if those are whole, what they say.
+
+    Args:
+        root: folder of the cache.
+        manifest: of it.
+        number: of the part.
+        images: of the cache, if they are open already.
+    """
     folder = f"{layout.PARTS}/{number:05d}"
     if problems := _file_problems(root, manifest, number):
         return problems
     try:
-        part = Part(root, manifest, number)
+        part = Part(root, manifest, number, images=images)
         _ = part.fields  # an archive is decompressed here, where what is wrong with it becomes a problem
     except LogitstoreError as error:
         return [Problem(part=number, file=folder, what=str(error))]
@@ -249,12 +278,12 @@ def _view_invariants(views: ViewsFile, record: PartRecord) -> Iterator[tuple[str
 
 def _row_invariants(part: Part, manifest: Manifest) -> Iterator[tuple[str, str]]:
     gold_N = np.concatenate([part[index].sample.gold_N for index in range(len(part.samples))]).astype(np.int64)
-    codec, recoded = AnswerCodec(row=manifest.row), manifest.recoded_from is not None
+    codec, remade = AnswerCodec(row=manifest.row), manifest.is_remade
     found: dict[tuple[str, str], None] = {}
     for first in range(0, part.record.rows, _BLOCK_ROWS):
         some = slice(first, first + _BLOCK_ROWS)
         block = {name: array[some] for name, array in part.fields.items()}
-        found |= dict.fromkeys(row_block_problems(block, gold_N[some], codec, recoded=recoded))
+        found |= dict.fromkeys(row_block_problems(block, gold_N[some], codec, remade=remade))
     for field, what in found:
         yield f"{layout.ROWS_FOLDER}/{field}", what
 

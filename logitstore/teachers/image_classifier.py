@@ -100,8 +100,8 @@ class ZeroShotTeacher(ImageTeacher):
         # cut off at the end, or unknown to a tokenizer without a vocabulary
         if len({tuple(ids) for ids in encoded["input_ids"].tolist()}) < len(self._texts):
             raise ModelError(
-                f"{model}: its tokenizer gives several classes the same tokens. Shorten the --prompt, or save "
-                "the tokenizer with it."
+                f"{model}: its tokenizer gives several classes the same tokens. Shorten the --prompt, or save the tokenizer "
+                "with it."
             )
         scale = self._model.logit_scale.detach().float().exp()
         self._weight_CD = nn.functional.normalize(embedded_CD.float(), dim=-1) * scale
