@@ -1,8 +1,8 @@
 """Every objective from one cache: does it fall, what does it cost, what does its student come to.
 
 SmolLM2-135M-Instruct answers in bfloat16 once, logits and features; the student is a fresh one of three layers, half as wide,
-in bfloat16. Each line is a run of 200 steps over the same samples in the same order, two windows of at most 128 tokens each, in a
-process of its own, on one core, which it can have to itself. Time and peak memory of a step are beside those of a run on gold
+in bfloat16. Each line is a run of 200 steps over the same samples in the same order, two windows of at most 128 tokens each, in
+a process of its own, on one core, which it can have to itself. Time and peak memory of a step are beside those of a run on gold
 tokens alone; as one run follows another, the machine's moods are in them.
 """
 
