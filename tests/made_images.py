@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,14 @@ import numpy as np
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
-from transformers import PreTrainedModel, ViTConfig, ViTForImageClassification
+from torch.nn.functional import cross_entropy, interpolate
+from transformers import (
+    PreTrainedModel,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+)
 
 from logitstore.plans import DumpPlan
 from logitstore.types import Array
@@ -22,6 +29,19 @@ WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 
 CLASSES: dict[str, Any] = {"id2label": dict(enumerate(WORDS)), "label2id": {word: n for n, word in enumerate(WORDS)}}
 SIZE = 16
+
+PROCESSOR: dict[str, Any] = {
+    "image_processor_type": "ViTImageProcessor",
+    "do_resize": True,
+    "size": {"height": SIZE, "width": SIZE},
+    "resample": 2,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": [0.5, 0.4, 0.3],
+    "image_std": [0.5, 0.6, 0.7],
+}
+"""An image processor, as transformers saves it."""
 
 
 @cache
@@ -65,6 +85,31 @@ def small_vit(seed: int = 0, **changes: Any) -> ViTForImageClassification:
     return ViTForImageClassification(ViTConfig(**shape | CLASSES | changes))
 
 
+def small_resnet(seed: int = 0, **changes: Any) -> ResNetForImageClassification:
+    """One that learns digits in seconds."""
+    torch.manual_seed(seed)
+    shape = {"embedding_size": 16, "hidden_sizes": [16, 32], "depths": [1, 1], "layer_type": "basic"}
+    return ResNetForImageClassification(ResNetConfig(**shape | CLASSES | changes))
+
+
+def taught(model: PreTrainedModel, numbers: Sequence[int], epochs: int = 8) -> PreTrainedModel:
+    """The model, trained on the labels of some digits."""
+    mean_311, std_311 = (torch.tensor(PROCESSOR[name]).view(3, 1, 1) for name in ("image_mean", "image_std"))
+    pictures_N3HW = torch.from_numpy(np.stack([picture_of(number) for number in numbers])).permute(0, 3, 1, 2)
+    pixels_N3HW = (
+        interpolate(pictures_N3HW.float(), (SIZE, SIZE), antialias=True, mode="bilinear") / 255 - mean_311
+    ) / std_311
+    labels_N = torch.tensor([label_of(number) for number in numbers])
+    optimizer = torch.optim.AdamW(model.train().parameters(), 3e-3)
+    for _ in range(epochs):
+        for some in torch.randperm(len(labels_N)).split(32):
+            loss = cross_entropy(model(pixel_values=pixels_N3HW[some]).logits, labels_N[some])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return model.eval()
+
+
 def save_classifier(folder: Path, model: PreTrainedModel, **processor: Any) -> Path:
     """A model with the image processor that its images go through."""
     model.save_pretrained(folder)
@@ -73,19 +118,8 @@ def save_classifier(folder: Path, model: PreTrainedModel, **processor: Any) -> P
 
 
 def save_processor(folder: Path, **changes: Any) -> None:
-    """An image processor, as transformers saves it."""
-    usual = {
-        "image_processor_type": "ViTImageProcessor",
-        "do_resize": True,
-        "size": {"height": SIZE, "width": SIZE},
-        "resample": 2,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": [0.5, 0.4, 0.3],
-        "image_std": [0.5, 0.6, 0.7],
-    }
-    (folder / "preprocessor_config.json").write_text(json.dumps(usual | changes))
+    """Write the image processor of a model."""
+    (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR | changes))
 
 
 def images_plan(teacher: Path, images: Path, out: Path, **changes: Any) -> DumpPlan:

@@ -26,10 +26,14 @@ def fresh(teacher_config: dict[str, Any], changes: dict[str, int], task: str = "
         BadInput: the teacher's configuration has no such entry, or the numbers do not go together.
         ModelError: this transformers does not know the teacher's kind.
     """
-    teacher = config_from(teacher_config).get_text_config()
+    teacher = config_from(teacher_config)
+    if task == "causal-lm":
+        teacher = teacher.get_text_config()
     _, plain = describe(teacher)
     own_names = {name: teacher.attribute_map.get(name, name) for name in changes}
     unknown = [name for name, own in own_names.items() if own not in plain]
+    if "depths" in plain:  # of stages, whatever else is counted
+        unknown += [name for name in changes if name == "num_hidden_layers"]
     if unknown:
         raise BadInput(f"the teacher's configuration ({plain.get('model_type')}) has no '{unknown[0]}' to change.")
     if "hidden_size" in changes or "num_attention_heads" in changes:

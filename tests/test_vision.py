@@ -1,0 +1,781 @@
+"""Students of images are shown to the last bit what their teacher saw, learn from it, and whatever is wrong is named.
+
+Axes: B views, C classes, H height, W width.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tokenizers
+import torch
+import xxhash
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+from transformers import (
+    AutoModel,
+    AutoModelForImageClassification,
+    CLIPConfig,
+    CLIPModel,
+    ConvNextConfig,
+    ConvNextForImageClassification,
+    DeiTConfig,
+    DeiTForImageClassification,
+    DeiTForImageClassificationWithTeacher,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    ResNetForImageClassification,
+    SwinConfig,
+    SwinForImageClassification,
+    ViTForImageClassification,
+)
+
+import logitstore
+from logitstore.add import add
+from logitstore.audit import audit
+from logitstore.batch import Batch
+from logitstore.cache import layout
+from logitstore.cache.reader import Cache
+from logitstore.cache.verify import verify
+from logitstore.dump import dump
+from logitstore.errors import BadInput, CacheMismatch, ModelError
+from logitstore.evaluate import evaluate
+from logitstore.manifest import MANIFEST_NAME, RECORD_NAME, Manifest, PartRecord, seal, unseal
+from logitstore.pictures import pictures_of
+from logitstore.plans import AddPlan, DumpPlan, EvaluatePlan, RecodePlan, TrainPlan
+from logitstore.recode import recode
+from logitstore.targets import Targets, dense_logprobs
+from logitstore.train import train
+from logitstore.types import Array, View
+from logitstore.view_order import ViewOrder, parse_views, view_order
+from tests.conftest import Command, Refused, error_line, flags_of, logitstore_command, train_tokenizer, tree
+from tests.made_images import (
+    CLASSES,
+    SIZE,
+    WORDS,
+    digits,
+    images_plan,
+    label_of,
+    save_classifier,
+    save_processor,
+    small_resnet,
+    small_vit,
+    taught,
+)
+from tests.made_views import CASES, FULL
+
+Told = Callable[..., str]
+
+
+@pytest.fixture
+def told(command: Command, capsys: pytest.CaptureFixture[str]) -> Told:
+    """Run a command that must succeed; gives what it prints."""
+
+    def call(*arguments: object) -> str:
+        capsys.readouterr()
+        code = command(*arguments)
+        shown = capsys.readouterr()
+        assert code == 0, shown.err
+        return shown.out
+
+    return call
+
+
+@pytest.fixture
+def own_images(images: Path, tmp_path: Path) -> Path:
+    """A copy of the images, to be spoilt."""
+    return Path(shutil.copytree(images, tmp_path / "images"))
+
+
+@pytest.fixture(scope="session")
+def other_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A student with a network of another kind than the teacher's."""
+    return save_classifier(tmp_path_factory.mktemp("resnet"), small_resnet(1))
+
+
+# what a student is shown
+
+Seen = list[Tensor]
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
+    """Every batch of images that a ViT is shown from now on, but for the one image by which a student is tried."""
+    shown: Seen = []
+    plain = ViTForImageClassification.forward
+
+    def forward(self: Any, pixel_values: Tensor, **options: Any) -> Any:
+        shown.append(pixel_values.detach().clone())
+        return plain(self, pixel_values=pixel_values, **options)
+
+    monkeypatch.setattr(ViTForImageClassification, "forward", forward)
+    return shown
+
+
+def without_pilot(teacher: Path, images: Path, out: Path, augment: str, **changes: Any) -> DumpPlan:
+    """A dump that asks the teacher about each view once; of an odd number of images, so that batches are cut."""
+    usual = {"tail": "uniform", "limit": 7, "views": 2, "samples_per_part": 5, "batch_images": 3}
+    return images_plan(teacher, images, out, augment=augment, **usual | changes)
+
+
+def given(cache: Cache, **options: Any) -> dict[int, Tensor]:
+    """By its number, each view as a loader gives it."""
+    found: dict[int, Tensor] = {}
+    for batch in cache.loader(**options):
+        assert batch.pixel_values is not None
+        assert batch.pixel_values.dtype == torch.float32
+        found |= dict(zip(batch.samples.tolist(), batch.pixel_values, strict=True))
+    return found
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_student_is_shown_what_the_teacher_saw(
+    classifier: Path, images: Path, tmp_path: Path, seen: Seen, case: str
+) -> None:
+    cache = dump(without_pilot(classifier, images, tmp_path / "cache", CASES[case]))
+    saw_B3HW = torch.cat(seen)
+    assert saw_B3HW.shape == (14, 3, SIZE, SIZE)
+    for options in ({"batch_size": 4, "shuffle": False, "workers": 0}, {"batch_size": 5, "workers": 3, "seed": 2}):
+        found = given(cache, **options)
+        assert sorted(found) == list(range(14))
+        for number, view_3HW in found.items():
+            assert torch.equal(view_3HW, saw_B3HW[number]), (number, options)
+
+
+def test_how_views_are_made_for_the_teacher_changes_nothing(classifier: Path, images: Path, tmp_path: Path) -> None:
+    """The digest of a view tells what it is; the teacher's answers may differ in their last bits."""
+    made = [
+        dump(
+            without_pilot(classifier, images, tmp_path / f"{workers}-{size}", FULL, workers=workers, batch_images=size)
+        )
+        for workers, size in ((1, 1), (2, 7), (5, 4))
+    ]
+    proofs = [[(view.content, view.digest) for view in viewed(cache)] for cache in made]
+    assert proofs[0] == proofs[1] == proofs[2]
+    assert len(set(proofs[0])) == 14
+
+
+def viewed(cache: Cache) -> list[View]:
+    return [each.sample for each in cache]
+
+
+@pytest.mark.slow
+def test_another_process_on_another_kind_of_processor_shows_the_same(
+    classifier: Path, images: Path, tmp_path: Path, seen: Seen
+) -> None:
+    cache = dump(without_pilot(classifier, images, tmp_path / "cache", FULL))
+    code = f"""
+import numpy, torch, xxhash, logitstore
+numpy.random.seed(1)
+torch.manual_seed(2)
+torch.set_default_dtype(torch.float64)
+for batch in logitstore.open({str(cache.path)!r}).loader(batch_size=2, shuffle=False, workers=4):
+    for view in batch.pixel_values:
+        print(view.dtype, xxhash.xxh3_64_hexdigest(view.numpy().tobytes()))
+"""
+    plain = {"OMP_NUM_THREADS": "3", "ATEN_CPU_CAPABILITY": "default"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | plain)
+    expected = [f"torch.float32 {xxhash.xxh3_64_hexdigest(view.numpy().tobytes())}" for view in torch.cat(seen)]
+    assert done.stdout.splitlines() == expected, done.stderr
+
+
+def test_the_images_and_the_cache_may_move_and_batches_be_taken_apart(
+    classifier: Path, own_images: Path, tmp_path: Path, seen: Seen
+) -> None:
+    cache = dump(without_pilot(classifier, own_images, tmp_path / "cache", FULL))
+    moved_images = shutil.move(own_images, tmp_path / "elsewhere")
+    moved = Cache(shutil.move(cache.path, tmp_path / "moved"))
+    with pytest.raises(BadInput, match=r"--images .*images: no such file.*say with --images where they are now\.$"):
+        moved.loader()
+    loader = moved.loader(pictures=pictures_of(moved, moved_images), batch_size=14, shuffle=False)
+    batch = next(iter(loader))
+    again = Batch.of(batch.to("cpu").tensors())
+    for found in (batch, again):
+        assert found.pixel_values is not None
+        assert torch.equal(found.pixel_values, torch.cat(seen))
+        assert found.model_inputs().keys() == {"pixel_values"}
+        assert found.input_ids is None
+
+
+def test_every_epoch_of_a_training_shows_the_views_of_its_number(
+    classifier: Path, images: Path, tmp_path: Path, seen: Seen
+) -> None:
+    cache = dump(without_pilot(classifier, images, tmp_path / "cache", FULL))
+    of_view = [Counter(hashes(rows)) for rows in torch.cat(seen).split(7)]
+    seen.clear()
+    options = {"epochs": 3, "batch_size": 4, "holdout": 0, "device": "cpu", "workers": 2}
+    train(TrainPlan(cache=cache.path, student=str(classifier), out=tmp_path / "student", **options))
+    rows = [rows for rows in seen if len(rows) > 1]
+    assert [len(batch) for batch in rows] == [4, 3] * 3
+    shown = [Counter(hashes(torch.cat(some))) for some in (rows[:2], rows[2:4], rows[4:])]
+    assert shown == [of_view[0], of_view[1], of_view[0]]
+
+
+def hashes(views_B3HW: Tensor) -> list[str]:
+    return [xxhash.xxh3_64_hexdigest(view.numpy().tobytes()) for view in views_B3HW]
+
+
+def test_a_student_of_another_size_sees_the_same_crops(
+    classifier: Path, images: Path, tmp_path: Path, seen: Seen
+) -> None:
+    cache = dump(without_pilot(classifier, images, tmp_path / "cache", "crop:scale=0.5-1,flip,cutmix"))
+    saw_B3HW = torch.cat(seen)
+    twice = given(cache, pictures=pictures_of(cache, size=2 * SIZE))
+    smaller_B3HW = torch.stack([avg_pool2d(twice[number], 2) for number in range(14)])
+    apart_BB = (smaller_B3HW[:, None] - saw_B3HW[None]).abs().mean((2, 3, 4))
+    assert apart_BB.argmin(1).tolist() == list(range(14))
+    own_B = apart_BB.diag()
+    assert own_B.max() < 0.5 * (apart_BB + torch.eye(14) * 9).min()
+    seen.clear()
+    student = save_classifier(tmp_path / "large", small_vit(3, image_size=2 * SIZE))
+    options = {"holdout": 0, "device": "cpu"}
+    train(TrainPlan(cache=cache.path, student=str(student), out=tmp_path / "student", **options))
+    assert {tuple(batch.shape[1:]) for batch in seen} == {(3, 2 * SIZE, 2 * SIZE)}
+    assert set(hashes(torch.cat([batch for batch in seen if len(batch) > 1]))) <= set(
+        hashes(torch.stack([*twice.values()]))
+    )
+
+
+# what is no longer as it was
+
+
+@pytest.fixture
+def stopped(command: Command, capsys: pytest.CaptureFixture[str]) -> Told:
+    """Run a command that must end with exit code 2, perhaps after some of its work; gives its error line."""
+
+    def call(*arguments: object) -> str:
+        capsys.readouterr()
+        assert command(*arguments) == 2
+        return error_line(capsys.readouterr().err)
+
+    return call
+
+
+def readers(cache: Path, teacher: Path, student: Path, out: Path, *options: object) -> dict[str, list[object]]:
+    """Every command that makes views again, of all images."""
+    return {
+        "train": ["train", cache, "--student", student, "--out", out, "--holdout", 0, "--device", "cpu", *options],
+        "evaluate": ["evaluate", cache, "--student", student, "--samples", "all", "--device", "cpu", *options],
+        "add": ["add", cache, "--views", "3", "--teacher", teacher, "--device", "cpu", *options],
+        "verify": ["verify", cache, "--against-teacher", teacher, "--share", "1", "--device", "cpu", *options],
+    }
+
+
+READERS = ["train", "evaluate", "add", "verify"]
+
+
+def rewritten(cache: Path, **changes: Any) -> None:
+    """Change how a cache says its views are made, and have its parts say that they are of that plan."""
+    manifest = unseal(Manifest, cache / MANIFEST_NAME)
+    assert manifest.view is not None
+    changed = manifest.model_copy(update={"view": manifest.view.model_copy(update=changes)})
+    (cache / MANIFEST_NAME).write_bytes(seal(changed))
+    for part in layout.committed_parts(cache):
+        record = layout.part_folder(cache, part) / RECORD_NAME
+        record.write_bytes(seal(unseal(PartRecord, record).model_copy(update={"plan": changed.identity})))
+
+
+@pytest.fixture
+def own_views(image_cache: Cache, tmp_path: Path) -> Path:
+    """A copy of the cache of images, to be spoilt."""
+    return Path(shutil.copytree(image_cache.path, tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("reader", ["train", "evaluate", "verify"])
+def test_another_seed_in_the_plan_is_noticed_with_the_first_view(
+    own_views: Path, classifier: Path, tmp_path: Path, stopped: Told, reader: str
+) -> None:
+    rewritten(own_views, seed=1)
+    assert verify(own_views) == []
+    line = stopped(*readers(own_views, classifier, classifier, tmp_path / "out")[reader])
+    assert re.match(
+        r"error: image '\S+\.png', view 0: made again, it is not what the teacher saw\. Is this the ", line
+    ), line
+
+
+def test_another_seed_of_mixed_views_names_the_partner_too(
+    classifier: Path, images: Path, tmp_path: Path, stopped: Told
+) -> None:
+    cache = dump(without_pilot(classifier, images, tmp_path / "cache", "crop,mixup")).path
+    rewritten(cache, seed=1)
+    line = stopped(*readers(cache, classifier, classifier, tmp_path / "out")["evaluate"])
+    assert re.search(r"not what the teacher saw, alone or in its partner '\S+\.png'\.", line), line
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_another_version_of_a_library_is_named_with_the_way_out(
+    own_views: Path, classifier: Path, tmp_path: Path, stopped: Told, reader: str
+) -> None:
+    rewritten(own_views, versions={"torch": torch.__version__.partition("+")[0], "pillow": "9.0.1"})
+    line = stopped(*readers(own_views, classifier, classifier, tmp_path / "out")[reader])
+    assert re.search(r"other libraries: pillow 9\.0\.1 there, \S+ here\. .*: pip install pillow==9\.0\.1$", line), line
+
+
+def test_a_dump_is_not_gone_on_with_by_other_libraries(
+    own_views: Path, classifier: Path, images: Path, refused: Refused
+) -> None:
+    rewritten(own_views, versions={"torch": torch.__version__.partition("+")[0], "pillow": "9.0.1"})
+    shutil.rmtree(own_views / "parts" / "00004")
+    assert "view.versions.pillow = 9.0.1" in refused("dump", *flags_of(images_plan(classifier, images, own_views)))
+
+
+LAST = "zero/0055.png"
+"""Of the images; by the order of their names all others come before it."""
+
+
+def other_picture(images: Path) -> None:
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(images / LAST)
+
+
+def cut_short(images: Path) -> None:
+    os.truncate(images / LAST, (images / LAST).stat().st_size - 20)
+
+
+def renamed_folder(images: Path) -> None:
+    (images / "zero").rename(images / "null")
+
+
+def renamed(images: Path) -> None:
+    (images / LAST).rename(images / "zero" / "last.png")
+
+
+FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "another picture": (other_picture, f"image '{LAST}': its file is another one than the teacher saw. "),
+    "cut short": (cut_short, f"image '{LAST}': its file is another one than the teacher saw. "),
+    "missing": (lambda images: (images / LAST).unlink(), f"image '{LAST}' of "),
+    "renamed": (renamed, f"image '{LAST}' of "),
+    "renamed folder": (renamed_folder, "image 'zero/0000.png' of "),
+    "none left": (shutil.rmtree, ": no such file."),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_images_that_are_not_what_they_were_are_named(
+    own_views: Path, own_images: Path, classifier: Path, tmp_path: Path, stopped: Told, fault: str, reader: str
+) -> None:
+    spoil, expected = FAULTS[fault]
+    spoil(own_images)
+    line = stopped(*readers(own_views, classifier, classifier, tmp_path / "out", "--images", own_images)[reader])
+    assert expected in line
+    assert "--images" in line or "Bring the old file back" in line
+
+
+def test_more_images_beside_those_of_a_cache_change_nothing(
+    own_views: Path, image_cache: Cache, own_images: Path, classifier: Path
+) -> None:
+    for name in ("eight/000.png", "zzz.png", "between/1.png"):
+        (own_images / name).parent.mkdir(exist_ok=True)
+        shutil.copy(own_images / LAST, own_images / name)
+    plan = EvaluatePlan(cache=own_views, student=str(classifier), samples="all", device="cpu")
+    here = plan.model_copy(update={"images": str(own_images)})
+    assert evaluate(here) == evaluate(plan)
+    grown = add(AddPlan(cache=own_views, views="3", images=str(own_images), device="cpu"))
+    assert len(grown) == 4 * len(image_cache) // 3
+    for old, new in zip(image_cache, grown, strict=False):
+        assert old.sample == new.sample
+
+
+def test_a_dump_is_not_gone_on_with_over_images_that_changed_and_goes_on_when_they_are_back(
+    classifier: Path, own_images: Path, images: Path, image_cache: Cache, tmp_path: Path, stopped: Told
+) -> None:
+    plan = images_plan(classifier, own_images, tmp_path / "cache")
+    dump(plan.model_copy(update={"parts": "1-2,6"}))
+    other_picture(own_images)
+    assert f"image '{LAST}': its file is another one than the teacher saw" in stopped("dump", *flags_of(plan))
+    assert verify(plan.out) == []
+    shutil.copy(images / LAST, own_images / LAST)
+    assert dump(plan).complete
+    there, expected = tree(plan.out), tree(image_cache.path)
+    assert there.pop(MANIFEST_NAME) != expected.pop(MANIFEST_NAME)  # which names the folder
+    assert there == expected
+
+
+def test_images_added_to_the_data_make_it_another_dump(
+    own_views: Path, own_images: Path, classifier: Path, refused: Refused
+) -> None:
+    shutil.copy(own_images / LAST, own_images / "zero" / "more.png")
+    shutil.rmtree(own_views / "parts" / "00004")
+    line = refused("dump", *flags_of(images_plan(classifier, own_images, own_views)))
+    assert "the cache there has data.fingerprint = " in line
+
+
+def test_a_resumed_dump_needs_the_same_images_and_options(
+    own_views: Path, classifier: Path, images: Path, refused: Refused
+) -> None:
+    for name, value, said in (
+        ("seed", 1, "view.seed = 0, this command asks for 1"),
+        ("image_size", 12, "view.size = [16, 16], this command asks for [12, 12]"),
+        ("limit", 20, "data.fingerprint = "),
+        ("k", 7, "sparsifier.k = 8, this command asks for 7"),
+        ("batch_images", 9, "batch_tokens = 8, this command asks for 9"),
+    ):
+        plan = images_plan(classifier, images, own_views, **{name: value})
+        assert said in refused("dump", *flags_of(plan))
+
+
+# from a teacher to a student, by the command line
+
+TRAINED, TESTED = range(150), range(200, 300)
+
+
+@pytest.fixture(scope="module")
+def knowing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher that knows digits, none of those that the tests use among what it learned from."""
+    return save_classifier(tmp_path_factory.mktemp("knowing") / "teacher", taught(small_resnet(), range(600, 1400)))
+
+
+@pytest.fixture(scope="module")
+def plain_views(tmp_path_factory: pytest.TempPathFactory, knowing: Path) -> Path:
+    """What it says of 100 other digits as they are."""
+    folder = tmp_path_factory.mktemp("test")
+    data = digits(folder / "digits", TESTED)
+    return dump(images_plan(knowing, data, folder / "cache", views=1, augment=None, k=10)).path
+
+
+def test_a_student_learns_from_views_and_from_more_of_them_once_the_teacher_is_back(
+    told: Told, refused: Refused, knowing: Path, plain_views: Path, tmp_path: Path
+) -> None:
+    teacher = Path(shutil.copytree(knowing, tmp_path / "teacher"))
+    data, cache = digits(tmp_path / "digits", TRAINED), tmp_path / "cache"
+    student = save_classifier(tmp_path / "student", small_resnet(5, hidden_sizes=[8, 16], embedding_size=8))
+    dumped = ["dump", "--task", "image-classification", "--teacher", teacher, "--data", data, "--out", cache]
+    dumped += ["--augment", "crop:scale=0.5-1", "--dtype", "float32", "--device", "cpu", "--samples-per-part", 64]
+    assert "1,500 rows of 1,500 samples" in told(*dumped, "--views", 10)
+    shutil.move(teacher, tmp_path / "away")
+
+    def trained(source: Path, out: Path, *options: object) -> dict[str, float]:
+        said = ["--learning-rate", 1e-2, "--batch-size", 16, "--device", "cpu", "--holdout", 0.1, *options]
+        assert f"saved to {out}" in told("train", cache, "--student", source, "--out", out, *said)
+        return judged(out)
+
+    def judged(who: Path) -> dict[str, float]:
+        found: dict[str, float] = json.loads(
+            told("evaluate", plain_views, "--student", who, "--samples", "all", "--device", "cpu", "--json")
+        )
+        assert found["rows"] == 100
+        return found
+
+    before, after = judged(student), trained(student, tmp_path / "first", "--epochs", 10)
+    assert after["kl"] < 0.6 * before["kl"]
+    assert after["accuracy"] > before["accuracy"] + 0.2
+    assert after["agreement"] > before["agreement"] + 0.2
+    assert after["accuracy"] <= after["top5_accuracy"] <= 1
+    assert 0 < after["calibration_error"] < 1
+    assert before["teacher_cross_entropy"] == after["teacher_cross_entropy"] < after["cross_entropy"]
+
+    more = ["add", cache, "--views", "10-14", "--device", "cpu"]
+    assert f"{teacher}: there is no such folder" in refused(*more)
+    assert Cache(cache).manifest.views == 10
+    assert "15 views of 150 images, complete" in told(*more, "--teacher", tmp_path / "away")
+    longer = trained(tmp_path / "first", tmp_path / "second", "--epochs", 5, "--views", "10-14")
+    assert longer["kl"] < after["kl"]
+    assert trained(student, tmp_path / "third", "--epochs", 5, "--views-per-step", 2)["kl"] < 0.7 * before["kl"]
+    assert trained(student, tmp_path / "fourth", "--epochs", 5, "--alpha", 0.5)["kl"] < before["kl"]
+
+
+def test_the_student_is_saved_with_names_of_classes_and_an_image_processor(
+    image_cache: Cache, classifier: Path, tmp_path: Path
+) -> None:
+    plain = save_classifier(
+        tmp_path / "plain", small_vit(1, id2label={n: f"LABEL_{n}" for n in range(10)}, label2id={})
+    )
+    own = save_classifier(tmp_path / "own", small_vit(1), image_mean=[0.1, 0.2, 0.3])
+    (plain / "preprocessor_config.json").unlink()
+    options = {"max_steps": 1, "holdout": 0, "device": "cpu"}
+    train(TrainPlan(cache=image_cache.path, student=[str(plain), str(own)], out=tmp_path / "out", **options))
+    for name, source in (("plain", classifier), ("own", own)):
+        saved = tmp_path / "out" / name
+        assert json.loads((saved / "config.json").read_text())["id2label"] == {str(n): WORDS[n] for n in range(10)}
+        found, expected = (json.loads((each / "preprocessor_config.json").read_text()) for each in (saved, source))
+        assert found == expected
+        assert isinstance(AutoModelForImageClassification.from_pretrained(saved), ViTForImageClassification)
+
+
+LABEL_FIGURES = {
+    "cross_entropy",
+    "perplexity",
+    "teacher_cross_entropy",
+    "accuracy",
+    "top5_accuracy",
+    "calibration_error",
+}
+
+
+@pytest.mark.parametrize("how", ["flat", "no-labels", "mixup", "cutmix"])
+def test_without_labels_a_student_learns_from_the_teacher_alone(
+    refused: Refused, told: Told, classifier: Path, images: Path, tmp_path: Path, how: str
+) -> None:
+    data = digits(tmp_path / "flat", range(40), labelled=False) if how == "flat" else images
+    changes = {"labels": False} if how == "no-labels" else {}
+    augment = f"crop,{how}" if how in ("mixup", "cutmix") else "crop"
+    cache = dump(images_plan(classifier, data, tmp_path / "cache", views=2, augment=augment, **changes))
+    count = cache.manifest.samples
+    assert cache.manifest.data.unlabelled == count
+    assert (cache.sums.no_gold, cache.sums.gold_is_top1, cache.sums.gold_is_listed) == (2 * count, 0, 0)
+    assert np.isnan(cache.nll()).all()
+    assert verify(cache.path) == []
+    common = ["--student", classifier, "--device", "cpu"]
+    for labels in (["--alpha", 0.5], ["--alpha", 0], ["--objective", "dkd"]):
+        line = refused("train", cache.path, *common, "--out", tmp_path / "out", *labels)
+        assert f"{count} of its images have no label" in line
+        assert ("that is true of a mixed view" in line) == (how in ("mixup", "cutmix"))
+        assert "Give --alpha 1" in line
+    out = told("train", cache.path, *common, "--out", tmp_path / "out", "--max-steps", 2)
+    assert re.search(r"eval_accuracy +nan", out)
+    figures = json.loads((tmp_path / "out" / "logitstore.json").read_text(), parse_constant=pytest.fail)["figures"]
+    assert figures["eval_accuracy"] is None
+    assert figures["eval_kl"] > 0
+    found = vars(evaluate(EvaluatePlan(cache=cache.path, student=str(classifier), samples="all", device="cpu")))
+    assert {name for name, value in found.items() if math.isnan(value)} == LABEL_FIGURES
+    # where all classes were asked about, its own teacher is still the nearest student
+    assert found["agreement"] == 1
+    as_json = json.loads(told("evaluate", cache.path, *common, "--json"))
+    assert {name for name, value in as_json.items() if value is None} == LABEL_FIGURES
+
+
+def test_figures_of_labels_are_means_over_the_images_that_have_one(image_cache: Cache, classifier: Path) -> None:
+    found = evaluate(EvaluatePlan(cache=image_cache.path, student=str(classifier), samples="all", device="cpu"))
+    logits_BC, labels_B = direct(classifier, image_cache, range(60))
+    is_known_B = labels_B >= 0
+    assert (found.rows, int(is_known_B.sum())) == (60, 58)
+    known_BC, known_B = logits_BC[is_known_B], labels_B[is_known_B]
+    assert found.accuracy == pytest.approx(float((known_BC.argmax(1) == known_B).double().mean()))
+    top_B5 = known_BC.topk(5).indices
+    assert found.top5_accuracy == pytest.approx(float((top_B5 == known_B[:, None]).any(1).double().mean()))
+    nll = torch.nn.functional.cross_entropy(known_BC, known_B)
+    assert found.cross_entropy == pytest.approx(float(nll), rel=1e-5)
+    assert found.teacher_cross_entropy == pytest.approx(float(nll), rel=1e-3)
+    assert found.agreement == 1
+
+
+@torch.inference_mode()
+def direct(teacher: Path, cache: Cache, samples: Iterable[int]) -> tuple[Tensor, Tensor]:
+    """What a model says of views, float32[B, C], and the labels of their images, by the folders that they are in."""
+    model = AutoModelForImageClassification.from_pretrained(teacher, dtype=torch.float32).eval()
+    chosen = np.array(list(samples))
+    views = [cache[int(number)].sample for number in chosen]
+    batch = next(iter(cache.loader(samples=chosen, batch_size=len(chosen), shuffle=False)))
+    names = [view.name.split("/")[0] for view in views]
+    labels_B = torch.tensor([WORDS.index(name) if name in WORDS else -1 for name in names])
+    assert torch.equal(batch.gold, labels_B)
+    return model(pixel_values=batch.pixel_values).logits, labels_B
+
+
+# teachers of every kind
+
+
+def small_teacher(name: str) -> PreTrainedModel:
+    """A classifier with random weights."""
+    torch.manual_seed(7)
+    stack = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    square: dict[str, Any] = {"image_size": SIZE, "patch_size": 4, "initializer_range": 0.3}
+    stages = {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2, "patch_size": 2, "initializer_range": 0.3}
+    windows = {"embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2], "window_size": 2}
+    made: dict[str, Callable[[], PreTrainedModel]] = {
+        "vit": small_vit,
+        "deit": lambda: DeiTForImageClassification(DeiTConfig(**stack | square | CLASSES)),
+        "deit with teacher": lambda: DeiTForImageClassificationWithTeacher(DeiTConfig(**stack | square | CLASSES)),
+        "swin": lambda: SwinForImageClassification(SwinConfig(**windows | square | {"patch_size": 2} | CLASSES)),
+        "convnext": lambda: ConvNextForImageClassification(ConvNextConfig(**stages | CLASSES)),
+        "resnet": small_resnet,
+    }
+    return made[name]()
+
+
+TEACHERS = ["vit", "deit", "deit with teacher", "swin", "convnext", "resnet"]
+EXACTLY: dict[str, Any] = {"k": 10, "logprobs": "float32", "tail": "uniform", "limit": 20, "views": 2}
+"""Everything that the teacher says of a few views, in float32."""
+
+
+def stored(cache: Cache) -> Tensor:
+    """float32[B, C]: logprobs of all views, as the cache has them."""
+    loader = cache.loader(batch_size=len(cache), shuffle=False)
+    targets = loader.targets(next(iter(loader)))
+    assert isinstance(targets, Targets)
+    return dense_logprobs(targets)
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_what_is_stored_is_what_a_teacher_says_of_the_view(images: Path, tmp_path: Path, name: str) -> None:
+    teacher = save_classifier(tmp_path / "teacher", small_teacher(name))
+    cache = dump(images_plan(teacher, images, tmp_path / "cache", **EXACTLY))
+    logits_BC, _ = direct(teacher, cache, range(40))
+    torch.testing.assert_close(stored(cache), logits_BC.log_softmax(-1), rtol=0, atol=2e-5)
+    found = audit(cache, str(teacher), 1.0, device="cpu")
+    assert (found.rows, found.passed, found.same_weights) == (40, True, True)
+    assert found.stored < 1e-4
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_the_hidden_state_stands_for_the_logits_where_the_head_is_linear(
+    images: Path, tmp_path: Path, name: str
+) -> None:
+    teacher = save_classifier(tmp_path / "teacher", small_teacher(name))
+    plans = {
+        preset: images_plan(teacher, images, tmp_path / preset, preset=preset, limit=20, views=2, k=None)
+        for preset in ("exact", "small")
+    }
+    if name == "deit with teacher":
+        # the mean of two heads
+        for plan in plans.values():
+            with pytest.raises(ModelError, match=r"logits differ from head times hidden state.*Use --preset topk\.$"):
+                dump(plan)
+        return
+    logits_BC, _ = direct(teacher, dump(plans["exact"]), range(40))
+    expected_BC = logits_BC.log_softmax(-1)
+    torch.testing.assert_close(stored(Cache(plans["exact"].out)), expected_BC, rtol=0, atol=0.1)
+    small = dump(plans["small"])
+    assert verify(small.path) == []
+    kl_B = (expected_BC.exp() * (expected_BC - stored(small))).sum(-1)
+    assert 0 <= kl_B.mean() < 0.05
+    recoded = recode(RecodePlan(cache=plans["exact"].out, out=tmp_path / "recoded", preset="small"))
+    assert verify(recoded.path) == []
+    assert [each.sample for each in recoded] == [each.sample for each in small]
+
+
+def test_preset_exact_keeps_what_the_teacher_says(images: Path, classifier: Path, tmp_path: Path) -> None:
+    cache = dump(images_plan(classifier, images, tmp_path / "cache", preset="exact", k=None, limit=20))
+    assert cache.fidelity.rows > 0
+    assert cache.fidelity.sums["kl_t1"][0] / cache.fidelity.rows < 1e-3
+    assert cache.manifest.teacher.width == 32
+
+
+@pytest.mark.parametrize("name", ["swin", "convnext", "resnet"])
+def test_students_need_not_be_stacks_of_layers(image_cache: Cache, tmp_path: Path, name: str) -> None:
+    student = save_classifier(tmp_path / "student", small_teacher(name))
+    options: dict[str, Any] = {"cache": image_cache.path, "max_steps": 2, "device": "cpu"}
+    train(TrainPlan(student=str(student), out=tmp_path / "out", **options))
+    for dtype in ("float32", "bfloat16"):
+        assert evaluate(
+            EvaluatePlan(cache=image_cache.path, student=str(tmp_path / "out"), dtype=dtype, device="cpu")
+        ).rows
+    with pytest.raises((BadInput, ModelError), match="layers"):
+        train(TrainPlan(student=str(student), out=tmp_path / "no", copy_layers="1", **options))
+
+
+@pytest.mark.parametrize("name", ["swin", "convnext", "resnet"])
+def test_a_fresh_student_is_shaped_like_any_teacher(images: Path, tmp_path: Path, name: str) -> None:
+    teacher = save_classifier(tmp_path / "teacher", small_teacher(name))
+    cache = dump(images_plan(teacher, images, tmp_path / "cache", limit=20))
+    train(TrainPlan(cache=cache.path, out=tmp_path / "out", max_steps=1, device="cpu"))
+    fresh = AutoModelForImageClassification.from_pretrained(tmp_path / "out")
+    assert type(fresh) is type(small_teacher(name))
+    assert fresh.config.id2label == CLASSES["id2label"]
+    with pytest.raises(BadInput, match="'num_hidden_layers'"):
+        train(TrainPlan(cache=cache.path, out=tmp_path / "no", layers=1, device="cpu"))
+
+
+def test_some_layers_of_the_teacher_make_a_student(image_cache: Cache, classifier: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"cache": image_cache.path, "max_steps": 1, "device": "cpu"}
+    train(TrainPlan(student=str(classifier), copy_layers="1", out=tmp_path / "copied", **options))
+    train(TrainPlan(layers=1, out=tmp_path / "fresh", **options))
+    for name in ("copied", "fresh"):
+        assert json.loads((tmp_path / name / "config.json").read_text())["num_hidden_layers"] == 1
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher that compares images with texts, with random weights and its tokenizer."""
+    tokenizer = train_tokenizer()
+    ends = tokenizers.processors.TemplateProcessing(single="$A <|end|>", special_tokens=[("<|end|>", 0)])
+    tokenizer.backend_tokenizer.post_processor = ends
+    assert tokenizer("a")["input_ids"][-1] == tokenizer.eos_token_id == 0
+    torch.manual_seed(0)
+    tower = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {"vocab_size": 320, "max_position_embeddings": 32, "initializer_range": 0.3}
+    ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    vision = {"image_size": SIZE, "patch_size": 4, "initializer_range": 0.3}
+    model = CLIPModel(CLIPConfig(text_config=tower | text | ids, vision_config=tower | vision, projection_dim=24))
+    crop = {"size": {"shortest_edge": 20}, "crop_size": {"height": SIZE, "width": SIZE}, "do_center_crop": True}
+    folder = save_classifier(tmp_path_factory.mktemp("clip"), model, **crop, resample=3)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def zero_shot_plan(clip: Path, images: Path, out: Path, **changes: Any) -> DumpPlan:
+    usual = {"classes": ", ".join(WORDS), "prompt": "The digit {}.", "augment": "flip"}
+    return images_plan(clip, images, out, **EXACTLY | usual | changes)
+
+
+def test_zero_shot_answers_are_those_of_the_model_and_its_texts(clip: Path, images: Path, tmp_path: Path) -> None:
+    cache = dump(zero_shot_plan(clip, images, tmp_path / "cache"))
+    assert cache.manifest.view is not None
+    # what its image processor does: the middle 16 of the 20 pixels of the shorter edge
+    assert cache.manifest.view.spelled == "center:share=0.8,flip"
+    assert cache.manifest.view.interpolation == "bicubic"
+    model = AutoModel.from_pretrained(clip).eval()
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(clip)
+    texts = tokenizer([f"The digit {word}." for word in WORDS], padding=True, return_tensors="pt")
+    batch = next(iter(cache.loader(batch_size=40, shuffle=False)))
+    with torch.inference_mode():
+        names = ("input_ids", "attention_mask")
+        logits_BC = model(pixel_values=batch.pixel_values, **{name: texts[name] for name in names}).logits_per_image
+    torch.testing.assert_close(stored(cache), logits_BC.log_softmax(-1), rtol=0, atol=2e-5)
+    names_S = [view.name.split("/")[0] for view in viewed(cache)]
+    assert batch.gold.tolist() == [WORDS.index(name) if name in WORDS else -1 for name in names_S]
+    assert audit(cache, str(clip), 1.0, device="cpu").passed
+    assert len(add(AddPlan(cache=cache.path, views="2", device="cpu"))) == 60
+    train(TrainPlan(cache=cache.path, out=tmp_path / "out", max_steps=1, device="cpu"))
+    assert AutoModelForImageClassification.from_pretrained(tmp_path / "out").config.num_labels == 10
+
+
+@pytest.mark.parametrize("preset", ["small", "exact"])
+def test_the_embeddings_of_the_texts_are_a_linear_head(clip: Path, images: Path, tmp_path: Path, preset: str) -> None:
+    plain = dump(zero_shot_plan(clip, images, tmp_path / "plain"))
+    changes = {"preset": preset, "k": None, "logprobs": None, "tail": None}
+    cache = dump(zero_shot_plan(clip, images, tmp_path / "cache", **changes))
+    expected_BC = stored(plain)
+    kl_B = (expected_BC.exp() * (expected_BC - stored(cache))).sum(-1)
+    assert 0 <= kl_B.mean() < 0.02
+    assert cache.manifest.teacher.width == 24
+
+
+def test_other_texts_make_another_teacher(clip: Path, classifier: Path, images: Path, tmp_path: Path) -> None:
+    cache = dump(zero_shot_plan(clip, images, tmp_path / "cache"))
+    for changes, said in (
+        ({"prompt": "A {}."}, "data.prompt = The digit {}., this command asks for A {}."),
+        ({"classes": ",".join(reversed(WORDS))}, "data.classes = "),
+    ):
+        with pytest.raises(CacheMismatch, match=re.escape(said)):
+            dump(zero_shot_plan(clip, images, cache.path, **changes))
+    with pytest.raises(CacheMismatch, match="no teacher of the kind that"):
+        audit(cache, str(classifier), 1.0, device="cpu")
+
+
+def test_zero_shot_teachers_that_cannot_be_asked_are_refused(
+    clip: Path, images: Path, tmp_path: Path, refused: Refused
+) -> None:
+    def line(**changes: Any) -> str:
+        return refused("dump", *flags_of(zero_shot_plan(clip, images, tmp_path / "out", **changes)))
+
+    assert "Name the classes with --classes cat,dog,..." in line(classes=None, prompt=None)
+    for classes in ("zero", "zero,one,zero", "zero,,one"):
+        assert f"--classes {classes}: name two classes or more, each once." in line(classes=classes, k=2)
+    assert "--prompt 'a digit': put {} where the name of the class goes." in line(prompt="a digit")
+    assert "taps are kept of CLIPModel" in line(hidden="final")
+    long = "the same words again and again " * 9 + "{}"
+    assert "cannot be embedded" in line(prompt=long)
+    assert not (tmp_path / "out" / MANIFEST_NAME).exists()
+
+
+def test_a_tokenizer_that_knows_no_word_is_refused(clip: Path, images: Path, tmp_path: Path) -> None:
+    """transformers makes an empty one where none is saved."""
+    mute = tmp_path / "mute"
+    shutil.copytree(clip, mute, ignore=shutil.ignore_patterns("token*", "special*"))
+    with pytest.raises(ModelError, match=r"gives several classes the same tokens|cannot be embedded"):
+        dump(zero_shot_plan(mute, images, tmp_path / "out"))
