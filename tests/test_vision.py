@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, pairwise
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +38,11 @@ from transformers import (
     DeiTForImageClassificationWithTeacher,
     PreTrainedModel,
     PreTrainedTokenizerFast,
-    ResNetForImageClassification,
     SwinConfig,
     SwinForImageClassification,
     ViTForImageClassification,
 )
 
-import logitstore
 from logitstore.add import add
 from logitstore.audit import audit
 from logitstore.batch import Batch
@@ -62,16 +60,14 @@ from logitstore.targets import Targets, dense_logprobs
 from logitstore.train import train
 from logitstore.types import Array, View
 from logitstore.view_order import ViewOrder, parse_views, view_order
-from tests.conftest import Command, Refused, error_line, flags_of, logitstore_command, train_tokenizer, tree
+from tests.conftest import Command, Refused, error_line, flags_of, train_tokenizer, tree
 from tests.made_images import (
     CLASSES,
     SIZE,
     WORDS,
     digits,
     images_plan,
-    label_of,
     save_classifier,
-    save_processor,
     small_resnet,
     small_vit,
     taught,
@@ -779,3 +775,263 @@ def test_a_tokenizer_that_knows_no_word_is_refused(clip: Path, images: Path, tmp
     shutil.copytree(clip, mute, ignore=shutil.ignore_patterns("token*", "special*"))
     with pytest.raises(ModelError, match=r"gives several classes the same tokens|cannot be embedded"):
         dump(zero_shot_plan(mute, images, tmp_path / "out"))
+
+
+# looking at a cache of images
+
+
+def test_the_teacher_is_asked_again_about_a_share_of_the_views(
+    told: Told,
+    command: Command,
+    capsys: pytest.CaptureFixture[str],
+    image_cache: Cache,
+    classifier: Path,
+    tmp_path: Path,
+) -> None:
+    asked = ["verify", image_cache.path, "--share", "0.1", "--device", "cpu", "--against-teacher"]
+    out = told(*asked, classifier)
+    assert "sound: 9 parts, 180 rows" in out
+    assert "18 rows asked again" in out
+    assert "it agrees" in out
+    other = save_classifier(tmp_path / "other", small_vit(9))
+    capsys.readouterr()
+    assert command(*asked, other) == 1
+    out = capsys.readouterr().out
+    assert "it DIFFERS" in out
+    assert "weights are not the ones the cache was made with" in out
+    with pytest.raises(CacheMismatch, match="does not have the 10 classes"):
+        audit(
+            image_cache, str(save_classifier(tmp_path / "few", small_vit(id2label={0: "a", 1: "b"}))), 0.1, device="cpu"
+        )
+
+
+def test_other_weights_add_no_views(own_views: Path, tmp_path: Path, refused: Refused) -> None:
+    other = save_classifier(tmp_path / "other", small_vit(9))
+    before = tree(own_views)
+    line = refused("add", own_views, "--views", "3", "--teacher", other, "--device", "cpu")
+    assert f"--teacher {other}: its weights are not those that {own_views} was made with" in line
+    assert tree(own_views) == before
+
+
+def test_inspect_tells_what_a_cache_of_images_is(
+    told: Told, image_cache: Cache, classifier: Path, images: Path
+) -> None:
+    summary = json.loads(told("inspect", image_cache.path, "--json"))
+    assert summary["task"] == "image-classification"
+    assert (summary["images"], summary["views"], summary["samples"], summary["rows"]) == (60, 3, 180, 180)
+    assert summary["data"]["unlabelled"] == 2
+    assert summary["no_gold"] == 6
+    assert summary["tokenizer"] is None
+    assert summary["view"]["spelled"] == "crop,flip"
+    logits_BC, labels_B = direct(classifier, image_cache, range(180))
+    known_BC, known_B = logits_BC[labels_B >= 0], labels_B[labels_B >= 0]
+    nll = torch.nn.functional.cross_entropy(known_BC, known_B)
+    assert summary["gold_cross_entropy"] == pytest.approx(float(nll), rel=1e-3)
+    assert summary["gold_is_top1"] == pytest.approx(float((known_BC.argmax(1) == known_B).double().mean()))
+    listed_B8 = known_BC.topk(8).indices
+    assert summary["gold_is_listed"] == pytest.approx(float((listed_B8 == known_B[:, None]).any(1).double().mean()))
+    table = re.sub(r"\s+", " ", told("inspect", image_cache.path))
+    assert "60 images, 2 unlabelled" in table
+    assert "views 3 of each, 16 x 16, bilinear: crop,flip" in table
+    assert f"made with torch {torch.__version__.partition('+')[0]}, pillow" in table
+    assert re.search(r"label \d\.\d+ nats cross-entropy; top-1 in", table)
+
+
+def test_inspect_shows_what_the_teacher_saw_in_a_view(told: Told, image_cache: Cache, classifier: Path) -> None:
+    for number in (60 + 2, 120):  # one with a label, one without
+        view = viewed(image_cache)[number]
+        logits_BC, labels_B = direct(classifier, image_cache, [number])
+        probs_C, label = logits_BC.softmax(-1)[0], int(labels_B[0])
+        (found,) = json.loads(told("inspect", image_cache.path, "--sample", number, "--json", "--top", "4"))
+        top_4 = probs_C.topk(4)
+        assert [name for name, _ in found["alternatives"]] == [WORDS[place] for place in top_4.indices]
+        assert [share for _, share in found["alternatives"]] == pytest.approx(top_4.values.tolist(), rel=1e-3)
+        entropy = float(-(probs_C * probs_C.log()).sum())
+        assert found["entropy"] == pytest.approx(entropy, rel=1e-2)
+        table = told("inspect", image_cache.path, "--sample", number)
+        assert f"{view.name}, view {view.view}"[:20] in table
+        assert f"{WORDS[int(top_4.indices[0])]}\u00a0{float(top_4.values[0]):.2f}" in table
+        if label < 0:
+            assert found["text"] == f"{view.name}, view {view.view}"
+            assert (found["probability"], found["rank"]) == (None, None)
+        else:
+            assert found["text"] == f"{view.name}, view {view.view} ({WORDS[label]})"
+            assert found["probability"] == pytest.approx(float(probs_C[label]), rel=1e-2)
+            rank = int((probs_C > probs_C[label]).sum()) + 1
+            assert found["rank"] == (rank if rank <= 8 else None)
+
+
+def test_a_cache_without_labels_has_no_figures_of_them(told: Told, classifier: Path, tmp_path: Path) -> None:
+    data = digits(tmp_path / "flat", range(12), labelled=False)
+    # most rows list fewer than eight, so that slots are empty
+    changes = {"sparsifier": "topp", "top_p": 0.8, "tail": "uniform"}
+    cache = dump(images_plan(classifier, data, tmp_path / "cache", views=2, **changes))
+    assert re.search(r"\nlabel +none *\n", told("inspect", cache.path))
+    recoded = recode(RecodePlan(cache=cache.path, out=tmp_path / "recoded", k=4))
+    assert verify(recoded.path) == []
+    assert (recoded.sums.no_gold, recoded.sums.gold_is_listed, recoded.sums.gold_is_top1) == (24, 0, 0)
+
+
+def test_a_dry_run_tells_images_views_and_size_and_writes_nothing(
+    told: Told, classifier: Path, images: Path, tmp_path: Path
+) -> None:
+    plan = images_plan(classifier, images, tmp_path / "out", augment="crop,mixup")
+    out = told("dump", *flags_of(plan), "--dry-run")
+    assert f"data       {images}: 60 images, 60 without a label" in out
+    assert "views      3 of each, 16 x 16: crop,mixup" in out
+    assert "rows       180" in out
+    assert "parts      9 of 25 samples" in out
+    expected = float(re.search(r"size +about (\S+) kB", out)[1])  # type: ignore[index]
+    cache = dump(plan)
+    on_disk = sum(len(content) for name, content in tree(cache.path / "parts").items() if "/c/" in name)
+    samples = 180 * 28
+    assert expected == pytest.approx((on_disk + samples) / 1000, rel=0.2)
+
+
+@pytest.mark.parametrize("changes", [{"k": 4}, {"layout": "archive"}, {"k": 6, "layout": "archive"}], ids=str)
+def test_a_recoded_cache_is_about_the_same_views(
+    image_cache: Cache, classifier: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    recoded = recode(RecodePlan(cache=image_cache.path, out=tmp_path / "recoded", **changes))
+    assert recoded.complete
+    assert verify(recoded.path) == []
+    assert viewed(recoded) == viewed(image_cache)
+    np.testing.assert_array_equal(recoded.nll(), image_cache.nll())
+    assert recoded.sums.no_gold == image_cache.sums.no_gold == 6
+    assert recoded.sums.gold_logprob == pytest.approx(image_cache.sums.gold_logprob, rel=1e-3)
+    mine, theirs = given(recoded, batch_size=50), given(image_cache, batch_size=7)
+    assert all(torch.equal(mine[number], theirs[number]) for number in range(180))
+    plans = [EvaluatePlan(cache=each.path, student=str(classifier), device="cpu") for each in (recoded, image_cache)]
+    figures = [evaluate(plan) for plan in plans]
+    assert figures[0].accuracy == figures[1].accuracy
+    assert figures[0].kl == pytest.approx(figures[1].kl, abs=0.2)
+    grown = add(AddPlan(cache=recoded.path, views="3", device="cpu")) if "k" not in changes else None
+    assert grown is None or verify(grown.path) == []
+
+
+def test_scores_of_images_are_kept_without_their_rows(
+    classifier: Path, images: Path, image_cache: Cache, tmp_path: Path, refused: Refused
+) -> None:
+    cache = dump(images_plan(classifier, images, tmp_path / "cache", preset="scores", k=None))
+    np.testing.assert_allclose(cache.nll(), image_cache.nll(), rtol=2e-3)
+    assert verify(cache.path) == []
+    line = refused("evaluate", cache.path, "--student", classifier)
+    assert "keeps scores only" in line
+    assert "keeps scores only" in refused("inspect", cache.path, "--sample", "0")
+
+
+# orders
+
+
+def orders(cache: Cache, views: str | None, together: int, images: Array, seed: int = 3) -> ViewOrder:
+    return view_order(cache, images, views, together, seed)
+
+
+@pytest.fixture(scope="session")
+def many_views(tmp_path_factory: pytest.TempPathFactory, classifier: Path, images: Path) -> Cache:
+    """Seven views of eleven images; do not change it."""
+    out = tmp_path_factory.mktemp("many-views") / "cache"
+    return dump(images_plan(classifier, images, out, views=7, augment="flip", limit=11, samples_per_part=4))
+
+
+@pytest.mark.parametrize(
+    ("views", "together", "expected"),
+    [
+        (None, 1, [[0], [1], [2], [3], [4], [5], [6], [0], [1]]),
+        ("0-1", 1, [[0], [1], [0], [1]]),
+        ("4", 1, [[4], [4], [4]]),
+        ("5,2-3,6", 1, [[5], [2], [3], [6], [5]]),
+        ("1,1,2", 1, [[1], [1], [2], [1]]),
+        (None, 3, [[0, 1, 2], [3, 4, 5], [6, 0, 1], [2, 3, 4]]),
+        ("2-4", 2, [[2, 3], [4, 2], [3, 4]]),
+        ("3-4", 2, [[3, 4], [3, 4]]),
+    ],
+)
+def test_every_epoch_has_all_images_once_in_its_views(
+    many_views: Cache, views: str | None, together: int, expected: list[list[int]]
+) -> None:
+    images = np.array([0, 2, 3, 5, 7, 10])
+    order = orders(many_views, views, together, images)
+    assert order.epoch_samples == 6 * together
+    sequences = []
+    for epoch, of_epoch in enumerate(expected):
+        samples = order(epoch, np.arange(order.epoch_samples))
+        found = [viewed(many_views)[number] for number in samples.tolist()]
+        steps = [found[first : first + together] for first in range(0, len(found), together)]
+        assert all(len({view.image for view in step}) == 1 for step in steps)
+        assert [[view.view for view in step] for step in steps] == [of_epoch] * 6
+        sequences.append([step[0].image for step in steps])
+        assert sorted(sequences[-1]) == images.tolist()
+        # a pure function: any places, in any order
+        assert np.array_equal(order(epoch, np.array([4, 0, 4])), samples[[4, 0, 4]])
+    assert len({tuple(sequence) for sequence in sequences}) > 1
+    assert not np.array_equal(orders(many_views, views, together, images, seed=4)(0, np.arange(6)), samples[:6])
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
+@pytest.mark.parametrize("together", [1, 2])
+def test_ranks_share_an_epoch_whatever_their_number(many_views: Cache, together: int, world: int) -> None:
+    order = orders(many_views, None, together, np.arange(11))
+    pictures = pictures_of(many_views)
+
+    def steps(rank: int, world: int) -> Iterator[list[list[int]]]:
+        options = {"epoch_samples": order.epoch_samples, "batch_size": 2 * together, "workers": 0}
+        loader = many_views.loader(order=order, pictures=pictures, rank=rank, world_size=world, **options)
+        for _ in range(3):
+            yield [[int(number) for number in batch.samples if number >= 0] for batch in loader]
+
+    alone = list(steps(0, 1))
+    ranks = [list(steps(rank, world)) for rank in range(world)]
+    for epoch in range(3):
+        shares = [each[epoch] for each in ranks]
+        assert len({len(share) for share in shares}) == 1
+        assert [step for taken in zip(*shares, strict=True) for step in taken if step] == alone[epoch]
+        assert Counter(chain.from_iterable(alone[epoch])).total() == order.epoch_samples
+        assert {number // 11 for number in chain.from_iterable(alone[epoch])} == {
+            (epoch * together + copy) % 7 for copy in range(together)
+        }
+
+
+def test_a_batch_that_only_fills_up_a_step_counts_nothing(many_views: Cache) -> None:
+    loader = many_views.loader(batch_size=30, rank=1, world_size=2, shuffle=False)
+    last = list(loader)[-1]
+    assert last.pixel_values is not None
+    assert last.pixel_values.shape[1:] == (3, SIZE, SIZE)
+    assert not last.row_mask.any()
+    assert (last.samples == -1).all()
+
+
+def test_an_epoch_that_is_gone_on_with_gives_the_rest(many_views: Cache) -> None:
+    order = orders(many_views, None, 2, np.arange(11))
+    options = {"order": order, "epoch_samples": 22, "batch_size": 4}
+    whole = [batch.samples.tolist() for loader in [many_views.loader(**options)] for _ in range(2) for batch in loader]
+    first = many_views.loader(**options)
+    begun = [batch.samples.tolist() for batch, _ in zip(first, range(4), strict=False)]
+    second = many_views.loader(**options)
+    second.load_state_dict(first.state_dict())
+    rest = [batch.samples.tolist() for _ in range(2) for batch in second]
+    assert begun + rest == whole
+
+
+def test_views_are_parsed_in_the_order_given() -> None:
+    assert parse_views("7, 0-2,7") == [7, 0, 1, 2, 7]
+    for wrong in ("", "a", "3-1", "-1", "1,", "1-", "1--2", "1.5", "1234567"):
+        with pytest.raises(BadInput, match="write numbers and ranges, such as 0-4,7"):
+            parse_views(wrong)
+
+
+def test_only_whole_views_are_learned_from(many_views: Cache, tmp_path: Path) -> None:
+    cache = Cache(shutil.copytree(many_views.path, tmp_path / "cache"))
+    for part in (1, 5, 20):  # of three parts a view
+        shutil.rmtree(layout.part_folder(cache.path, part))
+    cache = Cache(cache.path)
+    assert cache.whole_views == [2, 3, 4, 5]
+    order = orders(cache, None, 1, np.arange(11))
+    names = {cache[int(number)].sample.view for number in chain(*(order(epoch, np.arange(11)) for epoch in range(4)))}
+    assert names == {2, 3, 4, 5}
+    assert [cache[first].sample.view for first in order.firsts] == [2, 3, 4, 5]
+    for views in ("0", "2-6"):
+        with pytest.raises(BadInput, match=r"view [06] is not there, or not whole; it has views 2 to 5\."):
+            orders(cache, views, 1, np.arange(11))
+    with pytest.raises(BadInput, match=r"--views-per-step 5: there are 4 views to take\. Give at most that many\."):
+        orders(cache, None, 5, np.arange(11))
