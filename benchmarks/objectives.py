@@ -1,9 +1,9 @@
 """Every objective from one cache: does it fall, what does it cost, what does its student come to.
 
-SmolLM2-135M-Instruct answers in bfloat16 once, logits and features; the student is a copy of three of its thirty layers, in
-bfloat16. Each line is a run of 200 steps over the same samples in the same order, four windows of at most 128 tokens each,
-in a process of its own. Time and peak memory of a step are beside those of a run on gold tokens alone; as one run follows
-another, the machine's moods are in them.
+SmolLM2-135M-Instruct answers in bfloat16 once, logits and features; the student is a fresh one of three layers, half as wide,
+in bfloat16. Each line is a run of 200 steps over the same samples in the same order, two windows of at most 128 tokens each, in
+a process of its own, on one core, which it can have to itself. Time and peak memory of a step are beside those of a run on gold
+tokens alone; as one run follows another, the machine's moods are in them.
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 import yaml
 
 from bench import console, resident, save
 from demo import find_teacher
+from logitstore.cache.reader import Cache
 from logitstore.dump import dump
 from logitstore.plans import DumpPlan, TrainPlan
-from logitstore.students.build import copied
+from logitstore.students.build import fresh
 from logitstore.train import train
-from logitstore.types import ModelRef, Step
+from logitstore.types import Step
 
 FOLDER = Path("build/objectives")
 STEPS = 200
@@ -38,14 +40,21 @@ ENDS = 20
 """Steps whose losses are averaged at either end."""
 
 LAYERS, TEACHER_LAYERS = 3, 30
+SHAPE = {
+    "num_hidden_layers": LAYERS,
+    "hidden_size": 288,
+    "intermediate_size": 768,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+}
 
 GOLD = "gold tokens only"
 RUNS: dict[str, dict[str, Any]] = {GOLD: {"alpha": 0.0}} | {
     name: {"objective": name}
     for name in (
         "forward_kl", "reverse_kl", "symmetric_kl", "jensen_shannon", "total_variation", "skew_forward_kl",
-        "skew_reverse_kl", "adaptive_kl", "balanced_kl", "taid", "dkd", "dist", "plackett_luce", "standardised_kl",
-        "lumped_kl", "renormalised_kl",
+        "skew_reverse_kl", "adaptive_kl", "balanced_kl", "taid", "dkd", "one_for_all", "dist", "plackett_luce",
+        "standardised_kl", "lumped_kl", "renormalised_kl",
     )
 }  # fmt: skip
 RUNS |= {
@@ -65,7 +74,7 @@ RUNS |= {
 
 def main(arguments: list[str]) -> None:
     """Run every line in a process of its own, or with a name that one in this."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     if arguments:
         print(json.dumps(line_of(arguments[0])))
         return
@@ -108,7 +117,8 @@ def prepare() -> None:
     )
     dump(plan)
     if not (FOLDER / "student").exists():
-        copied(ModelRef.parse(find_teacher()), str(LAYERS)).save_pretrained(FOLDER / "student")
+        transformers.set_seed(0)
+        fresh(Cache(FOLDER / "cache").manifest.teacher.config, SHAPE).save_pretrained(FOLDER / "student")
 
 
 def line_of(name: str) -> dict[str, Any]:
@@ -126,7 +136,7 @@ def line_of(name: str) -> dict[str, Any]:
         "student": str(FOLDER / "student"),
         "out": out,
         "precision": "bfloat16",
-        "batch_size": 4,
+        "batch_size": 2,
         "max_steps": STEPS,
         "evaluate_every": STEPS,
         "device": "cpu",

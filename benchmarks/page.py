@@ -11,6 +11,7 @@ import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import methods_page
@@ -168,6 +169,43 @@ def _cells(line: dict[str, Any]) -> tuple[str, str, str]:
     return line["name"], shown + _mark(line["met"]), f"{'≤' if sign == '<=' else '≥'} {target}"
 
 
+def costs() -> str:
+    """Every objective: what a step costs beside one on gold tokens, whether it falls, what its student comes to."""
+    rows = [
+        (
+            line["name"],
+            f"{line['time']:.2f}",
+            f"{line['memory']:.2f}",
+            f"{line['first_loss']:.3g}",
+            f"{line['last_loss']:.3g}",
+            f"{line['kl']:.3f}",
+            f"{line['cross_entropy']:.3f}",
+            f"{line['agreement']:.1%}",
+        )
+        for line in _load("objectives")["lines"]
+    ]
+    head = ("run", "time", "memory", "loss at first", "at last", "held-out KL", "cross-entropy", "agreement")
+    return _table(head, rows)
+
+
+def miniplm() -> str:
+    """Students of either half of the corpus on held-out documents, mean and deviation over the seeds."""
+    lines = _load("miniplm")["lines"]
+    names = {"difference": "chosen by the difference", "random": "random"}
+    groups = ("all", "reference", "others")
+    rows = []
+    for name, called in names.items():
+        own = [[line[group] for line in lines if line["name"] == name] for group in groups]
+        rows.append((called, *(f"{mean(values):.3f} ± {stdev(values):.3f}" for values in own)))
+    return _table(("half", "all held-out documents", "the language reference", "all others"), rows)
+
+
+def shares() -> str:
+    """How much of each kind of document the difference keeps."""
+    line = next(line for line in _load("miniplm")["lines"] if line["name"] == "difference")
+    return _table(tuple(line["shares"]), [tuple(f"{share:.0%}" for share in line["shares"].values())])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "codec": codec,
     "speeds": speeds,
@@ -177,6 +215,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "methods": methods_page.methods,
     "truth": methods_page.truth,
     "recipes": methods_page.recipes,
+    "costs": costs,
+    "miniplm": miniplm,
+    "shares": shares,
 }
 """The tables by the name that marks their place on a page."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from logitstore_cli.options import Config, argument, option
-from logitstore_cli.show import Bars, console, errors
+from logitstore_cli.show import Bars, console, going_on
 
 from logitstore.plans import AddPlan
 from logitstore.recipe import plan
@@ -38,15 +38,8 @@ def add(
     """
     flags = {name: value for name, value in locals().items() if name != "config"}
     asked = plan(AddPlan, "add", config, flags)
-    with Bars() as progress:
-        try:
-            made = resolve("logitstore.add:add")(asked, progress)
-        except KeyboardInterrupt:
-            errors.print(
-                f"interrupted. {asked.cache} keeps every part written so far; give the same command again to go on.",
-                soft_wrap=True,
-            )
-            raise
+    with Bars() as progress, going_on(asked.cache):
+        made = resolve("logitstore.add:add")(asked, progress)
     if made.manifest.view is not None:
         missing = made.manifest.parts - len(made.part_numbers)
         console.print(

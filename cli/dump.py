@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 from logitstore_cli.options import Config, option
-from logitstore_cli.show import Bars, console, errors, size
+from logitstore_cli.show import Bars, console, going_on, size
 from rich.table import Table
 
 from logitstore.plans import DumpPlan
@@ -85,14 +85,8 @@ def dump(
             _print_plan(asked, drafted.manifest, resolve("logitstore.dump:tap_bytes")(asked, drafted.config))
             return
         watch = Stopwatch() if profile else OFF
-        try:
+        with going_on(asked.out):
             cache = resolve("logitstore.dump:dump")(asked, progress, watch)
-        except KeyboardInterrupt:
-            errors.print(
-                f"interrupted. {asked.out} keeps every part written so far; give the same command again to go on.",
-                soft_wrap=True,
-            )
-            raise
     if profile:
         _print_profile(watch)
     missing = cache.manifest.parts - len(cache.part_numbers)

@@ -52,7 +52,7 @@ def inspect(
     if summary["taps"]:
         console.print(_tap_table(summary["taps"], summary["parts"]["planned"]))
     if summary["fidelity"]:
-        console.print(_fidelity_table(summary["fidelity"]))
+        console.print(_fidelity_table(summary))
     console.print(_histogram(summary["entropy_histogram"]), highlight=False)
 
 
@@ -68,6 +68,7 @@ def _summary_table(summary: dict[str, Any]) -> Table:
             f"{'classes' if summary['view'] else 'tokens'}, {teacher['dtype']})",
         ),
         ("weights", teacher["fingerprint"]),
+        *_origin(summary),
         *(_of_images(summary) if summary["view"] else _of_text(data)),
         ("samples", f"{summary['samples']:,}"),
         ("rows", _rows(summary)),
@@ -134,9 +135,17 @@ def _targets(summary: dict[str, Any]) -> str:
     return f"{preset}{', '.join([sparsifier['name'], *details])}; tail {shape}; logprobs {codec['logprobs']}, {codec['layout']}"
 
 
-def _fidelity_table(found: dict[str, Any]) -> Table:
+def _origin(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """The caches it is the mean of, where it is one."""
+    members = summary["merged_from"] or []
+    return [("merged from", f"{each['weight']:.4g} of {each['teacher']} (plan {each['plan']})") for each in members]
+
+
+def _fidelity_table(summary: dict[str, Any]) -> Table:
     """How far what is stored is from what was said."""
-    whom = "the teacher" if found["against"] == "teacher" else "the cache this one was recoded from"
+    found = summary["fidelity"]
+    made_from = "the cache this one was recoded from" if summary["recoded_from"] else "the mean it was merged from"
+    whom = "the teacher" if found["against"] == "teacher" else made_from
     title = f"fidelity: {found['rows']:,} random rows against {whom}, 95% intervals"
     table = Table("figure", "mean", "±", box=None, pad_edge=False, title=title, title_justify="left")
     for name, meaning in _FIDELITY.items():

@@ -17,6 +17,7 @@ from logitstore_cli.add import add
 from logitstore_cli.dump import dump
 from logitstore_cli.evaluate import evaluate
 from logitstore_cli.inspect import inspect
+from logitstore_cli.merge import merge
 from logitstore_cli.plan import plan
 from logitstore_cli.recipes import recipes
 from logitstore_cli.recode import recode
@@ -38,7 +39,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (plan, dump, add, recode, inspect, verify, sidecar, select, train, recipes, evaluate):
+for command in (plan, dump, add, recode, merge, inspect, verify, sidecar, select, train, recipes, evaluate):
     app.command()(command)
 
 

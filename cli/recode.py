@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from logitstore_cli.options import Config, argument, option
-from logitstore_cli.show import Bars, console, errors
+from logitstore_cli.show import Bars, console, going_on, say_made
 
 import logitstore
 from logitstore.plans import RecodePlan
@@ -35,22 +35,10 @@ def recode(
     """
     flags = {name: value for name, value in locals().items() if name != "config"}
     asked = plan(RecodePlan, "recode", config, flags)
-    with Bars() as progress:
-        try:
-            made = resolve("logitstore.recode:recode")(asked, progress)
-        except KeyboardInterrupt:
-            errors.print(
-                f"interrupted. {asked.out} keeps every part written so far; give the same command again to go on.",
-                soft_wrap=True,
-            )
-            raise
+    with Bars() as progress, going_on(asked.out):
+        made = resolve("logitstore.recode:recode")(asked, progress)
     if left := ", ".join(logitstore.open(asked.cache).taps):
         console.print(
             f"not carried over: {left}; give `logitstore add {asked.out}` for them", highlight=False, soft_wrap=True
         )
-    size = sum(seal.bytes for record in made.records for seal in record.files.values()) / max(made.rows, 1)
-    console.print(
-        f"{asked.out}: {made.rows:,} rows of {len(made):,} samples, {size:.1f} B/row on disk with their samples",
-        highlight=False,
-        soft_wrap=True,
-    )
+    say_made(asked.out, made)

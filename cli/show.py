@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from logitstore.cache.reader import Cache
 from logitstore.types import Step
 
 console = Console(markup=False)
@@ -27,7 +31,8 @@ _UNITS = {
     "evaluate": "batches",
     "ask again": "batches",
     "verify": "parts",
-    "recode": "parts",
+    "recode": "rows",
+    "merge": "rows",
     "judge": "rows",
     "encode anew": "samples",
 }
@@ -92,6 +97,28 @@ class Bars:
         if step.stage not in self._tasks:
             self._tasks[step.stage] = self._bars.add_task(step.stage, total=step.total, note="")
         self._bars.update(self._tasks[step.stage], completed=step.done, total=step.total, note=note)  # type: ignore[arg-type]
+
+
+@contextmanager
+def going_on(out: Path) -> Iterator[None]:
+    """Where parts of a cache are written: say at Ctrl-C what is left of them."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        errors.print(
+            f"interrupted. {out} keeps every part written so far; give the same command again to go on.", soft_wrap=True
+        )
+        raise
+
+
+def say_made(out: Path, made: Cache) -> None:
+    """What was made from caches, and what a row of it costs."""
+    on_disk = sum(seal.bytes for record in made.records for seal in record.files.values()) / max(made.rows, 1)
+    console.print(
+        f"{out}: {made.rows:,} rows of {len(made):,} samples, {on_disk:.1f} B/row on disk with their samples",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def size(count: float) -> str:

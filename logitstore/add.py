@@ -41,6 +41,10 @@ def add(plan: AddPlan, progress: Progress = no_progress) -> Cache:
     """
     cache = Cache(plan.cache)
     cache.check_sizes()
+    if cache.manifest.merged_from is not None:
+        raise BadInput(
+            f"{plan.cache}: it is the mean of several teachers, and features belong to one. Add them to a cache of that one."
+        )
     if plan.views is not None:
         return _add_views(plan, cache, progress)
     wanted = _taps_wanted(plan, cache)

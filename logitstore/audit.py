@@ -71,9 +71,9 @@ def audit(
     """
     if not len(cache):
         raise CacheMismatch(f"{cache.path}: no part is committed, so there is nothing to compare.")
-    if cache.manifest.recoded_from is not None:
+    if cache.manifest.is_remade:
         raise BadInput(
-            f"{cache.path}: it was recoded, so its rows are not the teacher's own. Compare the cache it was made from."
+            f"{cache.path}: its rows were made from other caches and are not a teacher's own. Compare those it was made from."
         )
     if images is not None and cache.manifest.view is None:
         raise BadInput(f"--images {images}: {cache.path} is a cache of text. Leave it out.")

@@ -16,7 +16,7 @@ from logitstore.chance import FIDELITY, uniform
 from logitstore.decode import Decoder
 from logitstore.manifest import FIDELITY_NAMES as NAMES
 from logitstore.manifest import Fidelity
-from logitstore.score import RowChunk, TeacherBatch
+from logitstore.score import RowBatch, RowChunk
 from logitstore.targets import SampledTargets, Targets, dense_logprobs
 from logitstore.types import Array
 
@@ -50,10 +50,10 @@ class FidelityCheck:
         self._found: list[Tensor] = []
         self._waiting: list[tuple[Tensor, dict[str, Tensor]]] = []
 
-    def chosen(self, batch: TeacherBatch) -> Array:
+    def chosen(self, batch: RowBatch) -> Array:
         """bool[N]: the rows of a batch to compare, the same whoever asks."""
         if self._share <= 0:
-            return np.zeros(len(batch.rows_N), np.bool_)
+            return np.zeros(len(batch.gold_N), np.bool_)
         return np.concatenate([self.chosen_of(key, rows) for key, rows in zip(batch.keys, batch.counts, strict=True)])
 
     def chosen_of(self, key: str, rows: int) -> Array:

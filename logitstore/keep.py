@@ -14,7 +14,7 @@ from logitstore.chance import DRAWS, uniform
 from logitstore.decode import latents_of
 from logitstore.fidelity import FidelityCheck
 from logitstore.fields import RowInfo
-from logitstore.score import RowChunk, TeacherBatch
+from logitstore.score import RowBatch, RowChunk
 from logitstore.sparsify import SPARSIFIERS
 from logitstore.stopwatch import OFF, Stopwatch
 
@@ -35,7 +35,7 @@ class Keep:
         """What the rows of a cache keep."""
         return cls(sparsifier_of(row), latents_of(row, shared), check, watch)
 
-    def __call__(self, batch: TeacherBatch, chunk: RowChunk) -> dict[str, Tensor]:
+    def __call__(self, batch: RowBatch, chunk: RowChunk) -> dict[str, Tensor]:
         with self.watch("select"):
             kept = self._selected(batch, chunk)
         if self.latents is not None:
@@ -48,7 +48,7 @@ class Keep:
                 self.check.look(chunk, kept, self.check.chosen(batch))
         return kept
 
-    def _selected(self, batch: TeacherBatch, chunk: RowChunk) -> dict[str, Tensor]:
+    def _selected(self, batch: RowBatch, chunk: RowChunk) -> dict[str, Tensor]:
         """The sparsifier's choice; NaN is the gold logprob of a row without a gold token."""
         drawn = self._uniform(batch, chunk)
         if not bool((batch.gold_N[chunk.span] < 0).any()):
@@ -60,7 +60,7 @@ class Keep:
         kept["gold_listed"] = kept["gold_listed"] & is_gold_n
         return kept
 
-    def _uniform(self, batch: TeacherBatch, chunk: RowChunk) -> Tensor | None:
+    def _uniform(self, batch: RowBatch, chunk: RowChunk) -> Tensor | None:
         draws: int = self.sparsifier.draws
         if not draws:
             return None

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 import xxhash
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
 from logitstore.errors import BadInput, CacheDamaged, NotACache
 from logitstore.fields import SCORES, CodecInfo, FieldInfo, RowInfo, SparsifierInfo, TailInfo, row_fields, token_dtype
@@ -101,6 +101,17 @@ class ImagesInfo(Record):
     unlabelled: int = Field(ge=0)
 
 
+class Member(Record):
+    """One of the caches that a mean was taken of: the identity of its plan, its teacher's name, and what it weighs.
+
+    The weights of all members sum to 1.
+    """
+
+    plan: str
+    teacher: str
+    weight: float = Field(ge=0, le=1)
+
+
 class Manifest(Record):
     """The plan of a cache, written before its first part; nothing of it changes but the count of views, which can grow.
 
@@ -112,6 +123,7 @@ class Manifest(Record):
     version: Literal[1] = 1
     created_by: dict[str, str]
     recoded_from: str | None = None
+    merged_from: list[Member] | None = Field(None, min_length=2)
     task: Literal["causal-lm", "image-classification"] = "causal-lm"
     teacher: TeacherInfo
     tokenizer: TokenizerInfo | None = None
@@ -156,10 +168,23 @@ class Manifest(Record):
                 raise ValueError(f"the field '{name}' is not the one of these targets")
         return self
 
+    @model_serializer(mode="wrap")
+    def _plain(self, plain_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `merged_from` where it says nothing, so that caches of one teacher are written as before there were means."""
+        plain: dict[str, Any] = plain_of(self)
+        if self.merged_from is None:
+            plain.pop("merged_from", None)
+        return plain
+
     @property
     def row(self) -> RowInfo:
         """What a row holds."""
         return RowInfo(sparsifier=self.sparsifier, tail=self.tail, codec=self.codec, vocabulary=self.teacher.vocabulary)
+
+    @property
+    def is_remade(self) -> bool:
+        """Whether its rows were made from other caches' and not from what a teacher said."""
+        return self.recoded_from is not None or self.merged_from is not None
 
     @property
     def layout(self) -> str:
@@ -221,9 +246,10 @@ class Manifest(Record):
         return token_dtype(self.teacher.vocabulary)
 
     def essence(self) -> dict[str, Any]:
-        """Everything that decides what the parts hold; names, paths and versions, which do not, are left out."""
+        """Everything that decides what the parts hold; names, paths, versions and origins, which do not, are left out."""
         plan = self.model_dump(
-            mode="json", exclude={"created_by": True, "recoded_from": True, "teacher": {"name", "revision"}}
+            mode="json",
+            exclude={"created_by": True, "recoded_from": True, "merged_from": True, "teacher": {"name", "revision"}},
         )
         for name in ("source", "limit"):
             plan["data"].pop(name, None)
@@ -273,7 +299,7 @@ class Fidelity(Record):
     Every figure has its sum and its sum of squares over `rows`, so that parts can be added and errors estimated.
 
     Attributes:
-        against: the teacher's own distribution, or that of the cache this one was recoded from.
+        against: the teacher's own distribution, or that of the caches this one was made from.
         rows: rows compared.
         unbounded: rows whose KL is infinite, because a token that can come has no mass; not in the sums of `kl_*`.
         sums: name -> (sum, sum of squares): `kl_t1`, `kl_t2`, `kl_t4` in nats; `top1`, 1 where the most probable token is

@@ -13,7 +13,7 @@ from logitstore.errors import BadInput, one_line
 from logitstore.record import Record
 from logitstore.registry import suggest
 
-SECTIONS = ("plan", "dump", "add", "recode", "inspect", "verify", "select", "sidecar", "train", "evaluate")
+SECTIONS = ("plan", "dump", "add", "recode", "merge", "inspect", "verify", "select", "sidecar", "train", "evaluate")
 
 ABOUT = "about"
 """A section for people: what a recipe is for."""
@@ -50,7 +50,7 @@ def plan(kind: type[P], section: str, config: Path | None, flags: dict[str, Any]
     except ValidationError as error:
         first = error.errors()[0]
         name, *inside = first["loc"] or (section,)
-        flag = "CACHE" if name == "cache" else "--" + str(name).replace("_", "-")
+        flag = str(name).upper() if name in ("cache", "caches") else "--" + str(name).replace("_", "-")
         if inside and isinstance(inside[0], int):  # of a list, which no flag can give
             flag = ".".join(map(str, (name, *inside[:2])))
         if first["type"] == "missing":

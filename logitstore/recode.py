@@ -7,32 +7,17 @@ The ways are in recoders.py.
 
 from __future__ import annotations
 
-from contextlib import suppress
-
-import numpy as np
-import safetensors.torch
-import torch
-from torch import Tensor
-
-from logitstore.cache import layout
-from logitstore.cache.part_writer import PartWriter
 from logitstore.cache.reader import Cache
-from logitstore.cache.staged_part import PartTaken
-from logitstore.cache.verify import shared_problems
-from logitstore.decode import decoder_of, load_shared
-from logitstore.errors import BadInput, CacheMismatch, storage_errors
-from logitstore.establish import refuse_other_plan
+from logitstore.decode import load_shared
+from logitstore.derive import Fit, begin, check_target, fit_on, write_parts
+from logitstore.distributions import HiddenStates
+from logitstore.errors import BadInput
 from logitstore.fields import CodecInfo, RowInfo, row_fields
-from logitstore.keep import sparsifier_of
-from logitstore.manifest import MANIFEST_NAME, Manifest, seal, seal_of_bytes, unseal
-from logitstore.pilot import fitted as fitted_tail
-from logitstore.pilot import listed_by
+from logitstore.manifest import Manifest
 from logitstore.plans import RecodePlan
 from logitstore.presets import row_of
-from logitstore.recoders import head_of, hidden_chunks, is_copy, recoder_of
-from logitstore.sparsify.sketch import TailPilot
-from logitstore.tails import LatentTail
-from logitstore.types import Progress, Step, no_progress
+from logitstore.recoders import is_copy, recoder_of
+from logitstore.types import Progress, no_progress
 
 TRUNCATED = ("topk", "topp")
 """Sparsifiers whose rows can be made smaller without the teacher."""
@@ -53,20 +38,12 @@ def recode(plan: RecodePlan, progress: Progress = no_progress) -> Cache:
     if not len(source):
         raise BadInput(f"{plan.cache}: no part of it is committed. Finish its dump first.")
     row = target_row(plan, source.manifest)
-    _check_target(plan)
-    fitted = _fitted_before(plan, row) or _fit(plan, source, row, progress)
-    manifest = _establish(plan, source, row, *fitted)
+    check_target(plan.out, [plan.cache])
+    wanted = _manifest(plan, source.manifest, row)
+    manifest = begin(plan.out, source, wanted, lambda: _fit(plan, source, row, progress))
     # what is stored decides, also where another process began this cache
     recoder = recoder_of(source, row, load_shared(plan.out, manifest))
-    done = set(layout.committed_parts(plan.out))
-    todo = [number for number in source.part_numbers if number not in done]
-    for count, number in enumerate(todo, 1):
-        part = source.part(number)
-        samples = [part.samples.sample(index) for index in range(len(part.samples))]
-        with suppress(PartTaken), PartWriter(plan.out, manifest, number, samples) as writer:
-            recoder.write(part, samples, writer)
-        progress(Step(stage="recode", done=count, total=len(todo), part=number))
-    return Cache(plan.out)
+    return write_parts(plan.out, manifest, source, recoder, "recode", progress)
 
 
 def target_row(plan: RecodePlan, manifest: Manifest) -> RowInfo:
@@ -141,91 +118,27 @@ _SMALLER_TAILS = {
 }
 
 
-def _check_target(plan: RecodePlan) -> None:
-    if plan.out.resolve() == plan.cache.resolve():
-        raise BadInput(f"--out {plan.out}: it is the source itself. Choose another folder.")
-    if plan.out.exists() and not plan.out.is_dir():
-        raise BadInput(f"--out {plan.out}: a file stands there. Choose another folder.")
-    if plan.out.is_dir() and not (plan.out / MANIFEST_NAME).exists():
-        names = {path.name for path in plan.out.iterdir() if not path.name.startswith(".")}
-        if names - {layout.PARTS, layout.SHARED}:
-            raise BadInput(f"--out {plan.out}: the folder holds other files. Choose an empty or new one.")
-
-
-def _establish(plan: RecodePlan, source: Cache, row: RowInfo, shared: dict[str, Tensor], pilot_rows: int) -> Manifest:
-    """Write the shared files and then `cache.json`, or make sure that those which are there are this plan's.
-
-    Raises:
-        CacheMismatch: another plan's cache is there, or a shared file of it is damaged and cannot be made again.
-    """
-    old = source.manifest
-    contents = {name: layout.inside(source.path, name).read_bytes() for name in old.shared if name != old.tail.file}
-    tail = row.tail.model_copy(update={"file": None, "pilot_rows": pilot_rows})
-    if shared:
-        content = safetensors.torch.save(shared)
-        tail = tail.model_copy(update={"file": layout.shared_name("tail", content, ".safetensors")})
-        contents[str(tail.file)] = content
-    manifest = old.model_copy(
+def _manifest(plan: RecodePlan, source: Manifest, row: RowInfo) -> Manifest:
+    """The plan of the cache to be, but for the shared files."""
+    return source.model_copy(
         update={
-            "recoded_from": old.identity,
-            "preset": plan.preset or (old.preset if is_copy(old.row, row) else None),
+            "recoded_from": source.identity,
+            "preset": plan.preset or (source.preset if is_copy(source.row, row) else None),
             "sparsifier": row.sparsifier,
-            "tail": tail,
+            "tail": row.tail,
             "codec": row.codec,
-            "fields": row_fields(row.sparsifier, tail, row.codec, row.vocabulary),
-            "shared": {name: seal_of_bytes(content) for name, content in contents.items()},
+            "fields": row_fields(row.sparsifier, row.tail, row.codec, row.vocabulary),
         }
     )
-    with storage_errors(plan.out):
-        if not (plan.out / MANIFEST_NAME).exists():
-            for name, content in contents.items():
-                layout.write_whole(plan.out / name, content)
-            if layout.write_first(plan.out / MANIFEST_NAME, seal(manifest)):
-                return manifest
-        found = unseal(Manifest, plan.out / MANIFEST_NAME)
-        refuse_other_plan(plan.out, found, manifest)
-        for name in contents.keys() - found.shared.keys():
-            (plan.out / name).unlink(missing_ok=True)
-        for problem in shared_problems(plan.out, found):
-            if found.shared.get(problem.file) != manifest.shared.get(problem.file):
-                raise CacheMismatch(f"--out {plan.out}: {problem.file} is damaged. Recode into a new folder.")
-            layout.write_whole(plan.out / problem.file, contents[problem.file])
-    return found
 
 
-def _fitted_before(plan: RecodePlan, row: RowInfo) -> tuple[dict[str, Tensor], int] | None:
-    """What an earlier go fitted, so that all parts are made with the same; None where it is not there or not whole."""
-    if not (plan.out / MANIFEST_NAME).exists():
-        return None
-    found = unseal(Manifest, plan.out / MANIFEST_NAME)
-    same = (found.sparsifier, found.tail.shape, found.tail.bytes) == (row.sparsifier, row.tail.shape, row.tail.bytes)
-    if not same or any(problem.file == found.tail.file for problem in shared_problems(plan.out, found)):
-        return None
-    return load_shared(plan.out, found), found.tail.pilot_rows
-
-
-def _fit(plan: RecodePlan, source: Cache, row: RowInfo, progress: Progress) -> tuple[dict[str, Tensor], int]:
-    """The shared tensors of the target's tail, and the rows they were fitted on: the source's own, or fitted on its rows."""
+def _fit(plan: RecodePlan, source: Cache, row: RowInfo, progress: Progress) -> Fit:
+    """What the target's rows share of their tails: the source's own, or fitted on its rows."""
     if row.tail.shape in ("none", "uniform"):
         return {}, 0
+    hidden = HiddenStates.of(source)
+    if hidden is not None and row.tail.shape != "head":
+        head = hidden.head if row.tail.shape == "sketch" else None
+        return fit_on(hidden, source, row, plan.pilot_rows, progress, head)
     shared, pilot_rows = load_shared(source.path, source.manifest), source.manifest.tail.pilot_rows
-    if row.tail.shape == source.manifest.tail.shape:
-        return shared, pilot_rows
-    if source.manifest.tail.shape != "head":
-        return {"prior": shared["prior"]}, pilot_rows
-    decoder = decoder_of(source)
-    if not isinstance(decoder.tail, LatentTail):
-        raise ValueError("hidden states without a head")
-    head = head_of(decoder.tail)
-    pilot = TailPilot(row.vocabulary, head if row.tail.shape == "sketch" else None)
-    sparsifier = sparsifier_of(row)
-    per_sample = max(source.rows / max(len(source), 1), 1)
-    count = min(len(source), max(int(plan.pilot_rows / per_sample), 1))
-    for index in np.unique(np.linspace(0, len(source) - 1, count).round()).astype(int):
-        part, number = source.locate(int(index))
-        sample = part.samples.sample(number)
-        stored = {name: np.array(array[part.span(number)]) for name, array in part.fields.items()}
-        for chunk in hidden_chunks(decoder, head, stored, torch.from_numpy(sample.gold_N)):
-            pilot.add(chunk.logits_nV, listed_by(sparsifier, chunk, row.vocabulary), chunk.hidden_nD)
-        progress(Step(stage="pilot", done=pilot.rows, total=int(count * per_sample)))
-    return fitted_tail(pilot, row), pilot.rows
+    return (shared if row.tail.shape == source.manifest.tail.shape else {"prior": shared["prior"]}), pilot_rows

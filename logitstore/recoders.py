@@ -1,11 +1,11 @@
-"""How the rows of a part are made from another cache's: copied, cut shorter, or made from hidden states.
+"""How the rows of a part are made from other caches': copied, cut shorter, or made anew from whole distributions.
 
-Axes: N rows, K listed, D channels, V vocabulary.
+Axes: N rows, K listed, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,47 +13,58 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from logitstore.batching import by_length
 from logitstore.cache.part_writer import PartWriter
 from logitstore.cache.reader import Cache, Part
 from logitstore.chunks import chunk_rows
 from logitstore.codecs.answer import normalised
 from logitstore.decode import Decoder, decoder_of
+from logitstore.distributions import Distributions, HiddenStates, batches
 from logitstore.fidelity import FidelityCheck, Truth
 from logitstore.fields import RowInfo
-from logitstore.head import Head
 from logitstore.keep import Keep
-from logitstore.score import RowChunk, TeacherBatch, split
-from logitstore.tails import LatentTail
+from logitstore.score import split
 from logitstore.targets import Targets, dense_logprobs
 from logitstore.types import Answer, Array, Asked
 
+Told = Callable[[int], None]
+"""Is given the count of rows that were written."""
 
-@dataclass(kw_only=True)
+
 class Recoder:
     """How the rows of a part are made from the source's: this one copies them as they are."""
 
-    source: Cache
-    shared: dict[str, Tensor]
+    def write(self, part: Part, samples: Sequence[Asked], writer: PartWriter, told: Told) -> None:
+        """Write and commit one part.
 
-    def write(self, part: Part, samples: Sequence[Asked], writer: PartWriter) -> None:
-        """Write and commit one part."""
-        for index in range(len(samples)):
+        Args:
+            part: of the source.
+            samples: all of its samples.
+            writer: of the part to be.
+            told: is called now and then.
+        """
+        for index, sample in enumerate(samples):
             span = part.span(index)
             writer.write(index, Answer(fields={name: np.asarray(array[span]) for name, array in part.fields.items()}))
+            told(sample.rows)
         writer.commit(part.record.fidelity, part.record.sums)
 
 
 @dataclass(kw_only=True)
 class Relist(Recoder):
-    """Lists fewer tokens, or stores them more coarsely; the mass of those left out goes to the tail."""
+    """Lists fewer tokens, or stores them more coarsely; the mass of those left out goes to the tail.
+
+    Attributes:
+        row: what a row is to hold.
+        old, new: of the source, and of the cache to be.
+        share: of the rows whose error is measured.
+    """
 
     row: RowInfo
     old: Decoder
     new: Decoder
     share: float
 
-    def write(self, part: Part, samples: Sequence[Asked], writer: PartWriter) -> None:
+    def write(self, part: Part, samples: Sequence[Asked], writer: PartWriter, told: Told) -> None:
         check = FidelityCheck(self.new, self.share, against="source")
         for index, sample in enumerate(samples):
             stored = {name: np.array(array[part.span(index)]) for name, array in part.fields.items()}
@@ -67,6 +78,7 @@ class Relist(Recoder):
             kept |= {"top1": kept["ids"][:, 0], "gold_listed": is_gold_NK.any(1)}
             writer.write(index, Answer(fields=encoded), Answer(fields=kept))
             self._look(check, sample, stored, encoded)
+            told(sample.rows)
         writer.commit(check.take())
 
     def _look(self, check: FidelityCheck, sample: Asked, stored: dict[str, Array], encoded: dict[str, Array]) -> None:
@@ -93,69 +105,45 @@ def relisted(answer: dict[str, Any], k: int) -> dict[str, Array]:
 
 
 @dataclass(kw_only=True)
-class FromHidden(Recoder):
-    """Hidden states and the head say what the teacher said: rows are made as in a dump."""
+class Remake(Recoder):
+    """Makes rows from whole distributions, as a dump does.
+
+    Attributes:
+        row: what a row is to hold.
+        shared: what all rows share of their tails.
+        distributions: of the source's rows.
+        share: of the rows whose error is measured.
+    """
 
     row: RowInfo
-    head: Head
-    decoder: Decoder
+    shared: dict[str, Tensor]
+    distributions: Distributions
     share: float
-    batch_tokens: int
 
-    def write(self, part: Part, samples: Sequence[Asked], writer: PartWriter) -> None:
+    def write(self, part: Part, samples: Sequence[Asked], writer: PartWriter, told: Told) -> None:
         new = Decoder(self.row, self.shared)
         check = FidelityCheck(new, self.share, against="source")
         keep = Keep.of(self.row, self.shared, check)
-        for batch, spans in _batches(part, samples, self.batch_tokens):
-            stored = {name: np.concatenate([array[span] for span in spans]) for name, array in part.fields.items()}
-            chunks = [keep(batch, chunk) for chunk in hidden_chunks(self.decoder, self.head, stored, batch.gold_N)]
-            kept = {name: torch.cat([chunk[name] for chunk in chunks]).numpy() for name in chunks[0]}
-            kept |= {name: stored[name] for name in ("gold_logprob", "entropy")}
+        for batch in batches(samples, list(range(len(samples))), self.row.vocabulary):
+            chunks, known = self.distributions(part, batch)
+            made = [keep(batch, chunk) for chunk in chunks]
+            kept = {name: torch.cat([each[name] for each in made]).numpy() for name in made[0]} | known
             facts = dict(split(batch, kept))
             for index, answer in split(batch, new.codec.encode(kept)):
                 writer.write(index, answer, facts[index])
+            told(len(batch.gold_N))
         writer.commit(check.take())
-
-
-def _batches(part: Part, samples: Sequence[Asked], batch_tokens: int) -> Iterator[tuple[TeacherBatch, list[slice]]]:
-    """Samples with the rows of each; nobody is asked, so the batches have no inputs."""
-    for indices in by_length(np.array([sample.length for sample in samples]), batch_tokens):
-        some = [samples[index] for index in indices]
-        gold_N = torch.from_numpy(np.concatenate([sample.gold_N for sample in some]))
-        batch = TeacherBatch(indices=indices, samples=some, inputs={}, rows_N=torch.arange(len(gold_N)), gold_N=gold_N)
-        yield batch, [part.span(index) for index in indices]
-
-
-def hidden_chunks(decoder: Decoder, head: Head, stored: dict[str, Array], gold_N: Tensor) -> Iterator[RowChunk]:
-    """The logits of stored hidden states, a few rows at a time."""
-    size = chunk_rows(len(head.base_V), "cpu")
-    for first in range(0, len(gold_N), size):
-        span = slice(first, min(first + size, len(gold_N)))
-        targets = decoder({name: torch.from_numpy(value[span]) for name, value in stored.items()})
-        hidden_nD = targets.latent_NR if isinstance(targets, Targets) else None
-        if hidden_nD is None:
-            raise ValueError("these rows hold no hidden states")
-        yield RowChunk(span=span, logits_nV=head.logits(hidden_nD), hidden_nD=hidden_nD, gold_n=gold_N[span])
 
 
 def recoder_of(source: Cache, row: RowInfo, shared: dict[str, Tensor]) -> Recoder:
     """The way from the source's rows to the target's."""
     if is_copy(source.manifest.row, row):
-        return Recoder(source=source, shared=shared)
+        return Recoder()
     share = source.manifest.fidelity_rows / source.manifest.rows
-    decoder = decoder_of(source)
-    if not isinstance(decoder.tail, LatentTail) or source.manifest.tail.shape != "head":
-        new = Decoder(row, shared)
-        return Relist(source=source, shared=shared, row=row, old=decoder, new=new, share=share)
-    return FromHidden(
-        source=source,
-        shared=shared,
-        row=row,
-        head=head_of(decoder.tail),
-        decoder=decoder,
-        share=share,
-        batch_tokens=source.manifest.batch_tokens,
-    )
+    hidden = HiddenStates.of(source)
+    if hidden is None:
+        return Relist(row=row, old=decoder_of(source), new=Decoder(row, shared), share=share)
+    return Remake(row=row, shared=shared, distributions=hidden, share=share)
 
 
 def is_copy(old: RowInfo, new: RowInfo) -> bool:
@@ -163,8 +151,3 @@ def is_copy(old: RowInfo, new: RowInfo) -> bool:
     same_tail = (new.tail.shape, new.tail.bytes) == (old.tail.shape, old.tail.bytes)
     same_values = new.codec.model_copy(update={"layout": old.codec.layout}) == old.codec
     return new.sparsifier == old.sparsifier and same_tail and same_values
-
-
-def head_of(tail: LatentTail) -> Head:
-    """The head behind a tail of hidden states; float32 once, and not in every chunk."""
-    return Head(tail.weight_VR.float(), tail.base_V, 1.0, tail.cap)

@@ -32,6 +32,8 @@ def summarise(cache: Cache) -> dict[str, Any]:
         "path": str(cache.path),
         "complete": cache.complete,
         "parts": {"committed": len(cache.part_numbers), "planned": manifest.parts},
+        "recoded_from": manifest.recoded_from,
+        "merged_from": manifest.merged_from and [member.model_dump(mode="json") for member in manifest.merged_from],
         "teacher": manifest.teacher.model_dump(mode="json", exclude={"config"}),
         "task": manifest.task,
         "tokenizer": manifest.tokenizer.model_dump(mode="json") if manifest.tokenizer else None,

@@ -19,22 +19,17 @@ from logitstore.types import Answer, Array, Asked, Sample
 
 
 @dataclass(frozen=True, kw_only=True)
-class TeacherBatch:
-    """Some samples as the teacher takes them, and where their rows are.
+class RowBatch:
+    """The rows of some samples, sample after sample.
 
     Attributes:
-        indices: numbers of the samples among those asked about.
-        samples: the samples, complete now that they are about to be asked.
-        inputs: of the teacher, by name: of texts `input_ids` and `attention_mask`, int64[B, T], padded on the right; of
-            images `pixel_values`, float32[B, 3, H, W].
-        rows_N: int64, the rows' places in the flattened [B * T], sample after sample; T is 1 for images.
+        indices: numbers of the samples among those of their part, or those asked about.
+        samples: the samples; those of images complete, once they are about to be asked.
         gold_N: int64, the token after each row's position, or the class; -1 where there is none.
     """
 
     indices: list[int]
     samples: list[Asked]
-    inputs: dict[str, Tensor]
-    rows_N: Tensor
     gold_N: Tensor
 
     @property
@@ -46,6 +41,20 @@ class TeacherBatch:
     def keys(self) -> list[str]:
         """Of the samples."""
         return [sample.key for sample in self.samples]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherBatch(RowBatch):
+    """Some samples as the teacher takes them, and where their rows are.
+
+    Attributes:
+        inputs: of the teacher, by name: of texts `input_ids` and `attention_mask`, int64[B, T], padded on the right; of
+            images `pixel_values`, float32[B, 3, H, W].
+        rows_N: int64, the rows' places in the flattened [B * T], sample after sample; T is 1 for images.
+    """
+
+    inputs: dict[str, Tensor]
+    rows_N: Tensor
 
 
 Batches = Callable[[list[Any]], Iterable[TeacherBatch]]
@@ -199,7 +208,7 @@ def _to_host(targets: dict[str, Tensor]) -> Callable[[], dict[str, Array]]:
     return wait
 
 
-def split(batch: TeacherBatch, targets: dict[str, Array]) -> Iterator[tuple[int, Answer]]:
+def split(batch: RowBatch, targets: dict[str, Array]) -> Iterator[tuple[int, Answer]]:
     """Each sample's number and its own rows of a batch's targets."""
     ends = np.cumsum(batch.counts)
     for index, count, end in zip(batch.indices, batch.counts, ends, strict=True):

@@ -13,6 +13,7 @@ import numpy as np
 
 import logitstore
 from logitstore.cache.reader import Cache
+from logitstore.cache.same_samples import check_same_samples
 from logitstore.errors import BadInput, CacheMismatch
 from logitstore.plans import SelectPlan
 from logitstore.selection.choice import Amount, Candidates, Choice
@@ -68,7 +69,7 @@ def select(plan: SelectPlan) -> Selected:
     cache = _opened(plan.cache)
     reference = _opened(plan.reference) if plan.reference is not None else None
     if reference is not None:
-        check_same_samples(cache, reference)
+        check_same_samples(cache, reference, f"--reference {reference.path}")
     name, score_S = _score(plan, method, cache, reference)
     names = cache.domains()
     known = list(dict.fromkeys(names))
@@ -127,24 +128,6 @@ def _opened(path: object) -> Cache:
     if not cache.complete:
         raise CacheMismatch(f"{cache.path}: not all of its parts are there. Finish its dump first.")
     return cache
-
-
-def check_same_samples(cache: Cache, reference: Cache) -> None:
-    """Refuse two caches whose samples are not the same ones.
-
-    Raises:
-        CacheMismatch: with the likely reason.
-    """
-    here, there = cache.manifest, reference.manifest
-    if (here.data.fingerprint, here.samples) == (there.data.fingerprint, there.samples):
-        return
-    if here.tokenizer != there.tokenizer:
-        why = "their teachers have different tokenizers, so the same text makes other samples"
-        way_out = "Take a reference with the teacher's tokenizer."
-    else:
-        why = "the data, or how they are cut into windows, differ"
-        way_out = "Dump both with the same --data, --limit, --max-length, --overlap and --domain-column."
-    raise CacheMismatch(f"--reference {reference.path}: its samples are not those of {cache.path}: {why}. {way_out}")
 
 
 def _score(plan: SelectPlan, method: Method, cache: Cache, reference: Cache | None) -> tuple[str | None, Array | None]:

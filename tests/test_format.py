@@ -49,7 +49,7 @@ from logitstore.tails import FixedTail
 from logitstore.targets import Targets, dense
 from logitstore.types import Answer
 from tests.conftest import plan_for, tree
-from tests.golden import make
+from tests.golden import make, make_views
 
 SPECIFICATION = (Path(__file__).parents[1] / "docs" / "format.md").read_text("utf-8")
 GOLDEN = make.CACHE
@@ -404,9 +404,10 @@ def checksum_of(raw: bytes) -> str:
 
 
 def identity_of(plan: dict[str, Any]) -> str:
-    essence = {key: value for key, value in plan.items() if key not in ("created_by", "recoded_from", "checksum")}
+    left_out = {"created_by", "recoded_from", "merged_from", "views", "checksum"}
+    essence = {key: value for key, value in plan.items() if key not in left_out and (key, value) != ("view", None)}
     essence["teacher"] = {key: value for key, value in plan["teacher"].items() if key not in ("name", "revision")}
-    essence["data"] = {key: value for key, value in plan["data"].items() if key != "source"}
+    essence["data"] = {key: value for key, value in plan["data"].items() if key not in ("source", "limit")}
     text = json.dumps(essence, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return xxhash.xxh3_128_hexdigest(text.encode())
 
@@ -1078,3 +1079,31 @@ def test_the_chunks_of_the_golden_cache_are_the_bytes_that_the_specification_sho
     assert (GOLDEN / "parts/00001/rows.zarr/entropy/c/0").read_bytes().hex() == "003800400000"
     assert "`03 00 00 00 03 00 05 00 00 00 01 00`" in SPECIFICATION
     assert os.path.getsize(chunk) == 3 * 2 * 2
+
+
+def test_the_golden_cache_of_images_is_written_as_it_is_and_read_from_the_specification(tmp_path: Path) -> None:
+    make_views.write(tmp_path)
+    assert tree(tmp_path) == tree(make_views.CACHE)
+    assert verify(make_views.CACHE) == []
+    plan = json.loads((make_views.CACHE / "cache.json").read_bytes())
+    (images,) = make_views.CACHE.glob("shared/images-*.arrow")
+    table = pa.ipc.open_file(images).read_all().to_pylist()
+    parts_of_view = -(-plan["samples"] // plan["samples_per_part"])
+    cache = logitstore.open(make_views.CACHE)
+    number = 0
+    for part in range(plan["views"] * parts_of_view):
+        here = make_views.CACHE / "parts" / f"{part:05d}"
+        assert json.loads((here / "part.json").read_bytes())["plan"] == identity_of(plan)
+        ids = np.frombuffer((here / "rows.zarr/ids/c/0/0").read_bytes(), "<u2").reshape(-1, 2)
+        for row, view in enumerate(pa.ipc.open_file(here / "samples.arrow").get_batch(0).to_pylist()):
+            image = part % parts_of_view * plan["samples_per_part"] + row
+            assert (view["image"], view["view"]) == (image, part // parts_of_view)
+            said = table[image]
+            key = xxhash.xxh3_128_hexdigest(f"{said['key']}\0{view['view']}".encode())
+            found = cache[number]
+            assert (found.sample.key, found.sample.label) == (key, said["label"])
+            assert (found.sample.content, found.sample.digest) == (view["content"], view["digest"])
+            np.testing.assert_array_equal(found.answer["ids"][0], ids[row])
+            assert bool(np.isnan(found.answer["gold_logprob"][0])) == (said["label"] < 0)
+            number += 1
+    assert number == len(cache) == plan["views"] * plan["samples"]

@@ -31,5 +31,9 @@ class PartSamples(ABC):
         """Sample number `index` of the part."""
 
     @abstractmethod
+    def keys(self) -> list[str]:
+        """The key of each."""
+
+    @abstractmethod
     def domains(self) -> list[str | None]:
         """Where each sample comes from, if the data say so."""

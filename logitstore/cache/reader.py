@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -175,6 +175,10 @@ class Cache:
         place = int(np.searchsorted(self._first_sample_P, index, side="right")) - 1
         return self.part(self.part_numbers[place]), index - int(self._first_sample_P[place])
 
+    def first_sample(self, number: int) -> int:
+        """The number of the first sample of part `number` among all samples of the cache."""
+        return int(self._first_sample_P[np.searchsorted(self._numbers_P, number)])
+
     def part(self, number: int) -> Part:
         """Part `number`, opened when first asked for and kept, the last few thousand; of an archive, the rows of fewer."""
         with self._lock:
@@ -214,8 +218,7 @@ class Cache:
 
     def first_sample_of(self, view: int) -> int:
         """The number of a whole view's first sample; its other images follow in their order."""
-        place = int(np.searchsorted(self._numbers_P, view * self.manifest.parts_of_view))
-        return int(self._first_sample_P[place])
+        return self.first_sample(view * self.manifest.parts_of_view)
 
     def samples_of(self, number: int) -> PartSamples:
         """The samples of part `number`, without its rows, which costs less to open."""
@@ -295,6 +298,10 @@ class Cache:
         """int64: for every sample, the document it was cut from."""
         parts = [self.samples_of(number).document_S for number in self.part_numbers]
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+    def keys(self) -> list[str]:
+        """The key of every sample."""
+        return list(chain.from_iterable(self.samples_of(number).keys() for number in self.part_numbers))
 
     def nll(self) -> Array:
         """float32: for every sample, the teacher's mean negative logprob of its gold tokens, nats per row."""

@@ -17,7 +17,7 @@ _LISTED = ("ids", "logprobs", "tail_logmass", "counts", "log_normaliser")
 
 
 def row_block_problems(
-    block: dict[str, Array], gold_N: Array, codec: AnswerCodec, *, recoded: bool = False
+    block: dict[str, Array], gold_N: Array, codec: AnswerCodec, *, remade: bool = False
 ) -> Iterator[tuple[str, str]]:
     """The field and what is wrong with it, for every invariant that some row breaks.
 
@@ -25,8 +25,8 @@ def row_block_problems(
         block: stored fields of some rows.
         gold_N: int64, the token that follows each row's position, or its class; -1 where there is none.
         codec: of the cache; what all rows share is not needed.
-        recoded: the rows were made from another cache, so listed logprobs may be rounded twice, or come from a hidden
-            state, while that of the gold token is the teacher's own.
+        remade: the rows were made from other caches', so listed logprobs may be rounded twice, or come from a hidden
+            state or a tail, while that of the gold token comes from the teachers' own.
     """
     vocabulary = codec.row.vocabulary
     answer = codec.decode({name: block[name] for name in _LISTED if name in block})
@@ -34,7 +34,7 @@ def row_block_problems(
         yield from _ids(answer["ids"], np.isneginf(answer["logprobs"]), vocabulary)
     if "logprobs" in answer:
         yield from _logprobs(answer, codec)
-    if "ids" in answer and not recoded:
+    if "ids" in answer and not remade:
         yield from _gold(answer, block["gold_logprob"], gold_N, codec)
     if "counts" in answer:
         yield from _counts(answer["counts"], codec)

@@ -114,6 +114,11 @@ class SamplesFile(PartSamples):
         bits = np.unpackbits(self._mask_bits[first // 8 : (last + 7) // 8], bitorder="little")
         return bits[first % 8 : first % 8 + last - first].view(np.bool_)
 
+    def keys(self) -> list[str]:
+        """The samples' keys."""
+        found: list[str] = self.batch.column("key").to_pylist()
+        return found
+
     def domains(self) -> list[str | None]:
         """Where each sample's document comes from, if the data say so."""
         found: list[str | None] = self.batch.column("domain").to_pylist()

@@ -278,12 +278,12 @@ def _view_invariants(views: ViewsFile, record: PartRecord) -> Iterator[tuple[str
 
 def _row_invariants(part: Part, manifest: Manifest) -> Iterator[tuple[str, str]]:
     gold_N = np.concatenate([part[index].sample.gold_N for index in range(len(part.samples))]).astype(np.int64)
-    codec, recoded = AnswerCodec(row=manifest.row), manifest.recoded_from is not None
+    codec, remade = AnswerCodec(row=manifest.row), manifest.is_remade
     found: dict[tuple[str, str], None] = {}
     for first in range(0, part.record.rows, _BLOCK_ROWS):
         some = slice(first, first + _BLOCK_ROWS)
         block = {name: array[some] for name, array in part.fields.items()}
-        found |= dict.fromkeys(row_block_problems(block, gold_N[some], codec, recoded=recoded))
+        found |= dict.fromkeys(row_block_problems(block, gold_N[some], codec, remade=remade))
     for field, what in found:
         yield f"{layout.ROWS_FOLDER}/{field}", what
 

@@ -97,6 +97,9 @@ class ViewsFile(PartSamples):
             digest=int(self.digest_S[index]),
         )
 
+    def keys(self) -> list[str]:
+        return [self.sample(index).key for index in range(len(self))]
+
     def domains(self) -> list[str | None]:
         """None of each: images have labels."""
         return [None] * len(self)

@@ -1,0 +1,63 @@
+"""`logitstore merge`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from logitstore_cli.options import Config, argument, option
+from logitstore_cli.show import Bars, console, going_on, say_made
+
+from logitstore.cache.reader import Cache
+from logitstore.fidelity_report import fidelity_of
+from logitstore.plans import MergePlan
+from logitstore.recipe import plan
+from logitstore.registry import resolve
+
+
+def merge(
+    caches: Annotated[list[Path] | None, argument(MergePlan, "caches")] = None,
+    mean_probabilities: Annotated[bool | None, option(MergePlan, "mean_probabilities", "--mean-probabilities")] = None,
+    weights: Annotated[str | None, option(MergePlan, "weights")] = None,
+    out: Annotated[Path | None, option(MergePlan, "out")] = None,
+    config: Config = None,
+    preset: Annotated[str | None, option(MergePlan, "preset")] = None,
+    k: Annotated[int | None, option(MergePlan, "k", "-k", "--k")] = None,
+    tail: Annotated[str | None, option(MergePlan, "tail")] = None,
+    sparsifier: Annotated[str | None, option(MergePlan, "sparsifier")] = None,
+    logprobs: Annotated[str | None, option(MergePlan, "logprobs")] = None,
+    layout: Annotated[str | None, option(MergePlan, "layout")] = None,
+) -> None:
+    """Make one cache of the mean of several teachers, from their caches of the same samples. No teacher runs.
+
+    Dump each teacher alone, with the same data, windows and vocabulary, and any preset but sampled and scores; exact and
+    faithful lose least. The mean is an ordinary cache: train, evaluate, inspect, verify, recode and select take it as one
+    teacher's.
+
+    The logprob of the gold token is exact. The rest is as near to the teachers as their caches are, and loses what its own rows
+    leave out, which is printed at the end. An interrupted merge goes on where it stopped when the same command is given again.
+
+    Example: logitstore merge --mean-probabilities one-cache other-cache --weights 1,2 -k 50 --out my-ensemble
+    """
+    flags = {name: value for name, value in locals().items() if name != "config"}
+    asked = plan(MergePlan, "merge", config, flags | {"caches": caches or None})
+    with Bars() as progress, going_on(asked.out):
+        made = resolve("logitstore.merge:merge")(asked, progress)
+    say_made(asked.out, made)
+    if error := _error(made):
+        console.print(error, highlight=False, soft_wrap=True)
+
+
+def _error(made: Cache) -> str:
+    """What its rows lose of the mean; empty where that was not measured, or is right on average only."""
+    found = fidelity_of(made.fidelity)
+    if found is None or made.manifest.sparsifier.is_estimate:
+        return ""
+    said = f"KL to the mean of {len(made.manifest.merged_from or [])} caches: "
+    if found["unbounded"]:
+        return f"{said}infinite in {found['unbounded'] / found['rows']:.1%} of the rows, which leave out tokens that can come"
+    one, two = found["kl_t1"], found["kl_t2"]
+    return (
+        f"{said}{one['mean']:.3g} \u00b1 {one['error']:.2g} nats at temperature 1, {two['mean']:.3g} \u00b1 "
+        f"{two['error']:.2g} at 2"
+    )

@@ -1,0 +1,188 @@
+"""`merge`: the caches of several teachers become one of their mean; no teacher runs. Reads top to bottom.
+
+caches of the same samples -> weights -> what a row is to hold -> prior of the mean -> part by part: decode -> mean -> encode
+
+The mean itself is in distributions.py.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import xxhash
+
+import logitstore
+from logitstore.cache.reader import Cache
+from logitstore.cache.same_samples import check_same_samples
+from logitstore.decode import load_shared
+from logitstore.derive import Fit, begin, check_target, fit_on, write_parts
+from logitstore.distributions import Mean
+from logitstore.errors import BadInput, CacheMismatch
+from logitstore.fields import RowInfo, row_fields
+from logitstore.manifest import MANIFEST_NAME, Manifest, Member, TeacherInfo, unseal
+from logitstore.plans import MergePlan
+from logitstore.presets import row_of
+from logitstore.recoders import Remake
+from logitstore.types import Progress, no_progress
+
+
+def merge(plan: MergePlan, progress: Progress = no_progress) -> Cache:
+    """Write the cache that `plan` describes, or what is missing of it.
+
+    Raises:
+        NotACache, CacheDamaged: a cache cannot be read.
+        BadInput: options that cannot be used, or a cache that has no whole distributions.
+        CacheMismatch: the caches are not complete, or of other samples or vocabularies; `plan.out` is another cache.
+        StorageError: the disk is full or the folder cannot be written; what is committed stays.
+    """
+    _check_named(plan.caches)
+    weights = weights_of(plan.weights, len(plan.caches))
+    check_target(plan.out, plan.caches)
+    caches = _opened(plan.caches)
+    first = caches[0]
+    row = row_of(plan.preset, plan.choices(), first.manifest.teacher.vocabulary, None)
+    wanted = _manifest(plan, caches, weights, row)
+    _refuse_another_mean(plan.out, wanted)
+    mean = Mean.of(caches, weights)
+
+    def fit() -> Fit:
+        return fit_on(mean, first, row, plan.pilot_rows, progress) if row.tail.shape == "prior" else ({}, 0)
+
+    manifest = begin(plan.out, first, wanted, fit)
+    # what is stored decides, also where another process began this cache
+    remake = Remake(
+        row=row,
+        shared=load_shared(plan.out, manifest),
+        distributions=mean,
+        share=manifest.fidelity_rows / manifest.rows,
+    )
+    return write_parts(plan.out, manifest, first, remake, "merge", progress)
+
+
+def _check_named(paths: Sequence[Path]) -> None:
+    if len(paths) < 2:
+        given = f"only {paths[0]} was given" if paths else "none was given"
+        raise BadInput(f"merge needs two caches or more: {given}. Name all whose mean you want.")
+    folders = [path.resolve() for path in paths]
+    twice = next((path for place, path in enumerate(paths) if folders[place] in folders[:place]), None)
+    if twice is not None:
+        raise BadInput(f"{twice}: it is named twice. Name each cache once, and say what it counts with --weights.")
+
+
+def weights_of(text: str | None, count: int) -> list[float]:
+    """What each of some caches counts, from a list such as `1,2`; the sum is 1.
+
+    Raises:
+        BadInput: they are not numbers from 0 on, one for each cache and one of them above 0.
+    """
+    if text is None:
+        return [1 / count] * count
+    try:
+        weights = [float(piece) for piece in text.split(",")]
+    except ValueError as error:
+        raise BadInput(f"--weights {text}: write one number for each cache, such as 1,2.") from error
+    if len(weights) != count:
+        raise BadInput(f"--weights {text}: {len(weights)} for {count} caches. Give each cache one, in their order.")
+    if not all(math.isfinite(weight) and weight >= 0 for weight in weights):
+        raise BadInput(f"--weights {text}: a weight is negative or no number. Give numbers from 0 on.")
+    if not any(weights):
+        raise BadInput(f"--weights {text}: nothing counts. Give at least one cache a weight above 0.")
+    shares = [weight / max(weights) for weight in weights]
+    return [share / sum(shares) for share in shares]
+
+
+def _opened(paths: Sequence[Path]) -> list[Cache]:
+    """The caches, looked through as far as that is cheap."""
+    caches = [Cache(path) for path in paths]
+    for cache in caches:
+        cache.check_sizes()
+        cache.check_targets("merge")
+        if cache.manifest.sparsifier.is_estimate:
+            raise BadInput(
+                f"{cache.path}: its rows are random draws ('{cache.manifest.sparsifier.name}'), which have no whole "
+                "distribution to take the mean of. Dump with another preset."
+            )
+        if not cache.complete:
+            raise CacheMismatch(
+                f"{cache.path}: it has {len(cache.part_numbers)} of its {cache.manifest.parts} parts. Finish its dump first."
+            )
+    for other in caches[1:]:
+        _check_same_vocabulary(caches[0], other)
+        check_same_samples(caches[0], other, str(other.path))
+    return caches
+
+
+def _check_same_vocabulary(cache: Cache, other: Cache) -> None:
+    here, there = cache.manifest, other.manifest
+    if here.teacher.vocabulary != there.teacher.vocabulary:
+        why = f"its teacher has {there.teacher.vocabulary:,} tokens, that of {cache.path} {here.teacher.vocabulary:,}"
+    elif here.tokenizer != there.tokenizer:
+        why = f"its token ids mean other pieces than those of {cache.path}"
+    elif getattr(here.data, "classes", None) != getattr(there.data, "classes", None):
+        why = f"its classes have other names than those of {cache.path}"
+    else:
+        return
+    raise CacheMismatch(f"{other.path}: {why}. Merge caches of teachers with one vocabulary.")
+
+
+def _manifest(plan: MergePlan, caches: Sequence[Cache], weights: Sequence[float], row: RowInfo) -> Manifest:
+    """The plan of the cache to be, but for the shared files: samples and parts are those of the first."""
+    first = caches[0].manifest
+    members = [
+        Member(plan=cache.manifest.identity, teacher=cache.manifest.teacher.name, weight=weight)
+        for cache, weight in zip(caches, weights, strict=True)
+    ]
+    return first.model_copy(
+        update={
+            "created_by": {"logitstore": logitstore.__version__, "torch": torch.__version__},
+            "recoded_from": None,
+            "merged_from": members,
+            "teacher": _mean_teacher([cache.manifest.teacher for cache in caches], members),
+            "fidelity_rows": max(cache.manifest.fidelity_rows for cache in caches),
+            "preset": plan.preset,
+            "sparsifier": row.sparsifier,
+            "tail": row.tail,
+            "codec": row.codec,
+            "fields": row_fields(row.sparsifier, row.tail, row.codec, row.vocabulary),
+        }
+    )
+
+
+def _mean_teacher(teachers: Sequence[TeacherInfo], members: Sequence[Member]) -> TeacherInfo:
+    """Who answers in a cache of a mean: nobody else has that fingerprint. Fresh students are shaped like the first."""
+    is_even = len({member.weight for member in members}) == 1
+    names = [member.teacher if is_even else f"{member.weight:.3g} {member.teacher}" for member in members]
+    said = json.dumps([[member.plan, member.weight] for member in members], separators=(",", ":"))
+    dtypes = {teacher.dtype for teacher in teachers}
+    return teachers[0].model_copy(
+        update={
+            "name": f"mean of {', '.join(names)}",
+            "revision": None,
+            "fingerprint": xxhash.xxh3_128_hexdigest(said.encode()),
+            "dtype": dtypes.pop() if len(dtypes) == 1 else "float32",
+            "width": None,
+            "architecture": " + ".join(dict.fromkeys(teacher.architecture for teacher in teachers)),
+        }
+    )
+
+
+def _refuse_another_mean(out: Path, wanted: Manifest) -> None:
+    """Say in words what would else be told as fingerprints that differ."""
+    if not (out / MANIFEST_NAME).exists():
+        return
+    found = unseal(Manifest, out / MANIFEST_NAME)
+    if found.teacher.fingerprint == wanted.teacher.fingerprint:
+        return
+    there, here = found.merged_from, wanted.merged_from or []
+    if there is None:
+        what = "the cache there is no mean of others"
+    elif [member.plan for member in there] != [member.plan for member in here]:
+        what = f"the cache there was made from other caches, by {', '.join(member.teacher for member in there)}"
+    else:
+        weights = [",".join(f"{member.weight:.4g}" for member in members) for members in (there, here)]
+        what = f"the cache there has the weights {weights[0]}, this command asks for {weights[1]}"
+    raise CacheMismatch(f"--out {out}: {what}. Choose another folder, or give the same caches and weights as before.")
