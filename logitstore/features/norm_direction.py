@@ -45,7 +45,7 @@ class NormDirection(FeatureObjective):
         self.projections = Projections(shapes, self.pairs(shapes.student_layers, shapes.teacher_layers))
 
     @classmethod
-    def pairs(cls, student_layers: int, teacher_layers: int, **_others: Any) -> list[Pair]:
+    def pairs(cls, *_layers: int, **_others: Any) -> list[Pair]:
         return [(FINAL, FINAL)]
 
     def of_counted(self, sides: Sides) -> Tensor:
