@@ -109,7 +109,9 @@ class Mean:
             log_weight + fields["gold_logprob"].astype(np.float64)
             for (_, _, log_weight), fields in zip(self.sources, stored, strict=True)
         ]
-        return self._chunks(stored, batch.gold_N), {"gold_logprob": np.minimum(np.logaddexp.reduce(of_gold), 0.0)}
+        with np.errstate(invalid="ignore"):  # NaN of a row without a gold token
+            gold_logprob_N = np.minimum(np.logaddexp.reduce(of_gold), 0.0)
+        return self._chunks(stored, batch.gold_N), {"gold_logprob": gold_logprob_N}
 
     def _chunks(self, stored: list[Fields], gold_N: Tensor) -> Iterator[RowChunk]:
         for span in _spans(len(gold_N), self.first.manifest.teacher.vocabulary):

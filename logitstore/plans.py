@@ -237,13 +237,13 @@ class RecodePlan(RowChoices):
 class MergePlan(RowChoices):
     """Everything `merge` is told."""
 
-    caches: list[Path] = Field(
+    caches: list[Place] = Field(
         description="Two or more caches of the same samples, by teachers with the same vocabulary."
     )
     mean_probabilities: bool = Field(
         description="Take the mean of the teachers' probabilities, token by token, which is the only way there is so far."
     )
-    out: Path = Field(description="The cache to write. One that this command began is gone on with.")
+    out: Place = Field(description="The cache to write. One that this command began is gone on with.")
     weights: str | None = Field(
         None,
         coerce_numbers_to_str=True,

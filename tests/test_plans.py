@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
+from typing import get_args, get_origin
 
 import pytest
 
@@ -25,9 +25,15 @@ def test_a_tilde_is_the_home_in_every_path_and_model(command: str, monkeypatch: 
     paths = places(kind)
     assert "cache" in paths or "out" in paths
     models = {"teacher", "student", "against_teacher"} & kind.model_fields.keys()
-    needed = {name: "x" for name, field in kind.model_fields.items() if field.is_required()}
-    found = kind.model_validate(needed | dict.fromkeys([*paths, *models], "~/a b"))
-    assert {name: getattr(found, name) for name in paths} == dict.fromkeys(paths, Path("/home/me/a b"))
+    fields = kind.model_fields
+    needed = {name: True if fields[name].annotation is bool else "x" for name in fields if fields[name].is_required()}
+    several = {name for name in paths if get_origin(fields[name].annotation) is list}
+    said = {name: ["~/a b"] if name in several else "~/a b" for name in (*paths, *models)}
+    found = kind.model_validate(needed | said)
+    home = Path("/home/me/a b")
+    assert {name: getattr(found, name) for name in paths} == {
+        name: [home] if name in several else home for name in paths
+    }
     assert {name: getattr(found, name) for name in models} == dict.fromkeys(models, "/home/me/a b")
 
 

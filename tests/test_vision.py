@@ -53,8 +53,10 @@ from logitstore.dump import dump
 from logitstore.errors import BadInput, CacheMismatch, ModelError
 from logitstore.evaluate import evaluate
 from logitstore.manifest import MANIFEST_NAME, RECORD_NAME, Manifest, PartRecord, seal, unseal
+from logitstore.merge import merge
 from logitstore.pictures import pictures_of
-from logitstore.plans import AddPlan, DumpPlan, EvaluatePlan, RecodePlan, TrainPlan
+from logitstore.plans import AddPlan, DumpPlan, EvaluatePlan, MergePlan, RecodePlan, TrainPlan
+from logitstore.recipe import plan
 from logitstore.recode import recode
 from logitstore.targets import Targets, dense_logprobs
 from logitstore.train import train
@@ -485,6 +487,70 @@ def test_a_student_learns_from_views_and_from_more_of_them_once_the_teacher_is_b
     assert longer["kl"] < after["kl"]
     assert trained(student, tmp_path / "third", "--epochs", 6, "--views-per-step", 2)["kl"] < 0.9 * before["kl"]
     assert trained(student, tmp_path / "fourth", "--epochs", 4, "--alpha", 0.5)["kl"] < before["kl"]
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Digits that all have a label."""
+    return digits(tmp_path_factory.mktemp("labelled") / "digits", range(40))
+
+
+@pytest.fixture(scope="module")
+def tapped(tmp_path_factory: pytest.TempPathFactory, classifier: Path, labelled: Path) -> Path:
+    """Four views with what the output layer takes."""
+    folder = tmp_path_factory.mktemp("tapped") / "cache"
+    return dump(images_plan(classifier, labelled, folder, views=4, hidden="final")).path
+
+
+@pytest.mark.parametrize("recipe", ["tinyvit", "ssld", "fkd", "one_for_all", "dist", "dkd", "kd_plus_plus"])
+def test_recipes_of_images_train_on_views(recipe: str, tapped: Path, tmp_path: Path) -> None:
+    student = save_classifier(tmp_path / "student", small_resnet(5, hidden_sizes=[8, 16], embedding_size=8))
+    settings: dict[str, Any] = {"cache": tapped, "student": str(student), "out": tmp_path / "out", "device": "cpu"}
+    settings |= {"max_steps": 20, "batch_size": 8, "learning_rate": 1e-2, "trainer": {"logging_steps": 1}}
+    train(plan(TrainPlan, "train", None, settings, named=recipe))
+    log = json.loads((tmp_path / "out" / "logitstore.json").read_text())["log"]
+    losses = [entry["loss"] for entry in log if "loss" in entry]
+    assert sum(losses[-5:]) < sum(losses[:5])
+
+
+def test_features_that_are_added_are_those_of_a_dump_and_what_the_output_layer_takes(
+    tapped: Path, classifier: Path, labelled: Path, tmp_path: Path
+) -> None:
+    cache = dump(images_plan(classifier, labelled, tmp_path / "cache", views=4))
+    add(AddPlan(cache=cache.path, hidden="final", device="cpu"))
+    assert tree(cache.path) == tree(tapped)
+    loader = Cache(tapped).loader(batch_size=8, shuffle=False, taps=["final"], workers=0)
+    batch = next(iter(loader))
+    model = AutoModelForImageClassification.from_pretrained(classifier).eval()
+    with torch.no_grad():
+        logits_BC = model.classifier(loader.features(batch)["final"])
+        torch.testing.assert_close(logits_BC, model(batch.pixel_values).logits, rtol=2e-2, atol=2e-2)
+
+
+def test_the_mean_of_two_teachers_is_that_of_their_probabilities(
+    classifier: Path, images: Path, tmp_path: Path, refused: Refused
+) -> None:
+    other = save_classifier(tmp_path / "other", small_resnet(9))
+    whole: dict[str, Any] = {"k": 10, "tail": "none", "logprobs": "float32"}
+    first = dump(images_plan(classifier, images, tmp_path / "first", **whole))
+    second = dump(images_plan(other, images, tmp_path / "second", samples_per_part=7, **whole))
+    made = merge(
+        MergePlan(
+            caches=[first.path, second.path], mean_probabilities=True, out=tmp_path / "mean", weights="1,3", **whole
+        )
+    )
+    assert verify(made.path) == []
+    loaders = [each.loader(batch_size=len(first), shuffle=False, workers=0) for each in (first, second, made)]
+    batches = [next(iter(loader)) for loader in loaders]
+    assert torch.equal(batches[0].pixel_values, batches[2].pixel_values)
+    dense = [dense_logprobs(loader.targets(batch)).exp() for loader, batch in zip(loaders, batches, strict=True)]
+    torch.testing.assert_close(dense[2], dense[0] / 4 + dense[1] * 3 / 4, rtol=1e-4, atol=1e-6)
+    student = save_classifier(tmp_path / "student", small_resnet(5))
+    settings = {"cache": made.path, "student": str(student), "out": tmp_path / "out", "max_steps": 2, "device": "cpu"}
+    train(plan(TrainPlan, "train", None, settings, named="meal_v2"))
+    unlike = dump(images_plan(other, images, tmp_path / "unlike", seed=5, **whole))
+    said = refused("merge", "--mean-probabilities", first.path, unlike.path, "--out", tmp_path / "no")
+    assert "their views are made in other ways" in said
 
 
 def test_the_student_is_saved_with_names_of_classes_and_an_image_processor(

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from logitstore.errors import BadInput
 from logitstore.features.feature import FeatureObjective, Pair, Shapes, Sides
-from logitstore.features.layer_map import hidden_pairs
 from logitstore.features.projection import Projections
+from logitstore.tap_names import FINAL
 
 
 class NormDirection(FeatureObjective):
@@ -45,8 +45,8 @@ class NormDirection(FeatureObjective):
         self.projections = Projections(shapes, self.pairs(shapes.student_layers, shapes.teacher_layers))
 
     @classmethod
-    def pairs(cls, student_layers: int, teacher_layers: int, **_others: Any) -> list[Pair]:
-        return hidden_pairs("last-1", student_layers, teacher_layers)
+    def pairs(cls, *_layers: int, **_others: Any) -> list[Pair]:
+        return [(FINAL, FINAL)]
 
     def of_counted(self, sides: Sides) -> Tensor:
         ((student_ND, teacher_ND),) = self.projections(sides)
