@@ -72,8 +72,8 @@ class Views:
 
     @property
     def rows_S(self) -> Array:
-        """int64: 1 for each."""
-        return np.ones(len(self), np.int64)
+        """int64: 1 for each, which takes no memory however many there are."""
+        return np.broadcast_to(np.int64(1), len(self))
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):

@@ -52,6 +52,7 @@ from logitstore.cache.verify import verify
 from logitstore.dump import dump
 from logitstore.errors import BadInput, CacheMismatch, ModelError
 from logitstore.evaluate import evaluate
+from logitstore.image_draft import Views
 from logitstore.manifest import MANIFEST_NAME, RECORD_NAME, Manifest, PartRecord, seal, unseal
 from logitstore.merge import merge
 from logitstore.pictures import pictures_of
@@ -1085,6 +1086,13 @@ def test_an_epoch_that_is_gone_on_with_gives_the_rest(many_views: Cache) -> None
     second.load_state_dict(first.state_dict())
     rest = [batch.samples.tolist() for _ in range(2) for batch in second]
     assert begun + rest == whole
+
+
+def test_counting_the_rows_of_very_many_views_takes_no_memory() -> None:
+    asked = Views([f"{number}.png" for number in range(1000)], np.zeros(1000, np.int64), 10**12)
+    assert len(asked) == 10**15
+    assert int(asked.rows_S[10**14 : 10**14 + 24].sum()) == 24
+    assert (asked[10**14].image, asked[10**14].view) == (0, 10**11)
 
 
 def test_views_are_parsed_in_the_order_given() -> None:
