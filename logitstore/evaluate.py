@@ -39,7 +39,9 @@ def evaluate(plan: EvaluatePlan, progress: Progress = no_progress) -> Evaluation
     cache.check_sizes()
     refuse_other_task(plan, cache)
     student = ModelRef.parse(plan.student)
-    kept = np.flatnonzero(held_out(cache.documents(), plan.holdout)) if plan.samples == "heldout" else None
+    kept = None
+    if plan.samples == "heldout" and cache.manifest.view is None:
+        kept = np.flatnonzero(held_out(cache.documents(), plan.holdout))
     if plan.text:
         return _on_text(plan, cache, student, np.arange(len(cache)) if kept is None else kept, progress)
     cache.check_targets("evaluate (without --text)")
