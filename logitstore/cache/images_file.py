@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
 
+from logitstore.cache.arrow_file import map_batch
 from logitstore.errors import CacheDamaged
 from logitstore.types import Array
 
@@ -37,15 +38,7 @@ class ImagesFile:
         Raises:
             CacheDamaged: it is no Arrow file, or holds something else than `count` images of `classes` classes.
         """
-        try:
-            reader = pa.ipc.open_file(pa.memory_map(str(path)))
-            batch = reader.get_batch(0) if reader.num_record_batches == 1 else None
-            if batch is not None:
-                batch.validate(full=True)
-        except (pa.ArrowException, OSError) as error:
-            raise CacheDamaged(f"{path}: not a whole Arrow file ({error}). Run `logitstore verify`.") from error
-        if batch is None or not batch.schema.equals(SCHEMA) or any(column.null_count for column in batch.columns):
-            raise CacheDamaged(f"{path}: its columns are wrong. Run `logitstore verify`.")
+        batch = map_batch(path, SCHEMA)
         self._keys = batch.column("key")
         self.labels = batch.column("label").to_numpy().astype(np.int64)
         if len(self.labels) != count or not ((self.labels >= -1) & (self.labels < classes)).all():

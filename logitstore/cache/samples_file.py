@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
 
+from logitstore.cache.arrow_file import map_batch
 from logitstore.cache.part_samples import PartSamples
 from logitstore.errors import CacheDamaged
 from logitstore.types import Array, Sample
@@ -77,16 +78,9 @@ class SamplesFile(PartSamples):
         Raises:
             CacheDamaged: it is no Arrow file, has other columns, or does not hold `count` samples in one batch.
         """
-        try:
-            reader = pa.ipc.open_file(pa.memory_map(str(path)))
-            batch = reader.get_batch(0) if reader.num_record_batches == 1 else None
-            if batch is not None:
-                # offsets and lengths that lead out of the file would bring the process down when read
-                batch.validate(full=True)
-        except (pa.ArrowException, OSError) as error:
-            raise CacheDamaged(f"{path}: not a whole Arrow file ({error}). Run `logitstore verify`.") from error
-        if batch is None or batch.num_rows != count or not batch.schema.equals(schema(token_dtype)):
-            raise CacheDamaged(f"{path}: its columns or its count of samples are wrong. Run `logitstore verify`.")
+        batch = map_batch(path, schema(token_dtype))
+        if batch.num_rows != count:
+            raise CacheDamaged(f"{path}: it has {batch.num_rows} samples, not {count}. Run `logitstore verify`.")
         if not _whole(batch):
             raise CacheDamaged(f"{path}: it has nulls, or masks of other lengths than tokens. Run `logitstore verify`.")
         self.batch = batch
@@ -135,10 +129,9 @@ class SamplesFile(PartSamples):
 
 
 def _whole(batch: pa.RecordBatch) -> bool:
-    """Whether nothing but a domain is null, and tokens and masks have the same offsets."""
+    """Whether no token or mask is null, and both have the same offsets."""
     lists = batch.column("tokens"), batch.column("mask")
-    required = [column for field, column in zip(batch.schema, batch.columns, strict=True) if not field.nullable]
-    nulls = any(column.null_count for column in (*required, *(column.values for column in lists)))
+    nulls = any(column.values.null_count for column in lists)
     return not nulls and lists[0].offsets.equals(lists[1].offsets)
 
 

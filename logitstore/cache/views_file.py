@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
 
+from logitstore.cache.arrow_file import map_batch
 from logitstore.cache.images_file import ImagesFile
 from logitstore.cache.part_samples import PartSamples
 from logitstore.errors import CacheDamaged
@@ -55,15 +56,7 @@ class ViewsFile(PartSamples):
         Raises:
             CacheDamaged: it is no Arrow file, has other columns, or holds other views.
         """
-        try:
-            reader = pa.ipc.open_file(pa.memory_map(str(path)))
-            batch = reader.get_batch(0) if reader.num_record_batches == 1 else None
-            if batch is not None:
-                batch.validate(full=True)
-        except (pa.ArrowException, OSError) as error:
-            raise CacheDamaged(f"{path}: not a whole Arrow file ({error}). Run `logitstore verify`.") from error
-        if batch is None or not batch.schema.equals(SCHEMA) or any(column.null_count for column in batch.columns):
-            raise CacheDamaged(f"{path}: its columns are wrong. Run `logitstore verify`.")
+        batch = map_batch(path, SCHEMA)
         self.batch = batch
         self.image_S, self.view_S, self.content_S, self.digest_S, self.nll_S = (
             batch.column(name).to_numpy() for name in SCHEMA.names
