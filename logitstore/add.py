@@ -120,7 +120,7 @@ def _add_views(plan: AddPlan, cache: Cache, progress: Progress) -> Cache:
         progress(Step(stage="load the teacher", done=0, total=1))
         teacher = drafted.load()
         _check_weights(plan, cache, teacher, progress)
-        write_parts(plan.cache, with_views(plan.cache, manifest, views[-1] + 1), drafted, todo, teacher, progress)
+        write_parts(plan.cache, with_views(plan.cache, views[-1] + 1), drafted, todo, teacher, progress)
     finished = Cache(plan.cache)
     finished.check_sizes()
     if finished.complete:

@@ -10,7 +10,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-import safetensors.torch
 from torch import Tensor
 
 from logitstore.cache import layout
@@ -22,11 +21,11 @@ from logitstore.decode import load_shared
 from logitstore.distributions import Distributions, batches
 from logitstore.draft import spread
 from logitstore.errors import BadInput, CacheMismatch, storage_errors
-from logitstore.establish import refuse_other_plan
+from logitstore.establish import refuse_other_plan, with_shared
 from logitstore.fields import RowInfo
 from logitstore.head import Head
 from logitstore.keep import sparsifier_of
-from logitstore.manifest import MANIFEST_NAME, Manifest, seal, seal_of_bytes, unseal
+from logitstore.manifest import MANIFEST_NAME, Manifest, seal, unseal
 from logitstore.pilot import fitted, listed_by
 from logitstore.recoders import Recoder
 from logitstore.sparsify.sketch import TailPilot
@@ -138,12 +137,7 @@ def _with_shared(
     old = source.manifest
     contents = {name: layout.inside(source.path, name).read_bytes() for name in old.shared if name != old.tail.file}
     tail = wanted.tail.model_copy(update={"file": None, "pilot_rows": pilot_rows})
-    if tensors:
-        content = safetensors.torch.save(tensors)
-        tail = tail.model_copy(update={"file": layout.shared_name("tail", content, ".safetensors")})
-        contents[str(tail.file)] = content
-    shared = {name: seal_of_bytes(content) for name, content in contents.items()}
-    return wanted.model_copy(update={"tail": tail, "shared": shared}), contents
+    return with_shared(wanted.model_copy(update={"tail": tail}), contents, tensors)
 
 
 def write_parts(

@@ -72,13 +72,13 @@ def establish(
     if existing is not None:
         refuse_other_plan(plan.out, existing, wanted)
         if not shared_problems(plan.out, existing):
-            return with_views(plan.out, existing, wanted.views)
+            return with_views(plan.out, wanted.views)
     if (kept := kept_pilot(plan.out, wanted)) is not None:
         shared, rows = kept
         wanted = wanted.model_copy(update={"tail": wanted.tail.model_copy(update={"pilot_rows": rows})})
     else:
         shared = fit_tail(wanted, drafted.pilot(plan.pilot_rows), drafted.batches, teacher, progress)
-    manifest, contents = _with_shared(wanted, drafted, shared)
+    manifest, contents = with_shared(wanted, drafted.files(), shared)
     if existing is not None and existing.shared != manifest.shared:
         raise CacheMismatch(
             f"--out {plan.out}: a shared file is damaged, and fitting it again here gives other bits. "
@@ -88,20 +88,18 @@ def establish(
         for name, content in contents.items():
             layout.write_whole(plan.out / name, content)
         if existing is not None:
-            return with_views(plan.out, existing, manifest.views)
+            return with_views(plan.out, manifest.views)
         if layout.write_first(plan.out / MANIFEST_NAME, seal(manifest)):
             return manifest
         first = unseal(Manifest, plan.out / MANIFEST_NAME)
         refuse_other_plan(plan.out, first, manifest)
         for name in contents.keys() - first.shared.keys():
             (plan.out / name).unlink(missing_ok=True)
-    return with_views(plan.out, first, manifest.views)
+    return with_views(plan.out, manifest.views)
 
 
-def with_views(root: Path, manifest: Manifest, views: int) -> Manifest:
-    """The manifest of a cache that is to have at least so many views; written anew where it had fewer."""
-    if manifest.views >= views:
-        return manifest
+def with_views(root: Path, views: int) -> Manifest:
+    """The manifest of a cache that is to have at least so many views; written anew where it has fewer."""
     found = unseal(Manifest, root / MANIFEST_NAME)
     if found.views >= views:
         return found
@@ -111,15 +109,17 @@ def with_views(root: Path, manifest: Manifest, views: int) -> Manifest:
     return more
 
 
-def _with_shared(
-    wanted: Manifest, drafted: Draft, tail_tensors: dict[str, torch.Tensor]
+def with_shared(
+    wanted: Manifest, contents: dict[str, bytes], tail_tensors: dict[str, torch.Tensor]
 ) -> tuple[Manifest, dict[str, bytes]]:
-    """The manifest with its shared files, and their contents. Names carry the contents' hash, so writers never collide."""
-    contents = drafted.files()
+    """The manifest with its shared files, the tail's among them, and their contents by their paths.
+
+    Names carry the contents' hash, so writers never collide.
+    """
     tail = wanted.tail
     if tail_tensors:
         content = safetensors.torch.save(tail_tensors)
         tail = tail.model_copy(update={"file": layout.shared_name("tail", content, ".safetensors")})
-        contents[str(tail.file)] = content
+        contents = contents | {str(tail.file): content}
     shared = {name: seal_of_bytes(content) for name, content in contents.items()}
     return wanted.model_copy(update={"tail": tail, "shared": shared}), contents

@@ -55,6 +55,7 @@ from logitstore.evaluate import evaluate
 from logitstore.image_draft import Views
 from logitstore.manifest import MANIFEST_NAME, RECORD_NAME, Manifest, PartRecord, seal, unseal
 from logitstore.merge import merge
+from logitstore.part_loop import write_part
 from logitstore.pictures import pictures_of
 from logitstore.plans import AddPlan, DumpPlan, EvaluatePlan, MergePlan, RecodePlan, TrainPlan
 from logitstore.recipe import plan
@@ -882,6 +883,23 @@ def test_other_weights_add_no_views(own_views: Path, tmp_path: Path, refused: Re
     line = refused("add", own_views, "--views", "3", "--teacher", other, "--device", "cpu")
     assert f"--teacher {other}: its weights are not those that {own_views} was made with" in line
     assert tree(own_views) == before
+
+
+def test_views_that_another_process_took_back_are_there_in_the_end(
+    classifier: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = dump(images_plan(classifier, images, tmp_path / "cache", views=1))
+    before = (cache.path / MANIFEST_NAME).read_bytes()
+
+    def late(*arguments: Any) -> None:
+        """Another process read the plan before it grew, and writes it now."""
+        (cache.path / MANIFEST_NAME).write_bytes(before)
+        write_part(*arguments)
+
+    monkeypatch.setattr("logitstore.part_jobs.write_part", late)
+    grown = add(AddPlan(cache=cache.path, views="1-2", device="cpu"))
+    assert (grown.manifest.views, grown.complete) == (3, True)
+    assert verify(cache.path) == []
 
 
 def test_inspect_tells_what_a_cache_of_images_is(
