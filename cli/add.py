@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from logitstore_cli.options import Config, argument, option
-from logitstore_cli.show import Bars, console, going_on
+from logitstore_cli.show import Bars, console, going_on, still_missing
 
 from logitstore.plans import AddPlan
 from logitstore.recipe import plan
@@ -41,10 +41,8 @@ def add(
     with Bars() as progress, going_on(asked.cache):
         made = resolve("logitstore.add:add")(asked, progress)
     if made.manifest.view is not None:
-        missing = made.manifest.parts - len(made.part_numbers)
         console.print(
-            f"{asked.cache}: {made.manifest.views:,} views of {made.manifest.samples:,} images"
-            + (f"; {missing:,} of {made.manifest.parts:,} parts are still to be written" if missing else ", complete"),
+            f"{asked.cache}: {made.manifest.views:,} views of {made.manifest.samples:,} images{still_missing(made)}",
             highlight=False,
             soft_wrap=True,
         )

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 from logitstore_cli.options import Config, option
-from logitstore_cli.show import Bars, console, going_on, size
+from logitstore_cli.show import Bars, console, going_on, size, still_missing
 from rich.table import Table
 
 from logitstore.plans import DumpPlan
@@ -89,10 +89,9 @@ def dump(
             cache = resolve("logitstore.dump:dump")(asked, progress, watch)
     if profile:
         _print_profile(watch)
-    missing = cache.manifest.parts - len(cache.part_numbers)
     console.print(
         f"{asked.out}: {cache.rows:,} rows of {len(cache):,} samples, {cache.manifest.bytes_per_row} B/row"
-        + (f"; {missing} of {cache.manifest.parts} parts are still to be written" if missing else ", complete"),
+        + still_missing(cache),
         highlight=False,
         soft_wrap=True,
     )

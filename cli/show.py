@@ -121,6 +121,12 @@ def say_made(out: Path, made: Cache) -> None:
     )
 
 
+def still_missing(cache: Cache) -> str:
+    """How a line about a cache ends: whether parts of its plan are still to be written."""
+    missing = cache.manifest.parts - len(cache.part_numbers)
+    return f"; {missing:,} of {cache.manifest.parts:,} parts are still to be written" if missing else ", complete"
+
+
 def size(count: float) -> str:
     """Bytes as people read them."""
     for unit in ("B", "kB", "MB", "GB"):

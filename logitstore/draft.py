@@ -7,11 +7,15 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
+import torch
+import transformers
 from transformers import PretrainedConfig
 
+import logitstore
 from logitstore.cache.reader import Cache
 from logitstore.errors import BadInput
-from logitstore.manifest import Manifest
+from logitstore.manifest import Manifest, TeacherInfo
+from logitstore.models import describe
 from logitstore.plans import DumpPlan
 from logitstore.registry import Table
 from logitstore.score import Batches
@@ -80,6 +84,30 @@ def draft(plan: DumpPlan, progress: Progress = no_progress) -> Draft:
     """
     found: Draft = TASKS[plan.task](plan, progress)
     return found
+
+
+def created_by() -> dict[str, str]:
+    """The software that writes a plan, by name."""
+    return {
+        "logitstore": logitstore.__version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def teacher_info(plan: DumpPlan, config: PretrainedConfig, vocabulary: int, width: int | None) -> TeacherInfo:
+    """Who will answer, but for the fingerprint of the weights."""
+    architecture, plain = describe(config)
+    return TeacherInfo(
+        name=plan.teacher,
+        revision=getattr(config, "_commit_hash", None),
+        fingerprint="",
+        dtype=plan.dtype,
+        vocabulary=vocabulary,
+        width=width,
+        architecture=architecture,
+        config=plain,
+    )
 
 
 def refuse_options(plan: DumpPlan, names: Iterable[str]) -> None:

@@ -9,24 +9,21 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
-import transformers
 import xxhash
 from transformers import PretrainedConfig
 
-import logitstore
 from logitstore.cache import layout
 from logitstore.cache.images_file import images_arrow
 from logitstore.cache.reader import Cache, views_of
 from logitstore.cache.vocabulary import read_pieces
 from logitstore.data.images import Images, ImageSpec, open_images
 from logitstore.data.tokenizer import Vocabulary
-from logitstore.draft import Draft, refuse_options, spread
+from logitstore.draft import Draft, created_by, refuse_options, spread, teacher_info
 from logitstore.errors import BadInput, CacheMismatch, ModelError
 from logitstore.fields import row_fields
 from logitstore.image_processor import load_processor, view_info
-from logitstore.manifest import ImagesInfo, Manifest, TeacherInfo
-from logitstore.models import describe, load_config, shape_of
+from logitstore.manifest import ImagesInfo, Manifest
+from logitstore.models import load_config, shape_of
 from logitstore.pictures import Pictures, pictures_of
 from logitstore.plans import DumpPlan
 from logitstore.presets import row_of
@@ -104,26 +101,12 @@ def draft_images(plan: DumpPlan, progress: Progress = no_progress) -> Draft:
     row = row_of(plan.preset or PRESET, plan.choices(), len(names), width)
     pilot = spread(len(images), len(images), plan.pilot_rows) if row.tail.shape in ("prior", "sketch", "head") else []
     tail = row.tail.model_copy(update={"pilot_rows": len(pilot)})
-    architecture, plain = describe(config)
     prompt = plan.prompt or PROMPT
     views = partial(Views, images.keys, np.full(len(images), -1) if view.mixes else labels, plan.views)
     manifest = Manifest(
-        created_by={
-            "logitstore": logitstore.__version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
+        created_by=created_by(),
         task="image-classification",
-        teacher=TeacherInfo(
-            name=plan.teacher,
-            revision=getattr(config, "_commit_hash", None),
-            fingerprint="",
-            dtype=plan.dtype,
-            vocabulary=len(names),
-            width=width,
-            architecture=architecture,
-            config=plain,
-        ),
+        teacher=teacher_info(plan, config, len(names), width),
         data=ImagesInfo(
             source=plan.data,
             split=plan.split,

@@ -281,7 +281,28 @@ class MergePlan(RowChoices):
         return value
 
 
-class AddPlan(TapChoices):
+class ImagesPlace(Record):
+    """What every command that reads a cache's images again may be told of them."""
+
+    images: str | None = Field(
+        None,
+        description="Where the images are, if not where they were when the cache was made (caches of images only).",
+    )
+
+
+class StudentsImages(ImagesPlace):
+    """What the commands that show them to a student may be told."""
+
+    image_size: int | None = Field(
+        None,
+        ge=1,
+        le=4096,
+        description="Edge of the views in pixels: the teacher's crops at another resolution. Without it what the student's "
+        "configuration says, or the teacher's.",
+    )
+
+
+class AddPlan(TapChoices, ImagesPlace):
     """Everything `add` is told."""
 
     cache: Place = Field(description="The cache to add to.")
@@ -290,10 +311,6 @@ class AddPlan(TapChoices):
         coerce_numbers_to_str=True,
         pattern=r"^\s*\d{1,6}(\s*-\s*\d{1,6})?\s*$",
         description="Also ask about these views of the images, from 0, such as 10-19.",
-    )
-    images: str | None = Field(
-        None,
-        description="Where the images are, if not where they were when the cache was made (caches of images only).",
     )
     workers: int = Field(2, ge=1, description="Threads that read images and make their views.")
     teacher: Model | None = Field(
@@ -364,7 +381,7 @@ class TermPlan(Record):
     options: dict[str, Any] = Field({})
 
 
-class TrainPlan(Record):
+class TrainPlan(StudentsImages):
     """Everything `train` is told."""
 
     cache: Place = Field(description="The cache to learn from.")
@@ -431,17 +448,6 @@ class TrainPlan(Record):
     select: Place | None = Field(
         None, description="Train on the samples of this selection only (see select), but for those held out."
     )
-    images: str | None = Field(
-        None,
-        description="Where the images are, if not where they were when the cache was made (caches of images only).",
-    )
-    image_size: int | None = Field(
-        None,
-        ge=1,
-        le=4096,
-        description="Edge of the views in pixels: the teacher's crops at another resolution. Without it what the student's "
-        "configuration says, or the teacher's.",
-    )
     views: str | None = Field(
         None,
         coerce_numbers_to_str=True,
@@ -490,7 +496,7 @@ class TrainPlan(Record):
         return (value[0] if len(value) == 1 else value or None) if isinstance(value, list) else value
 
 
-class EvaluatePlan(Record):
+class EvaluatePlan(StudentsImages):
     """Everything `evaluate` is told."""
 
     cache: Place = Field(description="The cache to compare with.")
@@ -499,16 +505,6 @@ class EvaluatePlan(Record):
         "heldout", description="Judge on the samples that `train` kept out with the same --holdout, or on all."
     )
     holdout: float = Field(0.05, gt=0, lt=1, description="Share of the documents, or images, that `train` kept out.")
-    images: str | None = Field(
-        None,
-        description="Where the images are, if not where they were when the cache was made (caches of images only).",
-    )
-    image_size: int | None = Field(
-        None,
-        ge=1,
-        le=4096,
-        description="Edge of the views in pixels, where it is not what the student's configuration says.",
-    )
     text: bool = Field(
         False,
         description="Judge on the text alone, encoded anew by the student's own tokenizer: the figures of students with "
@@ -521,16 +517,13 @@ class EvaluatePlan(Record):
     device: str = Field("auto", description="Where the student runs: auto, cpu, cuda, cuda:1, mps.")
 
 
-class VerifyPlan(Record):
+class VerifyPlan(ImagesPlace):
     """Everything `verify` is told."""
 
     cache: Place = Field(description="The cache to check.")
     repair: bool = Field(False, description="Drop what is broken, so that the dump command makes only that again.")
     against_teacher: Model | None = Field(
         None, description="Also ask this teacher again about a share of the samples, and compare."
-    )
-    images: str | None = Field(
-        None, description="Where the images are that it is asked about, if not where they were when the cache was made."
     )
     share: float = Field(0.01, gt=0, le=1, description="Share of the samples to ask the teacher about again.")
     seed: int = Field(0, ge=0, description="Seed of the choice of those samples.")

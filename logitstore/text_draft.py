@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from functools import partial
 
-import torch
-import transformers
 from transformers import PreTrainedTokenizerBase
 
-import logitstore
 from logitstore.cache import layout
 from logitstore.data.documents import DataSpec
 from logitstore.data.samples import Encoding, open_samples
 from logitstore.data.tokenizer import Vocabulary, load_tokenizer, tokenizer_files
-from logitstore.draft import Draft, refuse_options, spread
+from logitstore.draft import Draft, created_by, refuse_options, spread, teacher_info
 from logitstore.errors import BadInput, ModelError
 from logitstore.fields import row_fields
-from logitstore.manifest import DataInfo, Manifest, TeacherInfo
-from logitstore.models import describe, head_rows, load_config
+from logitstore.manifest import DataInfo, Manifest
+from logitstore.models import head_rows, load_config
 from logitstore.plans import DumpPlan, ViewChoices
 from logitstore.presets import row_of
 from logitstore.score import text_batches
@@ -60,23 +57,9 @@ def draft_text(plan: DumpPlan, progress: Progress = no_progress) -> Draft:
     rows = int(samples.rows_S.sum())
     pilot = spread(len(samples), rows, plan.pilot_rows) if row.tail.shape in ("prior", "sketch", "head") else []
     tail = row.tail.model_copy(update={"pilot_rows": int(samples.rows_S[pilot].sum())})
-    architecture, plain = describe(config)
     manifest = Manifest(
-        created_by={
-            "logitstore": logitstore.__version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-        teacher=TeacherInfo(
-            name=plan.teacher,
-            revision=getattr(config, "_commit_hash", None),
-            fingerprint="",
-            dtype=plan.dtype,
-            vocabulary=real,
-            width=width,
-            architecture=architecture,
-            config=plain,
-        ),
+        created_by=created_by(),
+        teacher=teacher_info(plan, config, real, width),
         tokenizer=vocabulary.info(),
         data=DataInfo(
             source=plan.data,
