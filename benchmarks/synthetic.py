@@ -25,11 +25,9 @@ from logitstore.manifest import (
     PartRecord,
     TeacherInfo,
     TokenizerInfo,
-    seal,
-    seal_of_bytes,
-    unseal,
 )
 from logitstore.presets import row_of
+from logitstore.sealed import seal, seal_of_bytes, unseal
 from logitstore.sparsify.sketch import allocate
 from logitstore.types import Answer, Array, Sample
 

@@ -25,9 +25,10 @@ from logitstore.establish import refuse_other_plan, with_shared
 from logitstore.fields import RowInfo
 from logitstore.head import Head
 from logitstore.keep import sparsifier_of
-from logitstore.manifest import MANIFEST_NAME, Manifest, seal, unseal
+from logitstore.manifest import MANIFEST_NAME, Manifest
 from logitstore.pilot import fitted, listed_by
 from logitstore.recoders import Recoder
+from logitstore.sealed import seal, unseal
 from logitstore.sparsify.sketch import TailPilot
 from logitstore.types import Progress, Step
 

@@ -12,9 +12,10 @@ from logitstore.cache import layout
 from logitstore.cache.verify import shared_problems
 from logitstore.draft import Draft
 from logitstore.errors import CacheMismatch, storage_errors
-from logitstore.manifest import MANIFEST_NAME, Manifest, seal, seal_of_bytes, unseal
+from logitstore.manifest import MANIFEST_NAME, Manifest
 from logitstore.pilot import fit_tail, kept_pilot
 from logitstore.plans import DumpPlan
+from logitstore.sealed import seal, seal_of_bytes, unseal
 from logitstore.teachers.teacher import Teacher
 from logitstore.types import Progress, Step
 

@@ -23,10 +23,11 @@ from logitstore.derive import Fit, begin, check_target, fit_on, write_parts
 from logitstore.distributions import Mean
 from logitstore.errors import BadInput, CacheMismatch
 from logitstore.fields import RowInfo, row_fields
-from logitstore.manifest import MANIFEST_NAME, Manifest, Member, TeacherInfo, unseal
+from logitstore.manifest import MANIFEST_NAME, Manifest, Member, TeacherInfo
 from logitstore.plans import MergePlan
 from logitstore.presets import row_of
 from logitstore.recoders import Remake
+from logitstore.sealed import unseal
 from logitstore.types import Progress, no_progress
 
 

@@ -22,11 +22,12 @@ from logitstore.errors import CacheDamaged, ModelError, one_line
 from logitstore.fields import RowInfo
 from logitstore.head import Head
 from logitstore.keep import sparsifier_of
-from logitstore.manifest import Manifest, seal, unseal
+from logitstore.manifest import Manifest
 from logitstore.paths import RelativePath
 from logitstore.presets import TYPICAL_KL
 from logitstore.record import Record
 from logitstore.score import Batches, RowChunk, ask
+from logitstore.sealed import seal, unseal
 from logitstore.sparsify.sketch import TailPilot
 from logitstore.teachers.teacher import Teacher
 from logitstore.types import Progress, Step

@@ -12,9 +12,10 @@ import xxhash
 from pydantic import Field, model_validator
 
 from logitstore.fields import FieldInfo
-from logitstore.manifest import FileSeal, Manifest
+from logitstore.manifest import Manifest
 from logitstore.paths import RelativePath
 from logitstore.record import Record
+from logitstore.sealed import FileSeal
 from logitstore.tap_names import PATTERN
 
 TAP_NAME = "tap.json"

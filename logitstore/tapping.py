@@ -20,10 +20,11 @@ from logitstore.cache.staged_part import StagedPart
 from logitstore.cache.taps import Tap, read_tap, tap_folders
 from logitstore.cache.verify import shared_problems
 from logitstore.errors import BadInput, CacheMismatch, ModelError, storage_errors
-from logitstore.manifest import Manifest, seal, seal_of_bytes, unseal
+from logitstore.manifest import Manifest
 from logitstore.models import shape_of
 from logitstore.moments import Moments
 from logitstore.score import FINITE, Encode, TeacherBatch, observe, split
+from logitstore.sealed import seal, seal_of_bytes, unseal
 from logitstore.stopwatch import OFF, Stopwatch
 from logitstore.tap_info import DEFAULT_CODEC, TAP_NAME, TapInfo, directions_of, needs_pilot, tap_fields, tap_folder
 from logitstore.tap_names import FINAL

@@ -42,9 +42,10 @@ from logitstore.dump import dump
 from logitstore.errors import CacheDamaged, LogitstoreError, NotACache
 from logitstore.fidelity import NAMES
 from logitstore.fields import CodecInfo, row_fields
-from logitstore.manifest import MANIFEST_NAME, Fidelity, Manifest, PartRecord, is_sealed, seal, unseal
+from logitstore.manifest import MANIFEST_NAME, Fidelity, Manifest, PartRecord
 from logitstore.plans import DumpPlan
 from logitstore.presets import PRESETS, row_of
+from logitstore.sealed import is_sealed, seal, unseal
 from logitstore.tails import FixedTail
 from logitstore.targets import Targets, dense
 from logitstore.types import Answer

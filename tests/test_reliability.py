@@ -36,8 +36,9 @@ from logitstore.codecs.answer import AnswerCodec
 from logitstore.dump import dump
 from logitstore.errors import LogitstoreError, NotACache, StorageError
 from logitstore.fields import CodecInfo, RowInfo, SparsifierInfo, TailInfo
-from logitstore.manifest import MANIFEST_NAME, RECORD_NAME, Manifest, PartRecord, seal, seal_of, unseal
+from logitstore.manifest import MANIFEST_NAME, RECORD_NAME, Manifest, PartRecord
 from logitstore.plans import AddPlan, DumpPlan
+from logitstore.sealed import seal, seal_of, unseal
 from logitstore.sparsify.topk import TopK
 from logitstore.types import Step, key_of
 from logitstore.view_order import view_order

@@ -41,12 +41,13 @@ from logitstore.cache.verify import repair, verify
 from logitstore.codecs.feature import FeatureCodec
 from logitstore.dump import dump
 from logitstore.errors import BadInput, CacheDamaged, CacheMismatch, ModelError
-from logitstore.manifest import RECORD_NAME, PartRecord, seal, seal_of, unseal
+from logitstore.manifest import RECORD_NAME, PartRecord
 from logitstore.mixture import Mixture
 from logitstore.part_loop import write_part
 from logitstore.plans import AddPlan, DumpPlan, RecodePlan
 from logitstore.recode import recode
 from logitstore.recording import recording
+from logitstore.sealed import seal, seal_of, unseal
 from logitstore.tap_info import TapInfo, tap_fields
 from logitstore.tap_names import names_of
 from logitstore.tap_pilot import moments_for, shared_of

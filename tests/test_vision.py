@@ -53,13 +53,14 @@ from logitstore.dump import dump
 from logitstore.errors import BadInput, CacheMismatch, ModelError
 from logitstore.evaluate import evaluate
 from logitstore.image_draft import Views
-from logitstore.manifest import MANIFEST_NAME, RECORD_NAME, Manifest, PartRecord, seal, unseal
+from logitstore.manifest import MANIFEST_NAME, RECORD_NAME, Manifest, PartRecord
 from logitstore.merge import merge
 from logitstore.part_loop import write_part
 from logitstore.pictures import pictures_of
 from logitstore.plans import AddPlan, DumpPlan, EvaluatePlan, MergePlan, RecodePlan, TrainPlan
 from logitstore.recipe import plan
 from logitstore.recode import recode
+from logitstore.sealed import seal, unseal
 from logitstore.targets import Targets, dense_logprobs
 from logitstore.train import train
 from logitstore.types import Array, View

@@ -16,7 +16,8 @@ from transformers import PreTrainedTokenizerFast
 from logitstore.cache import layout
 from logitstore.cache.reader import Cache
 from logitstore.dump import dump
-from logitstore.manifest import MANIFEST_NAME, RECORD_NAME, is_sealed, seal
+from logitstore.manifest import MANIFEST_NAME, RECORD_NAME
+from logitstore.sealed import is_sealed, seal
 from tests.conftest import (
     TEXTS,
     VOCABULARY,

@@ -11,7 +11,8 @@ from logitstore.cache import layout
 from logitstore.cache.rows_file import needed_files
 from logitstore.errors import CacheDamaged, CacheMismatch
 from logitstore.fields import FieldInfo
-from logitstore.manifest import RECORD_NAME, FileSeal, PartRecord, unseal
+from logitstore.manifest import RECORD_NAME, PartRecord
+from logitstore.sealed import FileSeal, unseal
 
 
 class PartsPlan(Protocol):

@@ -23,8 +23,9 @@ from logitstore.cache.taps import Taps
 from logitstore.cache.views_file import ViewsFile
 from logitstore.codecs.answer import AnswerCodec
 from logitstore.errors import BadInput, CacheDamaged
-from logitstore.manifest import MANIFEST_NAME, Fidelity, Manifest, PartRecord, Sums, unseal
+from logitstore.manifest import MANIFEST_NAME, Fidelity, Manifest, PartRecord, Sums
 from logitstore.registry import resolve
+from logitstore.sealed import unseal
 from logitstore.types import Answer, Array, CachedSample
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from logitstore.cache import layout
 from logitstore.cache.part_files import PartsPlan, read_record
 from logitstore.cache.rows_writer import RowsWriter, open_writer
 from logitstore.errors import storage_errors
-from logitstore.manifest import RECORD_NAME, Fidelity, PartRecord, Sums, seal, seal_of
+from logitstore.manifest import RECORD_NAME, Fidelity, PartRecord, Sums
+from logitstore.sealed import seal, seal_of
 from logitstore.types import Array, Asked
 
 

@@ -18,7 +18,8 @@ from logitstore.cache.part_files import open_record, read_record
 from logitstore.cache.rows_file import map_rows
 from logitstore.codecs.feature import FeatureCodec
 from logitstore.errors import BadInput, CacheDamaged, CacheMismatch, one_line
-from logitstore.manifest import Manifest, PartRecord, unseal
+from logitstore.manifest import Manifest, PartRecord
+from logitstore.sealed import unseal
 from logitstore.tap_info import TAP_NAME, TAPS, TapInfo, TapPlan, directions_of, tap_folder
 from logitstore.tap_names import PATTERN, flags_for
 from logitstore.types import Array

@@ -19,15 +19,8 @@ from logitstore.cache.taps import Tap, tap_folders
 from logitstore.cache.views_file import ViewsFile
 from logitstore.codecs.answer import AnswerCodec
 from logitstore.errors import CacheMismatch, LogitstoreError, NotACache, storage_errors
-from logitstore.manifest import (
-    MANIFEST_NAME,
-    RECORD_NAME,
-    Manifest,
-    PartRecord,
-    is_sealed,
-    seal_of,
-    unseal,
-)
+from logitstore.manifest import MANIFEST_NAME, RECORD_NAME, Manifest, PartRecord
+from logitstore.sealed import is_sealed, seal_of, unseal
 from logitstore.tap_info import TAP_NAME, TapInfo, tap_folder
 from logitstore.types import Progress, Step, key_of, no_progress
 

@@ -18,16 +18,8 @@ import xxhash
 from logitstore.cache import layout
 from logitstore.cache.part_writer import PartWriter
 from logitstore.fields import CodecInfo, FieldInfo, SparsifierInfo, TailInfo
-from logitstore.manifest import (
-    MANIFEST_NAME,
-    DataInfo,
-    Fidelity,
-    Manifest,
-    TeacherInfo,
-    TokenizerInfo,
-    seal,
-    seal_of_bytes,
-)
+from logitstore.manifest import MANIFEST_NAME, DataInfo, Fidelity, Manifest, TeacherInfo, TokenizerInfo
+from logitstore.sealed import seal, seal_of_bytes
 from logitstore.types import Answer, Array, Sample
 
 CACHE = Path(__file__).parent / "cache"

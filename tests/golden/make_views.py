@@ -17,7 +17,8 @@ from logitstore.cache.images_file import images_arrow
 from logitstore.cache.part_writer import PartWriter
 from logitstore.data.tokenizer import Vocabulary
 from logitstore.fields import CodecInfo, SparsifierInfo, TailInfo, row_fields
-from logitstore.manifest import MANIFEST_NAME, Fidelity, ImagesInfo, Manifest, TeacherInfo, seal, seal_of_bytes
+from logitstore.manifest import MANIFEST_NAME, Fidelity, ImagesInfo, Manifest, TeacherInfo
+from logitstore.sealed import seal, seal_of_bytes
 from logitstore.types import Answer, Array, View
 from logitstore.view_info import TransformInfo, ViewInfo
 
