@@ -7,9 +7,10 @@ import json
 import os
 import pydoc_data.topics
 import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -245,3 +246,35 @@ def teacher_gguf() -> str | None:
     folder = Path(next(iter(spec.submodule_search_locations)))
     found = next(folder.glob("*.gguf"), None)
     return f"{folder}::{found.name}" if found else None
+
+
+def traces(folder: Path) -> list[str]:
+    """What is left of unfinished work: staging folders, and files written aside."""
+    left = [path for path in folder.rglob("*") if path.name.startswith(".") or "partial" in path.name]
+    return [path.relative_to(folder).as_posix() for path in left]
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """A file system of its own; called with mount options, and again to change them."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = False
+
+    def mount(options: str) -> Path:
+        nonlocal mounted
+        also = "remount," if mounted else ""
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", also + options, "tmpfs", str(place)], capture_output=True, text=True
+        )
+        if done.returncode and not mounted:
+            pytest.skip(f"file systems cannot be mounted here: {done.stderr.strip()}")
+        assert done.returncode == 0, done.stderr
+        mounted = True
+        return place
+
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("file systems can only be mounted by root")
+    yield mount
+    if mounted:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)

@@ -34,9 +34,8 @@ from logitstore.select import select
 from logitstore.targets import SampledTargets, Targets, dense_logprobs
 from logitstore.train import train
 from logitstore.types import Step
-from tests.conftest import VOCABULARY, Refused, plan_for, save_model, train_tokenizer, tree
+from tests.conftest import VOCABULARY, Refused, plan_for, save_model, traces, train_tokenizer, tree
 from tests.test_format import identity_of
-from tests.test_reliability import disk, traces  # noqa: F401
 from tests.test_wrong_inputs import reseal, truncate
 
 Caches = dict[str, logitstore.Cache]
@@ -429,7 +428,7 @@ def storage_error_of(asked: MergePlan) -> str | None:
 
 
 def test_wherever_the_disk_gets_full_nothing_broken_is_left(
-    disk: Callable[[str], Path],  # noqa: F811
+    disk: Callable[[str], Path],
     caches: Caches,
     tmp_path: Path,
 ) -> None:

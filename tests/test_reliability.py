@@ -42,7 +42,7 @@ from logitstore.sealed import seal, seal_of, unseal
 from logitstore.sparsify.topk import TopK
 from logitstore.types import Step, key_of
 from logitstore.view_order import view_order
-from tests.conftest import error_line, flags_of, logitstore_command, plan_for, tree
+from tests.conftest import error_line, flags_of, logitstore_command, plan_for, traces, tree
 from tests.made_images import images_plan
 
 Start = Callable[..., subprocess.Popen[str]]
@@ -143,12 +143,6 @@ def listing(folder: Path) -> set[str]:
     return set(os.listdir(folder)) if folder.is_dir() else set()
 
 
-def traces(folder: Path) -> list[str]:
-    """What is left of unfinished work: staging folders, and files written aside."""
-    left = [path for path in folder.rglob("*") if path.name.startswith(".") or "partial" in path.name]
-    return [path.relative_to(folder).as_posix() for path in left]
-
-
 @pytest.fixture(scope="module")
 def small_plan(task: Task) -> Callable[..., DumpPlan]:
     """A dump of three small parts."""
@@ -185,32 +179,6 @@ def _as_many_threads_in_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
 def copy(small: Path, tmp_path: Path) -> Path:
     """The small cache again, to be spoilt."""
     return Path(shutil.copytree(small, tmp_path / "copy"))
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """A file system of its own; called with mount options, and again to change them."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = False
-
-    def mount(options: str) -> Path:
-        nonlocal mounted
-        also = "remount," if mounted else ""
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", also + options, "tmpfs", str(place)], capture_output=True, text=True
-        )
-        if done.returncode and not mounted:
-            pytest.skip(f"file systems cannot be mounted here: {done.stderr.strip()}")
-        assert done.returncode == 0, done.stderr
-        mounted = True
-        return place
-
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("file systems can only be mounted by root")
-    yield mount
-    if mounted:
-        subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 # killed and interrupted
