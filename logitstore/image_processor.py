@@ -60,17 +60,24 @@ def _view_info(plan: ViewChoices, processor: dict[str, Any], teacher: str) -> Vi
     size, framing = _framing(processor, teacher)
     if plan.image_size is not None:
         size = (plan.image_size, plan.image_size)
-    number = 2 if processor.get("resample") is None else int(processor["resample"])
+    is_normalised = processor.get("do_normalize", True)
+    for name in ("resample", *(("image_mean", "image_std") if is_normalised else ())):
+        if processor.get(name) is None:
+            # each class has a default of its own, which an old file may leave out
+            raise ModelError(
+                f"{teacher}: its image processor names no {name}. Save it anew: "
+                "AutoImageProcessor.from_pretrained(folder).save_pretrained(folder)."
+            )
+    number = int(processor["resample"])
     if number not in _RESAMPLING:
         raise ModelError(f"{teacher}: its image processor resizes in Pillow's way {number}; known are 2 and 3.")
-    is_normalised = processor.get("do_normalize", True)
     transforms = parse_transforms(plan.augment or "", framing)
     return ViewInfo(
         size=size,
         transforms=transforms,
         interpolation="bicubic" if number == 3 else "bilinear",
-        mean=tuple(processor.get("image_mean") or (0.5,) * 3) if is_normalised else (0.0,) * 3,
-        std=tuple(processor.get("image_std") or (0.5,) * 3) if is_normalised else (1.0,) * 3,
+        mean=tuple(processor["image_mean"]) if is_normalised else (0.0,) * 3,
+        std=tuple(processor["image_std"]) if is_normalised else (1.0,) * 3,
         seed=plan.seed,
         versions=versions(transforms),
     )

@@ -1338,6 +1338,8 @@ def test_a_teacher_without_an_image_processor_is_named(refused_dump: Told, class
         ({"image_mean": [0.5]}, "mean.1: Field required"),
         ({"image_mean": 0.5}, "no views can be made as its image processor says"),
         ({"image_std": [0, 0, 0]}, "std.0: Input should be greater"),
+        ({"image_mean": None}, "names no image_mean. Save it anew"),
+        ({"resample": None}, "names no resample. Save it anew"),
         ({"resample": 0}, "resizes in Pillow's way 0; known are 2 and 3."),
         ({"resample": "x"}, "no views can be made as its image processor says"),
         ({"do_rescale": False}, "does not scale levels to [0, 1]"),
