@@ -61,8 +61,7 @@ def add(plan: AddPlan, progress: Progress = no_progress) -> Cache:
 
 def _taps_wanted(plan: AddPlan, cache: Cache) -> TapRequest:
     if cache.manifest.view is None:
-        if plan.images is not None:
-            raise BadInput(f"--images {plan.images}: {plan.cache} is a cache of text. Leave it out.")
+        _refuse_set(plan, ("images", "workers"), f"{plan.cache} is a cache of text")
         config = load_config(ModelRef.parse(plan.teacher or cache.manifest.teacher.name))
         wanted = TapRequest(names=names_of(plan.hidden, plan.qkv, layer_count(config)), codec=plan.tap_codec)
         if not wanted.names:
@@ -74,6 +73,13 @@ def _taps_wanted(plan: AddPlan, cache: Cache) -> TapRequest:
             f"{plan.cache}: a cache of images takes more --views, such as {more}-{2 * more - 1}, or --hidden final."
         )
     return TapRequest(names=[FINAL], codec=plan.tap_codec)
+
+
+def _refuse_set(plan: AddPlan, names: Iterable[str], why: str) -> None:
+    """Refuse options that would change nothing."""
+    for name in names:
+        if getattr(plan, name) != AddPlan.model_fields[name].default:
+            raise BadInput(f"--{name.replace('_', '-')} {getattr(plan, name)}: {why}. Leave it out.")
 
 
 def _asked_again(plan: AddPlan, cache: Cache, progress: Progress) -> tuple[Teacher, Batches]:
@@ -100,6 +106,7 @@ def _add_views(plan: AddPlan, cache: Cache, progress: Progress) -> Cache:
         raise BadInput(f"--views {plan.views}: {plan.cache} is a cache of text, which has no views.")
     if plan.hidden is not None or plan.qkv is not None or plan.tap_codec is not None:
         raise BadInput("--views with --hidden or --qkv: add them one after the other.")
+    _refuse_set(plan, ("pilot_rows",), "nothing is fitted for more views")
     if not views:
         raise BadInput(
             f"--views {plan.views}: write a number or a range, such as {manifest.views}-{manifest.views + 4}."

@@ -1274,7 +1274,8 @@ def test_other_commands_name_options_of_the_other_task_too(
     line = refused("evaluate", image_cache.path, "--student", classifier, "--text")
     assert f"--text: it means nothing to {image_cache.path}, a cache of images." in line
     assert "is a cache of text, which has no views" in refused("add", cache.path, "--views", 1)
-    assert "is a cache of text. Leave it out." in refused("add", cache.path, "--hidden", "final", "--images", "folder")
+    for option in (("--images", "folder"), ("--workers", 4)):
+        assert "is a cache of text. Leave it out." in refused("add", cache.path, "--hidden", "final", *option)
     line = stopped("verify", cache.path, "--against-teacher", teacher, "--images", "folder")
     assert "is a cache of text. Leave it out." in line
     assert "no student" not in line
