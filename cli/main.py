@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 a check failed, 2 the user's mistake, 130 interrupted.
 from __future__ import annotations
 
 import _thread
+import logging
 import os
 import sys
 import threading
@@ -63,6 +64,8 @@ def run() -> None:
         errors.print(f"error: {line}", highlight=False, markup=False, soft_wrap=True)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
+        # zarr-python's event loop would complain of a write that nobody waits for any more; its folder is gone already
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         sys.exit(130)
     except _USAGE_ERROR as error:
         error.show()

@@ -279,6 +279,24 @@ def test_ctrl_c_says_how_to_go_on_and_the_next_dump_goes_on(
     assert tree(plan.out) == tree(many_parts)
 
 
+def test_ctrl_c_within_a_write_of_zarr_python_says_nothing_of_its_event_loop() -> None:
+    code = """
+import asyncio, time
+from zarr.core import sync
+from logitstore_cli import main
+
+def interrupted(**options):
+    asyncio.run_coroutine_threadsafe(sync._runner(asyncio.sleep(60)), sync._get_loop())
+    time.sleep(0.1)
+    raise KeyboardInterrupt
+
+main.app = interrupted
+main.run()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 @pytest.mark.slow
 def test_ctrl_c_at_any_moment_of_the_writing_leaves_only_whole_parts(
     task: Task, many_parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
