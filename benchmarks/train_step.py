@@ -3,8 +3,6 @@
 The demo's student, 6 of the 30 layers of SmolLM2-135M-Instruct, in bfloat16, batches of two windows of 256 tokens. All go
 through `logitstore.train.train` on the same text in the same order, but for the step with the live teacher, which goes
 through the same trainer with targets made on the spot. Runs take turns; a step is timed from the end of the one before.
-
-Axes: N rows (n of a chunk), V vocabulary.
 """
 
 from __future__ import annotations
@@ -12,28 +10,22 @@ from __future__ import annotations
 import shutil
 import statistics
 import time
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import TrainingArguments
 
 import demo
 from bench import at_most, found, save
+from live import LiveTrainer
 from logitstore.cache.reader import Cache
-from logitstore.chunks import chunk_rows
 from logitstore.criterion import Criterion
-from logitstore.distill_trainer import DistillTrainer
 from logitstore.dump import dump
 from logitstore.learner import Learner
 from logitstore.loader import Loader
 from logitstore.models import load_config, load_weights
-from logitstore.objectives.distillation import Pull, WeightedSum
-from logitstore.objectives.from_logits import from_logits
-from logitstore.objectives.target import DenseTarget, row_dot
 from logitstore.plans import DumpPlan, TrainPlan
 from logitstore.teachers.causal_lm import CausalTeacher
 from logitstore.train import train
@@ -138,36 +130,6 @@ def differences(ends: list[float]) -> list[float]:
     return [after - before for before, after in pairwise(ends)][SKIPPED - 1 :]
 
 
-@dataclass(frozen=True)
-class LiveRows:
-    """The teacher's whole distribution, a chunk of rows at a time."""
-
-    logits_NV: Tensor
-
-    def __getitem__(self, some: slice) -> DenseTarget:
-        logprobs_nV = torch.log_softmax(self.logits_NV[some].float(), -1)
-        probs_nV = logprobs_nV.exp()
-        return DenseTarget(probs_nV, row_dot(probs_nV, logprobs_nV))
-
-
-class LiveTrainer(DistillTrainer):
-    """The same trainer, with the teacher in the loop."""
-
-    teacher: CausalTeacher
-
-    def compute_loss(
-        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        batch_inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-        rows_N = inputs["rows"]
-        teacher_RV = self.teacher.logits(batch_inputs).flatten(0, 1)
-        with self.learners[0].precision(self.args.device):
-            student_RV = model(**batch_inputs, use_cache=False).logits.flatten(0, 1)
-        loss = WeightedSum([Pull("kl", 1.0, 1.0, LiveRows(teacher_RV[rows_N]))])
-        size = chunk_rows(student_RV.shape[1], "cpu")
-        return from_logits(loss, student_RV, rows_N, 1 / len(rows_N), in_place=True, chunk=size)[0]
-
-
 class LiveSteps:
     """Steps with the live teacher, which is loaded once."""
 
@@ -180,13 +142,12 @@ class LiveSteps:
         ends: list[float] = []
 
         class Clock(LiveTrainer):
-            teacher = self._teacher
-
             def training_step(self, *arguments: Any, **options: Any) -> Any:
                 ends.append(time.perf_counter())
                 return super().training_step(*arguments, **options)
 
         trainer = Clock(
+            teacher=self._teacher,
             learners=[
                 Learner(
                     student=load_weights(reference, load_config(reference), torch.float32),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ class Batch:
         input_ids: int64[B, T], padded on the right with 0; None for images.
         attention_mask: int64[B, T], 1 on real tokens; None in a packed batch.
         position_ids: int64[B, T], beginning again at each sample of a packed batch; None otherwise.
-        pixel_values: float32[B, 3, H, W], what the teacher was shown of images; None for texts.
+        pixel_values: float32[B, 3, H, W], what the teacher was shown of images; None for texts, and where images are left out.
         rows: int64[N], each row's place in the flattened [B * T]; T is 1 for images.
         row_mask: bool[N], False for rows that do not count.
         answer: the stored fields of the rows, by name; a `Decoder` turns them into targets, on whichever device they are.
@@ -118,8 +119,12 @@ def collate(
         taps: of the cache, whose features come too.
         weights_S: float32, what the rows of each of the cache's samples count.
     """
-    located, spans, counts_M, answer = _answers(cache, samples_M)
+    located = _located(cache, samples_M)
+    spans = [part.span(number) for part, number in located]
+    counts_M = np.array([span.stop - span.start for span in spans], np.int64)
     rows = int(counts_M.sum())
+    stored = [part.fields for part, _ in located]
+    answer = {name: torch.from_numpy(_gathered(stored, spans, name, rows)) for name in cache.manifest.fields}
     lengths_M = np.array([part.samples.lengths_S[number] for part, number in located], np.int64)
     positions = (
         None if count == length - 1 else np.flatnonzero(texts_of(part.samples).mask_of(number))
@@ -144,36 +149,59 @@ def collate(
 def collate_views(
     cache: Cache,
     samples_M: Array,
-    pictures: Pictures,
+    answer: dict[str, Tensor],
+    gold_M: Tensor,
+    pictures: Pictures | None,
     taps: Sequence[Tap] = (),
     weights_S: Array | None = None,
 ) -> Batch:
-    """The same of views, made again from the user's images.
+    """The same of views.
 
     Args:
         cache: to read.
         samples_M: int64, numbers of the views.
-        pictures: makes them.
+        answer: what is stored about them; see `view_answers`.
+        gold_M: int64, their labels, or -1.
+        pictures: makes them again from the user's images; without it the batch shows none.
         taps: of the cache, whose features come too.
         weights_S: float32, what each of the cache's views counts.
 
     Raises:
         BadInput, CacheMismatch: an image is missing, or not what the teacher saw; see `Pictures.batch`.
     """
-    located, spans, counts_M, answer = _answers(cache, samples_M)
-    views = [views_of(part.samples).sample(number) for part, number in located]
-    pixels_B3HW, _ = pictures.batch(views)
+    rows = len(samples_M)
+    located = _located(cache, samples_M) if pictures or taps else []
+    pixels_B3HW = None
+    if pictures is not None:
+        pixels_B3HW, _ = pictures.batch(views_of(part.samples).sample(number) for part, number in located)
     return Batch(
         pixel_values=pixels_B3HW,
-        rows=torch.arange(len(views)),
-        row_mask=torch.ones(len(views), dtype=torch.bool),
+        rows=torch.arange(rows),
+        row_mask=torch.ones(rows, dtype=torch.bool),
         answer=answer,
-        gold=torch.from_numpy(np.array([view.label for view in views], np.int64)),
+        gold=gold_M,
         samples=torch.from_numpy(np.array(samples_M, np.int64)),
-        counts=torch.from_numpy(counts_M),
-        features=_features(taps, located, spans, len(views)),
+        counts=torch.ones(rows, dtype=torch.int64),
+        features=_features(taps, located, [part.span(number) for part, number in located], rows),
         weight=None if weights_S is None else torch.from_numpy(weights_S[samples_M].astype(np.float32)),
     )
+
+
+def view_answers(cache: Cache, samples_M: Array) -> dict[str, Array]:
+    """What is stored about some views, one row each, gathered part by part: the more at once, the fewer calls for each."""
+    parts_M, numbers_M = cache.places(samples_M)
+    order_M = np.argsort(parts_M, kind="stable")
+    parts, starts = np.unique(parts_M[order_M], return_index=True)
+    spans = [slice(*ends) for ends in pairwise([*starts.tolist(), len(order_M)])]
+    sorted_M, back_M = numbers_M[order_M], np.argsort(order_M)
+    found = {}
+    for name, info in cache.manifest.fields.items():
+        rows_M = np.empty((len(samples_M), *info.shape), info.dtype)
+        for part, span in zip(parts.tolist(), spans, strict=True):
+            # with "clip" NumPy writes to where the rows stay; the numbers are in range
+            np.take(cache.part(part).fields[name], sorted_M[span], 0, rows_M[span], "clip")
+        found[name] = np.take(rows_M, back_M, 0)
+    return found
 
 
 def _features(taps: Sequence[Tap], located: list[tuple[Part, int]], spans: list[slice], rows: int) -> dict[str, Tensor]:
@@ -186,16 +214,10 @@ def _features(taps: Sequence[Tap], located: list[tuple[Part, int]], spans: list[
     return found
 
 
-def _answers(cache: Cache, samples_M: Array) -> tuple[list[tuple[Part, int]], list[slice], Array, dict[str, Tensor]]:
-    """Where some samples are, their rows there, how many, and what is stored of those."""
+def _located(cache: Cache, samples_M: Array) -> list[tuple[Part, int]]:
+    """The parts that hold some samples, and the samples' numbers in them."""
     parts_M, numbers_M = cache.places(samples_M)
-    located = [(cache.part(part), number) for part, number in zip(parts_M.tolist(), numbers_M.tolist(), strict=True)]
-    spans = [part.span(number) for part, number in located]
-    counts_M = np.array([span.stop - span.start for span in spans], np.int64)
-    rows = int(counts_M.sum())
-    stored = [part.fields for part, _ in located]
-    answer = {name: torch.from_numpy(_gathered(stored, spans, name, rows)) for name in cache.manifest.fields}
-    return located, spans, counts_M, answer
+    return [(cache.part(part), number) for part, number in zip(parts_M.tolist(), numbers_M.tolist(), strict=True)]
 
 
 def laid_out(

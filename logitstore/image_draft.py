@@ -35,6 +35,9 @@ from logitstore.view_batches import view_batches
 PRESET = "topk"
 """What is kept of a row where nothing is said: all of few classes, and of many what needs no hidden states."""
 
+SAMPLES_PER_PART = 8192
+"""A view is one row, a few hundred bytes: parts of as many as a text has samples would be small files without end."""
+
 ABOUT_TEXT = ("max_length", "overlap", "batch_tokens", "domain_column", "qkv")
 
 PROMPT = "a photo of a {}."
@@ -125,7 +128,7 @@ def draft_images(plan: DumpPlan, progress: Progress = no_progress) -> Draft:
         samples=len(images),
         rows=len(images),
         tokens=len(images),
-        samples_per_part=plan.samples_per_part,
+        samples_per_part=plan.samples_per_part or SAMPLES_PER_PART,
         batch_tokens=plan.batch_images,
         fidelity_rows=plan.fidelity_rows if row.sparsifier.keeps_rows else 0,
         preset=plan.preset or PRESET,

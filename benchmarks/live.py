@@ -1,0 +1,53 @@
+"""The same trainer with the teacher in the loop, for comparison.
+
+Axes: R positions, N rows (n of a chunk), V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from logitstore.batch import Batch
+from logitstore.chunks import chunk_rows
+from logitstore.distill_trainer import DistillTrainer
+from logitstore.objectives.distillation import Pull, WeightedSum
+from logitstore.objectives.from_logits import from_logits
+from logitstore.objectives.target import DenseTarget, row_dot
+from logitstore.teachers.teacher import Teacher
+
+
+@dataclass(frozen=True)
+class LiveRows:
+    """The teacher's whole distribution, a chunk of rows at a time."""
+
+    logits_NV: Tensor
+
+    def __getitem__(self, some: slice) -> DenseTarget:
+        logprobs_nV = torch.log_softmax(self.logits_NV[some].float(), -1)
+        probs_nV = logprobs_nV.exp()
+        return DenseTarget(probs_nV, row_dot(probs_nV, logprobs_nV))
+
+
+class LiveTrainer(DistillTrainer):
+    """Trains on what the teacher says of each batch when it comes; what is stored about its rows is not looked at."""
+
+    def __init__(self, *, teacher: Teacher, **options: Any) -> None:
+        super().__init__(**options)
+        self._teacher = teacher
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        batch = Batch.of(inputs)
+        given = batch.model_inputs()
+        shown = {name: value for name, value in given.items() if isinstance(value, Tensor)}
+        teacher_RV = self._teacher.logits(shown).flatten(0, -2)
+        with self.learners[0].precision(self.args.device):
+            student_RV = model(**given).logits.flatten(0, -2)
+        loss = WeightedSum([Pull("kl", 1.0, 1.0, LiveRows(teacher_RV[batch.rows]))])
+        size = chunk_rows(student_RV.shape[1], "cpu")
+        return from_logits(loss, student_RV, batch.rows, 1 / len(batch.rows), in_place=True, chunk=size)[0]
