@@ -88,7 +88,7 @@ def resnet(seed: int, first: int, *widths: int) -> ResNetForImageClassification:
 
 
 def teach() -> None:
-    """Train the teacher, 312,000 weights, on the labels of views of its images, and save it."""
+    """Train the teacher, 315,000 weights, on the labels of views of its images, and save it."""
     folder = FOLDER / "teacher"
     images = open_images(ImageSpec(source=str(FOLDER / "taught")))
     info = view_info(plan_of("taught", FOLDER, augment=AUGMENT), PROCESSOR, str(folder))
