@@ -127,7 +127,7 @@ def main() -> None:
     reference = ModelRef.parse(find_teacher())
     teacher = CausalTeacher(reference, load_config(reference), "float32", "cpu")
     vocabulary = load_config(reference).get_text_config().vocab_size
-    pilot_rows, judged = read_rows(reference, teacher)
+    pilot_rows, judged = read_rows(reference, teacher, JUDGED_ROWS)
     head = teacher.head(vocabulary)
     pilots = {k: pilot_of(k, pilot_rows, head, vocabulary, sketch=k <= 16) for k in (4, 8, 12, 16, 50, 128)}
     told = Told(pilots, pilot_rows, judged, head, vocabulary)
@@ -162,8 +162,8 @@ def main() -> None:
         sys.stdout.write(f"{json.dumps(found)}\n")
 
 
-def read_rows(reference: ModelRef, teacher: CausalTeacher) -> tuple[Rows, Rows]:
-    """Pilot rows and rows to judge, from different documents."""
+def read_rows(reference: ModelRef, teacher: CausalTeacher, judged_rows: int) -> tuple[Rows, Rows]:
+    """Pilot rows and about so many rows to judge, from different documents."""
     tokenizer = load_tokenizer(reference)
     names = sorted(pydoc_data.topics.topics)
     random.Random(0).shuffle(names)
@@ -173,7 +173,7 @@ def read_rows(reference: ModelRef, teacher: CausalTeacher) -> tuple[Rows, Rows]:
         group = groups[0] if len(groups[0]) * (WINDOW - 1) < PILOT_ROWS else groups[1]
         group += [tokens[at : at + WINDOW] for at in range(0, len(tokens) - WINDOW + 1, WINDOW)]
     pilot, judged = groups
-    return answered(teacher, pilot), answered(teacher, judged[: JUDGED_ROWS // (WINDOW - 1)])
+    return answered(teacher, pilot), answered(teacher, judged[: judged_rows // (WINDOW - 1)])
 
 
 def answered(teacher: CausalTeacher, windows: list[list[int]]) -> Rows:

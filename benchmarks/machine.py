@@ -30,5 +30,9 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return found.stdout.strip()
+    """The commit that is measured, marked where what it would be measured by differs from it."""
+    head, changed = (
+        subprocess.run(["git", *command], capture_output=True, text=True, check=False).stdout.strip()
+        for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", "*.py"])
+    )
+    return f"{head}-changed" if changed else head

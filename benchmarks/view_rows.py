@@ -48,6 +48,7 @@ PRIOR = f"topk, k = {LISTED}, 8-bit logprobs, prior"
 OURS: dict[str, tuple[str, dict[str, Any]]] = {
     f"topk, k = {LISTED}, 8-bit logprobs, even tail": ("topk", EIGHT_BIT | {"tail": "uniform"}),
     PRIOR: ("topk", EIGHT_BIT),
+    "topk": ("topk", {}),
     "small": ("small", {}),
     "faithful": ("faithful", {}),
 }
@@ -63,14 +64,13 @@ def storage() -> list[dict[str, Any]]:
     teacher = CausalTeacher(reference, load_config(reference), "float32", "cpu")
     whole = teacher.head(CLASSES)
     head = Head(whole.weight_VD[:CLASSES], whole.base_V[:CLASSES])
-    codec.JUDGED_ROWS = JUDGED
-    pilot_rows, judged = codec.read_rows(reference, teacher)
+    pilot_rows, judged = codec.read_rows(reference, teacher, JUDGED)
     for rows in (pilot_rows, judged):
-        rows.gold_N %= CLASSES
-    pilots = {k: codec.pilot_of(k, pilot_rows, head, CLASSES, sketch=k <= 16) for k in (8, 12, LISTED)}
-    told = codec.Told(pilots, pilot_rows, judged, head, CLASSES)
-    lines = [codec.raw_line(LISTED, "uniform", pilots[LISTED])]
+        rows.gold_N %= CLASSES  # any class will do: what is compared does not look at it
+    pilots = {k: codec.pilot_of(k, pilot_rows, head, CLASSES, sketch=k <= 16) for k in (8, 12, 16, LISTED)}
     sizes = [4 * LISTED + 4]
+    told = codec.Told(pilots, pilot_rows, judged, head, CLASSES)
+    lines = [codec.Line("TinyViT's", sizes[0], tinyvit)]
     for name, (preset, settings) in OURS.items():
         lines.append(codec.preset_line(told, preset, settings, name))
         sizes.append(bytes_of(row_of(preset, settings, CLASSES, head.width)))
@@ -93,6 +93,14 @@ def storage() -> list[dict[str, Any]]:
         for what, key in (("bytes", "measured"), ("KL at T = 1", "kl_t1"))
     ]
     return [*figures, *compared]
+
+
+def tinyvit(question: codec.Question) -> tuple[Tensor, Tensor]:
+    """Logprobs [n, V] of probabilities of 16 bits, what is left shared evenly by the others; and the most probable class."""
+    ids_nK, listed_nK = question.top(LISTED)
+    probs_nK = listed_nK.exp().half().float()
+    left_n1 = (1 - probs_nK.sum(-1, keepdim=True)).clamp(min=1e-12) / (CLASSES - LISTED)
+    return left_n1.expand(-1, CLASSES).scatter(1, ids_nK, probs_nK.clamp(min=1e-12)).log(), ids_nK[:, 0]
 
 
 def bytes_of(row: RowInfo) -> int:

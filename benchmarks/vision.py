@@ -1,9 +1,10 @@
 """Students of images: with the teacher in the loop, from replayed views, from answers about other views, from labels.
 
 MNIST's digits and a real teacher, see digits.py; a small student learns from 50 images of each digit, 40 epochs, each with
-views of its own, and is judged on 2,000 images that nobody was shown, against their labels and the teacher's answers. All ways
-go through the same trainer over the same batches in the same order: what differs is where the answers come from. Then: bytes
-of a view of 21,841 classes beside TinyViT's, and reading 200,000 of them in random order; see view_rows.py.
+views of its own, and is judged on 2,000 images that nobody was shown, against their labels and the teacher's answers. All
+ways go through the same trainer over the same images in the same order, and but for two over the same crops: one has ten of
+the forty, one is shown other crops than it is told about. Then: bytes of a view of 21,841 classes beside TinyViT's, and
+reading 200,000 of them in random order; see view_rows.py.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from logitstore_cli.show import Bars, console
 import logitstore
 from logitstore.cache.verify import repair as drop
 from logitstore.cache.verify import verify as find_problems
+from logitstore.errors import BadInput
 from logitstore.plans import VerifyPlan
 from logitstore.recipe import plan
 from logitstore.registry import resolve
@@ -33,6 +34,10 @@ def verify(
     """
     flags = {name: value for name, value in locals().items() if name != "config"}
     asked = plan(VerifyPlan, "verify", config, flags)
+    if asked.images is not None and asked.against_teacher is None:
+        raise BadInput(
+            f"--images {asked.images}: only a teacher is shown them. Give --against-teacher, or leave it out."
+        )
     with Bars() as progress:
         problems = find_problems(asked.cache, progress)
     for problem in problems:

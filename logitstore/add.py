@@ -128,6 +128,8 @@ def _add_views(plan: AddPlan, cache: Cache, progress: Progress) -> Cache:
         teacher = drafted.load()
         _check_weights(plan, cache, teacher, progress)
         write_parts(plan.cache, with_views(plan.cache, views[-1] + 1), drafted, todo, teacher, progress)
+    # also where nothing was left to do: a process that was stopped, or saw fewer views, may have left the plan behind
+    with_views(plan.cache, views[-1] + 1)
     finished = Cache(plan.cache)
     finished.check_sizes()
     if finished.complete:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from logitstore.cache.reader import Cache, Part, texts_of, views_of
 from logitstore.cache.taps import Tap
+from logitstore.errors import BadInput
 from logitstore.pictures import Pictures
 from logitstore.types import Array
 
@@ -99,9 +99,15 @@ class Batch:
         return Batch.of(changed)
 
     def model_inputs(self) -> dict[str, Any]:
-        """Keyword arguments for a model of transformers: a causal language model, or an image classifier."""
+        """Keyword arguments for a model of transformers: a causal language model, or an image classifier.
+
+        Raises:
+            BadInput: the images were left out.
+        """
         if self.pixel_values is not None:
             return {"pixel_values": self.pixel_values}
+        if self.input_ids is None:
+            raise BadInput("a batch of a loader made with with_images=False: it has nothing to show to a model.")
         names = ("input_ids", "attention_mask", "position_ids")
         present = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return present | {"use_cache": False}
@@ -189,19 +195,17 @@ def collate_views(
 
 def view_answers(cache: Cache, samples_M: Array) -> dict[str, Array]:
     """What is stored about some views, one row each, gathered part by part: the more at once, the fewer calls for each."""
-    parts_M, numbers_M = cache.places(samples_M)
-    order_M = np.argsort(parts_M, kind="stable")
-    parts, starts = np.unique(parts_M[order_M], return_index=True)
-    spans = [slice(*ends) for ends in pairwise([*starts.tolist(), len(order_M)])]
-    sorted_M, back_M = numbers_M[order_M], np.argsort(order_M)
-    found = {}
-    for name, info in cache.manifest.fields.items():
-        rows_M = np.empty((len(samples_M), *info.shape), info.dtype)
-        for part, span in zip(parts.tolist(), spans, strict=True):
+    found = {name: np.empty((len(samples_M), *info.shape), info.dtype) for name, info in cache.manifest.fields.items()}
+    order, start = [], 0
+    for part, own, numbers in cache.by_part(samples_M):
+        stored, stop = cache.part(part).fields, start + len(own)
+        for name, rows_M in found.items():
             # with "clip" NumPy writes to where the rows stay; the numbers are in range
-            np.take(cache.part(part).fields[name], sorted_M[span], 0, rows_M[span], "clip")
-        found[name] = np.take(rows_M, back_M, 0)
-    return found
+            np.take(stored[name], numbers, 0, rows_M[start:stop], "clip")
+        order.append(own)
+        start = stop
+    back_M = np.argsort(np.concatenate(order))
+    return {name: np.take(rows_M, back_M, 0) for name, rows_M in found.items()}
 
 
 def _features(taps: Sequence[Tap], located: list[tuple[Part, int]], spans: list[slice], rows: int) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ from logitstore.decode import load_shared
 from logitstore.distributions import Distributions, batches
 from logitstore.draft import spread
 from logitstore.errors import BadInput, CacheMismatch, storage_errors
-from logitstore.establish import refuse_other_plan, with_shared
+from logitstore.establish import refuse_other_plan, with_shared, with_views
 from logitstore.fields import RowInfo
 from logitstore.head import Head
 from logitstore.keep import sparsifier_of
@@ -106,7 +106,7 @@ def begin(out: Path, source: Cache, wanted: Manifest, fit: Callable[[], Fit]) ->
         refuse_other_plan(out, found, wanted)
         broken = {problem.file for problem in shared_problems(out, found)}
         if not broken:
-            return found
+            return with_views(out, wanted.views)
     if found is not None and found.tail.file not in broken:
         manifest, contents = _with_shared(wanted, source, load_shared(out, found), found.tail.pilot_rows)
     else:
@@ -119,7 +119,7 @@ def begin(out: Path, source: Cache, wanted: Manifest, fit: Callable[[], Fit]) ->
                         f"--out {out}: {name} is damaged, and other bytes would be written now. Choose a new folder."
                     )
                 layout.write_whole(out / name, contents[name])
-            return found
+            return with_views(out, wanted.views)
         for name, content in contents.items():
             layout.write_whole(out / name, content)
         if layout.write_first(out / MANIFEST_NAME, seal(manifest)):
@@ -128,7 +128,7 @@ def begin(out: Path, source: Cache, wanted: Manifest, fit: Callable[[], Fit]) ->
         refuse_other_plan(out, first, manifest)
         for name in contents.keys() - first.shared.keys():
             (out / name).unlink(missing_ok=True)
-    return first
+    return with_views(out, wanted.views)
 
 
 def _with_shared(

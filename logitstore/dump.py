@@ -17,7 +17,7 @@ from logitstore.cache.reader import Cache
 from logitstore.cache.verify import shared_problems
 from logitstore.draft import draft
 from logitstore.errors import BadInput, storage_errors
-from logitstore.establish import establish, existing_manifest
+from logitstore.establish import establish, existing_manifest, with_views
 from logitstore.manifest import MANIFEST_NAME, Manifest
 from logitstore.models import layer_count
 from logitstore.part_jobs import write_parts
@@ -85,6 +85,8 @@ def dump(plan: DumpPlan, progress: Progress = no_progress, watch: Stopwatch = OF
         write_parts(
             plan.out, manifest, drafted, todo, teacher, progress, watch, [(tap, missing[tap.name]) for tap in taps]
         )
+    # also where nothing was left to do: a process that was stopped, or saw fewer views, may have left the plan behind
+    with_views(plan.out, drafted.manifest.views)
     cache = Cache(plan.out)
     cache.check_sizes()  # parts left over from another plan are refused here, not when a student is trained
     finish_taps(cache, wanted.names)

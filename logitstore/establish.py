@@ -101,11 +101,11 @@ def establish(
 
 def with_views(root: Path, views: int) -> Manifest:
     """The manifest of a cache that is to have at least so many views; written anew where it has fewer."""
-    found = unseal(Manifest, root / MANIFEST_NAME)
-    if found.views >= views:
-        return found
-    more = found.model_copy(update={"views": views})
-    with storage_errors(root):
+    with storage_errors(root), layout.alone(root):
+        found = unseal(Manifest, root / MANIFEST_NAME)
+        if found.views >= views:
+            return found
+        more = found.model_copy(update={"views": views})
         layout.write_whole(root / MANIFEST_NAME, seal(more))
     return more
 

@@ -6,15 +6,17 @@ Axes: B lines, T tokens, N rows, M samples of a batch, D channels.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from functools import cached_property
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from logitstore.batch import Batch, collate, collate_views, view_answers
+from logitstore.cache.order import BUCKET_BATCHES
 from logitstore.cache.reader import Cache
 from logitstore.decode import Decoder, decoder_of
 from logitstore.errors import BadInput
@@ -27,8 +29,10 @@ BYTES_TOGETHER = 1 << 22
 """Of the answers about views that are gathered at once, in whole batches: in random order each is in another part."""
 
 
-_LABEL = "label"
-"""What the labels are called among the answers; no stored field is called so."""
+Views = tuple[Array, dict[str, Tensor], Tensor]
+"""int64[M] numbers of the views of a batch, what is stored about them, and int64[M] their labels."""
+
+T = TypeVar("T")
 
 
 class Loader(OrderedStream):
@@ -88,9 +92,9 @@ class Loader(OrderedStream):
         """
         self.cache, self._weights = cache, weights
         self._pictures = None
-        self._together = max(BYTES_TOGETHER // ((batch_rows or batch_size) * cache.manifest.bytes_per_row or 1), 1)
-        self._gathered: dict[tuple[int, int], dict[int, dict[str, Tensor]]] = {}
-        self._gathering = threading.Lock()
+        bytes_per_batch = max((batch_rows or batch_size) * cache.manifest.bytes_per_row, 1)
+        self._together = min(max(BYTES_TOGETHER // bytes_per_batch, 1), BUCKET_BATCHES)
+        self._groups = _Kept(self._gather)
         if cache.manifest.view is not None:
             if packed:
                 raise BadInput(f"{cache.path}: views of images cannot be packed. Leave that out.")
@@ -135,31 +139,55 @@ class Loader(OrderedStream):
         }
 
     def _make(self, epoch: int, number: int) -> Batch:
-        chosen = self._choose(epoch, number)
         if self.cache.manifest.view is not None:
-            answer = self._gathered_with(epoch, number)
-            gold_M = answer.pop(_LABEL)
-            return collate_views(self.cache, chosen, answer, gold_M, self._pictures, self._taps, self._weights)
+            first = number - number // self._world % self._together * self._world
+            samples_M, answer, gold_M = self._groups.get(epoch, first)[number]
+            return collate_views(self.cache, samples_M, answer, gold_M, self._pictures, self._taps, self._weights)
+        chosen = self._choose(epoch, number)
         return collate(self.cache, chosen, self._packed, self._taps, self._weights)
 
-    def _gathered_with(self, epoch: int, number: int) -> dict[str, Tensor]:
-        """Answers and labels of the views of a batch, gathered together with those of this rank's batches around it."""
-        first = number - number // self._world % self._together * self._world
-        with self._gathering:
-            if (epoch, first) not in self._gathered:
-                numbers = range(first, min(first + self._together * self._world, self.batches), self._world)
-                chosen = [self._choose(epoch, each) for each in numbers]
-                ends = np.cumsum([len(some_M) for some_M in chosen])[:-1]
-                samples_M = np.concatenate(chosen)
-                fields = view_answers(self.cache, samples_M) | {_LABEL: self.cache.labels_of(samples_M)}
-                split = {name: np.split(array, ends) for name, array in fields.items()}
-                found = {
-                    each: {name: torch.from_numpy(pieces[place]) for name, pieces in split.items()}
-                    for place, each in enumerate(numbers)
-                }
-                # threads may still be at work on the batches before
-                self._gathered = dict(list(self._gathered.items())[-1:]) | {(epoch, first): found}
-            return dict(self._gathered[epoch, first][number])
+    def _gather(self, epoch: int, first: int) -> dict[int, Views]:
+        """Views, answers and labels of a batch and of the next ones of its rank, by the batch's number."""
+        numbers = range(first, min(first + self._together * self._world, self.batches), self._world)
+        chosen = [self._choose(epoch, number) for number in numbers]
+        samples_M = np.concatenate(chosen)
+        ends = np.cumsum([len(some_M) for some_M in chosen])[:-1]
+        labels = np.split(self.cache.labels_of(samples_M), ends)
+        fields = {name: np.split(array, ends) for name, array in view_answers(self.cache, samples_M).items()}
+        return {
+            number: (
+                chosen[place],
+                {name: torch.from_numpy(pieces[place]) for name, pieces in fields.items()},
+                torch.from_numpy(labels[place]),
+            )
+            for place, number in enumerate(numbers)
+        }
+
+
+class _Kept(Generic[T]):
+    """The last things that were made, each by the thread that asks for it first, while others that want it wait."""
+
+    def __init__(self, make: Callable[[int, int], T], most: int = 2) -> None:
+        self._make, self._most = make, most
+        self._found: dict[tuple[int, int], Future[T]] = {}
+        self._lock = threading.Lock()
+
+    def get(self, epoch: int, number: int) -> T:
+        key = epoch, number
+        with self._lock:
+            future = self._found.get(key)
+            if is_mine := future is None:
+                future = Future()
+                self._found = dict(list(self._found.items())[1 - self._most :]) | {key: future}
+        if is_mine:
+            try:
+                future.set_result(self._make(epoch, number))
+            except BaseException as error:
+                # whoever waits is told, and whoever asks again tries again
+                with self._lock:
+                    self._found.pop(key, None)
+                future.set_exception(error)
+        return future.result()
 
 
 def evaluation_loader(cache: Cache, samples: Array | None, **options: Any) -> Loader:

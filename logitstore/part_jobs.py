@@ -16,7 +16,6 @@ from logitstore.cache.taps import Tap
 from logitstore.codecs.answer import AnswerCodec
 from logitstore.decode import Decoder, load_shared
 from logitstore.draft import Draft
-from logitstore.establish import with_views
 from logitstore.fidelity import FidelityCheck
 from logitstore.keep import Keep
 from logitstore.manifest import Manifest
@@ -74,8 +73,6 @@ def write_parts(
             return score(teacher, keep, drafted.batches(asked), manifest.tail.needs_hidden, watch, kept)
 
         write_part(begin, ask, told, watch)
-    # another process may have read the plan before this one let it grow, and written it after
-    with_views(root, manifest.views)
 
 
 class AnswerOut:

@@ -521,7 +521,7 @@ class EvaluatePlan(StudentsImages):
     device: str = Field("auto", description="Where the student runs: auto, cpu, cuda, cuda:1, mps.")
 
 
-class VerifyPlan(ImagesPlace):
+class VerifyPlan(Record):
     """Everything `verify` is told."""
 
     cache: Place = Field(description="The cache to check.")
@@ -532,6 +532,10 @@ class VerifyPlan(ImagesPlace):
     share: float = Field(0.01, gt=0, le=1, description="Share of the samples to ask the teacher about again.")
     seed: int = Field(0, ge=0, description="Seed of the choice of those samples.")
     device: str = Field("auto", description="Where the teacher runs: auto, cpu, cuda, cuda:1, mps.")
+    images: str | None = Field(
+        None,
+        description="Where the images that it is asked about are, if not where they were when the cache was made.",
+    )
 
 
 class InspectPlan(Record):

@@ -126,7 +126,7 @@ def _width(cache: Cache, tap: str) -> int:
 
 def _passes(cache: Cache, tap: str, progress: Progress) -> Iterator[tuple[Tensor, Tensor]]:
     """The rows of a tap and their gold tokens, batch by batch."""
-    loader = Loader(cache, batch_size=64, shuffle=False, taps=[tap])
+    loader = Loader(cache, batch_size=64, shuffle=False, taps=[tap], with_images=False)
     for number in range(len(loader)):
         batch = loader.at(0, number)
         yield loader.features(batch)[tap], batch.gold

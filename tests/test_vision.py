@@ -12,8 +12,10 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -49,8 +51,10 @@ from logitstore.batch import Batch
 from logitstore.cache import layout
 from logitstore.cache.reader import Cache
 from logitstore.cache.verify import verify
+from logitstore.cache.views_file import ViewsFile
 from logitstore.dump import dump
 from logitstore.errors import BadInput, CacheMismatch, ModelError
+from logitstore.establish import with_views
 from logitstore.evaluate import evaluate
 from logitstore.image_draft import Views
 from logitstore.manifest import MANIFEST_NAME, RECORD_NAME, Manifest, PartRecord
@@ -61,6 +65,7 @@ from logitstore.plans import AddPlan, DumpPlan, EvaluatePlan, MergePlan, RecodeP
 from logitstore.recipe import plan
 from logitstore.recode import recode
 from logitstore.sealed import seal, unseal
+from logitstore.sidecars import sidecar
 from logitstore.targets import Targets, dense_logprobs
 from logitstore.train import train
 from logitstore.types import Array, View
@@ -903,6 +908,70 @@ def test_views_that_another_process_took_back_are_there_in_the_end(
     assert verify(cache.path) == []
 
 
+def test_two_that_let_a_cache_grow_take_turns(
+    classifier: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("fcntl")
+    cache = dump(images_plan(classifier, images, tmp_path / "cache", views=1, limit=3))
+    begun, go_on = threading.Event(), threading.Event()
+    write_whole = layout.write_whole
+
+    def slowly(path: Path, content: bytes) -> None:
+        begun.set()
+        assert go_on.wait(60)
+        write_whole(path, content)
+
+    monkeypatch.setattr("logitstore.establish.layout.write_whole", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        smaller = pool.submit(with_views, cache.path, 4)
+        assert begun.wait(60)
+        larger = pool.submit(with_views, cache.path, 9)
+        assert not wait([larger], timeout=0.3).done
+        go_on.set()
+        assert (smaller.result().views, larger.result().views) == (4, 9)
+    assert Cache(cache.path).manifest.views == 9
+
+
+@pytest.mark.parametrize("way", ["add", "dump"])
+def test_a_plan_that_was_left_behind_its_parts_is_mended_by_the_same_command(
+    classifier: Path, images: Path, tmp_path: Path, way: str
+) -> None:
+    plan = images_plan(classifier, images, tmp_path / "cache", views=1)
+    before = (dump(plan).path / MANIFEST_NAME).read_bytes()
+    whole = plan.model_copy(update={"views": 3})
+
+    def more() -> Cache:
+        return dump(whole) if way == "dump" else add(AddPlan(cache=plan.out, views="1-2", device="cpu"))
+
+    assert more().manifest.views == 3
+    (plan.out / MANIFEST_NAME).write_bytes(before)  # as another process left it that was stopped then
+    assert len(Cache(plan.out)) == 60
+    mended = more()
+    assert (mended.manifest.views, len(mended), mended.complete) == (3, 180, True)
+    assert verify(plan.out) == []
+
+
+def test_views_that_were_added_are_recoded_and_merged_by_the_same_command(
+    classifier: Path, images: Path, tmp_path: Path
+) -> None:
+    cache = dump(images_plan(classifier, images, tmp_path / "cache", views=1))
+    recoding = RecodePlan(cache=cache.path, out=tmp_path / "recoded", k=4)
+    shutil.copytree(cache.path, tmp_path / "twin")
+    merging = MergePlan(caches=[cache.path, tmp_path / "twin"], out=tmp_path / "merged", mean_probabilities=True)
+    for made in (recode(recoding), merge(merging)):
+        assert (made.manifest.views, len(made)) == (1, 60)
+    for grown in (cache.path, tmp_path / "twin"):
+        add(AddPlan(cache=grown, views="1-2", device="cpu"))
+    for made in (recode(recoding), merge(merging)):
+        assert (made.manifest.views, len(made), made.complete) == (3, 180, True)
+        assert verify(made.path) == []
+
+
+def test_verify_refuses_images_that_nobody_is_shown(image_cache: Cache, images: Path, refused: Refused) -> None:
+    line = refused("verify", image_cache.path, "--images", images)
+    assert line.endswith(f"--images {images}: only a teacher is shown them. Give --against-teacher, or leave it out.")
+
+
 def test_inspect_tells_what_a_cache_of_images_is(
     told: Told, image_cache: Cache, classifier: Path, images: Path
 ) -> None:
@@ -1021,7 +1090,7 @@ def orders(cache: Cache, views: str | None, together: int, images: Array, seed: 
 def many_views(tmp_path_factory: pytest.TempPathFactory, classifier: Path, images: Path) -> Cache:
     """Seven views of eleven images; do not change it."""
     out = tmp_path_factory.mktemp("many-views") / "cache"
-    return dump(images_plan(classifier, images, out, views=7, augment="flip", limit=11, samples_per_part=4))
+    return dump(images_plan(classifier, images, out, views=7, augment="crop", limit=11, samples_per_part=4))
 
 
 @pytest.mark.parametrize(
@@ -1098,10 +1167,46 @@ def test_a_batch_has_the_answers_of_its_views_however_many_are_gathered_with_it(
         batches = [*loader, *loader, loader.at(0, 3), loader.at(2, len(loader) - 1), loader.at(0, 0)]
         for batch in batches:
             located = [many_views.locate(number) for number in batch.samples.tolist() if number >= 0]
+            assert batch.gold[: len(located)].tolist() == [
+                int(part.samples.labels_S[index]) for part, index in located if isinstance(part.samples, ViewsFile)
+            ]
             for name in many_views.manifest.fields:
                 expected = [part.fields[name][index].tobytes() for part, index in located]
                 assert [row.tobytes() for row in batch.answer[name].numpy()[: len(expected)]] == expected
         assert len(batches[0].samples) == size
+
+
+@pytest.mark.parametrize("changes", [{"preset": "scores", "k": None}, {"layout": "archive"}, {"augment": "mixup"}])
+def test_answers_are_had_without_images_from_every_kind_of_cache(
+    classifier: Path, own_images: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    cache = dump(images_plan(classifier, own_images, tmp_path / "cache", samples_per_part=7, **changes))
+    expected = [(each.sample.label, each.answer) for each in cache if isinstance(each.sample, View)]
+    shutil.rmtree(own_images)
+    loader = cache.loader(batch_size=9, with_images=False, workers=2)
+    count = 0
+    for batch in loader:
+        assert batch.pixel_values is None
+        with pytest.raises(BadInput, match=r"with_images=False: it has nothing to show to a model\.$"):
+            batch.model_inputs()
+        for row, number in enumerate(batch.samples.tolist()):
+            label, answer = expected[number]
+            assert int(batch.gold[row]) == label
+            if cache.manifest.codec.layout == "mapped":
+                for name in cache.manifest.fields:
+                    assert batch.answer[name][row].numpy().tobytes() == np.asarray(answer[name]).tobytes()
+            count += 1
+        if cache.manifest.sparsifier.keeps_rows:
+            assert len(loader.targets(batch)) == len(batch.gold)
+    assert count == len(cache) == 180
+
+
+def test_means_of_features_need_no_images(classifier: Path, own_images: Path, tmp_path: Path) -> None:
+    cache = dump(images_plan(classifier, own_images, tmp_path / "cache", hidden="final", tap_codec="float32"))
+    shutil.rmtree(own_images)
+    tap = cache.taps["final"]
+    rows_ND = np.concatenate([tap.part(number)["values"] for number in cache.part_numbers])
+    np.testing.assert_allclose(sidecar(cache, "means", "final")["mean"], rows_ND.mean(0), rtol=1e-4, atol=1e-5)
 
 
 def test_a_batch_that_only_fills_up_a_step_counts_nothing(many_views: Cache) -> None:

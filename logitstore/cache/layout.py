@@ -7,6 +7,8 @@ import re
 import secrets
 import shutil
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import xxhash
@@ -101,6 +103,20 @@ def write_whole(path: Path, content: bytes) -> None:
     aside = _aside(path, content)
     os.replace(aside, path)
     sync_folder(path.parent)
+
+
+@contextmanager
+def alone(root: Path) -> Iterator[None]:
+    """Other processes wait meanwhile, where the system and the disk know how to make them."""
+    folder = os.open(root, os.O_RDONLY)
+    try:
+        with suppress(ImportError, OSError):
+            import fcntl  # noqa: PLC0415
+
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def write_first(path: Path, content: bytes) -> bool:

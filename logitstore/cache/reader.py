@@ -241,15 +241,20 @@ class Cache:
         place_M = np.searchsorted(self._first_sample_P, samples_M, side="right") - 1
         return self._numbers_P[place_M], samples_M - self._first_sample_P[place_M]
 
-    def lengths_of(self, samples_M: Array) -> Array:
-        """int64[M]: tokens of some samples; opens no rows."""
+    def by_part(self, samples_M: Array) -> Iterator[tuple[int, Array, Array]]:
+        """Part by part: its number, which of some samples it holds, and their numbers in it."""
         parts_M, numbers_M = self.places(samples_M)
         order_M = np.argsort(parts_M, kind="stable")
         parts, starts = np.unique(parts_M[order_M], return_index=True)
-        found_M = np.empty(len(samples_M), np.int64)
         for part, (start, stop) in zip(parts.tolist(), pairwise([*starts.tolist(), len(order_M)]), strict=True):
             own = order_M[start:stop]
-            found_M[own] = self.samples_of(part).lengths_S[numbers_M[own]]
+            yield part, own, numbers_M[own]
+
+    def lengths_of(self, samples_M: Array) -> Array:
+        """int64[M]: tokens of some samples; opens no rows."""
+        found_M = np.empty(len(samples_M), np.int64)
+        for part, own, numbers in self.by_part(samples_M):
+            found_M[own] = self.samples_of(part).lengths_S[numbers]
         return found_M
 
     def labels_of(self, samples_M: Array) -> Array:
