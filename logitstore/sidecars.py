@@ -34,7 +34,7 @@ Tensors = dict[str, Tensor]
 
 def means(cache: Cache, tap: str, progress: Progress = no_progress) -> Tensors:
     """Of a tap: `mean` and `std` of each channel, float32[D]; `by_gold` float16[V, D], the mean over the rows before each
-    token, NaN where there is none; `count` int64[V]."""
+    token, or about the views of each class, NaN where there is none; `count` int64[V]."""
     vocabulary, width = cache.manifest.teacher.vocabulary, _width(cache, tap)
     moments = Moments(width, has_products=False)
     # in float32, the sum of a frequent token would soon be too large for one more row to change it
@@ -42,8 +42,9 @@ def means(cache: Cache, tap: str, progress: Progress = no_progress) -> Tensors:
     count_V = torch.zeros(vocabulary, dtype=torch.int64)
     for rows_ND, gold_N in _passes(cache, tap, progress):
         moments.add(rows_ND)
-        by_gold_VD.index_add_(0, gold_N, rows_ND.double())
-        count_V += torch.bincount(gold_N, minlength=vocabulary)
+        has_gold_N = gold_N >= 0
+        by_gold_VD.index_add_(0, gold_N[has_gold_N], rows_ND[has_gold_N].double())
+        count_V += torch.bincount(gold_N[has_gold_N], minlength=vocabulary)
     return {
         "mean": moments.mean_D.float(),
         "std": moments.deviation_D.float(),

@@ -1201,12 +1201,20 @@ def test_answers_are_had_without_images_from_every_kind_of_cache(
     assert count == len(cache) == 180
 
 
-def test_means_of_features_need_no_images(classifier: Path, own_images: Path, tmp_path: Path) -> None:
+def test_means_of_features_need_no_images_and_leave_out_those_without_a_label(
+    classifier: Path, own_images: Path, tmp_path: Path
+) -> None:
     cache = dump(images_plan(classifier, own_images, tmp_path / "cache", hidden="final", tap_codec="float32"))
     shutil.rmtree(own_images)
     tap = cache.taps["final"]
     rows_ND = np.concatenate([tap.part(number)["values"] for number in cache.part_numbers])
-    np.testing.assert_allclose(sidecar(cache, "means", "final")["mean"], rows_ND.mean(0), rtol=1e-4, atol=1e-5)
+    labels_N = cache.labels_of(np.arange(len(cache)))
+    found = sidecar(cache, "means", "final")
+    np.testing.assert_allclose(found["mean"], rows_ND.mean(0), rtol=1e-4, atol=1e-5)
+    assert found["count"].tolist() == [int((labels_N == number).sum()) for number in range(10)]
+    assert int(found["count"].sum()) == 180 - 6
+    for number in range(10):
+        np.testing.assert_allclose(found["by_gold"][number], rows_ND[labels_N == number].mean(0), rtol=2e-3, atol=2e-3)
 
 
 def test_a_batch_that_only_fills_up_a_step_counts_nothing(many_views: Cache) -> None:
