@@ -199,13 +199,14 @@ def test_norm_and_direction_is_the_formula_for_short_students_and_for_long_ones(
     assert isinstance(module, NormDirection)
     sides = sides_of(shapes, counts=(40,))
     sides = replace(sides, student={"final": scale * sides.student["final"]})
+    sides.gold_N[7::9] = -1
     ((own, other),) = projected(module, sides)
     means = class_means().double()
     found = module(sides).detach()
-    assert {1, 2} <= set(sides.gold_N.tolist())
+    assert {-1, 1, 2} <= set(sides.gold_N.tolist())
     for row, gold in enumerate(sides.gold_N.tolist()):
         longest = max(own[row].norm(), other[row].norm())
-        expected = 0.0 if gold in (1, 2) else 1 - own[row] @ means[gold] / (means[gold].norm() * longest)
+        expected = 0.0 if gold in (-1, 1, 2) else 1 - own[row] @ means[gold] / (means[gold].norm() * longest)
         assert float(found[row]) == pytest.approx(float(expected), abs=1e-9)
 
 

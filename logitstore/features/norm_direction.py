@@ -25,7 +25,7 @@ class NormDirection(FeatureObjective):
     Args:
         shapes: of both models; where widths differ, a learned linear map takes s to the teacher's.
         means_VD: c of every token, any float dtype; a row of zeros or NaN for one that was never seen, on whose rows the
-            loss is 0. It moves with the module and is no part of its state_dict.
+            loss is 0, as on those without a gold token or label. It moves with the module and is no part of its state_dict.
 
     Raises:
         BadInput: the means are not as wide as the teacher's final hidden state.
@@ -50,9 +50,9 @@ class NormDirection(FeatureObjective):
 
     def of_counted(self, sides: Sides) -> Tensor:
         ((student_ND, teacher_ND),) = self.projections(sides)
-        means_ND = self.means_VD[sides.gold_N].to(student_ND.dtype)
+        means_ND = self.means_VD[sides.gold_N.clamp(min=0)].to(student_ND.dtype)
         direction_ND = torch.nn.functional.normalize(means_ND, dim=-1)
-        is_seen_N = means_ND.isfinite().all(-1) & means_ND.any(-1)
+        is_seen_N = (sides.gold_N >= 0) & means_ND.isfinite().all(-1) & means_ND.any(-1)
         along_N = (student_ND * direction_ND.masked_fill(~is_seen_N[:, None], 0.0)).sum(-1)
         length_N = torch.maximum(student_ND.norm(dim=-1), teacher_ND.norm(dim=-1))
         loss_N = 1 - along_N / length_N.clamp(min=torch.finfo(length_N.dtype).tiny)
