@@ -32,8 +32,8 @@ from logitstore.teachers.teacher import Teacher
 from logitstore.types import Array, ModelRef, Progress, View, no_progress
 from logitstore.view_batches import view_batches
 
-PRESET = "topk"
-"""What is kept of a row where nothing is said: all of few classes, and of many what needs no hidden states."""
+FEW_CLASSES = 16
+"""As many as preset topk lists; of more, small is both smaller and nearer to the teacher."""
 
 SAMPLES_PER_PART = 8192
 """A view is one row, a few hundred bytes: parts of as many as a text has samples would be small files without end."""
@@ -101,7 +101,8 @@ def draft_images(plan: DumpPlan, progress: Progress = no_progress) -> Draft:
     view = view_info(plan, processor, plan.teacher)
     unlabelled = len(images) if view.mixes else int((labels < 0).sum())
     width = _width(config, is_zero_shot)
-    row = row_of(plan.preset or PRESET, plan.choices(), len(names), width)
+    preset = plan.preset or ("topk" if len(names) <= FEW_CLASSES or width is None else "small")
+    row = row_of(preset, plan.choices(), len(names), width)
     pilot = spread(len(images), len(images), plan.pilot_rows) if row.tail.shape in ("prior", "sketch", "head") else []
     tail = row.tail.model_copy(update={"pilot_rows": len(pilot)})
     prompt = plan.prompt or PROMPT
@@ -131,7 +132,7 @@ def draft_images(plan: DumpPlan, progress: Progress = no_progress) -> Draft:
         samples_per_part=plan.samples_per_part or SAMPLES_PER_PART,
         batch_tokens=plan.batch_images,
         fidelity_rows=plan.fidelity_rows if row.sparsifier.keeps_rows else 0,
-        preset=plan.preset or PRESET,
+        preset=preset,
         sparsifier=row.sparsifier,
         tail=tail,
         codec=row.codec,

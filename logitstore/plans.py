@@ -193,7 +193,7 @@ class DumpPlan(TeacherPlan, RowChoices, TapChoices, ViewChoices):
         None,
         description="How to keep a row: small and faithful need the teacher's hidden states, exact keeps them, topk needs "
         "its logits only, sampled keeps random draws, archive is small in compressed chunks, scores keeps no row, only how "
-        "probable the teacher found each sample. Without it small; for images topk.",
+        "probable the teacher found each sample. Without it small; topk for images of up to 16 classes.",
     )
     pilot_rows: int = Field(
         12288,

@@ -1068,6 +1068,20 @@ def test_a_recoded_cache_is_about_the_same_views(
     assert grown is None or verify(grown.path) == []
 
 
+@pytest.mark.parametrize(("classes", "preset"), [(16, "topk"), (17, "small")])
+def test_of_few_classes_all_are_kept_and_of_more_a_sketch(
+    images: Path, tmp_path: Path, classes: int, preset: str
+) -> None:
+    names = [f"class {number}" for number in range(classes)]
+    told = {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
+    teacher = save_classifier(tmp_path / "teacher", small_vit(**told))
+    plan = images_plan(teacher, images, tmp_path / "cache", views=1, k=None, labels=False, pilot_rows=40)
+    cache = dump(plan)
+    assert (cache.manifest.preset, cache.manifest.sparsifier.k) == (preset, 16 if preset == "topk" else 8)
+    assert verify(cache.path) == []
+    assert cache.fidelity.sums["kl_t1"][0] < 0.05 * cache.fidelity.rows
+
+
 def test_scores_of_images_are_kept_without_their_rows(
     classifier: Path, images: Path, image_cache: Cache, tmp_path: Path, refused: Refused
 ) -> None:
