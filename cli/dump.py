@@ -119,7 +119,7 @@ def _print_plan(asked: DumpPlan, manifest: Any, tap_bytes: int) -> None:
     for line in (
         *(_of_text if is_text else _of_images)(asked, manifest),
         f"rows       {rows:,}, preset {manifest.preset}: {manifest.sparsifier.name}, tail {manifest.tail.shape}",
-        f"parts      {manifest.parts:,} of {manifest.samples_per_part:,} samples",
+        f"parts      {manifest.parts:,} of up to {manifest.samples_per_part:,} samples",
         f"size       about {size(expected)} of rows and samples ({bytes_per_row} B/row{of_taps}); {size(free)} free there",
         f"error      {resolve('logitstore.pilot:expected_error')(asked.out, manifest)}",
         f"nothing was written to {asked.out}",

@@ -43,7 +43,12 @@ def add(plan: AddPlan, progress: Progress = no_progress) -> Cache:
     cache.check_sizes()
     if cache.manifest.merged_from is not None:
         raise BadInput(
-            f"{plan.cache}: it is the mean of several teachers, and features belong to one. Add them to a cache of that one."
+            f"{plan.cache}: it is the mean of several teachers. "
+            + (
+                "Features belong to one: add them to a cache of that one."
+                if plan.views is None
+                else "Add the views to the caches that it was made from, and give the merge command again."
+            )
         )
     if plan.views is not None:
         return _add_views(plan, cache, progress)

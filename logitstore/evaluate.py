@@ -64,7 +64,7 @@ def _of_images(plan: EvaluatePlan, cache: Cache, student: ModelRef, progress: Pr
     if plan.samples == "heldout":
         images_I = np.flatnonzero(held_out(images_I, plan.holdout))
     order = view_order(cache, images_I, None, 1, 0)
-    pictures = pictures_of(cache, plan.images, plan.image_size or size_of(load_config(student)), progress)
+    pictures = pictures_of(cache, plan.images, plan.image_size or size_of(student, load_config(student)), progress)
     return Loader(
         cache, samples=order.firsts[0] + images_I, shuffle=False, batch_size=plan.batch_size, pictures=pictures
     )

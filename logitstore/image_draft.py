@@ -256,7 +256,7 @@ def _classes(plan: DumpPlan, config: PretrainedConfig, is_zero_shot: bool) -> li
 def _labels(images: Images, names: Sequence[str], teacher: str) -> Array:
     """int64: the teacher's number of each image's class, -1 without one.
 
-    Classes go by their names; by their numbers where the data name none, or none as the teacher does.
+    Classes go by their names; by their numbers where the data name none, or as many as the teacher and none as it does.
 
     Raises:
         BadInput: classes that the teacher does not have.
@@ -271,6 +271,13 @@ def _labels(images: Images, names: Sequence[str], teacher: str) -> Array:
         raise BadInput(
             f"{teacher}: {what}, the teacher {len(names)} ({', '.join(names[:3])}, ...). Give a teacher of these classes, or "
             "leave the labels out with --no-labels."
+        )
+    if own is not None and len(own) < len(names) and not set(own) & set(names):
+        # in order of their names only where there are as many: else the third of one is not the third of the other
+        raise BadInput(
+            f"{teacher}: of the {len(own)} classes of the data ({', '.join(own[:3])}, ...) the teacher knows none by name, "
+            f"and it has {len(names)} ({', '.join(names[:3])}, ...). Name the classes as the teacher does, or leave the "
+            "labels out with --no-labels."
         )
     if known := set(own or ()) & set(names):
         # by number only where none goes by name: class 3 of one may well be called like class 5 of the other

@@ -109,7 +109,8 @@ def _opened(paths: Sequence[Path]) -> list[Cache]:
             )
         if not cache.complete:
             raise CacheMismatch(
-                f"{cache.path}: it has {len(cache.part_numbers)} of its {cache.manifest.parts} parts. Finish its dump first."
+                f"{cache.path}: it has {len(cache.part_numbers)} of its {cache.manifest.parts} parts. "
+                "Finish it first: give the dump or add command that began them again."
             )
     for other in caches[1:]:
         _check_same_vocabulary(caches[0], other)

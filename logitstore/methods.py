@@ -347,4 +347,6 @@ def standing(name: str, row: RowInfo, codecs: Collection[str] = ()) -> tuple[Sta
         return method.own, method.because
     if row.sparsifier.name == "hidden":
         return "exact", "the whole distribution is stored"
+    if row.sparsifier.k >= row.vocabulary:
+        return "exact", "the whole distribution is listed"
     return "approximation", f"the tail is modelled ({row.tail.shape})"

@@ -302,7 +302,7 @@ class StudentsImages(ImagesPlace):
         ge=1,
         le=4096,
         description="Edge of the views in pixels: the teacher's crops at another resolution. Without it what the student's "
-        "configuration says, or the teacher's.",
+        "configuration or image processor says, or the teacher's.",
     )
 
 

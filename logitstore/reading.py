@@ -154,7 +154,7 @@ def _of_images(
     progress: Progress,
 ) -> tuple[BatchStream, BatchStream | None, None]:
     """The views to train on, and the first view of those images that are held out."""
-    size = plan.image_size or (None if reference is None else size_of(load_config(reference)))
+    size = plan.image_size or (None if reference is None else size_of(reference, load_config(reference)))
     pictures = pictures_of(cache, plan.images, size, progress)
     kept_out_I = held_out(np.arange(len(cache.images)), plan.holdout)
     order = view_order(cache, np.flatnonzero(~kept_out_I), plan.views, plan.views_per_step, plan.seed)

@@ -33,6 +33,10 @@ def draft_text(plan: DumpPlan, progress: Progress = no_progress) -> Draft:
     preset = plan.preset or PRESET
     model = ModelRef.parse(plan.teacher)
     config = load_config(model)
+    if "ForImageClassification" in (config.architectures or [""])[0]:
+        raise ModelError(
+            f"{model}: it classifies images. Add --task image-classification to dump what it says of them."
+        )
     tokenizer = load_tokenizer(model)
     vocabulary = Vocabulary.of(tokenizer)
     real = min(len(vocabulary.pieces), head_rows(config))

@@ -132,7 +132,7 @@ def train(
         if trainer.is_world_process_zero():
             for name, reference in references.items():
                 if cache.manifest.view is not None:
-                    save_processor(cache, reference, plan.out / name)
+                    save_processor(cache, reference, plan.out / name, plan.image_size)
                 else:
                     tokenizer_for(cache, reference).save_pretrained(str(plan.out / name))
             write_summary(plan.out, summary | {"figures": figures, "log": trainer.state.log_history})

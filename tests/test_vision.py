@@ -580,6 +580,16 @@ def test_the_student_is_saved_with_names_of_classes_and_an_image_processor(
         assert isinstance(AutoModelForImageClassification.from_pretrained(saved), ViTForImageClassification)
 
 
+def test_a_student_of_another_size_is_saved_with_it_and_judged_at_it(
+    image_cache: Cache, other_student: Path, tmp_path: Path
+) -> None:
+    options = {"max_steps": 1, "holdout": 0, "device": "cpu", "image_size": 2 * SIZE}
+    train(TrainPlan(cache=image_cache.path, student=str(other_student), out=tmp_path / "out", **options))
+    saved = json.loads((tmp_path / "out" / "preprocessor_config.json").read_text())
+    own = json.loads((other_student / "preprocessor_config.json").read_text())
+    assert saved == own | {"size": {"height": 2 * SIZE, "width": 2 * SIZE}}
+
+
 LABEL_FIGURES = {
     "cross_entropy",
     "perplexity",
@@ -1039,7 +1049,7 @@ def test_a_dry_run_tells_images_views_and_size_and_writes_nothing(
     assert f"data       {images}: 60 images, 60 without a label" in out
     assert "views      3 of each, 16 x 16: crop,mixup" in out
     assert "rows       180" in out
-    assert "parts      9 of 25 samples" in out
+    assert "parts      9 of up to 25 samples" in out
     expected = float(re.search(r"size +about (\S+) kB", out)[1])  # type: ignore[index]
     cache = dump(plan)
     on_disk = sum(len(content) for name, content in tree(cache.path / "parts").items() if "/c/" in name)
@@ -1508,6 +1518,11 @@ def test_classes_that_the_teacher_does_not_have_are_named(refused_dump: Told, to
     line = refused_dump(teacher=few)
     assert "the data have 10 classes (eight, five, four, ...), the teacher 5 (zero, one, two, ...)" in line
     assert "--no-labels" in line
+    many = save_classifier(tmp_path / "many", small_vit(id2label={n: f"made-{n}" for n in range(40)}, label2id={}))
+    line = refused_dump(teacher=many)
+    assert (
+        "of the 10 classes of the data (eight, five, four, ...) the teacher knows none by name, and it has 40" in line
+    )
     some = dict(enumerate([*WORDS[:9], "neuf"]))
     line = refused_dump(teacher=save_classifier(tmp_path / "some", small_vit(id2label=some, label2id={})))
     assert "the data have the class 'nine', which the teacher has not, and 'eight', which it has." in line

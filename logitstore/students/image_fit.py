@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +70,34 @@ def check_takes(student: PreTrainedModel, name: str, pixels_B3HW: Tensor) -> Non
     student.train(was_training)
 
 
-def size_of(config: PretrainedConfig) -> int | None:
-    """Edge of the images that a student takes, where it takes only those."""
+def size_of(student: ModelRef, config: PretrainedConfig) -> int | None:
+    """Edge of the images that a student takes: as its configuration says, else the image processor that is saved with it."""
     said: Any = getattr(config, "image_size", None)
+    kept = Path(student.name) / PROCESSOR
+    if not isinstance(said, int) and kept.is_file():
+        with suppress(ValueError, AttributeError):
+            size = json.loads(kept.read_text(encoding="utf-8")).get("size")
+            said = size.get("height") if isinstance(size, dict) and size.get("height") == size.get("width") else None
     return said if isinstance(said, int) else None
 
 
-def save_processor(cache: Cache, student: ModelRef | None, out: Path) -> None:
-    """Save an image processor with a student: its own, else the teacher's."""
+def save_processor(cache: Cache, student: ModelRef | None, out: Path, size: int | None) -> None:
+    """Save an image processor with a student: its own, else the teacher's.
+
+    Args:
+        cache: of the teacher.
+        student: the model that was trained, if it is not a fresh one.
+        out: folder of the trained student.
+        size: edge of the images that it was shown, where it was asked for.
+    """
     own = Path(student.name) / PROCESSOR if student is not None else None
     kept = inside(cache.path, f"{cache.manifest.shared_file('processor')}/{PROCESSOR}")
-    shutil.copyfile(own if own is not None and own.is_file() else kept, out / PROCESSOR)
+    source = own if own is not None and own.is_file() else kept
+    if size is None:
+        shutil.copyfile(source, out / PROCESSOR)
+        return
+    said = json.loads(source.read_text(encoding="utf-8"))
+    said["size"] = {"height": size, "width": size}
+    if said.get("do_center_crop"):
+        said["crop_size"] = said["size"]
+    (out / PROCESSOR).write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
