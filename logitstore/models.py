@@ -63,18 +63,24 @@ def load_weights(
         task: a key of KINDS.
 
     Raises:
-        ModelError: it cannot be loaded as one.
+        ModelError: it cannot be loaded as one, or not all of it.
     """
     kind, called = KINDS[task]
     options: dict[str, Any] = dict(model.pretrained)
     if model.gguf:
         options["quantization_config"] = GgufConfig(dequantize=True)
-    try:
-        loaded: PreTrainedModel = kind.from_pretrained(model.name, config=config, dtype=dtype, **options)
-    except Exception as error:
-        # as above
-        raise ModelError(f"{model}: cannot be loaded as {called}: {one_line(error)}") from error
-    return loaded
+    lacking: str | None = None
+    # twice: once in hundreds of loads transformers, which fills weights in threads, was seen to leave one without values
+    for _ in range(2):
+        try:
+            loaded: PreTrainedModel = kind.from_pretrained(model.name, config=config, dtype=dtype, **options)
+        except Exception as error:
+            # as above
+            raise ModelError(f"{model}: cannot be loaded as {called}: {one_line(error)}") from error
+        lacking = next((name for name, weight in loaded.named_parameters() if weight.is_meta), None)
+        if lacking is None:
+            return loaded
+    raise ModelError(f"{model}: transformers loads no values for its weight {lacking}. Is the file whole?")
 
 
 def config_from(plain: dict[str, Any]) -> PretrainedConfig:

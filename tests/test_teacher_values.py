@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTra
 import logitstore
 from logitstore.audit import audit
 from logitstore.dump import dump
-from logitstore.errors import CacheMismatch
+from logitstore.errors import CacheMismatch, ModelError
+from logitstore.models import load_config, load_weights
 from logitstore.types import CachedSample, ModelRef
 from tests.conftest import VOCABULARY, plan_for, save_model, teacher_gguf
 
@@ -169,6 +170,28 @@ def test_the_audit_passes_for_the_teacher_and_fails_for_another(
 def test_the_audit_refuses_a_teacher_with_too_small_a_vocabulary(cache: logitstore.Cache, tmp_path: Path) -> None:
     with pytest.raises(CacheMismatch, match="its head has 300 rows"):
         audit(cache, str(save_model(tmp_path, None, 300)), share=0.1, device="cpu")
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_weight_that_was_left_without_values_is_loaded_again_and_then_named(
+    teacher: Path, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    load, left = AutoModelForCausalLM.from_pretrained, [True] * failures
+
+    def forgetful(*arguments: Any, **options: Any) -> Any:
+        model = load(*arguments, **options)
+        if left:
+            left.pop()
+            model.lm_head.to("meta")
+        return model
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", forgetful)
+    reference = ModelRef.parse(str(teacher))
+    if failures == 1:
+        assert not load_weights(reference, load_config(reference), torch.float32).lm_head.weight.is_meta
+    else:
+        with pytest.raises(ModelError, match=r"transformers loads no values for its weight lm_head\.weight\."):
+            load_weights(reference, load_config(reference), torch.float32)
 
 
 @pytest.mark.slow
