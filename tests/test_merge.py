@@ -343,7 +343,7 @@ def test_all_that_takes_a_cache_takes_a_mean(
     select(SelectPlan(cache=out, reference=caches["scores-1"].path, ratio=0.5, out=tmp_path / "half.arrow"))
     mean_again = merged([made, caches["dense-0"]], tmp_path / "mean-again")
     assert mean_again.manifest.teacher.name.startswith("mean of mean of ")
-    assert "features belong to one" in refused("add", out, "--hidden", "1")
+    assert "Features belong to one" in refused("add", out, "--hidden", "1")
     with pytest.raises(BadInput, match="were made from other caches"):
         audit(made, str(teachers[0]), 0.1)
 
