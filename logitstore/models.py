@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,9 @@ KINDS: dict[str, tuple[Any, str]] = {
     "zero-shot": (AutoModel, "a model of images and texts"),
 }
 """transformers' class that loads a model for a task, and what to call such a model."""
+
+_LOADING = threading.Lock()
+"""transformers changes its classes while it loads and changes them back; two threads at once would leave them changed."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -69,18 +73,16 @@ def load_weights(
     options: dict[str, Any] = dict(model.pretrained)
     if model.gguf:
         options["quantization_config"] = GgufConfig(dequantize=True)
-    lacking: str | None = None
-    # twice: once in hundreds of loads transformers, which fills weights in threads, was seen to leave one without values
-    for _ in range(2):
-        try:
+    try:
+        with _LOADING:
             loaded: PreTrainedModel = kind.from_pretrained(model.name, config=config, dtype=dtype, **options)
-        except Exception as error:
-            # as above
-            raise ModelError(f"{model}: cannot be loaded as {called}: {one_line(error)}") from error
-        lacking = next((name for name, weight in loaded.named_parameters() if weight.is_meta), None)
-        if lacking is None:
-            return loaded
-    raise ModelError(f"{model}: transformers loads no values for its weight {lacking}. Is the file whole?")
+    except Exception as error:
+        # as above
+        raise ModelError(f"{model}: cannot be loaded as {called}: {one_line(error)}") from error
+    lacking = next((name for name, weight in loaded.named_parameters() if weight.is_meta), None)
+    if lacking is not None:
+        raise ModelError(f"{model}: transformers loads no values for its weight {lacking}. Is the file whole?")
+    return loaded
 
 
 def config_from(plain: dict[str, Any]) -> PretrainedConfig:
