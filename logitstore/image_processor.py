@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 from transformers.image_processing_base import ImageProcessingMixin
 
 from logitstore.errors import ModelError, one_line
-from logitstore.plans import ViewChoices
 from logitstore.types import ModelRef
 from logitstore.view_info import TransformInfo, ViewInfo, parse_transforms
 from logitstore.views.versions import versions
+
+if TYPE_CHECKING:
+    from logitstore.plans import ViewChoices
 
 _RESAMPLING = {2: "bilinear", 3: "bicubic"}
 """Pillow's numbers, as image processors keep them."""
@@ -96,6 +98,33 @@ def _framing(processor: dict[str, Any], teacher: str) -> tuple[tuple[int, int], 
         share = min(crop[0] / size[0], 1.0) if shortest else 1.0
         return crop, TransformInfo.of("center", share=share)
     return size, TransformInfo.of("center", share=1.0) if shortest else TransformInfo.of("whole")
+
+
+def edge_of(processor: dict[str, Any], model: str) -> int | None:
+    """Edge of what a model is shown, where that is square.
+
+    Args:
+        processor: what its image processor says.
+        model: what to call it in messages.
+
+    Raises:
+        ModelError: a processor that names no size.
+    """
+    (height, width), _ = _framing(processor, model)
+    return height if height == width else None
+
+
+def resized(processor: dict[str, Any], model: str, edge: int) -> dict[str, Any]:
+    """What an image processor says, with the same framing for a square of another size; see `edge_of`."""
+    (height, _), _ = _framing(processor, model)
+    changed = {}
+    for name in ("size", "crop_size"):
+        sides = _sides(processor.get(name))
+        if sides is not None:
+            # a centre that is cut out of a larger picture stays the same share of it
+            side, said = round(edge * sides[0] / height), processor[name]
+            changed[name] = dict.fromkeys(said, side) if isinstance(said, dict) else side
+    return processor | changed
 
 
 def _sides(said: Any) -> tuple[int, int] | None:

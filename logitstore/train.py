@@ -30,7 +30,7 @@ from logitstore.sidecars import sidecar
 from logitstore.stream import BatchStream
 from logitstore.students.build import copied, fresh, parse_layers
 from logitstore.students.fit import check_student, tokenizer_for
-from logitstore.students.image_fit import check_classifier, check_takes, class_names, save_processor
+from logitstore.students.image_fit import PROCESSOR, check_classifier, check_takes, class_names, processor_for
 from logitstore.students.output_head import UnknownHead, output_head
 from logitstore.students.packing import check_packing
 from logitstore.students.width import Widths, importance_of, narrow_config, narrowed
@@ -92,6 +92,9 @@ def train(
     first = next(iter(references.values()))
     train_loader, held_out_loader, reweighting = loaders(plan, cache, first, selection, taps, place, progress)
     begin = reweighting and partial(reweighting.begin, device=arguments.device, checkpoint=checkpoint)
+    processors: dict[str, bytes] = {}
+    if cache.manifest.view is not None:
+        processors = {name: processor_for(cache, each, plan.image_size) for name, each in references.items()}
     learners, reasons = [], []
     for name, reference in references.items():
         learner, why_not = _learner(plan, cache, name, reference, train_loader, progress, begin)
@@ -132,7 +135,7 @@ def train(
         if trainer.is_world_process_zero():
             for name, reference in references.items():
                 if cache.manifest.view is not None:
-                    save_processor(cache, reference, plan.out / name, plan.image_size)
+                    (plan.out / name / PROCESSOR).write_bytes(processors[name])
                 else:
                     tokenizer_for(cache, reference).save_pretrained(str(plan.out / name))
             write_summary(plan.out, summary | {"figures": figures, "log": trainer.state.log_history})

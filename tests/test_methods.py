@@ -17,6 +17,7 @@ CACHES = {
     "without a tail": row_of("topk", {"k": 8, "tail": "none"}, VOCABULARY, WIDTH),
     "sampled": row_of("sampled", {}, VOCABULARY, WIDTH),
 }
+ALL_LISTED = row_of("topk", {}, 10, None)
 
 
 @pytest.mark.parametrize(
@@ -43,6 +44,7 @@ def test_the_page_tells_every_option(name: str) -> None:
 def test_why_an_objective_is_not_exact_is_said() -> None:
     assert standing("plackett_luce", CACHES["exact"])[1] == "only the ranks of listed tokens count"
     assert standing("lumped_kl", CACHES["without a tail"])[1] == "the cache has no tail"
+    assert standing("forward_kl", ALL_LISTED) == ("exact", "the whole distribution is listed")
     assert all(method.because for method in METHODS.values() if method.own)
 
 

@@ -57,6 +57,7 @@ from logitstore.errors import BadInput, CacheMismatch, ModelError
 from logitstore.establish import with_views
 from logitstore.evaluate import evaluate
 from logitstore.image_draft import Views
+from logitstore.image_processor import edge_of, resized
 from logitstore.manifest import MANIFEST_NAME, RECORD_NAME, Manifest, PartRecord
 from logitstore.merge import merge
 from logitstore.part_loop import write_part
@@ -588,6 +589,46 @@ def test_a_student_of_another_size_is_saved_with_it_and_judged_at_it(
     saved = json.loads((tmp_path / "out" / "preprocessor_config.json").read_text())
     own = json.loads((other_student / "preprocessor_config.json").read_text())
     assert saved == own | {"size": {"height": 2 * SIZE, "width": 2 * SIZE}}
+    shown = []
+    for size in (None, 2 * SIZE, SIZE):
+        plan = EvaluatePlan(cache=image_cache.path, student=str(tmp_path / "out"), samples="all", image_size=size)
+        shown.append(evaluate(plan).cross_entropy)
+    assert shown[0] == shown[1] != shown[2]
+
+
+@pytest.mark.parametrize(
+    ("said", "resized_to"),
+    [
+        ({"size": {"height": 16, "width": 16}}, {"size": {"height": 32, "width": 32}}),
+        ({"size": {"shortest_edge": 16}}, {"size": {"shortest_edge": 32}}),
+        ({"size": 16}, {"size": 32}),
+        (
+            {"size": {"shortest_edge": 20}, "do_center_crop": True, "crop_size": {"height": 16, "width": 16}},
+            {"size": {"shortest_edge": 40}, "do_center_crop": True, "crop_size": {"height": 32, "width": 32}},
+        ),
+        ({"size": {"shortest_edge": 16}, "crop_pct": 0.8}, {"size": {"shortest_edge": 32}, "crop_pct": 0.8}),
+    ],
+)
+def test_a_processor_for_another_size_keeps_its_framing(said: dict[str, Any], resized_to: dict[str, Any]) -> None:
+    assert edge_of(said, "it") == 16
+    found = resized(said, "it", 32)
+    assert found == resized_to
+    assert edge_of(found, "it") == 32
+
+
+def test_a_student_with_a_broken_image_processor_is_refused_before_it_is_trained(
+    image_cache: Cache, other_student: Path, tmp_path: Path, refused: Refused
+) -> None:
+    broken = Path(shutil.copytree(other_student, tmp_path / "broken"))
+    (broken / "preprocessor_config.json").write_text("{")
+    for more in ((), ("--image-size", 20)):
+        line = refused("train", image_cache.path, "--student", broken, "--out", tmp_path / "out", *more)
+        assert line.startswith(f"error: {broken}: no image processor is saved with it (")
+
+
+def test_a_text_dump_of_a_classifier_is_told_its_task(refused: Refused, classifier: Path, tmp_path: Path) -> None:
+    line = refused("dump", "--teacher", classifier, "--data", tmp_path, "--out", tmp_path / "out")
+    assert "it classifies images. Add --task image-classification" in line
 
 
 LABEL_FIGURES = {

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from logitstore.cache.layout import inside
 from logitstore.cache.reader import Cache
 from logitstore.cache.vocabulary import read_pieces
 from logitstore.errors import CacheMismatch
+from logitstore.image_processor import edge_of, load_processor, resized
 from logitstore.models import load_config, sized
 from logitstore.types import ModelRef
 
@@ -71,33 +70,35 @@ def check_takes(student: PreTrainedModel, name: str, pixels_B3HW: Tensor) -> Non
 
 
 def size_of(student: ModelRef, config: PretrainedConfig) -> int | None:
-    """Edge of the images that a student takes: as its configuration says, else the image processor that is saved with it."""
+    """Edge of the images that a student takes: as its configuration says, else the image processor that is saved with it.
+
+    Raises:
+        ModelError: that cannot be read, or names no size.
+    """
     said: Any = getattr(config, "image_size", None)
-    kept = Path(student.name) / PROCESSOR
-    if not isinstance(said, int) and kept.is_file():
-        with suppress(ValueError, AttributeError):
-            size = json.loads(kept.read_text(encoding="utf-8")).get("size")
-            said = size.get("height") if isinstance(size, dict) and size.get("height") == size.get("width") else None
-    return said if isinstance(said, int) else None
+    if isinstance(said, int):
+        return said
+    return edge_of(load_processor(student), str(student)) if _has_processor(student) else None
 
 
-def save_processor(cache: Cache, student: ModelRef | None, out: Path, size: int | None) -> None:
-    """Save an image processor with a student: its own, else the teacher's.
+def processor_for(cache: Cache, student: ModelRef | None, edge: int | None) -> bytes:
+    """The image processor that belongs with a trained student: its own, else the teacher's.
 
     Args:
         cache: of the teacher.
-        student: the model that was trained, if it is not a fresh one.
-        out: folder of the trained student.
-        size: edge of the images that it was shown, where it was asked for.
+        student: the model that is trained, if it is not a fresh one.
+        edge: of the images that it is shown, where one is asked for.
+
+    Raises:
+        ModelError: its own cannot be read, or names no size.
     """
-    own = Path(student.name) / PROCESSOR if student is not None else None
-    kept = inside(cache.path, f"{cache.manifest.shared_file('processor')}/{PROCESSOR}")
-    source = own if own is not None and own.is_file() else kept
-    if size is None:
-        shutil.copyfile(source, out / PROCESSOR)
-        return
-    said = json.loads(source.read_text(encoding="utf-8"))
-    said["size"] = {"height": size, "width": size}
-    if said.get("do_center_crop"):
-        said["crop_size"] = said["size"]
-    (out / PROCESSOR).write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+    kept = inside(cache.path, cache.manifest.shared_file("processor"))
+    source = student if student is not None and _has_processor(student) else ModelRef(name=str(kept))
+    if edge is None:
+        return (Path(source.name) / PROCESSOR).read_bytes()
+    said = resized(load_processor(source), str(source), edge)
+    return json.dumps(said, indent=2).encode() + b"\n"
+
+
+def _has_processor(student: ModelRef) -> bool:
+    return (Path(student.name) / PROCESSOR).is_file()
