@@ -5,11 +5,9 @@ Axes: B lines, T tokens, N rows, M samples of a batch, D channels.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +18,7 @@ from logitstore.cache.order import BUCKET_BATCHES
 from logitstore.cache.reader import Cache
 from logitstore.decode import Decoder, decoder_of
 from logitstore.errors import BadInput
+from logitstore.kept import Kept
 from logitstore.ordered import Order, OrderedStream
 from logitstore.pictures import Pictures, pictures_of
 from logitstore.targets import AnyTargets
@@ -31,8 +30,6 @@ BYTES_TOGETHER = 1 << 22
 
 Views = tuple[Array, dict[str, Tensor], Tensor]
 """int64[M] numbers of the views of a batch, what is stored about them, and int64[M] their labels."""
-
-T = TypeVar("T")
 
 
 class Loader(OrderedStream):
@@ -94,7 +91,7 @@ class Loader(OrderedStream):
         self._pictures = None
         bytes_per_batch = max((batch_rows or batch_size) * cache.manifest.bytes_per_row, 1)
         self._together = min(max(BYTES_TOGETHER // bytes_per_batch, 1), BUCKET_BATCHES)
-        self._groups = _Kept(self._gather)
+        self._groups = Kept[tuple[int, int], dict[int, Views]](most=2)
         if cache.manifest.view is not None:
             if packed:
                 raise BadInput(f"{cache.path}: views of images cannot be packed. Leave that out.")
@@ -141,7 +138,7 @@ class Loader(OrderedStream):
     def _make(self, epoch: int, number: int) -> Batch:
         if self.cache.manifest.view is not None:
             first = number - number // self._world % self._together * self._world
-            samples_M, answer, gold_M = self._groups.get(epoch, first)[number]
+            samples_M, answer, gold_M = self._groups.get((epoch, first), lambda: self._gather(epoch, first))[number]
             return collate_views(self.cache, samples_M, answer, gold_M, self._pictures, self._taps, self._weights)
         chosen = self._choose(epoch, number)
         return collate(self.cache, chosen, self._packed, self._taps, self._weights)
@@ -162,32 +159,6 @@ class Loader(OrderedStream):
             )
             for place, number in enumerate(numbers)
         }
-
-
-class _Kept(Generic[T]):
-    """The last things that were made, each by the thread that asks for it first, while others that want it wait."""
-
-    def __init__(self, make: Callable[[int, int], T], most: int = 2) -> None:
-        self._make, self._most = make, most
-        self._found: dict[tuple[int, int], Future[T]] = {}
-        self._lock = threading.Lock()
-
-    def get(self, epoch: int, number: int) -> T:
-        key = epoch, number
-        with self._lock:
-            future = self._found.get(key)
-            if is_mine := future is None:
-                future = Future()
-                self._found = dict(list(self._found.items())[1 - self._most :]) | {key: future}
-        if is_mine:
-            try:
-                future.set_result(self._make(epoch, number))
-            except BaseException as error:
-                # whoever waits is told, and whoever asks again tries again
-                with self._lock:
-                    self._found.pop(key, None)
-                future.set_exception(error)
-        return future.result()
 
 
 def evaluation_loader(cache: Cache, samples: Array | None, **options: Any) -> Loader:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
 from itertools import chain, pairwise
 from pathlib import Path
@@ -23,6 +23,7 @@ from logitstore.cache.taps import Taps
 from logitstore.cache.views_file import ViewsFile
 from logitstore.codecs.answer import AnswerCodec
 from logitstore.errors import BadInput, CacheDamaged
+from logitstore.kept import Kept
 from logitstore.manifest import MANIFEST_NAME, Fidelity, Manifest, PartRecord, Sums
 from logitstore.registry import resolve
 from logitstore.sealed import unseal
@@ -36,23 +37,11 @@ OPEN_PARTS = 4096
 """Parts kept open. Each maps a file a field, and a process may have 65,530 maps on Linux."""
 
 
-class Shelf:
-    """Decompressed parts of an archive, the last used ones, shared by the threads that read them."""
+OPEN_ARCHIVES = 8
+"""Decompressed parts of an archive that are kept."""
 
-    def __init__(self, most: int = 8) -> None:
-        self._most = most
-        self._kept: OrderedDict[int, dict[str, Array]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, number: int, read: Callable[[], dict[str, Array]]) -> dict[str, Array]:
-        """The fields of a part, read when they are not there."""
-        with self._lock:
-            if number not in self._kept:
-                self._kept[number] = read()
-                if len(self._kept) > self._most:
-                    self._kept.popitem(last=False)
-            self._kept.move_to_end(number)
-            return self._kept[number]
+Shelf = Kept[int, dict[str, Array]]
+"""Decompressed parts by number."""
 
 
 class Part:
@@ -79,7 +68,7 @@ class Part:
         self.samples = samples or open_samples(root, manifest, number, images)
         self._manifest = manifest
         self._codec = AnswerCodec(row=manifest.row)
-        self._shelf = shelf or Shelf()
+        self._shelf = shelf or Shelf(OPEN_ARCHIVES)
         # mapping checks the metadata now, not in the middle of an epoch
         self._mapped: dict[str, Array] | None = None
         if manifest.layout == "mapped":
@@ -127,7 +116,7 @@ class Cache:
         self._parts: OrderedDict[int, Part] = OrderedDict()
         self._samples: dict[int, PartSamples] = {}
         self._lock = threading.Lock()
-        self._shelf = Shelf()
+        self._shelf = Shelf(OPEN_ARCHIVES)
 
     def __len__(self) -> int:
         return int(self._first_sample_P[-1])
