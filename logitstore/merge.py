@@ -110,7 +110,7 @@ def _opened(paths: Sequence[Path]) -> list[Cache]:
         if not cache.complete:
             raise CacheMismatch(
                 f"{cache.path}: it has {len(cache.part_numbers)} of its {cache.manifest.parts} parts. "
-                "Finish it first: give the dump or add command that began them again."
+                "Finish it first: give the command that began them, dump or add, once more."
             )
     for other in caches[1:]:
         _check_same_vocabulary(caches[0], other)

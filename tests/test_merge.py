@@ -344,6 +344,7 @@ def test_all_that_takes_a_cache_takes_a_mean(
     mean_again = merged([made, caches["dense-0"]], tmp_path / "mean-again")
     assert mean_again.manifest.teacher.name.startswith("mean of mean of ")
     assert "Features belong to one" in refused("add", out, "--hidden", "1")
+    assert "Add the views to the caches that it was made from" in refused("add", out, "--views", "1")
     with pytest.raises(BadInput, match="were made from other caches"):
         audit(made, str(teachers[0]), 0.1)
 

@@ -281,13 +281,19 @@ def test_ctrl_c_says_how_to_go_on_and_the_next_dump_goes_on(
 
 def test_ctrl_c_within_a_write_of_zarr_python_says_nothing_of_its_event_loop() -> None:
     code = """
-import asyncio, time
+import asyncio, threading
 from zarr.core import sync
 from logitstore_cli import main
 
+begun = threading.Event()
+
+async def write():
+    begun.set()
+    await asyncio.sleep(60)
+
 def interrupted(**options):
-    asyncio.run_coroutine_threadsafe(sync._runner(asyncio.sleep(60)), sync._get_loop())
-    time.sleep(0.1)
+    asyncio.run_coroutine_threadsafe(sync._runner(write()), sync._get_loop())
+    assert begun.wait(60)
     raise KeyboardInterrupt
 
 main.app = interrupted
