@@ -1,4 +1,4 @@
-"""A batch: samples copied out of the mapped files into tensors.
+"""Copy samples out of the mapped files into one batch of tensors.
 
 Axes: B lines, T tokens, N rows, M samples.
 """
@@ -25,22 +25,24 @@ _GROUPS = ("answer", "features")
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Some samples, lines of tokens or views of images, and the teacher's answer about each row, still packed as stored.
+    """A batch holds some samples, which are lines of tokens or views of images, and the teacher's answer about each row,
+    still packed as stored.
 
     Attributes:
         input_ids: int64[B, T], padded on the right with 0; None for images.
         attention_mask: int64[B, T], 1 on real tokens; None in a packed batch.
-        position_ids: int64[B, T], beginning again at each sample of a packed batch; None otherwise.
-        pixel_values: float32[B, 3, H, W], what the teacher was shown of images; None for texts, and where images are left out.
-        rows: int64[N], each row's place in the flattened [B * T]; T is 1 for images.
+        position_ids: int64[B, T], starting again from 0 at each sample of a packed batch; None otherwise.
+        pixel_values: float32[B, 3, H, W], the images as the teacher saw them; None for texts, and where images are left
+            out.
+        rows: int64[N], the place of each row in the flattened [B * T]; T is 1 for images.
         row_mask: bool[N], False for rows that do not count.
-        answer: the stored fields of the rows, by name; a `Decoder` turns them into targets, on whichever device they are.
+        answer: the stored fields of the rows, by name; a `Decoder` turns them into targets on their own device.
         features: the stored arrays of taps, as `<tap>/<field>`; `Loader.features` decodes them.
-        gold: int64[N], the token that follows, or the class; -1 where there is none.
+        gold: int64[N], the token that follows the row, or the class; -1 where there is none.
         samples: int64, numbers of the samples in the cache; -1 in a batch that only fills up the last step of a rank.
-        counts: int64, rows of each sample; rows come sample after sample.
-        source: which of several caches it comes from.
-        weight: float32[N], what each row counts in the loss; None where all count alike.
+        counts: int64, number of rows of each sample; rows come sample after sample.
+        source: number of the cache that the batch comes from, where there are several caches.
+        weight: float32[N], weight of each row in the loss; None where all rows weigh the same.
     """
 
     input_ids: Tensor | None = None
@@ -59,17 +61,17 @@ class Batch:
 
     @property
     def gold_logprob(self) -> Tensor:
-        """float32[N]: the teacher's, of the token that follows, nats."""
+        """float32[N]: the teacher's logprob of the token that follows, nats."""
         return self.answer["gold_logprob"].float()
 
     @property
     def entropy(self) -> Tensor:
-        """float32[N]: the teacher's, nats."""
+        """float32[N]: the teacher's entropy, nats."""
         return self.answer["entropy"].float()
 
     def tensors(self) -> dict[str, Any]:
-        """The tensors by name, those of answer and features as `answer.<field>` and `features.<tap>/<field>`, without those
-        that are None; and `source`."""
+        """Return the tensors by name, without those that are None; and `source`. Tensors of `answer` and `features` are
+        named `answer.<field>` and `features.<tap>/<field>`."""
         named = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in _GROUPS}
         present = {name: value for name, value in named.items() if value is not None}
         grouped = {f"{group}.{name}": value for group in _GROUPS for name, value in getattr(self, group).items()}
@@ -77,7 +79,7 @@ class Batch:
 
     @classmethod
     def of(cls, tensors: Mapping[str, Any]) -> Batch:
-        """The inverse of `tensors`."""
+        """Return the batch that consists of these tensors; the inverse of `tensors`."""
         grouped: dict[str, dict[str, Any]] = {group: {} for group in _GROUPS}
         plain: dict[str, Any] = {}
         for name, value in tensors.items():
@@ -89,7 +91,8 @@ class Batch:
         return self._each(lambda value: value.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
-        """A copy in page-locked memory, from which a GPU copies while it computes; PyTorch's loaders look for the name."""
+        """Return a copy in page-locked memory, from which a GPU copies while it computes. PyTorch's loaders look for a
+        method of this name."""
         return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
@@ -99,7 +102,7 @@ class Batch:
         return Batch.of(changed)
 
     def model_inputs(self) -> dict[str, Any]:
-        """Keyword arguments for a model of transformers: a causal language model, or an image classifier.
+        """Return the keyword arguments for a model of transformers: a causal language model or an image classifier.
 
         Raises:
             BadInput: the images were left out.
@@ -119,11 +122,11 @@ def collate(
     """Copy samples, and the features beside them, out of the mapped files into one batch; rows come sample after sample.
 
     Args:
-        cache: to read.
+        cache: the cache to read.
         samples_M: int64, numbers of the samples.
-        packed: several to a line.
-        taps: of the cache, whose features come too.
-        weights_S: float32, what the rows of each of the cache's samples count.
+        packed: whether to put several samples into one line.
+        taps: taps of the cache; their features come too.
+        weights_S: float32, for each sample of the cache, the weight of its rows in the loss.
     """
     located = _located(cache, samples_M)
     spans = [part.span(number) for part, number in located]
@@ -161,16 +164,16 @@ def collate_views(
     taps: Sequence[Tap] = (),
     weights_S: Array | None = None,
 ) -> Batch:
-    """The same of views.
+    """Copy views, and the features beside them, into one batch; `collate` does this for samples of text.
 
     Args:
-        cache: to read.
+        cache: the cache to read.
         samples_M: int64, numbers of the views.
-        answer: what is stored about them; see `view_answers`.
-        gold_M: int64, their labels, or -1.
-        pictures: makes them again from the user's images; without it the batch shows none.
-        taps: of the cache, whose features come too.
-        weights_S: float32, what each of the cache's views counts.
+        answer: the stored fields of the views; see `view_answers`.
+        gold_M: int64, labels of the views, or -1.
+        pictures: makes the views again from the user's images; without it the batch has no images.
+        taps: taps of the cache; their features come too.
+        weights_S: float32, weight of each view of the cache in the loss.
 
     Raises:
         BadInput, CacheMismatch: an image is missing, or not what the teacher saw; see `Pictures.batch`.
@@ -194,32 +197,35 @@ def collate_views(
 
 
 def view_answers(cache: Cache, samples_M: Array) -> dict[str, Array]:
-    """What is stored about some views, one row each, gathered part by part: the more at once, the fewer calls for each."""
-    found = {name: np.empty((len(samples_M), *info.shape), info.dtype) for name, info in cache.manifest.fields.items()}
+    """Return the stored fields of some views, one row each. They are gathered part by part, so gathering more views at once
+    takes fewer calls for each view."""
+    gathered = {
+        name: np.empty((len(samples_M), *info.shape), info.dtype) for name, info in cache.manifest.fields.items()
+    }
     order, start = [], 0
-    for part, own, numbers in cache.by_part(samples_M):
-        stored, stop = cache.part(part).fields, start + len(own)
-        for name, rows_M in found.items():
+    for part, places_M, numbers in cache.by_part(samples_M):
+        stored, stop = cache.part(part).fields, start + len(places_M)
+        for name, rows_M in gathered.items():
             # with "clip" NumPy writes to where the rows stay; the numbers are in range
             np.take(stored[name], numbers, 0, rows_M[start:stop], "clip")
-        order.append(own)
+        order.append(places_M)
         start = stop
     back_M = np.argsort(np.concatenate(order))
-    return {name: np.take(rows_M, back_M, 0) for name, rows_M in found.items()}
+    return {name: np.take(rows_M, back_M, 0) for name, rows_M in gathered.items()}
 
 
 def _features(taps: Sequence[Tap], located: list[tuple[Part, int]], spans: list[slice], rows: int) -> dict[str, Tensor]:
-    """What is stored of some taps about the same rows."""
-    found = {}
+    """Return what some taps store about the same rows."""
+    arrays = {}
     for tap in taps:
         beside = [tap.part(part.number) for part, _ in located]
         for name in tap.plan.fields:
-            found[f"{tap.name}/{name}"] = torch.from_numpy(_gathered(beside, spans, name, rows))
-    return found
+            arrays[f"{tap.name}/{name}"] = torch.from_numpy(_gathered(beside, spans, name, rows))
+    return arrays
 
 
 def _located(cache: Cache, samples_M: Array) -> list[tuple[Part, int]]:
-    """The parts that hold some samples, and the samples' numbers in them."""
+    """Return the parts that hold some samples, and the samples' numbers in these parts."""
     parts_M, numbers_M = cache.places(samples_M)
     return [(cache.part(part), number) for part, number in zip(parts_M.tolist(), numbers_M.tolist(), strict=True)]
 
@@ -236,11 +242,11 @@ def laid_out(
 
     Args:
         tokens: token ids of each sample.
-        positions: of each sample, those that have a row; None for all but the last, which never has one.
-        lengths_M: tokens of each.
-        samples_M: their numbers.
-        packed: several to a line.
-        answer: the stored fields of their rows.
+        positions: the positions of each sample that have a row; None stands for all but the last, which never has one.
+        lengths_M: number of tokens of each sample.
+        samples_M: numbers of the samples.
+        packed: whether to put several samples into one line.
+        answer: the stored fields of the rows.
     """
     lines_M, offsets_M, shape = _pack(lengths_M) if packed else _one_each(lengths_M)
     starts_M = lines_M * shape[1] + offsets_M
@@ -268,19 +274,20 @@ def laid_out(
 
 
 def _gathered(stored: list[dict[str, Array]], spans: list[slice], name: str, rows: int) -> Array:
-    """One field of all rows, copied once, from the mapped files to where it stays."""
+    """Copy one field of all rows once, from the mapped files to where it stays."""
     first = stored[0][name]
-    found = np.empty((rows, *first.shape[1:]), first.dtype)
+    gathered = np.empty((rows, *first.shape[1:]), first.dtype)
     start = 0
     for arrays, span in zip(stored, spans, strict=True):
         stop = start + span.stop - span.start
-        found[start:stop] = arrays[name][span]
+        gathered[start:stop] = arrays[name][span]
         start = stop
-    return found
+    return gathered
 
 
 def _positions(starts_M: Array, lengths_M: Array, shape: tuple[int, int]) -> Array:
-    """int64[B, T]: begins again at each sample; padding stays 0, so every such token is a sequence of its own."""
+    """Return int64[B, T]: positions that start again at each sample. Padding stays 0, so each padding token is a sequence
+    of its own."""
     positions = np.zeros(shape[0] * shape[1], np.int64)
     for start, length in zip(starts_M.tolist(), lengths_M.tolist(), strict=True):
         positions[start : start + length] = np.arange(length)
@@ -288,12 +295,13 @@ def _positions(starts_M: Array, lengths_M: Array, shape: tuple[int, int]) -> Arr
 
 
 def _one_each(lengths: Array) -> tuple[Array, Array, tuple[int, int]]:
-    """One line a sample: line numbers, offsets, shape."""
+    """Put each sample into a line of its own; return line numbers, offsets and shape."""
     return np.arange(len(lengths)), np.zeros(len(lengths), np.int64), (len(lengths), int(lengths.max()))
 
 
 def _pack(lengths: Array) -> tuple[Array, Array, tuple[int, int]]:
-    """First fit, the longest first, into lines as wide as the longest sample: line numbers, offsets, shape."""
+    """Put samples, the longest first, into the first line with room; lines are as wide as the longest sample. Return line
+    numbers, offsets and shape."""
     width = int(lengths.max())
     lines, offsets = np.zeros(len(lengths), np.int64), np.zeros(len(lengths), np.int64)
     used: list[int] = []

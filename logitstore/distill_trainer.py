@@ -1,4 +1,5 @@
-"""The Hugging Face Trainer, fed from a cache: its loop, devices, checkpoints and trackers; our batches and our loss."""
+"""Train students from a cache with the Hugging Face Trainer: its loop, devices, checkpoints and trackers; our batches and
+loss."""
 
 from __future__ import annotations
 
@@ -23,15 +24,16 @@ from logitstore.trainer_callbacks import KeepCriteria, LogWhatIsSaved, TellEpoch
 from logitstore.trainer_data import Batches, EpochSteps
 
 CRITERION_NAME = "criterion.safetensors"
-"""What the objectives learned or keep, in a checkpoint."""
+"""The file of a checkpoint that holds what the objectives learned or keep."""
 
 
 class DistillTrainer(Trainer):  # type: ignore[misc]
-    """Trains a student on a criterion, pulls on its logits and its features; or several students on the same batches.
+    """Train a student on a criterion, which consists of pulls on its logits and its features; or train several students on
+    the same batches.
 
-    The loss is a mean over the rows of a whole optimizer step, over all its batches and ranks, so gradient accumulation
-    and the number of processes do not change it. Several students share the reading of the cache and nothing else: the loss
-    is the sum of theirs, and each one's gradient is clipped by its own norm.
+    The loss is a mean over the rows of a whole optimizer step, over all its batches and ranks, so gradient accumulation and
+    the number of processes do not change it. Several students share the reading of the cache and nothing else: the loss is
+    the sum of their losses, and each student's gradient is clipped by its own norm.
     """
 
     def __init__(
@@ -43,13 +45,14 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         also_save: Callable[[Path], None] | None = None,
         **options: Any,
     ) -> None:
-        """
+        """Set up the Trainer for these students and batches.
+
         Args:
             train_loader: the batches of this rank.
-            held_out_loader: the batches to judge on, if any.
-            learners: the students; several in one process only.
-            also_save: writes what else a run goes on from into the folder of a checkpoint.
-            options: of `Trainer`.
+            held_out_loader: the batches to evaluate on, if any.
+            learners: the students; more than one only in a single process.
+            also_save: writes into the folder of a checkpoint what else a resumed run needs.
+            options: options of `Trainer`.
         """
         self._loader, self._held_out, self.learners = train_loader, held_out_loader, list(learners)
         self._also_save = also_save
@@ -70,7 +73,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         self.add_callback(KeepCriteria(self.criteria, self.accelerator, self.settle))
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """One item is one batch; steps that a resumed run has behind it are skipped without being read."""
+        """Return a loader in which one item is one batch. A resumed run skips the steps that are done without reading them."""
         return DataLoader(
             self.train_dataset,
             batch_sampler=self._steps,
@@ -84,7 +87,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor]:
-        """The batches of one optimizer step, and how many rows count in them, over all ranks."""
+        """Return the batches of one optimizer step, and how many rows count in them, over all ranks."""
         batches = [next(epoch_iterator) for _ in range(num_batches)]
         rows = sum((batch["row_mask"].sum() for batch in batches), torch.zeros((), dtype=torch.int64))
         return batches, self.accelerator.reduce(rows.to(device), "sum")
@@ -96,14 +99,15 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """This batch's share of the mean over the step's rows; 0 where no row counts. Of several students, the sum."""
+        """Return this batch's share of the mean over the step's rows; 0 where no row counts. For several students it is the
+        sum."""
         batch = Batch.of(inputs)
         count = batch.row_mask.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
-        # DDP averages gradients over the ranks; the count is over all of them already
+        # DDP averages gradients over the ranks, but the count already covers all ranks
         weights_N = batch.row_mask * (self.accelerator.num_processes / count.clamp(min=1))
         if batch.weight is not None:
             weights_N = weights_N * batch.weight
-        found = [
+        results = [
             learner.loss(
                 model if len(self.learners) == 1 else learner.student,
                 batch,
@@ -115,33 +119,33 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
             )
             for learner in self.learners
         ]
-        total = found[0][0] if len(found) == 1 else torch.stack([loss for loss, _ in found]).sum()
-        return (total, found[0][1]) if return_outputs else total
+        total = results[0][0] if len(results) == 1 else torch.stack([loss for loss, _ in results]).sum()
+        return (total, results[0][1]) if return_outputs else total
 
     @property
     def done(self) -> float:
-        """The share of the run that is over."""
+        """The share of the run that is over, from 0 to 1."""
         return float(self.state.global_step / max(self.state.max_steps, 1))
 
     def settle(self) -> None:
-        """After an optimizer step: objectives that change by their own loss are shown it, the same on all ranks."""
+        """Give the objectives that change by their own loss that loss after an optimizer step, the same on all ranks."""
         for learner in self.learners:
-            learner.criterion.zero_grad()  # the Trainer does so for the students' parameters only
+            learner.criterion.zero_grad()  # the Trainer does this only for the students' parameters
             if learner.step_sums:
                 learner.criterion.settle(self._means(learner.step_sums).get, self.done)
                 learner.step_sums = {}
 
     def _means(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Per row over all ranks, without leaving the device."""
+        """Return sums divided by the number of rows of all ranks, without leaving the device."""
         total = self.accelerator.reduce(torch.stack(list(sums.values())), "sum")
         names = list(sums)
         return dict(zip(names, total / total[names.index("rows")].clamp(min=1), strict=True))
 
     def log(self, logs: dict[str, float], *arguments: Any, **options: Any) -> None:
-        """The loss and what it is made of, as means over the rows of all processes since the last line.
+        """Log the loss and its terms, as means over the rows of all processes since the last line.
 
-        The Trainer's own sum of losses would stay NaN after one step that is not finite, and knows nothing of the steps before
-        the checkpoint that it goes on from.
+        The Trainer's own sum of losses would stay NaN after one step that is not finite. It also lacks the steps before the
+        checkpoint from which a run resumes.
         """
         if "train_loss" in logs:
             logs = logs | {"train_loss": self.mean_loss}
@@ -156,7 +160,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
 
     @property
     def mean_loss(self) -> float:
-        """Over all steps of the run, by the lines of its log; those before a checkpoint are in the checkpoint's."""
+        """The mean over all steps of the run, from the lines of its log; a checkpoint keeps the lines before it."""
         total, done = 0.0, 0
         for entry in self.state.log_history:
             if "loss" in entry:
@@ -166,13 +170,13 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
 
     @property
     def criteria(self) -> nn.ModuleDict:
-        """What the objectives of each student learn or keep."""
-        # with a hyphen in its key, no student is called like one of the module's own attributes
+        """The criterion of each student, with all that its objectives learn or keep."""
+        # the hyphen in the key keeps a student's name apart from the attributes of the module
         keys = [f"student-{learner.name}" if learner.name else "student" for learner in self.learners]
         return nn.ModuleDict(dict(zip(keys, (learner.criterion for learner in self.learners), strict=True)))
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """The Trainer's own, with what the objectives learn as one more group."""
+        """Return the Trainer's own optimizer, with the parameters of the objectives as one more group."""
         is_new = self.optimizer is None
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
         learned = list(self.criteria.parameters())
@@ -181,7 +185,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         return optimizer
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
-        """Each student's gradient by its own norm; gives the largest."""
+        """Clip each student's gradient by its own norm, and return the largest norm."""
         if len(self.learners) == 1:
             norm: Tensor = super()._clip_grad_norm(model)
             return norm
@@ -190,7 +194,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         ).max()
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Several students are saved in folders of their names."""
+        """Save the student; save each of several students in a folder of its name."""
         if len(self.learners) == 1:
             super()._save(output_dir, state_dict)
             return
@@ -206,8 +210,8 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
             learner.student.load_state_dict(kept.state_dict())
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """With the optimizer's state go those of the objectives and of what is read; the Trainer writes what makes a checkpoint
-        whole later."""
+        """Save the states of the optimizer, of the objectives and of the reader. The Trainer writes later the file that
+        makes a checkpoint whole."""
         super()._save_optimizer_and_scheduler(output_dir)
         if not self.is_world_process_zero():
             return
@@ -225,7 +229,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
 
     @cached_property
     def head_is_whole(self) -> bool:
-        """Whether the weight of an output layer is in one piece outside of the model's forward, which it is not under FSDP,
+        """True if the weight of an output layer is in one piece outside of the model's forward, which it is not under FSDP,
         DeepSpeed or DataParallel."""
         kind = str(self.accelerator.distributed_type).rpartition(".")[2]
         return self.args.n_gpu <= 1 and kind in ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU")
@@ -233,14 +237,14 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Judge the students on the held-out samples; every rank takes its share."""
+        """Evaluate the students on the held-out samples; every rank takes its share."""
         if self._held_out is None:
             return {}
         metrics: dict[str, float] = {}
         for learner in self.learners:
-            found = vars(self._judged(learner, self._held_out)).items()
-            known = {name: float(value) for name, value in found if value is not None}
-            metrics |= {learner.labelled(f"{metric_key_prefix}_{name}"): value for name, value in known.items()}
+            figures = vars(self._judged(learner, self._held_out)).items()
+            numbers = {name: float(value) for name, value in figures if value is not None}
+            metrics |= {learner.labelled(f"{metric_key_prefix}_{name}"): value for name, value in numbers.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -260,10 +264,10 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
             total: Tensor = self.accelerator.reduce(sums, "sum")
             return total
 
-        found: Evaluation | TextEvaluation = (
+        evaluation: Evaluation | TextEvaluation = (
             evaluate_batches(run, held_out, self._loader.targets, device, add)
             if self._loader.has_targets
             else evaluate_text(run, held_out, device, add, size=held_out.text_bytes)
         )
         student.train(was_training)
-        return found
+        return evaluation

@@ -1,4 +1,4 @@
-"""`evaluate`: a student against a cache; no teacher runs."""
+"""`evaluate`: compare a student with what a cache holds; no teacher runs."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from logitstore.view_order import view_order
 
 
 def evaluate(plan: EvaluatePlan, progress: Progress = no_progress) -> Evaluation | TextEvaluation:
-    """Judge a student on what a cache holds.
+    """Evaluate a student on what a cache holds.
 
     Raises:
         NotACache, CacheDamaged: the cache cannot be read.
-        BadInput: the cache keeps scores only, or chats whose text is asked for; options that mean nothing to its task.
+        BadInput: the cache keeps scores only, or chats although text is asked for; or an option means nothing to the task.
         ModelError, CacheMismatch: the student cannot be loaded, or does not fit the cache.
     """
     cache = Cache(plan.cache)
@@ -59,7 +59,7 @@ def evaluate(plan: EvaluatePlan, progress: Progress = no_progress) -> Evaluation
 
 
 def _of_images(plan: EvaluatePlan, cache: Cache, student: ModelRef, progress: Progress) -> Loader:
-    """The first view of the images to judge on."""
+    """Return a loader of the first view of the images to evaluate on."""
     images_I = np.arange(len(cache.images))
     if plan.samples == "heldout":
         images_I = np.flatnonzero(held_out(images_I, plan.holdout))
@@ -73,7 +73,7 @@ def _of_images(plan: EvaluatePlan, cache: Cache, student: ModelRef, progress: Pr
 def _on_text(
     plan: EvaluatePlan, cache: Cache, student: ModelRef, samples_M: Array, progress: Progress
 ) -> TextEvaluation:
-    """The same on the text alone, in the student's own tokens."""
+    """Evaluate the student on the text alone, in its own tokens."""
     texts = encoded_anew(cache, samples_M, text_tokenizer(student), progress)
     loader = TextLoader(texts, batch_size=plan.batch_size, shuffle=False)
     device = pick_device(plan.device)
@@ -82,7 +82,7 @@ def _on_text(
 
 
 def _counted(loader: BatchStream, progress: Progress, dtype: torch.dtype = torch.float32) -> Iterator[Batch]:
-    """The batches; images in the dtype of the student, which not every classifier sees to itself."""
+    """Yield the batches and report progress; convert images to the student's dtype, which not every classifier does itself."""
     for done, batch in enumerate(loader, 1):
         pixels_B3HW = batch.pixel_values
         yield batch if pixels_B3HW is None else replace(batch, pixel_values=pixels_B3HW.to(dtype))

@@ -1,4 +1,4 @@
-"""A student, what it is trained on, and its loss of a batch.
+"""Hold a student and its criterion, and compute its loss of a batch.
 
 Axes: B sequences, T tokens, R = B * T positions, N rows, L lines of the loss, D width, V vocabulary.
 """
@@ -25,20 +25,20 @@ from logitstore.targets import AnyTargets
 
 @dataclass(eq=False, kw_only=True)
 class Learner:
-    """A student, and what it is trained on.
+    """A learner is a student together with the criterion that it is trained on.
 
     Attributes:
         student: the model.
-        criterion: what is minimised.
-        features: names of the student's features that the criterion looks at.
+        criterion: the loss that is minimised.
+        features: names of the student's features that the criterion uses.
         head: the student's output layer, if it is known to be linear: the loss is then taken from the hidden states, and
             the logits of a batch never exist whole.
-        name: of its figures and its folder; empty for the only one.
+        name: name of the student's figures and of its folder; empty for the only student.
         autocast: number format of the student's forward and backward pass. The Trainer's own bf16 would turn the logits
-            into a float32 copy of [B, T, V]; here they stay as they are until a few rows are reduced.
-        product_dtype: of the products with the output layer, where it is not `autocast`.
-        sums: of the rows, the loss and what it is made of, since the last line of the log.
-        step_sums: the same since the last optimizer step, for criteria that change by them.
+            into a float32 copy of [B, T, V]; here they keep their format until a few rows are reduced.
+        product_dtype: number format of the products with the output layer, where it is not `autocast`.
+        sums: sums of the rows, the loss and its terms, since the last line of the log.
+        step_sums: the same sums since the last optimizer step, for criteria that change by them.
     """
 
     student: PreTrainedModel
@@ -52,11 +52,11 @@ class Learner:
     step_sums: dict[str, Tensor] = field(default_factory=dict)
 
     def labelled(self, label: str) -> str:
-        """What a figure of it is called in the log."""
+        """Return the name of one of the student's figures in the log."""
         return f"{self.name}/{label}" if self.name else label
 
     def precision(self, device: torch.device) -> torch.autocast:
-        """The context of its forward pass."""
+        """Return the context of the student's forward pass."""
         return torch.autocast(device.type, dtype=self.autocast, enabled=self.autocast is not None)
 
     def loss(
@@ -70,26 +70,26 @@ class Learner:
         head_is_whole: bool = True,
         needs_output: bool = False,
     ) -> tuple[Tensor, Any]:
-        """sum_n weights_n loss_n, and the student's output where it is needed.
+        """Return sum_n weights_n loss_n, and the student's output where it is needed.
 
         Args:
             run: the student, perhaps wrapped for several processes.
             batch: on the student's device.
-            loader: where the batch comes from; decodes what the teacher said.
-            weights_N: of the rows in the sum.
+            loader: the loader that the batch comes from; it decodes the teacher's answers.
+            weights_N: weights of the rows in the sum.
             done: the share of the run that is over.
             head_is_whole: whether the weight of the output layer is in one piece outside of the model's forward.
-            needs_output: whether logits must be made whole.
+            needs_output: whether the student's output, with all logits, is returned.
         """
         targets = loader.targets(batch) if self.criterion.needs_targets else None
         by_hidden = head_is_whole and not needs_output
         with recording(self.student, self.features) as seen:
             if self.head is not None and by_hidden:
-                output, found = None, self._from_hidden(run, self.head, batch, targets, weights_N, done)
+                output, on_logits = None, self._from_hidden(run, self.head, batch, targets, weights_N, done)
             else:
                 may_spoil = self.head is not None and not needs_output
-                output, found = self._from_logits(run, batch, targets, weights_N, done, may_spoil)
-        total, lines_LN, names = found
+                output, on_logits = self._from_logits(run, batch, targets, weights_N, done, may_spoil)
+        total, lines_LN, names = on_logits
         if self.criterion.features:
             sides = Sides(
                 student={name: value_BTD.flatten(0, 1)[batch.rows] for name, value_BTD in seen.items()},
@@ -100,8 +100,8 @@ class Learner:
             )
             for label, weight, loss_N in self.criterion.feature_losses(sides, total, weights_N, done):
                 total = total + weight * torch.where(weights_N != 0, weights_N * loss_N, 0.0).sum()
-                own_N = loss_N.detach()
-                lines_LN = torch.cat([lines_LN[:1] + weight * own_N, lines_LN[1:], own_N[None]])
+                term_N = loss_N.detach()
+                lines_LN = torch.cat([lines_LN[:1] + weight * term_N, lines_LN[1:], term_N[None]])
                 names = [*names, label]
         self._count(lines_LN, names, batch)
         return total, output
@@ -115,7 +115,7 @@ class Learner:
         weights_N: Tensor,
         done: float,
     ) -> tuple[Tensor, Tensor, list[str]]:
-        """The pulls on logits with the output layer in the loss: their weighted sum, its lines and what they are."""
+        """Return the weighted sum of the pulls on logits, its lines and their names, with the output layer inside the loss."""
         with self.precision(batch.rows.device):
             hidden_RD = final_hidden(run, self.student, batch.model_inputs()).flatten(0, 1)
         if not self.criterion.rows:
@@ -140,7 +140,7 @@ class Learner:
         done: float,
         may_spoil: bool,
     ) -> tuple[Any, tuple[Tensor, Tensor, list[str]]]:
-        """The student's output, and the pulls on its logits."""
+        """Return the student's output, and the pulls on its logits in the form of `_from_hidden`."""
         with self.precision(batch.rows.device):
             output = run(**batch.model_inputs())
         logits_RV = output.logits.flatten(0, -2)
@@ -151,7 +151,7 @@ class Learner:
         return output, (total, lines_LN, loss.names)
 
     def _count(self, lines_LN: Tensor, names: list[str], batch: Batch) -> None:
-        """Adds the loss and what it is made of to the sums, on the device."""
+        """Add the loss and its terms to the sums, on the device."""
         counted = zip(["rows", "loss", *names], [torch.ones_like(lines_LN[0]), *lines_LN], strict=True)
         for name, line_N in counted:
             added = torch.where(batch.row_mask, line_N, 0.0).sum()
@@ -160,6 +160,7 @@ class Learner:
 
 
 def _nothing(batch: Batch, *parts: Tensor | None) -> tuple[Tensor, Tensor, list[str]]:
-    """A loss of 0, for a run without pulls on logits; all that it is made of has a gradient, for which processes wait."""
+    """Return a loss of 0, for a run without pulls on logits. All of its parts have a gradient, because other processes wait
+    for it."""
     total = torch.stack([part.sum(dtype=torch.float32) for part in parts if part is not None]).sum() * 0.0
     return total, torch.zeros(1, len(batch.rows), device=total.device), []

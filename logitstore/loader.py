@@ -1,4 +1,4 @@
-"""The loader: a cache in, batches of tensors out, in an order that depends on (samples, seed, epoch) alone.
+"""Load a cache as batches of tensors, in an order that depends on (samples, seed, epoch) alone.
 
 Axes: B lines, T tokens, N rows, M samples of a batch, D channels.
 """
@@ -25,18 +25,20 @@ from logitstore.targets import AnyTargets
 from logitstore.types import Array
 
 BYTES_TOGETHER = 1 << 22
-"""Of the answers about views that are gathered at once, in whole batches: in random order each is in another part."""
+"""Bytes of the answers about views that are gathered at once, in whole batches; in random order, each view is in another
+part."""
 
 
 Views = tuple[Array, dict[str, Tensor], Tensor]
-"""int64[M] numbers of the views of a batch, what is stored about them, and int64[M] their labels."""
+"""int64[M] numbers of the views of a batch, their stored fields, and int64[M] their labels."""
 
 
 class Loader(OrderedStream):
-    """Batches of a cache; see `BatchStream` for how they are had.
+    """A loader gives the batches of a cache; `BatchStream` says how to get them.
 
-    The order of samples is a permutation that is computed where it is asked for, so a loader of a billion rows starts as
-    quickly as one of a thousand and holds nothing for each sample. With `batch_rows` it reads every sample's length first.
+    The order of samples is a permutation that is computed place by place when it is needed, so a loader of a billion rows
+    starts as quickly as one of a thousand and holds nothing for each sample. With `batch_rows` it reads every sample's
+    length first.
     """
 
     def __init__(
@@ -61,31 +63,32 @@ class Loader(OrderedStream):
         pin_memory: bool = False,
         weights: Array | None = None,
     ) -> None:
-        """Plan the batches; reads no row.
+        """Plan the batches; read no row.
 
         Args:
             cache: the cache to read.
             batch_size: samples in a batch (of one rank).
-            batch_rows: in place of `batch_size`: on average at most this many rows in a batch, in whole samples.
-            samples: numbers of the samples to give; without it all of them.
-            shuffle: mix the samples anew every epoch; without it they come in the order given.
-            order: in place of mixing them: the samples to read at some places of an epoch; see `selection.curricula`.
-            seed: of the order.
-            packed: lay several samples into one line, with positions that begin again, instead of padding each; for models
-                that keep packed samples apart.
-            taps: names of features that the batches bring along, such as `hidden-8`.
-            pictures: makes the views again, for a cache of images; without it from where its images were.
-            with_images: False leaves the images out of the batches of such a cache, for those who make the views themselves.
-            epoch_samples: of an epoch, where the order gives others than so many as there are.
-            rank, world_size: this process among those that share the epoch.
+            batch_rows: replaces `batch_size`: a batch has on average at most this many rows, in whole samples.
+            samples: numbers of the samples to give; None gives all samples.
+            shuffle: mix the samples again every epoch; False gives them in their own order.
+            order: replaces the mixing: returns the samples to read at some places of an epoch; see `selection.curricula`.
+            seed: seed of the order.
+            packed: put several samples into one line, with positions that start again, instead of padding each sample; for
+                models that keep packed samples apart.
+            taps: names of features that come with the batches, such as `hidden-8`.
+            pictures: makes the views of a cache of images again; None reads the images from where they were at the dump.
+            with_images: False leaves the images out of the batches of such a cache, for callers that make the views
+                themselves.
+            epoch_samples: number of samples of an epoch, where `order` does not give each sample once.
+            rank, world_size: number of this process, and number of the processes that share the epoch.
             workers: threads that prepare batches ahead; 0 prepares each when it is asked for.
-            ahead: batches that are prepared before they are asked for; as many as `workers` without it.
+            ahead: batches that are prepared before they are asked for; None prepares as many as `workers`.
             pin_memory: give batches in page-locked memory.
-            weights: float32, one for every sample of the cache: what the loss of its rows counts.
+            weights: float32, for every sample of the cache, the weight of its rows in the loss.
 
         Raises:
-            BadInput: no samples, arguments out of range, or a tap that the cache does not have or not whole.
-            CacheDamaged, CacheMismatch: a tap that cannot be read, or belongs to another cache.
+            BadInput: there are no samples, an argument is out of range, or the cache lacks a tap or some part of a tap.
+            CacheDamaged, CacheMismatch: a tap cannot be read, or belongs to another cache.
         """
         self.cache, self._weights = cache, weights
         self._pictures = None
@@ -121,15 +124,15 @@ class Loader(OrderedStream):
 
     @cached_property
     def decoder(self) -> Decoder:
-        """Turns the packed answers of the batches into targets."""
+        """The decoder that turns the packed answers of the batches into targets."""
         return decoder_of(self.cache)
 
     def targets(self, batch: Batch) -> AnyTargets:
-        """What an objective takes: the batch's answers, decoded where the batch is."""
+        """Return the targets for an objective: the batch's answers, decoded on the batch's device."""
         return self.decoder(batch.answer)
 
     def features(self, batch: Batch) -> dict[str, Tensor]:
-        """float32[N, D] of each tap, decoded where the batch is."""
+        """Return float32[N, D] of each tap, decoded on the batch's device."""
         return {
             tap.name: tap.codec.decode({name: batch.features[f"{tap.name}/{name}"] for name in tap.plan.fields})
             for tap in self._taps
@@ -144,7 +147,7 @@ class Loader(OrderedStream):
         return collate(self.cache, chosen, self._packed, self._taps, self._weights)
 
     def _gather(self, epoch: int, first: int) -> dict[int, Views]:
-        """Views, answers and labels of a batch and of the next ones of its rank, by the batch's number."""
+        """Return views, answers and labels of a batch and of the next batches of its rank, by the batch's number."""
         numbers = range(first, min(first + self._together * self._world, self.batches), self._world)
         chosen = [self._choose(epoch, number) for number in numbers]
         samples_M = np.concatenate(chosen)
@@ -162,6 +165,6 @@ class Loader(OrderedStream):
 
 
 def evaluation_loader(cache: Cache, samples: Array | None, **options: Any) -> Loader:
-    """A loader that gives every sample once, sorted by length, so that little is padded."""
+    """Return a loader that gives every sample once, sorted by length, so that there is little padding."""
     chosen = np.arange(len(cache)) if samples is None else samples
     return Loader(cache, samples=chosen[np.argsort(cache.lengths_of(chosen), kind="stable")], shuffle=False, **options)

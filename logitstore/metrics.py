@@ -1,4 +1,4 @@
-"""How near a student is to the teacher and to the text, row by row, summed over a loader.
+"""Measure how near a student is to the teacher and to the text, row by row, summed over a loader.
 
 Axes: N rows, K kept, V the student's vocabulary.
 """
@@ -29,18 +29,19 @@ _OF_ALL = ("kl", "kl_lower_bound", "agreement", "acceptance")
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Means over rows; nats where they are nats. From random samples `kl` is an estimate, and what compares token by token NaN.
+    """An evaluation holds means over rows; entropies and divergences are in nats. On a cache of random samples, `kl` is an
+    estimate, and figures that compare token by token are NaN.
 
     Attributes:
-        rows: how many rows were judged.
+        rows: number of rows that were judged.
         cross_entropy, perplexity: of the student on the gold tokens, or on the labels of images that have one.
-        teacher_cross_entropy: of the teacher on the same.
-        accuracy, top5_accuracy: share of them where the gold token or label is the student's most probable one, or one of its
-            five most probable.
+        teacher_cross_entropy: of the teacher on the same rows.
+        accuracy, top5_accuracy: share of these rows where the gold token or label is the student's most probable one, or
+            one of its five most probable ones.
         kl: KL(teacher || student) with the tail shaped as the cache says.
-        kl_lower_bound: the same with everything unlisted as one token: never above the KL to the full teacher. NaN on a cache
-            without a tail, where the mass of that token is not known.
-        agreement: share of rows where both have the same most probable token.
+        kl_lower_bound: the same with all unlisted tokens counted as one token: never above the KL to the full teacher. NaN
+            on a cache without a tail, where the mass of that one token is not known.
+        agreement: share of rows where student and teacher have the same most probable token.
         acceptance: sum_v min(p, s), the chance that speculative decoding keeps a token drafted by the student
             (Leviathan et al. 2023, corollary 3.6), with the tail as for `kl`.
         calibration_error: expected calibration error of the student's top-1 on the gold tokens, 15 equal bins
@@ -68,12 +69,12 @@ def evaluate_batches(
     device: torch.device,
     reduce: Callable[[Tensor], Tensor] = lambda sums: sums,
 ) -> Evaluation:
-    """Judge a student, in evaluation mode, on some batches.
+    """Evaluate a student, in evaluation mode, on some batches.
 
     Args:
         student: a model, or a function that runs one; gives `.logits` [B, T, V].
-        batches: what to judge it on.
-        targets: decodes the answers of a batch; `Loader.targets` of the cache it comes from.
+        batches: the batches to evaluate on.
+        targets: decodes the answers of a batch; `Loader.targets` of the cache that the batch comes from.
         device: where the student is.
         reduce: adds the sums of several processes.
     """
@@ -84,20 +85,20 @@ def evaluate_batches(
 
 
 def _sums(student: Callable[..., Any], batch: Batch, decode: Callable[[Batch], AnyTargets]) -> Tensor:
-    """float64: sums of every metric, the counts of rows and of those with a gold token, then count, confidence and accuracy
-    per calibration bin."""
+    """Return float64: sums of every metric, the numbers of rows and of rows with a gold token, then count, confidence and
+    accuracy of every calibration bin."""
     logits: Tensor = student(**batch.model_inputs()).logits
     logits_RV = logits.flatten(0, -2)
     targets = decode(batch)
     is_gold_N, gold_N = batch.row_mask & (batch.gold >= 0), batch.gold.clamp(min=0)
-    found: list[Tensor] = []
+    pieces: list[Tensor] = []
 
     def judge(logits_nV: Tensor, some: slice) -> Tensor:
-        found.append(_row_metrics(logits_nV, targets[some], gold_N[some], batch.gold_logprob[some]))
-        return found[-1][0]
+        pieces.append(_row_metrics(logits_nV, targets[some], gold_N[some], batch.gold_logprob[some]))
+        return pieces[-1][0]
 
     rowwise(judge, logits_RV, batch.rows)
-    metrics_MN = torch.cat(found, 1).double()
+    metrics_MN = torch.cat(pieces, 1).double()
     of_gold_MN = torch.where(is_gold_N, metrics_MN[: len(_OF_GOLD)], 0.0)
     of_all_MN = torch.where(batch.row_mask, metrics_MN[len(_OF_GOLD) : -1], 0.0)
     confidence_N, correct_N = torch.where(is_gold_N, metrics_MN[-1], 0.0), of_gold_MN[_OF_GOLD.index("accuracy")]
@@ -109,7 +110,7 @@ def _sums(student: Callable[..., Any], batch: Batch, decode: Callable[[Batch], A
 
 
 def _row_metrics(logits_NV: Tensor, targets: AnyTargets, gold_N: Tensor, teacher_gold_N: Tensor) -> Tensor:
-    """float32: one line per name in _OF_GOLD and _OF_ALL, then the student's confidence."""
+    """Return float32: one line for each name in _OF_GOLD and _OF_ALL, then the student's confidence."""
     probs_NV = torch.softmax(logits_NV.float(), -1)
     top = probs_NV.max(-1)
     bound_N, agreement_N, acceptance_N = _compared(logits_NV, probs_NV, top.indices, targets)
@@ -129,12 +130,12 @@ def _row_metrics(logits_NV: Tensor, targets: AnyTargets, gold_N: Tensor, teacher
 
 
 def _compared(logits_NV: Tensor, probs_NV: Tensor, top_N: Tensor, targets: AnyTargets) -> tuple[Tensor, ...]:
-    """Lower bound of the KL, agreement, acceptance; NaN where the cache cannot tell."""
+    """Return the lower bound of the KL, agreement and acceptance; NaN where the cache does not determine them."""
     unknown_N = torch.full_like(probs_NV[:, 0], torch.nan)
     if isinstance(targets, SampledTargets):
         return unknown_N, unknown_N, unknown_N
     teacher_NV = dense(targets)
-    # the listed order is the rank order, also where coarse levels tie
+    # listed ids stand in the order of their ranks, also where coarse levels make their logprobs equal
     first_N = targets.ids_NK[:, 0] if targets.is_ranked else teacher_NV.argmax(-1)
     return (
         unknown_N if targets.is_cut else lumped_kl(logits_NV, targets),
@@ -144,12 +145,12 @@ def _compared(logits_NV: Tensor, probs_NV: Tensor, top_N: Tensor, targets: AnyTa
 
 
 def _evaluation(sums: Tensor) -> Evaluation:
-    own, both = len(_OF_GOLD), len(_OF_GOLD) + len(_OF_ALL)
-    rows, golds = int(sums[both]), int(sums[both + 1])
-    of_gold = sums[:own] / golds if golds else sums[:own] * torch.nan
+    gold_end, all_end = len(_OF_GOLD), len(_OF_GOLD) + len(_OF_ALL)
+    rows, golds = int(sums[all_end]), int(sums[all_end + 1])
+    of_gold = sums[:gold_end] / golds if golds else sums[:gold_end] * torch.nan
     means: dict[str, Any] = dict(zip(_OF_GOLD, of_gold.tolist(), strict=True))
-    means |= dict(zip(_OF_ALL, (sums[own:both] / max(rows, 1)).tolist(), strict=True))
-    _, confidence, correct = sums[both + 2 :].view(3, BINS)
+    means |= dict(zip(_OF_ALL, (sums[gold_end:all_end] / max(rows, 1)).tolist(), strict=True))
+    _, confidence, correct = sums[all_end + 2 :].view(3, BINS)
     return Evaluation(
         rows=rows,
         perplexity=math.exp(min(means["cross_entropy"], 700)),

@@ -1,4 +1,5 @@
-"""Several caches as one stream of batches, each batch from one of them, as often as its weight says."""
+"""Mix several caches into one stream of batches. Each batch comes from one cache, and each cache comes as often as its
+weight says."""
 
 from __future__ import annotations
 
@@ -18,14 +19,15 @@ from logitstore.targets import AnyTargets
 from logitstore.types import Array
 
 LEAST_SHARE = 1 / 1024
-"""Of all weights; an epoch of a mixture with a smaller one would be very long."""
+"""The least share of a weight in the sum of all weights; an epoch with a smaller one would be very long."""
 
 
 class Mixture(BatchStream):
-    """Batches of several loaders. An epoch lasts until each of them can be read once; the others begin anew meanwhile.
+    """A mixture gives the batches of several loaders. An epoch lasts until each loader can be read once; shorter loaders
+    start again meanwhile.
 
-    In an epoch every loader comes as often as its weight says, in mixed order. Which loader a batch comes from, and which of
-    its batches it is, depends on the epoch, the batch's number and the seed alone.
+    In an epoch every loader comes as often as its weight says, in mixed order. The loader that a batch comes from, and the
+    number of the batch in that loader, depend on the epoch, the batch's number and the seed alone.
     """
 
     def __init__(
@@ -40,15 +42,16 @@ class Mixture(BatchStream):
         ahead: int | None = None,
         pin_memory: bool = False,
     ) -> None:
-        """
+        """Plan the order of the loaders; read no batch.
+
         Args:
-            loaders: of the caches, each with rank 0 of 1; ranks divide the mixture.
-            weights: how often each is drawn from, relative to the others.
-            seed: of the order in which they take turns.
-            rank, world_size, workers, ahead, pin_memory: as of a `Loader`.
+            loaders: one loader for each cache, each with rank 0 of 1; the ranks divide the mixture.
+            weights: how often to draw from each loader, relative to the others.
+            seed: seed of the order in which the loaders take turns.
+            rank, world_size, workers, ahead, pin_memory: as for a `Loader`.
 
         Raises:
-            BadInput: nothing to mix, or weights that are not positive or too small to come up.
+            BadInput: there are no loaders, or a weight is not positive or too small to come up.
         """
         if not loaders or len(loaders) != len(weights) or not all(0 < weight < np.inf for weight in weights):
             raise BadInput(f"weights {weights} of {len(loaders)} loaders: give each one positive weight.")
@@ -61,27 +64,27 @@ class Mixture(BatchStream):
 
     @cached_property
     def batches(self) -> int:
-        """Batches of an epoch, over all ranks."""
+        """Number of batches of an epoch, over all ranks."""
         whole = math.fsum(self._weights)
         needed = [each.batches * whole / weight for each, weight in zip(self._loaders, self._weights, strict=True)]
         return math.ceil(max(needed) - 1e-6)
 
     @cached_property
     def shares(self) -> list[int]:
-        """How many batches of an epoch each loader gives."""
+        """Number of batches of an epoch that each loader gives."""
         return shares(self._weights, self.batches)
 
     @cached_property
     def longest(self) -> int:
-        """Tokens of the longest sample."""
+        """Number of tokens of the longest sample."""
         return max(each.longest for each in self._loaders)
 
     def targets(self, batch: Batch) -> AnyTargets:
-        """What an objective takes, decoded as the cache that the batch comes from is written."""
+        """Return the targets for an objective, decoded by the loader that the batch comes from."""
         return self._loaders[batch.source].targets(batch)
 
     def features(self, batch: Batch) -> dict[str, Tensor]:
-        """float32[N, D] of each tap of the loader that the batch comes from, decoded where the batch is."""
+        """Return float32[N, D] of each tap of the loader that the batch comes from, decoded on the batch's device."""
         return self._loaders[batch.source].features(batch)
 
     def _make(self, epoch: int, number: int) -> Batch:
@@ -94,7 +97,7 @@ class Mixture(BatchStream):
 
 @lru_cache(maxsize=4)
 def _epoch(counts: tuple[int, ...], salt: int) -> tuple[Array, Array]:
-    """For every batch of an epoch the loader it comes from, and how many came from that loader before."""
+    """Return, for every batch of an epoch, the loader it comes from and how many batches came from that loader before."""
     total = sum(counts)
     sources = np.repeat(np.arange(len(counts)), counts)[permuted(np.arange(total), total, salt)]
     turns = np.empty(total, np.int64)
@@ -104,9 +107,11 @@ def _epoch(counts: tuple[int, ...], salt: int) -> tuple[Array, Array]:
 
 
 def shares(weights: list[float], places: int) -> list[int]:
-    """How many of some places each weight has: the whole parts, and one more for the largest remainders."""
+    """Return how many of some places each weight has: the whole parts, and one more for the largest remainders."""
     exact = np.array(weights, np.float64) / math.fsum(weights) * places
-    counts = np.floor(exact + 1e-6).astype(np.int64)  # what is whole but for rounding is whole
+    counts = np.floor(exact + 1e-6).astype(
+        np.int64
+    )  # a number that is whole except for rounding errors counts as whole
     for index in np.argsort(-(exact - counts), kind="stable")[: places - int(counts.sum())]:
         counts[index] += 1
     return [int(count) for count in counts]

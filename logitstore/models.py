@@ -1,4 +1,4 @@
-"""Models as transformers loads them: configuration, weights, devices. Teachers and students both come through here."""
+"""Load models with transformers: configurations, weights, devices. Teachers and students are both loaded here."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ KINDS: dict[str, tuple[Any, str]] = {
     "image-classification": (AutoModelForImageClassification, "an image classifier"),
     "zero-shot": (AutoModel, "a model of images and texts"),
 }
-"""transformers' class that loads a model for a task, and what to call such a model."""
+"""By task, the class of transformers that loads a model, and what to call such a model."""
 
 _LOADING = threading.Lock()
-"""transformers changes its classes while it loads and changes them back; two threads at once would leave them changed."""
+"""transformers changes its classes while it loads and changes them back; two loading threads would leave them changed."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def load_config(model: ModelRef) -> PretrainedConfig:
-    """The configuration of a model, without its weights.
+    """Return the configuration of a model, without its weights.
 
     Raises:
-        ModelError: there is none.
+        ModelError: there is no such model.
     """
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(model.name, **model.pretrained)
     except Exception as error:
-        # transformers raises nearly anything here, from OSError to KeyError; the reason is kept, the traceback chained
+        # transformers raises nearly any error here, from OSError to KeyError: keep the reason, chain the traceback
         where = "" if Path(model.name).exists() else "there is no such folder, and as a hub name it "
         raise ModelError(f"{model}: {where}cannot be loaded as a model: {one_line(error)}") from error
     return config
@@ -58,16 +58,16 @@ def load_weights(
     dtype: torch.dtype,
     task: str = "causal-lm",
 ) -> PreTrainedModel:
-    """The model, on the CPU, its weights in `dtype`; packed GGUF weights are unpacked.
+    """Load a model onto the CPU, with its weights in `dtype`; packed GGUF weights are unpacked.
 
     Args:
-        model: where it is.
-        config: of it.
-        dtype: of the weights.
+        model: where the model is.
+        config: its configuration.
+        dtype: number format of the weights.
         task: a key of KINDS.
 
     Raises:
-        ModelError: it cannot be loaded as one, or not all of it.
+        ModelError: the model cannot be loaded for this task, or not all of its weights can.
     """
     kind, called = KINDS[task]
     options: dict[str, Any] = dict(model.pretrained)
@@ -86,10 +86,10 @@ def load_weights(
 
 
 def config_from(plain: dict[str, Any]) -> PretrainedConfig:
-    """The configuration that `describe` made plain, with defaults and with the names that all configurations share.
+    """Return the configuration that `describe` made plain, with defaults and with the names that all configurations share.
 
     Raises:
-        ModelError: this transformers knows no such kind, or refuses its entries.
+        ModelError: this transformers does not know such a kind of model, or refuses the entries.
     """
     try:
         config: PretrainedConfig = AutoConfig.for_model(**plain)
@@ -100,7 +100,7 @@ def config_from(plain: dict[str, Any]) -> PretrainedConfig:
 
 
 def shape_of(config: PretrainedConfig) -> dict[str, Any]:
-    """How large a model is, by names that all configurations share, whatever they call it; None where one does not say."""
+    """Return how large a model is, by names that all configurations share; None for what the configuration does not say."""
     text = config.get_text_config()
     names = ("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
     shape = {name: getattr(text, name, None) for name in names}
@@ -109,27 +109,27 @@ def shape_of(config: PretrainedConfig) -> dict[str, Any]:
 
 
 def layer_count(config: PretrainedConfig) -> int:
-    """Layers of a model; 0 where it is not a stack of like ones."""
+    """Return the number of layers of a model; 0 where it is not a stack of like layers."""
     return int(getattr(config.get_text_config(), "num_hidden_layers", None) or 0)
 
 
 @contextmanager
 def sized(name: str, pixels_B3HW: Tensor) -> Iterator[None]:
-    """Retell what a model says about images of a size that it cannot take.
+    """Raise a ModelError in place of a model's own error about images of a size that it cannot take.
 
     Args:
-        name: of the model.
-        pixels_B3HW: what it is shown in the context.
+        name: name of the model.
+        pixels_B3HW: the images that the model is shown in the context.
 
     Raises:
-        ModelError: it cannot take them.
+        ModelError: the model cannot take these images.
     """
     try:
         yield
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError) as error:
-        # convolutions, windows and positions of a size that they were not made for fail each in their own way
+        # convolutions, windows and positions that were made for another size each fail in their own way
         height, width = pixels_B3HW.shape[-2:]
         raise ModelError(
             f"{name}: it cannot take images of {height} x {width}: {one_line(error).rstrip('.')}. Give another --image-size."
@@ -137,10 +137,10 @@ def sized(name: str, pixels_B3HW: Tensor) -> Iterator[None]:
 
 
 def layer_list(model: PreTrainedModel) -> str:
-    """Name of the one list of decoder layers in a model.
+    """Return the name of the one list of decoder layers in a model.
 
     Raises:
-        ModelError: there is none, or more than one.
+        ModelError: there is no such list, or more than one.
     """
     count = layer_count(model.config)
     lists = [
@@ -152,7 +152,8 @@ def layer_list(model: PreTrainedModel) -> str:
 
 
 def classifier_of(model: Any) -> nn.Linear | None:
-    """The output layer of an image classifier: its last linear layer with an output a class; None of other models."""
+    """Return the output layer of an image classifier, which is its last linear layer with one output for each class; None
+    for other models."""
     if getattr(model, "main_input_name", "") != "pixel_values":
         return None
     classes = int(model.config.num_labels)
@@ -161,10 +162,10 @@ def classifier_of(model: Any) -> nn.Linear | None:
 
 
 def pick_device(device: str) -> torch.device:
-    """`auto` takes the first CUDA device, then MPS, then the CPU.
+    """Return a device by its name; `auto` takes the first CUDA device, then MPS, then the CPU.
 
     Raises:
-        ModelError: the device named does not exist here.
+        ModelError: the named device does not exist here.
     """
     if device == "auto":
         if torch.cuda.is_available():
@@ -179,7 +180,7 @@ def pick_device(device: str) -> torch.device:
 
 
 def describe(config: PretrainedConfig) -> tuple[str, dict[str, Any]]:
-    """The architecture's name and the configuration as plain JSON, as kept in the manifest."""
+    """Return the architecture's name and the configuration as plain JSON, as the manifest keeps them."""
     plain: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))
     for local in ("_name_or_path", "transformers_version", "quantization_config", "dtype", "torch_dtype"):
         plain.pop(local, None)
@@ -188,5 +189,5 @@ def describe(config: PretrainedConfig) -> tuple[str, dict[str, Any]]:
 
 
 def head_rows(config: PretrainedConfig) -> int:
-    """Rows of the model's head: its vocabulary with padding."""
+    """Return the number of rows of the model's head: its vocabulary with padding."""
     return int(config.get_text_config().vocab_size)

@@ -1,4 +1,5 @@
-"""Sums over rows from which mean, deviation and principal directions of their channels follow, whatever the number of rows.
+"""Add up sums over rows, of a size that does not depend on their number; mean, deviation and principal directions of the
+channels follow from the sums.
 
 Axes: N rows, D channels, R directions.
 """
@@ -10,11 +11,12 @@ from torch import Tensor
 
 
 class Moments:
-    """Sums in float64: of the channels, and of their squares or of the products of all with each other.
+    """Moments are sums in float64: of the channels, and of their squares or of the products of all channels with each
+    other.
 
     Args:
-        width: D.
-        has_products: whether directions will be asked for.
+        width: number of channels, D.
+        has_products: whether directions are needed.
     """
 
     def __init__(self, width: int, *, has_products: bool) -> None:
@@ -23,7 +25,7 @@ class Moments:
         self._products = torch.zeros(width, width if has_products else 1, dtype=torch.float64).squeeze(1)
 
     def add(self, values_ND: Tensor) -> None:
-        """Count some more rows, float32."""
+        """Add some more rows, float32."""
         wide_ND = values_ND.double()
         self.rows += len(wide_ND)
         self._sum_D += wide_ND.sum(0)
@@ -31,19 +33,20 @@ class Moments:
 
     @property
     def mean_D(self) -> Tensor:
-        """float64."""
+        """float64[D], the mean of each channel."""
         return self._sum_D / self.rows
 
     @property
     def deviation_D(self) -> Tensor:
-        """float64, over all rows; of sums without products."""
+        """float64[D], the deviation of each channel over all rows; needs sums without products."""
         return (self._products / self.rows - self.mean_D.square()).clamp(min=0).sqrt()
 
     def directions(self, count: int) -> tuple[Tensor, Tensor]:
-        """The directions of most variance, float64[R, D], and that variance, float64[R], falling; of sums with products."""
+        """Return the directions of most variance, float64[R, D], and their variances, float64[R], falling; needs sums with
+        products."""
         mean_D = self.mean_D
         variance_D, vectors_DD = torch.linalg.eigh(self._products / self.rows - mean_D[:, None] * mean_D)
         directions_RD = vectors_DD.flip(1)[:, :count].T
-        # either sign would do; the largest entry is positive, so that the same rows give the same bytes
+        # the sign is arbitrary; the largest entry is made positive, so that the same rows give the same bytes
         largest_R1 = directions_RD.gather(1, directions_RD.abs().argmax(1, keepdim=True))
         return directions_RD * largest_R1.sign(), variance_D.flip(0)[:count].clamp(min=0)

@@ -1,4 +1,4 @@
-"""The order of an epoch over samples that are read from somewhere: mixed, in batches of like length, or by a curriculum.
+"""Order the samples of an epoch: mixed, in batches of similar length, or by a curriculum.
 
 Axes: M samples of a batch.
 """
@@ -20,30 +20,30 @@ from logitstore.stream import BatchStream
 from logitstore.types import Array
 
 Order = Callable[[int, Array], Array]
-"""Epoch and some places of it -> which of the samples to read there, int64[M]; a pure function."""
+"""A pure function from an epoch and some of its places to the numbers of the samples to read there, int64[M]."""
 
 
 class Source(Protocol):
-    """Where samples come from, as far as their order goes; a `Cache` is one."""
+    """A source tells how many samples it has, and how long they are; a `Cache` is one."""
 
     @property
     def path(self) -> Path:
-        """What to call it in messages."""
+        """The name of the source in messages."""
 
     def __len__(self) -> int: ...
 
     def lengths(self) -> Array:
-        """int64: tokens of every sample."""
+        """Return int64: the number of tokens of every sample."""
 
     def lengths_of(self, samples_M: Array) -> Array:
-        """int64[M]: tokens of some samples."""
+        """Return int64[M]: the number of tokens of some samples."""
 
     def row_counts(self) -> Array:
-        """int64: rows of every sample."""
+        """Return int64: the number of rows of every sample."""
 
 
 class OrderedStream(BatchStream, ABC):
-    """Batches of the samples of a source, in an order that depends on (samples, seed, epoch) alone."""
+    """An ordered stream gives batches of the samples of a source, in an order that depends on (samples, seed, epoch) alone."""
 
     def __init__(
         self,
@@ -66,10 +66,10 @@ class OrderedStream(BatchStream, ABC):
         """Plan the batches; the arguments are those of `Loader`.
 
         Raises:
-            BadInput: no samples, or arguments out of range.
+            BadInput: there are no samples, or an argument is out of range.
         """
-        wrong = {"batch_size": batch_size} if batch_rows is None else {"batch_rows": batch_rows}
-        for name, value in wrong.items():
+        sizes = {"batch_size": batch_size} if batch_rows is None else {"batch_rows": batch_rows}
+        for name, value in sizes.items():
             if value < 1:
                 raise BadInput(f"{name}={value}: must be at least 1.")
         if order is not None and batch_rows is not None:
@@ -88,7 +88,7 @@ class OrderedStream(BatchStream, ABC):
 
     @cached_property
     def batches(self) -> int:
-        """Batches of an epoch, over all ranks."""
+        """Number of batches of an epoch, over all ranks."""
         if self._batch_rows is None:
             return -(-self.count // self._batch_size)
         rows_M = self._row_counts
@@ -96,17 +96,17 @@ class OrderedStream(BatchStream, ABC):
             raise BadInput(
                 f"batch_rows={self._batch_rows}: there is a sample of {rows_M.max()} rows. Use at least that many."
             )
-        # shares no larger than asked for, and no smaller than the longest sample
+        # a share is no larger than `batch_rows`, and no smaller than the longest sample
         return min(-(-int(rows_M.sum()) // self._batch_rows), int(rows_M.sum()) // int(rows_M.max()))
 
     @cached_property
     def longest(self) -> int:
-        """Tokens of the longest sample."""
+        """Number of tokens of the longest sample."""
         lengths = self._source.lengths()
         return int((lengths if self._samples is None else lengths[self._samples]).max())
 
     def _choose(self, epoch: int, number: int) -> Array:
-        """The samples of global batch `number`."""
+        """Return the samples of global batch `number`."""
         if self._batch_rows is not None:
             return self._cut_by_rows(epoch)[number]
         size = self._batch_size
@@ -122,7 +122,7 @@ class OrderedStream(BatchStream, ABC):
             return self._buckets[epoch, bucket][place]
 
     def _ordered(self, epoch: int, start: int, stop: int) -> Array:
-        """The samples at some places of the epoch's order."""
+        """Return the samples at some places of the epoch's order."""
         places = np.arange(start, min(stop, self.count))
         if self._order is not None:
             places = self._order(epoch, places)
@@ -131,10 +131,11 @@ class OrderedStream(BatchStream, ABC):
         return places if self._samples is None else self._samples[places]
 
     def _cut_by_rows(self, epoch: int) -> list[Array]:
-        """The samples of every batch: a sample belongs to the batch in whose share of all rows its first row lies.
+        """Return the samples of every batch. The rows of the epoch are divided into equal shares, one a batch; a sample
+        belongs to the batch in whose share its first row lies.
 
-        The shares are equal and no smaller than the longest sample, so every epoch has the same number of batches, none of
-        them empty.
+        The shares are no smaller than the longest sample, so every epoch has the same number of batches, and none of them
+        is empty.
         """
         with self._lock:
             if epoch not in self._cuts:

@@ -1,4 +1,4 @@
-"""Views as a teacher or a student takes them: images read, their views made, mixed, normalised, and proved.
+"""Make views for a teacher or a student: read images, make their views, mix, normalise and check them.
 
 Axes: B views, H height, W width.
 """
@@ -28,16 +28,16 @@ from logitstore.views.versions import check_versions
 
 
 class Pictures:
-    """Makes the views of a data set's images.
+    """Make the views of a data set's images.
 
     Args:
         images: the data set.
-        info: what is done to them.
-        size: height and width of the views, if others than `info.size`.
-        places: int64, where each image is among `images`; each in its own place without it.
+        info: how the views are made.
+        size: height and width of the views, where they differ from `info.size`.
+        places: int64, the place of each image among `images`; None leaves each image in its own place.
 
     Raises:
-        CacheMismatch: the libraries are others than those that the views were first made with.
+        CacheMismatch: the installed libraries are not those that the views were first made with.
     """
 
     def __init__(
@@ -49,25 +49,27 @@ class Pictures:
         self._size = None if size == info.size else size
 
     def batch(self, views: Iterable[View]) -> tuple[Tensor, list[View]]:
-        """float32[B, 3, H, W]: what a model is shown of some views; and the views, with content and digest known.
+        """Return float32[B, 3, H, W], the images that a model is shown for some views; and the views, with content and
+        digest filled in.
 
         Raises:
             BadInput: an image cannot be read or decoded.
-            CacheMismatch: a view with a known content or digest has another one now.
+            CacheMismatch: the content or the digest of a view is not the one recorded in the view.
         """
-        found = [self._made(view) for view in views]
-        pictures_B3HW = torch.stack([picture for picture, _, _, _ in found])
-        mixes = [mix for _, _, mix, _ in found]
+        made = [self._made(view) for view in views]
+        pictures_B3HW = torch.stack([picture for picture, _, _, _ in made])
+        mixes = [mix for _, _, mix, _ in made]
         partners_B3HW = None
         if any(mixes):
-            partners_B3HW = torch.stack([picture if other is None else other for picture, other, _, _ in found])
-        return finish(pictures_B3HW, self.info, partners_B3HW, mixes), [view for _, _, _, view in found]
+            partners_B3HW = torch.stack([picture if other is None else other for picture, other, _, _ in made])
+        return finish(pictures_B3HW, self.info, partners_B3HW, mixes), [view for _, _, _, view in made]
 
     def _made(self, view: View) -> tuple[Tensor, Tensor | None, Mix | None, View]:
-        """The view's picture, its partner's, how they are mixed, and the view with what is known now."""
+        """Return the view's picture, its partner's picture, how they are mixed, and the view with content and digest filled
+        in."""
         content = self.images.content(int(self._places[view.image]))
-        known = replace(view, content=content_hash(content))
-        if view.content not in (0, known.content):
+        filled = replace(view, content=content_hash(content))
+        if view.content not in (0, filled.content):
             raise CacheMismatch(
                 f"image '{view.name}': its file is another one than the teacher saw. Bring the old file back, or dump again."
             )
@@ -78,8 +80,8 @@ class Pictures:
             other = self.images.picture(int(self._places[mix.partner]))
             other_3HW = replay(other, self.info, mix.partner, view.view, self._size)
         if self._size is None:
-            known = replace(known, digest=digest(picture_3HW, mix, other_3HW))
-            if view.digest not in (0, known.digest):
+            filled = replace(filled, digest=digest(picture_3HW, mix, other_3HW))
+            if view.digest not in (0, filled.digest):
                 raise CacheMismatch(
                     f"image '{view.name}', view {view.view}: made again, it is not what the teacher saw"
                     + (
@@ -89,22 +91,22 @@ class Pictures:
                     )
                     + ". Is this the processor and are these the libraries that the cache was made with?"
                 )
-        return picture_3HW, other_3HW, mix, known
+        return picture_3HW, other_3HW, mix, filled
 
 
 def pictures_of(
     cache: Cache, source: str | Path | None = None, size: int | None = None, progress: Progress = no_progress
 ) -> Pictures:
-    """Makes the views of a cache's images, which are found in the user's data by their keys.
+    """Return a maker of the views of a cache's images, which are found in the user's data by their keys.
 
     Args:
-        cache: of images.
-        source: the data, where they are not where they were when the cache was made.
-        size: edge of the views, if another than the teacher's.
+        cache: a cache of images.
+        source: the data, where they have moved since the cache was made.
+        size: edge of the views, where it is not the teacher's.
         progress: receives the steps.
 
     Raises:
-        BadInput: the cache is one of text; the data cannot be read, or lack an image.
+        BadInput: the cache holds text; or the data cannot be read, or lack an image.
         CacheMismatch: see `Pictures`.
     """
     data, info = cache.manifest.data, cache.manifest.view
@@ -120,11 +122,13 @@ def pictures_of(
     try:
         images = open_images(spec, progress)
     except BadInput as error:
-        # what a dump is told as --data
-        told = str(error) if not str(error).startswith("--data ") else f"--images {str(error).removeprefix('--data ')}"
+        # what is called --data in a dump is called --images here
+        message = (
+            str(error) if not str(error).startswith("--data ") else f"--images {str(error).removeprefix('--data ')}"
+        )
         if source is None:
-            told += f" The images of {cache.path} were there; say with --images where they are now."
-        raise BadInput(told) from error
+            message += f" The images of {cache.path} were there; say with --images where they are now."
+        raise BadInput(message) from error
     place_of = {key: place for place, key in enumerate(images.keys)}
     names = cache.images.names()
     missing = [name for name in names if name not in place_of]

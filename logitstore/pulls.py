@@ -1,4 +1,4 @@
-"""What a plan pulls the student with: checked against the cache, told honestly, and made into a criterion.
+"""Check the pulls of a plan against the cache, say how exact they are, and make them into a criterion.
 
 Axes: V vocabulary, D channels.
 """
@@ -27,10 +27,10 @@ from logitstore.targets import Targets
 
 
 def pulls(plan: TrainPlan) -> list[TermPlan]:
-    """All pulls towards the teacher: the objective, unless it weighs nothing, and the further terms.
+    """Return all pulls towards the teacher: the objective, unless its weight is 0, and the further terms.
 
     Raises:
-        BadInput: there is none where one was promised, or the objective is one that belongs into `terms`.
+        BadInput: there is no pull although --objective none needs one, or the objective belongs in `terms`.
     """
     if plan.objective == "none":
         if not plan.terms:
@@ -48,10 +48,10 @@ def pulls(plan: TrainPlan) -> list[TermPlan]:
 
 
 def check_pulls(plan: TrainPlan, cache: Cache) -> None:
-    """Refuse, before any weights are loaded, pulls that the cache does not serve, and settings that would do nothing.
+    """Refuse pulls that the cache does not serve, and settings that would change nothing, before any weights are loaded.
 
     Raises:
-        BadInput: an unknown name or option, a cache or temperature for which a pull does not exist, or settings that do not go
+        BadInput: a name or an option is unknown, a pull does not exist for this cache or temperature, or settings do not go
             together.
     """
     wanted = pulls(plan)
@@ -71,17 +71,17 @@ def check_pulls(plan: TrainPlan, cache: Cache) -> None:
 
 
 def _check_settings(plan: TrainPlan) -> None:
-    """Refuse settings that would do nothing, and weights that cannot be balanced."""
+    """Refuse settings that would change nothing, and weights that cannot be balanced."""
     if plan.objective == "none":
-        for name, said in (("--alpha", plan.alpha), ("--temperature", plan.temperature), ("options", plan.options)):
-            if said != TrainPlan.model_fields[name.removeprefix("--")].default:
+        for name, value in (("--alpha", plan.alpha), ("--temperature", plan.temperature), ("options", plan.options)):
+            if value != TrainPlan.model_fields[name.removeprefix("--")].default:
                 raise BadInput(
-                    f"--objective none with {name} {said}: it is of the objective, and there is none. Leave it out: `terms` "
-                    "have their own weights, temperatures and options."
+                    f"--objective none with {name} {value}: it belongs to the objective, and there is none. Leave it out: "
+                    "`terms` have their own weights, temperatures and options."
                 )
     elif plan.alpha == 0 and plan.options:
         raise BadInput(
-            f"--alpha 0 with options {plan.options}: they are of the objective, which weighs nothing. Leave them out."
+            f"--alpha 0 with options {plan.options}: they belong to the objective, which weighs nothing. Leave them out."
         )
     for term in plan.terms:
         method = method_of(term.name)
@@ -100,16 +100,16 @@ def _check_settings(plan: TrainPlan) -> None:
 
 
 def _pulls_logits(term: TermPlan) -> bool:
-    """Whether it is a pull on logits that weighs anything."""
+    """Return whether a term is a pull on logits with a weight above 0."""
     is_on_rows = method_of(term.name).form == "rows" and term.weight != "balanced"
     return is_on_rows and Schedule.of(term.weight).span[1] > 0
 
 
 def _try(pull: TermPlan, vocabulary: int) -> None:
-    """Let a pull on logits look at its options, on a row that is made up.
+    """Try the options of a pull on logits on one invented row.
 
     Raises:
-        BadInput: it refuses them.
+        BadInput: the pull refuses its options.
     """
     logits_1V = torch.zeros(1, vocabulary)
     targets = Targets(
@@ -123,63 +123,63 @@ def _try(pull: TermPlan, vocabulary: int) -> None:
 
 
 def check_exact(plan: TrainPlan, cache: Cache, students_layers: Collection[int]) -> None:
-    """What --strict asks for, once the taps are known to be there.
+    """Refuse, under --strict, a pull that is not exact on this cache; check before that the taps are there.
 
     Args:
-        plan: what was asked for.
-        cache: what is learned from.
-        students_layers: how many decoder layers each student has.
+        plan: the plan of the training.
+        cache: the cache to train from.
+        students_layers: number of decoder layers of each student.
 
     Raises:
-        BadInput: a pull that is not exact on this cache.
+        BadInput: a pull is not exact on this cache.
     """
     for pull in pulls(plan) if plan.strict else ():
         refuse_unless_exact(cache, pull.name, _taps(pull, cache, students_layers))
 
 
 def honestly(plan: TrainPlan, cache: Cache, students_layers: Collection[int]) -> list[str]:
-    """What there is to know of each pull on this cache; see `check_exact`."""
-    said = [
+    """Return one line, a note or a warning, for each pull that this cache does not serve exactly; see `check_exact`."""
+    reports = [
         honesty(cache, pull.name, Schedule.of(pull.temperature).span[1], _taps(pull, cache, students_layers))
         for pull in pulls(plan)
     ]
-    return [f"{'warning' if is_warning else 'note'}: {text}" for text, is_warning in filter(None, said)]
+    return [f"{'warning' if is_warning else 'note'}: {text}" for text, is_warning in filter(None, reports)]
 
 
 def compared(plan: TrainPlan, cache: Cache, student_layers: int) -> list[Pair]:
-    """Names of the student's features and the teacher's that are compared.
+    """Return pairs of names: a student's feature and the teacher's feature that it is compared with.
 
     Raises:
-        BadInput: layers that are not there.
+        BadInput: a layer is not there.
     """
     return [pair for pull in pulls(plan) for pair in _pairs(pull, cache, student_layers)]
 
 
 def _pairs(pull: TermPlan, cache: Cache, student_layers: int) -> list[Pair]:
-    """Those that one pull compares."""
+    """Return the pairs that one pull compares."""
     method = method_of(pull.name)
     if method.form == "rows":
         return []
     teacher_layers = layer_count(config_from(cache.manifest.teacher.config))
-    found: list[Pair] = method.function.pairs(student_layers, teacher_layers, **method.options | pull.options)
-    return found
+    pairs: list[Pair] = method.function.pairs(student_layers, teacher_layers, **method.options | pull.options)
+    return pairs
 
 
 def _taps(pull: TermPlan, cache: Cache, students_layers: Collection[int]) -> set[str]:
-    """Names of the teacher's features that a pull looks at."""
+    """Return the names of the teacher's features that a pull uses."""
     return {other for layers in students_layers for _, other in _pairs(pull, cache, layers)}
 
 
 def criterion_of(
     plan: TrainPlan, cache: Cache, student_config: dict[str, Any], given: dict[str, Callable[[], Tensor]]
 ) -> Criterion:
-    """The loss of a run for one student.
+    """Return the loss of a run for one student.
 
     Args:
-        plan: what was asked for.
-        cache: what is learned from.
+        plan: the plan of the training.
+        cache: the cache to train from.
         student_config: the shape of the student, see `shape_of`.
-        given: what the objectives are given besides their options, by name; computed when it is needed.
+        given: inputs of the objectives besides their options, by name; each is computed only when it is needed.
     """
     rows, features = [], []
     for term, label in zip(plan.terms, _labels(plan), strict=True):
@@ -207,26 +207,26 @@ def criterion_of(
 
 
 def _labels(plan: TrainPlan) -> list[str]:
-    """What each of the terms is called in the log and in checkpoints: its name, with a number where that is taken."""
+    """Return the label of each term in the log and in checkpoints: its name, with a number where the name is taken."""
     taken = {GOLD, NAMED_IN_LOG.get(plan.objective, plan.objective)}
-    found = []
+    labels = []
     for term in plan.terms:
         others = (f"{term.name}_{number}" for number in count(2))
-        found.append(next(label for label in chain([term.name], others) if label not in taken))
-        taken.add(found[-1])
-    return found
+        labels.append(next(label for label in chain([term.name], others) if label not in taken))
+        taken.add(labels[-1])
+    return labels
 
 
 def _shapes(plan: TrainPlan, cache: Cache, student: dict[str, Any]) -> Shapes:
-    """What the objectives on features know of both models."""
+    """Return what the objectives on features need to know of both models."""
     teacher = shape_of(config_from(cache.manifest.teacher.config))
     layers = int(student["num_hidden_layers"] or 0)
     names = compared(plan, cache, layers)
     return Shapes(
         student_layers=layers,
         teacher_layers=int(teacher["num_hidden_layers"] or 0),
-        widths_student={own: width_of(student, own) for own, _ in names},
-        widths_teacher={other: cache.taps[other].info.width for _, other in names},
+        widths_student={name: width_of(student, name) for name, _ in names},
+        widths_teacher={name: cache.taps[name].info.width for _, name in names},
         heads_student=int(student["num_attention_heads"] or 0),
         heads_teacher=int(teacher["num_attention_heads"] or 0),
         key_heads_student=_key_heads(student),
@@ -235,7 +235,7 @@ def _shapes(plan: TrainPlan, cache: Cache, student: dict[str, Any]) -> Shapes:
 
 
 def width_of(config: dict[str, Any], feature: str) -> int:
-    """Channels of a feature of a model."""
+    """Return the number of channels of a model's feature."""
     kind = feature.partition("-")[0]
     if kind in ("hidden", "final"):
         return int(config["hidden_size"])

@@ -387,7 +387,7 @@ def test_an_unknown_setting_of_the_trainer_is_named(
         ),
         (
             "{objective: none, alpha: 0.5, terms: [{name: dkd}]}",
-            "--objective none with --alpha 0.5: it is of the objective",
+            "--objective none with --alpha 0.5: it belongs to the objective",
         ),
         ("{objective: none, temperature: 2, terms: [{name: dkd}]}", "--objective none with --temperature 2.0: "),
         (
