@@ -1,4 +1,4 @@
-"""What a model's image processor does to an image, as the views of a cache say it."""
+"""Describe what a model's image processor does to an image, in the terms of a cache's views."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ _RESAMPLING = {2: "bilinear", 3: "bicubic"}
 
 
 def load_processor(model: ModelRef) -> dict[str, Any]:
-    """What the image processor saved with a model says."""
+    """Return the settings of the image processor that is saved with a model."""
     try:
-        found: dict[str, Any] = ImageProcessingMixin.get_image_processor_dict(model.name)[0]
+        settings: dict[str, Any] = ImageProcessingMixin.get_image_processor_dict(model.name)[0]
     except Exception as error:
-        # from OSError to the hub's own errors; the reason is kept, the traceback chained
+        # any error, from OSError to the hub's own: keep the reason, chain the traceback
         raise ModelError(
             f"{model}: no image processor is saved with it ({one_line(error)}). Save one there, such as "
             "ViTImageProcessor(size=...).save_pretrained(folder)."
         ) from error
-    return found
+    return settings
 
 
 def view_info(plan: ViewChoices, processor: dict[str, Any], teacher: str) -> ViewInfo:
-    """What is done to an image: what the plan says, and for the rest what the teacher's image processor does.
+    """Return how views are made: as the plan says, and for the rest as the teacher's image processor does.
 
     Args:
-        plan: size, transforms and seed.
-        processor: what it says.
-        teacher: what to call its model in messages.
+        plan: gives size, transforms and seed.
+        processor: settings of the teacher's image processor.
+        teacher: name of the teacher in messages.
 
     Raises:
-        ModelError: a processor that does something else than resize, crop and normalise, or says what cannot be.
-        BadInput: transforms that cannot be used.
+        ModelError: the processor does something else than resize, crop and normalise, or has impossible settings.
+        BadInput: the transforms cannot be used.
     """
     try:
         return _view_info(plan, processor, teacher)
@@ -86,7 +86,7 @@ def _view_info(plan: ViewChoices, processor: dict[str, Any], teacher: str) -> Vi
 
 
 def _framing(processor: dict[str, Any], teacher: str) -> tuple[tuple[int, int], TransformInfo]:
-    """Size of what the teacher is shown, and the part of the image that is."""
+    """Return the size of the views that the teacher is shown, and the part of an image that they show."""
     size = _sides(processor.get("size"))
     if size is None:
         raise ModelError(f"{teacher}: its image processor names no size. Mend its preprocessor_config.json.")
@@ -101,38 +101,38 @@ def _framing(processor: dict[str, Any], teacher: str) -> tuple[tuple[int, int], 
 
 
 def edge_of(processor: dict[str, Any], model: str) -> int | None:
-    """Edge of what a model is shown, where that is square.
+    """Return the edge of the images that a model is shown; None where they are not square.
 
     Args:
-        processor: what its image processor says.
-        model: what to call it in messages.
+        processor: settings of the model's image processor.
+        model: name of the model in messages.
 
     Raises:
-        ModelError: a processor that names no size.
+        ModelError: the processor names no size.
     """
     (height, width), _ = _framing(processor, model)
     return height if height == width else None
 
 
 def resized(processor: dict[str, Any], model: str, edge: int) -> dict[str, Any]:
-    """What an image processor says, with the same framing for a square of another size; see `edge_of`."""
+    """Return the settings of an image processor, with the same framing for a square of another size; see `edge_of`."""
     (height, _), _ = _framing(processor, model)
     changed = {}
     for name in ("size", "crop_size"):
         sides = _sides(processor.get(name))
         if sides is not None:
-            # a centre that is cut out of a larger picture stays the same share of it
-            side, said = round(edge * sides[0] / height), processor[name]
-            changed[name] = dict.fromkeys(said, side) if isinstance(said, dict) else side
+            # a centre that is cut out of a larger picture keeps its share of that picture
+            side, old = round(edge * sides[0] / height), processor[name]
+            changed[name] = dict.fromkeys(old, side) if isinstance(old, dict) else side
     return processor | changed
 
 
-def _sides(said: Any) -> tuple[int, int] | None:
-    """Height and width from the ways in which processors say a size."""
-    if isinstance(said, int):
-        return said, said
-    if isinstance(said, dict) and "shortest_edge" in said:
-        return int(said["shortest_edge"]), int(said["shortest_edge"])
-    if isinstance(said, dict) and {"height", "width"} <= said.keys():
-        return int(said["height"]), int(said["width"])
+def _sides(value: Any) -> tuple[int, int] | None:
+    """Return height and width from any of the forms in which processors give a size."""
+    if isinstance(value, int):
+        return value, value
+    if isinstance(value, dict) and "shortest_edge" in value:
+        return int(value["shortest_edge"]), int(value["shortest_edge"])
+    if isinstance(value, dict) and {"height", "width"} <= value.keys():
+        return int(value["height"]), int(value["width"])
     return None

@@ -1,4 +1,4 @@
-"""What `train` reads: which samples, in which order, from the cache's rows or from its text.
+"""Choose what `train` reads: the samples, their order, and either the cache's rows or its text.
 
 Axes: S samples of the cache, M chosen.
 """
@@ -32,14 +32,14 @@ from logitstore.types import Array, ModelRef, Progress
 from logitstore.view_order import view_order
 
 START = 0.25
-"""Share of the samples that a curriculum begins with."""
+"""Share of the samples that a curriculum starts with, if the plan gives none."""
 
 
 def check_reading(plan: TrainPlan) -> None:
     """Refuse options about what is read that do not go together.
 
     Raises:
-        BadInput: naming them.
+        BadInput: names the options.
     """
     if plan.text and (plan.alpha != 0 or plan.terms or plan.objective == "none"):
         raise BadInput(
@@ -67,11 +67,11 @@ def check_reading(plan: TrainPlan) -> None:
 
 
 def selection_for(plan: TrainPlan, cache: Cache) -> Selection | None:
-    """The selection that is asked for, which fits the cache.
+    """Return the selection that the plan names, checked against the cache; None without one.
 
     Raises:
-        BadInput: it cannot be read.
-        CacheMismatch: it was made for other samples.
+        BadInput: the selection cannot be read, or has weights, which text does not have.
+        CacheMismatch: the selection was made for other samples.
     """
     if plan.select is None:
         return None
@@ -94,14 +94,16 @@ def loaders(
     place: dict[str, Any],
     progress: Progress,
 ) -> tuple[BatchStream, BatchStream | None, Reweighting | None]:
-    """The batches to train on, those to judge on if any documents are held out, and what re-weights domains if anything does.
+    """Return the batches to train on, the batches to evaluate on if documents are held out, and the re-weighting of domains
+    if the plan asks for it.
 
     Args:
-        plan: of the training.
-        cache: to read.
-        reference: the student, where it has a tokenizer of its own to read with.
-        selection: the samples to train on, but for those held out; all of them without it.
-        taps: names of the teacher's features that are read to train on.
+        plan: the plan of the training.
+        cache: the cache to read.
+        reference: where the student comes from, if it is not a fresh one: text is read with its tokenizer, images at its
+            size.
+        selection: the samples to train on, except those held out; None trains on all samples.
+        taps: names of the teacher's features to read for training.
         place: rank, world_size and workers.
         progress: receives the steps.
 
@@ -153,7 +155,7 @@ def _of_images(
     place: dict[str, Any],
     progress: Progress,
 ) -> tuple[BatchStream, BatchStream | None, None]:
-    """The views to train on, and the first view of those images that are held out."""
+    """Return the views to train on, and the first view of each held-out image."""
     size = plan.image_size or (None if reference is None else size_of(reference, load_config(reference)))
     pictures = pictures_of(cache, plan.images, size, progress)
     kept_out_I = held_out(np.arange(len(cache.images)), plan.holdout)
@@ -185,7 +187,7 @@ def refuse_other_task(plan: TrainPlan | EvaluatePlan, cache: Cache) -> None:
     """Refuse options that mean nothing to the task of a cache.
 
     Raises:
-        BadInput: naming the first.
+        BadInput: names the first such option.
     """
     is_text = cache.manifest.view is None
     what = "texts" if is_text else "images"
@@ -198,10 +200,10 @@ def refuse_other_task(plan: TrainPlan | EvaluatePlan, cache: Cache) -> None:
 
 
 def check_task(plan: TrainPlan, cache: Cache) -> None:
-    """Refuse what does not go with the task of a cache.
+    """Refuse a plan that does not fit the task of a cache.
 
     Raises:
-        BadInput: options that mean nothing to it, or a loss that needs labels which are not there.
+        BadInput: an option means nothing to the task, or the loss needs labels that the cache does not have.
     """
     refuse_other_task(plan, cache)
     if isinstance(cache.manifest.data, ImagesInfo) and cache.manifest.data.unlabelled and needs_labels(plan):
@@ -213,15 +215,15 @@ def check_task(plan: TrainPlan, cache: Cache) -> None:
 
 
 def needs_labels(plan: TrainPlan) -> bool:
-    """Whether the loss looks at labels."""
-    told = {plan.objective, *(term.name for term in plan.terms)} - {"none"}
+    """Return whether the loss uses labels."""
+    names = {plan.objective, *(term.name for term in plan.terms)} - {"none"}
     return (Schedule.of(plan.alpha).span[0] < 1 and plan.objective != "none") or any(
-        method_of(name).needs_gold for name in told
+        method_of(name).needs_gold for name in names
     )
 
 
 def chosen(cache: Cache, selection: Selection | None, kept_out_S: Array) -> Array:
-    """int64[M], rising: the samples to train on."""
+    """Return int64[M], rising: the samples to train on."""
     if selection is None:
         return np.flatnonzero(~kept_out_S)
     left_M = selection.samples_M[~kept_out_S[selection.samples_M]]

@@ -1,6 +1,6 @@
-"""Features of a model's forward pass by name: hidden states of chosen layers, and what chosen attentions are computed from.
+"""Record features of a model's forward pass by name: hidden states of chosen layers, and the inputs of chosen attentions.
 
-Gradients flow through what is recorded, so a student can be pulled towards a teacher's features.
+Gradients flow through the recorded features, so a student can be pulled towards a teacher's features.
 
 Axes: B sequences, T tokens, D channels, H heads, d channels of a head.
 """
@@ -24,24 +24,23 @@ from logitstore.tap_names import ATTENTION, FINAL, layer_of
 
 @contextmanager
 def recording(model: PreTrainedModel, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """While the context lasts, every forward pass of the model puts the features named into the dict that it gives.
+    """Yield a dict into which every forward pass of the model puts the named features, as long as the context lasts.
 
-    `hidden-L` is what decoder layer L gives and layer L + 1 takes, transformers' hidden_states[L]; so 0 is the embedding.
-    `final` is what the output layer takes, also where only the last position's logits are made; of an image classifier with one
-    position an image. `query-L`, `key-L` and
-    `value-L` are those of decoder layer L, from 1, after rotary embedding, heads side by side. Nothing else is kept. A later
-    pass overwrites an earlier one.
+    `hidden-L` is the output of decoder layer L and the input of layer L + 1, transformers' hidden_states[L]; so 0 is the
+    embedding. `final` is the input of the output layer, also where only the last position's logits are made; an image
+    classifier has one position an image. `query-L`, `key-L` and `value-L` are those of decoder layer L, counted from 1,
+    after rotary embedding, with the heads side by side. Nothing else is kept. A later pass overwrites an earlier one.
 
     Args:
-        model: with its own forward, or wrapped for several processes and called through the wrapper.
-        names: of features.
+        model: the model, with its own forward, or wrapped for several processes and called through the wrapper.
+        names: names of features.
 
     Yields:
         name -> [B, T, D]; [B, T, H d] for queries, keys and values.
 
     Raises:
-        ModelError: the model has no such layer, or the pass went by without a feature: where attention does not go
-            through transformers' AttentionInterface, or a layer has none.
+        ModelError: the model has no such layer, or a pass recorded no such feature: its attention does not use
+            transformers' AttentionInterface, or the layer has no attention.
     """
     seen: dict[str, Tensor] = {}
     passes: list[bool] = []
@@ -102,9 +101,9 @@ def _watch_base(model: PreTrainedModel, seen: dict[str, Tensor], stack: ExitStac
 def _watch_attention(
     model: PreTrainedModel, wanted: set[int], names: set[str], seen: dict[str, Tensor], stack: ExitStack
 ) -> None:
-    """Put a recorder in the place of the attention functions that the wanted layers call.
+    """Replace the attention functions that the wanted layers call with a recorder.
 
-    Their names in transformers' table stay as they are, because models choose masks and more by them.
+    Their names in transformers' table stay the same, because models choose masks and other things by these names.
     """
     layers = {
         module: int(number) + 1

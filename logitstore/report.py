@@ -1,4 +1,4 @@
-"""`inspect`: what a cache is, and what the teacher thinks of a text. No torch, no row touched for the summary."""
+"""`inspect`: summarise a cache, and show what the teacher answered about a text. No torch; the summary reads no row."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from logitstore.types import Answer, Array, View
 
 
 def summarise(cache: Cache) -> dict[str, Any]:
-    """What a cache is, as plain JSON: everything comes from the manifest and the commit records."""
+    """Return a summary of a cache as plain JSON; everything comes from the manifest and the commit records."""
     manifest, sums, rows = cache.manifest, cache.sums, cache.rows
     counted = max(rows, 1)
     disk = {
@@ -70,7 +70,7 @@ def summarise(cache: Cache) -> dict[str, Any]:
 
 
 def _tap(tap: Tap) -> dict[str, Any]:
-    """What a tap is, as plain JSON."""
+    """Return a summary of a tap as plain JSON."""
     return {
         "codec": tap.info.codec,
         "width": tap.info.width,
@@ -82,24 +82,24 @@ def _tap(tap: Tap) -> dict[str, Any]:
 
 
 def _bytes(cache: Cache, prefix: str) -> int:
-    """Of the files of all parts whose names begin with `prefix`."""
+    """Return the bytes of those files of all parts whose names begin with `prefix`."""
     files = [item for record in cache.records for item in record.files.items()]
     return sum(seal.bytes for name, seal in files if name.startswith(prefix))
 
 
 DECODED = 16
-"""Tokens that are ranked where a row stores the whole distribution."""
+"""Number of tokens that are ranked where a row stores the whole distribution."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenView:
-    """One token of a sample, and what the teacher thought would come there.
+    """A token view is one token of a sample, and the teacher's answer about its position.
 
     Attributes:
         text: the token, as text.
-        probability: the teacher's, of this token; None where no row is about it, or of a view without a label.
-        rank: its place among the listed tokens, from 1; None when it is not among them.
-        entropy: of the teacher, nats; None where no row is about it.
+        probability: the teacher's probability of this token; None where no row is about it, or for a view without a label.
+        rank: its place among the listed tokens, from 1; None where it is not among them.
+        entropy: the teacher's entropy, nats; None where no row is about the token.
         alternatives: the most probable tokens with their probabilities.
     """
 
@@ -111,22 +111,22 @@ class TokenView:
 
 
 def view(cache: Cache, index: int, tokens: int, top: int) -> list[TokenView]:
-    """The teacher's view of the first tokens of a sample.
+    """Return the teacher's view of the first tokens of a sample.
 
     Raises:
-        BadInput: there is no such sample, or nothing is kept about its rows.
+        BadInput: there is no such sample, or its rows keep no targets.
     """
     if index >= len(cache):
         raise BadInput(f"--sample {index}: the cache has samples 0 to {len(cache) - 1}.")
     cache.check_targets(f"--sample {index}")
-    found = cache[index]
+    item = cache[index]
     spell = _speller(cache)
-    if isinstance(found.sample, View):
-        return [_class_view(found.sample, found.answer, spell, _listed(cache, found.answer), top)]
-    row_of = {int(position) + 1: row for row, position in enumerate(found.sample.positions_N)}
-    listed = _listed(cache, found.answer)
+    if isinstance(item.sample, View):
+        return [_class_view(item.sample, item.answer, spell, _listed(cache, item.answer), top)]
+    row_of = {int(position) + 1: row for row, position in enumerate(item.sample.positions_N)}
+    listed = _listed(cache, item.answer)
     views = []
-    for position, token in enumerate(found.sample.tokens_T[:tokens]):
+    for position, token in enumerate(item.sample.tokens_T[:tokens]):
         row = row_of.get(position)
         if row is None:
             views.append(TokenView(text=spell(int(token))))
@@ -136,9 +136,9 @@ def view(cache: Cache, index: int, tokens: int, top: int) -> list[TokenView]:
         views.append(
             TokenView(
                 text=spell(int(token)),
-                probability=float(np.exp(found.answer["gold_logprob"][row].astype(np.float64))),
+                probability=float(np.exp(item.answer["gold_logprob"][row].astype(np.float64))),
                 rank=int(place[0]) + 1 if len(place) else None,
-                entropy=float(found.answer["entropy"][row]),
+                entropy=float(item.answer["entropy"][row]),
                 alternatives=tuple(
                     (spell(int(ids_K[k])), float(np.exp(logprobs_K[k])))
                     for k in range(min(top, len(ids_K)))
@@ -150,7 +150,7 @@ def view(cache: Cache, index: int, tokens: int, top: int) -> list[TokenView]:
 
 
 def _class_view(asked: View, answer: Answer, spell: Any, listed: tuple[Array, Array], top: int) -> TokenView:
-    """The teacher's view of one view of an image."""
+    """Return the teacher's view of one view of an image."""
     named = f" ({spell(asked.label)})" if asked.label >= 0 else ""
     ids_K, probs_K = listed[0][0], np.exp(listed[1][0].astype(np.float64))
     place = np.flatnonzero((ids_K == asked.label) & (probs_K > 0))
@@ -166,18 +166,18 @@ def _class_view(asked: View, answer: Answer, spell: Any, listed: tuple[Array, Ar
 
 
 def _listed(cache: Cache, answer: Answer) -> tuple[Array, Array]:
-    """Ids and logprobs of the most probable tokens of every row; for hidden states the head is loaded, and torch with it."""
+    """Return ids and logprobs of the most probable tokens of every row. Hidden states need the head, and torch to load it."""
     if "ids" in answer.fields:
         return answer["ids"], answer["logprobs"]
     if "hidden" in answer.fields:
-        found: tuple[Array, Array] = resolve("logitstore.decode:top_of")(cache, answer, DECODED)
-        return found
+        ranked: tuple[Array, Array] = resolve("logitstore.decode:top_of")(cache, answer, DECODED)
+        return ranked
     order = np.argsort(-answer["logprobs"], axis=1, kind="stable")[:, :DECODED]
     return order, np.take_along_axis(answer["logprobs"], order, 1)
 
 
 def _speller(cache: Cache) -> Any:
-    """A function from token id to readable text."""
+    """Return a function from token id to readable text."""
     pieces = read_pieces(cache)
     spelling = cache.manifest.tokenizer.spelling if cache.manifest.tokenizer else "plain"
 
@@ -191,12 +191,12 @@ def _speller(cache: Cache) -> Any:
 
 
 def visible(text: str) -> str:
-    """White space and control characters made visible."""
+    """Return a text with white space and control characters made visible."""
     return "".join({"\n": "\u23ce", "\t": "\u21e5"}.get(c, c if c.isprintable() else "\ufffd") for c in text)
 
 
 def from_bytes(piece: str) -> str:
-    """The text of a byte-level BPE piece, in which every byte is written as one printable character."""
+    """Return the text of a byte-level BPE piece, which writes every byte as one printable character."""
     table = _byte_of()
     if any(character not in table for character in piece):
         return piece
@@ -205,7 +205,8 @@ def from_bytes(piece: str) -> str:
 
 @once
 def _byte_of() -> dict[str, int]:
-    """GPT-2's byte alphabet (Radford et al. 2019): printable Latin-1 bytes stand for themselves, the rest from U+0100 on."""
+    """Return GPT-2's byte alphabet (Radford et al. 2019): printable Latin-1 bytes stand for themselves, the rest from
+    U+0100 on."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     rest = [byte for byte in range(256) if byte not in plain]
     return {chr(byte): byte for byte in plain} | {chr(0x100 + place): byte for place, byte in enumerate(rest)}

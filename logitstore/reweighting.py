@@ -1,4 +1,4 @@
-"""Looks at the student while it trains, domain by domain, and decides how often each is read from then on (DDK).
+"""Evaluate the student domain by domain while it trains, and decide how often each domain is read from then on (DDK).
 
 Axes: D domains, S samples of the cache, M some of them, N rows.
 """
@@ -26,41 +26,43 @@ from logitstore.types import Array
 STATE_NAME = "domains.json"
 
 ALPHA = 0.5
-"""Of `next_shares`; the paper's."""
+"""alpha of `next_shares`; the paper's value."""
 
 JUDGED = 64
-"""Held-out samples of a domain, at most, on which the student is looked at; the paper takes 500."""
+"""Most held-out samples of a domain on which the student is evaluated; the paper takes 500."""
 
 AHEAD = 1
 """Batches that the loader may prepare before they are asked for."""
 
 LEAD = 3
-"""Steps before a span begins at which its shares are decided: the loader and the Trainer each fetch a batch ahead."""
+"""Number of steps before a span begins at which its shares are decided: the loader and the Trainer each fetch a batch
+ahead."""
 
 
 class Reweighting(TrainerCallback):  # type: ignore[misc]
-    """Keeps the shares of an order up to date, from before the first step on; they are saved with every checkpoint.
+    """Keep the shares of an order up to date, from before the first step on. They are saved with every checkpoint.
 
     Attributes:
-        order: of the samples to train on.
-        names: of the domains.
+        order: the order of the samples to train on.
+        names: names of the domains.
     """
 
     def __init__(
         self, cache: Cache, train_M: Array, held_M: Array, *, seed: int, batch_size: int, step_samples: int, every: int
     ) -> None:
-        """
+        """Choose the held-out samples to evaluate on, and read the teacher's losses on them.
+
         Args:
-            cache: that is trained on; its nll are the teacher's.
+            cache: the cache to train from; its nll are the teacher's.
             train_M: int64, the samples to train on.
-            held_M: int64, those held out.
-            seed: of the order.
-            batch_size: samples that the student sees at once when it is looked at.
+            held_M: int64, the held-out samples.
+            seed: seed of the order.
+            batch_size: samples that the student sees at once when it is evaluated.
             step_samples: samples of an optimizer step, over all ranks.
-            every: optimizer steps between two looks.
+            every: optimizer steps between two evaluations.
 
         Raises:
-            BadInput: fewer than two domains, or one of which nothing is held out.
+            BadInput: there are fewer than two domains, or a domain without held-out samples.
         """
         domains = np.array([str(name) for name in cache.domains()])
         self.names, domain_M = np.unique(domains[train_M], return_inverse=True)
@@ -72,35 +74,38 @@ class Reweighting(TrainerCallback):  # type: ignore[misc]
         self._every = every
         judged = []
         for name in self.names:
-            own_M = held_M[domains[held_M] == name]
-            if not len(own_M):
+            members_M = held_M[domains[held_M] == name]
+            if not len(members_M):
                 raise BadInput(
                     f"--reweight-domains: no document of the domain '{name}' is held out to judge on. "
                     "Choose a larger --holdout."
                 )
-            judged.append(own_M[np.unique(np.linspace(0, len(own_M) - 1, JUDGED).round().astype(int))])
+            judged.append(members_M[np.unique(np.linspace(0, len(members_M) - 1, JUDGED).round().astype(int))])
         self._judged_M = np.concatenate(judged)
         self._rows_M = cache.row_counts()[self._judged_M]
-        self._domain_M = np.repeat(np.arange(len(judged)), [len(own_M) for own_M in judged])
+        self._domain_M = np.repeat(np.arange(len(judged)), [len(members_M) for members_M in judged])
         self._teacher_D = self._means(cache.nll()[self._judged_M].astype(np.float64) * self._rows_M)
         self._loader: Loader = evaluation_loader(cache, self._judged_M, batch_size=batch_size, workers=0)
 
     def begin(self, student: PreTrainedModel, device: torch.device, checkpoint: str | None) -> None:
-        """Decide the first shares, or take them from the checkpoint that is gone on from; before any batch is read.
+        """Decide the first shares, or take them from the checkpoint from which the run resumes. Call this before any batch
+        is read.
 
         Raises:
-            BadInput: the checkpoint has none.
+            BadInput: the checkpoint has no shares.
         """
         if checkpoint is not None:
             try:
                 saved = json.loads((Path(checkpoint) / STATE_NAME).read_text(encoding="utf-8"))["shares"]
             except (OSError, ValueError, KeyError) as error:
-                raise BadInput(f"--resume: {checkpoint}: no shares of domains in it. Begin anew elsewhere.") from error
+                raise BadInput(
+                    f"--resume: {checkpoint}: no shares of domains in it. Start again in another folder."
+                ) from error
             self.order.shares[:] = [np.array(each, np.float64) for each in saved]
             return
         before = next(student.parameters()).device
         self._decide(student.to(device), 0)
-        student.to(before)  # what else is tried on the student before training is tried where it was
+        student.to(before)  # checks between here and the training expect the student on its first device
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
@@ -125,7 +130,7 @@ class Reweighting(TrainerCallback):  # type: ignore[misc]
 
     @torch.no_grad()
     def _look(self, student: Any) -> Array:
-        """float64[D]: the student's cross-entropy on the gold tokens of each domain, nats per row."""
+        """Return float64[D]: the student's cross-entropy on the gold tokens of each domain, nats per row."""
         was_training = student.training
         student.eval()
         rows = dict(zip(self._judged_M.tolist(), self._rows_M.tolist(), strict=True))
@@ -135,13 +140,15 @@ class Reweighting(TrainerCallback):  # type: ignore[misc]
             logits_RV: Tensor = student(**batch.model_inputs()).logits.flatten(0, 1)
             losses_N = _losses(logits_RV, batch.gold, batch.rows).double().cpu()
             samples = each.samples.tolist()
-            for sample, own_N in zip(samples, torch.split(losses_N, [rows[number] for number in samples]), strict=True):
-                losses[sample] = float(own_N.sum())
+            for sample, sample_N in zip(
+                samples, torch.split(losses_N, [rows[number] for number in samples]), strict=True
+            ):
+                losses[sample] = float(sample_N.sum())
         student.train(was_training)
         return self._means(np.array([losses[sample] for sample in rows]))
 
     def _means(self, totals_M: Array) -> Array:
-        """float64[D]: totals of the judged samples over the rows of each domain."""
+        """Return float64[D]: totals of the judged samples divided by the rows of each domain."""
         return np.asarray(np.bincount(self._domain_M, totals_M) / np.bincount(self._domain_M, self._rows_M))
 
 

@@ -1,4 +1,4 @@
-"""What lies beside a student: how it came about, and the checkpoint that an interrupted run goes on from."""
+"""Keep beside a student how it was made, and find the checkpoint from which an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SUMMARY_NAME = "logitstore.json"
 
 
 def conditions(plan: TrainPlan, world_size: int) -> dict[str, Any]:
-    """What decides how training goes; a run is gone on with only under the same."""
+    """Return what decides how training goes; a run resumes only under the same conditions."""
     freely_changed = {
         "cache",
         "out",
@@ -32,21 +32,21 @@ def conditions(plan: TrainPlan, world_size: int) -> dict[str, Any]:
 
 
 def checkpoint_of(plan: TrainPlan, world_size: int, cache: Cache, selection: str | None = None) -> str | None:
-    """The checkpoint to go on from, if that is asked for; without it, a folder with a run in it is refused."""
-    # transformers writes the state last, so a checkpoint without it was cut short
+    """Return the checkpoint to resume from, if the plan asks for that; without --resume, refuse a folder with a run in it."""
+    # transformers writes the state last, so a checkpoint without it is incomplete
     states = [path for path in plan.out.glob("checkpoint-*/trainer_state.json") if path.parent.name[11:].isdigit()]
-    found = max((path.parent for path in states), key=lambda folder: int(folder.name[11:]), default=None)
+    newest = max((path.parent for path in states), key=lambda folder: int(folder.name[11:]), default=None)
     summary = _read_summary(plan.out / SUMMARY_NAME)
     if not plan.resume:
-        if found is not None or "figures" in summary:
+        if newest is not None or "figures" in summary:
             raise BadInput(
-                f"--out {plan.out}: a run is there already. Choose another folder, or add --resume to go on with it."
+                f"--out {plan.out}: a run is there already. Choose another folder, or add --resume to continue it."
             )
         return None
     if "figures" in summary:
         raise BadInput(f"--resume: the run in {plan.out} is finished. Choose another --out to train again.")
-    if found is None:
-        raise BadInput(f"--resume: no checkpoint in {plan.out}. Leave --resume out to begin anew.")
+    if newest is None:
+        raise BadInput(f"--resume: no checkpoint in {plan.out}. Leave --resume out to start again.")
     for name, now in conditions(plan, world_size)["plan"].items():
         if (before := summary.get("plan", {}).get(name, now)) != now:
             raise BadInput(
@@ -60,7 +60,7 @@ def checkpoint_of(plan: TrainPlan, world_size: int, cache: Cache, selection: str
             )
     if (before := summary.get("world_size", world_size)) != world_size:
         raise BadInput(f"--resume: the run in {plan.out} began on {before} processes, not {world_size}. Use as many.")
-    return str(found)
+    return str(newest)
 
 
 def _read_summary(path: Path) -> dict[str, Any]:
@@ -72,12 +72,13 @@ def _read_summary(path: Path) -> dict[str, Any]:
 
 
 def write_summary(out: Path, summary: dict[str, Any]) -> None:
-    """Beside the student: what made it, and once it is done, how it went."""
+    """Write beside the student how it was made, and, once training is done, its figures."""
     layout.write_whole(out / SUMMARY_NAME, json.dumps(_plain(summary), indent=1).encode())
 
 
 def _plain(value: Any) -> Any:
-    """With null for NaN, which is no JSON: figures of labels where there are none."""
+    """Return a value with null in place of NaN, which JSON does not have; figures about labels are NaN where there are
+    none."""
     if isinstance(value, dict):
         return {name: _plain(each) for name, each in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Rows of a batch in pieces that can be worked on where they lie."""
+"""Cut the rows of a batch into pieces that can be processed where they lie."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ import numpy as np
 from torch import Tensor
 
 SHORTEST = 16
-"""Where consecutive positions come in shorter runs than this, on average, copying them together costs less."""
+"""If runs of consecutive positions are on average shorter than this, copying them together costs less."""
 
 
 def runs(rows_N: Tensor, chunk: int) -> Iterator[tuple[slice, slice | Tensor]]:
-    """Chunks of rows and their positions: on the CPU cut where positions leave a gap, so that each is a view.
+    """Yield chunks of rows and their positions. On the CPU a chunk ends where positions leave a gap, so that each chunk is
+    a view.
 
     Args:
         rows_N: int64, rising positions.
-        chunk: most rows at a time.
+        chunk: most rows in a chunk.
 
     Yields:
-        which of the rows, and their positions: a slice where they are consecutive.
+        the rows as a slice, and their positions: a slice where they are consecutive.
     """
     if rows_N.device.type == "cpu" and len(rows_N):
         positions_N = rows_N.numpy()
@@ -36,7 +37,7 @@ def runs(rows_N: Tensor, chunk: int) -> Iterator[tuple[slice, slice | Tensor]]:
 
 
 def groups(rows_N: Tensor, size: int) -> Iterator[tuple[slice, Tensor]]:
-    """The same, in chunks of exactly `size` rows but for the last, wherever they lie."""
+    """Yield the same in chunks of exactly `size` rows, except the last chunk, wherever the rows lie."""
     for first in range(0, len(rows_N), size):
         some = slice(first, min(first + size, len(rows_N)))
         yield some, rows_N[some]

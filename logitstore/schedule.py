@@ -1,4 +1,5 @@
-"""How a weight or a temperature changes while a student trains: a pure function of the share of the run that is done."""
+"""Define how a weight or a temperature changes while a student trains: a pure function of the share of the run that is
+done."""
 
 from __future__ import annotations
 
@@ -26,18 +27,18 @@ def _warmup(value: float, share: float, done: float) -> float:
 
 
 SHAPES: dict[str, Callable[[float, float, float], float]] = {"linear": _linear, "cosine": _cosine, "warmup": _warmup}
-"""By name, with their two arguments: linear(first, last), cosine(first, last), warmup(value, share of the run)."""
+"""The shapes by name, with two arguments each: linear(first, last), cosine(first, last), warmup(value, share of the run)."""
 
 WAYS = "a number, linear(first, last), cosine(first, last) or warmup(value, share of the run)"
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """A number that may change over a run.
+    """A schedule is a number that may change over a run.
 
     Attributes:
         shape: a name from SHAPES, or "constant".
-        first, second: its arguments; for "constant" the value, twice.
+        first, second: arguments of the shape; for "constant" the value, twice.
     """
 
     shape: str
@@ -45,33 +46,33 @@ class Schedule:
     second: float
 
     @classmethod
-    def of(cls, said: float | str) -> Schedule:
-        """From a number, or from text such as `linear(1, 0.2)`.
+    def of(cls, value: float | str) -> Schedule:
+        """Return the schedule of a number, or of text such as `linear(1, 0.2)`.
 
         Raises:
-            BadInput: text that is neither, or a number that is not finite.
+            BadInput: the text is neither, or a number is not finite.
         """
-        if isinstance(said, (int, float)) or re.fullmatch(_NUMBER, said):
-            shape, first, second = "constant", float(said), float(said)
-        elif (match := _FORM.fullmatch(said)) is not None and match[1] in SHAPES:
+        if isinstance(value, (int, float)) or re.fullmatch(_NUMBER, value):
+            shape, first, second = "constant", float(value), float(value)
+        elif (match := _FORM.fullmatch(value)) is not None and match[1] in SHAPES:
             shape, first, second = match[1], float(match[2]), float(match[3])
         else:
-            raise BadInput(f"'{said}' is no schedule. Write {WAYS}.")
+            raise BadInput(f"'{value}' is no schedule. Write {WAYS}.")
         if not (math.isfinite(first) and math.isfinite(second)):
-            raise BadInput(f"'{said}' is not finite. Write {WAYS}.")
+            raise BadInput(f"'{value}' is not finite. Write {WAYS}.")
         if shape == "warmup" and second > 1:
-            raise BadInput(f"'{said}': the share of the run is from 0 to 1, not {second:g}.")
+            raise BadInput(f"'{value}': the share of the run is from 0 to 1, not {second:g}.")
         return cls(shape, first, second)
 
     def at(self, done: float) -> float:
-        """The value when the share `done` of the run, from 0 to 1, is over."""
+        """Return the value when the share `done` of the run, from 0 to 1, is over."""
         if self.shape == "constant":
             return self.first
         return SHAPES[self.shape](self.first, self.second, done)
 
     @property
     def span(self) -> tuple[float, float]:
-        """The smallest and the largest value it takes."""
+        """The smallest and the largest value of the schedule."""
         ends = (0.0, self.first) if self.shape == "warmup" and self.second else (self.first, self.first)
         if self.shape in ("linear", "cosine"):
             ends = (self.first, self.second)

@@ -1,4 +1,4 @@
-"""`select`: choose samples to train on by what caches say of them; no model runs. Reads top to bottom.
+"""`select`: choose samples to train on by scores of caches; no model runs. Reads top to bottom.
 
 caches -> scores -> candidates within the bounds -> method -> selection file
 
@@ -26,7 +26,7 @@ from logitstore.types import Array
 
 @dataclass(frozen=True, kw_only=True)
 class DomainShare:
-    """How much of a domain was chosen, in samples."""
+    """A domain share says how much of a domain was chosen, in samples."""
 
     name: str | None
     chosen: int
@@ -35,14 +35,14 @@ class DomainShare:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Selected:
-    """What came of it.
+    """The result of `select` holds the selection and some figures about it.
 
     Attributes:
-        selection: as it was written.
-        samples, rows, tokens: that there were to choose from.
-        score: what the samples were ranked or bounded by, if anything.
-        mean_chosen, mean_left: of the score, over the chosen samples and the others; None without a finite one.
-        domains: in the order in which they first come.
+        selection: the selection as it was written.
+        samples, rows, tokens: numbers of samples, rows and tokens to choose from.
+        score: name of the score by which the samples were ranked or bounded; None without one.
+        mean_chosen, mean_left: mean score of the chosen samples, and of the others; None where no score is finite.
+        domains: the domains, in the order of their first samples.
     """
 
     selection: Selection
@@ -56,12 +56,12 @@ class Selected:
 
 
 def select(plan: SelectPlan) -> Selected:
-    """Choose as `plan` says, and write the selection file.
+    """Choose samples as `plan` says, and write the selection file.
 
     Raises:
         NotACache, CacheDamaged: a cache cannot be read.
-        BadInput: options that do not go together, a score that the cache does not tell, or nothing that is chosen.
-        CacheMismatch: the two caches are not of the same samples, or not complete.
+        BadInput: options do not go together, the cache does not have a score, or no sample is chosen.
+        CacheMismatch: the two caches do not hold the same samples, or are not complete.
         StorageError: the file cannot be written.
     """
     method = METHODS[plan.method]
@@ -72,8 +72,8 @@ def select(plan: SelectPlan) -> Selected:
         check_same_samples(cache, reference, f"--reference {reference.path}")
     name, score_S = _score(plan, method, cache, reference)
     names = cache.domains()
-    known = list(dict.fromkeys(names))
-    numbers = {domain: number for number, domain in enumerate(known)}
+    domains = list(dict.fromkeys(names))
+    numbers = {domain: number for number, domain in enumerate(domains)}
     domain_S = np.array([numbers[domain] for domain in names], np.int64)
     candidates = Candidates(score_S=score_S, domain_S=domain_S, allowed_S=_within(plan, score_S, len(cache)))
     choice = method.choose(candidates, Amount(ratio=plan.ratio, samples=plan.samples, seed=plan.seed or 0))
@@ -84,7 +84,7 @@ def select(plan: SelectPlan) -> Selected:
     write_selection(plan.out, selection)
     is_chosen_S = np.zeros(len(cache), np.bool_)
     is_chosen_S[choice.samples_M] = True
-    chosen_D, all_D = np.bincount(domain_S[is_chosen_S], minlength=len(known)), np.bincount(domain_S)
+    chosen_D, all_D = np.bincount(domain_S[is_chosen_S], minlength=len(domains)), np.bincount(domain_S)
     return Selected(
         selection=selection,
         samples=len(cache),
@@ -95,13 +95,13 @@ def select(plan: SelectPlan) -> Selected:
         mean_left=_mean(score_S, ~is_chosen_S),
         domains=[
             DomainShare(name=domain, chosen=int(chosen), all=int(count))
-            for domain, chosen, count in zip(known, chosen_D, all_D, strict=True)
+            for domain, chosen, count in zip(domains, chosen_D, all_D, strict=True)
         ],
     )
 
 
 def _check(plan: SelectPlan, method: Method) -> None:
-    """Refuse, before any work, options that do not go together; one that would change nothing is a misunderstanding."""
+    """Refuse options that do not go together, before any work; an option that would change nothing is refused too."""
     if plan.out.exists():
         raise BadInput(f"--out {plan.out}: something stands there already. Choose another name.")
     if plan.ratio is not None and plan.samples is not None:
@@ -131,7 +131,7 @@ def _opened(path: object) -> Cache:
 
 
 def _score(plan: SelectPlan, method: Method, cache: Cache, reference: Cache | None) -> tuple[str | None, Array | None]:
-    """The name of the score, and float64[S]."""
+    """Return the name of the score, and float64[S] of its values."""
     if reference is not None:
         return "nll difference", difference(cache.nll(), reference.nll())
     name = {"confidence": "confidence", "named": plan.score or "nll"}.get(method.score, plan.score)
@@ -139,7 +139,7 @@ def _score(plan: SelectPlan, method: Method, cache: Cache, reference: Cache | No
 
 
 def _within(plan: SelectPlan, score_S: Array | None, count: int) -> Array:
-    """bool[S]: the samples within the bounds; one without a number is within none."""
+    """Return bool[S]: the samples within the bounds. A sample without a score is never within bounds."""
     allowed_S = np.ones(count, np.bool_)
     if score_S is not None and plan.at_least is not None:
         allowed_S &= score_S >= plan.at_least
@@ -178,7 +178,7 @@ def _selection(
 
 
 def _mean(score_S: Array | None, some_S: Array) -> float | None:
-    """Over the finite ones."""
+    """Return the mean of the finite scores of some samples; None if there are none."""
     if score_S is None:
         return None
     finite = score_S[some_S & np.isfinite(score_S)]

@@ -1,7 +1,8 @@
-"""What is gathered in one pass over a cache and kept beside its parts: means and directions of a tap, perplexity by domain.
+"""Gather figures in one pass over a cache and keep them beside its parts: means and directions of a tap, perplexity by
+domain.
 
-A sidecar follows from the cache alone, so it can be thrown away and made again. Its name carries the identity of what it was
-made from; one of another tap or plan is never found.
+A sidecar follows from the cache alone, so it can be deleted and made again. Its name carries the identity of what it was
+made from; a sidecar of another tap or plan is never read.
 
 Axes: N rows, D channels, V vocabulary, R directions.
 """
@@ -27,14 +28,14 @@ from logitstore.types import Progress, Step, no_progress
 
 FOLDER = "sidecars"
 DIRECTIONS = 64
-"""Principal directions that are kept."""
+"""Number of principal directions that are kept."""
 
 Tensors = dict[str, Tensor]
 
 
 def means(cache: Cache, tap: str, progress: Progress = no_progress) -> Tensors:
-    """Of a tap: `mean` and `std` of each channel, float32[D]; `by_gold` float16[V, D], the mean over the rows before each
-    token, or about the views of each class, NaN where there is none; `count` int64[V]."""
+    """Return statistics of a tap: `mean` and `std` of each channel, float32[D]; `by_gold` float16[V, D], the mean over the
+    rows before each token, or about the views of each class, NaN where there is none; `count` int64[V]."""
     vocabulary, width = cache.manifest.teacher.vocabulary, _width(cache, tap)
     moments = Moments(width, has_products=False)
     # in float32, the sum of a frequent token would soon be too large for one more row to change it
@@ -54,7 +55,8 @@ def means(cache: Cache, tap: str, progress: Progress = no_progress) -> Tensors:
 
 
 def directions(cache: Cache, tap: str, progress: Progress = no_progress) -> Tensors:
-    """Of a tap: `mean` float32[D], `basis` float32[R, D], the directions of most variance, and `variance` float32[R]."""
+    """Return principal directions of a tap: `mean` float32[D], `basis` float32[R, D], the directions of most variance, and
+    `variance` float32[R]."""
     moments = Moments(_width(cache, tap), has_products=True)
     for rows_ND, _ in _passes(cache, tap, progress):
         moments.add(rows_ND)
@@ -67,7 +69,8 @@ def directions(cache: Cache, tap: str, progress: Progress = no_progress) -> Tens
 
 
 def perplexity(cache: Cache) -> dict[str, tuple[int, float]]:
-    """Rows and the teacher's perplexity on the gold tokens, of every domain; '' for samples without one."""
+    """Return the number of rows, and the teacher's perplexity on the gold tokens, of every domain; '' stands for samples
+    without a domain."""
     rows: dict[str, int] = {}
     nats: dict[str, float] = {}
     for domain, count, nll in zip(cache.domains(), cache.row_counts().tolist(), cache.nll().tolist(), strict=True):
@@ -77,21 +80,22 @@ def perplexity(cache: Cache) -> dict[str, tuple[int, float]]:
 
 
 OF_TAPS: dict[str, Callable[[Cache, str, Progress], Tensors]] = {"means": means, "pca": directions}
-"""Sidecars of a tap, by name."""
+"""The sidecars of a tap, by name."""
 
 
 def sidecar(cache: Cache, what: str, tap: str, progress: Progress = no_progress) -> Tensors:
-    """A sidecar of a tap: read if it was made before, else made, and kept where the cache can be written.
+    """Return a sidecar of a tap. It is read if it was made before; else it is made, and kept where the cache can be
+    written.
 
     Raises:
-        BadInput: no such tap, or not whole.
+        BadInput: there is no such tap, or not all of it.
     """
     path = path_of(cache, what, tap)
     if path.is_file():
         with suppress(OSError, safetensors.SafetensorError):
-            found: Tensors = safetensors.torch.load_file(path)
-            if _kinds(found) == _kinds_of(cache, what, tap):
-                return found
+            stored: Tensors = safetensors.torch.load_file(path)
+            if _kinds(stored) == _kinds_of(cache, what, tap):
+                return stored
     made = OF_TAPS[what](cache, tap, progress)
     with suppress(StorageError), storage_errors(path.parent):
         layout.write_whole(path, safetensors.torch.save(made))
@@ -99,7 +103,7 @@ def sidecar(cache: Cache, what: str, tap: str, progress: Progress = no_progress)
 
 
 def path_of(cache: Cache, what: str, tap: str) -> Path:
-    """Where a sidecar of a tap is kept; its name has a hash of which parts the cache has."""
+    """Return the path of a sidecar of a tap; its name has a hash of the numbers of the cache's parts."""
     parts = xxhash.xxh3_64_hexdigest(",".join(map(str, cache.part_numbers)).encode())
     return cache.path / FOLDER / f"{what}-{tap}-{cache.taps[tap].plan.identity}-{parts}.safetensors"
 
@@ -109,7 +113,7 @@ def _kinds(tensors: Tensors) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
 
 
 def _kinds_of(cache: Cache, what: str, tap: str) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-    """What a sidecar holds, without gathering it."""
+    """Return the dtypes and shapes of a sidecar, without gathering it."""
     vocabulary, width = cache.manifest.teacher.vocabulary, cache.taps[tap].info.width
     mean = {"mean": (torch.float32, (width,))}
     if what == "means":
@@ -126,7 +130,7 @@ def _width(cache: Cache, tap: str) -> int:
 
 
 def _passes(cache: Cache, tap: str, progress: Progress) -> Iterator[tuple[Tensor, Tensor]]:
-    """The rows of a tap and their gold tokens, batch by batch."""
+    """Yield the rows of a tap and their gold tokens, batch by batch."""
     loader = Loader(cache, batch_size=64, shuffle=False, taps=[tap], with_images=False)
     for number in range(len(loader)):
         batch = loader.at(0, number)

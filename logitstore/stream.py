@@ -1,6 +1,6 @@
-"""Batches that are addressed by (epoch, number): iterated, resumed, divided between processes, prepared ahead.
+"""Address batches by (epoch, number): iterate, resume, divide them between processes, prepare them ahead.
 
-The epoch is one global sequence of batches; rank r of w takes batches r, r + w, ... of it, so the order does not depend on the
+An epoch is one global sequence of batches. Rank r of w takes batches r, r + w, ..., so the order does not depend on the
 world size, and the whole state is one integer: how many global batches have been given.
 """
 
@@ -22,16 +22,18 @@ from logitstore.targets import AnyTargets
 
 
 class BatchStream(IterableDataset[Batch], ABC):
-    """An endless sequence of epochs. Iterating gives the rest of the current epoch, then moves on to the next.
+    """A batch stream is an endless sequence of epochs. Iterating gives the rest of the current epoch, then moves on to the
+    next.
 
-    Where batches do not divide evenly, the last step of some ranks is a batch whose rows do not count (`row_mask`), so that
-    all ranks take the same number of steps. As a PyTorch data set it goes into `DataLoader(stream, batch_size=None)` and
-    torchdata's `StatefulDataLoader`; without worker processes, for its threads do what those would.
+    Where the ranks cannot divide the batches evenly, the last step of some ranks is a batch whose rows do not count
+    (`row_mask`), so that all ranks take the same number of steps. As a PyTorch data set a stream goes into
+    `DataLoader(stream, batch_size=None)` and torchdata's `StatefulDataLoader`, without worker processes: its threads do
+    their work.
 
     Attributes:
-        count: samples that it reads.
-        has_targets: whether the batches bring a teacher's answers.
-        text_bytes: of the text that the rows of an epoch spell, over all ranks, where it is read as text.
+        count: number of samples that the stream reads.
+        has_targets: whether the batches have a teacher's answers.
+        text_bytes: bytes of the text that the rows of an epoch spell, over all ranks; None where it is not read as text.
     """
 
     count: int
@@ -48,31 +50,31 @@ class BatchStream(IterableDataset[Batch], ABC):
     @property
     @abstractmethod
     def batches(self) -> int:
-        """Batches of an epoch, over all ranks."""
+        """Number of batches of an epoch, over all ranks."""
 
     @property
     @abstractmethod
     def longest(self) -> int:
-        """Tokens of the longest sample."""
+        """Number of tokens of the longest sample."""
 
     @abstractmethod
     def targets(self, batch: Batch) -> AnyTargets:
-        """What an objective takes: the batch's answers, decoded where the batch is."""
+        """Return the targets for an objective: the batch's answers, decoded on the batch's device."""
 
     def features(self, batch: Batch) -> dict[str, Tensor]:
-        """float32[N, D] of each tap that it reads, decoded where the batch is."""
+        """Return float32[N, D] of each tap that the stream reads, decoded on the batch's device."""
         return {}
 
     @abstractmethod
     def _make(self, epoch: int, number: int) -> Batch:
-        """Global batch `number` of an epoch; called from several threads."""
+        """Return global batch `number` of an epoch; called from several threads."""
 
     def __len__(self) -> int:
-        """Steps of an epoch, the same for every rank."""
+        """Return the number of steps of an epoch, the same for every rank."""
         return math.ceil(self.batches / self._world)
 
     def __iter__(self) -> Iterator[Batch]:
-        """The rest of the current epoch. `state_dict` is exact between batches."""
+        """Yield the rest of the current epoch. `state_dict` is exact between batches."""
         if get_worker_info() is not None:
             raise BadInput("num_workers: every worker process would give all batches. Use 0; the loader has threads.")
         epoch, start = divmod(self._consumed, self.batches)
@@ -82,15 +84,15 @@ class BatchStream(IterableDataset[Batch], ABC):
             yield batch
 
     def at(self, epoch: int, step: int) -> Batch:
-        """The batch of one step of one epoch; the next ones are prepared meanwhile."""
+        """Return the batch of one step of one epoch, and prepare the next ones meanwhile."""
         return self._ahead.get(epoch, range(step * self._world + self._rank, len(self) * self._world, self._world))
 
     def state_dict(self) -> dict[str, int]:
-        """Where the reader is: global batches given since the start."""
+        """Return the place of the reader: the number of global batches given since the start."""
         return {"batches": self._consumed}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from `state`, also one saved by another number of ranks."""
+        """Continue from `state`, which another number of ranks may have saved."""
         self._consumed = state["batches"]
 
     def _made(self, key: tuple[int, int]) -> Batch:
@@ -104,7 +106,7 @@ class BatchStream(IterableDataset[Batch], ABC):
 
 
 class _Ahead:
-    """Batches by key, the next ones prepared on threads before they are asked for."""
+    """Give batches by key, and prepare the next ones on threads before they are asked for."""
 
     def __init__(self, make: Callable[[tuple[int, int]], Batch], workers: int, depth: int) -> None:
         self._make, self._depth = make, depth
@@ -112,7 +114,7 @@ class _Ahead:
         self._pending: dict[tuple[int, int], Future[Batch]] = {}
 
     def get(self, epoch: int, numbers: range) -> Batch:
-        """The batch of the first number of an epoch; those of the next ones are begun."""
+        """Return the batch of the first number of an epoch, and start to make those of the next numbers."""
         if self._pool is None:
             return self._make((epoch, numbers[0]))
         wanted = [(epoch, number) for number in numbers[: self._depth + 1]]

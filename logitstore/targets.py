@@ -1,4 +1,4 @@
-"""Targets as tensors: what the teacher said about some rows, exactly as far as it was stored.
+"""Hold targets as tensors: the teacher's answers about some rows, exactly as far as they were stored.
 
 Axes: N rows, K listed, R coefficients, V vocabulary of the teacher.
 """
@@ -19,16 +19,17 @@ SMALLEST = 1e-30
 PRODUCT_ELEMENTS = 1 << 19
 
 NO_LOGIT = -1e4
-"""Stands for the logit of a token without mass: its exponential is 0 in every float, and 0 times it is 0."""
+"""Stands for the logit of a token without mass: its exponential is 0 in every float format, and 0 times this number is 0."""
 
 
 @dataclass(frozen=True, eq=False)
 class PackedLatent:
-    """Coefficients of N rows as they were stored, decoded where a chunk of rows needs them: they are wider than the row.
+    """Packed latents are the stored coefficients of N rows. Only a chunk of rows is decoded at a time, because decoded rows
+    are wider.
 
     Attributes:
         stored_NB: uint8[N, B].
-        decode: to float32[N, R].
+        decode: decodes stored rows to float32[N, R].
     """
 
     stored_NB: Tensor
@@ -40,14 +41,14 @@ class PackedLatent:
 
 @dataclass(frozen=True)
 class Targets:
-    """What the teacher said about N rows, in nats at temperature 1. Listed and tail mass sum to 1.
+    """Targets are the teacher's answers about N rows, in nats at temperature 1. Listed mass and tail mass sum to 1.
 
     Attributes:
         ids_NK: int64[N, K]; K may be 0.
         logprobs_NK: float32[N, K]; -inf in an empty slot, whose id means nothing.
         tail_logmass_N: float32[N], log of the mass outside the ids, -inf when there is none.
-        tail: how that mass is spread.
-        latent: float32[N, R], what a `LatentTail` decodes, perhaps still packed; see `latent_NR`.
+        tail: how the tail mass is spread.
+        latent: float32[N, R], the input of a `LatentTail`, perhaps still packed; see `latent_NR`.
     """
 
     ids_NK: Tensor
@@ -65,24 +66,25 @@ class Targets:
 
     @property
     def latent_NR(self) -> Tensor | None:
-        """float32[N, R]; costs the decoding where it is still packed."""
+        """float32[N, R]; each access decodes it where it is still packed."""
         return self.latent.decode(self.latent.stored_NB) if isinstance(self.latent, PackedLatent) else self.latent
 
     @property
     def is_cut(self) -> bool:
-        """Whether the cache has no tail, though not every token is listed: then nothing is known of the others."""
+        """True if the cache has no tail although not every token is listed: nothing is known of the other tokens."""
         listed = self.ids_NK.shape[1]
         return listed < self.tail.vocabulary and bool(torch.isneginf(self.tail_logmass_N).all())
 
     @property
     def is_ranked(self) -> bool:
-        """Whether the first id listed is the most probable token; else the ids are in their own order, or there are none."""
+        """True if the first id listed is the most probable token; else the ids are in their own order, or there are none."""
         return 0 < self.ids_NK.shape[1] < self.tail.vocabulary
 
 
 @dataclass(frozen=True)
 class SampledTargets:
-    """A random estimate: the mean over many draws of sum_j weights_j f(ids_j) is sum_v p(v) f(v), for any f.
+    """Sampled targets are a random estimate: the mean over many draws of sum_j weights_j f(ids_j) is sum_v p(v) f(v), for
+    any f.
 
     Attributes:
         ids_NK: int64[N, K].
@@ -106,7 +108,8 @@ AnyTargets = Targets | SampledTargets
 
 @dataclass(frozen=True)
 class TemperedTargets:
-    """The teacher's distribution of N rows at a temperature: listed logprobs, and log c so that p(v) = c w(v) in the tail.
+    """Tempered targets are the teacher's distribution of N rows at a temperature: listed logprobs, and log c so that p(v) =
+    c w(v) in the tail.
 
     Attributes:
         logprobs_NK: float64[N, K].
@@ -124,7 +127,7 @@ class TemperedTargets:
 
 
 def temper(targets: Targets, temperature: float) -> TemperedTargets:
-    """Re-temper the whole distribution, a fixed tail with it; float64, because the tail's sums are differences.
+    """Re-temper the whole distribution together with its fixed tail; in float64, because the tail's sums are differences.
 
     With S the listed ids, R the tail mass and w the tail's weights, p(v) = R w(v) / (sum of w outside S) in the tail at
     T = 1; at T listed and unlisted probabilities are raised to 1 / T and normalised together.
@@ -158,16 +161,17 @@ def temper(targets: Targets, temperature: float) -> TemperedTargets:
 
 
 def dense_logprobs(targets: Targets, temperature: float = 1.0) -> Tensor:
-    """float32[N, V]: the teacher's whole distribution, -inf where it gives no mass. For a chunk of rows at a time.
+    """Return float32[N, V]: the teacher's whole distribution, -inf where it gives no mass. Call it for a chunk of rows at a
+    time.
 
-    The listed tokens are taken out of the tail's logits, what is left is scaled to the tail mass, and the listed logprobs
-    are put in their places; then all of it is re-tempered.
+    The listed tokens are taken out of the tail's logits, the rest is scaled to the tail mass, and the listed logprobs are
+    put in their places; then everything is re-tempered.
     """
     device = targets.ids_NK.device
     tail_NV = targets.tail.logits(targets.latent_NR, len(targets), device)
     if targets.ids_NK.shape[1] == 0:
         return torch.log_softmax(tail_NV / temperature if temperature != 1 else tail_NV, -1)
-    # one more column takes what would be written for empty slots
+    # empty slots write into one more column
     wide_NV = torch.nn.functional.pad(tail_NV, (0, 1), value=-torch.inf)
     places_NK = targets.ids_NK.masked_fill(torch.isneginf(targets.logprobs_NK), tail_NV.shape[1])
     wide_NV.scatter_(1, places_NK, -torch.inf)
@@ -179,7 +183,7 @@ def dense_logprobs(targets: Targets, temperature: float = 1.0) -> Tensor:
 
 
 def dense_probs(targets: Targets, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """The teacher's whole distribution float32[N, V], and its sum of p log p float32[N], in few passes.
+    """Return the teacher's whole distribution float32[N, V], and its sum of p log p float32[N], in few passes.
 
     With t the tail's logits, S the listed ids and R the tail mass, log p(v) = t(v) + log R - lse(t outside S) outside S. At
     temperature 1 that is R times the softmax of t outside S; else listed and tail are put together and re-tempered.
@@ -188,24 +192,24 @@ def dense_probs(targets: Targets, temperature: float = 1.0) -> tuple[Tensor, Ten
     if targets.ids_NK.shape[1] == 0:
         return _softmax_and_negative_entropy(logits_NV, temperature)
     is_empty_NK = torch.isneginf(targets.logprobs_NK)
-    # what is written for an empty slot is written for the first one as well, which is never empty
+    # an empty slot writes to the place of the first slot, which is never empty
     places_NK = torch.where(is_empty_NK, targets.ids_NK[:, :1], targets.ids_NK)
     logprobs_NK = targets.logprobs_NK.float()
     logits_NV.scatter_(1, places_NK, NO_LOGIT)
     tail_N = targets.tail_logmass_N.float().clamp(min=NO_LOGIT)
     if temperature == 1:
         mass_N = tail_N.exp()
-        probs_NV, own_N = _softmax_and_negative_entropy(logits_NV, 1.0)
+        probs_NV, plogp_N = _softmax_and_negative_entropy(logits_NV, 1.0)
         listed_NK = logprobs_NK.exp()
         probs_NV.mul_(mass_N[:, None]).scatter_add_(1, places_NK, listed_NK)
-        return probs_NV, mass_N * (own_N + tail_N) + torch.where(is_empty_NK, 0.0, listed_NK * logprobs_NK).sum(-1)
+        return probs_NV, mass_N * (plogp_N + tail_N) + torch.where(is_empty_NK, 0.0, listed_NK * logprobs_NK).sum(-1)
     logits_NV.add_((tail_N - logits_NV.logsumexp(-1))[:, None])
     logits_NV.scatter_(1, places_NK, torch.where(is_empty_NK, logprobs_NK[:, :1], logprobs_NK))
     return _softmax_and_negative_entropy(logits_NV, temperature)
 
 
 def _softmax_and_negative_entropy(logits_NV: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """softmax(z / T), and its sum of p log p = <p, z / T> - lse(z / T)."""
+    """Return softmax(z / T), and its sum of p log p = <p, z / T> - lse(z / T)."""
     if temperature != 1:
         logits_NV = logits_NV.mul_(1 / temperature)
     probs_NV = torch.softmax(logits_NV, -1)
@@ -213,10 +217,10 @@ def _softmax_and_negative_entropy(logits_NV: Tensor, temperature: float) -> tupl
 
 
 def normaliser(logits_NV: Tensor, probs_NV: Tensor) -> Tensor:
-    """[N]: log sum exp of the logits, given their softmax.
+    """Return [N]: log sum exp of the logits, given their softmax.
 
-    As log p(v) = z(v) - lse for every v, any one token tells it, unless its probability is too small for a float: then the
-    most probable one does. To look costs a pass less, but on a GPU a wait for the device.
+    As log p(v) = z(v) - lse for every v, any one token gives lse, unless its probability is too small for a float; then the
+    most probable token is used. Checking this saves a pass on the CPU, but on a GPU it would wait for the device.
     """
     if logits_NV.device.type == "cpu" and bool((probs_NV[:, 0] > SMALLEST).all()):
         return logits_NV[:, 0] - probs_NV[:, 0].log()
@@ -224,10 +228,10 @@ def normaliser(logits_NV: Tensor, probs_NV: Tensor) -> Tensor:
 
 
 def row_dot(left_NV: Tensor, right_NV: Tensor) -> Tensor:
-    """[N]: sum_v left(v) right(v).
+    """Return [N]: sum_v left(v) right(v).
 
-    A product and its sum, a few rows at a time on the CPU, so that the product stays in its cache; batched matrix products
-    of one row take three times as long.
+    The product and its sum are taken a few rows at a time on the CPU, so that the product stays in its cache; batched
+    matrix products of one row take three times as long.
     """
     size = max(PRODUCT_ELEMENTS // left_NV.shape[1], 1) if left_NV.device.type == "cpu" else max(len(left_NV), 1)
     starts = range(0, max(len(left_NV), 1), size)
@@ -235,5 +239,5 @@ def row_dot(left_NV: Tensor, right_NV: Tensor) -> Tensor:
 
 
 def dense(targets: Targets, temperature: float = 1.0) -> Tensor:
-    """The same as probabilities."""
+    """Return float32[N, V]: `dense_logprobs` as probabilities."""
     return dense_logprobs(targets, temperature).exp()

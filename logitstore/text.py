@@ -1,4 +1,4 @@
-"""The text of a cache in another tokenizer's tokens: windows joined, decoded, encoded anew, and cut again.
+"""Put the text of a cache into another tokenizer's tokens: windows are joined, decoded, encoded again, and cut again.
 
 Axes: S samples, T tokens.
 """
@@ -23,20 +23,20 @@ from logitstore.types import Array, ModelRef, Progress, Step, no_progress
 _BATCH = 64
 
 _BROKEN = "\ufffd"
-"""What a character becomes whose bytes lie in two windows of which only one was chosen."""
+"""Stands for a character whose bytes lie in two windows of which only one was chosen."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TextSamples:
-    """Some text as samples of a tokenizer's tokens, held in memory: 4 bytes a token.
+    """Text samples are some text in a tokenizer's tokens, held in memory: 4 bytes a token.
 
     Attributes:
-        path: of the cache that it comes from.
-        tokens: int32, of all samples one after the other, those in overlaps twice.
+        path: path of the cache that the text comes from.
+        tokens: int32, the tokens of all samples one after the other; tokens in overlaps stand there twice.
         ends_S: int64, where each sample ends in `tokens`.
-        lengths_S: int64, its tokens.
-        first_S: int64, its first position with a row; every later one but the last has one.
-        bytes: of the text, in UTF-8, that the rows' tokens spell.
+        lengths_S: int64, number of tokens of each sample.
+        first_S: int64, first position of each sample that has a row; every later one but the last has one too.
+        bytes: number of bytes of the text, in UTF-8, that the rows' tokens spell.
     """
 
     path: Path
@@ -50,38 +50,38 @@ class TextSamples:
         return len(self.lengths_S)
 
     def lengths(self) -> Array:
-        """int64[S]: tokens of every sample."""
+        """Return int64[S]: the number of tokens of every sample."""
         return self.lengths_S
 
     def lengths_of(self, samples_M: Array) -> Array:
-        """int64[M]: tokens of some samples."""
+        """Return int64[M]: the number of tokens of some samples."""
         return np.asarray(self.lengths_S[samples_M])
 
     def row_counts(self) -> Array:
-        """int64[S]: rows of every sample."""
+        """Return int64[S]: the number of rows of every sample."""
         return np.asarray(self.lengths_S - 1 - self.first_S)
 
     def tokens_of(self, sample: int) -> Array:
-        """int32[T]: a view."""
+        """Return int32[T], the tokens of a sample, as a view."""
         return np.asarray(self.tokens[self.ends_S[sample] - self.lengths_S[sample] : self.ends_S[sample]])
 
     def positions_of(self, sample: int) -> Array:
-        """int64[N]: the positions that have a row."""
+        """Return int64[N]: the positions that have a row."""
         return np.arange(self.first_S[sample], self.lengths_S[sample] - 1)
 
 
 def encoded_anew(
     cache: Cache, samples_M: Array, tokenizer: PreTrainedTokenizerBase, progress: Progress = no_progress
 ) -> TextSamples:
-    """The text of some samples of a cache, as a tokenizer writes it.
+    """Return the text of some samples of a cache, encoded by another tokenizer.
 
-    Windows of a document that touch are joined before they are decoded. What comes out is cut into windows of the cache's own
-    length and overlap, counted in the new tokens. Special tokens are left out, and the tokenizer adds its own.
+    Windows of a document that touch are joined before they are decoded. The encoded text is cut into windows of the cache's
+    own length and overlap, counted in the new tokens. Special tokens are left out, and the tokenizer adds its own.
 
     Args:
-        cache: of text.
+        cache: a cache of text.
         samples_M: int64, rising numbers of samples.
-        tokenizer: the student's.
+        tokenizer: the student's tokenizer.
 
     Raises:
         BadInput: the cache holds chats.
@@ -92,14 +92,14 @@ def encoded_anew(
             f"--text: {cache.path} holds chats, whose template is written in the teacher's tokens. "
             "Dump the chats with the student's tokenizer instead."
         )
-    own = load_tokenizer(ModelRef(name=str(inside(cache.path, cache.manifest.shared_file("tokenizer")))))
+    cache_tokenizer = load_tokenizer(ModelRef(name=str(inside(cache.path, cache.manifest.shared_file("tokenizer")))))
     tokens: list[Array] = []
     lengths: list[int] = []
     firsts: list[int] = []
     size, done = 0, 0
     runs = _runs(cache, samples_M)
     while some := list(islice(runs, _BATCH)):
-        texts = [_text(own, tokens_T) for tokens_T, _ in some]
+        texts = [_text(cache_tokenizer, tokens_T) for tokens_T, _ in some]
         for text, encoded in zip(texts, tokenizer(texts, verbose=False)["input_ids"], strict=True):
             encoded_T = np.asarray(encoded, np.int32)
             windows = cut(len(encoded_T), data.max_length, data.overlap)
@@ -108,9 +108,9 @@ def encoded_anew(
                     tokens.append(encoded_T[window.start : window.stop])
                     lengths.append(window.stop - window.start)
                     firsts.append(window.first - window.start)
-            # nothing predicts the first token; without an overlap, nor that of any window
-            unsaid = [window.start for window in (windows[:1] if data.overlap else windows)]
-            size += len(text.encode()) - sum(_bytes(tokenizer, encoded_T[place : place + 1]) for place in unsaid)
+            # no position predicts the first token; without an overlap, none predicts the first token of any window
+            unpredicted = [window.start for window in (windows[:1] if data.overlap else windows)]
+            size += len(text.encode()) - sum(_bytes(tokenizer, encoded_T[place : place + 1]) for place in unpredicted)
         done += sum(count for _, count in some)
         progress(Step(stage="encode anew", done=done, total=len(samples_M)))
     lengths_S = np.array(lengths, np.int64)
@@ -125,7 +125,7 @@ def encoded_anew(
 
 
 def _runs(cache: Cache, samples_M: Array) -> Iterator[tuple[Array, int]]:
-    """The tokens of samples of a document that touch, joined; and how many samples they are."""
+    """Yield the joined tokens of samples of a document that touch, and the number of these samples."""
     joined: list[Array] = []
     document, stop = -1, -1
     for part, number in zip(*(places.tolist() for places in cache.places(samples_M)), strict=True):
@@ -145,5 +145,5 @@ def _text(tokenizer: PreTrainedTokenizerBase, tokens_T: Array) -> str:
 
 
 def _bytes(tokenizer: PreTrainedTokenizerBase, tokens_T: Array) -> int:
-    """Of the text that some tokens spell."""
+    """Return the number of bytes of the text that some tokens spell."""
     return len(_text(tokenizer, tokens_T).encode())

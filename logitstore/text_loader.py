@@ -1,4 +1,4 @@
-"""The loader of text: no teacher's answers, only tokens and which follows which, in the same order as of a cache.
+"""Load text without a teacher's answers, only tokens and their order, with batches in the same order as those of a cache.
 
 Axes: M samples of a batch.
 """
@@ -16,7 +16,7 @@ from logitstore.text import TextSamples
 
 
 class TextLoader(OrderedStream):
-    """Batches of text for plain language modelling; see `BatchStream` for how they are had."""
+    """A text loader gives batches of text for plain language modelling; `BatchStream` says how to get them."""
 
     has_targets = False
 
@@ -35,7 +35,7 @@ class TextLoader(OrderedStream):
         """Plan the batches; the arguments are those of `Loader`.
 
         Raises:
-            BadInput: no samples, or arguments out of range.
+            BadInput: there are no samples, or an argument is out of range.
         """
         self._texts = texts
         self.text_bytes = texts.bytes
@@ -56,7 +56,7 @@ class TextLoader(OrderedStream):
         )
 
     def targets(self, batch: Batch) -> AnyTargets:
-        """There are none: no teacher has seen these tokens."""
+        """Raise ValueError: text has no targets, because no teacher has seen these tokens."""
         raise ValueError("text has no targets")
 
     def _make(self, epoch: int, number: int) -> Batch:

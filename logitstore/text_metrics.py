@@ -1,4 +1,4 @@
-"""How near a student is to the text alone, where there is no teacher's answer to compare it with.
+"""Measure how near a student is to the text alone, where there is no teacher's answer to compare it with.
 
 Axes: N rows.
 """
@@ -20,13 +20,13 @@ from logitstore.objectives.rowwise import rowwise
 
 @dataclass(frozen=True, kw_only=True)
 class TextEvaluation:
-    """Means over rows, nats.
+    """A text evaluation holds means over rows, in nats.
 
     Attributes:
-        rows: how many rows were judged; one a token of the student's own.
+        rows: number of rows that were judged, one for each token of the student's own.
         cross_entropy, perplexity: of the student on the tokens that follow.
-        nats_per_byte: the same sum over the bytes of the text that these tokens spell in UTF-8, which students of different
-            tokenizers can be compared by; None where the text itself is not read.
+        nats_per_byte: the sum of the losses over the bytes of the text that these tokens spell in UTF-8. Students with
+            different tokenizers can be compared by it. None where the text itself is not read.
     """
 
     rows: int
@@ -44,14 +44,14 @@ def evaluate_text(
     *,
     size: int | None,
 ) -> TextEvaluation:
-    """Judge a student, in evaluation mode, on some batches.
+    """Evaluate a student, in evaluation mode, on some batches.
 
     Args:
         student: a model, or a function that runs one; gives `.logits` [B, T, V].
-        batches: what to judge it on.
+        batches: the batches to evaluate on.
         device: where the student is.
         reduce: adds the sums of several processes.
-        size: bytes of the text that the rows of all processes spell, where it is known.
+        size: bytes of the text that the rows of all processes spell; None where it is not known.
     """
     sums = torch.zeros(2, dtype=torch.float64)
     for each in batches:

@@ -38,17 +38,17 @@ from logitstore.trainer_callbacks import Report, WatchTurns
 from logitstore.types import ModelRef, Progress, Step, no_progress
 
 EVALUATIONS = 0.25
-"""The share of a run between two evaluations, where nothing else is asked for."""
+"""Share of a run between two evaluations, if the plan gives none."""
 
 PRUNE_SAMPLES = 256
-"""By which a student is pruned, where nothing else is asked for."""
+"""Number of samples by which a student is pruned, if the plan gives none."""
 
 TRIED_TOKENS = 16
-"""Enough to tell whether the output layer is what its weights say."""
+"""Number of tokens that is enough to tell whether the output layer computes what its weights say."""
 
 
 def no_notice(text: str) -> None:
-    """The notice of those who do not look."""
+    """Discard a notice."""
 
 
 def train(
@@ -57,17 +57,17 @@ def train(
     """Train and save the student that `plan` describes.
 
     Args:
-        plan: what to do.
+        plan: the plan of the training.
         progress: receives the steps.
-        notice: receives what the user should know before it begins, such as how far the cache is from its teacher.
+        notice: receives what the user should know before training begins, such as how far the cache is from its teacher.
 
     Returns:
-        the last figures logged, those of the held-out samples among them.
+        the last figures logged, including those of the held-out samples.
 
     Raises:
         NotACache, CacheDamaged: the cache cannot be read.
         ModelError, CacheMismatch: the student cannot be made or loaded, or does not fit the cache.
-        BadInput: options that do not go together.
+        BadInput: options do not go together.
         StorageError: --out cannot be written.
     """
     cache = Cache(plan.cache)
@@ -151,14 +151,14 @@ def _learner(
     progress: Progress,
     begin: Callable[[PreTrainedModel], None] | None,
 ) -> tuple[Learner, str]:
-    """A student ready to be trained; and why its loss is taken from its logits, where it is.
+    """Return a student ready to be trained, and the reason why its loss is taken from its logits, where it is.
 
-    `begin` is shown the student before the loader is asked for a batch.
+    `begin` gets the student before the loader is asked for a batch.
     """
     transformers.set_seed(plan.seed)
     student = _student(plan, cache, reference, loader, progress)
     _check_length(student, loader)
-    # texts are not read yet: their order may wait for `begin`
+    # no text is read yet, because `begin` may decide its order
     pixels_B3HW = loader.at(0, 0).pixel_values if cache.manifest.view is not None else None
     if pixels_B3HW is not None:
         check_takes(student, str(reference or "the fresh student"), pixels_B3HW)
@@ -172,7 +172,7 @@ def _learner(
     learner = Learner(
         student=student,
         criterion=criterion_of(plan, cache, shape_of(student.config), given),
-        features=sorted({own for own, _ in compared(plan, cache, layer_count(student.config))}),
+        features=sorted({name for name, _ in compared(plan, cache, layer_count(student.config))}),
         head=head,
         name=name,
         autocast=autocast,
@@ -181,18 +181,18 @@ def _learner(
 
 
 def _last_evaluation(trainer: DistillTrainer) -> dict[str, float]:
-    """The figures after the last step; taken now if they were not yet."""
+    """Return the figures after the last step; evaluate now if there are none yet."""
     for entry in trainer.state.log_history:
-        found = {name: value for name, value in entry.items() if name.rpartition("/")[2].startswith("eval_")}
-        if found and entry["step"] == trainer.state.global_step:
-            return found
+        figures = {name: value for name, value in entry.items() if name.rpartition("/")[2].startswith("eval_")}
+        if figures and entry["step"] == trainer.state.global_step:
+            return figures
     return trainer.evaluate()
 
 
 def _check(plan: TrainPlan, cache: Cache) -> dict[str, ModelRef | None]:
-    """Refuse what cannot work before any weights are loaded; the students by name, None for a fresh one.
+    """Refuse what cannot work before any weights are loaded. Return the students by name; None stands for a fresh one.
 
-    The only student has no name: it is saved in --out itself.
+    A single student has no name: it is saved in --out itself.
     """
     check_task(plan, cache)
     names = _names(plan)
@@ -233,7 +233,7 @@ def _check(plan: TrainPlan, cache: Cache) -> dict[str, ModelRef | None]:
 
 
 def _check_out(plan: TrainPlan, names: list[str]) -> None:
-    """Refuse a place in which saving would overwrite something else."""
+    """Refuse a folder in which saving would overwrite something else."""
     if plan.out.exists() and not plan.out.is_dir():
         raise BadInput(f"--out {plan.out}: a file stands there. Choose another folder.")
     taken = {plan.cache.resolve(), *(Path(ModelRef.parse(student).name).resolve() for student in plan.students)}
@@ -243,7 +243,7 @@ def _check_out(plan: TrainPlan, names: list[str]) -> None:
 
 
 def _names(plan: TrainPlan) -> list[str]:
-    """What the students are called in the log and below --out: as their folders, where there are several."""
+    """Return the names of the students in the log and below --out: those of their folders; empty for a single student."""
     if len(plan.students) < 2:
         return [""]
     names: list[str] = []
@@ -261,7 +261,7 @@ def _names(plan: TrainPlan) -> list[str]:
 
 
 def _layers(plan: TrainPlan, cache: Cache, reference: ModelRef | None) -> int:
-    """Decoder layers of a student to be, or 0; see `layer_count`."""
+    """Return the number of decoder layers that a student will have, or 0; see `layer_count`."""
     if reference is None:
         return plan.layers or layer_count(config_from(cache.manifest.teacher.config))
     count = layer_count(load_config(reference))
@@ -269,7 +269,7 @@ def _layers(plan: TrainPlan, cache: Cache, reference: ModelRef | None) -> int:
 
 
 def _changes(plan: TrainPlan) -> dict[str, int]:
-    """Entries of the teacher's configuration that a fresh student changes."""
+    """Return the entries of the teacher's configuration that a fresh student changes."""
     wanted = {
         "num_hidden_layers": plan.layers,
         "hidden_size": plan.hidden_size,
@@ -300,7 +300,7 @@ def _arguments(plan: TrainPlan) -> TrainingArguments:
         "save_steps": plan.save_every or 500,
         "save_total_limit": 2,
         "logging_steps": 10,
-        "logging_nan_inf_filter": False,  # it asks the device for the loss at every step
+        "logging_nan_inf_filter": False,  # the filter would ask the device for the loss at every step
         "report_to": "none",
         "disable_tqdm": True,
         "remove_unused_columns": False,
@@ -335,29 +335,30 @@ def _student(
 
 
 def _pruned(plan: TrainPlan, student: PreTrainedModel, loader: BatchStream, progress: Progress) -> PreTrainedModel:
-    """A narrower copy of the student, by what is most active on the first samples it will be trained on."""
+    """Return a narrower copy of the student, by what is most active on the first samples that it will be trained on."""
     widths = Widths(
         hidden_size=plan.hidden_size,
         intermediate_size=plan.intermediate_size,
         heads=plan.heads,
         kv_heads=plan.kv_heads,
     )
-    narrow_config(student, widths)  # a shape that cannot be is refused before the model looks at anything
+    narrow_config(student, widths)  # refuse an impossible shape before the model runs
     device = pick_device(plan.device)
     batches = min(-(-(plan.prune_samples or PRUNE_SAMPLES) // plan.batch_size), len(loader))
 
-    def told() -> Iterator[tuple[Tensor, Tensor]]:
+    def token_batches() -> Iterator[tuple[Tensor, Tensor]]:
         for number in range(batches):
             inputs = loader.at(0, number).to(device).model_inputs()
             yield inputs["input_ids"], inputs["attention_mask"]
             progress(Step(stage="prune", done=number + 1, total=batches))
 
-    importance = importance_of(student.to(device).eval(), told())
+    importance = importance_of(student.to(device).eval(), token_batches())
     return narrowed(student.cpu(), importance, widths)
 
 
 def _head(student: PreTrainedModel, loader: BatchStream) -> tuple[LinearHead | None, str]:
-    """The student's output layer, if the loss can take its place, tried on some tokens of the first sample; else why not."""
+    """Return the student's output layer, tried on some tokens of the first sample, if the loss can take its place; else
+    None. Also return why a loss is taken from logits."""
     input_ids = loader.at(0, 0).input_ids
     if input_ids is None:
         return None, "an image classifier has few of them"

@@ -1,4 +1,4 @@
-"""What happens beside the steps of the Hugging Face Trainer."""
+"""Do what has to happen beside the steps of the Hugging Face Trainer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from logitstore.types import Progress, Step
 
 
 class KeepCriteria(TrainerCallback):  # type: ignore[misc]
-    """What the Trainer does for the students' parameters only, done for those of the objectives."""
+    """Do for the parameters of the objectives what the Trainer does only for those of the students."""
 
     def __init__(self, criteria: nn.Module, accelerator: Any, settle: Callable[[], None]) -> None:
         self._criteria, self._accelerator, self._settle = criteria, accelerator, settle
@@ -32,7 +32,7 @@ class KeepCriteria(TrainerCallback):  # type: ignore[misc]
 
 
 class TellEpoch(TrainerCallback):  # type: ignore[misc]
-    """Tells the sampler which epoch begins, also when training resumes in the middle of one."""
+    """Tell the sampler which epoch begins, also when training resumes in the middle of one."""
 
     def __init__(self, steps: EpochSteps, accumulation: int) -> None:
         self._steps = steps
@@ -43,7 +43,7 @@ class TellEpoch(TrainerCallback):  # type: ignore[misc]
 
 
 class LogWhatIsSaved(TrainerCallback):  # type: ignore[misc]
-    """A line of the log at every checkpoint and at the end, so that no steps fall between two lines where a run goes on."""
+    """Log a line at every checkpoint and at the end, so that a resumed run misses no steps in its log."""
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if control.should_save or control.should_training_stop:
@@ -54,21 +54,21 @@ class LogWhatIsSaved(TrainerCallback):  # type: ignore[misc]
 
 
 class WatchTurns(TrainerCallback):  # type: ignore[misc]
-    """Says once for each student when one of KL and cross-entropy turns while the other still falls."""
+    """Give one notice for each student when one of KL and cross-entropy turns while the other still falls."""
 
     def __init__(self, students: Sequence[str], notice: Callable[[str], None]) -> None:
-        self._students, self._notice, self._told = students, notice, set[tuple[str, str]]()
+        self._students, self._notice, self._reported = students, notice, set[tuple[str, str]]()
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         for student in self._students:
-            found = parting(state.log_history, student)
-            if found is not None and (student, found[0]) not in self._told and state.is_world_process_zero:
-                self._told.add((student, found[0]))
-                self._notice(f"warning: {found[1]}")
+            turn = parting(state.log_history, student)
+            if turn is not None and (student, turn[0]) not in self._reported and state.is_world_process_zero:
+                self._reported.add((student, turn[0]))
+                self._notice(f"warning: {turn[1]}")
 
 
 class Report(TrainerCallback):  # type: ignore[misc]
-    """Passes on how training goes."""
+    """Report how training goes."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress

@@ -1,4 +1,4 @@
-"""Our batches in the form in which the Hugging Face Trainer takes data."""
+"""Give our batches the form in which the Hugging Face Trainer takes data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from logitstore.stream import BatchStream
 
 
 class Batches(Dataset[dict[str, Tensor]]):
-    """The loader's batches by (epoch, step), as dictionaries of tensors, which the Trainer knows how to move."""
+    """Give the loader's batches by (epoch, step), as dictionaries of tensors, which the Trainer knows how to move."""
 
     def __init__(self, loader: BatchStream) -> None:
         self._loader = loader
@@ -24,7 +24,7 @@ class Batches(Dataset[dict[str, Tensor]]):
 
 
 class EpochSteps:
-    """A batch sampler that names each step of the current epoch."""
+    """Name each step of the current epoch, as a batch sampler of PyTorch."""
 
     def __init__(self, steps: int) -> None:
         self.epoch, self._count = 0, steps

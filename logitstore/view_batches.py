@@ -1,4 +1,4 @@
-"""Views in batches for a teacher, made ahead on threads.
+"""Make batches of views for a teacher ahead, on threads.
 
 Axes: B views, H height, W width.
 """
@@ -18,7 +18,7 @@ from logitstore.types import View
 
 
 def view_batches(views: list[View], pictures: Pictures, size: int, workers: int) -> Iterator[TeacherBatch]:
-    """Batches of `size` views in their order, made ahead by `workers` threads."""
+    """Yield batches of `size` views in their order, made ahead by `workers` threads."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="logitstore-views")
     waiting: deque[Future[TeacherBatch]] = deque()
     starts = iter(range(0, len(views), size))
@@ -34,11 +34,11 @@ def view_batches(views: list[View], pictures: Pictures, size: int, workers: int)
 
 
 def _batch(pictures: Pictures, views: list[View], start: int) -> TeacherBatch:
-    pixels_B3HW, known = pictures.batch(views)
+    pixels_B3HW, filled = pictures.batch(views)
     return TeacherBatch(
         indices=list(range(start, start + len(views))),
-        samples=list(known),
+        samples=list(filled),
         inputs={"pixel_values": pixels_B3HW},
         rows_N=torch.arange(len(views)),
-        gold_N=torch.from_numpy(np.array([view.label for view in known], np.int64)),
+        gold_N=torch.from_numpy(np.array([view.label for view in filled], np.int64)),
     )

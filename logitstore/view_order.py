@@ -1,4 +1,4 @@
-"""The order in which a student sees views: in every epoch all images once, each in the view, or the views, of that epoch.
+"""Order the views that a student sees: every epoch has all images once, each in the view, or the views, of that epoch.
 
 Axes: I images that are read, M places.
 """
@@ -18,13 +18,13 @@ from logitstore.types import Array
 
 @dataclass(frozen=True, kw_only=True)
 class ViewOrder:
-    """Which samples of a cache are read at which places of an epoch.
+    """A view order says which samples of a cache are read at which places of an epoch.
 
     Attributes:
         images_I: int64, the images that are read.
-        firsts: first sample of each view, in the order in which the epochs take them, again and again.
-        together: views of an image that follow each other.
-        seed: of the order of the images.
+        firsts: first sample of each view, in the order in which the epochs use the views, again and again.
+        together: number of views of an image that follow each other.
+        seed: seed of the order of the images.
     """
 
     images_I: Array
@@ -34,35 +34,35 @@ class ViewOrder:
 
     @property
     def epoch_samples(self) -> int:
-        """Samples of an epoch."""
+        """Number of samples of an epoch."""
         return len(self.images_I) * self.together
 
     def __call__(self, epoch: int, places_M: Array) -> Array:
-        """int64[M]: sample numbers of the cache."""
+        """Return int64[M]: numbers of samples in the cache."""
         place_M, copy_M = np.divmod(places_M, self.together)
         image_M = self.images_I[permuted(place_M, len(self.images_I), salt_of(self.seed, epoch, 0))]
         firsts = np.array(self.firsts, np.int64)
         return np.asarray(firsts[(epoch * self.together + copy_M) % len(firsts)] + image_M)
 
 
-def view_order(cache: Cache, images_I: Array, said: str | None, together: int, seed: int) -> ViewOrder:
-    """The order for a cache of images.
+def view_order(cache: Cache, images_I: Array, wanted: str | None, together: int, seed: int) -> ViewOrder:
+    """Return the order for a cache of images.
 
     Args:
-        cache: to read.
+        cache: the cache to read.
         images_I: int64, the images to read.
-        said: the views to take, such as `0-4,7`, in the order in which the epochs take them; None takes all that are whole.
-        together: views of an image that follow each other.
-        seed: of the order of the images.
+        wanted: the views to use, such as `0-4,7`, in the order in which the epochs use them; None uses all whole views.
+        together: number of views of an image that follow each other.
+        seed: seed of the order of the images.
 
     Raises:
-        BadInput: no such views, or fewer than are to follow each other.
+        BadInput: a view is not there or not whole, or there are fewer views than must follow each other.
     """
-    there = cache.whole_views
-    views = there if said is None else parse_views(said)
-    lacking = [view for view in views if view not in there]
+    whole = cache.whole_views
+    views = whole if wanted is None else parse_views(wanted)
+    lacking = [view for view in views if view not in whole]
     if lacking or not views:
-        has = f"views {there[0]} to {there[-1]}" if there else "no whole view"
+        has = f"views {whole[0]} to {whole[-1]}" if whole else "no whole view"
         raise BadInput(f"{cache.path}: view {lacking[0] if lacking else 0} is not there, or not whole; it has {has}.")
     if together > len(views):
         raise BadInput(f"--views-per-step {together}: there are {len(views)} views to take. Give at most that many.")
@@ -71,11 +71,11 @@ def view_order(cache: Cache, images_I: Array, said: str | None, together: int, s
 
 
 def parse_views(text: str) -> list[int]:
-    """Numbers of views from a list such as `0-4,7`, in the order given."""
-    found: list[int] = []
+    """Return the numbers of views in a list such as `0-4,7`, in the order given."""
+    views: list[int] = []
     for piece in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,6})(?:\s*-\s*(\d{1,6}))?\s*", piece)
         if match is None or int(match[1]) > int(match[2] or match[1]):
             raise BadInput(f"--views '{text}': write numbers and ranges, such as 0-4,7.")
-        found.extend(range(int(match[1]), int(match[2] or match[1]) + 1))
-    return found
+        views.extend(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return views
