@@ -1,4 +1,4 @@
-"""What a student is pulled towards besides the teacher's answers: its hidden states, queries, keys and values."""
+"""Pull a student towards the teacher's hidden states, queries, keys and values, besides its answers."""
 
 from logitstore.features.attention import Attention
 from logitstore.features.balance import balanced_weight

@@ -1,13 +1,13 @@
-"""What a feature objective is: a module from what both sides say about the same rows to a loss per row.
+"""Define feature objectives: modules from the features of both models about the same rows to a loss per row.
 
 Features have names. Decoder layers count from 1:
 
-    hidden-0            the embeddings, as the first layer takes them
-    hidden-L            the output of decoder layer L; of the last layer it is called
-    final               after the final norm: what the output layer takes
+    hidden-0            the embeddings: the input of the first layer
+    hidden-L            the output of decoder layer L, except the last
+    final               the output of the last layer after the final norm: the input of the output layer
     query-L, key-L, value-L    inside decoder layer L, after rotary embedding, heads side by side
 
-An objective names what it needs before it is built, and is built with the same options once the shapes of that are known:
+An objective names the features it needs before it is built. It is built with the same options once their shapes are known:
 
     options = {"layers": "uniform"}
     names = Match.pairs(12, 24, **options)
@@ -28,12 +28,13 @@ import torch
 from torch import Tensor, nn
 
 Pair = tuple[str, str]
-"""The names of a student's feature and of the teacher's that it is compared with."""
+"""The name of a student's feature, and of the teacher's feature that it is compared with."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sides:
-    """What both sides say about the same N rows, which come sample after sample, in the order of positions.
+    """Sides hold the features of both models about the same N rows. Rows come sample after sample, in the order of
+    positions.
 
     Attributes:
         student: by name, float[N, D_S] each.
@@ -50,7 +51,7 @@ class Sides:
     mask_N: Tensor
 
     def counted(self) -> Sides:
-        """The rows that count alone, float32 (float64 stays)."""
+        """Return only the rows that count, in float32 (float64 stays)."""
         rows_n = slice(None) if bool(self.mask_N.all()) else self.mask_N.nonzero().squeeze(1)
         samples_N = torch.arange(len(self.counts_M), device=self.mask_N.device).repeat_interleave(self.counts_M)
         return Sides(
@@ -64,13 +65,13 @@ class Sides:
 
 @dataclass(frozen=True, kw_only=True)
 class Shapes:
-    """What is known of both models before anything is computed.
+    """Shapes hold what is known of both models before anything is computed.
 
     Attributes:
-        student_layers, teacher_layers: how many decoder layers they have.
-        widths_student, widths_teacher: channels of the features in question, by name.
-        heads_student, heads_teacher: how many query heads an attention layer has; 0 where there is no such thing.
-        key_heads_student, key_heads_teacher: how many heads their keys and values have, which groups of query heads share.
+        student_layers, teacher_layers: number of decoder layers of each model.
+        widths_student, widths_teacher: channels of the compared features, by name.
+        heads_student, heads_teacher: number of query heads of an attention layer; 0 where there are none.
+        key_heads_student, key_heads_teacher: number of heads of keys and values, which groups of query heads share.
     """
 
     student_layers: int
@@ -84,33 +85,33 @@ class Shapes:
 
 
 class FeatureObjective(nn.Module, ABC):
-    """One way to pull a student's features towards a teacher's; may own trainable parts.
+    """A feature objective pulls a student's features towards a teacher's; it may have trainable parts.
 
-    A row that does not count is taken out before anything is computed, so it changes nothing, whatever its features hold.
+    Rows that do not count are removed before anything is computed, so they change nothing, whatever their features hold.
     """
 
     @classmethod
     @abstractmethod
     def pairs(cls, student_layers: int, teacher_layers: int, **options: Any) -> list[Pair]:
-        """Which features it compares.
+        """Return the pairs of features that the objective compares.
 
         Args:
-            student_layers, teacher_layers: how many decoder layers the models have.
-            options: those it will be built with; the ones that decide no name are passed over.
+            student_layers, teacher_layers: number of decoder layers of each model.
+            options: options that the objective will be built with; those that decide no name are ignored.
 
         Raises:
-            BadInput: layers that are not there, or do not go together.
+            BadInput: a layer is not there, or the layers do not go together.
         """
 
     def forward(self, sides: Sides) -> Tensor:
-        """The loss per row.
+        """Return the loss per row.
 
         Args:
-            sides: with all features that `pairs` named, and any others.
+            sides: has all features that `pairs` named; it may have others.
 
         Returns:
-            float32[N] (float64 stays); neither masked nor averaged, 0 on rows that do not count. A number about the
-            whole batch is given to each row that counts.
+            float32[N] (float64 stays); neither masked nor averaged, 0 on rows that do not count. Each row that counts gets
+            a number about the whole batch, where the loss is one.
         """
         with torch.autocast(sides.mask_N.device.type, enabled=False):
             loss_n = self.of_counted(sides.counted())
@@ -118,7 +119,7 @@ class FeatureObjective(nn.Module, ABC):
 
     @abstractmethod
     def of_counted(self, sides: Sides) -> Tensor:
-        """The loss per row, [N], of rows that all count, in float32 or float64; there may be none."""
+        """Return the loss per row, [N], in float32 or float64. All rows count; there may be none."""
 
 
 def _wide(value: Tensor) -> Tensor:

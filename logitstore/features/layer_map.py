@@ -1,4 +1,4 @@
-"""Which layer of the student looks at which layer of the teacher, and what the features of a layer are called."""
+"""Map layers of the student to layers of the teacher, and name the features of a layer."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from logitstore.features.feature import Pair
 
 
 def layer_pairs(layers: str, student_layers: int, teacher_layers: int) -> list[tuple[int, int]]:
-    """(layer of the student, layer of the teacher); decoder layers count from 1, and 0 stands for the embeddings.
+    """Return pairs (layer of the student, layer of the teacher). Decoder layers count from 1; 0 stands for the embeddings.
 
     Args:
         layers: one of
-            "uniform": layer i of the L_S on layer round(i * L_T / L_S) of the L_T, so the last on the last;
-            "last-3": the last three on the last three, in their order; any other number likewise;
-            "all": each on the one at its own depth, of which both have as many;
+            "uniform": layer i of the student's L_S goes to layer round(i * L_T / L_S) of the teacher's L_T, so the last
+                goes to the last;
+            "last-3": the last three go to the last three, in their order; any other number likewise;
+            "all": each layer goes to the one at its own depth; both models need the same number of layers;
             "1:4,2:8": the pairs themselves, the student's layer first.
-        student_layers, teacher_layers: how many decoder layers the models have.
+        student_layers, teacher_layers: number of decoder layers of each model.
 
     Raises:
-        BadInput: none of these, or layers that are not there.
+        BadInput: the text is none of these, or a layer is not there.
     """
     if layers == "uniform":
         ratio = teacher_layers / student_layers
@@ -40,28 +41,32 @@ def layer_pairs(layers: str, student_layers: int, teacher_layers: int) -> list[t
 
 
 def hidden_pairs(layers: str, student_layers: int, teacher_layers: int) -> list[Pair]:
-    """The names of the hidden states of `layer_pairs`; a last layer's is "final".
+    """Return the names of the hidden states of `layer_pairs`; the name of a last layer is "final".
 
     Raises:
         BadInput: as `layer_pairs`.
     """
     return [
-        (_hidden(own, student_layers), _hidden(other, teacher_layers))
-        for own, other in layer_pairs(layers, student_layers, teacher_layers)
+        (_hidden(student_layer, student_layers), _hidden(teacher_layer, teacher_layers))
+        for student_layer, teacher_layer in layer_pairs(layers, student_layers, teacher_layers)
     ]
 
 
 def attention_pairs(layers: str, student_layers: int, teacher_layers: int) -> list[Pair]:
-    """The names of queries, keys and values of `layer_pairs`, three pairs a layer, in this order.
+    """Return the names of queries, keys and values of `layer_pairs`, three pairs for each layer, in this order.
 
     Raises:
         BadInput: as `layer_pairs`, or layer 0, which has no attention.
     """
-    found = layer_pairs(layers, student_layers, teacher_layers)
-    if any(0 in pair for pair in found):
+    pairs = layer_pairs(layers, student_layers, teacher_layers)
+    if any(0 in pair for pair in pairs):
         raise BadInput(f"layers '{layers}': layer 0 is the embeddings, which have no queries. Count layers from 1.")
     kinds = ("query", "key", "value")
-    return [(f"{kind}-{own}", f"{kind}-{other}") for own, other in found for kind in kinds]
+    return [
+        (f"{kind}-{student_layer}", f"{kind}-{teacher_layer}")
+        for student_layer, teacher_layer in pairs
+        for kind in kinds
+    ]
 
 
 def _last(count: int, student_layers: int, teacher_layers: int) -> list[tuple[int, int]]:
@@ -75,18 +80,21 @@ def _last(count: int, student_layers: int, teacher_layers: int) -> list[tuple[in
 
 
 def _explicit(layers: str, student_layers: int, teacher_layers: int) -> list[tuple[int, int]]:
-    found = []
+    pairs = []
     for piece in layers.split(","):
-        own, other = (int(number) for number in piece.split(":"))
-        for side, number, count in (("student", own, student_layers), ("teacher", other, teacher_layers)):
+        student_layer, teacher_layer = (int(number) for number in piece.split(":"))
+        for side, number, count in (
+            ("student", student_layer, student_layers),
+            ("teacher", teacher_layer, teacher_layers),
+        ):
             if number > count:
                 raise BadInput(
                     f"layers '{layers}': {piece}: the {side} has {count} layers. Name one from 0 to {count}."
                 )
-        found.append((own, other))
-    if len(set(found)) < len(found):
+        pairs.append((student_layer, teacher_layer))
+    if len(set(pairs)) < len(pairs):
         raise BadInput(f"layers '{layers}': a pair stands there twice. Name each once.")
-    return found
+    return pairs
 
 
 def _hidden(layer: int, layers: int) -> str:

@@ -1,4 +1,5 @@
-"""ND loss: a final hidden state as long as the teacher's, along the mean of those before the same token.
+"""ND loss: make a final hidden state as long as the teacher's, along the mean of the teacher's states before the same
+token.
 
 Axes: N rows, V vocabulary, D channels of the teacher.
 """
@@ -17,15 +18,16 @@ from logitstore.tap_names import FINAL
 
 
 class NormDirection(FeatureObjective):
-    """1 - <s, c> / (|c| max(|s|, |t|)) per row (KD++, Wang et al. 2023: L_nd).
+    """Compute 1 - <s, c> / (|c| max(|s|, |t|)) per row (KD++, Wang et al. 2023: L_nd).
 
     s is the student's final hidden state, t the teacher's, and c the mean of the teacher's over all rows with the same gold
-    token. Below the teacher's length it rewards length along c, from there on the direction alone.
+    token. While s is shorter than t, the loss rewards length along c; from there on it rewards the direction alone.
 
     Args:
-        shapes: of both models; where widths differ, a learned linear map takes s to the teacher's.
-        means_VD: c of every token, any float dtype; a row of zeros or NaN for one that was never seen, on whose rows the
-            loss is 0, as on those without a gold token or label. It moves with the module and is no part of its state_dict.
+        shapes: shapes of both models; where widths differ, a learned linear map takes s to the teacher's width.
+        means_VD: c of every token, any float dtype; a row of zeros or NaN for a token that was never seen. The loss is 0 on
+            rows of such a token, and on rows without a gold token or label. The means move with the module and are not part
+            of its state_dict.
 
     Raises:
         BadInput: the means are not as wide as the teacher's final hidden state.

@@ -1,4 +1,4 @@
-"""Rows of ragged samples as one rectangle, so that what looks from row to row within a sample needs no loop.
+"""Put rows of samples of different lengths into one rectangle, so that comparing rows within a sample needs no loop.
 
 Axes: N rows, M samples, T rows of the longest sample.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Padding:
-    """Where the rows of each sample are.
+    """A padding says where the rows of each sample are in the rectangle.
 
     Attributes:
         is_row_MT: bool, the places that hold a row; those of a sample come first.
@@ -23,28 +23,28 @@ class Padding:
 
     @classmethod
     def of(cls, counts_M: Tensor) -> Padding:
-        """Samples with so many rows each."""
+        """Return the padding of samples with these numbers of rows."""
         longest = int(counts_M.max()) if len(counts_M) else 0
         return cls(torch.arange(longest, device=counts_M.device) < counts_M[:, None])
 
     def pad(self, rows: Tensor) -> Tensor:
-        """[N, ...] to [M, T, ...], 0 where there is no row."""
+        """Return [M, T, ...] from [N, ...], 0 where there is no row."""
         places_N = self.is_row_MT.flatten().nonzero().squeeze(1)
         flat = rows.new_zeros(self.is_row_MT.numel(), *rows.shape[1:]).index_copy(0, places_N, rows)
         return flat.view(*self.is_row_MT.shape, *rows.shape[1:])
 
     def rows(self, padded: Tensor) -> Tensor:
-        """[M, T, ...] to [N, ...]: the inverse of `pad`."""
+        """Return [N, ...] from [M, T, ...]: the inverse of `pad`."""
         return padded[self.is_row_MT]
 
     def seen(self, causal: bool) -> Tensor:
-        """bool[M, T, T]: which rows (last axis) each row looks at.
+        """Return bool[M, T, T]: the rows (last axis) that each row sees.
 
         Args:
-            causal: only those up to itself, and not all of its sample.
+            causal: whether a row sees only rows up to itself, instead of all rows of its sample.
 
         Returns:
-            also a place without a row looks at itself, so that none looks at nothing.
+            a place without a row sees itself too, so that no place sees nothing.
         """
         itself_TT = torch.eye(self.is_row_MT.shape[1], dtype=torch.bool, device=self.is_row_MT.device)
         seen_MTT = self.is_row_MT[:, None, :] | itself_TT

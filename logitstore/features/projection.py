@@ -1,4 +1,4 @@
-"""Learned linear maps from the student's widths to the teacher's.
+"""Map features from the student's widths to the teacher's by learned linear maps.
 
 Axes: N rows, D channels.
 """
@@ -14,32 +14,32 @@ from logitstore.features.feature import Pair, Shapes, Sides
 
 
 class Projections(nn.Module):
-    """One linear map without a bias for each pair of features.
+    """Projections are one linear map without a bias for each pair of features.
 
     Args:
-        shapes: with the widths of all of them.
+        shapes: shapes with the widths of all these features.
         names: the pairs.
-        always: also where both widths are the same; otherwise such features are compared as they are.
+        always: whether to map features of equal widths too; otherwise they are compared as they are.
     """
 
     def __init__(self, shapes: Shapes, names: Sequence[Pair], *, always: bool = False) -> None:
         super().__init__()
         self.names = list(names)
         self.maps = nn.ModuleList()
-        for own, other in self.names:
-            narrow, wide = shapes.widths_student[own], shapes.widths_teacher[other]
+        for student_name, teacher_name in self.names:
+            narrow, wide = shapes.widths_student[student_name], shapes.widths_teacher[teacher_name]
             self.maps.append(Linear(narrow, wide, bias=False) if always or narrow != wide else nn.Identity())
 
     def forward(self, sides: Sides) -> list[tuple[Tensor, Tensor]]:
-        """Student and teacher, both [N, D] with the teacher's width, pair by pair."""
+        """Return the student's and the teacher's features pair by pair, both [N, D] with the teacher's width."""
         return [
-            (own_map(sides.student[own]), sides.teacher[other])
-            for own_map, (own, other) in zip(self.maps, self.names, strict=True)
+            (linear(sides.student[student_name]), sides.teacher[teacher_name])
+            for linear, (student_name, teacher_name) in zip(self.maps, self.names, strict=True)
         ]
 
 
 class Linear(nn.Linear):
-    """A linear layer that computes in the dtype of its input, whatever the dtype of its weights."""
+    """Compute a linear layer in the dtype of its input, whatever the dtype of its weights."""
 
     def forward(self, input: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(input.dtype)

@@ -1,7 +1,7 @@
-"""MiniLM v2: how the rows of a sample relate by queries, by keys and by values, split into any number of heads.
+"""MiniLM v2: compare how the rows of a sample relate by queries, by keys and by values, split into any number of heads.
 
-A relation of a row is a distribution over the rows it sees: softmax of its dot products with theirs. Only positions that have
-a row take part.
+The relation of a row is a distribution over the rows that it sees: the softmax of its dot products with them. Only
+positions that have a row take part.
 
 Axes: N rows, M samples, T rows of the longest sample, H heads, C channels of a head.
 """
@@ -20,26 +20,27 @@ from logitstore.features.layer_map import attention_pairs
 from logitstore.features.padding import Padding
 
 HIDDEN = -1e30
-"""Stands for the score of a row that is not seen: finite, so that 0 times it is 0."""
+"""Stands for the score of a row that is not seen; finite, so that 0 times it is 0."""
 
 
 class Relations(FeatureObjective):
-    """KL(teacher || student) of the relations QQ, KK and VV, the three added up (MiniLMv2, Wang et al. 2021, section 3.1).
+    """Compute KL(teacher || student) of the relations QQ, KK and VV, the three added up (MiniLMv2, Wang et al. 2021,
+    section 3.1).
 
-    Queries, keys and values are cut into the same number of relation heads on both sides, whatever their own heads and widths
-    are. A row's KL is the mean over relation heads, then over pairs of layers.
+    Queries, keys and values are cut into the same number of relation heads on both sides, whatever the models' own heads
+    and widths are. A row's KL is the mean over relation heads, then over pairs of layers.
 
-    The paper pulls the student's last layer onto the teacher's last (of 12) or onto an upper middle one (21 of 24).
+    The paper pulls the student's last layer towards the teacher's last (of 12) or towards an upper middle one (21 of 24).
 
     Args:
-        shapes: of both models.
+        shapes: shapes of both models.
         layers: as in `layer_pairs`.
-        relation_heads: how many; without it, as many as the teacher has query heads, or the next smaller number that divides
-            all widths.
-        causal: a row sees the rows of its sample up to itself, and not all of them.
+        relation_heads: number of relation heads; None takes as many as the teacher has query heads, or the next smaller
+            number that divides all widths.
+        causal: whether a row sees only the rows of its sample up to itself, instead of all of them.
 
     Raises:
-        BadInput: a number of heads that does not divide a width, no heads to count, or layers that are not there.
+        BadInput: the number of heads does not divide a width or is not known, or a layer is not there.
     """
 
     def __init__(
@@ -58,35 +59,35 @@ class Relations(FeatureObjective):
         padding = Padding.of(sides.counts_M)
         seen_MTT = padding.seen(self.causal)
         terms = []
-        for own, other in self.names:
-            student_MTHC = padding.pad(split(sides.student[own], self.relation_heads))
-            teacher_MTHC = padding.pad(split(sides.teacher[other], self.relation_heads))
+        for student_name, teacher_name in self.names:
+            student_MTHC = padding.pad(split(sides.student[student_name], self.relation_heads))
+            teacher_MTHC = padding.pad(split(sides.teacher[teacher_name], self.relation_heads))
             student_MHTT = relation(student_MTHC, student_MTHC, seen_MTT)
             teacher_MHTT = relation(teacher_MTHC, teacher_MTHC, seen_MTT)
             terms.append(padding.rows(relation_kl(teacher_MHTT, student_MHTT)))
-        # three terms a layer are added up, layers are averaged
+        # the three terms of a layer are added up, layers are averaged
         return 3 * torch.stack(terms).mean(0)
 
 
 def split(rows_ND: Tensor, heads: int) -> Tensor:
-    """[N, H, C] of heads side by side."""
+    """Return [N, H, C] from heads side by side."""
     return rows_ND.view(len(rows_ND), heads, rows_ND.shape[1] // heads)
 
 
 def relation(left_MTHC: Tensor, right_MTHC: Tensor, seen_MTT: Tensor) -> Tensor:
-    """log softmax(left right' / sqrt(C)) over the rows that are seen, [M, H, T, T]; about -1e30 at the others."""
+    """Return log softmax(left right' / sqrt(C)) over the rows that are seen, [M, H, T, T]; about -1e30 at the others."""
     scores_MHTT = torch.einsum("mqhc,mkhc->mhqk", left_MTHC / math.sqrt(left_MTHC.shape[-1]), right_MTHC)
     return scores_MHTT.masked_fill(~seen_MTT[:, None], HIDDEN).log_softmax(-1)
 
 
 def relation_kl(teacher_MHTT: Tensor, student_MHTT: Tensor) -> Tensor:
-    """KL(teacher || student) of logprobs, the mean over heads, [M, T]."""
+    """Return KL(teacher || student) of logprobs, averaged over heads, [M, T]."""
     return (teacher_MHTT.exp() * (teacher_MHTT - student_MHTT)).sum(-1).mean(1)
 
 
 def _relation_heads(shapes: Shapes, names: list[Pair], asked: int | None) -> int:
-    widths = {f"the student's {own}": shapes.widths_student[own] for own, _ in names}
-    widths |= {f"the teacher's {other}": shapes.widths_teacher[other] for _, other in names}
+    widths = {f"the student's {name}": shapes.widths_student[name] for name, _ in names}
+    widths |= {f"the teacher's {name}": shapes.widths_teacher[name] for _, name in names}
     common = math.gcd(*widths.values())
     if asked is None:
         if shapes.heads_teacher < 1:

@@ -1,4 +1,4 @@
-"""How alike the rows of a sample are to each other, on both sides; needs neither equal widths nor a projection.
+"""Compare how similar the rows of a sample are to each other, on both sides; needs neither equal widths nor a projection.
 
 Axes: N rows, M samples, T rows of the longest sample, D channels.
 """
@@ -16,16 +16,16 @@ from logitstore.features.padding import Padding
 
 
 class Similarity(FeatureObjective):
-    """mean_j (cos(s_i, s_j) - cos(t_i, t_j))**2 over the rows j of row i's sample (MLKD-OOD, Wu et al. 2023).
+    """Compute mean_j (cos(s_i, s_j) - cos(t_i, t_j))**2 over the rows j of row i's sample (MLKD-OOD, Wu et al. 2023).
 
-    Itself included, whose term is 0. The mean over pairs of layers.
+    Row i itself is included; its term is 0. The loss is the mean over pairs of layers.
 
     Args:
-        shapes: of both models.
+        shapes: shapes of both models.
         layers: as in `layer_pairs`.
 
     Raises:
-        BadInput: layers that are not there.
+        BadInput: a layer is not there.
     """
 
     def __init__(self, shapes: Shapes, *, layers: str = "uniform") -> None:
@@ -40,13 +40,15 @@ class Similarity(FeatureObjective):
         padding = Padding.of(sides.counts_M)
         counts_M1 = sides.counts_M.clamp(min=1)[:, None]
         terms = []
-        for own, other in self.names:
-            apart_MTT = _cosines(padding.pad(sides.student[own])) - _cosines(padding.pad(sides.teacher[other]))
+        for student_name, teacher_name in self.names:
+            apart_MTT = _cosines(padding.pad(sides.student[student_name])) - _cosines(
+                padding.pad(sides.teacher[teacher_name])
+            )
             terms.append(padding.rows(apart_MTT.square().sum(-1) / counts_M1))
         return torch.stack(terms).mean(0)
 
 
 def _cosines(rows_MTD: Tensor) -> Tensor:
-    """[M, T, T]; 0 where one of the two is 0."""
+    """Return [M, T, T]; 0 where one of the two rows is 0."""
     unit_MTD = torch.nn.functional.normalize(rows_MTD, dim=-1)
     return unit_MTD @ unit_MTD.mT

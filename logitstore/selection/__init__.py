@@ -1,1 +1,1 @@
-"""Choosing samples to train on by what a cache says of them; one idea a file, no torch. The methods stand in `table.py`."""
+"""Choose samples to train on by the scores of a cache; one idea a file, no torch. The methods are listed in `table.py`."""

@@ -1,4 +1,4 @@
-"""What a method of selection is given, and what it gives back.
+"""Define what a method of selection gets, and what it returns.
 
 Axes: S samples of a cache, M chosen ones.
 """
@@ -15,12 +15,12 @@ from logitstore.types import Array
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Candidates:
-    """The samples to choose from.
+    """Candidates are the samples to choose from.
 
     Attributes:
-        score_S: float64[S], or None where the method needs none; NaN where a sample has no number.
-        domain_S: int64[S], numbers of their domains from 0; all 0 where the data name none.
-        allowed_S: bool[S], those within the bounds on the score that the user set.
+        score_S: float64[S], or None where the method needs no score; NaN where a sample has none.
+        domain_S: int64[S], numbers of their domains from 0; all 0 where the data name no domain.
+        allowed_S: bool[S], True for samples within the bounds on the score that the user set.
     """
 
     score_S: Array | None
@@ -32,10 +32,10 @@ class Candidates:
 
     @property
     def known_S(self) -> Array:
-        """float64[S]: the scores.
+        """float64[S], the scores.
 
         Raises:
-            ValueError: the method was called without them.
+            ValueError: there are no scores.
         """
         if self.score_S is None:
             raise ValueError("this method needs a score")
@@ -44,12 +44,13 @@ class Candidates:
 
 @dataclass(frozen=True, kw_only=True)
 class Amount:
-    """How much to choose: a share of all samples, or a count of them; all that are allowed where neither is set.
+    """An amount says how many samples to choose: a share of all samples, or a count. Without either, all allowed samples
+    are chosen.
 
     Attributes:
-        ratio: above 0, to 1; rounded to the nearest count, at least one.
-        samples: from 1.
-        seed: of methods that draw.
+        ratio: above 0, at most 1; rounded to the nearest count, at least one sample.
+        samples: at least 1.
+        seed: seed of methods that draw.
     """
 
     ratio: float | None = None
@@ -57,7 +58,7 @@ class Amount:
     seed: int = 0
 
     def of(self, count: int) -> int:
-        """Samples to choose from `count`."""
+        """Return the number of samples to choose from `count`."""
         if self.samples is not None:
             return min(self.samples, count)
         return count if self.ratio is None else min(max(math.floor(self.ratio * count + 0.5), 1), count)
@@ -65,12 +66,12 @@ class Amount:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Choice:
-    """What was chosen.
+    """A choice holds the chosen samples.
 
     Attributes:
         samples_M: int64[M], rising.
-        weight_M: float32[M], what the loss of each counts, with mean 1; None where all count alike.
-        suggested_alpha: weight of the distillation that goes with the share kept, where the method has one.
+        weight_M: float32[M], weight of each sample in the loss, with mean 1; None where all weigh the same.
+        suggested_alpha: weight of the distillation that goes with the share kept, where the method suggests one.
     """
 
     samples_M: Array
@@ -79,5 +80,5 @@ class Choice:
 
 
 def first_of(order_S: Array, allowed_S: Array, count: int) -> Array:
-    """int64[M], rising: the first `count` of an order of all samples that are allowed."""
+    """Return int64[M], rising: the first `count` allowed samples of an order of all samples."""
     return np.sort(order_S[allowed_S[order_S]][:count])

@@ -1,4 +1,4 @@
-"""Difference sampling: samples that a large model finds more probable than a small one does are worth learning from.
+"""Difference sampling: choose samples that a large model finds more probable than a small one does.
 
 Axes: S samples.
 """
@@ -11,10 +11,10 @@ from logitstore.types import Array
 
 
 def difference(teacher_S: Array, reference_S: Array) -> Array:
-    """float64[S]: nll of the reference less nll of the teacher, nats per row (MiniPLM, Gu et al. 2024).
+    """Return float64[S]: nll of the reference minus nll of the teacher, nats per row (MiniPLM, Gu et al. 2024).
 
-    This is log p_teacher - log p_reference per row, as the authors' code takes it; a larger one is better. The text of their
-    README writes the ratio of the logprobs instead. A sample that both find impossible has no number: NaN.
+    This is log p_teacher - log p_reference per row, as in the authors' code; a larger one is better. The text of their
+    README writes the ratio of the logprobs instead. A sample that both models find impossible has no number: NaN.
 
     Args:
         teacher_S, reference_S: mean negative logprob of the gold tokens of each sample, nats per row.

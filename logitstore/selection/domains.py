@@ -1,6 +1,6 @@
-"""Domain re-weighting: domains on which the student is further behind its teacher are read more often (DDK).
+"""Domain re-weighting: read the domains more often on which the student is further behind its teacher (DDK).
 
-Pure functions, and an order of samples that follows from them; nothing here runs a student.
+This file has pure functions, and an order of samples that follows from them; it runs no student.
 
 Axes: D domains, S samples, M places.
 """
@@ -16,28 +16,29 @@ from logitstore.hashes import hashed
 from logitstore.types import Array
 
 _DOMAIN, _SAMPLE = 17, 19
-"""Keep the numbers that choose a domain, and a sample in it, apart from each other and from those of a mixed epoch."""
+"""Keep three kinds of random numbers apart: those that choose a domain, those that choose a sample in it, those of a mixed
+epoch."""
 
 SMALLEST = 1e-6
-"""Nats: a teacher's nll below this counts as this, or a domain it knows by heart would be all that is read."""
+"""Nats. A smaller nll of the teacher counts as this; otherwise only a domain that the teacher knows by heart would be read."""
 
 
 def behind(student_D: Array, teacher_D: Array) -> Array:
-    """float64[D]: how far the student is behind on each domain: its nll over the teacher's, nats per row each.
+    """Return float64[D]: how far the student is behind on each domain, as its nll over the teacher's, nats per row each.
 
-    DDK divides the losses of the two models; they are read here as the nll, of which the perplexity is a power.
+    DDK divides the losses of the two models; here these are read as the nll, of which the perplexity is a power.
     """
     return np.asarray(student_D, np.float64) / np.maximum(np.asarray(teacher_D, np.float64), SMALLEST)
 
 
 def first_shares(behind_D: Array) -> Array:
-    """float64[D], sum 1: the shares to begin with, in proportion to exp(`behind`) (DDK, Liu et al. 2024)."""
+    """Return float64[D], sum 1: the shares to begin with, in proportion to exp(`behind`) (DDK, Liu et al. 2024)."""
     powers_D = np.exp(behind_D - behind_D.max())
     return np.asarray(powers_D / powers_D.sum())
 
 
 def next_shares(shares_D: Array, behind_D: Array, alpha: float) -> Array:
-    """float64[D], sum 1: the shares after another look at the student.
+    """Return float64[D], sum 1: the shares after another evaluation of the student.
 
     With psi = r_t exp(`behind`), r_{t+1} = alpha psi / sum psi + (1 - alpha) / D (DDK): the shares move
     gradually, and no domain is left out.
@@ -45,7 +46,7 @@ def next_shares(shares_D: Array, behind_D: Array, alpha: float) -> Array:
     Args:
         shares_D: r_t.
         behind_D: the student's nll over the teacher's.
-        alpha: from 0, all domains alike, to 1; 0.5 in the paper.
+        alpha: from 0, where all domains are alike, to 1; 0.5 in the paper.
     """
     psi_D = shares_D * np.exp(behind_D - behind_D.max())
     return np.asarray(alpha * psi_D / psi_D.sum() + (1 - alpha) / len(psi_D))
@@ -53,17 +54,18 @@ def next_shares(shares_D: Array, behind_D: Array, alpha: float) -> Array:
 
 @dataclass(kw_only=True, eq=False)
 class DomainOrder:
-    """Which samples to read at some places of an epoch: a domain by its share, then any sample of it.
+    """A domain order says which samples to read at some places of an epoch: it draws a domain by its share, then any of its
+    samples.
 
-    The places of all epochs are one sequence, cut into spans of equal length. The domain at a place depends on the seed, the
-    place and the shares of its span alone, and the sample on the seed and the place: whoever knows the shares can go on
-    anywhere. Samples are drawn with replacement.
+    The places of all epochs are one sequence, cut into spans of equal length. The domain at a place depends on the seed,
+    the place and the shares of its span alone, and the sample on the seed and the place. So a run that knows the shares can
+    resume anywhere. Samples are drawn with replacement.
 
     Attributes:
-        domain_S: int64[S], the domain of each sample; every domain has one.
-        seed: of the draws.
-        span: places for which the same shares hold.
-        shares: float64[D] of every span that is known; whoever looks at the student appends to them.
+        domain_S: int64[S], the domain of each sample; every domain has at least one sample.
+        seed: seed of the draws.
+        span: number of places for which the same shares hold.
+        shares: float64[D] of every span that is known; the code that evaluates the student appends to them.
     """
 
     domain_S: Array
@@ -79,23 +81,23 @@ class DomainOrder:
         self._starts_D = np.cumsum(self._counts_D) - self._counts_D
 
     def __call__(self, epoch: int, places_M: Array) -> Array:
-        """int64[M]: the samples at some places of an epoch.
+        """Return int64[M]: the samples at some places of an epoch.
 
         Raises:
             IndexError: the shares of their span are not known yet.
         """
         global_M = epoch * len(self.domain_S) + np.asarray(places_M, np.int64)
         chance_M = _uniform(global_M, salt_of(self.seed, 0, _DOMAIN))
-        found_M = np.empty(len(global_M), np.int64)
+        domain_M = np.empty(len(global_M), np.int64)
         for span in np.unique(global_M // self.span).tolist():
-            own_M = global_M // self.span == span
+            in_span_M = global_M // self.span == span
             edges_D = np.cumsum(self.shares[span])
-            found_M[own_M] = np.searchsorted(edges_D / edges_D[-1], chance_M[own_M], side="right")
+            domain_M[in_span_M] = np.searchsorted(edges_D / edges_D[-1], chance_M[in_span_M], side="right")
         chance_M = _uniform(global_M, salt_of(self.seed, 0, _SAMPLE))
-        inside_M = (chance_M * self._counts_D[found_M]).astype(np.int64)
-        return np.asarray(self._members_S[self._starts_D[found_M] + inside_M])
+        inside_M = (chance_M * self._counts_D[domain_M]).astype(np.int64)
+        return np.asarray(self._members_S[self._starts_D[domain_M] + inside_M])
 
 
 def _uniform(numbers_M: Array, salt: int) -> Array:
-    """float64[M] in [0, 1): a number of its own for each."""
+    """Return float64[M] in [0, 1): a random number for each of some numbers."""
     return np.asarray((hashed(numbers_M, salt) >> np.uint64(11)) * 2.0**-53)

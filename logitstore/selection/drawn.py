@@ -1,4 +1,4 @@
-"""Samples drawn at random: the measure of every other method.
+"""Draw samples at random: the baseline for every other method.
 
 Axes: S samples.
 """
@@ -12,15 +12,16 @@ from logitstore.selection.choice import Amount, Candidates, Choice, first_of
 from logitstore.types import Array
 
 SELECT = 11
-"""Keeps these numbers apart from those of an epoch's order."""
+"""Keeps these random numbers apart from those of an epoch's order."""
 
 
 def drawn(candidates: Candidates, amount: Amount) -> Choice:
-    """Each sample as likely as any other; a smaller amount of the same seed chooses some of a larger one's."""
+    """Choose samples at random, each as likely as any other. A smaller amount with the same seed chooses a part of a larger
+    one."""
     order_S = mixed(len(candidates), amount.seed)
     return Choice(samples_M=first_of(order_S, candidates.allowed_S, amount.of(len(candidates))))
 
 
 def mixed(count: int, seed: int) -> Array:
-    """int64[S]: a random order, the same on every machine."""
+    """Return int64[S]: a random order, the same on every machine."""
     return permuted(np.arange(count), count, salt_of(seed, 0, SELECT))

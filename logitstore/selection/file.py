@@ -1,4 +1,4 @@
-"""The selection file: which samples to train on, as a small Arrow file that says what it fits (docs/format.md, "A selection").
+"""Read and write the selection file: the samples to train on, in a small Arrow file (docs/format.md, "A selection").
 
 Axes: S samples of the data, M chosen.
 """
@@ -31,7 +31,7 @@ _HEX = "^[0-9a-f]{32}$"
 
 
 class Chosen(Record):
-    """How much was chosen."""
+    """These numbers say how much was chosen."""
 
     samples: int = Field(ge=1)
     rows: int = Field(ge=1)
@@ -39,7 +39,7 @@ class Chosen(Record):
 
 
 class SelectionInfo(Record):
-    """What a selection says of itself; docs/format.md has the meaning of every key."""
+    """The info of a selection describes it; docs/format.md has the meaning of every key."""
 
     format: Literal["logitstore-selection"] = "logitstore-selection"
     version: Literal[1] = 1
@@ -56,12 +56,12 @@ class SelectionInfo(Record):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Selection:
-    """A selection as it was read, or is to be written.
+    """A selection names the samples to train on, as read from a file or before it is written.
 
     Attributes:
-        info: where it comes from, and what it fits.
+        info: where the selection comes from, and what it fits.
         samples_M: int64[M], rising numbers of samples.
-        weight_M: float32[M], what the loss of each counts; None where all count alike.
+        weight_M: float32[M], weight of each sample in the loss; None where all weigh the same.
     """
 
     info: SelectionInfo
@@ -70,7 +70,7 @@ class Selection:
 
     @property
     def checksum(self) -> str:
-        """xxh3-128 over everything that it says: its name."""
+        """The xxh3-128 over everything in the selection; it names the selection."""
         plain = json.dumps(self.info.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         digest = xxhash.xxh3_128(plain.encode())
         digest.update(self.samples_M.astype("<i8").tobytes())
@@ -79,7 +79,7 @@ class Selection:
         return digest.hexdigest()
 
     def check(self, cache: Cache, path: Path) -> None:
-        """Refuse a cache that it was not made for.
+        """Refuse a cache that the selection was not made for.
 
         Raises:
             CacheMismatch: the cache holds other samples, or not all of them.
@@ -94,7 +94,7 @@ class Selection:
 
 
 def write_selection(path: Path, selection: Selection) -> None:
-    """Write a selection, whole or not at all.
+    """Write a selection file, whole or not at all.
 
     Raises:
         StorageError: the file cannot be written.
@@ -114,10 +114,10 @@ def write_selection(path: Path, selection: Selection) -> None:
 
 
 def read_selection(path: Path) -> Selection:
-    """Read a selection and check all that can be checked without a cache.
+    """Read a selection file, and check all that can be checked without a cache.
 
     Raises:
-        BadInput: no file, no selection, one of a newer version, or a damaged one.
+        BadInput: there is no file, or it is no selection, has a newer version, or is damaged.
     """
     try:
         reader = pa.ipc.open_file(pa.BufferReader(path.read_bytes()))
@@ -170,7 +170,7 @@ def _parsed(path: Path, text: bytes | None) -> dict[str, Any]:
 
 
 def _problem(selection: Selection, checksum: object) -> str:
-    """What is wrong with what it says; empty for a sound one."""
+    """Return what is wrong with a selection; empty text for a sound one."""
     samples_M, info = selection.samples_M, selection.info
     if selection.checksum != checksum:
         return "its checksum does not match its contents"

@@ -1,4 +1,5 @@
-"""The samples with the highest or the lowest score. Equal ones go by their number, those without a number come last.
+"""Choose the samples with the highest or the lowest score. Equal scores go by sample number; samples without a score come
+last.
 
 Axes: S samples.
 """
@@ -12,17 +13,17 @@ from logitstore.types import Array
 
 
 def top(candidates: Candidates, amount: Amount) -> Choice:
-    """Those with the highest score."""
+    """Choose the samples with the highest score."""
     order_S = falling(candidates.known_S)
     return Choice(samples_M=first_of(order_S, candidates.allowed_S, amount.of(len(candidates))))
 
 
 def bottom(candidates: Candidates, amount: Amount) -> Choice:
-    """Those with the lowest score."""
+    """Choose the samples with the lowest score."""
     order_S = np.argsort(candidates.known_S, kind="stable")
     return Choice(samples_M=first_of(order_S, candidates.allowed_S, amount.of(len(candidates))))
 
 
 def falling(score_S: Array) -> Array:
-    """int64[S]: samples by falling score, equal ones by rising number, NaN last."""
+    """Return int64[S]: samples by falling score, equal ones by rising number, NaN last."""
     return np.argsort(-score_S, kind="stable")

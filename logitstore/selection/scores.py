@@ -1,4 +1,4 @@
-"""What a cache says of each of its samples: one number a sample, from its columns or as a mean over its rows.
+"""Read scores from a cache: one number a sample, from its columns or as a mean over its rows.
 
 Axes: S samples (of a part: s), N rows, K slots.
 """
@@ -15,17 +15,17 @@ from logitstore.errors import BadInput
 from logitstore.types import Array
 
 SCORES = ("nll", "entropy", "confidence", "rows", "tokens")
-"""What samples can be ranked by."""
+"""The scores that samples can be ranked by."""
 
 
 def scores_of(cache: Cache, name: str) -> Array:
-    """float64[S]: a score of every sample.
+    """Return float64[S]: a score of every sample.
 
     nll: mean negative logprob of the gold tokens, nats per row. entropy: mean entropy of the teacher, nats per row.
     confidence: mean probability of the teacher's most probable token. rows, tokens: counts.
 
     Raises:
-        BadInput: this cache does not tell.
+        BadInput: this cache does not keep what the score needs.
     """
     if name == "nll":
         return cache.nll().astype(np.float64)
@@ -47,17 +47,18 @@ def scores_of(cache: Cache, name: str) -> Array:
 
 
 def _highest(part: Part, codec: AnswerCodec) -> Array:
-    """float64[N]: the probability of the most probable token of each row; the k listed ones come before any drawn one."""
+    """Return float64[N]: the probability of the most probable token of each row. The k listed ones come before any drawn
+    one."""
     logprobs_NK = codec.decode({"logprobs": part.fields["logprobs"]})["logprobs"]
     first_N = logprobs_NK.max(1) if codec.row.sparsifier.name == "dense" else logprobs_NK[:, 0]
     return np.asarray(np.exp(first_N.astype(np.float64)))
 
 
 def _means(cache: Cache, values: Callable[[Part], Array]) -> Array:
-    """float64[S]: means over the rows of each sample."""
-    found = []
+    """Return float64[S]: means over the rows of each sample."""
+    means = []
     for number in cache.part_numbers:
         part = cache.part(number)
         sums_s = np.add.reduceat(values(part), part.samples.row_start_S)  # every sample has a row
-        found.append(sums_s / part.samples.row_count_S)
-    return np.concatenate(found) if found else np.zeros(0)
+        means.append(sums_s / part.samples.row_count_S)
+    return np.concatenate(means) if means else np.zeros(0)

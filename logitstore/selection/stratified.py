@@ -1,4 +1,4 @@
-"""The same share of every domain, so that a score that favours one does not change what the data are about.
+"""Choose the same share of every domain, so that a score that favours one domain does not change what the data are about.
 
 Axes: S samples, D domains.
 """
@@ -14,7 +14,7 @@ from logitstore.types import Array
 
 
 def stratified(candidates: Candidates, amount: Amount) -> Choice:
-    """Of every domain those with the highest score, or random ones where there is no score."""
+    """Choose the samples of every domain with the highest score, or random ones where there is no score."""
     order_S = mixed(len(candidates), amount.seed) if candidates.score_S is None else falling(candidates.score_S)
     counts_D = np.bincount(candidates.domain_S)
     quotas_D = shares(counts_D, amount.of(len(candidates)))
@@ -26,7 +26,8 @@ def stratified(candidates: Candidates, amount: Amount) -> Choice:
 
 
 def shares(counts_D: Array, total: int) -> Array:
-    """int64[D]: a total divided in proportion to the counts, by largest remainders, equal ones to the first domain."""
+    """Return int64[D]: a total divided in proportion to the counts, by largest remainders; of equal ones the first domain
+    comes first."""
     exact_D = counts_D * (total / max(int(counts_D.sum()), 1))
     whole_D = np.floor(exact_D).astype(np.int64)
     left = total - int(whole_D.sum())

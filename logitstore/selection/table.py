@@ -1,4 +1,4 @@
-"""The methods of selection by name, and what each of them needs."""
+"""List the methods of selection by name, and what each of them needs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from logitstore.selection.stratified import stratified
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """One way to choose.
+    """A method is one way to choose samples.
 
     Attributes:
         choose: a pure function of the candidates and the amount.
-        score: that of two caches (difference), one that the user names (named), perhaps (optional: only for bounds, or to rank
-            by), always the same (confidence).
-        needs_amount: whether it is told how much to choose; else it can decide itself.
+        score: the score that the method uses: the difference of two caches (difference), one that the user names (named),
+            one that the user may name for bounds or ranking (optional), or always the same (confidence).
+        needs_amount: whether the method must get an amount to choose; else it can decide itself.
         has_seed: whether it draws.
     """
 
@@ -41,4 +41,4 @@ METHODS: dict[str, Method] = {
     "llkd": Method(choose=sure, score="confidence", needs_amount=False),
     "prune": Method(choose=pruned, score="optional", has_seed=True),
 }
-"""What `select --method` names."""
+"""The methods that `select --method` takes."""
