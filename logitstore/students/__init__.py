@@ -1,1 +1,1 @@
-"""Models that learn: fresh ones from the teacher's configuration, copies with fewer layers, and the check that they fit."""
+"""Make models that learn, fresh ones from the teacher's configuration or copies with fewer layers, and check that they fit."""

@@ -1,4 +1,4 @@
-"""Making a student: from nothing but a configuration, or from some layers of a checkpoint."""
+"""Make a student: from nothing but a configuration, or from some layers of a checkpoint."""
 
 from __future__ import annotations
 
@@ -15,51 +15,51 @@ from logitstore.types import ModelRef
 
 
 def fresh(teacher_config: dict[str, Any], changes: dict[str, int], task: str = "causal-lm") -> PreTrainedModel:
-    """A model with random weights, shaped like the teacher but for `changes`.
+    """Return a model with random weights, shaped like the teacher except for `changes`.
 
     Args:
         teacher_config: the teacher's configuration, as the manifest keeps it.
         changes: configuration entries by their transformers name, such as num_hidden_layers.
-        task: of the student.
+        task: task of the student.
 
     Raises:
         BadInput: the teacher's configuration has no such entry, or the numbers do not go together.
-        ModelError: this transformers does not know the teacher's kind.
+        ModelError: this transformers does not know the teacher's kind of model.
     """
     teacher = config_from(teacher_config)
     if task == "causal-lm":
         teacher = teacher.get_text_config()
     _, plain = describe(teacher)
-    own_names = {name: teacher.attribute_map.get(name, name) for name in changes}
-    unknown = [name for name, own in own_names.items() if own not in plain]
-    if "depths" in plain:  # of stages, whatever else is counted
+    keys = {name: teacher.attribute_map.get(name, name) for name in changes}
+    unknown = [name for name, key in keys.items() if key not in plain]
+    if "depths" in plain:  # a model of stages has no single number of layers
         unknown += [name for name in changes if name == "num_hidden_layers"]
     if unknown:
         raise BadInput(f"the teacher's configuration ({plain.get('model_type')}) has no '{unknown[0]}' to change.")
     if "hidden_size" in changes or "num_attention_heads" in changes:
         plain.pop("head_dim", None)
-    plain |= {own: changes[name] for name, own in own_names.items()}
+    plain |= {key: changes[name] for name, key in keys.items()}
     _resize_layer_lists(plain, list(range(changes.get("num_hidden_layers", layer_count(teacher)))))
     try:
         config = AutoConfig.for_model(**plain)
         model: PreTrainedModel = KINDS[task][0].from_config(config, dtype=torch.float32)
     except Exception as error:
-        # configurations and layers check themselves with errors of many classes; the reason is kept, the traceback chained
+        # configurations and layers raise errors of many classes: keep the reason, chain the traceback
         raise BadInput(f"no student can be made with {changes}: {one_line(error)}") from error
     return model
 
 
 def copied(model: ModelRef, layers: str, task: str = "causal-lm") -> PreTrainedModel:
-    """A checkpoint with only some of its layers; everything else is kept as it is.
+    """Return a checkpoint with only some of its layers; everything else is kept as it is.
 
     Args:
         model: the checkpoint.
         layers: numbers such as `0,6,12,18,29`, or one count such as `5`, which spreads that many evenly from the first to
             the last.
-        task: of the student.
+        task: task of the student.
 
     Raises:
-        BadInput: no such layers.
+        BadInput: a layer is not there.
         ModelError: the checkpoint cannot be loaded, or has no single list of decoder layers.
     """
     config = load_config(model)
@@ -68,7 +68,7 @@ def copied(model: ModelRef, layers: str, task: str = "causal-lm") -> PreTrainedM
 
 
 def parse_layers(text: str, count: int) -> list[int]:
-    """Layer numbers from `0,6,29` or from a count; checked against the `count` layers there are."""
+    """Return layer numbers from `0,6,29` or from a count, checked against the `count` layers of the model."""
     if not count:
         raise BadInput(f"--copy-layers {text}: the model does not say how many layers it has. Leave it out.")
     if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", text):
@@ -85,10 +85,10 @@ def parse_layers(text: str, count: int) -> list[int]:
 
 
 def keep_layers(model: PreTrainedModel, layers: list[int]) -> PreTrainedModel:
-    """A new model with the layers named, their weights and all others copied.
+    """Return a new model with the named layers. Their weights and all others are copied.
 
     Raises:
-        ModelError: the model has no single list of decoder layers, or they are not alike.
+        ModelError: the model has no single list of decoder layers, or its layers are not alike.
     """
     prefix = layer_list(model)
     new_number = {old: new for new, old in enumerate(layers)}
@@ -128,7 +128,7 @@ _LAYER_LISTS = ("layer_types", "no_rope_layers", "mlp_layer_types")
 
 
 def _resize_layer_lists(plain: dict[str, Any], layers: list[int]) -> None:
-    """Cut the configuration's lists with one entry a layer to the layers kept; a longer stack repeats them."""
+    """Cut the configuration's lists with one entry a layer to the layers kept; for a deeper stack, repeat them."""
     for name in _LAYER_LISTS:
         if isinstance(old := plain.get(name), list) and old:
             plain[name] = [old[layer % len(old)] for layer in layers]

@@ -1,4 +1,4 @@
-"""Whether a student fits a cache, told before any weights are loaded."""
+"""Check that a student fits a cache, before any weights are loaded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def check_student(cache: Cache, student: ModelRef) -> None:
 
     Raises:
         ModelError: there is no such model.
-        CacheMismatch: its head has fewer rows than the teacher's vocabulary, or its tokenizer means other tokens.
+        CacheMismatch: the student's head has fewer rows than the teacher's vocabulary, or its tokenizer has other tokens.
     """
     rows, needed = head_rows(load_config(student)), cache.manifest.teacher.vocabulary
     if rows < needed:
@@ -35,10 +35,10 @@ def check_student(cache: Cache, student: ModelRef) -> None:
 
 
 def text_tokenizer(student: ModelRef) -> PreTrainedTokenizerBase:
-    """The tokenizer of a student that is to read plain text.
+    """Return the tokenizer of a student that reads plain text.
 
     Raises:
-        ModelError: it has none, or one that gives ids beyond the rows of its head.
+        ModelError: the student has no tokenizer, or one that gives ids beyond the rows of its head.
     """
     tokenizer = own_tokenizer(student)
     if tokenizer is None:
@@ -53,7 +53,7 @@ def text_tokenizer(student: ModelRef) -> PreTrainedTokenizerBase:
 
 
 def own_tokenizer(student: ModelRef) -> PreTrainedTokenizerBase | None:
-    """The tokenizer saved with a student, if there is one."""
+    """Return the tokenizer saved with a student; None if there is none."""
     folder = Path(student.name)
     if (
         folder.is_dir()
@@ -66,6 +66,6 @@ def own_tokenizer(student: ModelRef) -> PreTrainedTokenizerBase | None:
 
 
 def tokenizer_for(cache: Cache, student: ModelRef | None) -> PreTrainedTokenizerBase:
-    """The tokenizer to save with a trained student: its own, else the one that the cache keeps."""
-    own = own_tokenizer(student) if student is not None else None
-    return own or load_tokenizer(ModelRef(name=str(inside(cache.path, cache.manifest.shared_file("tokenizer")))))
+    """Return the tokenizer to save with a trained student: its own, else the one that the cache keeps."""
+    saved = own_tokenizer(student) if student is not None else None
+    return saved or load_tokenizer(ModelRef(name=str(inside(cache.path, cache.manifest.shared_file("tokenizer")))))

@@ -1,4 +1,4 @@
-"""Whether a model keeps packed samples apart, found out by trying."""
+"""Check by a trial that a model keeps packed samples apart."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""A narrower copy of a checkpoint: the hidden channels, MLP neurons and attention heads that say most on some text are kept.
+"""Make a narrower copy of a checkpoint: keep the hidden channels, MLP neurons and attention heads that are most active on
+some text.
 
-Importance by activation (Muralidharan et al. 2024, Compact Language Models via Pruning and Knowledge Distillation, section
-2.1): the mean over a sample's tokens of the absolute activation, or of a head's norm, then the L2 norm over samples. One
-forward pass over stored text; no gradient.
+Importance is measured by activation (Muralidharan et al. 2024, Compact Language Models via Pruning and Knowledge
+Distillation, section 2.1): the mean over a sample's tokens of the absolute activation, or of a head's norm, then the L2
+norm over samples. This takes one forward pass over stored text and no gradient.
 
 Axes: B samples, T tokens, D hidden channels, J neurons of an MLP, H heads, E channels of a head.
 """
@@ -31,7 +32,7 @@ _OUT = ("o_proj", "down_proj")
 
 @dataclass(frozen=True, kw_only=True)
 class Widths:
-    """How wide a copy shall be; None keeps what is there."""
+    """Widths say how wide a copy will be; None keeps the width of the model."""
 
     hidden_size: int | None = None
     intermediate_size: int | None = None
@@ -41,12 +42,12 @@ class Widths:
 
 @dataclass(eq=False)
 class Importance:
-    """Sums of squares over samples, of means over tokens.
+    """An importance holds sums of squares over samples, of means over tokens.
 
     Attributes:
         hidden_D: float64, over all norms' outputs.
-        neurons: by layer, float64[J].
-        heads: by layer, float64[H].
+        neurons: float64[J] of each layer.
+        heads: float64[H] of each layer.
     """
 
     hidden_D: Tensor
@@ -56,7 +57,7 @@ class Importance:
 
 @torch.no_grad()
 def importance_of(model: PreTrainedModel, batches: Iterable[tuple[Tensor, Tensor]]) -> Importance:
-    """Run a model over some samples, and add up how much each of its parts says.
+    """Run a model over some samples, and add up how active each of its parts is.
 
     Args:
         model: in evaluation mode on the device of the batches.
@@ -67,17 +68,17 @@ def importance_of(model: PreTrainedModel, batches: Iterable[tuple[Tensor, Tensor
     """
     check_parts(model)
     config = model.config.get_text_config()
-    found = Importance(torch.zeros(config.hidden_size, dtype=torch.float64))
+    importance = Importance(torch.zeros(config.hidden_size, dtype=torch.float64))
     head_dim = head_dim_of(model)
     mask_BT = torch.zeros(0, 0)
 
     def mean_B(activity_BTC: Tensor) -> Tensor:
-        """float64[B, C]: over the tokens that are real."""
+        """Return float64[B, C]: the mean over the real tokens."""
         weights_BT1 = mask_BT[..., None].to(activity_BTC.device, torch.float64)
         return ((activity_BTC.double() * weights_BT1).sum(1) / weights_BT1.sum(1)).cpu()
 
     def hidden(_: nn.Module, _inputs: Any, output_BTD: Tensor) -> None:
-        found.hidden_D += mean_B(output_BTD.abs()).square().sum(0)
+        importance.hidden_D += mean_B(output_BTD.abs()).square().sum(0)
 
     def of_layer(kept: dict[int, Tensor], layer: int, activity: Callable[[Tensor], Tensor]) -> Callable[..., None]:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -87,45 +88,49 @@ def importance_of(model: PreTrainedModel, batches: Iterable[tuple[Tensor, Tensor
         return hook
 
     def head_norm(value_BTC: Tensor) -> Tensor:
-        found: Tensor = torch.linalg.vector_norm(value_BTC.float().view(*value_BTC.shape[:-1], -1, head_dim), dim=-1)
-        return found
+        norms_BTH: Tensor = torch.linalg.vector_norm(
+            value_BTC.float().view(*value_BTC.shape[:-1], -1, head_dim), dim=-1
+        )
+        return norms_BTH
 
     with ExitStack() as hooks:
         for name, module in model.named_modules():
             last = name.rpartition(".")[2]
             if last == "down_proj":
                 hooks.callback(
-                    module.register_forward_pre_hook(of_layer(found.neurons, _layer(name), Tensor.abs)).remove
+                    module.register_forward_pre_hook(of_layer(importance.neurons, _layer(name), Tensor.abs)).remove
                 )
             elif last == "o_proj":
-                hooks.callback(module.register_forward_pre_hook(of_layer(found.heads, _layer(name), head_norm)).remove)
+                hooks.callback(
+                    module.register_forward_pre_hook(of_layer(importance.heads, _layer(name), head_norm)).remove
+                )
             elif last.rpartition("_")[2] in _HIDDEN and last not in _OWN_NORMS:
                 hooks.callback(module.register_forward_hook(hidden).remove)
         for tokens_BT, attention_BT in batches:
             mask_BT = attention_BT
             model(input_ids=tokens_BT, attention_mask=attention_BT, use_cache=False)
-    return found
+    return importance
 
 
 def check_parts(model: PreTrainedModel) -> None:
-    """Raises ModelError when some matrix of the model is none that can be cut."""
+    """Raise a ModelError if some matrix of the model cannot be cut."""
     if any(_axes(name, value.ndim) is None for name, value in model.named_parameters()):
         raise ModelError(f"{type(model).__name__}: only decoders with gated MLPs can be made narrower.")
 
 
 def head_dim_of(model: PreTrainedModel) -> int:
-    """Channels of an attention head."""
+    """Return the number of channels of an attention head."""
     config = model.config.get_text_config()
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
 def narrow_config(model: PreTrainedModel, widths: Widths) -> PretrainedConfig:
-    """The configuration of a narrower copy; its heads have as many channels as before.
+    """Return the configuration of a narrower copy; its heads have as many channels as before.
 
     Raises:
         ModelError: the model has other parts than a decoder with gated MLPs.
-        BadInput: a width that is not there to be kept, heads that do not go evenly into key-value heads, or a shape that
-            configurations of this kind refuse, so that what is saved could not be loaded.
+        BadInput: a width is larger than the model's, query heads do not divide evenly among key-value heads, or
+            configurations of this kind refuse the shape, so that the saved model could not be loaded.
     """
     check_parts(model)
     narrow: PretrainedConfig = copy.deepcopy(model.config)
@@ -154,16 +159,16 @@ def narrow_config(model: PreTrainedModel, widths: Widths) -> PretrainedConfig:
         try:
             text.validate()
         except Exception as error:
-            # what a library's own checks raise depends on its version; the reason is kept, the traceback chained
+            # the errors of a library's own checks depend on its version: keep the reason, chain the traceback
             raise _impossible(widths, error) from error
     return narrow
 
 
 def narrowed(model: PreTrainedModel, importance: Importance, widths: Widths) -> PreTrainedModel:
-    """A copy of a model with its most important channels, neurons and heads, in their old order.
+    """Return a copy of a model with its most important channels, neurons and heads, in their old order.
 
-    Query heads that share a key-value head stay together: first key-value heads are chosen by the sum of their query heads,
-    then the query heads within each.
+    Query heads that share a key-value head stay together: first, key-value heads are chosen by the sum of their query
+    heads; then the query heads of each are chosen.
 
     Raises:
         ModelError, BadInput: see `narrow_config`.
@@ -201,7 +206,8 @@ def _impossible(widths: Widths, error: Exception) -> BadInput:
 
 
 def _axes(name: str, axes: int) -> tuple[str, ...] | None:
-    """Along which axis a parameter is cut by what; empty text for not at all; None for a parameter that is not known."""
+    """Return by what each axis of a parameter is cut: empty text for an axis that stays, None for a parameter that is not
+    known."""
     module = name.rpartition(".")[0]
     last = module.rpartition(".")[2]
     outer = {"q_proj": "query", "k_proj": "key", "v_proj": "key", "gate_proj": "neurons", "up_proj": "neurons"}
@@ -220,14 +226,14 @@ def _axes(name: str, axes: int) -> tuple[str, ...] | None:
 
 
 def _top(importance_C: Tensor, count: int | None) -> Tensor:
-    """int64, rising: the most important ones; of equals the first."""
+    """Return int64, rising: the most important entries; of equal ones the first."""
     if count is None or count >= len(importance_C):
         return torch.arange(len(importance_C))
     return torch.sort(importance_C, descending=True, stable=True).indices[:count].sort().values
 
 
 def _heads(importance_H: Tensor, kv_heads: int, wanted: int, wanted_kv: int) -> tuple[Tensor, Tensor]:
-    """The query heads and the key-value heads that are kept."""
+    """Return the query heads and the key-value heads that are kept."""
     grouped_GH = importance_H.view(kv_heads, -1)
     each = grouped_GH.shape[1]
     groups = _top(grouped_GH.sum(1), wanted_kv)
@@ -236,7 +242,7 @@ def _heads(importance_H: Tensor, kv_heads: int, wanted: int, wanted_kv: int) -> 
 
 
 def _channels(heads_H: Tensor, head_dim: int) -> Tensor:
-    """The channels of some heads."""
+    """Return the channels of some heads."""
     return (heads_H[:, None] * head_dim + torch.arange(head_dim)).flatten()
 
 

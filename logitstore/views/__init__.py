@@ -1,9 +1,9 @@
-"""Views: what a model is shown of an image, the same to the last bit whenever and wherever it is made again.
+"""Make views: what a model is shown of an image, the same to the last bit whenever and wherever it is made again.
 
-One transform a file, its fields the options of `view_info`. A framing is called with the height and width of a picture, the
-aspect of a view and uniform numbers, and gives a box; a mixing is called with the size of a view and uniform numbers, and gives
-what is left of it; the others are called with a picture and uniform numbers, and give a picture. A picture is 8-bit before
-and after every one.
+Each file has one transform; its fields are the options of `view_info`. A framing gets the height and width of a picture,
+the aspect of a view and uniform numbers, and returns a box. A mixing gets the size of a view and uniform numbers, and
+returns the weight of the view, and the box of its partner if there is one. Every other transform gets a picture and uniform
+numbers, and returns a picture. A picture is 8-bit before and after every transform.
 """
 
 from logitstore.registry import Table
@@ -23,4 +23,4 @@ TRANSFORMS = Table(
         "cutmix": "logitstore.views.mix:Cutmix",
     },
 )
-"""Imported only when named, so that views without colours do without kornia."""
+"""A transform is imported only when it is named, so that views without colour transforms need no kornia."""

@@ -1,4 +1,4 @@
-"""Boxes: in shares of the edges of a picture, the same at every size, and in its pixels."""
+"""Define boxes: in shares of the edges of a picture, the same at every size, and in its pixels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Shares = tuple[float, float, float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Box:
-    """The pixels from row `top` and column `left` to before `bottom` and `right`."""
+    """A box holds the pixels from row `top` and column `left` to before `bottom` and `right`."""
 
     top: int
     left: int
@@ -21,7 +21,8 @@ class Box:
 
     @classmethod
     def of(cls, shares: Shares, size: tuple[int, int]) -> Box:
-        """A box as pixels of a picture of a size (height, width): each edge at the nearest border between two."""
+        """Return a box in pixels of a picture of a size (height, width): each edge is at the nearest border between two
+        pixels."""
         top, left, bottom, right = (nearest(share * edge) for share, edge in zip(shares, (*size, *size), strict=True))
         return cls(top=top, left=left, bottom=bottom, right=right)
 

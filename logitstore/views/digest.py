@@ -1,4 +1,5 @@
-"""A number that proves a replay: stored with a view when the teacher saw it, compared when the view is made again."""
+"""Compute a number that proves a replay: it is stored with a view that the teacher saw, and compared when the view is made
+again."""
 
 from __future__ import annotations
 
@@ -13,12 +14,12 @@ from logitstore.views.mix import Mix
 
 
 def digest(picture_3HW: Tensor | Array, mix: Mix | None, partner_3HW: Tensor | Array | None = None) -> int:
-    """The lower 32 bits of the xxh3-64 of a view's shape, pixels and mix, and its partner's; see docs/format.md.
+    """Return the lower 32 bits of the xxh3-64 of a view's shape, pixels and mix, and its partner's; see docs/format.md.
 
     Args:
-        picture_3HW: uint8, before it is mixed.
-        mix: how it is mixed.
-        partner_3HW: uint8, what it is mixed with.
+        picture_3HW: uint8, the picture before it is mixed.
+        mix: how the picture is mixed.
+        partner_3HW: uint8, the picture that it is mixed with.
     """
     hash_ = xxhash.xxh3_64()
     _add(hash_, picture_3HW)

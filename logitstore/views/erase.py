@@ -1,4 +1,4 @@
-"""A box becomes noise."""
+"""Replace a box by noise."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from logitstore.views.boxes import Box
 from logitstore.views.uniforms import Uniforms
 
 TRIES = 10
-"""Boxes that are drawn until one lies inside the picture."""
+"""Most boxes that are drawn until one lies inside the picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Erase:
-    """Random pixels in a random box, with chance p (Zhong et al. 2020, Random Erasing).
+    """Put random pixels into a random box, with chance p (Zhong et al. 2020, Random Erasing).
 
     The box is drawn in shares of the edges, so it is the same in a view of another size; the noise is not.
 
     Attributes:
-        p: chance.
+        p: chance that the picture is changed.
         scale: range of the share of the area, uniform.
         ratio: range of height / width where both edges of the picture count as 1, uniform in its logarithm.
     """
@@ -32,9 +32,9 @@ class Erase:
     ratio: tuple[float, float]
 
     def __call__(self, picture_3HW: Tensor, uniforms: Uniforms) -> Tensor:
-        """One uniform number for p; two for each try, two for the place; then one for each erased number.
+        """Return the picture with a box erased; nothing is erased where no box fits.
 
-        Nothing is erased where no box fits.
+        This takes one uniform number for p; two for each try, two for the place; then one for each erased number.
         """
         if not uniforms.happens(self.p):
             return picture_3HW

@@ -1,4 +1,4 @@
-"""Left becomes right."""
+"""Mirror a picture, so that left becomes right."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from logitstore.views.uniforms import Uniforms
 
 @dataclass(frozen=True, kw_only=True)
 class Flip:
-    """The mirrored picture, with chance p."""
+    """Mirror the picture, with chance p."""
 
     p: float
 

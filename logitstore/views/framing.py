@@ -1,4 +1,4 @@
-"""Which part of a picture is seen, and its resizing to the size of a view."""
+"""Choose the part of a picture that is seen, and resize it to the size of a view."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from logitstore.views.levels import nearest, rounded
 from logitstore.views.uniforms import Uniforms
 
 TRIES = 10
-"""Crops that are drawn until one lies inside the picture."""
+"""Most crops that are drawn until one lies inside the picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Whole:
-    """All of a picture, squashed where a view has another shape."""
+    """Take all of a picture, squashed where a view has another shape."""
 
     def __call__(self, height: int, width: int, aspect: float, uniforms: Uniforms) -> Box:
         return Box(top=0, left=0, bottom=height, right=width)
@@ -30,10 +30,10 @@ class Whole:
 
 @dataclass(frozen=True, kw_only=True)
 class Center:
-    """The middle of a picture, in the shape of a view.
+    """Take the middle of a picture, in the shape of a view.
 
     Attributes:
-        share: of the edges of the largest such box.
+        share: share of the edges of the largest such box.
     """
 
     share: float
@@ -44,7 +44,7 @@ class Center:
 
 @dataclass(frozen=True, kw_only=True)
 class Crop:
-    """A random box, squashed where a view has another shape (Szegedy et al. 2015, section 6).
+    """Take a random box, squashed where a view has another shape (Szegedy et al. 2015, section 6).
 
     Attributes:
         scale: range of the share of the picture's area, uniform.
@@ -55,9 +55,9 @@ class Crop:
     ratio: tuple[float, float]
 
     def __call__(self, height: int, width: int, aspect: float, uniforms: Uniforms) -> Box:
-        """The first of some boxes that fits; failing that, the largest in the middle with a ratio in the range.
+        """Return the first drawn box that fits; if none fits, the largest box in the middle with a ratio in the range.
 
-        Two uniform numbers for each try, two more for the place.
+        This takes two uniform numbers for each try, two more for the place.
         """
         for _ in range(TRIES):
             area = uniforms.between(*self.scale) * height * width
@@ -80,8 +80,9 @@ def _centred(height: int, width: int, aspect: float, share: float) -> Box:
 def framed(
     picture_HW3: Array, box: Box, size: tuple[int, int], interpolation: Literal["bilinear", "bicubic"]
 ) -> Tensor:
-    """uint8[3, *size] of a box of a picture uint8[H, W, 3]: antialiased; nothing outside the box has a say."""
+    """Return uint8[3, *size]: a box of a picture uint8[H, W, 3], resized with antialiasing. Nothing outside the box has an
+    effect."""
     seen_3HW = picture_HW3[box.rows, box.columns].transpose(2, 0, 1)
-    # by way of NumPy, since torch warns of memory that may not be written to, as that of a decoded picture
+    # copied by NumPy, because torch warns of memory that may not be written to, such as that of a decoded picture
     levels_13HW = torch.from_numpy(seen_3HW[None].astype(np.float64, order="C"))
     return rounded(interpolate(levels_13HW, size, mode=interpolation, antialias=True, align_corners=False)[0])

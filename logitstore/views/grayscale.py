@@ -1,4 +1,4 @@
-"""Colours become greys."""
+"""Turn colours into greys."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from logitstore.views.uniforms import Uniforms
 
 @dataclass(frozen=True, kw_only=True)
 class Grayscale:
-    """With chance p, the luma of ITU-R BT.601 in all channels: 0.299 R + 0.587 G + 0.114 B."""
+    """Put the luma of ITU-R BT.601, 0.299 R + 0.587 G + 0.114 B, into all channels, with chance p."""
 
     p: float
 

@@ -1,4 +1,4 @@
-"""Brightness, contrast, saturation and hue change by random amounts, in a random order."""
+"""Change brightness, contrast, saturation and hue by random amounts, in a random order."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from logitstore.views.uniforms import Uniforms
 
 @dataclass(frozen=True, kw_only=True)
 class Jitter:
-    """Other colours, with chance p (as in Chen et al. 2020, SimCLR, appendix A).
+    """Change the colours, with chance p (as in Chen et al. 2020, SimCLR, appendix A).
 
     Attributes:
         brightness, contrast, saturation: s of a factor from 1 - s to 1 + s.
-        hue: the largest turn either way, where 1 is all of the circle.
-        p: chance.
+        hue: the largest turn in either direction, where 1 is the whole circle.
+        p: chance that the picture is changed.
     """
 
     brightness: float
@@ -35,7 +35,7 @@ class Jitter:
     p: float
 
     def __call__(self, picture_3HW: Tensor, uniforms: Uniforms) -> Tensor:
-        """One uniform number for p, three for the order, four for the amounts."""
+        """Return the changed picture. This takes one uniform number for p, three for the order, four for the amounts."""
         if not uniforms.happens(self.p):
             return picture_3HW
         order = uniforms.order(4)

@@ -1,4 +1,4 @@
-"""What is taken of another image: a share of every pixel (mixup), or a box (cutmix)."""
+"""Mix another image into a view: a share of every pixel (mixup), or a box (cutmix)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from logitstore.views.uniforms import Uniforms, seed_of
 
 @dataclass(frozen=True, kw_only=True)
 class Mix:
-    """How a view is mixed with that of another image.
+    """A mix says how a view is mixed with that of another image.
 
     Attributes:
-        partner: number of the other image, which is seen in its own view of the same number, mixed with nothing.
-        weight: share of the own view, from 0 to below 1, exact in float32; the rest is the partner's. Labels are mixed with it.
-        box: of cutmix, where the partner is seen; None for mixup. Its edges lie between pixels of a view of the size
-            `ViewInfo.size`, and 1 - `weight` is the share of the pixels inside.
+        partner: number of the other image. It is seen in its own view of the same number, which is not mixed itself.
+        weight: share of the own view, from 0 to below 1, exact in float32; the rest is the partner's. Labels are mixed with
+            it.
+        box: for cutmix, the box in which the partner is seen; None for mixup. Its edges lie between pixels of a view of the
+            size `ViewInfo.size`, and 1 - `weight` is the share of the pixels inside.
     """
 
     partner: int
@@ -30,12 +31,12 @@ class Mix:
 
 
 def mixing(info: ViewInfo, image: int, images: int, view: int) -> Mix | None:
-    """How a view is mixed; None where it is not.
+    """Return how a view is mixed; None where it is not.
 
     Args:
-        info: where it names both mixup and cutmix, one of them is drawn, and happens with its own chance.
-        image: its number, below `images`.
-        images: of the data set; each of the others may be the partner.
+        info: how views are made. If it names both mixup and cutmix, one of them is drawn, and happens with its own chance.
+        image: number of the image, below `images`.
+        images: number of images of the data set; each of the others may be the partner.
         view: number of the view.
     """
     places = [place for place, transform in enumerate(info.transforms) if transform.name in MIXING]
@@ -53,29 +54,30 @@ def mixing(info: ViewInfo, image: int, images: int, view: int) -> Mix | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Mixup:
-    """All pixels are mixed, with a weight from Beta(alpha, alpha) (Zhang et al. 2018); with chance p."""
+    """Mix all pixels, with a weight from Beta(alpha, alpha) (Zhang et al. 2018), with chance p."""
 
     alpha: float
     p: float
 
     def __call__(self, size: tuple[int, int], uniforms: Uniforms) -> tuple[float, Shares | None]:
-        """Weight and box of a mix."""
+        """Return weight and box of a mix."""
         return float(np.float32(uniforms.beta(self.alpha))), None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cutmix:
-    """A box is replaced (Yun et al. 2019); with chance p.
+    """Replace a box (Yun et al. 2019), with chance p.
 
-    Its edges are sqrt(1 - b) of those of the view, b from Beta(alpha, alpha). Its middle is uniform in the view; what lies
-    outside is cut off.
+    The edges of the box are sqrt(1 - b) of those of the view, with b from Beta(alpha, alpha). Its middle is uniform in the
+    view; the part outside is cut off.
     """
 
     alpha: float
     p: float
 
     def __call__(self, size: tuple[int, int], uniforms: Uniforms) -> tuple[float, Shares | None]:
-        """Weight and box of a mix: the box as it is in a view of this size, the weight the share of pixels outside."""
+        """Return weight and box of a mix: the box as it is in a view of this size, and the share of pixels outside as the
+        weight."""
         height, width = size
         half = math.sqrt(1 - uniforms.beta(self.alpha)) / 2
         y, x = uniforms.number(), uniforms.number()

@@ -1,4 +1,4 @@
-"""A few random operations, all of one strength (Cubuk et al. 2020, RandAugment)."""
+"""Apply a few random operations, all of one strength (Cubuk et al. 2020, RandAugment)."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from logitstore.views.warp import rotated, sheared_along_x, sheared_along_y, tra
 
 @dataclass(frozen=True, kw_only=True)
 class RandAugment:
-    """The picture after some operations.
+    """Apply some random operations to the picture.
 
     Attributes:
-        n: operations; one may come more than once.
+        n: number of operations; one may come more than once.
         m: their strength, from 0 to 10.
     """
 
@@ -36,7 +36,7 @@ class RandAugment:
     m: float
 
     def __call__(self, picture_3HW: Tensor, uniforms: Uniforms) -> Tensor:
-        """Two uniform numbers for each operation: which one, and which way."""
+        """Return the changed picture. This takes two uniform numbers for each operation: one chooses it, one its direction."""
         for _ in range(self.n):
             name = list(OPERATIONS)[uniforms.below(len(OPERATIONS))]
             strength = -self.m / 10 if uniforms.happens(0.5) else self.m / 10
@@ -45,19 +45,19 @@ class RandAugment:
 
 
 def _with_contrast(unit_3HW: Tensor) -> Tensor:
-    """Each channel stretched to 0 .. 1, unless it has one level only."""
+    """Stretch each channel to 0 .. 1, unless it has one level only."""
     low_311, high_311 = unit_3HW.amin((-2, -1), keepdim=True), unit_3HW.amax((-2, -1), keepdim=True)
     return torch.where(high_311 > low_311, (unit_3HW - low_311) / (high_311 - low_311), unit_3HW)
 
 
 def _solarized(unit_3HW: Tensor, strength: float) -> Tensor:
-    """Levels from a threshold on turned round; it lies half a level below, so that no rounding decides."""
+    """Invert the levels from a threshold on. It lies half a level below a whole level, so that no rounding decides."""
     turned: Tensor = solarize(unit_3HW, (math.ceil(256 - 256 * abs(strength)) - 0.5) / 255)
     return turned
 
 
 def _sharpened(unit_3HW: Tensor, strength: float) -> Tensor:
-    """The outermost pixels stay; without others there is nothing to do, and kornia would refuse."""
+    """Sharpen all but the outermost pixels. Without inner pixels nothing is done; kornia would refuse such a picture."""
     return sharpness(unit_3HW, 1 + 0.9 * strength) if min(unit_3HW.shape[-2:]) > 2 else unit_3HW
 
 
@@ -77,4 +77,4 @@ OPERATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "translate-x": lambda unit_3HW, strength: translated(unit_3HW, 0.45 * strength, 0),
     "translate-y": lambda unit_3HW, strength: translated(unit_3HW, 0, 0.45 * strength),
 }
-"""The fourteen of the paper, in its order; strength is from -1 to 1, where 1 is the magnitude 10 of AutoAugment."""
+"""The fourteen operations of the paper, in its order; strength is from -1 to 1, where 1 is the magnitude 10 of AutoAugment."""

@@ -1,4 +1,4 @@
-"""One view of one picture, made anew."""
+"""Make one view of one picture again."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from logitstore.views.uniforms import Uniforms, seed_of
 
 
 def replay(picture_HW3: Array, info: ViewInfo, image: int, view: int, size: tuple[int, int] | None = None) -> Tensor:
-    """A view: a function of its arguments alone, whatever else this process or machine does.
+    """Return a view, which depends on the arguments alone, whatever else this process or machine does.
 
     Args:
         picture_HW3: uint8, RGB, as decoded; at least one pixel.
-        info: what is done.
+        info: how views are made.
         image: number of the image in its data set.
         view: number of the view.
-        size: height and width of the view if others than `info.size`: the same crop, colours and boxes at another resolution.
+        size: height and width of the view, where they differ from `info.size`: the same crop, colours and boxes at another
+            resolution.
 
     Returns:
         uint8[3, height, width] on the CPU. Mixing is left to `finish`.

@@ -1,4 +1,4 @@
-"""The random numbers of a view: they depend on seed, image, view and the transform's place in the list, and on nothing else."""
+"""Draw the random numbers of a view: they depend only on seed, image, view and the transform's place in the list."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from logitstore.hashes import hashed
 from logitstore.types import Array
 
 _SEED, _IMAGE, _VIEW = 0x7365656473, 0x696D616765, 0x7669657773
-"""Salts that tell the three numbers apart: seeds, image, views."""
+"""Salts that keep the three numbers apart: seeds, images, views."""
 
 
 def seed_of(seed: int, image: int, view: int) -> int:
-    """The key, of 64 bits, of all random numbers of a view; as docs/format.md says, "Views of images".
+    """Return the 64-bit key of all random numbers of a view, as in docs/format.md, "Views of images".
 
     Args:
-        seed: of the data set's views.
-        image: its number, from 0.
-        view: which view of it, from 0.
+        seed: seed of the data set's views.
+        image: number of the image, from 0.
+        view: number of the view, from 0.
     """
     key = hashed(np.array([seed % (1 << 64)], np.uint64), _SEED)
     for number, salt in ((image, _IMAGE), (view, _VIEW)):
@@ -30,12 +30,12 @@ def seed_of(seed: int, image: int, view: int) -> int:
 
 
 class Uniforms:
-    """The numbers of one transform of one view, handed out in their order.
+    """Hand out the random numbers of one transform of one view, in their order.
 
-    No library's distributions are used: their code may change, these few lines do not.
+    No library's distributions are used: their code may change, but these few lines do not.
 
     Args:
-        key: of the view, from `seed_of`.
+        key: key of the view, from `seed_of`.
         stream: place of the transform in the list, from 0.
     """
 
@@ -43,31 +43,31 @@ class Uniforms:
         self._generator = generator(key, stream)
 
     def number(self) -> float:
-        """The next one, in [0, 1): a multiple of 2**-53."""
+        """Return the next number, in [0, 1): a multiple of 2**-53."""
         return float(self._generator.random())
 
     def numbers(self, shape: Sequence[int]) -> Array:
-        """float64 of a shape, filled in C order with the next ones."""
+        """Return float64 of a shape, filled in C order with the next numbers."""
         return self._generator.random(tuple(shape))
 
     def between(self, low: float, high: float) -> float:
-        """Uniform in [low, high)."""
+        """Return a number that is uniform in [low, high)."""
         return low + (high - low) * self.number()
 
     def log_between(self, low: float, high: float) -> float:
-        """One whose logarithm is uniform between those of low and high."""
+        """Return a number whose logarithm is uniform between those of low and high."""
         return math.exp(self.between(math.log(low), math.log(high)))
 
     def below(self, count: int) -> int:
-        """One of 0 .. count - 1, each as likely; count is at most 2**52."""
+        """Return one of 0 .. count - 1, each as likely; count is at most 2**52."""
         return int(count * self.number())
 
     def happens(self, chance: float) -> bool:
-        """Whether something of this chance happens: the next number is below it."""
+        """Return whether something of this chance happens: whether the next number is below it."""
         return self.number() < chance
 
     def order(self, count: int) -> list[int]:
-        """A permutation of 0 .. count - 1, by Fisher and Yates, from the last place to the second."""
+        """Return a permutation of 0 .. count - 1, by Fisher and Yates, from the last place to the second."""
         order = list(range(count))
         for place in range(count - 1, 0, -1):
             other = self.below(place + 1)
@@ -75,7 +75,7 @@ class Uniforms:
         return order
 
     def beta(self, alpha: float) -> float:
-        """One of Beta(alpha, alpha), by Jöhnk (1964): quick for alpha up to about 4."""
+        """Return a number from Beta(alpha, alpha), by Jöhnk (1964): quick for alpha up to about 4."""
         while True:
             one, other = math.pow(self.number(), 1 / alpha), math.pow(self.number(), 1 / alpha)
             if 0 < one + other <= 1:

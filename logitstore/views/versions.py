@@ -1,4 +1,4 @@
-"""The versions of the libraries that can change a pixel of a view."""
+"""Record and check the versions of the libraries that can change a pixel of a view."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from logitstore.view_info import TransformInfo, ViewInfo, libraries
 
 
 def versions(transforms: Sequence[TransformInfo]) -> dict[str, str]:
-    """What is installed here, by name, without the build's suffix (`2.13.0+cpu` is `2.13.0`).
+    """Return the installed versions by name, without the build's suffix (`2.13.0+cpu` is `2.13.0`).
 
     Raises:
         BadInput: a library that the transforms need is not installed.
@@ -37,9 +37,9 @@ def check_versions(info: ViewInfo) -> None:
     here = versions(info.transforms)
     others = [name for name in here if info.versions[name] != here[name]]
     if others:
-        told = ", ".join(f"{name} {info.versions[name]} there, {here[name]} here" for name in others)
+        differences = ", ".join(f"{name} {info.versions[name]} there, {here[name]} here" for name in others)
         wanted = " ".join(f"{name}=={info.versions[name]}" for name in others)
         raise CacheMismatch(
-            f"the views that the teacher saw were made with other libraries: {told}. "
+            f"the views that the teacher saw were made with other libraries: {differences}. "
             f"Another version may give other pixels. Install what was used: pip install {wanted}"
         )
