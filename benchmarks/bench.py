@@ -1,4 +1,4 @@
-"""What the benchmarks share: timing in turns, medians, and the form of a results file."""
+"""Share what the benchmarks need: timing in turns, medians, and the form of a results file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ console = Console()
 
 
 def in_turns(ways: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
-    """Seconds of every way in every round; the ways take turns, so that what slows the machine slows all of them."""
+    """Return the seconds of every way in every round. The ways take turns, so that what slows the machine slows all of
+    them."""
     for _ in range(warm_up):
         for way in ways.values():
             way()
@@ -32,41 +33,41 @@ def in_turns(ways: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 
 
 
 def in_rows(ways: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every way, run after run of the same, the first left out."""
+    """Return the seconds of every way, with all its runs one after the other, the first one left out."""
     return {name: in_turns({name: way}, rounds)[name] for name, way in ways.items()}
 
 
 def added_peak(work: Callable[[], Any]) -> int:
-    """Bytes of resident memory that some work took at most, above what was there before."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    """Return the bytes of resident memory that some work took at most, above what was there before."""
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     before = resident("VmRSS")
     work()
     return resident("VmHWM") - before
 
 
 def resident(name: str) -> int:
-    """Bytes, by a name in /proc/self/status."""
+    """Return the bytes of a line of /proc/self/status."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
     return int(line.split()[1]) * 1024
 
 
 def ratio(seconds: Mapping[str, list[float]], of: str, to: str) -> float:
-    """The median over the rounds of the ratio of two ways' times."""
+    """Return the median over the rounds of the ratio of two ways' times."""
     return statistics.median(a / b for a, b in zip(seconds[of], seconds[to], strict=True))
 
 
 def at_most(name: str, target: float, measured: float, unit: str = "x", **more: Any) -> dict[str, Any]:
-    """A line whose figure should not be above its target."""
+    """Return a line whose figure should not be above its target."""
     return _line(name, f"<= {target:g}", measured, unit, measured <= target, more)
 
 
 def at_least(name: str, target: float, measured: float, unit: str = "x", **more: Any) -> dict[str, Any]:
-    """A line whose figure should not be below its target."""
+    """Return a line whose figure should not be below its target."""
     return _line(name, f">= {target:g}", measured, unit, measured >= target, more)
 
 
 def found(name: str, measured: float, unit: str = "x", **more: Any) -> dict[str, Any]:
-    """A line without a target."""
+    """Return a line without a target."""
     return _line(name, None, measured, unit, None, more)
 
 

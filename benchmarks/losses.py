@@ -1,9 +1,9 @@
-"""Sparse KL beside cross-entropy, forward and backward, time and peak memory: `python benchmarks/losses.py`.
+"""Measure sparse KL beside cross-entropy, forward and backward, time and peak memory: `python benchmarks/losses.py`.
 
-Ways take turns, so the memory of each was another's before; "each run after itself" are the same ways without turns, where
-what a run frees serves the next, so that large allocations cost least. 2,048 rows over 151,936 tokens, k = 32, prior tail; the
-head is 896 wide, as in Qwen2.5-0.5B. Peak memory is that of a process of its own: for losses from logits with the logits, for
-losses from hidden states beyond hidden states and weight.
+Ways take turns, so the memory that a way takes was another way's before. "Each run after itself" are the same ways without
+turns, where the memory that a run frees serves the next one, so that large allocations cost least. 2,048 rows over 151,936
+tokens, k = 32, prior tail; the head is 896 wide, as in Qwen2.5-0.5B. Peak memory is that of a process of its own: for
+losses from logits with the logits, for losses from hidden states beyond hidden states and weight.
 
 Axes: N rows, K listed, D width, V vocabulary.
 """
@@ -112,7 +112,7 @@ def cross_entropy(logits_NV: Tensor, targets: Targets, gold_N: Tensor) -> None:
 def sparse(
     logits_NV: Tensor, targets: Targets, gold_N: Tensor, *, in_place: bool, alpha: float = 1.0, temperature: float = 1.0
 ) -> None:
-    # in place the values are spent; what they are does not change the time, but the logits must be those of an operation
+    # losses in place overwrite the values, which do not change the time; but the logits must come from an operation
     leaf = logits_NV.detach().requires_grad_()
     loss = distillation_loss(targets, gold_N, alpha=alpha, temperature=temperature)
     student_NV = leaf.view_as(leaf) if in_place else leaf
@@ -147,15 +147,15 @@ FROM_HIDDEN: dict[str, Callable[..., None]] = {
 
 
 def peak_of(name: str) -> int:
-    """Bytes, measured in a process of its own."""
+    """Return peak bytes, measured in a process of its own."""
     done = subprocess.run([sys.executable, __file__, "--peak", name], check=True, capture_output=True, text=True)
     return int(done.stdout)
 
 
 def peak(name: str) -> int:
-    """Bytes that a way takes at most, above what the process had before."""
+    """Return the bytes that a way takes at most, above what the process had before."""
     small = (torch.zeros(4, 8), None, torch.zeros(4, dtype=torch.int64))
-    cross_entropy(*small)  # loads what is loaded once
+    cross_entropy(*small)  # load what is loaded only once
     targets, gold_N = make_targets(), make_gold()
     if name in FROM_LOGITS:
         return added_peak(lambda: FROM_LOGITS[name](make_logits(), targets, gold_N))

@@ -1,4 +1,4 @@
-"""Where and with what a benchmark ran, for its results file."""
+"""Describe where and with what a benchmark ran, for its results file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 
 def describe_run() -> dict[str, Any]:
-    """Machine, versions and commit."""
+    """Return machine, versions and commit."""
     return {
         "machine": {"processor": _processor(), "threads": torch.get_num_threads(), "system": platform.platform()},
         "versions": {name: version(name) for name in ("logitstore", "torch", "transformers", "numpy", "zarr")}
@@ -30,7 +30,7 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """The commit that is measured, marked where what it would be measured by differs from it."""
+    """Return the commit that is measured, marked as changed if Python files differ from it."""
     head, changed = (
         subprocess.run(["git", *command], capture_output=True, text=True, check=False).stdout.strip()
         for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", "*.py"])

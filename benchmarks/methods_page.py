@@ -1,4 +1,4 @@
-"""The tables of docs/methods.md, from the declarations that `train` itself uses, and the recipes."""
+"""Write the tables of docs/methods.md, from the declarations that `train` itself uses, and from the recipes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from logitstore.presets import row_of
 from logitstore.recipe import about, named_recipe, recipe_names
 
 VOCABULARY, WIDTH = 49152, 576
-"""Of any teacher; no cell depends on them."""
+"""Sizes of any teacher; no cell depends on them."""
 
 ON = {
     "exact": ("exact", {}),
@@ -20,11 +20,11 @@ ON = {
     "topk without a tail": ("topk", {"tail": "none"}),
     "sampled": ("sampled", {}),
 }
-"""Kinds of caches: the preset, and what is changed."""
+"""Kinds of caches: the preset, and its changed settings."""
 
 
 def methods() -> str:
-    """Every objective: where it comes from, and what it needs."""
+    """Return the table of objectives: where each comes from, and what it needs."""
     rows = [
         (f"`{name}`", method.says, method.paper, _needs(method), _options(method)) for name, method in METHODS.items()
     ]
@@ -32,7 +32,7 @@ def methods() -> str:
 
 
 def truth() -> str:
-    """How true every objective on logits is on each kind of cache."""
+    """Return the table of how true every objective on logits is on each kind of cache."""
     rows = [
         (f"`{name}`", *(_standing(name, *kind) for kind in ON.values()))
         for name, method in METHODS.items()
@@ -42,11 +42,11 @@ def truth() -> str:
 
 
 def recipes() -> str:
-    """Every recipe."""
+    """Return the table of recipes."""
     rows = [
-        (f"`{name}`", said["method"], said["paper"], said["needs"], ", ".join(_uses(name)))
+        (f"`{name}`", header["method"], header["paper"], header["needs"], ", ".join(_uses(name)))
         for name in recipe_names()
-        for said in [about(name)]
+        for header in [about(name)]
     ]
     return _table(("recipe", "what it is", "paper", "needs", "objectives"), rows)
 
@@ -80,9 +80,11 @@ def _standing(name: str, preset: str, changes: dict[str, Any]) -> str:
 
 
 def _uses(name: str) -> list[str]:
-    told = yaml.safe_load(named_recipe(name).read_text(encoding="utf-8")).get("train", {})
-    first = [told["objective"]] if told.get("objective", "none") != "none" and told.get("alpha", 1) != 0 else []
-    return [f"`{each}`" for each in [*first, *(term["name"] for term in told.get("terms", ()))]]
+    settings = yaml.safe_load(named_recipe(name).read_text(encoding="utf-8")).get("train", {})
+    first = (
+        [settings["objective"]] if settings.get("objective", "none") != "none" and settings.get("alpha", 1) != 0 else []
+    )
+    return [f"`{each}`" for each in [*first, *(term["name"] for term in settings.get("terms", ()))]]
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

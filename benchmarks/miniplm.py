@@ -1,9 +1,10 @@
-"""MiniPLM end to end: half of a corpus of mixed quality, chosen by two models, beside a random half.
+"""Run MiniPLM end to end: train on half of a corpus of mixed quality, chosen by two models, and on a random half.
 
-The corpus is what lies on a machine with Python: the language reference, and the READMEs, licences, source code, JSON and
-CSV files of the installed packages, cut to 4,000 characters. The teacher is SmolLM2-135M-Instruct; the reference model and the
-student are copies of three of its thirty layers, the reference trained on the whole corpus. Every student takes the same
-number of steps over windows of as many tokens; judged on held-out documents, of the language reference and of the others.
+The corpus is text that lies on a machine with Python: the language reference, and the READMEs, licences, source code, JSON
+and CSV files of the installed packages, cut to 4,000 characters. The teacher is SmolLM2-135M-Instruct. The reference model
+and the student are copies of three of its thirty layers; the reference is trained on the whole corpus. Every student takes
+the same number of steps over windows of the same length. It is judged on held-out documents, of the language reference and
+of the others.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ KINDS = {
     "data": ("*.json", "*.csv"),
 }
 EACH = 120
-"""Documents of every kind; the language reference has as many."""
+"""Number of documents of every kind; the language reference has as many."""
 
 CHARACTERS = 4000
 HOLDOUT = 0.2
@@ -53,7 +54,7 @@ TEACHERS_WORDS = "reference"
 
 
 def main() -> None:
-    """Write the corpus, score it twice, choose two halves, train on each with three seeds, judge."""
+    """Write the corpus, score it twice, choose two halves, train on each with three seeds, and judge the students."""
     torch.set_num_threads(2)
     FOLDER.mkdir(parents=True, exist_ok=True)
     write_corpus()
@@ -81,9 +82,9 @@ def main() -> None:
 
 
 def write_corpus() -> None:
-    """The same documents on the same machine: those of rising hash of their text, so that no package has most of them."""
+    """Write the same documents on the same machine, drawn so that no package has most of them."""
     packages = Path(sysconfig.get_paths()["purelib"])
-    found = {TEACHERS_WORDS: [text[:CHARACTERS] for _, text in sorted(pydoc_data.topics.topics.items())][:EACH]}
+    texts_of = {TEACHERS_WORDS: [text[:CHARACTERS] for _, text in sorted(pydoc_data.topics.topics.items())][:EACH]}
     for kind, patterns in KINDS.items():
         paths = sorted(path for pattern in patterns for path in packages.rglob(pattern) if path.is_file())
         drawn = np.random.default_rng(0).permutation(len(paths))
@@ -94,13 +95,13 @@ def write_corpus() -> None:
                 texts.append(text)
             if len(texts) == EACH:
                 break
-        found[kind] = texts
-    lines = [json.dumps({"text": text, "kind": kind}) for kind, texts in found.items() for text in texts]
+        texts_of[kind] = texts
+    lines = [json.dumps({"text": text, "kind": kind}) for kind, texts in texts_of.items() for text in texts]
     (FOLDER / "corpus.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def scored(name: str, model: str) -> None:
-    """A cache of scores of the corpus by a model."""
+    """Dump a cache of a model's scores of the corpus."""
     dump(
         DumpPlan(
             teacher=model,
@@ -116,18 +117,18 @@ def scored(name: str, model: str) -> None:
 
 
 def choose(method: str, seed: int) -> dict[str, Any]:
-    """Half of the samples; how many of each kind are among them."""
+    """Choose half of the samples, and count how many of each kind are among them."""
     file = FOLDER / f"{method}-{seed}.arrow"
     reference = {"reference": FOLDER / "by-reference"} if method == "difference" else {"seed": seed}
-    told = {"cache": FOLDER / "by-teacher", "out": file, "method": method, "ratio": 0.5}
-    found = select(SelectPlan.model_validate(told | reference))
+    plan = {"cache": FOLDER / "by-teacher", "out": file, "method": method, "ratio": 0.5}
+    selected = select(SelectPlan.model_validate(plan | reference))
     domains = Cache(FOLDER / "by-teacher").domains()
-    chosen = [domains[sample] for sample in found.selection.samples_M]
+    chosen = [domains[sample] for sample in selected.selection.samples_M]
     return {"file": file, "shares": {kind: chosen.count(kind) / domains.count(kind) for kind in dict.fromkeys(domains)}}
 
 
 def fit(name: str, cache: str, *, seed: int, select: Path | None, steps: int) -> Path:
-    """The small model, trained on text alone."""
+    """Train the small model on text alone."""
     out = FOLDER / name
     shutil.rmtree(out, ignore_errors=True)
     train(
@@ -151,7 +152,7 @@ def fit(name: str, cache: str, *, seed: int, select: Path | None, steps: int) ->
 
 
 def judge(student: Path) -> dict[str, float]:
-    """Nats a token on held-out documents."""
+    """Return the nats per token on held-out documents."""
     cache = Cache(FOLDER / "by-teacher")
     reference = ModelRef.parse(str(student))
     model = load_weights(reference, load_config(reference), torch.bfloat16).eval()

@@ -1,9 +1,9 @@
-"""Every objective from one cache: does it fall, what does it cost, what does its student come to.
+"""Measure every objective on one cache: whether the loss falls, what a step costs, and how good the student becomes.
 
-SmolLM2-135M-Instruct answers in bfloat16 once, logits and features; the student is a fresh one of three layers, half as wide,
-in bfloat16. Each line is a run of 200 steps over the same samples in the same order, two windows of at most 128 tokens each, in
-a process of its own, on one core, which it can have to itself. Time and peak memory of a step are beside those of a run on gold
-tokens alone; as one run follows another, the machine's moods are in them.
+SmolLM2-135M-Instruct answers in bfloat16 once, with logits and features. The student is a fresh one of three layers, half
+as wide, in bfloat16. Each line is a run of 200 steps over the same samples in the same order, two windows of at most 128
+tokens each, in a process of its own, on one core, which nothing else should use. Time and peak memory of a step are given
+beside those of a run on gold tokens alone. One run follows another, so the figures contain changes of the machine's speed.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from logitstore.types import Step
 FOLDER = Path("build/objectives")
 STEPS = 200
 SKIPPED = 20
-"""Steps at the start that are not timed."""
+"""Number of steps at the start that are not timed."""
 
 ENDS = 20
-"""Steps whose losses are averaged at either end."""
+"""Number of steps at either end whose losses are averaged."""
 
 LAYERS, TEACHER_LAYERS = 3, 30
 SHAPE = {
@@ -73,32 +73,32 @@ RUNS |= {
 
 
 def main(arguments: list[str]) -> None:
-    """Run every line in a process of its own, or with a name that one in this."""
+    """Run every line in a process of its own; given a name, run that line in this process."""
     torch.set_num_threads(1)
     if arguments:
         print(json.dumps(line_of(arguments[0])))
         return
     prepare()
-    found: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     for name in RUNS:
         began = time.perf_counter()
         done = subprocess.run([sys.executable, __file__, name], capture_output=True, text=True, check=True)
-        found.append(json.loads(done.stdout.splitlines()[-1]))
-        console.print(f"{name}: {found[-1]}, {time.perf_counter() - began:.0f} s", highlight=False, soft_wrap=True)
-    gold = found[0]
+        results.append(json.loads(done.stdout.splitlines()[-1]))
+        console.print(f"{name}: {results[-1]}, {time.perf_counter() - began:.0f} s", highlight=False, soft_wrap=True)
+    gold = results[0]
     lines = [
         {
             **line,
             "time": line["step_seconds"] / gold["step_seconds"],
             "memory": line["peak_bytes"] / gold["peak_bytes"],
         }
-        for line in found
+        for line in results
     ]
     save("objectives", lines)
 
 
 def prepare() -> None:
-    """The cache with its taps, and the student."""
+    """Make the cache with its taps, and the student."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     texts = FOLDER / "texts.jsonl"
     documents = [pydoc_data.topics.topics[name] for name in sorted(pydoc_data.topics.topics)]
@@ -122,7 +122,7 @@ def prepare() -> None:
 
 
 def line_of(name: str) -> dict[str, Any]:
-    """One run."""
+    """Return the line of one run."""
     ends: list[float] = []
 
     def note(step: Step) -> None:

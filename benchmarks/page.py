@@ -1,4 +1,5 @@
-"""Fills the tables of the README and of the pages in docs/ from results/*.json; with --check only says whether they are right.
+"""Fill the tables of the README and of the pages in docs/ from results/*.json; with --check, only check that they are
+right.
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`.
 """
@@ -21,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 MARKED = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 CODEC_TARGETS = {"small": (58, 0.29, 0.42), "faithful": (130, 0.075, 0.095), "exact": (580, 0.001, 0.001)}
-"""Most bytes a row, and nats of KL at temperatures 1 and 2."""
+"""By preset: most bytes a row, and most nats of KL at temperatures 1 and 2."""
 
 SHARE_TARGETS = {
     ("small", 1.0): 0.95,
@@ -30,23 +31,23 @@ SHARE_TARGETS = {
     ("faithful", 1.0): 0.98,
     ("faithful", 2.0): 0.98,
 }
-"""Least share of what live distillation gains over gold tokens, by (objective, temperature)."""
+"""By (objective, temperature): least share of what live distillation gains over gold tokens."""
 
 GOLD, LIVE = "gold tokens only", "live, whole distribution"
 
 
 def main(arguments: list[str]) -> None:
-    """Write the pages, or with --check exit with 1 and one line when one is not what would be written."""
+    """Write the pages; with --check, exit with 1 and one line when a page is not what would be written."""
     if arguments not in ([], ["--check"]):
         sys.exit("usage: python benchmarks/page.py [--check]")
     missing = set(TABLES)
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         old = page.read_text(encoding="utf-8")
-        names = [found["name"] for found in MARKED.finditer(old)]
+        names = [match["name"] for match in MARKED.finditer(old)]
         if unknown := set(names) - set(TABLES):
             sys.exit(f"{page}: no table is named {', '.join(unknown)}. There are: {', '.join(TABLES)}.")
         missing -= set(names)
-        new = MARKED.sub(lambda found: f"{found[1]}\n{TABLES[found['name']]()}\n\n{found[3]}", old)
+        new = MARKED.sub(lambda match: f"{match[1]}\n{TABLES[match['name']]()}\n\n{match[3]}", old)
         if new != old and arguments:
             sys.exit(f"{page}: not what benchmarks/results says. Run `python benchmarks/page.py` and commit the page.")
         page.write_text(new, encoding="utf-8")
@@ -57,7 +58,7 @@ def main(arguments: list[str]) -> None:
 
 
 def codec() -> str:
-    """Every way to keep a row: bytes, KL, and what else it gets right."""
+    """Return the table of every way to keep a row: bytes, KL, and other figures."""
     rows = []
     for line in _load("codec")["lines"]:
         figures = {
@@ -74,7 +75,7 @@ def codec() -> str:
 
 
 def speeds() -> str:
-    """Encoding and decoding of the presets."""
+    """Return the table of encoding and decoding speeds of the presets."""
     rows = []
     for line in _load("codec")["lines"]:
         if "encode_share_of_teacher" in line:
@@ -85,20 +86,21 @@ def speeds() -> str:
 
 
 def quality() -> str:
-    """What students gained: held-out KL at both temperatures, cross-entropy, and the share of what live distillation gains."""
+    """Return the table of students: held-out KL at both temperatures, cross-entropy, and the share of what live
+    distillation gains."""
     lines = _load("quality")["lines"]
-    known = {(each["objective"], each["train_temperature"], each["temperature"], each["seed"]): each for each in lines}
+    by_run = {(each["objective"], each["train_temperature"], each["temperature"], each["seed"]): each for each in lines}
     seeds = sorted({each["seed"] for each in lines})
     rows = []
     for name, trained in dict.fromkeys((each["objective"], each["train_temperature"]) for each in lines):
-        own = {at: [known[name, trained, at, seed] for seed in seeds] for at in (1.0, 2.0)}
+        of_way = {at: [by_run[name, trained, at, seed] for seed in seeds] for at in (1.0, 2.0)}
         share = ""
         if name not in (GOLD, LIVE):
-            gold, live, found = (
-                [known[objective, at, trained, seed]["kl"] for seed in seeds]
+            gold, live, reached = (
+                [by_run[objective, at, trained, seed]["kl"] for seed in seeds]
                 for objective, at in ((GOLD, 1.0), (LIVE, trained), (name, trained))
             )
-            shares = [(g - x) / (g - best) for g, x, best in zip(gold, found, live, strict=True)]
+            shares = [(g - x) / (g - best) for g, x, best in zip(gold, reached, live, strict=True)]
             share = f"{statistics.mean(shares):.1%} ± {statistics.stdev(shares):.1%}"
             if (name, trained) in SHARE_TARGETS:
                 share += _mark(statistics.mean(shares) >= SHARE_TARGETS[name, trained])
@@ -106,8 +108,8 @@ def quality() -> str:
             (
                 name,
                 "" if name == GOLD else f"{trained:g}",
-                *(_spread([each["kl"] for each in own[at]]) for at in own),
-                _spread([each["cross_entropy"] for each in own[1.0]]),
+                *(_spread([each["kl"] for each in of_way[at]]) for at in of_way),
+                _spread([each["cross_entropy"] for each in of_way[1.0]]),
                 share,
             )
         )
@@ -138,17 +140,17 @@ SUMMARY = {
         "a step from the cache, sketch tail, to one with",
     ),
 }
-"""What the README shows of them, by how the lines begin."""
+"""The lines that the README shows, by how they begin."""
 
 
 def fast() -> str:
-    """Every line of `make bench`."""
+    """Return the table of every line of `make bench`."""
     rows = [(name, *_cells(line)) for name in FAST for line in _load(name)["lines"]]
     return _table(("script", "what", "measured", "target"), rows)
 
 
 def fast_summary() -> str:
-    """The lines of SUMMARY."""
+    """Return the table of the lines of SUMMARY."""
     rows = [_cells(line) for name in FAST for line in _load(name)["lines"] if line["name"].startswith(SUMMARY[name])]
     return _table(("what", "measured", "target"), rows)
 
@@ -170,7 +172,8 @@ def _cells(line: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def costs() -> str:
-    """Every objective: what a step costs beside one on gold tokens, whether it falls, what its student comes to."""
+    """Return the table of objectives: the cost of a step beside one on gold tokens, whether the loss falls, and figures of
+    the student."""
     rows = [
         (
             line["name"],
@@ -189,37 +192,37 @@ def costs() -> str:
 
 
 def miniplm() -> str:
-    """Students of either half of the corpus on held-out documents, mean and deviation over the seeds."""
+    """Return the table of students of either half of the corpus on held-out documents, mean and deviation over the seeds."""
     lines = _load("miniplm")["lines"]
     names = {"difference": "chosen by the difference", "random": "random"}
     groups = ("all", "reference", "others")
     rows = []
     for name, called in names.items():
-        own = [[line[group] for line in lines if line["name"] == name] for group in groups]
-        rows.append((called, *(f"{mean(values):.3f} ± {stdev(values):.3f}" for values in own)))
+        by_group = [[line[group] for line in lines if line["name"] == name] for group in groups]
+        rows.append((called, *(f"{mean(values):.3f} ± {stdev(values):.3f}" for values in by_group)))
     return _table(("half", "all held-out documents", "the language reference", "all others"), rows)
 
 
 def shares() -> str:
-    """How much of each kind of document the difference keeps."""
+    """Return the table of how much of each kind of document the difference keeps."""
     line = next(line for line in _load("miniplm")["lines"] if line["name"] == "difference")
     return _table(tuple(line["shares"]), [tuple(f"{share:.0%}" for share in line["shares"].values())])
 
 
 def vision() -> str:
-    """What students of images came to by where their answers came from: mean and deviation over the seeds."""
+    """Return the table of students of images by where their answers came from, mean and deviation over the seeds."""
     students = _load("vision")["students"]
     rows = []
     for way in dict.fromkeys(line["way"] for line in students):
-        own = [line for line in students if line["way"] == way]
-        right = [100 * line["accuracy"] for line in own]
-        figures = (_spread([line[name] for line in own]) for name in ("kl", "calibration_error"))
+        of_way = [line for line in students if line["way"] == way]
+        right = [100 * line["accuracy"] for line in of_way]
+        figures = (_spread([line[name] for line in of_way]) for name in ("kl", "calibration_error"))
         rows.append((way, f"{mean(right):.2f} ± {stdev(right):.2f}%", *figures))
     return _table(("told", "top-1", "KL to the teacher", "calibration error"), rows)
 
 
 def view_bytes() -> str:
-    """Ways to keep a view of many classes."""
+    """Return the table of ways to keep a view of many classes."""
     rows = [
         (line["name"].partition(": ")[2], f"{line['measured']:g}", _kl(line["kl_t1"]), _kl(line["kl_t2"]))
         for line in _load("vision")["lines"]
@@ -229,7 +232,7 @@ def view_bytes() -> str:
 
 
 def vision_targets() -> str:
-    """The other lines of the script."""
+    """Return the table of the other lines of the script."""
     rows = [_cells(line) for line in _load("vision")["lines"] if "kl_t1" not in line]
     return _table(("what", "measured", "target"), rows)
 
@@ -250,16 +253,16 @@ TABLES: dict[str, Callable[[], str]] = {
     "view_bytes": view_bytes,
     "vision_targets": vision_targets,
 }
-"""The tables by the name that marks their place on a page."""
+"""The tables, by the name that marks their place on a page."""
 
 
 def _load(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-    return found
+    content: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return content
 
 
 def _mark(is_met: bool) -> str:
-    """Of a target."""
+    """Return the mark of a target."""
     return " ✓" if is_met else " ✗"
 
 
@@ -270,7 +273,7 @@ def _kl(value: float | None) -> str:
 
 
 def _spread(values: list[float]) -> str:
-    """Mean and standard deviation over the seeds."""
+    """Return mean and standard deviation over the seeds."""
     return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
 
 

@@ -1,9 +1,10 @@
-"""What a student gains from each way to keep a row: `python benchmarks/quality.py`.
+"""Measure what a student gains from each way to keep a row: `python benchmarks/quality.py`.
 
-Teacher: SmolLM2-135M-Instruct in bfloat16. Student: a copy of five of its thirty layers. Text: the Python language reference.
-Every student sees the same rows in the same order with the same budget; what differs is what it is told about them, and each
-way goes through the codecs that a dump uses. Judged on documents that no student saw, against the teacher's whole
-distribution. Lines that are done lie in build/quality.json until all are, and a run that was stopped goes on there.
+Teacher: SmolLM2-135M-Instruct in bfloat16. Student: a copy of five of its thirty layers. Text: the Python language
+reference. Every student sees the same rows in the same order with the same budget; only the targets of the rows differ, and
+each way goes through the codecs that a dump uses. Students are judged on documents that no student saw, against the
+teacher's whole distribution. Finished lines are kept in build/quality.json until all are there, and an interrupted run
+resumes from them.
 
 Axes: N rows, D channels, V vocabulary.
 """
@@ -54,7 +55,7 @@ PILOT_ROWS = 12288
 
 @dataclass(frozen=True)
 class Way:
-    """One way to keep a row, and the loss that goes with it."""
+    """A way is one form of keeping a row, with the loss that goes with it."""
 
     preset: str | None
     settings: dict[str, Any]
@@ -79,7 +80,7 @@ WAYS = {
 
 @dataclass(frozen=True)
 class Rows:
-    """Windows of tokens and the teacher's final hidden state of every row; rows of a window come together."""
+    """Rows hold windows of tokens and the teacher's final hidden state of every row; rows of a window come together."""
 
     tokens_ST: Tensor
     hidden_ND: Tensor
@@ -89,7 +90,7 @@ class Rows:
         return self.tokens_ST[:, 1:].flatten()
 
     def of(self, windows: Tensor) -> Tensor:
-        """int64: the numbers of the rows of some windows."""
+        """Return int64: the numbers of the rows of some windows."""
         return (windows[:, None] * (WINDOW - 1) + torch.arange(WINDOW - 1)).flatten()
 
 
@@ -122,7 +123,7 @@ def main() -> None:
 
 
 def read_rows(reference: ModelRef, teacher: CausalTeacher) -> tuple[Rows, Rows]:
-    """Windows of shuffled documents; those held out come from documents of their own."""
+    """Return windows of shuffled documents to train on and to judge on, from different documents."""
     tokenizer = load_tokenizer(reference)
     names = sorted(pydoc_data.topics.topics)
     random.Random(0).shuffle(names)
@@ -149,7 +150,7 @@ def answered(teacher: CausalTeacher, windows: list[list[int]]) -> Rows:
 
 
 def targets_of(way: Way, rows: Rows, head: Head, vocabulary: int) -> Callable[[Tensor], AnyTargets] | None:
-    """What is stored of every training row, packed as a cache packs it, behind a function that decodes some rows."""
+    """Pack the targets of every training row as a cache packs them; return a function that decodes some rows."""
     if way.preset is None:
         return None
     none_NK = torch.zeros(len(rows.hidden_ND), 0)
@@ -191,7 +192,7 @@ def fit(
     temperature: float,
     seed: int,
 ) -> PreTrainedModel:
-    """One pass over the training windows in an order given by the seed."""
+    """Train for one pass over the training windows, in an order given by the seed."""
     student.train()
     optimizer = torch.optim.AdamW(student.parameters(), LEARNING_RATE, weight_decay=0.0)
     order = torch.randperm(len(rows.tokens_ST), generator=torch.Generator().manual_seed(seed)).split(BATCH_WINDOWS)
@@ -202,14 +203,14 @@ def fit(
             group["lr"] = LEARNING_RATE * min(rise, fall)
         numbers = rows.of(windows)
         student_RV = logits_of(student, rows.tokens_ST[windows])
-        known = targets(numbers) if targets is not None else None
+        stored = targets(numbers) if targets is not None else None
         gold = rows.gold_N[numbers]
 
-        def loss(logits_nV: Tensor, some: slice, known: Any = known, gold: Tensor = gold) -> Tensor:
-            if known is None:
+        def loss(logits_nV: Tensor, some: slice, stored: Any = stored, gold: Tensor = gold) -> Tensor:
+            if stored is None:
                 return cross_entropy(logits_nV, gold[some])
             options = {} if way.loss is lumped_kl else {"temperature": temperature}
-            return way.loss(logits_nV, known[some], **options)
+            return way.loss(logits_nV, stored[some], **options)
 
         rowwise(loss, student_RV, torch.arange(len(numbers))).mean().backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
@@ -219,7 +220,7 @@ def fit(
 
 
 def logits_of(student: PreTrainedModel, tokens_BT: Tensor) -> Tensor:
-    """[N, V] of every row, in bfloat16."""
+    """Return [N, V], the logits of every row, in bfloat16."""
     with torch.autocast("cpu", torch.bfloat16):
         logits_BTV: Tensor = student(input_ids=tokens_BT, use_cache=False).logits
     return logits_BTV[:, :-1].flatten(0, 1)
@@ -229,7 +230,8 @@ def logits_of(student: PreTrainedModel, tokens_BT: Tensor) -> Tensor:
 def judge(
     student: PreTrainedModel, rows: Rows, head: Head, name: str, temperature: float, seed: int
 ) -> Iterator[dict[str, Any]]:
-    """Held-out KL to the teacher's whole distribution at temperatures 1 and 2, and cross-entropy, one line a temperature."""
+    """Yield held-out KL to the teacher's whole distribution at temperatures 1 and 2, and cross-entropy, one line a
+    temperature."""
     sums = dict.fromkeys((1.0, 2.0), 0.0)
     nll = 0.0
     for windows in torch.arange(len(rows.tokens_ST)).split(4):

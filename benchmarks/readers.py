@@ -1,8 +1,9 @@
-"""A shuffled epoch to ready tensors: ours beside what people would use instead. `python benchmarks/readers.py`.
+"""Read a shuffled epoch as ready tensors, with our loader and with what people would use instead: `python
+benchmarks/readers.py`.
 
-The same rows everywhere: windows of 512 rows, 32 listed tokens of 49,152 and their logprobs, 16 bits each, delivered as int64
-and float32 tensors, eight windows at a time, in shuffled order but where a format has only its own. One core, warm page
-cache, readers take turns. Slow readers are given fewer windows; the figures are rows per second.
+All readers have the same rows: windows of 512 rows, 32 listed tokens of 49,152 and their logprobs, 16 bits each. They
+deliver int64 and float32 tensors, eight windows at a time, in shuffled order unless a format can be read in its own order
+only. One core, warm page cache, readers take turns. Slow readers get fewer windows; the figures are rows per second.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ SAMPLES, ROWS, LISTED, BATCH, ROUNDS = 2048, 512, 32, 8, 5
 SHARD = 128
 
 Read = Callable[[Array], Iterator[Any]]
-"""Gives the windows of some numbers as tensors, batch by batch."""
+"""A function that gives the windows of some numbers as tensors, batch by batch."""
 
 
 def main() -> None:
@@ -71,12 +72,12 @@ def main() -> None:
             rows = sum(len(batch[0]) for batch in read(order))
             if turn:
                 rates[name].append(rows / (time.perf_counter() - began) / 1e6)
-    for name, own in rates.items():
-        console.print(f"{name:45} {statistics.median(own):8.3f} million rows/s", highlight=False)
+    for name, speeds in rates.items():
+        console.print(f"{name:45} {statistics.median(speeds):8.3f} million rows/s", highlight=False)
     save(
         "readers",
         lines_of(rates, plain),
-        million_rows_per_second={name: statistics.median(own) for name, own in rates.items()},
+        million_rows_per_second={name: statistics.median(speeds) for name, speeds in rates.items()},
     )
 
 
@@ -103,7 +104,7 @@ def lines_of(rates: dict[str, list[float]], cache: Cache) -> list[dict[str, Any]
 
 
 def one_document(cache: Cache) -> tuple[float, float]:
-    """Median and 99th percentile of the time to get one random document, microseconds."""
+    """Return the median and the 99th percentile of the time to get one random document, microseconds."""
     seconds = []
     for number in np.random.default_rng(0).integers(0, len(cache), 5000).tolist():
         began = time.perf_counter()
@@ -118,7 +119,7 @@ def batches(order: Array) -> Iterator[list[int]]:
 
 
 def raw(fields: dict[str, Array], reused: bool) -> Read:
-    """What NumPy and the disk give: contiguous pieces copied, and cast."""
+    """Return a reader of what NumPy and the disk can give: contiguous pieces are copied and cast."""
     files = {name: FOLDER / f"{name}.bin" for name in fields}
     for name, path in files.items():
         fields[name].tofile(path)
@@ -139,7 +140,7 @@ def raw(fields: dict[str, Array], reused: bool) -> Read:
 
 
 def ours(cache: Cache, order: Array, decoded: bool = True) -> Iterator[tuple[Any, ...]]:
-    """The loader's own shuffle takes the place of the order given; the tensors hold tokens, masks and scores besides."""
+    """Read with the loader, whose own shuffle replaces the given order; the tensors hold tokens, masks and scores too."""
     loader = Loader(cache, batch_size=BATCH, seed=int(order[0]), workers=0)
     for batch in loader:
         targets: Any = loader.targets(batch) if decoded else None
@@ -147,7 +148,7 @@ def ours(cache: Cache, order: Array, decoded: bool = True) -> Iterator[tuple[Any
 
 
 def peers(fields: dict[str, Array]) -> Iterator[tuple[str, tuple[Read, int]]]:
-    """The others, each with as many windows as it reads in a second or two; those that are not installed are left out."""
+    """Yield the other readers, each with as many windows as it reads in a second or two; those not installed are left out."""
     windows = {name: value.reshape(SAMPLES, ROWS * LISTED) for name, value in fields.items()}
     yield "safetensors slices", (safetensors_reader(fields), SAMPLES)
     yield "datasets, Arrow decoded by hand", (datasets_reader(windows, "arrow"), SAMPLES)
@@ -167,7 +168,7 @@ def peers(fields: dict[str, Array]) -> Iterator[tuple[str, tuple[Read, int]]]:
 
 
 def tensors(ids: Any, logprobs: Any) -> tuple[Tensor, Tensor]:
-    """Windows put together, as everybody's training loop wants them."""
+    """Return windows put together, as a training loop needs them."""
     together = (np.concatenate([np.asarray(each) for each in some]) for some in (ids, logprobs))
     wide_ids, wide_logprobs = (torch.from_numpy(each.reshape(-1, LISTED)) for each in together)
     return wide_ids.long(), wide_logprobs.float()
@@ -231,7 +232,7 @@ def zarr_reader(fields: dict[str, Array]) -> Read:
 
 
 def tar_reader(windows: dict[str, Array]) -> Read:
-    """Samples one after the other in a tar file, each one file of bytes; it can be read in its own order only."""
+    """Return a reader of samples in a tar file, each one file of bytes; it can be read in its own order only."""
     path = FOLDER / "samples.tar"
     with tarfile.open(path, "w") as tar:
         for number in range(SAMPLES):
@@ -240,15 +241,15 @@ def tar_reader(windows: dict[str, Array]) -> Read:
 
     def read(order: Array) -> Iterator[tuple[Tensor, Tensor]]:
         with tarfile.open(path) as tar:
-            found: dict[str, list[Array]] = {"ids": [], "logprobs": []}
+            arrays: dict[str, list[Array]] = {"ids": [], "logprobs": []}
             for member in tar:
                 name = member.name.partition(".")[2]
                 content = tar.extractfile(member)
                 assert content is not None
-                found[name].append(np.frombuffer(content.read(), windows[name].dtype))
-                if len(found["logprobs"]) == BATCH:
-                    yield tensors(found["ids"], found["logprobs"])
-                    found = {"ids": [], "logprobs": []}
+                arrays[name].append(np.frombuffer(content.read(), windows[name].dtype))
+                if len(arrays["logprobs"]) == BATCH:
+                    yield tensors(arrays["ids"], arrays["logprobs"])
+                    arrays = {"ids": [], "logprobs": []}
 
     return read
 
@@ -260,7 +261,7 @@ def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def parquet_reader(windows: dict[str, Array]) -> Read:
-    """A row a window, each column a list of lists, which `datasets` gives as Python lists."""
+    """Return a reader of one row a window, each column a list of lists, which `datasets` gives as Python lists."""
     some = 128
     pieces = np.arange(0, some * ROWS * LISTED + 1, LISTED, dtype=np.int32)
     columns = {}
@@ -273,8 +274,8 @@ def parquet_reader(windows: dict[str, Array]) -> Read:
 
     def read(order: Array) -> Iterator[tuple[Tensor, Tensor]]:
         for numbers in batches(order % some):
-            found = [rows[number] for number in numbers]
-            ids, logprobs = ([torch.tensor(each[name]) for each in found] for name in ("ids", "logprobs"))
+            some_rows = [rows[number] for number in numbers]
+            ids, logprobs = ([torch.tensor(each[name]) for each in some_rows] for name in ("ids", "logprobs"))
             yield torch.cat(ids), torch.cat(logprobs)
 
     return read

@@ -1,8 +1,8 @@
-"""Opening a cache and getting its first batch, whatever its size: `python benchmarks/scale.py`.
+"""Measure opening a cache and getting its first batch, for caches of any size: `python benchmarks/scale.py`.
 
-Caches of 2, 20 and 1,000 million rows in windows of 512 and parts of 1,024 windows; the parts of each are hard links to the
-files of one. Every measurement is a process of its own that has imported everything, and takes the time from opening the
-cache to the decoded targets of the first batch, and the anonymous memory it added.
+Caches have 2, 20 and 1,000 million rows in windows of 512 and parts of 1,024 windows; the parts of each are hard links to
+the files of one part. Every measurement is a process of its own that has imported everything. It measures the time from
+opening the cache to the decoded targets of the first batch, and the anonymous memory that this added.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ def main() -> None:
     for order in ("bucketed", "packed"):
         measured: dict[str, list[dict[str, float]]] = {name: [] for name in SIZES}
         for _ in range(ROUNDS):
-            for name, own in measured.items():
-                own.append(in_a_process(FOLDER / name, order))
-        seconds = {name: statistics.median(each["seconds"] for each in own) for name, own in measured.items()}
-        added = {name: statistics.median(each["anonymous"] for each in own) for name, own in measured.items()}
+            for name, runs in measured.items():
+                runs.append(in_a_process(FOLDER / name, order))
+        seconds = {name: statistics.median(each["seconds"] for each in runs) for name, runs in measured.items()}
+        added = {name: statistics.median(each["anonymous"] for each in runs) for name, runs in measured.items()}
         first = next(iter(SIZES))
         lines.append(found(f"open and first batch, {first} rows, {order}", 1e3 * seconds[first], "ms"))
         for name in list(SIZES)[1:]:

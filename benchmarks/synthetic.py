@@ -1,4 +1,4 @@
-"""Caches of any size without a teacher: valid files, whose rows are a few thousand invented ones over and over."""
+"""Make caches of any size without a teacher: valid files, whose rows are a few thousand invented ones over and over."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def make_cache(
     """Write a cache of `samples` windows of `rows` rows each.
 
     Args:
-        preset: which targets, `changes` applied.
+        preset: gives the targets, with `changes` applied.
         linked: make one part only, and give the other parts the same files by hard links.
     """
     row = row_of(preset, changes, VOCABULARY, WIDTH)
@@ -99,10 +99,10 @@ def teacher_of(vocabulary: int) -> TeacherInfo:
 
 
 def make_views(folder: Path, classes: int, *, views: int, samples_per_part: int, **changes: Any) -> Cache:
-    """Write a cache of one view of `views` images each, of which there are only the names.
+    """Write a cache of one view of each of `views` images; only the names of the images exist.
 
     Args:
-        changes: to the preset topk.
+        changes: changes of the preset topk.
     """
     row = row_of("topk", changes, classes, None)
     names = [f"{number:07d}.jpg" for number in range(views)]

@@ -1,4 +1,5 @@
-"""How much a teacher's word depends on its batching, and what a tail shape is worth: SmolLM2 on the Python language reference.
+"""Measure how much a teacher's answers depend on batching, and what a tail shape gains: SmolLM2 on the Python language
+reference.
 
 Run with `python benchmarks/teacher_noise.py` after `make demo` has installed the teacher; writes results/teacher_noise.json.
 """
@@ -70,13 +71,13 @@ def make_sample(number: int, tokens: list[int]) -> Sample:
 
 
 def answers(teacher: CausalTeacher, sparsifier: TopK, samples: list[Sample], budget: int) -> dict[str, np.ndarray]:
-    """Every row's values, in the order of the samples."""
-    found: dict[int, dict[str, np.ndarray]] = {}
+    """Return every row's values, in the order of the samples."""
+    fields_of: dict[int, dict[str, np.ndarray]] = {}
     for batch, targets in score(
         teacher, lambda _, chunk: sparsifier(chunk.logits_nV, chunk.gold_n), text_batches(samples, budget)
     ):
-        found |= {index: answer.fields for index, answer in split(batch, targets())}
-    return {name: np.concatenate([found[index][name] for index in range(len(samples))]) for name in found[0]}
+        fields_of |= {index: answer.fields for index, answer in split(batch, targets())}
+    return {name: np.concatenate([fields_of[index][name] for index in range(len(samples))]) for name in fields_of[0]}
 
 
 def differences(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> dict[str, float]:
@@ -93,7 +94,8 @@ def differences(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> dict[str,
 
 @torch.inference_mode()
 def tail_shapes(teacher: CausalTeacher, sparsifier: TopK, samples: list[Sample]) -> dict[str, Any]:
-    """KL of the full distribution to the stored one on the second half of the samples, tails fitted on the first half."""
+    """Return the KL of the full distribution to the stored one on the second half of the samples, with tails fitted on the
+    first half."""
     half = len(samples) // 2
     vocabulary = sparsifier.vocabulary
     weighted, normalised_V = TailPilot(vocabulary), torch.zeros(vocabulary, dtype=torch.float64)
@@ -112,10 +114,10 @@ def tail_shapes(teacher: CausalTeacher, sparsifier: TopK, samples: list[Sample])
     rows = 0
     for index in range(half, len(samples)):
         for chunk in ask(teacher, collate(samples, [index]), hidden=False):
-            found = sparsifier(chunk.logits_nV, chunk.gold_n)
+            kept = sparsifier(chunk.logits_nV, chunk.gold_n)
             rows += len(chunk.gold_n)
             for name, tail in tails.items():
-                targets = Targets(found["ids"], found["logprobs"], found["tail_logmass"], tail)
+                targets = Targets(kept["ids"], kept["logprobs"], kept["tail_logmass"], tail)
                 for temperature in (1.0, 2.0):
                     full = torch.log_softmax(chunk.logits_nV.double() / temperature, -1)
                     stored = dense_logprobs(targets, temperature).double()

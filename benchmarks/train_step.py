@@ -1,8 +1,9 @@
-"""A training step from the cache beside the same step on gold tokens only: `python benchmarks/train_step.py`.
+"""Measure a training step from the cache beside the same step on gold tokens only: `python benchmarks/train_step.py`.
 
-The demo's student, 6 of the 30 layers of SmolLM2-135M-Instruct, in bfloat16, batches of two windows of 256 tokens. All go
-through `logitstore.train.train` on the same text in the same order, but for the step with the live teacher, which goes
-through the same trainer with targets made on the spot. Runs take turns; a step is timed from the end of the one before.
+The demo's student has 6 of the 30 layers of SmolLM2-135M-Instruct, in bfloat16; batches are two windows of 256 tokens. All
+runs go through `logitstore.train.train` on the same text in the same order, except the step with the live teacher, which
+goes through the same trainer with targets made on the spot. Runs take turns; a step is timed from the end of the step
+before.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ def main() -> None:
         for name, way in ways.items():
             seconds[name].append(statistics.median(way()))
     gold = seconds["gold tokens only"]
-    ratios = {name: statistics.median(a / b for a, b in zip(own, gold, strict=True)) for name, own in seconds.items()}
+    ratios = {
+        name: statistics.median(a / b for a, b in zip(times, gold, strict=True)) for name, times in seconds.items()
+    }
     save(
         "train_step",
         [
@@ -97,7 +100,7 @@ def plan_of(teacher: str, preset: str) -> DumpPlan:
 
 
 def steps_of(preset: str, alpha: float, temperature: float = 1.0, workers: int = 1) -> list[float]:
-    """Seconds of the steps of one short run, the first ones left out."""
+    """Return the seconds of the steps of one short run, without the first steps."""
     ends: list[float] = []
 
     def note(step: Step) -> None:
@@ -131,7 +134,7 @@ def differences(ends: list[float]) -> list[float]:
 
 
 class LiveSteps:
-    """Steps with the live teacher, which is loaded once."""
+    """Time steps with the live teacher, which is loaded once."""
 
     def __init__(self, teacher: str) -> None:
         reference = ModelRef.parse(teacher)
@@ -167,7 +170,7 @@ class LiveSteps:
 
 
 def waiting_share(step: float) -> float:
-    """The share of a step that `Loader.at` takes where the batch was prepared meanwhile; the median."""
+    """Return the median share of a step that `Loader.at` takes where the batch was prepared meanwhile."""
     loader = Loader(Cache(FOLDER / "small"), batch_size=2)
     waits = []
     for number in range(min(len(loader), 20)):

@@ -1,9 +1,10 @@
-"""Views of 21,841 classes: what one takes on disk beside TinyViT's way, and how fast they are read in random order.
+"""Measure views of 21,841 classes: bytes on disk beside TinyViT's way, and the speed of reading them in random order.
 
 TinyViT (Wu et al. 2022) keeps k = 100 classes as 16-bit numbers with 16-bit probabilities, and 4 bytes of seed, in one flat
-file for an epoch; the mass of the other classes is spread evenly. No classifier of so many classes is in a package, so the
-answers are those of SmolLM2-135M-Instruct about the next token, as if its first 21,841 tokens were all: a real and peaked
-distribution with a head of rank 576, but no image classifier's. What is read is invented; only its shape matters there.
+file for an epoch; the mass of the other classes is spread evenly. No package has a classifier of so many classes, so the
+answers are those of SmolLM2-135M-Instruct about the next token, as if its first 21,841 tokens were all. This is a real and
+peaked distribution with a head of rank 576, but not that of an image classifier. The reading test uses invented answers;
+only their shape matters there.
 
 Axes: N rows, K listed, D channels, V classes.
 """
@@ -41,7 +42,7 @@ from synthetic import make_views
 CLASSES, LISTED = 21841, 100
 JUDGED = 6120
 OF_VIEW = 24
-"""Bytes that `samples.arrow` spends on a view: image, view, two checksums, the label's score."""
+"""Bytes of a view in `samples.arrow`: image, view, two checksums, the label's score."""
 
 EIGHT_BIT = {"k": LISTED, "logprobs": "levels-8", "tail_mass": "log2-16"}
 PRIOR = f"topk, k = {LISTED}, 8-bit logprobs, prior"
@@ -59,20 +60,20 @@ SOUGHT, RAW = "seek and read", "one flat file mapped, gathered and cast"
 
 
 def storage() -> list[dict[str, Any]]:
-    """Bytes and error of a view, TinyViT's way and ours; what all views share is not counted."""
+    """Return bytes and error of a view, TinyViT's way and ours; what all views share does not count."""
     reference = ModelRef.parse(find_teacher())
     teacher = CausalTeacher(reference, load_config(reference), "float32", "cpu")
     whole = teacher.head(CLASSES)
     head = Head(whole.weight_VD[:CLASSES], whole.base_V[:CLASSES])
     pilot_rows, judged = codec.read_rows(reference, teacher, JUDGED)
     for rows in (pilot_rows, judged):
-        rows.gold_N %= CLASSES  # any class will do: what is compared does not look at it
+        rows.gold_N %= CLASSES  # any class will do: the comparison does not use it
     pilots = {k: codec.pilot_of(k, pilot_rows, head, CLASSES, sketch=k <= 16) for k in (8, 12, 16, LISTED)}
     sizes = [4 * LISTED + 4]
-    told = codec.Told(pilots, pilot_rows, judged, head, CLASSES)
+    inputs = codec.Told(pilots, pilot_rows, judged, head, CLASSES)
     lines = [codec.Line("TinyViT's", sizes[0], tinyvit)]
     for name, (preset, settings) in OURS.items():
-        lines.append(codec.preset_line(told, preset, settings, name))
+        lines.append(codec.preset_line(inputs, preset, settings, name))
         sizes.append(bytes_of(row_of(preset, settings, CLASSES, head.width)))
     for some in judged.chunks(CLASSES):
         hidden_nD, gold_n = judged.hidden_ND[some], judged.gold_N[some]
@@ -87,8 +88,8 @@ def storage() -> list[dict[str, Any]]:
         for name, size, kl in zip(names, sizes, results, strict=True)
     ]
     compared = [
-        at_most(f"{what} of {name}, to TinyViT's", 1, own[key] / figures[0][key])
-        for name, own in zip(OURS, figures[1:], strict=True)
+        at_most(f"{what} of {name}, to TinyViT's", 1, line[key] / figures[0][key])
+        for name, line in zip(OURS, figures[1:], strict=True)
         if name in (PRIOR, "small")
         for what, key in (("bytes", "measured"), ("KL at T = 1", "kl_t1"))
     ]
@@ -96,7 +97,8 @@ def storage() -> list[dict[str, Any]]:
 
 
 def tinyvit(question: codec.Question) -> tuple[Tensor, Tensor]:
-    """Logprobs [n, V] of probabilities of 16 bits, what is left shared evenly by the others; and the most probable class."""
+    """Return logprobs [n, V] of 16-bit probabilities, where the other classes share the rest evenly; and the most probable
+    class."""
     ids_nK, listed_nK = question.top(LISTED)
     probs_nK = listed_nK.exp().half().float()
     left_n1 = (1 - probs_nK.sum(-1, keepdim=True)).clamp(min=1e-12) / (CLASSES - LISTED)
@@ -104,13 +106,14 @@ def tinyvit(question: codec.Question) -> tuple[Tensor, Tensor]:
 
 
 def bytes_of(row: RowInfo) -> int:
-    """Of a view on disk, with what is kept to make it again."""
+    """Return the bytes of a view on disk, with what is kept to make it again."""
     fields = row_fields(row.sparsifier, row.tail, row.codec, row.vocabulary)
     return sum(info.bytes for info in fields.values()) + OF_VIEW
 
 
 def reading() -> list[dict[str, Any]]:
-    """Views in random order to tensors, batch after batch: the loader, and a flat file that is sought and read view by view."""
+    """Measure reading views in random order as tensors, batch by batch: the loader, and a flat file that is read view by
+    view."""
     folder = FOLDER / "many"
     shutil.rmtree(folder, ignore_errors=True)
     options = {"views": VIEWS, "samples_per_part": SAMPLES_PER_PART, "k": LISTED, "tail": "uniform"}
@@ -141,7 +144,7 @@ def run_through(way: Any) -> None:
 
 
 def write_flat(path: Path, cache: Cache) -> None:
-    """TinyViT's file: 4 bytes of seed, k numbers of classes and k probabilities of 16 bits, view after view."""
+    """Write TinyViT's file: 4 bytes of seed, k numbers of classes and k probabilities of 16 bits, view after view."""
     with path.open("wb") as file:
         for number in cache.part_numbers:
             fields = cache.part(number).fields
@@ -152,7 +155,7 @@ def write_flat(path: Path, cache: Cache) -> None:
 
 
 def sought(path: Path, order: Array) -> Iterator[tuple[Tensor, Tensor]]:
-    """As a data set reads it: a view is sought, read, and made two tensors; a batch stacks those."""
+    """Read as a data set does: seek a view, read it, and make two tensors; a batch stacks those."""
     size = 4 + 4 * LISTED
     with path.open("rb") as file:
         for first in range(0, VIEWS, BATCH):
@@ -166,7 +169,7 @@ def sought(path: Path, order: Array) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def raw(path: Path, order: Array) -> Iterator[tuple[Tensor, Tensor]]:
-    """What NumPy can do at all, if there is nothing but one file and nothing to decode."""
+    """Read as fast as NumPy can, where there is nothing but one file and nothing to decode."""
     rows = np.memmap(path, np.uint8, "r").reshape(VIEWS, -1)
     for first in range(0, VIEWS, BATCH):
         some = torch.from_numpy(rows[order[first : first + BATCH], 4:])

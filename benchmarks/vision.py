@@ -1,10 +1,11 @@
-"""Students of images: with the teacher in the loop, from replayed views, from answers about other views, from labels.
+"""Compare students of images that learn from the teacher in the loop, replayed views, answers about other views, and
+labels.
 
-MNIST's digits and a real teacher, see digits.py; a small student learns from 50 images of each digit, 40 epochs, each with
-views of its own, and is judged on 2,000 images that nobody was shown, against their labels and the teacher's answers. All
-ways go through the same trainer over the same images in the same order, and but for two over the same crops: one has ten of
-the forty, one is shown other crops than it is told about. Then: bytes of a view of 21,841 classes beside TinyViT's, and
-reading 200,000 of them in random order; see view_rows.py.
+The data are MNIST's digits with a real teacher, see digits.py. A small student learns from 50 images of each digit for 40
+epochs, each with its own views. It is judged on 2,000 images that no model learned from, against their labels and the
+teacher's answers. All ways go through the same trainer over the same images in the same order, and all but two over the
+same crops: one way has ten of the forty views, one is shown other crops than its answers are about. The script also
+measures bytes of a view of 21,841 classes beside TinyViT's, and reading 200,000 of them in random order; see view_rows.py.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def config() -> Any:
 
 
 class OtherViews(Pictures):
-    """The classic mistake: the student is shown views that were drawn anew, not those that the teacher was asked about."""
+    """Make the classic mistake: show the student newly drawn views, not the views that the teacher answered about."""
 
     def batch(self, views: Iterable[View]) -> tuple[Tensor, list[View]]:
         return super().batch([replace(view, digest=0) for view in views])
@@ -79,14 +80,14 @@ class OtherViews(Pictures):
 
 @dataclass(frozen=True)
 class Bench:
-    """The cache to learn from, the one to be judged on, and their teacher."""
+    """A bench holds the cache to learn from, the cache to be judged on, and their teacher."""
 
     cache: Cache
     test: Cache
     teacher: ImageTeacher
 
     def trainer(self, way: str, seed: int, epochs: int) -> DistillTrainer:
-        """A fresh student, and all that trains it."""
+        """Return the trainer of a fresh student."""
         images = np.arange(len(self.cache.images))
         order = view_order(self.cache, images, f"0-{EPOCHS // 4 - 1}" if way == AGAIN else None, 1, seed)
         pictures = pictures_of(self.cache)
@@ -120,7 +121,7 @@ class Bench:
         return line
 
     def of_teacher(self) -> dict[str, float]:
-        """How good the teacher is on the same images."""
+        """Return how good the teacher is on the same images."""
         with torch.inference_mode():
             loader = evaluation_loader(self.test, None, batch_size=200)
             right = [
@@ -130,7 +131,7 @@ class Bench:
         return {"accuracy": float(torch.stack(right).mean())}
 
     def lines_of(self, students: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """What the students say together, and what a step costs."""
+        """Return the lines of all students together, and of the cost of a step."""
 
         def of(way: str, name: str) -> list[float]:
             return [line[name] for line in students if line["way"] == way]
@@ -156,10 +157,10 @@ class Bench:
         ]  # fmt: skip
 
     def steps(self) -> dict[str, list[float]]:
-        """Seconds of a step in every round; the ways take turns."""
+        """Return the seconds of a step in every round; the ways take turns."""
         seconds: dict[str, list[float]] = {LIVE: [], REPLAYED: [], LABELS: []}
         for _ in range(TIMED_ROUNDS):
-            for way, own in seconds.items():
+            for way, means in seconds.items():
                 trainer, ends = self.trainer(way, 0, TIMED_EPOCHS), list[float]()
                 inner = trainer.training_step
 
@@ -169,7 +170,7 @@ class Bench:
 
                 trainer.training_step = timed
                 trainer.train()
-                own.append(statistics.mean(after - before for before, after in pairwise(ends[5:])))
+                means.append(statistics.mean(after - before for before, after in pairwise(ends[5:])))
         return seconds
 
 
