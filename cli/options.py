@@ -24,7 +24,8 @@ def option(plan: type[Record], name: str, *flags: str) -> Any:
     shown = "" if default is None or isinstance(default, bool) else f" (default {default})"
     if setting.is_required():
         shown = " (required)"
-    choices = next((get_args(kind) for kind in _alternatives(setting.annotation) if get_origin(kind) is Literal), ())
+    literals = (get_args(kind) for kind in _alternatives(setting.annotation) if get_origin(kind) is Literal)
+    choices = next(literals, setting.examples or ())
     return typer.Option(
         *(flags or (f"--{name.replace('_', '-')}",)),
         help=f"{setting.description}{shown}",

@@ -99,6 +99,8 @@ def _value(setting: FieldInfo | None, said: str | None) -> str:
     kinds_of = (setting.annotation, *get_args(setting.annotation))
     if choices := [choice for kind in kinds_of for choice in get_args(kind) if isinstance(choice, str)]:
         return "|".join(choices)
+    if setting.examples:
+        return "|".join(setting.examples)
     kinds = {int: "N", float: "X", Path: "PATH", str: "TEXT"}
     return next(kinds[kind] for each in kinds_of for kind in (each, *get_args(each)) if kind in kinds)
 

@@ -1,11 +1,14 @@
-"""From stored rows to targets: the codecs of a cache and what all its rows share, on any device.
+"""Decode stored rows to targets, on any device: by the codecs of a cache and what all its rows share.
+
+The kind of a row says which function below makes its targets (`logitstore.row_kinds`).
 
 Axes: N rows, K slots, R coefficients, D channels, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +24,14 @@ from logitstore.codecs.codebook import MOST_BITS
 from logitstore.errors import CacheDamaged, one_line
 from logitstore.fields import RowInfo
 from logitstore.manifest import Manifest
+from logitstore.registry import resolve
 from logitstore.tails import FixedTail, LatentTail, Tail
 from logitstore.targets import AnyTargets, PackedLatent, SampledTargets, Targets, dense_logprobs
 from logitstore.types import Answer, Array
 
 
 class Decoder:
-    """Turns the stored fields of some rows into what an objective takes.
+    """Makes of the stored fields of some rows what an objective takes.
 
     Args:
         row: what a row holds.
@@ -40,49 +44,63 @@ class Decoder:
         self.codec = AnswerCodec(row=row, shared=statistics)
         self.tail = _tail(row, shared)
 
+    @cached_property
+    def _targets(self) -> Callable[[Decoder, Mapping[str, Tensor]], AnyTargets]:
+        kind = self.row.sparsifier.kind
+        if kind.targets is None:
+            raise ValueError(f"rows of the sparsifier '{self.row.sparsifier.name}' hold no targets")
+        function: Callable[[Decoder, Mapping[str, Tensor]], AnyTargets] = resolve(kind.targets)
+        return function
+
     def __call__(self, stored: Mapping[str, Tensor]) -> AnyTargets:
-        """The targets of N rows, on the device of `stored`."""
-        name = self.row.sparsifier.name
-        if name in ("topk", "topp"):
-            return self.listed(stored)
-        answer = self.codec.decode(stored)
-        if self.row.sparsifier.is_estimate:
-            return self._sampled(answer)
-        rows, device = len(answer["entropy"]), answer["entropy"].device
-        if name == "hidden":
-            none_N0 = torch.zeros(rows, 0, device=device)
-            return Targets(none_N0.long(), none_N0, torch.zeros(rows, device=device), self.tail, answer["latent"])
-        if name == "dense":
-            ids_NV = torch.arange(self.row.vocabulary, device=device).expand(rows, -1)
-            no_tail_N = torch.full((rows,), -torch.inf, device=device)
-            return Targets(ids_NV, *normalised(answer["logprobs"], no_tail_N), self.tail)
-        raise ValueError(f"no such sparsifier: {name}")
+        """Return the targets of N rows, on the device of `stored`."""
+        return self._targets(self, stored)
 
-    def listed(self, stored: Mapping[str, Tensor]) -> Targets:
-        """The targets of rows that list tokens with a tail; coefficients may be missing where only the list is wanted."""
-        answer = self.codec.decode({name: stored[name] for name in ("ids", "logprobs", "tail_logmass")})
-        mass_N = answer["tail_logmass"]
-        if self.row.tail.shape == "none":
-            mass_N = torch.full_like(mass_N, -torch.inf)
-        return Targets(answer["ids"], *normalised(answer["logprobs"], mass_N), self.tail, self._latent(stored))
 
-    def _latent(self, stored: Mapping[str, Tensor]) -> PackedLatent | None:
-        if "sketch" not in stored:
-            return None
-        return PackedLatent(stored["sketch"], lambda some_NB: self.codec.decode({"sketch": some_NB})["latent"])
+def listed(decoder: Decoder, stored: Mapping[str, Tensor]) -> Targets:
+    """Return the targets of rows that list tokens with a tail; a sketch may be missing where only the list is wanted."""
+    answer = decoder.codec.decode({name: stored[name] for name in ("ids", "logprobs", "tail_logmass")})
+    mass_N = answer["tail_logmass"]
+    if decoder.row.tail.shape == "none":
+        mass_N = torch.full_like(mass_N, -torch.inf)
+    sketch = None
+    if "sketch" in stored:
+        sketch = PackedLatent(stored["sketch"], lambda some_NB: decoder.codec.decode({"sketch": some_NB})["latent"])
+    return Targets(answer["ids"], *normalised(answer["logprobs"], mass_N), decoder.tail, sketch)
 
-    def _sampled(self, answer: dict[str, Tensor]) -> SampledTargets:
-        """Listed tokens weigh p; drawn ones count / draws * p / q, where q = p**tau / Z is what they were drawn from."""
-        info = self.row.sparsifier
-        logprobs_NK, counts_ND = answer["logprobs"], answer["counts"]
-        drawn_ND = logprobs_NK[:, info.k :]
-        log_ratio_ND = (1 - float(info.exponent or 1)) * drawn_ND
-        if "log_normaliser" in answer:
-            log_ratio_ND = log_ratio_ND + answer["log_normaliser"][:, None]
-        share_ND = counts_ND / float(info.draws or 1)
-        weights_ND = torch.where(counts_ND > 0, share_ND * log_ratio_ND.exp(), 0.0)
-        weights_NK = torch.cat([logprobs_NK[:, : info.k].exp(), weights_ND], 1)
-        return SampledTargets(answer["ids"], weights_NK, answer["entropy"])
+
+def drawn(decoder: Decoder, stored: Mapping[str, Tensor]) -> SampledTargets:
+    """Return the targets of rows with random draws.
+
+    A listed token weighs p. A drawn one weighs count / draws * p / q, where q = p**tau / Z is what it was drawn from.
+    """
+    answer, info = decoder.codec.decode(stored), decoder.row.sparsifier
+    logprobs_NK, counts_ND = answer["logprobs"], answer["counts"]
+    drawn_ND = logprobs_NK[:, info.k :]
+    log_ratio_ND = (1 - float(info.exponent or 1)) * drawn_ND
+    if "log_normaliser" in answer:
+        log_ratio_ND = log_ratio_ND + answer["log_normaliser"][:, None]
+    share_ND = counts_ND / float(info.draws or 1)
+    weights_ND = torch.where(counts_ND > 0, share_ND * log_ratio_ND.exp(), 0.0)
+    weights_NK = torch.cat([logprobs_NK[:, : info.k].exp(), weights_ND], 1)
+    return SampledTargets(answer["ids"], weights_NK, answer["entropy"])
+
+
+def hidden(decoder: Decoder, stored: Mapping[str, Tensor]) -> Targets:
+    """Return the targets of rows that keep a hidden state: nothing is listed, and the tail is everything."""
+    answer = decoder.codec.decode(stored)
+    rows, device = len(answer["entropy"]), answer["entropy"].device
+    none_N0 = torch.zeros(rows, 0, device=device)
+    return Targets(none_N0.long(), none_N0, torch.zeros(rows, device=device), decoder.tail, answer["latent"])
+
+
+def whole(decoder: Decoder, stored: Mapping[str, Tensor]) -> Targets:
+    """Return the targets of rows that keep the logprob of every token: all are listed, and there is no tail."""
+    answer = decoder.codec.decode(stored)
+    rows, device = len(answer["entropy"]), answer["entropy"].device
+    ids_NV = torch.arange(decoder.row.vocabulary, device=device).expand(rows, -1)
+    no_tail_N = torch.full((rows,), -torch.inf, device=device)
+    return Targets(ids_NV, *normalised(answer["logprobs"], no_tail_N), decoder.tail)
 
 
 def _tail(row: RowInfo, shared: Mapping[str, Tensor]) -> Tail:
@@ -94,7 +112,7 @@ def _tail(row: RowInfo, shared: Mapping[str, Tensor]) -> Tail:
 
 
 def shared_shapes(row: RowInfo, widths: list[int]) -> dict[str, tuple[int, ...]]:
-    """The tensors of the shared file of a tail, by name, with their shapes; -1 where any size is right.
+    """Return the names of the tensors in the shared file of a tail, with their shapes; -1 where any size is right.
 
     Args:
         row: what a row holds.
@@ -115,7 +133,7 @@ def shared_shapes(row: RowInfo, widths: list[int]) -> dict[str, tuple[int, ...]]
 
 
 def load_shared(root: Path, manifest: Manifest) -> dict[str, Tensor]:
-    """The tensors of a cache's tail, checked against what its rows need.
+    """Return the tensors of a cache's tail, checked against what its rows need.
 
     Raises:
         CacheDamaged: the file cannot be read, or holds other tensors.
@@ -128,13 +146,13 @@ def load_shared(root: Path, manifest: Manifest) -> dict[str, Tensor]:
     except Exception as error:
         # safetensors raises its own error, OSError or ValueError, depending on what is wrong with the file
         raise CacheDamaged(f"{path}: cannot be read: {one_line(error)}. Run `logitstore verify`.") from error
-    if what := _problem(manifest.row, shared):
-        raise CacheDamaged(f"{path}: {what}. Run `logitstore verify`.")
+    if problem := _problem(manifest.row, shared):
+        raise CacheDamaged(f"{path}: {problem}. Run `logitstore verify`.")
     return shared
 
 
 def _problem(row: RowInfo, shared: Mapping[str, Tensor]) -> str:
-    """What is wrong with the tensors of a tail; empty for sound ones."""
+    """Say what is wrong with the tensors of a tail; empty for sound ones."""
     widths = [int(width) for width in shared["widths"].flatten()] if "widths" in shared else []
     if row.tail.shape == "sketch" and not (
         widths and all(1 <= width <= MOST_BITS for width in widths) and sum(widths) <= 8 * (row.tail.bytes or 0)
@@ -159,10 +177,10 @@ def _problem(row: RowInfo, shared: Mapping[str, Tensor]) -> str:
 
 
 def decoder_of(cache: Cache) -> Decoder:
-    """The decoder of a cache.
+    """Return the decoder of a cache.
 
     Raises:
-        BadInput: it keeps scores only.
+        BadInput: the cache keeps scores only.
         CacheDamaged: what its rows share cannot be read.
     """
     cache.check_targets("targets")
@@ -170,17 +188,17 @@ def decoder_of(cache: Cache) -> Decoder:
 
 
 def top_of(cache: Cache, answer: Answer, k: int) -> tuple[Array, Array]:
-    """Ids int64[N, k] and logprobs float32[N, k] of the most probable tokens of some rows of a cache."""
+    """Return ids int64[N, k] and logprobs float32[N, k] of the most probable tokens of some rows of a cache."""
     stored = {name: torch.from_numpy(np.array(answer[name])) for name in cache.manifest.fields}
     targets = decoder_of(cache)(stored)
     if not isinstance(targets, Targets):
         raise TypeError("random samples have no most probable tokens")
-    found = dense_logprobs(targets).topk(min(k, targets.tail.vocabulary))
-    return found.indices.numpy(), found.values.numpy()
+    top = dense_logprobs(targets).topk(min(k, targets.tail.vocabulary))
+    return top.indices.numpy(), top.values.numpy()
 
 
 def latents_of(row: RowInfo, shared: Mapping[str, Tensor]) -> Any:
-    """The projection of hidden states to what is stored of them, or None where nothing is."""
+    """Return the projection of hidden states to what is stored of them, or None where nothing is."""
     if row.tail.shape == "head":
         return lambda hidden_ND: hidden_ND.float()
     if row.tail.shape == "sketch":

@@ -1,4 +1,4 @@
-"""The whole distribution of every row of some samples, a few rows at a time, from what caches keep of them.
+"""Give the whole distribution of every row of some samples, a few rows at a time, from what caches keep of them.
 
 Axes: N rows (n of a chunk), D channels, V vocabulary.
 """
@@ -25,24 +25,23 @@ from logitstore.targets import Targets, dense_logprobs
 from logitstore.types import Array, Asked, View
 
 Fields = dict[str, Array]
-"""What is stored about some rows, by name, with N as first axis."""
+"""Stored arrays of some rows, by name, with N as first axis."""
 
 
 class Distributions(Protocol):
-    """Where the rows of a cache that is made from caches get their distributions from."""
+    """A source of rows, for a cache that is made from caches."""
 
     def __call__(self, part: Part, batch: RowBatch) -> tuple[Iterator[RowChunk], Fields]:
-        """The logits of some samples of a part, and what is known of their rows without them, in place of what follows from
-        them."""
+        """Return the logits of some samples of a part, and fields that are stored and replace those that the logits give."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class HiddenStates:
-    """What the teacher said: its hidden states through its head.
+    """The teacher's own distributions: its stored hidden states, put through its head.
 
     Attributes:
-        decoder: of the cache that keeps them.
+        decoder: of the cache that keeps the hidden states.
         head: of the teacher.
     """
 
@@ -51,8 +50,8 @@ class HiddenStates:
 
     @classmethod
     def of(cls, cache: Cache) -> HiddenStates | None:
-        """Those of a cache; None where it keeps no hidden states."""
-        if cache.manifest.tail.shape != "head":
+        """Return the distributions of a cache; None where it keeps no hidden states."""
+        if not cache.manifest.sparsifier.kind.keeps_hidden:
             return None
         decoder = decoder_of(cache)
         if not isinstance(decoder.tail, LatentTail):
@@ -76,7 +75,7 @@ class HiddenStates:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Mean:
-    """The weighted mean of what several teachers said of the same samples, probability by probability:
+    """The weighted mean of the distributions of several teachers on the same samples, probability by probability:
 
         p(v) = sum_i weights_i p_i(v)
 
@@ -84,8 +83,8 @@ class Mean:
     It is taken as log sum exp, so that improbable tokens keep their digits.
 
     Attributes:
-        first: the cache whose parts are asked about.
-        sources: the caches that count, with their decoders and the logarithms of their weights; all are complete.
+        first: the cache whose parts are gone through.
+        sources: the caches that have a weight, with their decoders and the logarithms of their weights; all are complete.
     """
 
     first: Cache
@@ -93,10 +92,10 @@ class Mean:
 
     @classmethod
     def of(cls, caches: Sequence[Cache], weights: Sequence[float]) -> Mean:
-        """Of caches of the same samples; the weights sum to 1, and a cache that weighs nothing is not read."""
-        counting = [(cache, weight) for cache, weight in zip(caches, weights, strict=True) if weight > 0]
+        """Return the mean of caches of the same samples. The weights sum to 1; a cache with the weight 0 is not read."""
+        weighted = [(cache, weight) for cache, weight in zip(caches, weights, strict=True) if weight > 0]
         return cls(
-            first=caches[0], sources=[(cache, decoder_of(cache), math.log(weight)) for cache, weight in counting]
+            first=caches[0], sources=[(cache, decoder_of(cache), math.log(weight)) for cache, weight in weighted]
         )
 
     def __call__(self, part: Part, batch: RowBatch) -> tuple[Iterator[RowChunk], Fields]:
@@ -128,7 +127,7 @@ class Mean:
 
 
 def batches(samples: Sequence[Asked], indices: list[int], vocabulary: int) -> Iterator[RowBatch]:
-    """Samples in their order, as many together as have the rows of one chunk; at least one.
+    """Yield samples in their order, as many together as have the rows of one chunk, and at least one.
 
     Args:
         samples: of a part.
@@ -152,24 +151,24 @@ def _batch(samples: Sequence[Asked], indices: list[int]) -> RowBatch:
 
 
 def _same_rows(cache: Cache, numbers: list[int], samples: Sequence[Asked]) -> Fields:
-    """What a cache stores about samples that another one has under the same numbers."""
+    """Return what a cache stores about samples that another cache has under the same numbers."""
     places = [cache.locate(number) for number in numbers]
     for number, sample, (part, index) in zip(numbers, samples, places, strict=True):
-        found = part.samples.sample(index)
-        if isinstance(found, View) and isinstance(sample, View) and found.content != sample.content:
+        other = part.samples.sample(index)
+        if isinstance(other, View) and isinstance(sample, View) and other.content != sample.content:
             raise CacheMismatch(
                 f"{cache.path}: its teacher saw another file of image '{sample.name}' than that of the first cache. Dump again."
             )
-        if (found.key, found.rows) != (sample.key, sample.rows):
+        if (other.key, other.rows) != (sample.key, sample.rows):
             raise CacheMismatch(
-                f"{cache.path}: its sample {number} has the key {found.key} and {found.rows} rows, not {sample.key} and "
+                f"{cache.path}: its sample {number} has the key {other.key} and {other.rows} rows, not {sample.key} and "
                 f"{sample.rows}, although the data have the same fingerprint. Run `logitstore verify` on each of the caches."
             )
     return _joined(places)
 
 
 def _joined(places: Sequence[tuple[Part, int]]) -> Fields:
-    """What is stored about the rows of some samples, one sample after the other."""
+    """Return what is stored about the rows of some samples, one sample after the other."""
     pieces = [(part.fields, part.span(index)) for part, index in places]
     return {name: np.concatenate([fields[name][span] for fields, span in pieces]) for name in pieces[0][0]}
 

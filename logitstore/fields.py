@@ -1,6 +1,7 @@
-"""What a row looks like on disk: it follows from the sparsifier, the tail, the codec and the vocabulary alone.
+"""A row on disk: its fields follow from the sparsifier, the tail, the codec and the vocabulary alone.
 
-Nothing here is chosen: the manifest says what was chosen, and a manifest whose fields are not these is refused.
+The manifest says what was chosen of those, and a manifest with other fields is refused. What a sparsifier is stands in
+`logitstore.row_kinds`.
 """
 
 from __future__ import annotations
@@ -8,10 +9,11 @@ from __future__ import annotations
 import math
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from logitstore.paths import RelativePath
-from logitstore.record import Record
+from logitstore.record import NotKnownHere, Record
+from logitstore.row_kinds import ARGUMENTS, RowKind, TailShape, is_row_kind, row_kind
 
 ItemType = Literal["uint8", "uint16", "uint32", "int8", "float16", "float32"]
 
@@ -30,34 +32,47 @@ class SparsifierInfo(Record):
     """Which sparsifier made the targets, with its arguments.
 
     Attributes:
-        name: of the sparsifier.
-        k: tokens listed: exactly (topk), at most (topp), before the draws (hybrid), the whole vocabulary (dense), none
-            (sampled, hidden, none).
-        top_p: mass after which topp stops listing.
-        draws: tokens drawn for a row (sampled, hybrid).
+        name: of the sparsifier: a kind of `logitstore.row_kinds`.
+        k: tokens listed by probability; the kind says whether exactly so many, at most so many, none, or the whole vocabulary.
+        top_p: mass after which listing stops.
+        draws: tokens drawn for a row.
         exponent: tau; tokens are drawn in proportion to p**tau.
     """
 
-    name: Literal["topk", "topp", "sampled", "hybrid", "dense", "hidden", "none"]
+    name: str
     k: int = Field(ge=0)
     top_p: float | None = Field(None, gt=0, le=1)
     draws: int | None = Field(None, ge=1, le=255)
     exponent: float | None = Field(None, gt=0, le=2)
 
+    @field_validator("name")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        if not is_row_kind(name):
+            raise NotKnownHere(
+                f"the sparsifier '{name}' of this cache is not known here; install the package that provides it"
+            )
+        return name
+
+    @property
+    def kind(self) -> RowKind:
+        """The record of this sparsifier."""
+        return row_kind(self.name)
+
     @property
     def slots(self) -> int:
-        """Token ids stored in a row."""
-        return 0 if self.name in ("dense", "hidden", "none") else self.k + (self.draws or 0)
+        """How many token ids a row stores."""
+        return self.k + (self.draws or 0) if self.kind.keeps_ids else 0
 
     @property
     def is_estimate(self) -> bool:
-        """Whether a row is a random sample of the distribution, right only on average."""
-        return self.draws is not None
+        """See `RowKind`."""
+        return self.kind.is_estimate
 
     @property
     def keeps_rows(self) -> bool:
-        """Whether anything is stored about a row: without it only the samples and their scores are."""
-        return self.name != "none"
+        """See `RowKind`."""
+        return self.kind.keeps_rows
 
 
 class TailInfo(Record):
@@ -66,13 +81,13 @@ class TailInfo(Record):
     Attributes:
         shape: left out, the listed tokens renormalised (none); even (uniform); like one vector (prior); decoded from a few
             coefficients of the final hidden state (sketch) or from the whole of it (head).
-        file: what all rows share: the prior, or how hidden states become logits.
-        pilot_rows: rows that it was fitted on.
-        bytes: of the coefficients of a row (sketch).
+        file: the file of what all rows share: the prior, or how hidden states become logits.
+        pilot_rows: the count of rows that the file was fitted on.
+        bytes: bytes of the coefficients of a row (sketch).
         width: channels of a hidden state (head).
     """
 
-    shape: Literal["none", "uniform", "prior", "sketch", "head"]
+    shape: TailShape
     file: RelativePath | None = None
     pilot_rows: int = Field(0, ge=0)
     bytes: int | None = Field(None, ge=1)
@@ -80,8 +95,13 @@ class TailInfo(Record):
 
     @property
     def needs_hidden(self) -> bool:
-        """Whether it comes from the teacher's final hidden state."""
+        """True where the tail is made of the teacher's final hidden state."""
         return self.shape in ("sketch", "head")
+
+    @property
+    def is_fitted(self) -> bool:
+        """True where all rows share tensors that are fitted before the first part."""
+        return self.shape not in ("none", "uniform")
 
 
 class CodecInfo(Record):
@@ -114,43 +134,41 @@ class FieldInfo(Record):
 
 
 def id_bits(vocabulary: int) -> int:
-    """Bits that hold every token id."""
+    """Return the bits that hold every token id."""
     return max((vocabulary - 1).bit_length(), 1)
 
 
 def token_dtype(vocabulary: int) -> Literal["uint16", "uint32"]:
-    """The narrowest unsigned integer, of 16 or 32 bits, that holds every token id."""
+    """Return the narrower of the unsigned integers of 16 and 32 bits that holds every token id."""
     return "uint16" if vocabulary <= 1 << 16 else "uint32"
 
 
 def row_fields(sparsifier: SparsifierInfo, tail: TailInfo, codec: CodecInfo, vocabulary: int) -> dict[str, FieldInfo]:
-    """The arrays of `rows.zarr`, by name, in the order in which they are described in docs/format.md."""
-    if not sparsifier.keeps_rows:
-        return {}
-    fields: dict[str, FieldInfo] = {}
-    slots = sparsifier.slots
-    if slots:
-        fields["ids"] = _ids(slots, codec, vocabulary)
-    if sparsifier.name != "hidden":
-        fields["logprobs"] = _logprobs(slots or vocabulary, codec)
-    if sparsifier.draws is not None:
-        fields["counts"] = FieldInfo(dtype="uint8", shape=(sparsifier.draws,), unit="draw")
-        if sparsifier.name == "hybrid" or sparsifier.exponent != 1:
-            fields["log_normaliser"] = FieldInfo(dtype="float32", shape=(), unit="nat")
-    elif sparsifier.name in ("topk", "topp"):
-        fields["tail_logmass"] = {
-            "float32": FieldInfo(dtype="float32", shape=(), unit="nat"),
-            "log2-16": FieldInfo(dtype="uint16", shape=(), unit="nat", codec="log2-16"),
-            "log2-8": FieldInfo(dtype="uint8", shape=(), unit="nat", codec="log2-8"),
-        }[codec.tail]
-    if tail.shape == "sketch":
-        fields["sketch"] = FieldInfo(dtype="uint8", shape=(tail.bytes or 0,), unit="coefficient", codec="codebook")
-    if sparsifier.name == "hidden":
-        fields["hidden"] = FieldInfo(dtype="int8", shape=(tail.width or 0,), unit="channel", codec="channels")
-        fields["hidden_scale"] = FieldInfo(dtype="float16", shape=(), unit="standard deviation")
-    fields["gold_logprob"] = FieldInfo(dtype="float16", shape=(), unit="nat")
-    fields["entropy"] = FieldInfo(dtype="float16", shape=(), unit="nat")
-    return fields
+    """Return the arrays of `rows.zarr`, by name, in the order in which docs/format.md describes them."""
+    kind = sparsifier.kind
+    is_plain_draw = sparsifier.k == 0 and sparsifier.exponent == 1  # log Z is 0 where all tokens are drawn by p itself
+    fields: dict[str, FieldInfo | None] = {
+        "ids": _ids(sparsifier.slots, codec, vocabulary),
+        "logprobs": _logprobs(sparsifier.slots if kind.keeps_ids else vocabulary, codec),
+        "counts": FieldInfo(dtype="uint8", shape=(sparsifier.draws or 0,), unit="draw"),
+        "log_normaliser": None if is_plain_draw else FieldInfo(dtype="float32", shape=(), unit="nat"),
+        "tail_logmass": _TAIL_LOGMASS[codec.tail],
+        "sketch": FieldInfo(dtype="uint8", shape=(tail.bytes,), unit="coefficient", codec="codebook")
+        if tail.bytes
+        else None,
+        "hidden": FieldInfo(dtype="int8", shape=(tail.width or 0,), unit="channel", codec="channels"),
+        "hidden_scale": FieldInfo(dtype="float16", shape=(), unit="standard deviation"),
+        "gold_logprob": FieldInfo(dtype="float16", shape=(), unit="nat"),
+        "entropy": FieldInfo(dtype="float16", shape=(), unit="nat"),
+    }
+    return {name: info for name, info in fields.items() if info is not None and name in kind.fields}
+
+
+_TAIL_LOGMASS = {
+    "float32": FieldInfo(dtype="float32", shape=(), unit="nat"),
+    "log2-16": FieldInfo(dtype="uint16", shape=(), unit="nat", codec="log2-16"),
+    "log2-8": FieldInfo(dtype="uint8", shape=(), unit="nat", codec="log2-8"),
+}
 
 
 def _ids(slots: int, codec: CodecInfo, vocabulary: int) -> FieldInfo:
@@ -175,51 +193,33 @@ class RowInfo(Record):
     codec: CodecInfo
     vocabulary: int
 
+    @property
+    def fields(self) -> dict[str, FieldInfo]:
+        """The arrays of `rows.zarr`, by name."""
+        return row_fields(self.sparsifier, self.tail, self.codec, self.vocabulary)
+
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
-        wanted = _ARGUMENTS[self.sparsifier.name]
-        for name in ("top_p", "draws", "exponent"):
-            if (getattr(self.sparsifier, name) is not None) != (name in wanted):
-                raise ValueError(f"the sparsifier '{self.sparsifier.name}' {_NEEDS[name in wanted]} {name}")
-        if self.tail.shape not in TAILS[self.sparsifier.name]:
-            allowed = " or ".join(TAILS[self.sparsifier.name])
-            raise ValueError(f"the sparsifier '{self.sparsifier.name}' has the tail {allowed}, not {self.tail.shape}")
-        counts = {"sampled": 0, "hidden": 0, "none": 0, "dense": self.vocabulary}
-        k, expected = self.sparsifier.k, counts.get(self.sparsifier.name)
-        if expected is not None and k != expected:
-            raise ValueError(f"the sparsifier '{self.sparsifier.name}' lists {expected} tokens, not {k}")
-        if expected is None and not 1 <= k <= self.vocabulary:
-            raise ValueError(f"k is {k}; it must be from 1 to the vocabulary of {self.vocabulary}")
-        fields = row_fields(self.sparsifier, self.tail, self.codec, self.vocabulary)
-        if self.codec.layout == "archive" and any(info.bytes * ARCHIVE_ROWS >= 1 << 31 for info in fields.values()):
-            raise ValueError(f"rows this wide make archive chunks of {ARCHIVE_ROWS} rows larger than 2 GiB")
-        if self.codec.ids == "packed" and id_bits(self.vocabulary) > MOST_ID_BITS:
-            raise ValueError(f"packed ids hold vocabularies of up to {1 << MOST_ID_BITS} tokens")
+        sparsifier, kind = self.sparsifier, self.sparsifier.kind
+        for name in ARGUMENTS:
+            if (getattr(sparsifier, name) is not None) != (name in kind.arguments):
+                needs = "needs" if name in kind.arguments else "takes no"
+                raise ValueError(f"the sparsifier '{sparsifier.name}' {needs} {name}")
+        if self.tail.shape not in kind.tails:
+            allowed = " or ".join(kind.tails)
+            raise ValueError(f"the sparsifier '{sparsifier.name}' has the tail {allowed}, not {self.tail.shape}")
+        fixed = kind.lists.fixed(self.vocabulary)
+        if fixed is not None and sparsifier.k != fixed:
+            raise ValueError(f"the sparsifier '{sparsifier.name}' lists {fixed} tokens, not {sparsifier.k}")
+        if fixed is None and not 1 <= sparsifier.k <= self.vocabulary:
+            raise ValueError(f"k is {sparsifier.k}; it must be from 1 to the vocabulary of {self.vocabulary}")
         if (self.tail.bytes is not None) != (self.tail.shape == "sketch"):
             raise ValueError("bytes belong to a sketch")
         if (self.tail.width is not None) != (self.tail.shape == "head"):
             raise ValueError("a width belongs to a tail from the head")
+        if self.codec.ids == "packed" and id_bits(self.vocabulary) > MOST_ID_BITS:
+            raise ValueError(f"packed ids hold vocabularies of up to {1 << MOST_ID_BITS} tokens")
+        is_archive = self.codec.layout == "archive"
+        if is_archive and any(info.bytes * ARCHIVE_ROWS >= 1 << 31 for info in self.fields.values()):
+            raise ValueError(f"rows this wide make archive chunks of {ARCHIVE_ROWS} rows larger than 2 GiB")
         return self
-
-
-_ARGUMENTS: dict[str, set[str]] = {
-    "topk": set(),
-    "topp": {"top_p"},
-    "sampled": {"draws", "exponent"},
-    "hybrid": {"draws", "exponent"},
-    "dense": set(),
-    "hidden": set(),
-    "none": set(),
-}
-_NEEDS = {True: "needs", False: "takes no"}
-
-TAILS: dict[str, tuple[str, ...]] = {
-    "topk": ("sketch", "prior", "uniform", "none"),
-    "topp": ("sketch", "prior", "uniform", "none"),
-    "sampled": ("none",),
-    "hybrid": ("none",),
-    "dense": ("none",),
-    "hidden": ("head",),
-    "none": ("none",),
-}
-"""Which tails go with which sparsifier, the default first."""

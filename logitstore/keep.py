@@ -1,4 +1,4 @@
-"""What is kept of a few rows: the sparsifier's choice, what the tail needs of the hidden state, and a look at the fidelity."""
+"""Reduce rows to what is kept: the sparsifier's choice, and what the tail needs of the hidden state."""
 
 from __future__ import annotations
 
@@ -14,14 +14,21 @@ from logitstore.chance import DRAWS, uniform
 from logitstore.decode import latents_of
 from logitstore.fidelity import FidelityCheck
 from logitstore.fields import RowInfo
+from logitstore.registry import resolve
 from logitstore.score import RowBatch, RowChunk
-from logitstore.sparsify import SPARSIFIERS
 from logitstore.stopwatch import OFF, Stopwatch
 
 
 @dataclass(frozen=True, eq=False)
 class Keep:
-    """Called with a batch and a chunk of its rows; gives what is stored of them, not yet encoded."""
+    """Reduces a chunk of the rows of a batch to what is stored of them, not yet encoded.
+
+    Attributes:
+        sparsifier: of the cache.
+        latents: makes coefficients, or what is stored of hidden states, of hidden states; None where nothing is.
+        check: compares some of the rows with the teacher's; None for none.
+        watch: times the stages.
+    """
 
     sparsifier: Any
     latents: Callable[[Tensor], Tensor] | None
@@ -32,7 +39,7 @@ class Keep:
     def of(
         cls, row: RowInfo, shared: Mapping[str, Tensor], check: FidelityCheck | None, watch: Stopwatch = OFF
     ) -> Keep:
-        """What the rows of a cache keep."""
+        """Return the reducer to rows of this kind."""
         return cls(sparsifier_of(row), latents_of(row, shared), check, watch)
 
     def __call__(self, batch: RowBatch, chunk: RowChunk) -> dict[str, Tensor]:
@@ -49,12 +56,12 @@ class Keep:
         return kept
 
     def _selected(self, batch: RowBatch, chunk: RowChunk) -> dict[str, Tensor]:
-        """The sparsifier's choice; NaN is the gold logprob of a row without a gold token."""
-        drawn = self._uniform(batch, chunk)
+        """Return the sparsifier's choice; the gold logprob of a row without a gold token is NaN."""
+        uniform_nD = self._uniform(batch, chunk)
         if not bool((batch.gold_N[chunk.span] < 0).any()):
-            kept: dict[str, Tensor] = self.sparsifier(chunk.logits_nV, chunk.gold_n, drawn)
+            kept: dict[str, Tensor] = self.sparsifier(chunk.logits_nV, chunk.gold_n, uniform_nD)
             return kept
-        kept = self.sparsifier(chunk.logits_nV, chunk.gold_n.clamp(min=0), drawn)
+        kept = self.sparsifier(chunk.logits_nV, chunk.gold_n.clamp(min=0), uniform_nD)
         is_gold_n = chunk.gold_n >= 0
         kept["gold_logprob"] = kept["gold_logprob"].masked_fill(~is_gold_n, torch.nan)
         kept["gold_listed"] = kept["gold_listed"] & is_gold_n
@@ -69,10 +76,7 @@ class Keep:
 
 
 def sparsifier_of(row: RowInfo) -> Any:
-    """The sparsifier of a cache."""
+    """Return the sparsifier that makes these rows."""
     info = row.sparsifier
-    arguments: dict[str, Any] = {"k": info.k, "vocabulary": row.vocabulary}
-    for name in ("top_p", "draws", "exponent"):
-        if getattr(info, name) is not None:
-            arguments[name] = getattr(info, name)
-    return SPARSIFIERS[info.name](**arguments)
+    arguments = {name: getattr(info, name) for name in info.kind.arguments}
+    return resolve(info.kind.sparsifier)(k=info.k, vocabulary=row.vocabulary, **arguments)

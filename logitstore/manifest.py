@@ -136,7 +136,7 @@ class Manifest(Record):
         ):
             raise ValueError(f"data, tokenizer, view and the task '{self.task}' do not go together")
         # a plan that is still being worked out has no shared files yet
-        if self.shared and (self.tail.file is None) != (self.tail.shape in ("none", "uniform")):
+        if self.shared and (self.tail.file is None) == self.tail.is_fitted:
             raise ValueError(
                 f"a tail of the shape '{self.tail.shape}' and the file {self.tail.file} do not go together"
             )

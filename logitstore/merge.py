@@ -22,7 +22,7 @@ from logitstore.decode import load_shared
 from logitstore.derive import Fit, begin, check_target, fit_on, write_parts
 from logitstore.distributions import Mean
 from logitstore.errors import BadInput, CacheMismatch
-from logitstore.fields import RowInfo, row_fields
+from logitstore.fields import RowInfo
 from logitstore.manifest import MANIFEST_NAME, Manifest, Member, TeacherInfo
 from logitstore.plans import MergePlan
 from logitstore.presets import row_of
@@ -32,7 +32,7 @@ from logitstore.types import Progress, no_progress
 
 
 def merge(plan: MergePlan, progress: Progress = no_progress) -> Cache:
-    """Write the cache that `plan` describes, or what is missing of it.
+    """Write the cache that `plan` describes, or those of its parts that are missing.
 
     Raises:
         NotACache, CacheDamaged: a cache cannot be read.
@@ -75,10 +75,10 @@ def _check_named(paths: Sequence[Path]) -> None:
 
 
 def weights_of(text: str | None, count: int) -> list[float]:
-    """What each of some caches counts, from a list such as `1,2`; the sum is 1.
+    """Return the weight of each cache, from a list such as `1,2`; the sum is 1.
 
     Raises:
-        BadInput: they are not numbers from 0 on, one for each cache and one of them above 0.
+        BadInput: the weights are not numbers from 0 on, one for each cache and one of them above 0.
     """
     if text is None:
         return [1 / count] * count
@@ -97,7 +97,7 @@ def weights_of(text: str | None, count: int) -> list[float]:
 
 
 def _opened(paths: Sequence[Path]) -> list[Cache]:
-    """The caches, looked through as far as that is cheap."""
+    """Return the caches, checked as far as that is cheap."""
     caches = [Cache(path) for path in paths]
     for cache in caches:
         cache.check_sizes()
@@ -119,12 +119,12 @@ def _opened(paths: Sequence[Path]) -> list[Cache]:
 
 
 def _check_same_vocabulary(cache: Cache, other: Cache) -> None:
-    here, there = cache.manifest, other.manifest
-    if here.teacher.vocabulary != there.teacher.vocabulary:
-        why = f"its teacher has {there.teacher.vocabulary:,} tokens, that of {cache.path} {here.teacher.vocabulary:,}"
-    elif here.tokenizer != there.tokenizer:
+    first, second = cache.manifest, other.manifest
+    if first.teacher.vocabulary != second.teacher.vocabulary:
+        why = f"its teacher has {second.teacher.vocabulary:,} tokens, that of {cache.path} {first.teacher.vocabulary:,}"
+    elif first.tokenizer != second.tokenizer:
         why = f"its token ids mean other pieces than those of {cache.path}"
-    elif getattr(here.data, "classes", None) != getattr(there.data, "classes", None):
+    elif getattr(first.data, "classes", None) != getattr(second.data, "classes", None):
         why = f"its classes have other names than those of {cache.path}"
     else:
         return
@@ -132,7 +132,7 @@ def _check_same_vocabulary(cache: Cache, other: Cache) -> None:
 
 
 def _manifest(plan: MergePlan, caches: Sequence[Cache], weights: Sequence[float], row: RowInfo) -> Manifest:
-    """The plan of the cache to be, but for the shared files: samples and parts are those of the first."""
+    """Return the plan of the cache to be, but for the shared files: samples and parts are those of the first cache."""
     first = caches[0].manifest
     members = [
         Member(plan=cache.manifest.identity, teacher=cache.manifest.teacher.name, weight=weight)
@@ -149,22 +149,22 @@ def _manifest(plan: MergePlan, caches: Sequence[Cache], weights: Sequence[float]
             "sparsifier": row.sparsifier,
             "tail": row.tail,
             "codec": row.codec,
-            "fields": row_fields(row.sparsifier, row.tail, row.codec, row.vocabulary),
+            "fields": row.fields,
         }
     )
 
 
 def _mean_teacher(teachers: Sequence[TeacherInfo], members: Sequence[Member]) -> TeacherInfo:
-    """Who answers in a cache of a mean: nobody else has that fingerprint. Fresh students are shaped like the first."""
+    """Return the teacher of a mean; its fingerprint is its own. Fresh students are shaped like the first teacher."""
     is_even = len({member.weight for member in members}) == 1
     names = [member.teacher if is_even else f"{member.weight:.3g} {member.teacher}" for member in members]
-    said = json.dumps([[member.plan, member.weight] for member in members], separators=(",", ":"))
+    identity = json.dumps([[member.plan, member.weight] for member in members], separators=(",", ":"))
     dtypes = {teacher.dtype for teacher in teachers}
     return teachers[0].model_copy(
         update={
             "name": f"mean of {', '.join(names)}",
             "revision": None,
-            "fingerprint": xxhash.xxh3_128_hexdigest(said.encode()),
+            "fingerprint": xxhash.xxh3_128_hexdigest(identity.encode()),
             "dtype": dtypes.pop() if len(dtypes) == 1 else "float32",
             "width": None,
             "architecture": " + ".join(dict.fromkeys(teacher.architecture for teacher in teachers)),
@@ -173,18 +173,18 @@ def _mean_teacher(teachers: Sequence[TeacherInfo], members: Sequence[Member]) ->
 
 
 def _refuse_another_mean(out: Path, wanted: Manifest) -> None:
-    """Say in words what would else be told as fingerprints that differ."""
+    """Refuse a folder with the mean of other caches, in words: a fingerprint that differs says nothing to a user."""
     if not (out / MANIFEST_NAME).exists():
         return
-    found = unseal(Manifest, out / MANIFEST_NAME)
-    if found.teacher.fingerprint == wanted.teacher.fingerprint:
+    existing = unseal(Manifest, out / MANIFEST_NAME)
+    if existing.teacher.fingerprint == wanted.teacher.fingerprint:
         return
-    there, here = found.merged_from, wanted.merged_from or []
-    if there is None:
-        what = "the cache there is no mean of others"
-    elif [member.plan for member in there] != [member.plan for member in here]:
-        what = f"the cache there was made from other caches, by {', '.join(member.teacher for member in there)}"
+    old, new = existing.merged_from, wanted.merged_from or []
+    if old is None:
+        why = "the cache there is no mean of others"
+    elif [member.plan for member in old] != [member.plan for member in new]:
+        why = f"the cache there was made from other caches, by {', '.join(member.teacher for member in old)}"
     else:
-        weights = [",".join(f"{member.weight:.4g}" for member in members) for members in (there, here)]
-        what = f"the cache there has the weights {weights[0]}, this command asks for {weights[1]}"
-    raise CacheMismatch(f"--out {out}: {what}. Choose another folder, or give the same caches and weights as before.")
+        weights = [",".join(f"{member.weight:.4g}" for member in members) for members in (old, new)]
+        why = f"the cache there has the weights {weights[0]}, this command asks for {weights[1]}"
+    raise CacheMismatch(f"--out {out}: {why}. Choose another folder, or give the same caches and weights as before.")

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from logitstore.errors import BadInput
 from logitstore.fields import RowInfo
 from logitstore.registry import resolve, suggest
+from logitstore.row_kinds import Lists
 from logitstore.tap_info import needs_pilot
 
 PLUGINS = "logitstore.objectives"
@@ -291,7 +292,7 @@ def check_method(name: str, row: RowInfo, hottest: float) -> None:
             f"--objective {name}: it needs the teacher's whole distribution, and this cache holds random samples. "
             "Use forward_kl, or dump with another preset."
         )
-    if method.needs_tail and row.tail.shape == "none" and row.sparsifier.name in ("topk", "topp"):
+    if method.needs_tail and row.tail.shape == "none" and row.sparsifier.kind.keeps_tail_mass:
         raise BadInput(
             f"--objective {name}: this cache has no tail, so it is infinite wherever the student gives mass to a token that "
             "is not listed. Dump with a tail, or use jensen_shannon or skew_reverse_kl."
@@ -337,16 +338,17 @@ def standing(name: str, row: RowInfo, codecs: Collection[str] = ()) -> tuple[Sta
         if lossy := sorted(codec for codec in set(codecs) if needs_pilot(codec)):
             return "approximation", f"its features are stored as {' and '.join(lossy)}"
         return "exact", "features are compared as they are stored"
-    if row.sparsifier.is_estimate:
+    kind = row.sparsifier.kind
+    if kind.is_estimate:
         return "estimate", "random samples, right on average"
-    if row.sparsifier.name == "dense":
+    if kind.lists is Lists.ALL:
         return "exact", "the whole distribution is stored"
     if row.tail.shape == "none":
         return "biased", "the cache has no tail"
     if method.own is not None:
         return method.own, method.because
-    if row.sparsifier.name == "hidden":
+    if kind.keeps_hidden:
         return "exact", "the whole distribution is stored"
-    if row.sparsifier.k >= row.vocabulary:
+    if kind.lists is Lists.GIVEN and row.sparsifier.k >= row.vocabulary:
         return "exact", "the whole distribution is listed"
     return "approximation", f"the tail is modelled ({row.tail.shape})"

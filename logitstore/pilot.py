@@ -51,7 +51,7 @@ def fit_tail(
         ModelError: the tail needs the head of a teacher whose head cannot be used.
     """
     shape, vocabulary = manifest.tail.shape, manifest.teacher.vocabulary
-    if shape in ("none", "uniform"):
+    if not manifest.tail.is_fitted:
         return {}
     head = teacher.head(vocabulary) if manifest.tail.needs_hidden else None
     chunks = _pilot_chunks(manifest, samples, batches, teacher, progress)

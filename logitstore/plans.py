@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 from logitstore.errors import BadInput
 from logitstore.methods import METHODS
 from logitstore.record import Record
+from logitstore.row_kinds import check_sparsifier, sparsifiers
 from logitstore.schedule import WAYS, Schedule
 from logitstore.tap_info import CODEC_PATTERN
 
@@ -61,6 +62,9 @@ Place = Annotated[Path, AfterValidator(lambda path: Path(os.path.expanduser(path
 Model = Annotated[str, AfterValidator(os.path.expanduser)]
 """A model's folder, likewise, or its hub name."""
 
+Sparsifier = Annotated[str, AfterValidator(check_sparsifier)]
+"""A kind of row by name: one of ours, which the field's examples list, or of an installed package."""
+
 
 class TeacherPlan(Record):
     """What `plan` and `dump` are both told: whom to ask, and about what."""
@@ -102,8 +106,8 @@ class TeacherPlan(Record):
 class RowChoices(Record):
     """What `dump` and `recode` may be told about a row, besides a preset; None leaves it to that."""
 
-    sparsifier: Literal["topk", "topp", "sampled", "hybrid", "dense", "hidden"] | None = Field(
-        None, description="What is kept of a row, if not what the preset says."
+    sparsifier: Sparsifier | None = Field(
+        None, description="What is kept of a row, if not what the preset says.", examples=sparsifiers()
     )
     k: int | None = Field(None, ge=1, description="Tokens listed per row, if not as many as the preset says.")
     top_p: float | None = Field(None, gt=0, le=1, description="Mass after which topp stops listing; without it 0.95.")
@@ -257,8 +261,10 @@ class MergePlan(RowChoices):
         "topk",
         description="How to keep a row. The others need the hidden states of one teacher, and a mean of several has none.",
     )
-    sparsifier: Literal["topk", "topp", "sampled", "hybrid", "dense"] | None = Field(
-        None, description="What is kept of a row, if not what the preset says; dense for small label sets."
+    sparsifier: Sparsifier | None = Field(
+        None,
+        description="What is kept of a row, if not what the preset says; dense for small label sets.",
+        examples=sparsifiers(of_logits=True),
     )
     tail: Literal["prior", "uniform", "none"] | None = Field(
         None,

@@ -1,4 +1,4 @@
-"""Named ways to keep a row: what `--preset` stands for. docs/presets.md shows what each costs and loses."""
+"""The presets: named ways to keep a row, for `--preset`. docs/presets.md shows what each costs and loses."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from logitstore.errors import BadInput
-from logitstore.fields import TAILS, CodecInfo, RowInfo, SparsifierInfo, TailInfo
+from logitstore.fields import CodecInfo, RowInfo, SparsifierInfo, TailInfo
 from logitstore.registry import suggest
+from logitstore.row_kinds import ARGUMENTS, RowKind, row_kind
 
 PRESETS: dict[str, dict[str, Any]] = {
     "small": {"sparsifier": "topk", "k": 8, "tail": "sketch", "sketch_bytes": 31, "logprobs": "levels-8"},
@@ -20,7 +21,7 @@ PRESETS: dict[str, dict[str, Any]] = {
                 "layout": "archive"},
     "scores": {"sparsifier": "none"},
 }  # fmt: skip
-"""What each preset sets; whatever the user sets comes before it."""
+"""The settings of each preset; what the user sets comes before them."""
 
 TYPICAL_KL = {
     "small": (0.14, 0.18),
@@ -41,15 +42,15 @@ USUAL: dict[str, Any] = {
     "tail_mass": "log2-8",
     "layout": "mapped",
 }
-"""Where neither the preset nor the user says anything."""
+"""The settings that hold where neither the preset nor the user gives one."""
 
 
 def row_of(preset: str, chosen: dict[str, Any], vocabulary: int, width: int | None) -> RowInfo:
-    """What a row holds.
+    """Return what a row holds.
 
     Args:
         preset: a name from PRESETS.
-        chosen: `RowChoices.choices()` of the plan; None where nothing was said.
+        chosen: `RowChoices.choices()` of the command's settings; None where the user chose nothing.
         vocabulary: of the teacher.
         width: channels of its final hidden state, if they are known.
 
@@ -58,46 +59,50 @@ def row_of(preset: str, chosen: dict[str, Any], vocabulary: int, width: int | No
     """
     if preset not in PRESETS:
         raise BadInput(f"--preset {preset}: {suggest(preset, list(PRESETS))}")
-    said = {name: value for name, value in chosen.items() if value is not None}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
     base = dict(PRESETS[preset])
-    if said.get("sparsifier", base["sparsifier"]) != base["sparsifier"]:
-        # another sparsifier is another thing: nothing of the preset carries over but how its bytes lie
+    if chosen.get("sparsifier", base["sparsifier"]) != base["sparsifier"]:
+        # with another sparsifier nothing of the preset carries over but how its bytes lie
         base = {name: base[name] for name in ("layout",) if name in base}
-    asked = USUAL | base | said
-    name = asked["sparsifier"]
-    tail = asked.get("tail") or TAILS[name][0]
-    if tail not in TAILS[name]:
-        raise BadInput(f"--tail {tail}: the sparsifier '{name}' goes with {' or '.join(TAILS[name])}.")
-    _refuse_idle(preset, name, tail, said)
+    settings = USUAL | base | chosen
+    name = settings["sparsifier"]
+    kind = row_kind(name)
+    tail = settings.get("tail") or kind.tails[0]
+    if tail not in kind.tails:
+        raise BadInput(f"--tail {tail}: the sparsifier '{name}' goes with {' or '.join(kind.tails)}.")
+    _refuse_idle(preset, name, tail, chosen)
     if tail in ("sketch", "head") and width is None:
         raise BadInput(f"--tail {tail}: the teacher does not say how wide its hidden states are. Use --preset topk.")
-    k = {"sampled": 0, "hidden": 0, "none": 0, "dense": vocabulary}.get(name, asked["k"])
-    if "k" not in said:
-        k = min(k, vocabulary)
-    if not 0 <= k <= vocabulary:
-        raise BadInput(f"-k {k}: the teacher's vocabulary has {vocabulary} tokens. Give at most that many.")
-    draws = name in ("sampled", "hybrid")
     return _row(
         sparsifier=SparsifierInfo(
             name=name,
-            k=k,
-            top_p=asked["top_p"] if name == "topp" else None,
-            draws=asked["draws"] if draws else None,
-            exponent=asked["exponent"] if draws else None,
+            k=_k(kind, settings["k"], "k" in chosen, vocabulary),
+            **{argument: settings[argument] for argument in kind.arguments},
         ),
         tail=TailInfo(
             shape=tail,
-            bytes=asked["sketch_bytes"] if tail == "sketch" else None,
+            bytes=settings["sketch_bytes"] if tail == "sketch" else None,
             width=width if tail == "head" else None,
         ),
         codec=CodecInfo(
-            ids="plain" if vocabulary <= 1 << 16 or name in ("dense", "hidden", "none") else "packed",
-            logprobs="float16" if name in ("hidden", "none") else asked["logprobs"],
-            tail=asked["tail_mass"] if name in ("topk", "topp") else "float32",
-            layout=asked["layout"],
+            ids="packed" if kind.keeps_ids and vocabulary > 1 << 16 else "plain",
+            logprobs=settings["logprobs"] if kind.keeps_logprobs else "float16",
+            tail=settings["tail_mass"] if kind.keeps_tail_mass else "float32",
+            layout=settings["layout"],
         ),
         vocabulary=vocabulary,
     )
+
+
+def _k(kind: RowKind, k: int, is_chosen: bool, vocabulary: int) -> int:
+    """Return how many tokens a row lists; a k that nobody chose gives way to a small vocabulary."""
+    fixed = kind.lists.fixed(vocabulary)
+    if fixed is not None:
+        return fixed
+    k = k if is_chosen else min(k, vocabulary)
+    if not 0 <= k <= vocabulary:
+        raise BadInput(f"-k {k}: the teacher's vocabulary has {vocabulary} tokens. Give at most that many.")
+    return k
 
 
 def _row(**parts: Any) -> RowInfo:
@@ -108,21 +113,20 @@ def _row(**parts: Any) -> RowInfo:
         raise BadInput(f"these settings do not go together: {reason}.") from error
 
 
-def _refuse_idle(preset: str, sparsifier: str, tail: str, said: dict[str, Any]) -> None:
-    """A setting that would change nothing is a misunderstanding."""
-    where = {
-        "k": sparsifier in ("topk", "topp", "hybrid"),
-        "top_p": sparsifier == "topp",
-        "draws": sparsifier in ("sampled", "hybrid"),
-        "exponent": sparsifier in ("sampled", "hybrid"),
+def _refuse_idle(preset: str, sparsifier: str, tail: str, chosen: dict[str, Any]) -> None:
+    """Refuse a setting that would change nothing: it is a misunderstanding."""
+    kind = row_kind(sparsifier)
+    counts: dict[str, bool] = {
+        "k": kind.lists.is_chosen,
         "sketch_bytes": tail == "sketch",
-        "logprobs": sparsifier not in ("hidden", "none"),
-        "tail_mass": sparsifier in ("topk", "topp"),
+        "logprobs": kind.keeps_logprobs,
+        "tail_mass": kind.keeps_tail_mass,
     }
-    idle = next((name for name in said if not where.get(name, True)), None)
+    counts |= {argument: argument in kind.arguments for argument in ARGUMENTS}
+    idle = next((name for name in chosen if not counts.get(name, True)), None)
     if idle is not None:
         flag = "-k" if idle == "k" else "--" + idle.replace("_", "-")
         raise BadInput(
-            f"{flag} {said[idle]}: it changes nothing with the sparsifier '{sparsifier}' and the tail '{tail}' "
+            f"{flag} {chosen[idle]}: it changes nothing with the sparsifier '{sparsifier}' and the tail '{tail}' "
             f"(preset '{preset}'). Leave it out."
         )

@@ -1,8 +1,8 @@
 """`recode`: a smaller cache, or one in another layout, from a cache alone; no teacher runs. Reads top to bottom.
 
-source -> what a row is to hold -> way -> cache.json and shared files -> part by part: decode -> encode -> part writer
+source -> what a row is to hold -> recoder -> cache.json and shared files -> part by part: decode -> encode -> part writer
 
-The ways are in recoders.py.
+recoders.py has what makes the rows.
 """
 
 from __future__ import annotations
@@ -12,19 +12,17 @@ from logitstore.decode import load_shared
 from logitstore.derive import Fit, begin, check_target, fit_on, write_parts
 from logitstore.distributions import HiddenStates
 from logitstore.errors import BadInput
-from logitstore.fields import CodecInfo, RowInfo, row_fields
+from logitstore.fields import CodecInfo, RowInfo
 from logitstore.manifest import Manifest
 from logitstore.plans import RecodePlan
 from logitstore.presets import row_of
 from logitstore.recoders import is_copy, recoder_of
+from logitstore.row_kinds import ARGUMENTS
 from logitstore.types import Progress, no_progress
-
-TRUNCATED = ("topk", "topp")
-"""Sparsifiers whose rows can be made smaller without the teacher."""
 
 
 def recode(plan: RecodePlan, progress: Progress = no_progress) -> Cache:
-    """Write the cache that `plan` describes, or what is missing of it.
+    """Write the cache that `plan` describes, or those of its parts that are missing.
 
     Raises:
         NotACache, CacheDamaged: the source cannot be read.
@@ -47,14 +45,14 @@ def recode(plan: RecodePlan, progress: Progress = no_progress) -> Cache:
 
 
 def target_row(plan: RecodePlan, manifest: Manifest) -> RowInfo:
-    """What a row is to hold: the source's, but for what the plan changes; or what a preset says.
+    """Return what a row is to hold: what the source's holds but for what the plan changes, or what a preset says.
 
     Raises:
         BadInput: settings that do not go together, or a row that cannot be made from the source's.
     """
     source, vocabulary = manifest.row, manifest.teacher.vocabulary
     chosen = plan.choices()
-    if plan.preset is not None or source.sparsifier.name == "hidden":
+    if plan.preset is not None or source.sparsifier.kind.keeps_hidden:
         if plan.preset is None and not any(value is not None for name, value in chosen.items() if name != "layout"):
             return source.model_copy(update={"codec": _with(source.codec, layout=plan.layout)})
         row = row_of(plan.preset or "small", chosen, vocabulary, source.tail.width or manifest.teacher.width)
@@ -72,17 +70,13 @@ def target_row(plan: RecodePlan, manifest: Manifest) -> RowInfo:
 
 
 def _refuse_unused(plan: RecodePlan, source: RowInfo) -> None:
-    """Settings that rows of listed tokens cannot follow without the teacher."""
-    for name, there in (
-        ("sketch_bytes", source.tail.bytes),
-        ("top_p", source.sparsifier.top_p),
-        ("draws", source.sparsifier.draws),
-        ("exponent", source.sparsifier.exponent),
-    ):
+    """Refuse settings that rows of listed tokens cannot follow without the teacher."""
+    stored = {"sketch_bytes": source.tail.bytes} | {name: getattr(source.sparsifier, name) for name in ARGUMENTS}
+    for name, value in stored.items():
         asked = getattr(plan, name)
-        if asked is not None and asked != there:
+        if asked is not None and asked != value:
             flag = "--" + name.replace("_", "-")
-            raise BadInput(f"{flag} {asked}: {plan.cache} has {there}. Only a dump can change it.")
+            raise BadInput(f"{flag} {asked}: {plan.cache} has {value}. Only a dump can change it.")
 
 
 _NO_WAY = "{wanted} rows cannot be made from {source} rows without the teacher. Recode a cache of the preset 'exact', or dump."
@@ -93,15 +87,15 @@ def _with(codec: CodecInfo, **changes: str | None) -> CodecInfo:
 
 
 def _checked(plan: RecodePlan, source: RowInfo, row: RowInfo) -> RowInfo:
-    """Refuse a target that says more than its source."""
+    """Return `row`. Raises BadInput when it says more than the source's rows do."""
     old, new = source.sparsifier, row.sparsifier
-    if old.name == "hidden" or is_copy(source, row):
+    if old.kind.keeps_hidden or is_copy(source, row):
         return row
-    if old.name not in TRUNCATED or new.name not in TRUNCATED or (new.name != old.name and new.name != "topk"):
+    if new.name not in old.kind.cut_to:
         raise BadInput(_NO_WAY.format(wanted=new.name, source=old.name))
     if new.k > old.k:
         raise BadInput(f"-k {new.k}: the rows of {plan.cache} list {old.k} tokens. Give at most that many.")
-    allowed = _SMALLER_TAILS[source.tail.shape]
+    allowed = [shape for shape in _SMALLER_TAILS[source.tail.shape] if shape in new.kind.tails]
     if row.tail.shape not in allowed or (row.tail.shape == "sketch" and row.tail.bytes != source.tail.bytes):
         raise BadInput(
             f"--tail {row.tail.shape}: the tail of {plan.cache} is {source.tail.shape}, from which can be made: "
@@ -119,7 +113,7 @@ _SMALLER_TAILS = {
 
 
 def _manifest(plan: RecodePlan, source: Manifest, row: RowInfo) -> Manifest:
-    """The plan of the cache to be, but for the shared files."""
+    """Return the plan of the cache to be, but for the shared files."""
     return source.model_copy(
         update={
             "recoded_from": source.identity,
@@ -127,14 +121,14 @@ def _manifest(plan: RecodePlan, source: Manifest, row: RowInfo) -> Manifest:
             "sparsifier": row.sparsifier,
             "tail": row.tail,
             "codec": row.codec,
-            "fields": row_fields(row.sparsifier, row.tail, row.codec, row.vocabulary),
+            "fields": row.fields,
         }
     )
 
 
 def _fit(plan: RecodePlan, source: Cache, row: RowInfo, progress: Progress) -> Fit:
-    """What the target's rows share of their tails: the source's own, or fitted on its rows."""
-    if row.tail.shape in ("none", "uniform"):
+    """Return what the target's rows share of their tails: what the source's share, or what is fitted on its rows."""
+    if not row.tail.is_fitted:
         return {}, 0
     hidden = HiddenStates.of(source)
     if hidden is not None and row.tail.shape != "head":

@@ -1,4 +1,4 @@
-"""How the rows of a part are made from other caches': copied, cut shorter, or made anew from whole distributions.
+"""Make the rows of a part from other caches': copy them, cut them shorter, or make them anew from whole distributions.
 
 Axes: N rows, K listed, V vocabulary.
 """
@@ -26,26 +26,26 @@ from logitstore.score import split
 from logitstore.targets import Targets, dense_logprobs
 from logitstore.types import Answer, Array, Asked
 
-Told = Callable[[int], None]
-"""Is given the count of rows that were written."""
+ReportRows = Callable[[int], None]
+"""Receives the count of rows that were written since the last call."""
 
 
 class Recoder:
-    """How the rows of a part are made from the source's: this one copies them as they are."""
+    """Makes the rows of a part from the source's; this one copies them as they are."""
 
-    def write(self, part: Part, samples: Sequence[Asked], writer: PartWriter, told: Told) -> None:
+    def write(self, part: Part, samples: Sequence[Asked], writer: PartWriter, report_rows: ReportRows) -> None:
         """Write and commit one part.
 
         Args:
             part: of the source.
             samples: all of its samples.
             writer: of the part to be.
-            told: is called now and then.
+            report_rows: is called now and then.
         """
         for index, sample in enumerate(samples):
             span = part.span(index)
             writer.write(index, Answer(fields={name: np.asarray(array[span]) for name, array in part.fields.items()}))
-            told(sample.rows)
+            report_rows(sample.rows)
         writer.commit(part.record.fidelity, part.record.sums)
 
 
@@ -55,8 +55,8 @@ class Relist(Recoder):
 
     Attributes:
         row: what a row is to hold.
-        old, new: of the source, and of the cache to be.
-        share: of the rows whose error is measured.
+        old, new: the decoders of the source and of the cache to be.
+        share: the share of the rows whose error is measured.
     """
 
     row: RowInfo
@@ -64,7 +64,7 @@ class Relist(Recoder):
     new: Decoder
     share: float
 
-    def write(self, part: Part, samples: Sequence[Asked], writer: PartWriter, told: Told) -> None:
+    def write(self, part: Part, samples: Sequence[Asked], writer: PartWriter, report_rows: ReportRows) -> None:
         check = FidelityCheck(self.new, self.share, against="source")
         for index, sample in enumerate(samples):
             stored = {name: np.array(array[part.span(index)]) for name, array in part.fields.items()}
@@ -78,23 +78,23 @@ class Relist(Recoder):
             kept |= {"top1": kept["ids"][:, 0], "gold_listed": is_gold_NK.any(1)}
             writer.write(index, Answer(fields=encoded), Answer(fields=kept))
             self._look(check, sample, stored, encoded)
-            told(sample.rows)
+            report_rows(sample.rows)
         writer.commit(check.take())
 
     def _look(self, check: FidelityCheck, sample: Asked, stored: dict[str, Array], encoded: dict[str, Array]) -> None:
         chosen = np.flatnonzero(check.chosen_of(sample.key, sample.rows))
         size = chunk_rows(self.row.vocabulary, "cpu")
         for places in (chosen[first : first + size] for first in range(0, len(chosen), size)):
-            was = self.old({name: torch.from_numpy(value[places]) for name, value in stored.items()})
-            if isinstance(was, Targets):
+            before = self.old({name: torch.from_numpy(value[places]) for name, value in stored.items()})
+            if isinstance(before, Targets):
                 check.add_encoded(
-                    Truth.of(dense_logprobs(was), was.tail.vocabulary),
+                    Truth.of(dense_logprobs(before), before.tail.vocabulary),
                     {name: value[places] for name, value in encoded.items()},
                 )
 
 
 def relisted(answer: dict[str, Any], k: int) -> dict[str, Array]:
-    """The first k entries of every row, with the tail mass that they leave; floats in nats."""
+    """Return the first k entries of every row, with the tail mass that they leave; floats in nats."""
     exact = (answer["logprobs"].astype(np.float64), answer["tail_logmass"].astype(np.float64))
     logprobs_NK, tail_N = normalised(*exact)
     logprobs_NK = np.minimum(logprobs_NK, 0.0)
@@ -112,7 +112,7 @@ class Remake(Recoder):
         row: what a row is to hold.
         shared: what all rows share of their tails.
         distributions: of the source's rows.
-        share: of the rows whose error is measured.
+        share: the share of the rows whose error is measured.
     """
 
     row: RowInfo
@@ -120,23 +120,23 @@ class Remake(Recoder):
     distributions: Distributions
     share: float
 
-    def write(self, part: Part, samples: Sequence[Asked], writer: PartWriter, told: Told) -> None:
+    def write(self, part: Part, samples: Sequence[Asked], writer: PartWriter, report_rows: ReportRows) -> None:
         new = Decoder(self.row, self.shared)
         check = FidelityCheck(new, self.share, against="source")
         keep = Keep.of(self.row, self.shared, check)
         for batch in batches(samples, list(range(len(samples))), self.row.vocabulary):
-            chunks, known = self.distributions(part, batch)
+            chunks, stored = self.distributions(part, batch)
             made = [keep(batch, chunk) for chunk in chunks]
-            kept = {name: torch.cat([each[name] for each in made]).numpy() for name in made[0]} | known
+            kept = {name: torch.cat([each[name] for each in made]).numpy() for name in made[0]} | stored
             facts = dict(split(batch, kept))
             for index, answer in split(batch, new.codec.encode(kept)):
                 writer.write(index, answer, facts[index])
-            told(len(batch.gold_N))
+            report_rows(len(batch.gold_N))
         writer.commit(check.take())
 
 
 def recoder_of(source: Cache, row: RowInfo, shared: dict[str, Tensor]) -> Recoder:
-    """The way from the source's rows to the target's."""
+    """Return what makes such rows of the source's."""
     if is_copy(source.manifest.row, row):
         return Recoder()
     share = source.manifest.fidelity_rows / source.manifest.rows
@@ -147,7 +147,7 @@ def recoder_of(source: Cache, row: RowInfo, shared: dict[str, Tensor]) -> Recode
 
 
 def is_copy(old: RowInfo, new: RowInfo) -> bool:
-    """Whether only the layout changes."""
+    """Return True where only the layout changes."""
     same_tail = (new.tail.shape, new.tail.bytes) == (old.tail.shape, old.tail.bytes)
     same_values = new.codec.model_copy(update={"layout": old.codec.layout}) == old.codec
     return new.sparsifier == old.sparsifier and same_tail and same_values

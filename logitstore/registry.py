@@ -27,7 +27,7 @@ class Table(Mapping[str, Any]):
     """A mapping from names to objects, written down as `package.module:attribute`.
 
     Args:
-        noun: what an entry is called in error messages, such as "sparsifier".
+        noun: what an entry is called in error messages, such as "transform".
         entries: name -> target.
     """
 

@@ -15,7 +15,7 @@ import xxhash
 from pydantic import Field, ValidationError
 
 from logitstore.errors import CacheDamaged, NotACache
-from logitstore.record import Record
+from logitstore.record import NotKnownHere, Record
 
 FORMAT = "logitstore"
 VERSION = 1
@@ -47,7 +47,7 @@ def unseal(kind: type[R], path: Path) -> R:
 
     Raises:
         NotACache: the file is no logitstore record, or of a newer format version.
-        CacheDamaged: its checksum or its contents are wrong.
+        CacheDamaged: its checksum or its contents are wrong, or a package is missing that knows what it names.
     """
     try:
         raw = path.read_bytes()
@@ -65,6 +65,8 @@ def unseal(kind: type[R], path: Path) -> R:
         return kind.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
+        if isinstance(unknown := first.get("ctx", {}).get("error"), NotKnownHere):
+            raise CacheDamaged(f"{path}: {unknown}.") from error
         where = ".".join(str(step) for step in first["loc"]) or "its contents"
         raise CacheDamaged(f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}. {_WAY_OUT}") from error
 

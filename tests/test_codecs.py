@@ -22,11 +22,12 @@ from logitstore.codecs.codebook import Codebook, lloyd_max, normal_codebook
 from logitstore.codecs.levels import Levels
 from logitstore.codecs.log2 import Log2
 from logitstore.decode import Decoder
-from logitstore.fields import TAILS, CodecInfo, RowInfo, SparsifierInfo, TailInfo
+from logitstore.fields import CodecInfo, RowInfo, SparsifierInfo, TailInfo
 from logitstore.head import Head
 from logitstore.keep import sparsifier_of
 from logitstore.pilot import whole_head
 from logitstore.presets import PRESETS, row_of
+from logitstore.row_kinds import ROW_KINDS
 from logitstore.targets import Targets, dense_logprobs
 from logitstore.types import Array
 from tests.golden import make_codecs
@@ -302,7 +303,9 @@ def check_logprobs(codec: AnswerCodec, answer: dict[str, Array], found: dict[str
 
 
 @pytest.mark.parametrize("vocabulary", [300, 262_144])
-@pytest.mark.parametrize(("sparsifier", "tail"), [(name, tail) for name in TAILS for tail in TAILS[name]])
+@pytest.mark.parametrize(
+    ("sparsifier", "tail"), [(name, tail) for name, kind in ROW_KINDS.items() for tail in kind.tails]
+)
 def test_every_way_to_keep_a_row_comes_back_within_its_bounds(sparsifier: str, tail: str, vocabulary: int) -> None:
     ways = list(combinations(vocabulary, sparsifier, tail))
     rows = 6 if vocabulary == 300 else 2

@@ -1,4 +1,4 @@
-"""All fields of a row at once: what a sparsifier gives to what is stored, and what is stored to what a loss needs.
+"""Encode all fields of a row at once, from what a sparsifier gives to what is stored, and decode them for a loss.
 
 Axes: N rows, K slots, R coefficients, V vocabulary.
 """
@@ -18,7 +18,7 @@ from logitstore.codecs.codebook import Codebook
 from logitstore.codecs.either import library, real, wide
 from logitstore.codecs.levels import Levels
 from logitstore.codecs.log2 import Log2
-from logitstore.fields import FieldInfo, RowInfo, row_fields
+from logitstore.fields import FieldInfo, RowInfo
 from logitstore.types import Array
 
 SHARED_CODECS = ("codebook", "channels")
@@ -31,8 +31,8 @@ class AnswerCodec:
 
     Attributes:
         row: what a row holds.
-        shared: what all rows share, by name, where the fields need it: `widths` and `levels` of a sketch, `mean` and `std`
-            of hidden states (docs/format.md, "shared").
+        shared: the tensors that all rows share, by name, where the fields need them: `widths` and `levels` of a sketch, `mean`
+            and `std` of hidden states (docs/format.md, "shared").
     """
 
     row: RowInfo
@@ -40,16 +40,16 @@ class AnswerCodec:
 
     @cached_property
     def fields(self) -> dict[str, FieldInfo]:
-        """The stored arrays."""
-        return row_fields(self.row.sparsifier, self.row.tail, self.row.codec, self.row.vocabulary)
+        """The stored arrays, by name."""
+        return self.row.fields
 
     def encode(self, answer: Mapping[str, Array]) -> dict[str, Array]:
-        """The stored arrays of some rows.
+        """Return the stored arrays of some rows.
 
         Args:
-            answer: `ids` int[N, K], `logprobs` float[N, K], `tail_logmass` float[N], `counts` int[N, draws],
-                `log_normaliser` float[N], `latent` float[N, R] (coefficients or hidden state), `gold_logprob` float[N],
-                `entropy` float[N]; those that the fields need.
+            answer: those of these that the fields need: `ids` int[N, K], `logprobs` float[N, K], `tail_logmass` float[N],
+                `counts` int[N, draws], `log_normaliser` float[N], `latent` float[N, R] (coefficients or hidden state),
+                `gold_logprob` float[N], `entropy` float[N].
         """
         stored: dict[str, Array] = {}
         for name, info in self.fields.items():
@@ -59,7 +59,7 @@ class AnswerCodec:
                 stored[name] = (
                     self._levels.encode(answer[name]) if self._levels else _rounded(answer[name], np.dtype(info.dtype))
                 )
-                if self.row.sparsifier.name == "dense" and not self._levels:
+                if "ids" not in self.fields and not self._levels:
                     _keep_first(stored[name], answer.get("top1", answer[name].argmax(1)))
             elif name == "tail_logmass" and self._mass:
                 stored[name] = self._mass.encode(answer[name])
@@ -74,7 +74,7 @@ class AnswerCodec:
         return stored
 
     def decode(self, stored: Mapping[str, Any]) -> dict[str, Any]:
-        """The inverse of `encode`, in the library and on the device of `stored`; floats as float32, whole numbers as int64.
+        """Undo `encode`, in the library and on the device of `stored`; floats become float32, whole numbers int64.
 
         Logprobs are as stored: see `normalised`. An entry with logprob -inf is an empty slot.
         """
@@ -97,12 +97,12 @@ class AnswerCodec:
         return answer
 
     def readable(self, stored: Mapping[str, Array]) -> dict[str, Array]:
-        """The same fields as plain numbers, where that needs nothing but themselves; views stay views."""
+        """Return the same fields as plain numbers, where that needs nothing shared; views stay views."""
         coded = {name: stored[name] for name in stored if self.fields[name].codec not in ("plain", *SHARED_CODECS)}
         return {**stored, **self.decode(coded)}
 
     def tail_error(self) -> float:
-        """Most by which a decoded tail log mass above 2**-32 may differ from the one encoded, nats."""
+        """Return the most by which a decoded tail log mass above 2**-32 may differ from the one encoded, nats."""
         return self._mass.bound if self._mass else 2.0**-23
 
     @property
@@ -112,7 +112,7 @@ class AnswerCodec:
 
     @property
     def mass_error(self) -> float:
-        """Most by which listed and tail mass, as decoded, may miss 1."""
+        """The most by which listed and tail mass, as decoded, may miss 1."""
         if self.row.codec.tail == "float32" and not self._levels:
             # float16 moves a logprob above -16 nats by at most 2**-8, and its probability by as much of itself
             return 5e-3
@@ -120,7 +120,7 @@ class AnswerCodec:
         return listed + (float(np.expm1(self._mass.bound)) if self._mass else 0.0)
 
     def logprob_error(self, logprobs_NK: Array) -> Array:
-        """float64[N, K]: most by which decoded logprobs may differ from the ones encoded."""
+        """Return float64[N, K]: the most by which decoded logprobs may differ from the ones encoded."""
         if not self._levels:
             return np.abs(logprobs_NK) * 2.0**-11 + 2.0**-25
         with np.errstate(over="ignore"):
@@ -159,13 +159,13 @@ class AnswerCodec:
 
 
 def _rounded(logprobs_NK: Array, dtype: np.dtype[Any]) -> Array:
-    """To the nearest; a finite logprob stays finite, because -inf means an empty slot."""
+    """Round to the nearest; a finite logprob stays finite, because -inf means an empty slot."""
     lowest = np.finfo(dtype).min
     return np.where(np.isneginf(logprobs_NK), -np.inf, np.maximum(logprobs_NK, lowest)).astype(dtype)
 
 
 def _keep_first(logprobs_NV: Array, first_N: Array) -> None:
-    """Where rounding made another token equal to the most probable one, lift that by one step of its float type."""
+    """Lift the most probable token by one step of its float type where rounding made another one equal to it."""
     rows_N = np.arange(len(logprobs_NV))
     highest_N = logprobs_NV.max(1)
     is_tied_N = (logprobs_NV == highest_N[:, None]).sum(1) > 1
@@ -174,7 +174,7 @@ def _keep_first(logprobs_NV: Array, first_N: Array) -> None:
 
 
 def normalised(logprobs_NK: Any, tail_logmass_N: Any) -> tuple[Any, Any]:
-    """Listed logprobs and tail log mass that sum to 1 exactly.
+    """Return listed logprobs and tail log mass that sum to 1 exactly.
 
     Both were rounded, and so miss 1 by some 1e-3. The smaller of the two masses is the more precise one and stays: a tail up
     to one half as it is, with the listed logprobs shifted; else the listed logprobs, with the tail what they leave

@@ -37,7 +37,7 @@ def scores_of(cache: Cache, name: str) -> Array:
     if name == "entropy":
         return _means(cache, lambda part: part.fields["entropy"].astype(np.float64))
     info = cache.manifest.sparsifier
-    if info.name not in ("topk", "topp", "hybrid", "dense"):
+    if not info.k:
         raise BadInput(
             f"--score confidence: {cache.path} does not list its most probable tokens (sparsifier '{info.name}'). "
             "Use --score nll or entropy, or a cache that lists them."
@@ -50,7 +50,7 @@ def _highest(part: Part, codec: AnswerCodec) -> Array:
     """Return float64[N]: the probability of the most probable token of each row. The k listed ones come before any drawn
     one."""
     logprobs_NK = codec.decode({"logprobs": part.fields["logprobs"]})["logprobs"]
-    first_N = logprobs_NK.max(1) if codec.row.sparsifier.name == "dense" else logprobs_NK[:, 0]
+    first_N = logprobs_NK.max(1) if "ids" not in part.fields else logprobs_NK[:, 0]
     return np.asarray(np.exp(first_N.astype(np.float64)))
 
 

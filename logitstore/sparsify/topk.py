@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from logitstore.sparsify.summary import Summary
@@ -51,3 +52,20 @@ class TopK:
             "tail_logmass": top.outside_N.log(),
             **teacher.scores(gold_N, top.ids_NK[:, 0], top.ids_NK),
         }
+
+
+def listing_only(kept: dict[str, Tensor], is_listed_NK: Tensor, gold_N: Tensor) -> dict[str, Tensor]:
+    """Empty some slots of what `TopK` keeps: they get id 0 and logprob -inf, and their mass goes to the tail.
+
+    Args:
+        kept: what `TopK` returned.
+        is_listed_NK: bool, True where the token stays.
+        gold_N: int64, the token that really follows.
+    """
+    dropped_N = torch.where(is_listed_NK, 0.0, kept["logprobs"].exp()).sum(-1)
+    return kept | {
+        "ids": torch.where(is_listed_NK, kept["ids"], 0),
+        "logprobs": torch.where(is_listed_NK, kept["logprobs"], -torch.inf),
+        "tail_logmass": (kept["tail_logmass"].exp() + dropped_N).clamp(max=1.0).log(),
+        "gold_listed": ((kept["ids"] == gold_N[:, None]) & is_listed_NK).any(1),
+    }

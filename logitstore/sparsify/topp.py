@@ -8,10 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from logitstore.sparsify.topk import TopK
+from logitstore.sparsify.topk import TopK, listing_only
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,16 +31,8 @@ class TopP:
 
     def __call__(self, logits_NV: Tensor, gold_N: Tensor, uniform_ND: Tensor | None = None) -> dict[str, Tensor]:
         """As `TopK`, but empty slots have id 0 and logprob -inf, and their mass belongs to the tail."""
-        found = TopK(k=self.k, vocabulary=self.vocabulary)(logits_NV, gold_N)
-        probs_NK = found["logprobs"].exp()
-        before_NK = probs_NK.cumsum(-1) - probs_NK
-        keep_NK = before_NK < self.top_p
-        keep_NK[:, 0] = True
-        dropped_N = torch.where(keep_NK, 0.0, probs_NK).sum(-1)
-        gold_NK = found["ids"] == gold_N[:, None]
-        return found | {
-            "ids": torch.where(keep_NK, found["ids"], 0),
-            "logprobs": torch.where(keep_NK, found["logprobs"], -torch.inf),
-            "tail_logmass": (found["tail_logmass"].exp() + dropped_N).clamp(max=1.0).log(),
-            "gold_listed": (gold_NK & keep_NK).any(1),
-        }
+        kept = TopK(k=self.k, vocabulary=self.vocabulary)(logits_NV, gold_N)
+        probs_NK = kept["logprobs"].exp()
+        is_listed_NK = probs_NK.cumsum(-1) - probs_NK < self.top_p
+        is_listed_NK[:, 0] = True
+        return listing_only(kept, is_listed_NK, gold_N)
