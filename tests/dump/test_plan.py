@@ -1,0 +1,138 @@
+"""`plan`, the pilot it leaves for the dump, the fidelity of a cache, and the warning before training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import logitstore
+from logitstore.decode import decoder_of
+from logitstore.dump import dump
+from logitstore.fidelity_report import fidelity_of, honesty
+from logitstore.manifest import MANIFEST_NAME
+from logitstore.models import load_config, load_weights
+from logitstore.targets import Targets, dense_logprobs
+from logitstore.types import ModelRef
+from tests.parts.commands import logitstore_command
+from tests.parts.files import tree
+from tests.parts.texts import VOCABULARY, plan_for
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory, teacher: Path, texts: Path) -> logitstore.Cache:
+    return dump(
+        plan_for(teacher, texts, tmp_path_factory.mktemp("small") / "cache", preset="small", k=4, sketch_bytes=2)
+    )
+
+
+def test_fidelity_is_the_kl_to_the_teacher_within_its_interval(small: logitstore.Cache, teacher: Path) -> None:
+    reference = ModelRef.parse(str(teacher))
+    model = load_weights(reference, load_config(reference), torch.float32).eval()
+    decode = decoder_of(small)
+    sums, rows = dict.fromkeys((1, 2, 4), 0.0), 0
+    for index, cached in enumerate(small):
+        with torch.no_grad():
+            logits = model(torch.from_numpy(cached.sample.tokens_T.astype(np.int64))[None]).logits[0]
+        true = logits[torch.from_numpy(cached.sample.positions_N), :VOCABULARY]
+        part, number = small.locate(index)
+        targets = decode(
+            {name: torch.from_numpy(np.array(array[part.span(number)])) for name, array in part.fields.items()}
+        )
+        assert isinstance(targets, Targets)
+        rows += len(targets)
+        for temperature in sums:
+            p, q = torch.log_softmax(true / temperature, -1), dense_logprobs(targets, float(temperature))
+            sums[temperature] += float((p.exp() * (p - q)).sum())
+    figures = fidelity_of(small.fidelity)
+    assert figures is not None
+    assert figures["rows"] == pytest.approx(2000, rel=0.2)
+    for temperature, total in sums.items():
+        figure = figures[f"kl_t{temperature}"]
+        # three times the half interval: a chance of about one in 10^8
+        assert abs(figure["mean"] - total / rows) < 3 * figure["error"] + 1e-7
+
+
+def test_fidelity_rows_are_the_same_whatever_the_batches(teacher: Path, texts: Path, tmp_path: Path) -> None:
+    found = [
+        dump(plan_for(teacher, texts, tmp_path / str(tokens), batch_tokens=tokens, fidelity_rows=300)).fidelity
+        for tokens in (200, 2000)
+    ]
+    assert found[0].rows == found[1].rows > 200
+    assert found[0].sums["kl_t1"][0] == pytest.approx(found[1].sums["kl_t1"][0], rel=1e-3)
+
+
+def test_what_the_plan_fits_is_what_the_dump_uses(teacher: Path, texts: Path, tmp_path: Path) -> None:
+    out = tmp_path / "cache"
+    common = ["--teacher", teacher, "--data", texts, "--out", out, "--max-length", "96", "--dtype", "float32"]
+    done = logitstore_command("plan", *common, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    lines = {line["name"]: line for line in found["candidates"]}
+    assert {"small", "faithful", "exact", "topk", "sampled"} <= lines.keys()
+    assert lines["exact"]["kl_t1"]["mean"] < lines["small"]["kl_t1"]["mean"] + 1e-3 < lines["topk"]["kl_t1"]["mean"]
+    assert lines["sampled"]["kl_t1"] is None
+    assert found["recommended"] in lines
+    assert all(line["pays_from_students"] >= 1 for line in lines.values())
+    dry = logitstore_command("dump", *common, "--dry-run")
+    assert "KL" in dry.stdout
+    done = logitstore_command("dump", *common)
+    assert done.returncode == 0, done.stderr
+    files = {path.name for path in (out / "pilot").iterdir()}
+    cache = logitstore.open(out)
+    assert cache.manifest.tail.file is not None
+    assert Path(cache.manifest.tail.file).name in files
+    assert cache.manifest.tail.pilot_rows == found["pilot_rows"]
+    assert logitstore_command("verify", out).returncode == 0
+
+
+def test_a_pilot_of_other_data_is_not_used(teacher: Path, texts: Path, tmp_path: Path) -> None:
+    out = tmp_path / "cache"
+    common = ["--teacher", teacher, "--data", texts, "--out", out, "--dtype", "float32"]
+    assert logitstore_command("plan", *common, "--max-length", "64").returncode == 0
+    assert logitstore_command("dump", *common, "--max-length", "96").returncode == 0
+    files = {path.name for path in (out / "pilot").iterdir()}
+    tail = logitstore.open(out).manifest.tail.file
+    assert tail is not None
+    assert Path(tail).name not in files
+
+
+def test_a_damaged_pilot_is_one_clear_line(teacher: Path, texts: Path, tmp_path: Path) -> None:
+    out = tmp_path / "cache"
+    common = ["--teacher", teacher, "--data", texts, "--out", out, "--max-length", "96", "--dtype", "float32"]
+    assert logitstore_command("plan", *common).returncode == 0
+    for path in (out / "pilot").glob("*.safetensors"):
+        path.write_bytes(path.read_bytes()[:100])
+    done = logitstore_command("dump", *common)
+    assert done.returncode == 2
+    assert "its contents are not those its name says" in done.stderr.replace("\n", " ")
+    assert "Traceback" not in done.stderr
+    assert not (out / MANIFEST_NAME).exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "temperature", "says"),
+    [
+        ({"preset": "small", "k": 4, "sketch_bytes": 8}, 1.0, None),
+        ({"preset": "topk", "k": 4}, 1.0, "nats of KL"),
+        ({"preset": "topk", "k": 4, "tail": "none"}, 1.0, "cut-off teacher"),
+    ],
+)
+def test_training_far_from_the_teacher_is_announced(
+    teacher: Path, texts: Path, tmp_path: Path, changes: dict[str, object], temperature: float, says: str | None
+) -> None:
+    found = honesty(dump(plan_for(teacher, texts, tmp_path / "cache", **changes)), "forward_kl", temperature)
+    assert found is not None
+    text, is_warning = found
+    assert is_warning == (says is not None)
+    assert says is None or says in text
+
+
+def test_a_dump_in_two_goes_measures_what_one_go_measures(teacher: Path, texts: Path, tmp_path: Path) -> None:
+    whole = dump(plan_for(teacher, texts, tmp_path / "whole", preset="small", k=None))
+    for parts in ("0-1", None):
+        halves = dump(plan_for(teacher, texts, tmp_path / "halves", preset="small", k=None, parts=parts))
+    assert tree(halves.path) == tree(whole.path)

@@ -1,0 +1,124 @@
+"""Full disks and read-only ones end in one line, and leave nothing broken."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from logitstore.cache import layout
+from logitstore.cache.reader import Cache
+from logitstore.cache.verify import Problem, repair, verify
+from logitstore.dump import dump
+from logitstore.errors import StorageError
+from logitstore.manifest import MANIFEST_NAME
+from logitstore.plans import DumpPlan
+from tests.parts.commands import error_line, flags_of, logitstore_command
+from tests.parts.files import traces, tree
+from tests.parts.tasks import Task
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on_when_there_is_space(
+    disk: Callable[[str], Path], task: Task, tmp_path: Path
+) -> None:
+    plan = task.plan(disk(f"size={task.room}") / "cache")
+    done = logitstore_command("dump", *flags_of(plan))
+    assert done.returncode == 2
+    line = error_line(done.stderr)
+    assert str(plan.out) in line
+    assert "no space left" in line
+    assert verify(plan.out) == []
+    assert traces(plan.out) == []
+    assert not Cache(plan.out).complete
+    disk("size=16m")
+    assert dump(plan).complete
+    assert tree(plan.out) == tree(dump(task.plan(tmp_path / "whole")).path)
+
+
+def open_below(folder: Path) -> list[str]:
+    """Files below a folder that this process holds open; mapped ones do not count."""
+    names = []
+    for descriptor in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            names.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+    return [name for name in names if name.startswith(str(folder))]
+
+
+def storage_error_of(plan: DumpPlan) -> str | None:
+    """What a dump says about the disk, if anything."""
+    try:
+        dump(plan)
+    except StorageError as error:
+        return str(error)
+    return None
+
+
+def test_wherever_the_disk_gets_full_nothing_broken_is_left(
+    disk: Callable[[str], Path], small_cache: Path, small_plan: Callable[..., DumpPlan]
+) -> None:
+    """The disk grows page by page, so that it gets full in the shared files, the metadata, the rows and the records."""
+    plan = small_plan(disk("size=4k") / "cache")
+    needed = 4 * sum(-(-len(content) // 4096) for content in tree(small_cache).values())
+    full = 0
+    for size in (4, 12, 20, *range(24, needed, 20), 4 * needed):
+        disk(f"size={size}k")
+        error = storage_error_of(plan)
+        if error is not None:
+            full += 1
+            assert "no space left" in error
+            assert str(plan.out) in error
+        assert traces(plan.out) == []
+        if (plan.out / MANIFEST_NAME).exists():
+            assert verify(plan.out) == []
+        else:
+            assert layout.committed_parts(plan.out) == []
+    assert full >= 8
+    assert tree(plan.out) == tree(small_cache)
+    assert open_below(plan.out) == []
+
+
+def test_a_disk_without_free_inodes_is_a_full_disk(
+    disk: Callable[[str], Path], small_cache: Path, small_plan: Callable[..., DumpPlan]
+) -> None:
+    plan = small_plan(disk("size=16m,nr_inodes=45") / "cache")
+    with pytest.raises(StorageError, match="no space left"):
+        dump(plan)
+    assert verify(plan.out) == []
+    assert traces(plan.out) == []
+    disk("nr_inodes=4096")
+    assert dump(plan).complete
+    assert tree(plan.out) == tree(small_cache)
+
+
+# the target is looked at before the task is
+@pytest.mark.parametrize("task", ["text"], indirect=True)
+@pytest.mark.slow
+def test_a_read_only_target_ends_in_one_line(disk: Callable[[str], Path], small_plan: Callable[..., DumpPlan]) -> None:
+    plan = small_plan(disk("ro,size=16m") / "cache")
+    done = logitstore_command("dump", *flags_of(plan))
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [error_line(done.stderr)]
+    assert str(plan.out) in done.stderr
+    assert "read-only" in done.stderr
+
+
+def test_a_cache_that_became_read_only_is_read_but_not_written(
+    disk: Callable[[str], Path], small_cache: Path, small_plan: Callable[..., DumpPlan]
+) -> None:
+    plan = small_plan(disk("size=16m") / "cache")
+    dump(small_plan(plan.out, parts="0"))
+    disk("ro")
+    with pytest.raises(StorageError, match="read-only"):
+        dump(plan)
+    assert verify(plan.out) == []
+    problems = [Problem(part=0, file="parts/00000/samples.arrow", what="its checksum does not match")]
+    with pytest.raises(StorageError, match="read-only"):
+        repair(plan.out, problems)
+    disk("rw")
+    assert dump(plan).complete
+    assert tree(plan.out) == tree(small_cache)

@@ -1,0 +1,68 @@
+"""Writers beside each other do no harm."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from logitstore.cache import layout
+from logitstore.cache.reader import Cache
+from logitstore.cache.verify import verify
+from logitstore.dump import dump
+from logitstore.plans import DumpPlan
+from tests.parts.files import traces, tree
+from tests.parts.tasks import Start, Task
+
+
+@pytest.mark.slow
+def test_two_processes_with_disjoint_parts_begin_one_cache_together(
+    start: Start, task: Task, many_parts: Path, tmp_path: Path
+) -> None:
+    plans = [task.plan(tmp_path / "cache", **task.many, parts=parts) for parts in task.split]
+    processes = [start(plan) for plan in plans]
+    for process in processes:
+        _, stderr = process.communicate(timeout=180)
+        assert process.returncode == 0, stderr
+    assert Cache(tmp_path / "cache").complete
+    assert traces(tmp_path / "cache") == []
+    assert tree(tmp_path / "cache") == tree(many_parts)
+
+
+@pytest.mark.slow
+def test_the_same_command_started_twice_at_once_does_no_harm(
+    start: Start, task: Task, many_parts: Path, tmp_path: Path
+) -> None:
+    plan = task.plan(tmp_path / "cache", **task.many)
+    processes = [start(plan) for _ in range(2)]
+    for process in processes:
+        _, stderr = process.communicate(timeout=180)
+        assert process.returncode == 0, stderr
+    assert traces(plan.out) == []
+    assert tree(plan.out) == tree(many_parts)
+
+
+def test_what_a_part_holds_does_not_depend_on_the_run_that_wrote_it(
+    small_cache: Path, small_plan: Callable[..., DumpPlan], tmp_path: Path
+) -> None:
+    for out, splits in (
+        (tmp_path / "one", ["2", "0", "1"]),
+        (tmp_path / "two", ["1", "0,2"]),
+        (tmp_path / "3", ["0-2"]),
+    ):
+        for parts in splits:
+            cache = dump(small_plan(out, parts=parts))
+            assert set(layout.parse_parts(parts, 3)) <= set(cache.part_numbers)
+        assert tree(out) == tree(small_cache)
+
+
+def test_parts_of_another_run_fit_into_a_cache_of_the_same_plan(
+    small_copy: Path, small_cache: Path, small_plan: Callable[..., DumpPlan], tmp_path: Path
+) -> None:
+    other = dump(small_plan(tmp_path / "other", parts="1")).path
+    shutil.rmtree(small_copy / "parts" / "00001")
+    shutil.copytree(other / "parts" / "00001", small_copy / "parts" / "00001")
+    assert verify(small_copy) == []
+    assert tree(small_copy) == tree(small_cache)

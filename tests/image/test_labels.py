@@ -1,0 +1,108 @@
+"""Images with labels, without them, and with other classes than the teacher has."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from logitstore.cache.reader import Cache
+from logitstore.cache.verify import verify
+from logitstore.dump import dump
+from logitstore.evaluate import evaluate
+from logitstore.plans import EvaluatePlan
+from tests.parts.commands import Refused
+from tests.parts.images import WORDS, digits, images_plan, label_of, save_classifier, small_vit
+from tests.parts.vision import Told, direct
+
+LABEL_FIGURES = {
+    "cross_entropy",
+    "perplexity",
+    "teacher_cross_entropy",
+    "accuracy",
+    "top5_accuracy",
+    "calibration_error",
+}
+
+
+@pytest.mark.parametrize("how", ["flat", "no-labels", "mixup", "cutmix"])
+def test_without_labels_a_student_learns_from_the_teacher_alone(
+    refused: Refused, told: Told, classifier: Path, images: Path, tmp_path: Path, how: str
+) -> None:
+    data = digits(tmp_path / "flat", range(40), labelled=False) if how == "flat" else images
+    changes = {"labels": False} if how == "no-labels" else {}
+    augment = f"crop,{how}" if how in ("mixup", "cutmix") else "crop"
+    cache = dump(images_plan(classifier, data, tmp_path / "cache", views=2, augment=augment, **changes))
+    count = cache.manifest.samples
+    assert cache.manifest.data.unlabelled == count
+    assert (cache.sums.no_gold, cache.sums.gold_is_top1, cache.sums.gold_is_listed) == (2 * count, 0, 0)
+    assert np.isnan(cache.nll()).all()
+    assert verify(cache.path) == []
+    common = ["--student", classifier, "--device", "cpu"]
+    for labels in (["--alpha", 0.5], ["--alpha", 0], ["--objective", "dkd"]):
+        line = refused("train", cache.path, *common, "--out", tmp_path / "out", *labels)
+        assert f"{count} of its images have no label" in line
+        assert ("that is true of a mixed view" in line) == (how in ("mixup", "cutmix"))
+        assert "Give --alpha 1" in line
+    out = told("train", cache.path, *common, "--out", tmp_path / "out", "--max-steps", 2)
+    assert re.search(r"eval_accuracy +nan", out)
+    figures = json.loads((tmp_path / "out" / "logitstore.json").read_text(), parse_constant=pytest.fail)["figures"]
+    assert figures["eval_accuracy"] is None
+    assert figures["eval_kl"] > 0
+    found = vars(evaluate(EvaluatePlan(cache=cache.path, student=str(classifier), samples="all", device="cpu")))
+    assert {name for name, value in found.items() if math.isnan(value)} == LABEL_FIGURES
+    # where all classes were asked about, its own teacher is still the nearest student
+    assert found["agreement"] == 1
+    as_json = json.loads(told("evaluate", cache.path, *common, "--json"))
+    assert {name for name, value in as_json.items() if value is None} == LABEL_FIGURES
+
+
+def test_figures_of_labels_are_means_over_the_images_that_have_one(image_cache: Cache, classifier: Path) -> None:
+    found = evaluate(EvaluatePlan(cache=image_cache.path, student=str(classifier), samples="all", device="cpu"))
+    logits_BC, labels_B = direct(classifier, image_cache, range(60))
+    is_known_B = labels_B >= 0
+    assert (found.rows, int(is_known_B.sum())) == (60, 58)
+    known_BC, known_B = logits_BC[is_known_B], labels_B[is_known_B]
+    assert found.accuracy == pytest.approx(float((known_BC.argmax(1) == known_B).double().mean()))
+    top_B5 = known_BC.topk(5).indices
+    assert found.top5_accuracy == pytest.approx(float((top_B5 == known_B[:, None]).any(1).double().mean()))
+    nll = torch.nn.functional.cross_entropy(known_BC, known_B)
+    assert found.cross_entropy == pytest.approx(float(nll), rel=1e-5)
+    assert found.teacher_cross_entropy == pytest.approx(float(nll), rel=1e-3)
+    assert found.agreement == 1
+
+
+def test_classes_that_the_teacher_does_not_have_are_named(refused_image_dump: Told, told: Told, tmp_path: Path) -> None:
+    few = save_classifier(tmp_path / "few", small_vit(id2label=dict(enumerate(WORDS[:5])), label2id={}))
+    line = refused_image_dump(teacher=few)
+    assert "the data have 10 classes (eight, five, four, ...), the teacher 5 (zero, one, two, ...)" in line
+    assert "--no-labels" in line
+    many = save_classifier(tmp_path / "many", small_vit(id2label={n: f"made-{n}" for n in range(40)}, label2id={}))
+    line = refused_image_dump(teacher=many)
+    assert (
+        "of the 10 classes of the data (eight, five, four, ...) the teacher knows none by name, and it has 40" in line
+    )
+    some = dict(enumerate([*WORDS[:9], "neuf"]))
+    line = refused_image_dump(teacher=save_classifier(tmp_path / "some", small_vit(id2label=some, label2id={})))
+    assert "the data have the class 'nine', which the teacher has not, and 'eight', which it has." in line
+    flags = ["--task", "image-classification", "--teacher", few, "--dtype", "float32", "--device", "cpu"]
+    told("dump", *flags, "--data", digits(tmp_path / "digits", range(20)), "--out", tmp_path / "out", "--no-labels")
+    assert Cache(tmp_path / "out").images.labels.tolist() == [-1] * 20
+
+
+def test_labels_go_by_name_and_by_number_where_the_names_are_all_others(classifier: Path, tmp_path: Path) -> None:
+    numbers = [*range(10), *range(30, 40)]
+    data = digits(tmp_path / "digits", numbers)
+    plan = images_plan(classifier, data, tmp_path / "by-name", limit=None, views=1)
+    by_name = dump(plan).images
+    expected = {f"{WORDS[label_of(number)]}/{number:04d}.png": label_of(number) for number in numbers}
+    assert dict(zip(by_name.names(), by_name.labels.tolist(), strict=True)) == expected
+    for label, word in enumerate(WORDS):
+        (data / word).rename(data / f"class-{label}")
+    by_number = dump(plan.model_copy(update={"out": tmp_path / "by-number"})).images
+    assert [f"class-{label}" for label in by_number.labels] == [name.split("/")[0] for name in by_number.names()]

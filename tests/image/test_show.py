@@ -1,0 +1,127 @@
+"""Looking at a cache of images: audit, inspect, verify and dry run."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from logitstore.audit import audit
+from logitstore.cache.reader import Cache
+from logitstore.cache.verify import verify
+from logitstore.dump import dump
+from logitstore.errors import CacheMismatch
+from logitstore.plans import RecodePlan
+from logitstore.recode import recode
+from tests.parts.commands import Command, Refused, flags_of
+from tests.parts.files import tree
+from tests.parts.images import WORDS, digits, images_plan, save_classifier, small_vit
+from tests.parts.vision import Told, direct, viewed
+
+
+def test_the_teacher_is_asked_again_about_a_share_of_the_views(
+    told: Told,
+    command: Command,
+    capsys: pytest.CaptureFixture[str],
+    image_cache: Cache,
+    classifier: Path,
+    tmp_path: Path,
+) -> None:
+    asked = ["verify", image_cache.path, "--share", "0.1", "--device", "cpu", "--against-teacher"]
+    out = told(*asked, classifier)
+    assert "sound: 9 parts, 180 rows" in out
+    assert "18 rows asked again" in out
+    assert "it agrees" in out
+    other = save_classifier(tmp_path / "other", small_vit(9))
+    capsys.readouterr()
+    assert command(*asked, other) == 1
+    out = capsys.readouterr().out
+    assert "it DIFFERS" in out
+    assert "weights are not the ones the cache was made with" in out
+    with pytest.raises(CacheMismatch, match="does not have the 10 classes"):
+        audit(
+            image_cache, str(save_classifier(tmp_path / "few", small_vit(id2label={0: "a", 1: "b"}))), 0.1, device="cpu"
+        )
+
+
+def test_verify_refuses_images_that_nobody_is_shown(image_cache: Cache, images: Path, refused: Refused) -> None:
+    line = refused("verify", image_cache.path, "--images", images)
+    assert line.endswith(f"--images {images}: only a teacher is shown them. Give --against-teacher, or leave it out.")
+
+
+def test_inspect_tells_what_a_cache_of_images_is(
+    told: Told, image_cache: Cache, classifier: Path, images: Path
+) -> None:
+    summary = json.loads(told("inspect", image_cache.path, "--json"))
+    assert summary["task"] == "image-classification"
+    assert (summary["images"], summary["views"], summary["samples"], summary["rows"]) == (60, 3, 180, 180)
+    assert summary["data"]["unlabelled"] == 2
+    assert summary["no_gold"] == 6
+    assert summary["tokenizer"] is None
+    assert summary["view"]["spelled"] == "crop,flip"
+    logits_BC, labels_B = direct(classifier, image_cache, range(180))
+    known_BC, known_B = logits_BC[labels_B >= 0], labels_B[labels_B >= 0]
+    nll = torch.nn.functional.cross_entropy(known_BC, known_B)
+    assert summary["gold_cross_entropy"] == pytest.approx(float(nll), rel=1e-3)
+    assert summary["gold_is_top1"] == pytest.approx(float((known_BC.argmax(1) == known_B).double().mean()))
+    listed_B8 = known_BC.topk(8).indices
+    assert summary["gold_is_listed"] == pytest.approx(float((listed_B8 == known_B[:, None]).any(1).double().mean()))
+    table = re.sub(r"\s+", " ", told("inspect", image_cache.path))
+    assert "60 images, 2 unlabelled" in table
+    assert "views 3 of each, 16 x 16, bilinear: crop,flip" in table
+    assert f"made with torch {torch.__version__.partition('+')[0]}, pillow" in table
+    assert re.search(r"label \d\.\d+ nats cross-entropy; top-1 in", table)
+
+
+def test_inspect_shows_what_the_teacher_saw_in_a_view(told: Told, image_cache: Cache, classifier: Path) -> None:
+    for number in (60 + 2, 120):  # one with a label, one without
+        view = viewed(image_cache)[number]
+        logits_BC, labels_B = direct(classifier, image_cache, [number])
+        probs_C, label = logits_BC.softmax(-1)[0], int(labels_B[0])
+        (found,) = json.loads(told("inspect", image_cache.path, "--sample", number, "--json", "--top", "4"))
+        top_4 = probs_C.topk(4)
+        assert [name for name, _ in found["alternatives"]] == [WORDS[place] for place in top_4.indices]
+        assert [share for _, share in found["alternatives"]] == pytest.approx(top_4.values.tolist(), rel=1e-3)
+        entropy = float(-(probs_C * probs_C.log()).sum())
+        assert found["entropy"] == pytest.approx(entropy, rel=1e-2)
+        table = told("inspect", image_cache.path, "--sample", number)
+        assert f"{view.name}, view {view.view}"[:20] in table
+        assert f"{WORDS[int(top_4.indices[0])]}\u00a0{float(top_4.values[0]):.2f}" in table
+        if label < 0:
+            assert found["text"] == f"{view.name}, view {view.view}"
+            assert (found["probability"], found["rank"]) == (None, None)
+        else:
+            assert found["text"] == f"{view.name}, view {view.view} ({WORDS[label]})"
+            assert found["probability"] == pytest.approx(float(probs_C[label]), rel=1e-2)
+            rank = int((probs_C > probs_C[label]).sum()) + 1
+            assert found["rank"] == (rank if rank <= 8 else None)
+
+
+def test_a_cache_without_labels_has_no_figures_of_them(told: Told, classifier: Path, tmp_path: Path) -> None:
+    data = digits(tmp_path / "flat", range(12), labelled=False)
+    # most rows list fewer than eight, so that slots are empty
+    changes = {"sparsifier": "topp", "top_p": 0.8, "tail": "uniform"}
+    cache = dump(images_plan(classifier, data, tmp_path / "cache", views=2, **changes))
+    assert re.search(r"\nlabel +none *\n", told("inspect", cache.path))
+    recoded = recode(RecodePlan(cache=cache.path, out=tmp_path / "recoded", k=4))
+    assert verify(recoded.path) == []
+    assert (recoded.sums.no_gold, recoded.sums.gold_is_listed, recoded.sums.gold_is_top1) == (24, 0, 0)
+
+
+def test_a_dry_run_tells_images_views_and_size_and_writes_nothing(
+    told: Told, classifier: Path, images: Path, tmp_path: Path
+) -> None:
+    plan = images_plan(classifier, images, tmp_path / "out", augment="crop,mixup")
+    out = told("dump", *flags_of(plan), "--dry-run")
+    assert f"data       {images}: 60 images, 60 without a label" in out
+    assert "views      3 of each, 16 x 16: crop,mixup" in out
+    assert "rows       180" in out
+    assert "parts      9 of up to 25 samples" in out
+    expected = float(re.search(r"size +about (\S+) kB", out)[1])  # type: ignore[index]
+    cache = dump(plan)
+    on_disk = sum(len(content) for name, content in tree(cache.path / "parts").items() if "/c/" in name)
+    samples = 180 * 28
+    assert expected == pytest.approx((on_disk + samples) / 1000, rel=0.2)

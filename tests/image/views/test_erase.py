@@ -1,0 +1,38 @@
+"""Erasing is that of the specification."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from logitstore.views.replay import replay
+from tests.parts.view_formulas import philox
+from tests.parts.views import info_of, picture
+
+
+def test_erasing_is_that_of_the_specification() -> None:
+    info = info_of("whole,erase:p=1:scale=0.1-0.6", size=(24, 30))
+    plain = replay(picture(), info_of("whole", size=(24, 30)), 0, 0).numpy()
+    for view in range(10):
+        numbers = philox(info.seed, 0, view, 1)
+        assert next(numbers) < 1
+        while True:
+            area = 0.1 + (0.6 - 0.1) * next(numbers)
+            ratio = math.exp(math.log(0.3) + (math.log(3.3) - math.log(0.3)) * next(numbers))
+            tall, wide = math.sqrt(area * ratio), math.sqrt(area / ratio)
+            if tall <= 1 and wide <= 1:
+                break
+        top, left = (1 - tall) * next(numbers), (1 - wide) * next(numbers)
+        rows = slice(*(math.floor(share * 24 + 0.5) for share in (top, top + tall)))
+        columns = slice(*(math.floor(share * 30 + 0.5) for share in (left, left + wide)))
+        expected = plain.copy()
+        erased = expected[:, rows, columns]
+        erased[...] = np.reshape([math.floor(256 * next(numbers)) for _ in range(erased.size)], erased.shape)
+        np.testing.assert_array_equal(replay(picture(), info, 0, view), expected)
+
+
+def test_nothing_is_erased_where_no_box_fits() -> None:
+    info = info_of("whole,erase:p=1:scale=0.9-1:ratio=50-100")
+    assert torch.equal(replay(picture(), info, 0, 0), replay(picture(), info_of("whole"), 0, 0))

@@ -1,0 +1,39 @@
+"""The command line: in this process, in one of its own, and what it prints when it refuses."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from logitstore.plans import AddPlan, DumpPlan
+
+PROGRESS = re.compile(
+    r"(load the teacher|fingerprint|images) \.\.\.$|"
+    r"(tokenise|windows|pilot|dump|verify|ask again|evaluate|train): [\d,]+ of [\d,]+ "
+)
+Command = Callable[..., int]
+Refused = Callable[..., str]
+
+
+def error_line(stderr: str) -> str:
+    """The one error line; all that may stand before it are lines of progress and notes."""
+    lines = stderr.splitlines()
+    assert lines, "nothing on stderr"
+    assert [line for line in lines[:-1] if not PROGRESS.match(line) and not line.startswith("note: ")] == []
+    assert lines[-1].startswith("error: ")
+    return lines[-1]
+
+
+def flags_of(plan: DumpPlan | AddPlan) -> list[str]:
+    """The options that say what a plan says; what a plan leaves as it is needs none."""
+    said = plan.model_dump(exclude_defaults=True, exclude={"resume", "cache"})
+    return [text for name, value in said.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def logitstore_command(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
+    command = [sys.executable, "-m", "logitstore", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **options)

@@ -1,0 +1,29 @@
+"""Training plans and selections as most tests ask for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import logitstore
+from logitstore.plans import SelectPlan, TrainPlan
+from logitstore.select import select
+from logitstore.selection.file import Selection
+
+
+def training(cache: logitstore.Cache, out: Path, student: Path, **changes: Any) -> TrainPlan:
+    usual: dict[str, Any] = {
+        "cache": cache.path,
+        "student": str(student),
+        "out": out,
+        "learning_rate": 3e-3,
+        "holdout": 0.2,
+        "device": "cpu",
+        "trainer": {"logging_steps": 1},
+    }
+    return TrainPlan(**usual | changes)
+
+
+def selection_of(cache: logitstore.Cache, tmp_path: Path, **options: Any) -> tuple[Path, Selection]:
+    out = tmp_path / "selection.arrow"
+    return out, select(SelectPlan(cache=cache.path, out=out, **options)).selection

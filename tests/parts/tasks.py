@@ -1,0 +1,94 @@
+"""Texts and images as the tests of reliability see them, and what they compare."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from logitstore.cache.verify import Problem
+from logitstore.plans import AddPlan, DumpPlan
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What the tests must know of a task.
+
+    Attributes:
+        name: text or images.
+        plan: the dump to a folder, with changes.
+        small: changes that make it one of three small parts.
+        many: changes that make it one of many parts.
+        reading: the stages in which the data are read.
+        kills: how often a process that dumps is killed.
+        interrupts: how often a dump in this process is interrupted.
+        split: the numbers of the many parts, divided in two.
+        room: a disk too small for the whole dump.
+        loaded: the shared folder that is loaded with whatever lies in it.
+        kinds: files that only caches of this task have.
+    """
+
+    name: str
+    plan: Callable[..., DumpPlan]
+    small: dict[str, Any]
+    many: dict[str, Any]
+    reading: tuple[str, ...]
+    kills: int
+    interrupts: int
+    split: tuple[str, str]
+    room: str
+    loaded: str
+    kinds: set[str]
+
+
+def text_task(plan: Callable[..., DumpPlan]) -> Task:
+    """What the tests must know of texts."""
+    return Task(
+        name="text",
+        plan=plan,
+        small={"limit": 6, "samples_per_part": 9},
+        many={"samples_per_part": 2},
+        reading=("tokenise", "windows"),
+        kills=20,
+        interrupts=20,
+        split=("0-40,100-112", "41-99"),
+        room="500k",
+        loaded="tokenizer",
+        kinds={"shared/tokenizer/tokenizer.json"},
+    )
+
+
+def image_task(plan: Callable[..., DumpPlan]) -> Task:
+    """What the tests must know of images."""
+    return Task(
+        name="images",
+        plan=plan,
+        # the first two have no label
+        small={"limit": 10, "samples_per_part": 10},
+        many={"samples_per_part": 2, "augment": "crop,flip,mixup"},
+        reading=("images",),
+        kills=4,
+        interrupts=10,
+        split=("0-30,80-89", "31-79"),
+        room="300k",
+        loaded="processor",
+        kinds={"shared/processor/preprocessor_config.json", "shared/images.arrow"},
+    )
+
+
+def adding(cache: Path, views: str, **options: Any) -> AddPlan:
+    return AddPlan(cache=cache, views=views, device="cpu", **options)
+
+
+def named(problems: list[Problem]) -> set[tuple[int | None, str]]:
+    return {(problem.part, problem.file) for problem in problems}
+
+
+def identities(folder: Path) -> dict[str, tuple[int, int]]:
+    """Inode and time of change of every file and folder."""
+    found = [folder, *sorted(folder.rglob("*"))]
+    return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in found}

@@ -1,0 +1,48 @@
+"""Training plans, trainers, and the curve that a run logs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    TrainingArguments,
+)
+
+import logitstore
+from logitstore.criterion import Criterion
+from logitstore.distill_trainer import DistillTrainer
+from logitstore.learner import Learner
+from logitstore.loader import Loader
+from logitstore.plans import TrainPlan
+
+
+def plan_of(cache: logitstore.Cache, out: Path, **changes: Any) -> TrainPlan:
+    usual: dict[str, Any] = {
+        "cache": cache.path,
+        "out": out,
+        "batch_size": 8,
+        "learning_rate": 3e-3,
+        "holdout": 0.2,
+        "device": "cpu",
+        "trainer": {"logging_steps": 1},
+    }
+    return TrainPlan(**usual | changes)
+
+
+def curve(out: Path) -> dict[int, float]:
+    """The training loss at every step, as logged."""
+    log = json.loads((out / "logitstore.json").read_text())["log"]
+    return {entry["step"]: entry["loss"] for entry in log if "loss" in entry}
+
+
+def trainer_of(cache: logitstore.Cache, student: Path, tmp_path: Path, **changes: Any) -> DistillTrainer:
+    pulls = {name: changes.pop(name) for name in ("alpha", "temperature") if name in changes}
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", disable_tqdm=True)
+    model = AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32)
+    loader = Loader(cache, batch_size=4)
+    learner = Learner(student=model, criterion=Criterion.mixed(**pulls), **changes)
+    return DistillTrainer(learners=[learner], args=arguments, train_loader=loader, held_out_loader=None)

@@ -1,0 +1,133 @@
+"""What the rows of a block must hold, broken one at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from logitstore.cache.row_checks import row_block_problems
+from logitstore.codecs.answer import AnswerCodec
+from logitstore.fields import CodecInfo, RowInfo, SparsifierInfo, TailInfo
+from logitstore.sparsify.topk import TopK
+
+VOCABULARY = 30
+KEPT = 5
+CODEC = AnswerCodec(
+    row=RowInfo(
+        sparsifier=SparsifierInfo(name="topk", k=KEPT),
+        tail=TailInfo(shape="uniform"),
+        codec=CodecInfo(),
+        vocabulary=VOCABULARY,
+    )
+)
+
+
+@st.composite
+def blocks(draw: st.DrawFn) -> tuple[dict[str, Any], Any]:
+    """Rows as the sparsifier makes them from random logits, in the dtypes that are stored, and their gold tokens."""
+    rows = draw(st.integers(1, 6))
+    scale = draw(st.floats(0.1, 6.0))
+    noise = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    logits_NV = torch.from_numpy(noise.normal(0, scale, (rows, VOCABULARY)).astype(np.float32))
+    gold_N = noise.integers(0, VOCABULARY, rows)
+    sparsifier = TopK(k=KEPT, vocabulary=VOCABULARY)
+    targets = sparsifier(logits_NV, torch.from_numpy(gold_N))
+    return CODEC.encode({name: value.numpy() for name, value in targets.items()}), gold_N
+
+
+def found_in(block: dict[str, Any], gold_N: Any) -> set[str]:
+    return {f"{field}: {what}" for field, what in row_block_problems(block, gold_N, CODEC)}
+
+
+@given(block=blocks())
+def test_rows_as_the_sparsifier_makes_them_break_no_invariant(block: tuple[dict[str, Any], Any]) -> None:
+    assert found_in(*block) == set()
+
+
+@given(block=blocks(), row=st.integers(0, 5), place=st.integers(0, KEPT - 1), beyond=st.integers(0, 1000))
+def test_an_id_outside_the_vocabulary_is_the_only_problem_of_its_row(
+    block: tuple[dict[str, Any], Any], row: int, place: int, beyond: int
+) -> None:
+    fields, gold_N = block
+    assume(row < len(gold_N))
+    fields["ids"][row, place] = VOCABULARY + beyond
+    assert found_in(fields, gold_N) == {f"ids: an id is not below the vocabulary of {VOCABULARY}"}
+
+
+@given(block=blocks(), row=st.integers(0, 5), pair=st.permutations(range(KEPT)))
+def test_an_id_listed_twice_is_reported(block: tuple[dict[str, Any], Any], row: int, pair: list[int]) -> None:
+    fields, gold_N = block
+    assume(row < len(gold_N))
+    assume(gold_N[row] not in fields["ids"][row])
+    fields["ids"][row, pair[0]] = fields["ids"][row, pair[1]]
+    assert found_in(fields, gold_N) == {"ids: a row lists an id twice"}
+
+
+@given(block=blocks(), row=st.integers(0, 5), place=st.integers(0, KEPT - 2))
+def test_logprobs_out_of_order_are_reported(block: tuple[dict[str, Any], Any], row: int, place: int) -> None:
+    fields, gold_N = block
+    assume(row < len(gold_N))
+    pair = [place, place + 1]
+    assume(fields["logprobs"][row, place] > fields["logprobs"][row, place + 1])
+    for name in ("ids", "logprobs"):
+        fields[name][row, pair] = fields[name][row, pair[::-1]]
+    assert found_in(fields, gold_N) == {"logprobs: a row is not in falling order"}
+
+
+@given(block=blocks(), row=st.integers(0, 5), place=st.integers(0, KEPT - 1), value=st.sampled_from([0.01, 3, np.nan]))
+def test_a_logprob_that_is_positive_or_nan_is_reported(
+    block: tuple[dict[str, Any], Any], row: int, place: int, value: float
+) -> None:
+    fields, gold_N = block
+    assume(row < len(gold_N))
+    fields["logprobs"][row, place] = value
+    assert "logprobs: a logprob is positive or NaN" in found_in(fields, gold_N)
+
+
+@given(block=blocks(), row=st.integers(0, 5), value=st.sampled_from([0.01, 3, np.nan, np.inf]))
+def test_a_tail_mass_above_one_or_nan_is_reported(block: tuple[dict[str, Any], Any], row: int, value: float) -> None:
+    fields, gold_N = block
+    assume(row < len(gold_N))
+    fields["tail_logmass"][row] = value
+    assert "tail_logmass: a mass is above 1 or NaN" in found_in(fields, gold_N)
+
+
+@given(block=blocks(), row=st.integers(0, 5), moved=st.floats(0.01, 0.3), up=st.booleans())
+def test_mass_that_does_not_sum_to_one_is_the_only_problem_of_its_row(
+    block: tuple[dict[str, Any], Any], row: int, moved: float, up: bool
+) -> None:
+    fields, gold_N = block
+    assume(row < len(gold_N))
+    mass = float(np.exp(fields["tail_logmass"][row].astype(np.float64)))
+    wanted = mass + moved if up else mass - moved
+    assume(0 <= wanted <= 1)
+    with np.errstate(divide="ignore"):
+        fields["tail_logmass"][row] = np.log(wanted)
+    assert found_in(fields, gold_N) == {"logprobs: listed and tail mass of a row do not sum to 1"}
+
+
+@given(block=blocks(), row=st.integers(0, 5), place=st.integers(0, KEPT - 1), moved=st.sampled_from([-2.0, -0.1]))
+def test_a_gold_logprob_that_is_not_the_listed_one_is_the_only_problem_of_its_row(
+    block: tuple[dict[str, Any], Any], row: int, place: int, moved: float
+) -> None:
+    fields, gold_N = block
+    assume(row < len(gold_N))
+    gold_N[row] = fields["ids"][row, place]
+    fields["gold_logprob"][row] = fields["logprobs"][row, place]
+    assert found_in(fields, gold_N) == set()
+    fields["gold_logprob"][row] += np.float16(moved)
+    assert found_in(fields, gold_N) == {"gold_logprob: it is not the listed logprob of the gold token"}
+
+
+@given(block=blocks(), row=st.integers(0, 5), value=st.sampled_from([-0.1, 3.5, np.nan, np.inf]))
+def test_an_entropy_that_cannot_be_is_the_only_problem_of_its_row(
+    block: tuple[dict[str, Any], Any], row: int, value: float
+) -> None:
+    fields, gold_N = block
+    assume(row < len(gold_N))
+    fields["entropy"][row] = value
+    assert found_in(fields, gold_N) == {"entropy: it is negative, NaN or above log(vocabulary)"}
