@@ -1,5 +1,4 @@
-"""Fill the tables of the README and of the pages in docs/ from results/*.json; with --check, only check that they are
-right.
+"""Fill the tables of the README and of the pages in docs/ from results/*.json; with --check only compare them.
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`.
 """
@@ -7,8 +6,8 @@ A table stands between `<!-- table: NAME -->` and `<!-- end -->`.
 from __future__ import annotations
 
 import json
+import math
 import re
-import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 MARKED = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 CODEC_TARGETS = {"small": (58, 0.29, 0.42), "faithful": (130, 0.075, 0.095), "exact": (580, 0.001, 0.001)}
-"""By preset: most bytes a row, and most nats of KL at temperatures 1 and 2."""
+"""Most bytes a row, and nats of KL at temperatures 1 and 2."""
 
 SHARE_TARGETS = {
     ("small", 1.0): 0.95,
@@ -31,23 +30,23 @@ SHARE_TARGETS = {
     ("faithful", 1.0): 0.98,
     ("faithful", 2.0): 0.98,
 }
-"""By (objective, temperature): least share of what live distillation gains over gold tokens."""
+"""Least share of what live distillation gains over gold tokens, by (targets, temperature)."""
 
 GOLD, LIVE = "gold tokens only", "live, whole distribution"
 
 
 def main(arguments: list[str]) -> None:
-    """Write the pages; with --check, exit with 1 and one line when a page is not what would be written."""
+    """Write the pages; with --check exit with 1 and one line where a page would change."""
     if arguments not in ([], ["--check"]):
         sys.exit("usage: python benchmarks/page.py [--check]")
     missing = set(TABLES)
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         old = page.read_text(encoding="utf-8")
-        names = [match["name"] for match in MARKED.finditer(old)]
+        names = [found["name"] for found in MARKED.finditer(old)]
         if unknown := set(names) - set(TABLES):
             sys.exit(f"{page}: no table is named {', '.join(unknown)}. There are: {', '.join(TABLES)}.")
         missing -= set(names)
-        new = MARKED.sub(lambda match: f"{match[1]}\n{TABLES[match['name']]()}\n\n{match[3]}", old)
+        new = MARKED.sub(lambda found: f"{found[1]}\n{TABLES[found['name']]()}\n\n{found[3]}", old)
         if new != old and arguments:
             sys.exit(f"{page}: not what benchmarks/results says. Run `python benchmarks/page.py` and commit the page.")
         page.write_text(new, encoding="utf-8")
@@ -58,7 +57,7 @@ def main(arguments: list[str]) -> None:
 
 
 def codec() -> str:
-    """Return the table of every way to keep a row: bytes, KL, and other figures."""
+    """Every way to keep a row: bytes, KL, and what else it gets right."""
     rows = []
     for line in _load("codec")["lines"]:
         figures = {
@@ -75,7 +74,7 @@ def codec() -> str:
 
 
 def speeds() -> str:
-    """Return the table of encoding and decoding speeds of the presets."""
+    """Encoding and decoding of the presets."""
     rows = []
     for line in _load("codec")["lines"]:
         if "encode_share_of_teacher" in line:
@@ -85,85 +84,121 @@ def speeds() -> str:
     return _table(("preset", "decoding, million rows/s on one core", "encoding, share of the teacher's time"), rows)
 
 
+WHY = (
+    ("**small**, the default: 8 tokens and a sketch of all others", "small", "small"),
+    ("**faithful**: 12 tokens and a larger sketch", "faithful", "faithful"),
+    ("**exact**: the final hidden state in 8 bits", "exact", "exact"),
+    ("*for comparison:* top 16, renormalised", "raw top-16, none tail", "top-16, renormalised"),
+    ("*for comparison:* top 50, renormalised", "raw top-50, none tail", "top-50, renormalised"),
+)
+"""Ways to keep a row that the README compares: label, name in the results of codec, name in those of quality."""
+
+
+def why() -> str:
+    """The first table of the README: what is stored of a row, how exact that is, and what students gain from it."""
+    kept = {line["name"]: line for line in _load("codec")["lines"]}
+    rows = []
+    for label, stored, targets in WHY:
+        line = kept[stored]
+        gained = (f"{mean(_shares(targets, temperature)):.0%}" for temperature in (1.0, 2.0))
+        rows.append((label, f"{line['bytes_per_row']:g}", _kl(line["kl_t1"]), _kl(line["kl_t2"]), *gained))
+    head = ("stored of a row", "bytes", "KL, T = 1", "KL, T = 2", "student's gain, T = 1", "student's gain, T = 2")
+    return _table(head, rows)
+
+
 def quality() -> str:
-    """Return the table of students: held-out KL at both temperatures, cross-entropy, and the share of what live
-    distillation gains."""
+    """What students gained: held-out KL at both temperatures, cross-entropy, and the share of what live distillation gains."""
     lines = _load("quality")["lines"]
-    by_run = {(each["objective"], each["train_temperature"], each["temperature"], each["seed"]): each for each in lines}
-    seeds = sorted({each["seed"] for each in lines})
     rows = []
     for name, trained in dict.fromkeys((each["objective"], each["train_temperature"]) for each in lines):
-        of_way = {at: [by_run[name, trained, at, seed] for seed in seeds] for at in (1.0, 2.0)}
+        own = [each for each in lines if (each["objective"], each["train_temperature"]) == (name, trained)]
         share = ""
         if name not in (GOLD, LIVE):
-            gold, live, reached = (
-                [by_run[objective, at, trained, seed]["kl"] for seed in seeds]
-                for objective, at in ((GOLD, 1.0), (LIVE, trained), (name, trained))
-            )
-            shares = [(g - x) / (g - best) for g, x, best in zip(gold, reached, live, strict=True)]
-            share = f"{statistics.mean(shares):.1%} ± {statistics.stdev(shares):.1%}"
+            gained = _shares(name, trained)
+            share = f"{mean(gained):.1%} ± {stdev(gained):.1%}"
             if (name, trained) in SHARE_TARGETS:
-                share += _mark(statistics.mean(shares) >= SHARE_TARGETS[name, trained])
+                share += _mark(mean(gained) >= SHARE_TARGETS[name, trained])
         rows.append(
             (
                 name,
                 "" if name == GOLD else f"{trained:g}",
-                *(_spread([each["kl"] for each in of_way[at]]) for at in of_way),
-                _spread([each["cross_entropy"] for each in of_way[1.0]]),
+                *(_spread([each["kl"] for each in own if each["temperature"] == at]) for at in (1.0, 2.0)),
+                _spread([each["cross_entropy"] for each in own if each["temperature"] == 1.0]),
                 share,
             )
         )
-    head = ("told", "trained at T", "KL at T = 1", "KL at T = 2", "cross-entropy", "share of the gain of live")
+    head = ("learns from", "trained at T", "KL at T = 1", "KL at T = 2", "cross-entropy", "share of the gain of live")
     return _table(head, rows)
+
+
+def _shares(targets: str, temperature: float) -> list[float]:
+    """For each seed, the share of the gain of live distillation: 0 as on gold tokens, 1 as with the live teacher."""
+    gold, live, found = (
+        {
+            line["seed"]: line["kl"]
+            for line in _load("quality")["lines"]
+            if (line["objective"], line["train_temperature"], line["temperature"]) == (name, trained, temperature)
+        }
+        for name, trained in ((GOLD, 1.0), (LIVE, temperature), (targets, temperature))
+    )
+    return [(gold[seed] - found[seed]) / (gold[seed] - live[seed]) for seed in sorted(gold)]
 
 
 FAST = ("readers", "scale", "dump", "losses", "train_step")
 """The scripts of `make bench`."""
 
-SUMMARY = {
-    "readers": (
-        "16-bit layout to raw gather into one",
-        "small to raw",
-        "16-bit layout to the best",
-        "one random document, med",
+_OPEN_SMALL = "open and first batch, 2 million rows, bucketed"
+_OPEN_LARGE = "open and first batch, 1,000 million to 2 million rows, bucketed"
+
+SPEED = (
+    (
+        "`dump`: time on top of the teacher's forward pass, bfloat16",
+        "dump",
+        ("dump without the comparison over bare forward, bfloat16",),
     ),
-    "scale": ("open and first batch, 1,000 million",),
-    "dump": ("dump without", "peak memory"),
-    "losses": (
-        "sparse KL from logits in place",
-        "sparse KL fused with the head, time, float32",
-        "sparse KL fused with the head, peak, float32",
+    ("the same, float32", "dump", ("dump without the comparison over bare forward, float32",)),
+    (
+        "`train`: time of a step from the cache, to one with the live teacher",
+        "train_step",
+        ("a step from the cache, sketch tail, to one with the live teacher",),
     ),
-    "train_step": (
-        "a step from the cache, prior",
-        "a step from the cache, sketch tail, to one on",
-        "a step from the cache, sketch tail, to one with",
+    (
+        "the same, to one on text alone",
+        "train_step",
+        ("a step from the cache, sketch tail, to one on gold tokens",),
     ),
-}
-"""The lines that the README shows, by how they begin."""
+    (
+        "the loss: time of the KL, to PyTorch's cross-entropy",
+        "losses",
+        ("sparse KL from logits in place, time to cross-entropy",),
+    ),
+    ("the same, peak memory", "losses", ("sparse KL from logits in place, peak to cross-entropy",)),
+    ("read one random document, median", "readers", ("one random document, median",)),
+    ("open a cache of 1,000 million rows and prepare the first batch", "scale", (_OPEN_SMALL, _OPEN_LARGE)),
+)
+"""Speeds that the README shows: label, script, and the names of the lines whose product is the figure."""
 
 
 def fast() -> str:
-    """Return the table of every line of `make bench`."""
+    """Every line of `make bench`."""
     rows = [(name, *_cells(line)) for name in FAST for line in _load(name)["lines"]]
     return _table(("script", "what", "measured", "target"), rows)
 
 
-def fast_summary() -> str:
-    """Return the table of the lines of SUMMARY."""
-    rows = [_cells(line) for name in FAST for line in _load(name)["lines"] if line["name"].startswith(SUMMARY[name])]
-    return _table(("what", "measured", "target"), rows)
+def speed() -> str:
+    """The speeds that a user decides by, without targets; `fast` has all lines with theirs."""
+    rows = []
+    for label, script, names in SPEED:
+        lines = {line["name"]: line for line in _load(script)["lines"]}
+        value = math.prod(lines[name]["measured"] for name in names)
+        rows.append((label, _shown(float(f"{value:.4g}"), lines[names[0]]["unit"])))
+    return _table(("what", "measured"), rows)
 
 
 def _cells(line: dict[str, Any]) -> tuple[str, str, str]:
-    value, unit = line["measured"], line["unit"]
-    shown = (
-        f"{value:.2%} of it"
-        if unit == "of it"
-        else f"{value:.2%} of a step"
-        if unit == "of a step"
-        else f"{value:g} {unit}"
-    )
+    """The cells of a line: its name, what was measured with the mark of its target, and the target."""
+    unit = line["unit"]
+    shown = _shown(line["measured"], unit)
     if line["target"] is None:
         return line["name"], shown, ""
     sign, _, limit = line["target"].partition(" ")
@@ -171,9 +206,13 @@ def _cells(line: dict[str, Any]) -> tuple[str, str, str]:
     return line["name"], shown + _mark(line["met"]), f"{'≤' if sign == '<=' else '≥'} {target}"
 
 
+def _shown(value: float, unit: str) -> str:
+    """A figure with its unit."""
+    return f"{value:.2%} {unit}" if unit.startswith("of") else f"{value:g} {unit}"
+
+
 def costs() -> str:
-    """Return the table of objectives: the cost of a step beside one on gold tokens, whether the loss falls, and figures of
-    the student."""
+    """Every objective: the cost of a step to one on gold tokens, the loss at both ends, and the figures of its student."""
     rows = [
         (
             line["name"],
@@ -192,37 +231,37 @@ def costs() -> str:
 
 
 def miniplm() -> str:
-    """Return the table of students of either half of the corpus on held-out documents, mean and deviation over the seeds."""
+    """Students of the two halves of the corpus on held-out documents: mean and deviation over the seeds."""
     lines = _load("miniplm")["lines"]
     names = {"difference": "chosen by the difference", "random": "random"}
     groups = ("all", "reference", "others")
     rows = []
     for name, called in names.items():
-        by_group = [[line[group] for line in lines if line["name"] == name] for group in groups]
-        rows.append((called, *(f"{mean(values):.3f} ± {stdev(values):.3f}" for values in by_group)))
+        own = [[line[group] for line in lines if line["name"] == name] for group in groups]
+        rows.append((called, *(f"{mean(values):.3f} ± {stdev(values):.3f}" for values in own)))
     return _table(("half", "all held-out documents", "the language reference", "all others"), rows)
 
 
 def shares() -> str:
-    """Return the table of how much of each kind of document the difference keeps."""
+    """How much of each kind of document the difference keeps."""
     line = next(line for line in _load("miniplm")["lines"] if line["name"] == "difference")
     return _table(tuple(line["shares"]), [tuple(f"{share:.0%}" for share in line["shares"].values())])
 
 
 def vision() -> str:
-    """Return the table of students of images by where their answers came from, mean and deviation over the seeds."""
+    """The figures of students of images, by where the teacher's answers came from: mean and deviation over the seeds."""
     students = _load("vision")["students"]
     rows = []
     for way in dict.fromkeys(line["way"] for line in students):
-        of_way = [line for line in students if line["way"] == way]
-        right = [100 * line["accuracy"] for line in of_way]
-        figures = (_spread([line[name] for line in of_way]) for name in ("kl", "calibration_error"))
+        own = [line for line in students if line["way"] == way]
+        right = [100 * line["accuracy"] for line in own]
+        figures = (_spread([line[name] for line in own]) for name in ("kl", "calibration_error"))
         rows.append((way, f"{mean(right):.2f} ± {stdev(right):.2f}%", *figures))
-    return _table(("told", "top-1", "KL to the teacher", "calibration error"), rows)
+    return _table(("learns from", "top-1", "KL to the teacher", "calibration error"), rows)
 
 
 def view_bytes() -> str:
-    """Return the table of ways to keep a view of many classes."""
+    """Ways to keep a view of many classes."""
     rows = [
         (line["name"].partition(": ")[2], f"{line['measured']:g}", _kl(line["kl_t1"]), _kl(line["kl_t2"]))
         for line in _load("vision")["lines"]
@@ -232,17 +271,18 @@ def view_bytes() -> str:
 
 
 def vision_targets() -> str:
-    """Return the table of the other lines of the script."""
+    """The other lines of `vision.py`."""
     rows = [_cells(line) for line in _load("vision")["lines"] if "kl_t1" not in line]
     return _table(("what", "measured", "target"), rows)
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "why": why,
     "codec": codec,
     "speeds": speeds,
     "quality": quality,
     "fast": fast,
-    "fast_summary": fast_summary,
+    "speed": speed,
     "methods": methods_page.methods,
     "truth": methods_page.truth,
     "recipes": methods_page.recipes,
@@ -253,16 +293,16 @@ TABLES: dict[str, Callable[[], str]] = {
     "view_bytes": view_bytes,
     "vision_targets": vision_targets,
 }
-"""The tables, by the name that marks their place on a page."""
+"""The tables by the name that marks their place on a page."""
 
 
 def _load(name: str) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-    return content
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return found
 
 
 def _mark(is_met: bool) -> str:
-    """Return the mark of a target."""
+    """The sign that a target was met or missed."""
     return " ✓" if is_met else " ✗"
 
 
@@ -273,8 +313,8 @@ def _kl(value: float | None) -> str:
 
 
 def _spread(values: list[float]) -> str:
-    """Return mean and standard deviation over the seeds."""
-    return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
+    """Mean and standard deviation over the seeds."""
+    return f"{mean(values):.3f} ± {stdev(values):.3f}"
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

@@ -1,4 +1,4 @@
-"""Draw docs/presets.svg, bytes a row against KL, from results/codec.json. Needs matplotlib: `pip install '.[bench]'`."""
+"""Draw docs/presets.svg, bytes of a row against KL, from results/codec.json. Needs matplotlib: `pip install '.[bench]'`."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ GROUPS: dict[str, tuple[str, str, str]] = {
     "DistillKit k = 50, 128, prior tail": ("D--", "tab:red", "DistillKit|prior tail"),
     "DistillKit k = 50, 128, uniform tail": ("s--", "tab:orange", "DistillKit|uniform tail"),
 }
-"""Marker, colour, and words in the names of the lines; the first group is the presets."""
+"""Marker, colour, and what the names of the lines have in them; the first group is the presets."""
 
 
 def main() -> None:
     lines = json.loads(RESULTS.read_text(encoding="utf-8"))["lines"]
-    # keep text as text, and write the same file for the same figures
+    # text stays text, and the same figures give the same file
     matplotlib.rcParams.update({"svg.hashsalt": "logitstore", "svg.fonttype": "none"})
     figure = Figure(figsize=(11, 4.6), layout="tight")
     panels = figure.subplots(1, 2, sharey=True)
@@ -57,7 +57,7 @@ def draw(panel: Axes, lines: list[dict[str, Any]], key: str) -> None:
 
 
 def belongs(name: str, words: str) -> bool:
-    """Return whether a line has all of the words in its name; without words, whether it is a preset."""
+    """Return whether the name of a line has all of the words; without words, whether it is a preset."""
     return all(word in name for word in words.split("|")) if words else name in PRESETS
 
 
