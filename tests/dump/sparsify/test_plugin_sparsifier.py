@@ -22,7 +22,7 @@ from logitstore.fields import SparsifierInfo
 from logitstore.row_kinds import row_kind
 from tests.conftest import Command, Refused, logitstore_command, plan_for
 
-PLUGINS = Path(__file__).parents[2] / "plugin"
+PLUGINS = Path(__file__).parents[2] / "parts" / "plugin"
 NOT_KNOWN = "the sparsifier 'minp' of this cache is not known here; install the package that provides it"
 
 
