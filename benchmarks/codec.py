@@ -26,23 +26,27 @@ import torch
 from torch import Tensor
 
 from demo import find_teacher
-from logitstore.cache.rows_writer import open_writer
-from logitstore.chance import DRAWS, uniform
-from logitstore.chunks import chunk_rows
-from logitstore.data.tokenizer import load_tokenizer
-from logitstore.decode import Decoder, latents_of
-from logitstore.fidelity import NAMES, Truth, compare
-from logitstore.fields import SCORES
-from logitstore.head import Head
-from logitstore.keep import sparsifier_of
-from logitstore.models import load_config
-from logitstore.pilot import whole_head
-from logitstore.presets import row_of
-from logitstore.sparsify.sketch import TailPilot
-from logitstore.tails import FixedTail
-from logitstore.targets import SampledTargets, Targets, dense_logprobs
-from logitstore.teachers.causal_lm import CausalTeacher
-from logitstore.types import Array, ModelRef, key_of
+from logitstore.core.random import DRAWS, uniform
+from logitstore.core.types import Array, ModelRef
+from logitstore.dump.fit import head_tensors
+from logitstore.dump.sparsify.fidelity import Truth, compare
+from logitstore.dump.sparsify.reduce import sparsifier_of
+from logitstore.dump.sparsify.sketch import TailPilot
+from logitstore.dump.teachers.causal_lm import CausalTeacher
+from logitstore.format.part_record import FIDELITY_NAMES
+from logitstore.format.presets import row_of
+from logitstore.format.row import SCORES
+from logitstore.models.head import Head
+from logitstore.models.load import load_config
+from logitstore.store.rows_writer import open_writer
+from logitstore.targets.chunks import chunk_rows
+from logitstore.targets.decoder import Decoder
+from logitstore.targets.dense import dense_logprobs
+from logitstore.targets.shared import latents_of
+from logitstore.targets.tails import FixedTail
+from logitstore.targets.targets import SampledTargets, Targets
+from logitstore.text.sample import key_of
+from logitstore.text.tokenizer import load_tokenizer
 from machine import describe_run
 
 RESULTS = Path(__file__).parent / "results" / "codec.json"
@@ -112,7 +116,7 @@ class Line:
 
     def result(self) -> dict[str, Any]:
         found_MN = torch.cat(self.found, 1).double()
-        figures = dict(zip(NAMES, found_MN, strict=True))
+        figures = dict(zip(FIDELITY_NAMES, found_MN, strict=True))
         line: dict[str, Any] = {"name": self.name, "bytes_per_row": round(self.bytes_per_row, 2)}
         for name in ("kl_t1", "kl_t2", "kl_t4"):
             mean = float(figures[name].mean())
@@ -220,7 +224,7 @@ def preset_line(inputs: Told, preset: str, settings: dict[str, Any], name: str =
     elif row.tail.shape == "prior":
         shared = {"prior": inputs.pilots[row.sparsifier.k].prior()}
     elif row.tail.shape == "head":
-        shared = whole_head(head, inputs.pilot_rows.hidden_ND)
+        shared = head_tensors(head, inputs.pilot_rows.hidden_ND)
     decoder, latents = Decoder(row, shared), latents_of(row, shared)
     draws = row.sparsifier.draws or 0
 

@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, ResNetConfig, ResNetForImageClassification, set_seed
 
-from logitstore.data.images import ImageSpec, open_images
-from logitstore.image_draft import Views
-from logitstore.image_processor import view_info
-from logitstore.pictures import Pictures
-from logitstore.plans import DumpPlan
+from logitstore.image.data.images import ImageSpec, open_images
+from logitstore.image.pictures import Pictures
+from logitstore.image.processor import view_info
+from logitstore.image.view import Views
+from logitstore.settings.dump import DumpSettings
 
 FOLDER = Path("build/vision")
 SIZE = 28
@@ -67,7 +67,7 @@ def write_images() -> None:
                 Image.fromarray(picture_HW).convert("RGB").save(folder / f"{number:03d}.png")
 
 
-def plan_of(data: str, out: Path, **changes: Any) -> DumpPlan:
+def plan_of(data: str, out: Path, **changes: Any) -> DumpSettings:
     """Return the plan of a dump by the teacher of some of the images."""
     usual: dict[str, Any] = {
         "task": "image-classification",
@@ -77,7 +77,7 @@ def plan_of(data: str, out: Path, **changes: Any) -> DumpPlan:
         "dtype": "float32",
         "device": "cpu",
     }
-    return DumpPlan(**usual | changes)
+    return DumpSettings(**usual | changes)
 
 
 def resnet(seed: int, first: int, *widths: int) -> ResNetForImageClassification:

@@ -18,15 +18,15 @@ import torch
 
 import demo
 from bench import added_peak, at_most, found, in_turns, ratio, resident, save
-from logitstore.cache import layout
-from logitstore.decode import load_shared
-from logitstore.draft import draft
-from logitstore.establish import establish
-from logitstore.keep import Keep
-from logitstore.part_jobs import write_parts
-from logitstore.plans import DumpPlan
-from logitstore.score import score
-from logitstore.types import no_progress
+from logitstore.core.progress import no_progress
+from logitstore.dump.ask import ask_rows
+from logitstore.dump.begin import establish
+from logitstore.dump.parts import write_parts
+from logitstore.dump.sparsify.reduce import RowReducer
+from logitstore.dump.task import prepare
+from logitstore.settings.dump import DumpSettings
+from logitstore.store import layout
+from logitstore.targets.shared import load_shared
 
 FOLDER = Path("build/dump")
 SAMPLES, FIDELITY_ROWS = 24, 2000
@@ -74,26 +74,26 @@ class Ready:
         self.folder = FOLDER / dtype
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
-        self.plan = DumpPlan(
+        self.plan = DumpSettings(
             teacher=demo.find_teacher(), data=str(demo.TEXTS), out=self.folder, dtype=dtype, max_length=256, overlap=32,
             samples_per_part=SAMPLES, pilot_rows=1000, device="cpu",
         )  # fmt: skip
-        drafted = draft(self.plan, no_progress)
-        self.teacher = drafted.load()
-        self.manifest = establish(self.plan, drafted, None, self.teacher, no_progress)
-        self.drafted = drafted
-        self.asked = drafted.samples[:SAMPLES]
+        prepared = prepare(self.plan, no_progress)
+        self.teacher = prepared.load()
+        self.manifest = establish(self.plan, prepared, None, self.teacher, no_progress)
+        self.prepared = prepared
+        self.asked = prepared.samples[:SAMPLES]
         self.rows = sum(sample.rows for sample in self.asked)
         # the one part that is written has all rows of the comparison
         self.fidelity = {"fidelity_rows": round(FIDELITY_ROWS * self.manifest.rows / self.rows)}
 
     def forward(self) -> None:
-        for batch in self.drafted.batches(self.asked):
+        for batch in self.prepared.batches(self.asked):
             self.teacher.logits(batch.inputs)
 
     def selected(self) -> None:
-        keep = Keep.of(self.manifest.row, load_shared(self.folder, self.manifest), None)
-        for _ in score(self.teacher, keep, self.drafted.batches(self.asked), hidden=True):
+        keep = RowReducer.of(self.manifest.row, load_shared(self.folder, self.manifest), None)
+        for _ in ask_rows(self.teacher, keep, self.prepared.batches(self.asked), hidden=True):
             pass
 
     def written(self) -> None:
@@ -104,7 +104,7 @@ class Ready:
 
     def _write(self, changes: dict[str, int]) -> None:
         manifest = self.manifest.model_copy(update=changes)
-        write_parts(self.plan.out, manifest, self.drafted, [0], self.teacher, no_progress)
+        write_parts(self.plan.out, manifest, self.prepared, [0], self.teacher, no_progress)
         shutil.rmtree(layout.part_folder(self.folder, 0))
 
 

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from logitstore.batch import Batch
-from logitstore.chunks import chunk_rows
-from logitstore.distill_trainer import DistillTrainer
-from logitstore.objectives.distillation import Pull, WeightedSum
-from logitstore.objectives.from_logits import from_logits
-from logitstore.objectives.target import DenseTarget, row_dot
-from logitstore.teachers.teacher import Teacher
+from logitstore.dump.teachers.teacher import Teacher
+from logitstore.targets.chunks import chunk_rows
+from logitstore.targets.dense import row_dot
+from logitstore.train.loader.batch import Batch
+from logitstore.train.objectives.kernels.from_logits import from_logits
+from logitstore.train.objectives.kernels.target import DenseTarget
+from logitstore.train.objectives.kernels.weighted_sum import Pull, WeightedSum
+from logitstore.train.trainer import DistillTrainer
 
 
 @dataclass(frozen=True)

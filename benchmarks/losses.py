@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 
 from bench import added_peak, at_most, found, in_rows, in_turns, ratio, save
-from logitstore.objectives.distillation import distillation_loss
-from logitstore.objectives.from_hidden import LinearHead, from_hidden
-from logitstore.objectives.from_logits import from_logits
-from logitstore.tails import FixedTail
-from logitstore.targets import Targets
+from logitstore.models.head import LinearHead
+from logitstore.targets.tails import FixedTail
+from logitstore.targets.targets import Targets
+from logitstore.train.objectives.kernels.from_hidden import from_hidden
+from logitstore.train.objectives.kernels.from_logits import from_logits
+from logitstore.train.objectives.kernels.weighted_sum import distillation_loss
 
 ROWS, VOCABULARY, LISTED, WIDTH = 2048, 151936, 32, 896
 ROUNDS = 5

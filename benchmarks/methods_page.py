@@ -6,10 +6,11 @@ from typing import Any
 
 import yaml
 
+from logitstore.core.methods import METHODS, Method
 from logitstore.errors import BadInput
-from logitstore.methods import METHODS, Method, check_method, standing
-from logitstore.presets import row_of
-from logitstore.recipe import about, named_recipe, recipe_names
+from logitstore.format.presets import row_of
+from logitstore.settings.recipe import about, named_recipe, recipe_names
+from logitstore.train.objectives.exactness import check_method, exactness
 
 VOCABULARY, WIDTH = 49152, 576
 """Sizes of any teacher; no cell depends on them."""
@@ -76,7 +77,7 @@ def _standing(name: str, preset: str, changes: dict[str, Any]) -> str:
         check_method(name, row, 1.0)
     except BadInput:
         return "refused"
-    return standing(name, row)[0]
+    return exactness(name, row)[0]
 
 
 def _uses(name: str) -> list[str]:

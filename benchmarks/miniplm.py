@@ -22,18 +22,20 @@ import torch
 
 from bench import RESULTS, console
 from demo import find_teacher
-from logitstore.cache.order import held_out
-from logitstore.cache.reader import Cache
-from logitstore.data.tokenizer import load_tokenizer
-from logitstore.dump import dump
-from logitstore.loader import evaluation_loader
-from logitstore.models import load_config, load_weights
-from logitstore.plans import DumpPlan, SelectPlan, TrainPlan
-from logitstore.select import select
-from logitstore.students.build import copied
-from logitstore.text_metrics import evaluate_text
-from logitstore.train import train
-from logitstore.types import ModelRef
+from logitstore.core.order import held_out
+from logitstore.core.types import ModelRef
+from logitstore.dump.dump import dump
+from logitstore.models.load import load_config, load_weights
+from logitstore.select.select import select
+from logitstore.settings.dump import DumpSettings
+from logitstore.settings.look import SelectSettings
+from logitstore.settings.train import TrainSettings
+from logitstore.store.cache import Cache
+from logitstore.text.metrics import evaluate_text
+from logitstore.text.tokenizer import load_tokenizer
+from logitstore.train.loader.loader import evaluation_loader
+from logitstore.train.students.build import copied
+from logitstore.train.train import train
 from machine import describe_run
 
 FOLDER = Path("build/miniplm")
@@ -103,7 +105,7 @@ def write_corpus() -> None:
 def scored(name: str, model: str) -> None:
     """Dump a cache of a model's scores of the corpus."""
     dump(
-        DumpPlan(
+        DumpSettings(
             teacher=model,
             data=str(FOLDER / "corpus.jsonl"),
             out=FOLDER / name,
@@ -121,7 +123,7 @@ def choose(method: str, seed: int) -> dict[str, Any]:
     file = FOLDER / f"{method}-{seed}.arrow"
     reference = {"reference": FOLDER / "by-reference"} if method == "difference" else {"seed": seed}
     plan = {"cache": FOLDER / "by-teacher", "out": file, "method": method, "ratio": 0.5}
-    selected = select(SelectPlan.model_validate(plan | reference))
+    selected = select(SelectSettings.model_validate(plan | reference))
     domains = Cache(FOLDER / "by-teacher").domains()
     chosen = [domains[sample] for sample in selected.selection.samples_M]
     return {"file": file, "shares": {kind: chosen.count(kind) / domains.count(kind) for kind in dict.fromkeys(domains)}}
@@ -132,7 +134,7 @@ def fit(name: str, cache: str, *, seed: int, select: Path | None, steps: int) ->
     out = FOLDER / name
     shutil.rmtree(out, ignore_errors=True)
     train(
-        TrainPlan(
+        TrainSettings(
             cache=FOLDER / cache,
             student=str(FOLDER / "small"),
             out=out,

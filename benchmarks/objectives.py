@@ -24,12 +24,13 @@ import yaml
 
 from bench import console, resident, save
 from demo import find_teacher
-from logitstore.cache.reader import Cache
-from logitstore.dump import dump
-from logitstore.plans import DumpPlan, TrainPlan
-from logitstore.students.build import fresh
-from logitstore.train import train
-from logitstore.types import Step
+from logitstore.core.progress import Step
+from logitstore.dump.dump import dump
+from logitstore.settings.dump import DumpSettings
+from logitstore.settings.train import TrainSettings
+from logitstore.store.cache import Cache
+from logitstore.train.students.build import fresh
+from logitstore.train.train import train
 
 FOLDER = Path("build/objectives")
 STEPS = 200
@@ -104,7 +105,7 @@ def prepare() -> None:
     documents = [pydoc_data.topics.topics[name] for name in sorted(pydoc_data.topics.topics)]
     texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents), encoding="utf-8")
     hidden = ",".join(str(layer * TEACHER_LAYERS // LAYERS) for layer in range(1, LAYERS))
-    plan = DumpPlan(
+    plan = DumpSettings(
         teacher=find_teacher(),
         data=str(texts),
         out=FOLDER / "cache",
@@ -142,7 +143,7 @@ def line_of(name: str) -> dict[str, Any]:
         "device": "cpu",
         "trainer": {"save_strategy": "no", "logging_steps": 1},
     }
-    figures = train(TrainPlan.model_validate(settings | RUNS[name]), note)
+    figures = train(TrainSettings.model_validate(settings | RUNS[name]), note)
     log = json.loads((out / "logitstore.json").read_text())["log"]
     losses = [entry["loss"] for entry in log if "loss" in entry]
     shutil.rmtree(out)

@@ -28,21 +28,23 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from demo import find_teacher
-from logitstore.chance import DRAWS, uniform
-from logitstore.data.tokenizer import load_tokenizer
-from logitstore.decode import Decoder, latents_of
-from logitstore.head import Head
-from logitstore.keep import sparsifier_of
-from logitstore.models import load_config
-from logitstore.objectives import cross_entropy, forward_kl, lumped_kl, renormalised_kl, rowwise
-from logitstore.pilot import whole_head
-from logitstore.presets import row_of
-from logitstore.sparsify.sketch import TailPilot
-from logitstore.students.build import copied
-from logitstore.tails import LatentTail
-from logitstore.targets import AnyTargets, Targets
-from logitstore.teachers.causal_lm import CausalTeacher
-from logitstore.types import ModelRef, key_of
+from logitstore.core.random import DRAWS, uniform
+from logitstore.core.types import ModelRef
+from logitstore.dump.fit import head_tensors
+from logitstore.dump.sparsify.reduce import sparsifier_of
+from logitstore.dump.sparsify.sketch import TailPilot
+from logitstore.dump.teachers.causal_lm import CausalTeacher
+from logitstore.format.presets import row_of
+from logitstore.models.head import Head
+from logitstore.models.load import load_config
+from logitstore.targets.decoder import Decoder
+from logitstore.targets.shared import latents_of
+from logitstore.targets.tails import LatentTail
+from logitstore.targets.targets import AnyTargets, Targets
+from logitstore.text.sample import key_of
+from logitstore.text.tokenizer import load_tokenizer
+from logitstore.train.objectives import cross_entropy, forward_kl, lumped_kl, renormalised_kl, rowwise
+from logitstore.train.students.build import copied
 from machine import describe_run
 
 RESULTS = Path(__file__).parent / "results" / "quality.json"
@@ -167,7 +169,7 @@ def targets_of(way: Way, rows: Rows, head: Head, vocabulary: int) -> Callable[[T
     shared = {
         "sketch": lambda: pilot.sketch(row.tail.bytes or 0),
         "prior": lambda: {"prior": pilot.prior()},
-        "head": lambda: whole_head(head, rows.hidden_ND[:PILOT_ROWS]),
+        "head": lambda: head_tensors(head, rows.hidden_ND[:PILOT_ROWS]),
     }.get(row.tail.shape, dict)()
     decoder, latents = Decoder(row, shared), latents_of(row, shared)
     keys = [key_of(tokens.numpy()) for tokens in rows.tokens_ST]

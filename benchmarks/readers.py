@@ -31,9 +31,9 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 from bench import at_least, at_most, console, found, save
-from logitstore.cache.reader import Cache
-from logitstore.loader import Loader
-from logitstore.types import Array
+from logitstore.core.types import Array
+from logitstore.store.cache import Cache
+from logitstore.train.loader.loader import Loader
 from synthetic import make_cache
 
 FOLDER = Path("build/readers")

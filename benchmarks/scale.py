@@ -18,7 +18,7 @@ from typing import Any
 
 import logitstore
 from bench import at_most, found, resident, save
-from logitstore.loader import Loader
+from logitstore.train.loader.loader import Loader
 from synthetic import make_cache
 
 FOLDER = Path("build/scale")

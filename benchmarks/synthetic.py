@@ -10,30 +10,24 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from logitstore.cache import layout
-from logitstore.cache.images_file import images_arrow
-from logitstore.cache.part_writer import PartWriter
-from logitstore.cache.reader import Cache
-from logitstore.codecs.answer import AnswerCodec
-from logitstore.codecs.codebook import normal_codebook
-from logitstore.fields import RowInfo
-from logitstore.manifest import (
-    MANIFEST_NAME,
-    RECORD_NAME,
-    DataInfo,
-    Fidelity,
-    ImagesInfo,
-    Manifest,
-    PartRecord,
-    TeacherInfo,
-    TokenizerInfo,
-)
-from logitstore.presets import row_of
-from logitstore.sealed import seal, seal_of_bytes, unseal
-from logitstore.sparsify.sketch import allocate
-from logitstore.types import Answer, Array, Sample, View
-from logitstore.view_info import TransformInfo, ViewInfo
-from logitstore.views.versions import versions
+from logitstore.core.types import Answer, Array
+from logitstore.dump.sparsify.sketch import allocate
+from logitstore.format.codecs.answer import RowCodec
+from logitstore.format.codecs.codebook import normal_codebook
+from logitstore.format.data import DataInfo, ImagesInfo, TokenizerInfo
+from logitstore.format.manifest import MANIFEST_NAME, Manifest, TeacherInfo
+from logitstore.format.part_record import RECORD_NAME, Fidelity, PartRecord
+from logitstore.format.presets import row_of
+from logitstore.format.row import RowInfo
+from logitstore.format.sealed import seal, seal_of_bytes, unseal
+from logitstore.format.views import TransformInfo, ViewInfo
+from logitstore.image.stored import images_arrow
+from logitstore.image.view import View
+from logitstore.image.views.proof import versions
+from logitstore.store import layout
+from logitstore.store.cache import Cache
+from logitstore.store.writer import PartWriter
+from logitstore.text.sample import Sample
 
 VOCABULARY, WIDTH, INVENTED = 49152, 576, 4096
 
@@ -66,7 +60,7 @@ def make_cache(
     for name in shared:
         (folder / name).write_bytes(content)
     (folder / MANIFEST_NAME).write_bytes(seal(manifest))
-    codec = AnswerCodec(
+    codec = RowCodec(
         row=row, shared={name: value.numpy() for name, value in tensors.items() if name in ("widths", "levels")}
     )
     invented = codec.encode(invented_answer(row, len(tensors["widths"]) if tensors else 0))
@@ -87,7 +81,7 @@ def manifest_of(row: RowInfo, tail: Any, shared: Any, samples: int, rows: int, s
             max_length=rows + 1, overlap=0,
         ),
         samples=samples, rows=samples * rows, tokens=samples * (rows + 1), samples_per_part=samples_per_part, batch_tokens=1,
-        sparsifier=row.sparsifier, tail=tail, codec=row.codec, fields=AnswerCodec(row=row).fields, shared=shared,
+        sparsifier=row.sparsifier, tail=tail, codec=row.codec, fields=RowCodec(row=row).fields, shared=shared,
     )  # fmt: skip
 
 
@@ -116,13 +110,13 @@ def make_views(folder: Path, classes: int, *, views: int, samples_per_part: int,
             source="none", split="train", kind="images", fingerprint="0" * 32, classes="0" * 32, unlabelled=views
         ),
         view=info, samples=views, rows=views, tokens=views, samples_per_part=samples_per_part, batch_tokens=1,
-        sparsifier=row.sparsifier, tail=row.tail, codec=row.codec, fields=AnswerCodec(row=row).fields,
+        sparsifier=row.sparsifier, tail=row.tail, codec=row.codec, fields=RowCodec(row=row).fields,
         shared={name: seal_of_bytes(content)},
     )  # fmt: skip
     (folder / layout.SHARED).mkdir(parents=True)
     (folder / name).write_bytes(content)
     (folder / MANIFEST_NAME).write_bytes(seal(manifest))
-    invented = AnswerCodec(row=row).encode(invented_answer(row, 0))
+    invented = RowCodec(row=row).encode(invented_answer(row, 0))
     for part in range(manifest.parts):
         span = manifest.span(part)
         made = [View(name=names[image], image=image, view=0, label=-1) for image in range(span.start, span.stop)]

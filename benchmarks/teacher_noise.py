@@ -17,16 +17,20 @@ import numpy as np
 import torch
 
 from demo import find_teacher
-from logitstore.data.tokenizer import load_tokenizer
-from logitstore.models import load_config
-from logitstore.score import ask, collate, score, split, text_batches
-from logitstore.sparsify.prior import prior_of
-from logitstore.sparsify.sketch import TailPilot
-from logitstore.sparsify.topk import TopK
-from logitstore.tails import FixedTail
-from logitstore.targets import Targets, dense_logprobs
-from logitstore.teachers.causal_lm import CausalTeacher
-from logitstore.types import ModelRef, Sample
+from logitstore.core.types import ModelRef
+from logitstore.dump.ask import ask, ask_rows
+from logitstore.dump.sparsify.prior import prior_of
+from logitstore.dump.sparsify.sketch import TailPilot
+from logitstore.dump.sparsify.topk import TopK
+from logitstore.dump.teachers.causal_lm import CausalTeacher
+from logitstore.models.load import load_config
+from logitstore.targets.dense import dense_logprobs
+from logitstore.targets.rows import split
+from logitstore.targets.tails import FixedTail
+from logitstore.targets.targets import Targets
+from logitstore.text.dump import collate, text_batches
+from logitstore.text.sample import Sample
+from logitstore.text.tokenizer import load_tokenizer
 
 RESULTS = Path(__file__).parent / "results" / "teacher_noise.json"
 DOCUMENTS = slice(40, 64)
@@ -73,7 +77,7 @@ def make_sample(number: int, tokens: list[int]) -> Sample:
 def answers(teacher: CausalTeacher, sparsifier: TopK, samples: list[Sample], budget: int) -> dict[str, np.ndarray]:
     """Return every row's values, in the order of the samples."""
     fields_of: dict[int, dict[str, np.ndarray]] = {}
-    for batch, targets in score(
+    for batch, targets in ask_rows(
         teacher, lambda _, chunk: sparsifier(chunk.logits_nV, chunk.gold_n), text_batches(samples, budget)
     ):
         fields_of |= {index: answer.fields for index, answer in split(batch, targets())}

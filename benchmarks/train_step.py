@@ -1,7 +1,7 @@
 """Measure a training step from the cache beside the same step on gold tokens only: `python benchmarks/train_step.py`.
 
 The demo's student has 6 of the 30 layers of SmolLM2-135M-Instruct, in bfloat16; batches are two windows of 256 tokens. All
-runs go through `logitstore.train.train` on the same text in the same order, except the step with the live teacher, which
+runs go through `logitstore.train.train.train` on the same text in the same order, except the step with the live teacher, which
 goes through the same trainer with targets made on the spot. Runs take turns; a step is timed from the end of the step
 before.
 """
@@ -21,16 +21,18 @@ from transformers import TrainingArguments
 import demo
 from bench import at_most, found, save
 from live import LiveTrainer
-from logitstore.cache.reader import Cache
-from logitstore.criterion import Criterion
-from logitstore.dump import dump
-from logitstore.learner import Learner
-from logitstore.loader import Loader
-from logitstore.models import load_config, load_weights
-from logitstore.plans import DumpPlan, TrainPlan
-from logitstore.teachers.causal_lm import CausalTeacher
-from logitstore.train import train
-from logitstore.types import ModelRef, Step
+from logitstore.core.progress import Step
+from logitstore.core.types import ModelRef
+from logitstore.dump.dump import dump
+from logitstore.dump.teachers.causal_lm import CausalTeacher
+from logitstore.models.load import load_config, load_weights
+from logitstore.settings.dump import DumpSettings
+from logitstore.settings.train import TrainSettings
+from logitstore.store.cache import Cache
+from logitstore.train.learner import Learner
+from logitstore.train.loader.loader import Loader
+from logitstore.train.objectives.criterion import Criterion
+from logitstore.train.train import train
 
 FOLDER = Path("build/train_step")
 STEPS, ROUNDS, SKIPPED = 10, 5, 2
@@ -87,8 +89,8 @@ def main() -> None:
     )
 
 
-def plan_of(teacher: str, preset: str) -> DumpPlan:
-    return DumpPlan(
+def plan_of(teacher: str, preset: str) -> DumpSettings:
+    return DumpSettings(
         teacher=teacher,
         data=str(demo.TEXTS),
         out=FOLDER / preset,
@@ -109,7 +111,7 @@ def steps_of(preset: str, alpha: float, temperature: float = 1.0, workers: int =
 
     out = FOLDER / "trained"
     train(
-        TrainPlan(
+        TrainSettings(
             cache=FOLDER / preset,
             out=out,
             student=str(FOLDER / "student-6"),

@@ -26,17 +26,17 @@ import codec
 from bench import at_least, at_most, found, in_turns, ratio
 from demo import find_teacher
 from digits import FOLDER
-from logitstore.cache.reader import Cache
-from logitstore.fidelity import Truth, compare
-from logitstore.fields import RowInfo, row_fields
-from logitstore.head import Head
-from logitstore.image_draft import SAMPLES_PER_PART
-from logitstore.loader import Loader
-from logitstore.models import load_config
-from logitstore.presets import row_of
-from logitstore.targets import Targets
-from logitstore.teachers.causal_lm import CausalTeacher
-from logitstore.types import Array, ModelRef
+from logitstore.core.types import Array, ModelRef
+from logitstore.dump.sparsify.fidelity import Truth, compare
+from logitstore.dump.teachers.causal_lm import CausalTeacher
+from logitstore.format.presets import row_of
+from logitstore.format.row import RowInfo, row_fields
+from logitstore.image.dump import SAMPLES_PER_PART
+from logitstore.models.head import Head
+from logitstore.models.load import load_config
+from logitstore.store.cache import Cache
+from logitstore.targets.targets import Targets
+from logitstore.train.loader.loader import Loader
 from synthetic import make_views
 
 CLASSES, LISTED = 21841, 100

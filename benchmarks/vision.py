@@ -29,17 +29,18 @@ import view_rows
 from bench import at_least, at_most, console, found, ratio, save
 from digits import AUGMENT, FOLDER, plan_of, resnet, teach, write_images
 from live import LiveTrainer
-from logitstore.cache.reader import Cache
-from logitstore.criterion import Criterion
-from logitstore.distill_trainer import DistillTrainer
-from logitstore.dump import dump
-from logitstore.learner import Learner
-from logitstore.loader import Loader, evaluation_loader
-from logitstore.models import load_config
-from logitstore.pictures import Pictures, pictures_of
-from logitstore.teachers.image_classifier import ImageTeacher
-from logitstore.types import ModelRef, View
-from logitstore.view_order import view_order
+from logitstore.core.types import ModelRef
+from logitstore.dump.dump import dump
+from logitstore.dump.teachers.image_classifier import ImageTeacher
+from logitstore.image.order import view_order
+from logitstore.image.pictures import Pictures, pictures_of
+from logitstore.image.view import View
+from logitstore.models.load import load_config
+from logitstore.store.cache import Cache
+from logitstore.train.learner import Learner
+from logitstore.train.loader.loader import Loader, evaluation_loader
+from logitstore.train.objectives.criterion import Criterion
+from logitstore.train.trainer import DistillTrainer
 
 EPOCHS, BATCH, RATE = 40, 50, 2e-3
 SEEDS = (0, 1, 2)

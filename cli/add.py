@@ -8,24 +8,24 @@ from typing import Annotated
 from logitstore_cli.options import Config, argument, option
 from logitstore_cli.show import Bars, console, going_on, still_missing
 
-from logitstore.plans import AddPlan
-from logitstore.recipe import plan
-from logitstore.registry import resolve
+from logitstore.core.registry import resolve
+from logitstore.settings.dump import AddSettings
+from logitstore.settings.recipe import load
 
 
 def add(
-    cache: Annotated[Path | None, argument(AddPlan, "cache")] = None,
-    views: Annotated[str | None, option(AddPlan, "views")] = None,
-    hidden: Annotated[str | None, option(AddPlan, "hidden")] = None,
-    qkv: Annotated[str | None, option(AddPlan, "qkv")] = None,
-    tap_codec: Annotated[str | None, option(AddPlan, "tap_codec")] = None,
-    images: Annotated[str | None, option(AddPlan, "images")] = None,
-    teacher: Annotated[str | None, option(AddPlan, "teacher")] = None,
+    cache: Annotated[Path | None, argument(AddSettings, "cache")] = None,
+    views: Annotated[str | None, option(AddSettings, "views")] = None,
+    hidden: Annotated[str | None, option(AddSettings, "hidden")] = None,
+    qkv: Annotated[str | None, option(AddSettings, "qkv")] = None,
+    tap_codec: Annotated[str | None, option(AddSettings, "tap_codec")] = None,
+    images: Annotated[str | None, option(AddSettings, "images")] = None,
+    teacher: Annotated[str | None, option(AddSettings, "teacher")] = None,
     config: Config = None,
-    device: Annotated[str | None, option(AddPlan, "device")] = None,
-    pilot_rows: Annotated[int | None, option(AddPlan, "pilot_rows")] = None,
-    parts: Annotated[str | None, option(AddPlan, "parts")] = None,
-    workers: Annotated[int | None, option(AddPlan, "workers")] = None,
+    device: Annotated[str | None, option(AddSettings, "device")] = None,
+    pilot_rows: Annotated[int | None, option(AddSettings, "pilot_rows")] = None,
+    parts: Annotated[str | None, option(AddSettings, "parts")] = None,
+    workers: Annotated[int | None, option(AddSettings, "workers")] = None,
 ) -> None:
     """Add to a cache that is there already: features of the teacher, or to one of images more views.
 
@@ -37,9 +37,9 @@ def add(
     Example: logitstore add my-views --views 10-19
     """
     flags = {name: value for name, value in locals().items() if name != "config"}
-    asked = plan(AddPlan, "add", config, flags)
+    asked = load(AddSettings, "add", config, flags)
     with Bars() as progress, going_on(asked.cache):
-        made = resolve("logitstore.add:add")(asked, progress)
+        made = resolve("logitstore.dump.add:add")(asked, progress)
     if made.manifest.view is not None:
         console.print(
             f"{asked.cache}: {made.manifest.views:,} views of {made.manifest.samples:,} images{still_missing(made)}",

@@ -10,20 +10,20 @@ from logitstore_cli.options import Config, option
 from logitstore_cli.show import Bars, console, going_on, size, still_missing
 from rich.table import Table
 
-from logitstore.plans import DumpPlan
-from logitstore.recipe import plan
-from logitstore.registry import resolve
-from logitstore.stopwatch import OFF, Stopwatch
+from logitstore.core.progress import NO_STOPWATCH, Stopwatch
+from logitstore.core.registry import resolve
+from logitstore.settings.dump import DumpSettings
+from logitstore.settings.recipe import load
 
 VIEW_BYTES = 24
 """Of a view in `samples.arrow`."""
 
 
 def dump(
-    task: Annotated[str | None, option(DumpPlan, "task")] = None,
-    teacher: Annotated[str | None, option(DumpPlan, "teacher")] = None,
-    data: Annotated[str | None, option(DumpPlan, "data")] = None,
-    out: Annotated[Path | None, option(DumpPlan, "out")] = None,
+    task: Annotated[str | None, option(DumpSettings, "task")] = None,
+    teacher: Annotated[str | None, option(DumpSettings, "teacher")] = None,
+    data: Annotated[str | None, option(DumpSettings, "data")] = None,
+    out: Annotated[Path | None, option(DumpSettings, "out")] = None,
     config: Config = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its size, and write nothing.")] = False,
     profile: Annotated[
@@ -33,42 +33,42 @@ def dump(
             help="Print at the end how long each stage of writing parts took: on the teacher's thread, and behind it.",
         ),
     ] = False,
-    split: Annotated[str | None, option(DumpPlan, "split")] = None,
-    column: Annotated[str | None, option(DumpPlan, "column")] = None,
-    domain_column: Annotated[str | None, option(DumpPlan, "domain_column")] = None,
-    limit: Annotated[int | None, option(DumpPlan, "limit")] = None,
-    max_length: Annotated[int | None, option(DumpPlan, "max_length")] = None,
-    overlap: Annotated[int | None, option(DumpPlan, "overlap")] = None,
-    views: Annotated[int | None, option(DumpPlan, "views")] = None,
-    augment: Annotated[str | None, option(DumpPlan, "augment")] = None,
-    image_size: Annotated[int | None, option(DumpPlan, "image_size")] = None,
-    seed: Annotated[int | None, option(DumpPlan, "seed")] = None,
-    label_column: Annotated[str | None, option(DumpPlan, "label_column")] = None,
-    key_column: Annotated[str | None, option(DumpPlan, "key_column")] = None,
-    labels: Annotated[bool | None, option(DumpPlan, "labels", "--labels/--no-labels")] = None,
-    classes: Annotated[str | None, option(DumpPlan, "classes")] = None,
-    prompt: Annotated[str | None, option(DumpPlan, "prompt")] = None,
-    preset: Annotated[str | None, option(DumpPlan, "preset")] = None,
-    k: Annotated[int | None, option(DumpPlan, "k", "-k", "--k")] = None,
-    tail: Annotated[str | None, option(DumpPlan, "tail")] = None,
-    sketch_bytes: Annotated[int | None, option(DumpPlan, "sketch_bytes")] = None,
-    sparsifier: Annotated[str | None, option(DumpPlan, "sparsifier")] = None,
-    top_p: Annotated[float | None, option(DumpPlan, "top_p")] = None,
-    draws: Annotated[int | None, option(DumpPlan, "draws")] = None,
-    logprobs: Annotated[str | None, option(DumpPlan, "logprobs")] = None,
-    layout: Annotated[str | None, option(DumpPlan, "layout")] = None,
-    hidden: Annotated[str | None, option(DumpPlan, "hidden")] = None,
-    qkv: Annotated[str | None, option(DumpPlan, "qkv")] = None,
-    tap_codec: Annotated[str | None, option(DumpPlan, "tap_codec")] = None,
-    fidelity_rows: Annotated[int | None, option(DumpPlan, "fidelity_rows")] = None,
-    dtype: Annotated[str | None, option(DumpPlan, "dtype")] = None,
-    device: Annotated[str | None, option(DumpPlan, "device")] = None,
-    samples_per_part: Annotated[int | None, option(DumpPlan, "samples_per_part")] = None,
-    batch_tokens: Annotated[int | None, option(DumpPlan, "batch_tokens")] = None,
-    batch_images: Annotated[int | None, option(DumpPlan, "batch_images")] = None,
-    workers: Annotated[int | None, option(DumpPlan, "workers")] = None,
-    parts: Annotated[str | None, option(DumpPlan, "parts")] = None,
-    resume: Annotated[bool | None, option(DumpPlan, "resume", "--resume/--no-resume")] = None,
+    split: Annotated[str | None, option(DumpSettings, "split")] = None,
+    column: Annotated[str | None, option(DumpSettings, "column")] = None,
+    domain_column: Annotated[str | None, option(DumpSettings, "domain_column")] = None,
+    limit: Annotated[int | None, option(DumpSettings, "limit")] = None,
+    max_length: Annotated[int | None, option(DumpSettings, "max_length")] = None,
+    overlap: Annotated[int | None, option(DumpSettings, "overlap")] = None,
+    views: Annotated[int | None, option(DumpSettings, "views")] = None,
+    augment: Annotated[str | None, option(DumpSettings, "augment")] = None,
+    image_size: Annotated[int | None, option(DumpSettings, "image_size")] = None,
+    seed: Annotated[int | None, option(DumpSettings, "seed")] = None,
+    label_column: Annotated[str | None, option(DumpSettings, "label_column")] = None,
+    key_column: Annotated[str | None, option(DumpSettings, "key_column")] = None,
+    labels: Annotated[bool | None, option(DumpSettings, "labels", "--labels/--no-labels")] = None,
+    classes: Annotated[str | None, option(DumpSettings, "classes")] = None,
+    prompt: Annotated[str | None, option(DumpSettings, "prompt")] = None,
+    preset: Annotated[str | None, option(DumpSettings, "preset")] = None,
+    k: Annotated[int | None, option(DumpSettings, "k", "-k", "--k")] = None,
+    tail: Annotated[str | None, option(DumpSettings, "tail")] = None,
+    sketch_bytes: Annotated[int | None, option(DumpSettings, "sketch_bytes")] = None,
+    sparsifier: Annotated[str | None, option(DumpSettings, "sparsifier")] = None,
+    top_p: Annotated[float | None, option(DumpSettings, "top_p")] = None,
+    draws: Annotated[int | None, option(DumpSettings, "draws")] = None,
+    logprobs: Annotated[str | None, option(DumpSettings, "logprobs")] = None,
+    layout: Annotated[str | None, option(DumpSettings, "layout")] = None,
+    hidden: Annotated[str | None, option(DumpSettings, "hidden")] = None,
+    qkv: Annotated[str | None, option(DumpSettings, "qkv")] = None,
+    tap_codec: Annotated[str | None, option(DumpSettings, "tap_codec")] = None,
+    fidelity_rows: Annotated[int | None, option(DumpSettings, "fidelity_rows")] = None,
+    dtype: Annotated[str | None, option(DumpSettings, "dtype")] = None,
+    device: Annotated[str | None, option(DumpSettings, "device")] = None,
+    samples_per_part: Annotated[int | None, option(DumpSettings, "samples_per_part")] = None,
+    batch_tokens: Annotated[int | None, option(DumpSettings, "batch_tokens")] = None,
+    batch_images: Annotated[int | None, option(DumpSettings, "batch_images")] = None,
+    workers: Annotated[int | None, option(DumpSettings, "workers")] = None,
+    parts: Annotated[str | None, option(DumpSettings, "parts")] = None,
+    resume: Annotated[bool | None, option(DumpSettings, "resume", "--resume/--no-resume")] = None,
 ) -> None:
     """Run a teacher once over your data, and keep what it said.
 
@@ -78,15 +78,15 @@ def dump(
     Example: logitstore dump --teacher ./my-model --data 'texts/*.jsonl' --out my-cache
     """
     flags = {name: value for name, value in locals().items() if name not in ("config", "dry_run", "profile")}
-    asked = plan(DumpPlan, "dump", config, flags)
+    asked = load(DumpSettings, "dump", config, flags)
     with Bars() as progress:
         if dry_run:
-            drafted = resolve("logitstore.dump:draft")(asked, progress)
-            _print_plan(asked, drafted.manifest, resolve("logitstore.dump:tap_bytes")(asked, drafted.config))
+            prepared = resolve("logitstore.dump.task:prepare")(asked, progress)
+            _print_plan(asked, prepared.manifest, resolve("logitstore.dump.dump:tap_bytes")(asked, prepared.config))
             return
-        watch = Stopwatch() if profile else OFF
+        watch = Stopwatch() if profile else NO_STOPWATCH
         with going_on(asked.out):
-            cache = resolve("logitstore.dump:dump")(asked, progress, watch)
+            cache = resolve("logitstore.dump.dump:dump")(asked, progress, watch)
     if profile:
         _print_profile(watch)
     console.print(
@@ -109,38 +109,38 @@ def _print_profile(watch: Stopwatch) -> None:
     console.print(table)
 
 
-def _print_plan(asked: DumpPlan, manifest: Any, tap_bytes: int) -> None:
+def _print_plan(settings: DumpSettings, manifest: Any, tap_bytes: int) -> None:
     bytes_per_row = manifest.bytes_per_row + tap_bytes
     rows = manifest.rows * manifest.views
     is_text = manifest.task == "causal-lm"
     expected = rows * (bytes_per_row + (0 if is_text else VIEW_BYTES)) + (manifest.tokens * 2 if is_text else 0)
     of_taps = f", {tap_bytes} of them for taps" if tap_bytes else ""
-    free = resolve("logitstore.dump:free_bytes")(asked.out)
+    free = resolve("logitstore.dump.dump:free_bytes")(settings.out)
     for line in (
-        *(_of_text if is_text else _of_images)(asked, manifest),
+        *(_of_text if is_text else _of_images)(settings, manifest),
         f"rows       {rows:,}, preset {manifest.preset}: {manifest.sparsifier.name}, tail {manifest.tail.shape}",
         f"parts      {manifest.parts:,} of up to {manifest.samples_per_part:,} samples",
         f"size       about {size(expected)} of rows and samples ({bytes_per_row} B/row{of_taps}); {size(free)} free there",
-        f"error      {resolve('logitstore.pilot:expected_error')(asked.out, manifest)}",
-        f"nothing was written to {asked.out}",
+        f"error      {resolve('logitstore.dump.pilot_file:expected_error')(settings.out, manifest)}",
+        f"nothing was written to {settings.out}",
     ):
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def _of_text(asked: DumpPlan, manifest: Any) -> list[str]:
+def _of_text(settings: DumpSettings, manifest: Any) -> list[str]:
     teacher, data = manifest.teacher, manifest.data
     return [
-        f"teacher    {asked.teacher} ({teacher.architecture}, {teacher.vocabulary:,} tokens, {asked.dtype})",
-        f"data       {asked.data}: {data.documents:,} documents, {data.skipped:,} with nothing to predict",
-        f"samples    {manifest.samples:,} of at most {asked.max_length:,} tokens, {manifest.tokens:,} tokens in all",
+        f"teacher    {settings.teacher} ({teacher.architecture}, {teacher.vocabulary:,} tokens, {settings.dtype})",
+        f"data       {settings.data}: {data.documents:,} documents, {data.skipped:,} with nothing to predict",
+        f"samples    {manifest.samples:,} of at most {settings.max_length:,} tokens, {manifest.tokens:,} tokens in all",
     ]
 
 
-def _of_images(asked: DumpPlan, manifest: Any) -> list[str]:
+def _of_images(settings: DumpSettings, manifest: Any) -> list[str]:
     teacher, data, view = manifest.teacher, manifest.data, manifest.view
     height, width = view.size
     return [
-        f"teacher    {asked.teacher} ({teacher.architecture}, {teacher.vocabulary:,} classes, {asked.dtype})",
-        f"data       {asked.data}: {manifest.samples:,} images, {data.unlabelled:,} without a label",
+        f"teacher    {settings.teacher} ({teacher.architecture}, {teacher.vocabulary:,} classes, {settings.dtype})",
+        f"data       {settings.data}: {manifest.samples:,} images, {data.unlabelled:,} without a label",
         f"views      {manifest.views:,} of each, {height} x {width}: {view.spelled}",
     ]

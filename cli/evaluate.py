@@ -10,9 +10,9 @@ from logitstore_cli.options import Config, Json, argument, option
 from logitstore_cli.show import Bars, console
 from rich.table import Table
 
-from logitstore.plans import EvaluatePlan
-from logitstore.recipe import plan
-from logitstore.registry import resolve
+from logitstore.core.registry import resolve
+from logitstore.settings.recipe import load
+from logitstore.settings.train import EvaluateSettings
 
 _MEANING = {
     "rows": "rows judged",
@@ -24,23 +24,23 @@ _MEANING = {
     "kl": "KL(teacher || student), tail as stored, nats",
     "kl_lower_bound": "the same with the tail as one token: the full KL is at least this, nats; unknown without a tail",
     "agreement": "rows with the same most probable token",
-    "acceptance": "sum of min(p, s): drafted tokens kept by speculative decoding",
+    "acceptance": "sum of min(p, s): prepared tokens kept by speculative decoding",
     "nats_per_byte": "student on the text, nats a byte of it, for any tokenizer",
     "calibration_error": "expected calibration error of the student, 15 bins",
 }
 
 
 def evaluate(
-    cache: Annotated[Path | None, argument(EvaluatePlan, "cache")] = None,
-    student: Annotated[str | None, option(EvaluatePlan, "student")] = None,
-    samples: Annotated[str | None, option(EvaluatePlan, "samples")] = None,
-    holdout: Annotated[float | None, option(EvaluatePlan, "holdout")] = None,
-    images: Annotated[str | None, option(EvaluatePlan, "images")] = None,
-    image_size: Annotated[int | None, option(EvaluatePlan, "image_size")] = None,
-    text: Annotated[bool | None, option(EvaluatePlan, "text", "--text")] = None,
-    batch_size: Annotated[int | None, option(EvaluatePlan, "batch_size")] = None,
-    dtype: Annotated[str | None, option(EvaluatePlan, "dtype")] = None,
-    device: Annotated[str | None, option(EvaluatePlan, "device")] = None,
+    cache: Annotated[Path | None, argument(EvaluateSettings, "cache")] = None,
+    student: Annotated[str | None, option(EvaluateSettings, "student")] = None,
+    samples: Annotated[str | None, option(EvaluateSettings, "samples")] = None,
+    holdout: Annotated[float | None, option(EvaluateSettings, "holdout")] = None,
+    images: Annotated[str | None, option(EvaluateSettings, "images")] = None,
+    image_size: Annotated[int | None, option(EvaluateSettings, "image_size")] = None,
+    text: Annotated[bool | None, option(EvaluateSettings, "text", "--text")] = None,
+    batch_size: Annotated[int | None, option(EvaluateSettings, "batch_size")] = None,
+    dtype: Annotated[str | None, option(EvaluateSettings, "dtype")] = None,
+    device: Annotated[str | None, option(EvaluateSettings, "device")] = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
@@ -49,9 +49,9 @@ def evaluate(
     Example: logitstore evaluate my-cache --student my-student
     """
     flags = {name: value for name, value in locals().items() if name not in ("config", "as_json")}
-    asked = plan(EvaluatePlan, "evaluate", config, flags)
+    asked = load(EvaluateSettings, "evaluate", config, flags)
     with Bars() as progress:
-        found = vars(resolve("logitstore.evaluate:evaluate")(asked, progress))
+        found = vars(resolve("logitstore.train.evaluate:evaluate")(asked, progress))
     if as_json:
         known = {name: None if value != value else value for name, value in found.items()}  # NaN is no JSON
         print(json.dumps(known, indent=1))

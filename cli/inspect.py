@@ -13,19 +13,20 @@ from rich.table import Table
 from rich.text import Text
 
 import logitstore
-from logitstore.plans import InspectPlan
-from logitstore.recipe import plan
-from logitstore.report import TokenView, summarise, view
+from logitstore.report.summary import summarise
+from logitstore.report.tokens import TokenView, view
+from logitstore.settings.look import InspectSettings
+from logitstore.settings.recipe import load
 
 _BAR = 40
 _CELL = 24
 
 
 def inspect(
-    cache: Annotated[Path | None, argument(InspectPlan, "cache")] = None,
-    sample: Annotated[int | None, option(InspectPlan, "sample")] = None,
-    tokens: Annotated[int | None, option(InspectPlan, "tokens")] = None,
-    top: Annotated[int | None, option(InspectPlan, "top")] = None,
+    cache: Annotated[Path | None, argument(InspectSettings, "cache")] = None,
+    sample: Annotated[int | None, option(InspectSettings, "sample")] = None,
+    tokens: Annotated[int | None, option(InspectSettings, "tokens")] = None,
+    top: Annotated[int | None, option(InspectSettings, "top")] = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
@@ -34,7 +35,7 @@ def inspect(
     Example: logitstore inspect my-cache --sample 0
     """
     flags = {"cache": cache, "sample": sample, "tokens": tokens, "top": top}
-    asked = plan(InspectPlan, "inspect", config, flags)
+    asked = load(InspectSettings, "inspect", config, flags)
     opened = logitstore.open(asked.cache)
     if asked.sample is not None:
         views = view(opened, asked.sample, asked.tokens, asked.top)

@@ -8,25 +8,27 @@ from typing import Annotated
 from logitstore_cli.options import Config, argument, option
 from logitstore_cli.show import Bars, console, going_on, say_made
 
-from logitstore.cache.reader import Cache
-from logitstore.fidelity_report import fidelity_of
-from logitstore.plans import MergePlan
-from logitstore.recipe import plan
-from logitstore.registry import resolve
+from logitstore.core.registry import resolve
+from logitstore.format.part_record import fidelity_of
+from logitstore.settings.convert import MergeSettings
+from logitstore.settings.recipe import load
+from logitstore.store.cache import Cache
 
 
 def merge(
-    caches: Annotated[list[Path] | None, argument(MergePlan, "caches")] = None,
-    mean_probabilities: Annotated[bool | None, option(MergePlan, "mean_probabilities", "--mean-probabilities")] = None,
-    weights: Annotated[str | None, option(MergePlan, "weights")] = None,
-    out: Annotated[Path | None, option(MergePlan, "out")] = None,
+    caches: Annotated[list[Path] | None, argument(MergeSettings, "caches")] = None,
+    mean_probabilities: Annotated[
+        bool | None, option(MergeSettings, "mean_probabilities", "--mean-probabilities")
+    ] = None,
+    weights: Annotated[str | None, option(MergeSettings, "weights")] = None,
+    out: Annotated[Path | None, option(MergeSettings, "out")] = None,
     config: Config = None,
-    preset: Annotated[str | None, option(MergePlan, "preset")] = None,
-    k: Annotated[int | None, option(MergePlan, "k", "-k", "--k")] = None,
-    tail: Annotated[str | None, option(MergePlan, "tail")] = None,
-    sparsifier: Annotated[str | None, option(MergePlan, "sparsifier")] = None,
-    logprobs: Annotated[str | None, option(MergePlan, "logprobs")] = None,
-    layout: Annotated[str | None, option(MergePlan, "layout")] = None,
+    preset: Annotated[str | None, option(MergeSettings, "preset")] = None,
+    k: Annotated[int | None, option(MergeSettings, "k", "-k", "--k")] = None,
+    tail: Annotated[str | None, option(MergeSettings, "tail")] = None,
+    sparsifier: Annotated[str | None, option(MergeSettings, "sparsifier")] = None,
+    logprobs: Annotated[str | None, option(MergeSettings, "logprobs")] = None,
+    layout: Annotated[str | None, option(MergeSettings, "layout")] = None,
 ) -> None:
     """Make one cache of the mean of several teachers, from their caches of the same samples. No teacher runs.
 
@@ -40,9 +42,9 @@ def merge(
     Example: logitstore merge --mean-probabilities one-cache other-cache --weights 1,2 -k 50 --out my-ensemble
     """
     flags = {name: value for name, value in locals().items() if name != "config"}
-    asked = plan(MergePlan, "merge", config, flags | {"caches": caches or None})
+    asked = load(MergeSettings, "merge", config, flags | {"caches": caches or None})
     with Bars() as progress, going_on(asked.out):
-        made = resolve("logitstore.merge:merge")(asked, progress)
+        made = resolve("logitstore.convert.merge:merge")(asked, progress)
     say_made(asked.out, made)
     if error := _error(made):
         console.print(error, highlight=False, soft_wrap=True)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from logitstore.record import Record
+from logitstore.core.record import Record
 
 Config = Annotated[
     Path | None, typer.Option("--config", help="A recipe: YAML with one section a command. Flags override it.")

@@ -10,29 +10,29 @@ from logitstore_cli.options import Config, Json, option
 from logitstore_cli.show import Bars, console, size
 from rich.table import Table
 
-from logitstore.plans import PilotPlan
-from logitstore.recipe import plan as plan_of
-from logitstore.registry import resolve
+from logitstore.core.registry import resolve
+from logitstore.settings.dump import PilotSettings
+from logitstore.settings.recipe import load
 
 
 def plan(
-    teacher: Annotated[str | None, option(PilotPlan, "teacher")] = None,
-    data: Annotated[str | None, option(PilotPlan, "data")] = None,
-    out: Annotated[Path | None, option(PilotPlan, "out")] = None,
+    teacher: Annotated[str | None, option(PilotSettings, "teacher")] = None,
+    data: Annotated[str | None, option(PilotSettings, "data")] = None,
+    out: Annotated[Path | None, option(PilotSettings, "out")] = None,
     config: Config = None,
     json: Json = False,
-    split: Annotated[str | None, option(PilotPlan, "split")] = None,
-    column: Annotated[str | None, option(PilotPlan, "column")] = None,
-    domain_column: Annotated[str | None, option(PilotPlan, "domain_column")] = None,
-    limit: Annotated[int | None, option(PilotPlan, "limit")] = None,
-    max_length: Annotated[int | None, option(PilotPlan, "max_length")] = None,
-    overlap: Annotated[int | None, option(PilotPlan, "overlap")] = None,
-    pilot_samples: Annotated[int | None, option(PilotPlan, "pilot_samples")] = None,
-    minutes: Annotated[float | None, option(PilotPlan, "minutes")] = None,
-    epochs: Annotated[float | None, option(PilotPlan, "epochs")] = None,
-    dtype: Annotated[str | None, option(PilotPlan, "dtype")] = None,
-    device: Annotated[str | None, option(PilotPlan, "device")] = None,
-    batch_tokens: Annotated[int | None, option(PilotPlan, "batch_tokens")] = None,
+    split: Annotated[str | None, option(PilotSettings, "split")] = None,
+    column: Annotated[str | None, option(PilotSettings, "column")] = None,
+    domain_column: Annotated[str | None, option(PilotSettings, "domain_column")] = None,
+    limit: Annotated[int | None, option(PilotSettings, "limit")] = None,
+    max_length: Annotated[int | None, option(PilotSettings, "max_length")] = None,
+    overlap: Annotated[int | None, option(PilotSettings, "overlap")] = None,
+    pilot_samples: Annotated[int | None, option(PilotSettings, "pilot_samples")] = None,
+    minutes: Annotated[float | None, option(PilotSettings, "minutes")] = None,
+    epochs: Annotated[float | None, option(PilotSettings, "epochs")] = None,
+    dtype: Annotated[str | None, option(PilotSettings, "dtype")] = None,
+    device: Annotated[str | None, option(PilotSettings, "device")] = None,
+    batch_tokens: Annotated[int | None, option(PilotSettings, "batch_tokens")] = None,
 ) -> None:
     """Try the teacher on a little of the data, and print what each preset would cost and lose.
 
@@ -41,9 +41,9 @@ def plan(
     Example: logitstore plan --teacher ./my-model --data 'texts/*.jsonl' --out my-cache
     """
     flags = {name: value for name, value in locals().items() if name not in ("config", "json")}
-    asked = plan_of(PilotPlan, "plan", config, flags)
+    asked = load(PilotSettings, "plan", config, flags)
     with Bars() as progress:
-        found = resolve("logitstore.planning:plan")(asked, progress)
+        found = resolve("logitstore.dump.plan:plan")(asked, progress)
     if json:
         console.print_json(plain_json.dumps(found))
         return

@@ -9,7 +9,7 @@ from logitstore_cli.show import console
 from rich.table import Column, Table
 
 from logitstore.errors import BadInput
-from logitstore.recipe import about, named_recipe, recipe_names
+from logitstore.settings.recipe import about, named_recipe, recipe_names
 
 
 def recipes(

@@ -10,25 +10,25 @@ from logitstore_cli.options import Config, Json, argument, option
 from logitstore_cli.show import console
 from rich.table import Table
 
-from logitstore.plans import SelectPlan
-from logitstore.recipe import plan
-from logitstore.registry import resolve
+from logitstore.core.registry import resolve
+from logitstore.settings.look import SelectSettings
+from logitstore.settings.recipe import load
 
 _SHOWN = 20
 """Domains in the table, the largest ones; --json has all of them."""
 
 
 def select(
-    cache: Annotated[Path | None, argument(SelectPlan, "cache")] = None,
-    reference: Annotated[Path | None, option(SelectPlan, "reference")] = None,
-    out: Annotated[Path | None, option(SelectPlan, "out")] = None,
-    method: Annotated[str | None, option(SelectPlan, "method")] = None,
-    score: Annotated[str | None, option(SelectPlan, "score")] = None,
-    ratio: Annotated[float | None, option(SelectPlan, "ratio")] = None,
-    samples: Annotated[int | None, option(SelectPlan, "samples")] = None,
-    at_least: Annotated[float | None, option(SelectPlan, "at_least")] = None,
-    at_most: Annotated[float | None, option(SelectPlan, "at_most")] = None,
-    seed: Annotated[int | None, option(SelectPlan, "seed")] = None,
+    cache: Annotated[Path | None, argument(SelectSettings, "cache")] = None,
+    reference: Annotated[Path | None, option(SelectSettings, "reference")] = None,
+    out: Annotated[Path | None, option(SelectSettings, "out")] = None,
+    method: Annotated[str | None, option(SelectSettings, "method")] = None,
+    score: Annotated[str | None, option(SelectSettings, "score")] = None,
+    ratio: Annotated[float | None, option(SelectSettings, "ratio")] = None,
+    samples: Annotated[int | None, option(SelectSettings, "samples")] = None,
+    at_least: Annotated[float | None, option(SelectSettings, "at_least")] = None,
+    at_most: Annotated[float | None, option(SelectSettings, "at_most")] = None,
+    seed: Annotated[int | None, option(SelectSettings, "seed")] = None,
     config: Config = None,
     json: Json = False,
 ) -> None:
@@ -39,8 +39,8 @@ def select(
     Example: logitstore select teacher-scores --reference small-scores --ratio 0.5 --out best-half.arrow
     """
     flags = {name: value for name, value in locals().items() if name not in ("config", "json")}
-    asked = plan(SelectPlan, "select", config, flags)
-    found = resolve("logitstore.select:select")(asked)
+    asked = load(SelectSettings, "select", config, flags)
+    found = resolve("logitstore.select.select:select")(asked)
     if json:
         print(plain_json.dumps(_plain(found), indent=1, ensure_ascii=False))
         return

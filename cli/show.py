@@ -12,8 +12,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from logitstore.cache.reader import Cache
-from logitstore.types import Step
+from logitstore.core.progress import Step
+from logitstore.store.cache import Cache
 
 console = Console(markup=False)
 errors = Console(stderr=True, markup=False)

@@ -10,22 +10,22 @@ from logitstore_cli.options import Config, argument, option
 from logitstore_cli.show import Bars, console
 
 import logitstore
-from logitstore.cache.verify import repair as drop
-from logitstore.cache.verify import verify as find_problems
+from logitstore.core.registry import resolve
 from logitstore.errors import BadInput
-from logitstore.plans import VerifyPlan
-from logitstore.recipe import plan
-from logitstore.registry import resolve
+from logitstore.settings.look import VerifySettings
+from logitstore.settings.recipe import load
+from logitstore.store.checks.verify import repair as drop
+from logitstore.store.checks.verify import verify as find_problems
 
 
 def verify(
-    cache: Annotated[Path | None, argument(VerifyPlan, "cache")] = None,
-    repair: Annotated[bool | None, option(VerifyPlan, "repair", "--repair")] = None,
-    against_teacher: Annotated[str | None, option(VerifyPlan, "against_teacher")] = None,
-    images: Annotated[str | None, option(VerifyPlan, "images")] = None,
-    share: Annotated[float | None, option(VerifyPlan, "share")] = None,
-    seed: Annotated[int | None, option(VerifyPlan, "seed")] = None,
-    device: Annotated[str | None, option(VerifyPlan, "device")] = None,
+    cache: Annotated[Path | None, argument(VerifySettings, "cache")] = None,
+    repair: Annotated[bool | None, option(VerifySettings, "repair", "--repair")] = None,
+    against_teacher: Annotated[str | None, option(VerifySettings, "against_teacher")] = None,
+    images: Annotated[str | None, option(VerifySettings, "images")] = None,
+    share: Annotated[float | None, option(VerifySettings, "share")] = None,
+    seed: Annotated[int | None, option(VerifySettings, "seed")] = None,
+    device: Annotated[str | None, option(VerifySettings, "device")] = None,
     config: Config = None,
 ) -> None:
     """Check every checksum and every invariant of a cache. Exits with 1 when something is wrong.
@@ -33,7 +33,7 @@ def verify(
     Example: logitstore verify my-cache --repair
     """
     flags = {name: value for name, value in locals().items() if name != "config"}
-    asked = plan(VerifyPlan, "verify", config, flags)
+    asked = load(VerifySettings, "verify", config, flags)
     if asked.images is not None and asked.against_teacher is None:
         raise BadInput(
             f"--images {asked.images}: only a teacher is shown them. Give --against-teacher, or leave it out."
@@ -61,16 +61,16 @@ def verify(
         _compare(asked)
 
 
-def _compare(asked: VerifyPlan) -> None:
+def _compare(settings: VerifySettings) -> None:
     with Bars() as progress:
-        found = resolve("logitstore.audit:audit")(
-            logitstore.open(asked.cache),
-            asked.against_teacher,
-            asked.share,
-            asked.seed,
-            asked.device,
+        found = resolve("logitstore.dump.audit:audit")(
+            logitstore.open(settings.cache),
+            settings.against_teacher,
+            settings.share,
+            settings.seed,
+            settings.device,
             progress,
-            asked.images,
+            settings.images,
         )
     console.print(
         f"{found.rows:,} rows asked again: stored values differ by at most {found.stored:.2g} nats beyond float16 rounding; "

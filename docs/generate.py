@@ -11,7 +11,7 @@ import logitstore_cli.main as cli
 import typer.main
 from pydantic.fields import FieldInfo
 
-from logitstore import plans
+from logitstore.settings import SETTINGS
 
 PAGE = Path(__file__).with_name("cli.md")
 
@@ -31,7 +31,7 @@ def reference() -> str:
     """The whole page. It comes from the commands, the plans and the entry point, so nothing depends on a terminal."""
     group: Any = typer.main.get_command(cli.app)
     blocks = [
-        "<!-- Written by docs/generate.py. Change the help texts in cli/ and logitstore/plans.py instead. -->",
+        "<!-- Written by docs/generate.py. Change the help texts in cli/ and logitstore/settings/fields.py instead. -->",
         "# The command line",
         str(group.help),
         _code("logitstore [--version] [--help] COMMAND [ARGUMENTS]"),
@@ -52,7 +52,7 @@ def reference() -> str:
 
 
 def _command(name: str, command: Any) -> list[str]:
-    settings = plans.PLANS[name].model_fields if name in plans.PLANS else {}
+    settings = SETTINGS[name].model_fields if name in SETTINGS else {}
     *paragraphs, example = re.split(r"\n\s*\n", str(command.help).strip())
     arguments = [each for each in command.params if each.param_type_name == "argument"]
     options = [each for each in command.params if each.param_type_name == "option"]

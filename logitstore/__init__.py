@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from logitstore.cache.reader import Cache
+from logitstore.core.types import Answer, CachedSample
 from logitstore.errors import LogitstoreError
-from logitstore.types import Answer, CachedSample, Sample
+from logitstore.store.cache import Cache
+from logitstore.text.sample import Sample
 
 __version__ = "0.1.0"
+
+
 __all__ = ["Answer", "Cache", "CachedSample", "LogitstoreError", "Sample", "open"]
 
 

@@ -28,10 +28,11 @@ from logitstore_cli.main import run
 from transformers import PreTrainedTokenizerFast
 
 import logitstore
-from logitstore.dump import dump
-from logitstore.manifest import MANIFEST_NAME
-from logitstore.plans import DumpPlan, SelectPlan
-from logitstore.select import select
+from logitstore.dump.dump import dump
+from logitstore.format.manifest import MANIFEST_NAME
+from logitstore.select.select import select
+from logitstore.settings.dump import DumpSettings
+from logitstore.settings.look import SelectSettings
 from tests.parts.commands import Command, Refused, error_line
 from tests.parts.files import tree
 from tests.parts.images import digits, images_plan, save_classifier, small_vit
@@ -192,10 +193,10 @@ def task(request: pytest.FixtureRequest, teacher: Path, texts: Path, classifier:
 
 
 @pytest.fixture(scope="module")
-def small_plan(task: Task) -> Callable[..., DumpPlan]:
+def small_plan(task: Task) -> Callable[..., DumpSettings]:
     """A dump of three small parts."""
 
-    def make(out: Path, **changes: Any) -> DumpPlan:
+    def make(out: Path, **changes: Any) -> DumpSettings:
         return task.plan(out, **task.small | changes)
 
     return make
@@ -211,7 +212,7 @@ def small_caches() -> dict[str, Path]:
 def small_cache(
     tmp_path_factory: pytest.TempPathFactory,
     task: Task,
-    small_plan: Callable[..., DumpPlan],
+    small_plan: Callable[..., DumpSettings],
     small_caches: dict[str, Path],
 ) -> Path:
     """A complete small cache; do not change it."""
@@ -229,20 +230,20 @@ def small_copy(small_cache: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def views_plan(classifier: Path, images: Path) -> Callable[..., DumpPlan]:
+def views_plan(classifier: Path, images: Path) -> Callable[..., DumpSettings]:
     """A dump of 16 images, eight parts a view."""
     changes = {"limit": 16, "samples_per_part": 2, "augment": "crop,flip,erase,cutmix"}
     return lambda out, views: images_plan(classifier, images, out, views=views, **changes)
 
 
 @pytest.fixture(scope="session")
-def five_views(tmp_path_factory: pytest.TempPathFactory, views_plan: Callable[..., DumpPlan]) -> dict[str, bytes]:
+def five_views(tmp_path_factory: pytest.TempPathFactory, views_plan: Callable[..., DumpSettings]) -> dict[str, bytes]:
     """The files of a cache of five views, dumped in one go."""
     return tree(dump(views_plan(tmp_path_factory.mktemp("views") / "cache", 5)).path)
 
 
 @pytest.fixture(scope="session")
-def first_views(tmp_path_factory: pytest.TempPathFactory, views_plan: Callable[..., DumpPlan]) -> Path:
+def first_views(tmp_path_factory: pytest.TempPathFactory, views_plan: Callable[..., DumpSettings]) -> Path:
     """A cache of two of them; do not change it."""
     return dump(views_plan(tmp_path_factory.mktemp("views") / "cache", 2)).path
 
@@ -365,5 +366,5 @@ def half(
 ) -> Path:
     """MiniPLM's half of the data."""
     out = tmp_path_factory.mktemp("selection") / "half.arrow"
-    select(SelectPlan(cache=teacher_scores.path, reference=reference_scores.path, ratio=0.5, out=out))
+    select(SelectSettings(cache=teacher_scores.path, reference=reference_scores.path, ratio=0.5, out=out))
     return out

@@ -22,10 +22,10 @@ import typer.main
 from logitstore_cli.main import app
 
 import logitstore
-import logitstore.features
-import logitstore.objectives
-from logitstore import plans
-from logitstore.recipe import plan
+import logitstore.train.objectives
+import logitstore.train.objectives.features
+from logitstore import settings
+from logitstore.settings.recipe import load
 from tests.parts.places import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -101,11 +101,11 @@ def test_the_commands_of_a_page_have_the_options_they_use(name: str, workplace: 
             continue
         command, section = COMMANDS.commands[words[0]], words[0]
         context = command.make_context(section, words[1:])
-        if section not in plans.PLANS:
+        if section not in settings.SETTINGS:
             continue
-        kind = plans.PLANS[section]
+        kind = settings.SETTINGS[section]
         flags = {setting: value for setting, value in context.params.items() if setting in kind.model_fields}
-        plan(kind, section, context.params["config"], flags, named=context.params.get("recipe"))
+        load(kind, section, context.params["config"], flags, named=context.params.get("recipe"))
 
 
 def test_a_command_with_an_option_that_does_not_exist_is_noticed() -> None:
@@ -159,9 +159,9 @@ def public_things() -> Iterator[tuple[str, object]]:
     """The exported names, and the public functions and classes of the loader and the objectives."""
     for name in logitstore.__all__:
         yield f"logitstore.{name}", getattr(logitstore, name)
-    inside = pkgutil.iter_modules(logitstore.objectives.__path__, "logitstore.objectives.")
-    other = pkgutil.iter_modules(logitstore.features.__path__, "logitstore.features.")
-    names = ["logitstore.loader", "logitstore.methods", *(each.name for each in (*inside, *other))]
+    inside = pkgutil.iter_modules(logitstore.train.objectives.__path__, "logitstore.train.objectives.")
+    other = pkgutil.iter_modules(logitstore.train.objectives.features.__path__, "logitstore.train.objectives.features.")
+    names = ["logitstore.train.loader.loader", "logitstore.core.methods", *(each.name for each in (*inside, *other))]
     modules = [importlib.import_module(name) for name in names]
     for module in modules:
         yield module.__name__, module

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 import logitstore
-from logitstore.add import add
-from logitstore.dump import dump
+from logitstore.dump.add import add
+from logitstore.dump.dump import dump
 from logitstore.errors import BadInput, CacheMismatch
-from logitstore.plans import AddPlan
-from logitstore.tap_names import names_of
+from logitstore.format.tap_names import names_of
+from logitstore.settings.dump import AddSettings
 from tests.parts.commands import logitstore_command
 from tests.parts.files import tree
 from tests.parts.taps import small_taps_plan
@@ -41,7 +41,7 @@ def test_layers_that_are_not_there_are_told_in_one_line(
     hidden: str | None, qkv: str | None, said: str, bare: Path
 ) -> None:
     with pytest.raises(BadInput) as error:
-        add(AddPlan(cache=bare, hidden=hidden, qkv=qkv))
+        add(AddSettings(cache=bare, hidden=hidden, qkv=qkv))
     assert str(error.value) == said
     assert not (bare / "taps").exists()
 
@@ -61,20 +61,20 @@ def test_names_come_once_and_in_order() -> None:
 def test_another_teacher_is_refused(bare: Path, tokenizer: Any, tmp_path: Path) -> None:
     other = save_model(tmp_path / "other", tokenizer, VOCABULARY + 8, seed=3)
     with pytest.raises(CacheMismatch, match="its weights are not those"):
-        add(AddPlan(cache=bare, teacher=str(other), hidden="1", device="cpu"))
+        add(AddSettings(cache=bare, teacher=str(other), hidden="1", device="cpu"))
     assert not (bare / "taps").exists()
 
 
 def test_another_codec_than_the_one_there_is_refused(tapped_copy: Path, teacher: Path, texts: Path) -> None:
     with pytest.raises(CacheMismatch, match=r"--tap-codec int8: .* has the tap 'final' as float32"):
-        add(AddPlan(cache=tapped_copy, hidden="final", tap_codec="int8", device="cpu"))
+        add(AddSettings(cache=tapped_copy, hidden="final", tap_codec="int8", device="cpu"))
     with pytest.raises(CacheMismatch, match="as float32"):
         dump(small_taps_plan(teacher, texts, tapped_copy, hidden="final", tap_codec="int8"))
 
 
 def test_more_directions_than_channels_are_refused(bare_copy: Path) -> None:
     with pytest.raises(BadInput, match=r"final has 32 channels\. Give at most pca-32"):
-        add(AddPlan(cache=bare_copy, hidden="final", tap_codec="pca-33", device="cpu"))
+        add(AddSettings(cache=bare_copy, hidden="final", tap_codec="pca-33", device="cpu"))
 
 
 def test_a_feature_that_cannot_be_had_is_refused_before_the_dump_begins(
@@ -88,8 +88,8 @@ def test_a_feature_that_cannot_be_had_is_refused_before_the_dump_begins(
 def test_parts_that_the_cache_does_not_have_are_refused(bare_copy: Path) -> None:
     shutil.rmtree(bare_copy / "parts/00001")
     with pytest.raises(BadInput, match="part 00001"):
-        add(AddPlan(cache=bare_copy, hidden="final", parts="1", device="cpu"))
-    assert add(AddPlan(cache=bare_copy, hidden="final", device="cpu")).taps["final"].part_numbers == [0, 2]
+        add(AddSettings(cache=bare_copy, hidden="final", parts="1", device="cpu"))
+    assert add(AddSettings(cache=bare_copy, hidden="final", device="cpu")).taps["final"].part_numbers == [0, 2]
 
 
 # the command line

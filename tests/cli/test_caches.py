@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from logitstore.cache import layout
-from logitstore.cache.reader import Cache
-from logitstore.manifest import MANIFEST_NAME, RECORD_NAME
+from logitstore.format.manifest import MANIFEST_NAME
+from logitstore.format.part_record import RECORD_NAME
+from logitstore.store import layout
+from logitstore.store.cache import Cache
 from tests.parts.broken import commands_with_a_student, reseal, truncate
 from tests.parts.commands import Command, Refused, error_line
 

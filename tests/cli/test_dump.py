@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from logitstore.cache.reader import Cache
-from logitstore.dump import dump
+from logitstore.dump.dump import dump
+from logitstore.store.cache import Cache
 from tests.parts.broken import OF_TEXT, truncate
 from tests.parts.commands import Command, Refused, flags_of
 from tests.parts.texts import VOCABULARY, plan_for, save_model

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from logitstore.cache.reader import Cache
-from logitstore.cache.verify import verify
-from logitstore.dump import dump
+from logitstore.dump.dump import dump
+from logitstore.store.cache import Cache
+from logitstore.store.checks.verify import verify
 from tests.parts.commands import Refused, error_line, flags_of, logitstore_command
 from tests.parts.files import tree
 from tests.parts.images import WORDS, images_plan, save_classifier, small_vit

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from logitstore.cache.reader import Cache
+from logitstore.store.cache import Cache
 from tests.parts.broken import commands_with_a_student
 from tests.parts.commands import Refused
 from tests.parts.texts import VOCABULARY, save_model, train_tokenizer

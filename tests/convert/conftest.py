@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from logitstore.dump import dump
+from logitstore.dump.dump import dump
 from tests.parts.merge import Caches
 from tests.parts.texts import VOCABULARY, plan_for, save_model
 

@@ -15,21 +15,24 @@ import xxhash
 from transformers import AutoModelForCausalLM
 
 import logitstore
-import logitstore.distributions
-from logitstore.audit import audit
-from logitstore.cache.verify import verify
-from logitstore.decode import decoder_of
+import logitstore.convert.row_source
+from logitstore.convert.merge import weights_of
+from logitstore.convert.recode import recode
+from logitstore.dump.audit import audit
 from logitstore.errors import BadInput
-from logitstore.evaluate import evaluate
-from logitstore.fidelity_report import fidelity_of
-from logitstore.manifest import MANIFEST_NAME
-from logitstore.merge import weights_of
-from logitstore.plans import EvaluatePlan, RecodePlan, SelectPlan, TrainPlan
-from logitstore.recode import recode
-from logitstore.report import summarise
-from logitstore.select import select
-from logitstore.targets import SampledTargets, Targets, dense_logprobs
-from logitstore.train import train
+from logitstore.format.manifest import MANIFEST_NAME
+from logitstore.format.part_record import fidelity_of
+from logitstore.report.summary import summarise
+from logitstore.select.select import select
+from logitstore.settings.convert import RecodeSettings
+from logitstore.settings.look import SelectSettings
+from logitstore.settings.train import EvaluateSettings, TrainSettings
+from logitstore.store.checks.verify import verify
+from logitstore.targets.decoder import decoder_of
+from logitstore.targets.dense import dense_logprobs
+from logitstore.targets.targets import SampledTargets, Targets
+from logitstore.train.evaluate import evaluate
+from logitstore.train.train import train
 from tests.parts.commands import Refused
 from tests.parts.files import tree
 from tests.parts.merge import Caches, merged
@@ -119,7 +122,7 @@ def test_every_field_is_that_of_a_dense_float64_reference(
 def test_the_gold_token_s_logprob_does_not_come_from_the_modelled_tail(caches: Caches, tmp_path: Path) -> None:
     """Two caches that list one token know the gold token's probability no worse than two that keep everything."""
     poor = merged(
-        [recode(RecodePlan(cache=caches[f"topk-{i}"].path, out=tmp_path / str(i), k=1)) for i in (0, 1)],
+        [recode(RecodeSettings(cache=caches[f"topk-{i}"].path, out=tmp_path / str(i), k=1)) for i in (0, 1)],
         tmp_path / "poor",
         k=1,
     )
@@ -151,7 +154,7 @@ def test_a_cache_merged_with_its_copy_is_what_it_was(caches: Caches, tmp_path: P
 
 def test_an_archive_gives_the_same_rows_as_the_cache_it_was_made_from(caches: Caches, tmp_path: Path) -> None:
     one, other = caches["small-0"], caches["small-1"]
-    archive = recode(RecodePlan(cache=other.path, out=tmp_path / "archive", layout="archive"))
+    archive = recode(RecodeSettings(cache=other.path, out=tmp_path / "archive", layout="archive"))
     made = [merged([one, each], tmp_path / f"out-{place}", k=5) for place, each in enumerate((other, archive))]
     rows = [{name: raw for name, raw in tree(each.path).items() if "rows.zarr" in name} for each in made]
     assert rows[0] == rows[1]
@@ -163,7 +166,7 @@ def test_how_many_rows_are_decoded_at_once_changes_nothing(
 ) -> None:
     sources = [caches["dense-0"], caches["topk-1"]]
     at_once = tree(merged(sources, tmp_path / "at-once", **settings).path)
-    monkeypatch.setattr(logitstore.distributions, "chunk_rows", lambda vocabulary, device: 7)
+    monkeypatch.setattr(logitstore.convert.row_source, "chunk_rows", lambda vocabulary, device: 7)
     assert tree(merged(sources, tmp_path / "by-sevens", **settings).path) == at_once
 
 
@@ -283,10 +286,10 @@ def test_all_that_takes_a_cache_takes_a_mean(
     assert "random rows against the mean it was merged from" in shown.out
     assert [member["weight"] for member in summarise(made)["merged_from"]] == [0.5, 0.5]
     assert command("verify", out) == 0
-    again = recode(RecodePlan(cache=out, out=tmp_path / "again", k=4, layout="archive"))
+    again = recode(RecodeSettings(cache=out, out=tmp_path / "again", k=4, layout="archive"))
     assert verify(again.path) == []
     assert again.manifest.merged_from == made.manifest.merged_from
-    select(SelectPlan(cache=out, reference=caches["scores-1"].path, ratio=0.5, out=tmp_path / "half.arrow"))
+    select(SelectSettings(cache=out, reference=caches["scores-1"].path, ratio=0.5, out=tmp_path / "half.arrow"))
     mean_again = merged([made, caches["dense-0"]], tmp_path / "mean-again")
     assert mean_again.manifest.teacher.name.startswith("mean of mean of ")
     assert "Features belong to one" in refused("add", out, "--hidden", "1")
@@ -297,9 +300,9 @@ def test_all_that_takes_a_cache_takes_a_mean(
 
 def test_a_student_learns_from_the_mean(caches: Caches, small_student: Path, tmp_path: Path) -> None:
     made = merged([caches["dense-0"], caches["dense-1"]], tmp_path / "out", k=64)
-    judged = EvaluatePlan(cache=made.path, student=str(small_student), samples="all", device="cpu")
+    judged = EvaluateSettings(cache=made.path, student=str(small_student), samples="all", device="cpu")
     before = evaluate(judged).kl
-    asked = TrainPlan(
+    asked = TrainSettings(
         cache=made.path,
         student=str(small_student),
         out=tmp_path / "student",

@@ -13,9 +13,9 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 import logitstore
-import logitstore.distributions
-from logitstore.dump import dump
-from logitstore.merge import weights_of
+import logitstore.convert.row_source
+from logitstore.convert.merge import weights_of
+from logitstore.dump.dump import dump
 from tests.parts.broken import reseal, truncate
 from tests.parts.commands import Refused
 from tests.parts.files import tree

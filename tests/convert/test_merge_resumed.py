@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 import logitstore
-import logitstore.distributions
-from logitstore.cache import layout
-from logitstore.cache.verify import verify
+import logitstore.convert.row_source
+from logitstore.convert.merge import merge
+from logitstore.core.progress import Step
 from logitstore.errors import StorageError
-from logitstore.manifest import MANIFEST_NAME
-from logitstore.merge import merge
-from logitstore.plans import MergePlan
-from logitstore.types import Step
+from logitstore.format.manifest import MANIFEST_NAME
+from logitstore.settings.convert import MergeSettings
+from logitstore.store import layout
+from logitstore.store.checks.verify import verify
 from tests.parts.files import traces, tree
 from tests.parts.merge import Caches, merged, plan
 
@@ -65,10 +65,10 @@ def test_two_at_once_write_one_cache(caches: Caches, tmp_path: Path) -> None:
     assert tree(out) == expected
 
 
-def storage_error_of(asked: MergePlan) -> str | None:
+def storage_error_of(settings: MergeSettings) -> str | None:
     """What a merge says about the disk, if anything."""
     try:
-        merge(asked)
+        merge(settings)
     except StorageError as error:
         return str(error)
     return None

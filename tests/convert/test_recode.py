@@ -10,14 +10,15 @@ import pytest
 import torch
 
 import logitstore
-from logitstore.cache.verify import verify
-from logitstore.decode import decoder_of
-from logitstore.dump import dump
+from logitstore.convert.recode import recode
+from logitstore.dump.dump import dump
 from logitstore.errors import BadInput
-from logitstore.loader import Loader
-from logitstore.plans import RecodePlan
-from logitstore.recode import recode
-from logitstore.targets import Targets, dense_logprobs
+from logitstore.settings.convert import RecodeSettings
+from logitstore.store.checks.verify import verify
+from logitstore.targets.decoder import decoder_of
+from logitstore.targets.dense import dense_logprobs
+from logitstore.targets.targets import Targets
+from logitstore.train.loader.loader import Loader
 from tests.parts.commands import logitstore_command
 from tests.parts.files import tree
 from tests.parts.texts import plan_for
@@ -34,7 +35,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory, teacher: Path, texts: Path
 
 
 def remade(source: logitstore.Cache, out: Path, **changes: Any) -> logitstore.Cache:
-    made = recode(RecodePlan(cache=source.path, out=out, **changes))
+    made = recode(RecodeSettings(cache=source.path, out=out, **changes))
     assert made.complete
     assert verify(out) == []
     return made
@@ -131,7 +132,7 @@ def test_what_the_source_does_not_hold_is_refused(
     sources: dict[str, logitstore.Cache], preset: str, changes: dict[str, Any], says: str, tmp_path: Path
 ) -> None:
     with pytest.raises(BadInput, match=says):
-        recode(RecodePlan(cache=sources[preset].path, out=tmp_path / "out", **changes))
+        recode(RecodeSettings(cache=sources[preset].path, out=tmp_path / "out", **changes))
     assert not (tmp_path / "out").exists()
 
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from logitstore.core.schedule import Schedule
 from logitstore.errors import BadInput
-from logitstore.schedule import Schedule
 
 
 @given(first=st.floats(0, 9), last=st.floats(0, 9), done=st.floats(0, 1), shape=st.sampled_from(["linear", "cosine"]))

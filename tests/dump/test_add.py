@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import torch
 
-from logitstore.add import add
-from logitstore.cache import layout
-from logitstore.cache.staged_part import PartTaken
-from logitstore.cache.verify import verify
-from logitstore.dump import dump
-from logitstore.part_loop import write_part
-from logitstore.plans import AddPlan
-from logitstore.types import Step
+from logitstore.core.progress import Step
+from logitstore.dump.add import add
+from logitstore.dump.dump import dump
+from logitstore.dump.parts import write_part
+from logitstore.settings.dump import AddSettings
+from logitstore.store import layout
+from logitstore.store.checks.verify import verify
+from logitstore.store.writer import PartTaken
 from tests.parts.files import tree
 from tests.parts.taps import small_taps_plan
 
@@ -41,7 +41,7 @@ def test_any_mixture_of_parts_and_taps_that_are_there_ends_in_the_same_bytes(
 
 def test_parts_may_be_added_one_after_the_other(tapped: Path, bare_copy: Path) -> None:
     for parts in ("2", "0", "0-1"):
-        cache = add(AddPlan(cache=bare_copy, hidden="1", tap_codec="float32", parts=parts, device="cpu"))
+        cache = add(AddSettings(cache=bare_copy, hidden="1", tap_codec="float32", parts=parts, device="cpu"))
         assert set(layout.parse_parts(parts, 3)) <= set(cache.taps["hidden-1"].part_numbers)
     assert tree(bare_copy / "taps") == tree_of(tapped, "hidden-1")
 
@@ -54,7 +54,7 @@ def tree_of(cache: Path, *names: str) -> dict[str, bytes]:
 def test_what_is_there_is_not_asked_for_again(tapped_copy: Path, teacher: Path) -> None:
     """The teacher is not even loaded."""
     steps: list[Step] = []
-    add(AddPlan(cache=tapped_copy, hidden="0,final", qkv="2", device="cpu"), steps.append)
+    add(AddSettings(cache=tapped_copy, hidden="0,final", qkv="2", device="cpu"), steps.append)
     assert steps == []
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from logitstore.tap_pilot import moments_for, shared_of
+from logitstore.dump.fit import moments_for, shared_of
 
 
 def test_the_directions_of_pca_are_those_of_the_covariance() -> None:

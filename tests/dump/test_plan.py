@@ -10,13 +10,15 @@ import pytest
 import torch
 
 import logitstore
-from logitstore.decode import decoder_of
-from logitstore.dump import dump
-from logitstore.fidelity_report import fidelity_of, honesty
-from logitstore.manifest import MANIFEST_NAME
-from logitstore.models import load_config, load_weights
-from logitstore.targets import Targets, dense_logprobs
-from logitstore.types import ModelRef
+from logitstore.core.types import ModelRef
+from logitstore.dump.dump import dump
+from logitstore.format.manifest import MANIFEST_NAME
+from logitstore.format.part_record import fidelity_of
+from logitstore.models.load import load_config, load_weights
+from logitstore.targets.decoder import decoder_of
+from logitstore.targets.dense import dense_logprobs
+from logitstore.targets.targets import Targets
+from logitstore.train.objectives.exactness import fidelity_note
 from tests.parts.commands import logitstore_command
 from tests.parts.files import tree
 from tests.parts.texts import VOCABULARY, plan_for
@@ -124,7 +126,7 @@ def test_a_damaged_pilot_is_one_clear_line(teacher: Path, texts: Path, tmp_path:
 def test_training_far_from_the_teacher_is_announced(
     teacher: Path, texts: Path, tmp_path: Path, changes: dict[str, object], temperature: float, says: str | None
 ) -> None:
-    found = honesty(dump(plan_for(teacher, texts, tmp_path / "cache", **changes)), "forward_kl", temperature)
+    found = fidelity_note(dump(plan_for(teacher, texts, tmp_path / "cache", **changes)), "forward_kl", temperature)
     assert found is not None
     text, is_warning = found
     assert is_warning == (says is not None)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from logitstore.dump import dump
-from logitstore.stopwatch import OFF, Stopwatch
+from logitstore.core.progress import NO_STOPWATCH, Stopwatch
+from logitstore.dump.dump import dump
 from tests.parts.commands import logitstore_command
 from tests.parts.files import tree
 from tests.parts.texts import plan_for
@@ -32,9 +32,9 @@ def test_the_stages_of_a_dump_are_timed_and_fit_into_its_time(teacher: Path, tex
 
 
 def test_who_does_not_ask_pays_nothing_and_learns_nothing() -> None:
-    with OFF("forward"):
+    with NO_STOPWATCH("forward"):
         pass
-    assert OFF.seconds == {}
+    assert NO_STOPWATCH.seconds == {}
 
 
 def test_profile_prints_a_line_a_stage(teacher: Path, texts: Path, tmp_path: Path) -> None:

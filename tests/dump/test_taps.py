@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from logitstore.add import add
-from logitstore.cache.reader import Cache
-from logitstore.cache.verify import verify
-from logitstore.dump import dump
-from logitstore.plans import AddPlan
+from logitstore.dump.add import add
+from logitstore.dump.dump import dump
+from logitstore.settings.dump import AddSettings
+from logitstore.store.cache import Cache
+from logitstore.store.checks.verify import verify
 from tests.parts.commands import logitstore_command
 from tests.parts.files import tree
 from tests.parts.taps import ALL, decoded, features_of, small_taps_plan
@@ -69,7 +69,7 @@ def test_what_is_added_later_is_byte_for_byte_what_the_dump_would_have_written(
 ) -> None:
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in bare_copy.rglob("*") if path.is_file()}
     plan = small_taps_plan(teacher, texts, tmp_path / "dumped", hidden="1,final", qkv="2", tap_codec=codec)
-    add(AddPlan(cache=bare_copy, hidden="1,final", qkv="2", tap_codec=codec, device="cpu"))
+    add(AddSettings(cache=bare_copy, hidden="1,final", qkv="2", tap_codec=codec, device="cpu"))
     assert tree(bare_copy) == tree(dump(plan).path)
     assert verify(bare_copy) == []
     for path, (changed, content) in before.items():

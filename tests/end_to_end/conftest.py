@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from logitstore.dump import dump
-from logitstore.plans import AddPlan, DumpPlan
+from logitstore.dump.dump import dump
+from logitstore.settings.dump import AddSettings, DumpSettings
 from tests.parts.commands import flags_of
 from tests.parts.tasks import Start, Task
 
@@ -24,9 +24,13 @@ def start() -> Iterator[Start]:
     """Begins a dump, or an add, in a process of its own; whatever is not over when the test is gets killed."""
     processes: list[subprocess.Popen[str]] = []
 
-    def begin(plan: DumpPlan | AddPlan, stderr: Any = subprocess.PIPE, **variables: str) -> subprocess.Popen[str]:
+    def begin(
+        settings: DumpSettings | AddSettings, stderr: Any = subprocess.PIPE, **variables: str
+    ) -> subprocess.Popen[str]:
         arguments = (
-            ["dump", *flags_of(plan)] if isinstance(plan, DumpPlan) else ["add", str(plan.cache), *flags_of(plan)]
+            ["dump", *flags_of(settings)]
+            if isinstance(settings, DumpSettings)
+            else ["add", str(settings.cache), *flags_of(settings)]
         )
         command = [sys.executable, "-m", "logitstore", *arguments]
         output = {"stdout": subprocess.DEVNULL, "stderr": stderr, "text": True}

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from logitstore.cache import layout
-from logitstore.cache.reader import Cache
-from logitstore.cache.verify import Problem, repair, verify
-from logitstore.dump import dump
+from logitstore.dump.dump import dump
 from logitstore.errors import StorageError
-from logitstore.manifest import MANIFEST_NAME
-from logitstore.plans import DumpPlan
+from logitstore.format.manifest import MANIFEST_NAME
+from logitstore.settings.dump import DumpSettings
+from logitstore.store import layout
+from logitstore.store.cache import Cache
+from logitstore.store.checks.verify import Problem, repair, verify
 from tests.parts.commands import error_line, flags_of, logitstore_command
 from tests.parts.files import traces, tree
 from tests.parts.tasks import Task
@@ -48,17 +48,17 @@ def open_below(folder: Path) -> list[str]:
     return [name for name in names if name.startswith(str(folder))]
 
 
-def storage_error_of(plan: DumpPlan) -> str | None:
+def storage_error_of(settings: DumpSettings) -> str | None:
     """What a dump says about the disk, if anything."""
     try:
-        dump(plan)
+        dump(settings)
     except StorageError as error:
         return str(error)
     return None
 
 
 def test_wherever_the_disk_gets_full_nothing_broken_is_left(
-    disk: Callable[[str], Path], small_cache: Path, small_plan: Callable[..., DumpPlan]
+    disk: Callable[[str], Path], small_cache: Path, small_plan: Callable[..., DumpSettings]
 ) -> None:
     """The disk grows page by page, so that it gets full in the shared files, the metadata, the rows and the records."""
     plan = small_plan(disk("size=4k") / "cache")
@@ -82,7 +82,7 @@ def test_wherever_the_disk_gets_full_nothing_broken_is_left(
 
 
 def test_a_disk_without_free_inodes_is_a_full_disk(
-    disk: Callable[[str], Path], small_cache: Path, small_plan: Callable[..., DumpPlan]
+    disk: Callable[[str], Path], small_cache: Path, small_plan: Callable[..., DumpSettings]
 ) -> None:
     plan = small_plan(disk("size=16m,nr_inodes=45") / "cache")
     with pytest.raises(StorageError, match="no space left"):
@@ -97,7 +97,9 @@ def test_a_disk_without_free_inodes_is_a_full_disk(
 # the target is looked at before the task is
 @pytest.mark.parametrize("task", ["text"], indirect=True)
 @pytest.mark.slow
-def test_a_read_only_target_ends_in_one_line(disk: Callable[[str], Path], small_plan: Callable[..., DumpPlan]) -> None:
+def test_a_read_only_target_ends_in_one_line(
+    disk: Callable[[str], Path], small_plan: Callable[..., DumpSettings]
+) -> None:
     plan = small_plan(disk("ro,size=16m") / "cache")
     done = logitstore_command("dump", *flags_of(plan))
     assert done.returncode == 2
@@ -108,7 +110,7 @@ def test_a_read_only_target_ends_in_one_line(disk: Callable[[str], Path], small_
 
 
 def test_a_cache_that_became_read_only_is_read_but_not_written(
-    disk: Callable[[str], Path], small_cache: Path, small_plan: Callable[..., DumpPlan]
+    disk: Callable[[str], Path], small_cache: Path, small_plan: Callable[..., DumpSettings]
 ) -> None:
     plan = small_plan(disk("size=16m") / "cache")
     dump(small_plan(plan.out, parts="0"))

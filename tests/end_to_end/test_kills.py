@@ -14,16 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from logitstore.add import add
-from logitstore.cache import layout
-from logitstore.cache.reader import Cache
-from logitstore.cache.verify import verify
-from logitstore.dump import dump
+from logitstore.core.progress import Step
+from logitstore.dump.add import add
+from logitstore.dump.dump import dump
 from logitstore.errors import NotACache
-from logitstore.manifest import MANIFEST_NAME, Manifest
-from logitstore.plans import DumpPlan
-from logitstore.sealed import unseal
-from logitstore.types import Step
+from logitstore.format.manifest import MANIFEST_NAME, Manifest
+from logitstore.format.sealed import unseal
+from logitstore.settings.dump import DumpSettings
+from logitstore.store import layout
+from logitstore.store.cache import Cache
+from logitstore.store.checks.verify import verify
 from tests.parts.files import traces, tree
 from tests.parts.tasks import Start, Task, adding
 
@@ -186,7 +186,7 @@ def test_ctrl_c_at_any_moment_of_the_writing_leaves_only_whole_parts(
 
 
 def test_what_killed_writers_left_is_gone_after_the_next_dump(
-    small_cache: Path, small_copy: Path, small_plan: Callable[..., DumpPlan]
+    small_cache: Path, small_copy: Path, small_plan: Callable[..., DumpSettings]
 ) -> None:
     """A kill may fall between writing aside and the rename, or between a part's commit and the sweeping after it."""
     shutil.rmtree(small_copy / "parts" / "00002")

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from logitstore.add import add
-from logitstore.cache.verify import verify
-from logitstore.dump import dump
-from logitstore.plans import AddPlan
+from logitstore.dump.add import add
+from logitstore.dump.dump import dump
+from logitstore.settings.dump import AddSettings
+from logitstore.store.checks.verify import verify
 from tests.parts.commands import logitstore_command
 from tests.parts.files import tree
 from tests.parts.texts import plan_for
@@ -29,7 +29,7 @@ def test_an_add_killed_at_many_moments_ends_byte_identical(teacher: Path, texts:
     plan = plan_for(teacher, texts, tmp_path / "cache", samples_per_part=6)
     cache = dump(plan).path
     whole = Path(shutil.copytree(cache, tmp_path / "whole"))
-    add(AddPlan(cache=whole, hidden="all", tap_codec="int8", device="cpu"))
+    add(AddSettings(cache=whole, hidden="all", tap_codec="int8", device="cpu"))
     bare = tree(cache)
     killed = 0
     for wanted in (1, 30, 70):

@@ -7,22 +7,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from logitstore.codecs.answer import AnswerCodec
-from logitstore.codecs.channels import Channels
-from logitstore.codecs.log2 import Log2
-from logitstore.decode import Decoder
-from logitstore.head import Head
-from logitstore.keep import sparsifier_of
-from logitstore.presets import row_of
-from logitstore.sparsify import sketch
-from logitstore.sparsify.sketch import TailPilot, project
-from logitstore.targets import Targets, dense_logprobs
+from logitstore.dump.sparsify import sketch
+from logitstore.dump.sparsify.reduce import sparsifier_of
+from logitstore.dump.sparsify.sketch import TailPilot, project
+from logitstore.format.codecs.answer import RowCodec
+from logitstore.format.codecs.channels import Channels
+from logitstore.format.codecs.log2 import Log2
+from logitstore.format.presets import row_of
+from logitstore.models.head import Head
+from logitstore.targets.decoder import Decoder
+from logitstore.targets.dense import dense_logprobs
+from logitstore.targets.targets import Targets
 
 
 def test_probabilities_in_float16_vanish_and_logprobs_do_not() -> None:
     logprobs = np.array([[-1e-3, -8.0, -12.0, -18.0]], np.float32)
     assert np.exp(logprobs).astype(np.float16)[0, 3] == 0
-    codec = AnswerCodec(row=row_of("topk", {"k": 4, "tail": "uniform"}, 300, None))
+    codec = RowCodec(row=row_of("topk", {"k": 4, "tail": "uniform"}, 300, None))
     answer = {
         "ids": np.arange(4)[None],
         "logprobs": logprobs,

@@ -13,14 +13,15 @@ import numpy as np
 import pytest
 
 import logitstore
-from logitstore.cache import layout
-from logitstore.cache.part_writer import PartWriter
-from logitstore.cache.verify import verify
-from logitstore.codecs.answer import AnswerCodec
-from logitstore.fields import CodecInfo, row_fields
-from logitstore.manifest import MANIFEST_NAME, Fidelity
-from logitstore.sealed import seal
-from logitstore.types import Answer
+from logitstore.core.types import Answer
+from logitstore.format.codecs.answer import RowCodec
+from logitstore.format.manifest import MANIFEST_NAME
+from logitstore.format.part_record import Fidelity
+from logitstore.format.row import CodecInfo, row_fields
+from logitstore.format.sealed import seal
+from logitstore.store import storage
+from logitstore.store.checks.verify import verify
+from logitstore.store.writer import PartWriter
 from tests.golden import make
 from tests.parts.specification import assert_same, read_from_the_specification
 
@@ -43,9 +44,9 @@ def coded(folder: Path, codec: CodecInfo) -> logitstore.Cache:
     plain = make.manifest()
     described = row_fields(plain.sparsifier, plain.tail, codec, plain.teacher.vocabulary)
     plan = plain.model_copy(update={"codec": codec, "fields": described})
-    stored = AnswerCodec(row=plan.row).encode(make.fields())
-    layout.write_whole(folder / "shared" / "notes.txt", make.NOTES)
-    layout.write_first(folder / MANIFEST_NAME, seal(plan))
+    stored = RowCodec(row=plan.row).encode(make.fields())
+    storage.write_whole(folder / "shared" / "notes.txt", make.NOTES)
+    storage.write_first(folder / MANIFEST_NAME, seal(plan))
     done = 0
     for part in range(plan.parts):
         samples = make.samples()[part * make.SAMPLES_PER_PART : (part + 1) * make.SAMPLES_PER_PART]

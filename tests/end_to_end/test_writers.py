@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from logitstore.cache import layout
-from logitstore.cache.reader import Cache
-from logitstore.cache.verify import verify
-from logitstore.dump import dump
-from logitstore.plans import DumpPlan
+from logitstore.dump.dump import dump
+from logitstore.settings.dump import DumpSettings
+from logitstore.store import layout
+from logitstore.store.cache import Cache
+from logitstore.store.checks.verify import verify
 from tests.parts.files import traces, tree
 from tests.parts.tasks import Start, Task
 
@@ -45,7 +45,7 @@ def test_the_same_command_started_twice_at_once_does_no_harm(
 
 
 def test_what_a_part_holds_does_not_depend_on_the_run_that_wrote_it(
-    small_cache: Path, small_plan: Callable[..., DumpPlan], tmp_path: Path
+    small_cache: Path, small_plan: Callable[..., DumpSettings], tmp_path: Path
 ) -> None:
     for out, splits in (
         (tmp_path / "one", ["2", "0", "1"]),
@@ -59,7 +59,7 @@ def test_what_a_part_holds_does_not_depend_on_the_run_that_wrote_it(
 
 
 def test_parts_of_another_run_fit_into_a_cache_of_the_same_plan(
-    small_copy: Path, small_cache: Path, small_plan: Callable[..., DumpPlan], tmp_path: Path
+    small_copy: Path, small_cache: Path, small_plan: Callable[..., DumpSettings], tmp_path: Path
 ) -> None:
     other = dump(small_plan(tmp_path / "other", parts="1")).path
     shutil.rmtree(small_copy / "parts" / "00001")

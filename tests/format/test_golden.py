@@ -13,7 +13,7 @@ import pyarrow.ipc
 import xxhash
 
 import logitstore
-from logitstore.cache.verify import verify
+from logitstore.store.checks.verify import verify
 from tests.golden import make, make_views
 from tests.parts.files import tree
 from tests.parts.specification import GOLDEN, SPECIFICATION, assert_same, identity_of, read_from_the_specification

@@ -10,17 +10,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from logitstore.cache.rows_file import map_rows, read_rows
-from logitstore.cache.rows_writer import open_writer
-from logitstore.chance import DRAWS, uniform
-from logitstore.decode import Decoder, latents_of
-from logitstore.fields import RowInfo
-from logitstore.head import Head
-from logitstore.keep import sparsifier_of
-from logitstore.pilot import fitted, whole_head
-from logitstore.presets import PRESETS, TYPICAL_KL, row_of
-from logitstore.sparsify.sketch import TailPilot
-from logitstore.targets import SampledTargets, dense_logprobs
+from logitstore.core.random import DRAWS, uniform
+from logitstore.dump.fit import fitted, head_tensors
+from logitstore.dump.sparsify.reduce import sparsifier_of
+from logitstore.dump.sparsify.sketch import TailPilot
+from logitstore.format.presets import PRESETS, TYPICAL_KL, row_of
+from logitstore.format.row import RowInfo
+from logitstore.models.head import Head
+from logitstore.store.rows import map_rows, read_rows
+from logitstore.store.rows_writer import open_writer
+from logitstore.targets.decoder import Decoder
+from logitstore.targets.dense import dense_logprobs
+from logitstore.targets.shared import latents_of
+from logitstore.targets.targets import SampledTargets
 from tests.parts.places import ROOT
 
 CODEC_RESULTS = ROOT / "benchmarks" / "results" / "codec.json"
@@ -29,7 +31,7 @@ CODEC_RESULTS = ROOT / "benchmarks" / "results" / "codec.json"
 def shared_of(row: RowInfo, head: Head, logits_NV: Tensor, hidden_ND: Tensor) -> dict[str, Tensor]:
     """What all rows share, fitted on the rows themselves."""
     if row.tail.shape == "head":
-        return whole_head(head, hidden_ND)
+        return head_tensors(head, hidden_ND)
     if row.tail.shape not in ("prior", "sketch"):
         return {}
     pilot = TailPilot(row.vocabulary, head if row.tail.needs_hidden else None)

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from logitstore.fields import row_fields
-from logitstore.methods import standing
-from logitstore.presets import row_of
-from logitstore.registry import resolve
-from logitstore.row_kinds import ROW_KINDS, Lists, RowKind, row_kind
+from logitstore.core.registry import resolve
+from logitstore.format.presets import row_of
+from logitstore.format.row import row_fields
+from logitstore.format.row_kinds import ROW_KINDS, Lists, RowKind, row_kind
+from logitstore.train.objectives.exactness import exactness
 
 
 @pytest.mark.parametrize(
@@ -27,11 +27,11 @@ from logitstore.row_kinds import ROW_KINDS, Lists, RowKind, row_kind
 )
 def test_a_record_that_contradicts_itself_cannot_be_made(changes: dict[str, Any], says: str) -> None:
     sound: dict[str, Any] = {
-        "sparsifier": "logitstore.sparsify.topk:TopK",
+        "sparsifier": "logitstore.dump.sparsify.topk:TopK",
         "lists": Lists.GIVEN,
         "fields": ("ids", "logprobs", "tail_logmass", "gold_logprob", "entropy"),
         "tails": ("prior",),
-        "targets": "logitstore.decode:listed",
+        "targets": "logitstore.targets.decoder:listed",
     }
     RowKind(**sound)
     with pytest.raises(ValueError, match=says):
@@ -61,6 +61,6 @@ def test_rows_have_no_field_that_their_kind_does_not_name(name: str) -> None:
 
 
 def test_a_nucleus_is_not_the_whole_distribution_however_many_slots_it_has() -> None:
-    assert standing("forward_kl", row_of("topk", {"k": 10}, 10, None))[0] == "exact"
+    assert exactness("forward_kl", row_of("topk", {"k": 10}, 10, None))[0] == "exact"
     nucleus = row_of("topk", {"sparsifier": "topp", "k": 10, "tail": "prior"}, 10, None)
-    assert standing("forward_kl", nucleus) == ("approximation", "the tail is modelled (prior)")
+    assert exactness("forward_kl", nucleus) == ("approximation", "the tail is modelled (prior)")

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 import logitstore
 from logitstore.errors import LogitstoreError
-from logitstore.manifest import Manifest, PartRecord
-from logitstore.sealed import is_sealed, unseal
+from logitstore.format.manifest import Manifest
+from logitstore.format.part_record import PartRecord
+from logitstore.format.sealed import is_sealed, unseal
 from tests.parts.specification import GOLDEN, assert_same, golden_copy, read_from_the_specification, tamper
 
 SEALED = {"cache.json": Manifest, "parts/00000/part.json": PartRecord}

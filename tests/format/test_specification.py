@@ -15,19 +15,21 @@ import torch
 import xxhash
 
 import logitstore
-from logitstore.chance import DRAWS, FIDELITY, uniform
-from logitstore.codecs.answer import AnswerCodec, normalised
-from logitstore.codecs.bits import Bits
-from logitstore.codecs.channels import Channels
-from logitstore.codecs.codebook import Codebook
-from logitstore.codecs.levels import Levels
-from logitstore.codecs.log2 import Log2
-from logitstore.decode import decoder_of, shared_shapes
-from logitstore.fidelity import NAMES
-from logitstore.fields import row_fields
-from logitstore.presets import PRESETS, row_of
-from logitstore.tails import FixedTail
-from logitstore.targets import Targets, dense
+from logitstore.core.random import DRAWS, FIDELITY, uniform
+from logitstore.format.codecs.answer import RowCodec, normalised
+from logitstore.format.codecs.bits import Bits
+from logitstore.format.codecs.channels import Channels
+from logitstore.format.codecs.codebook import Codebook
+from logitstore.format.codecs.levels import Levels
+from logitstore.format.codecs.log2 import Log2
+from logitstore.format.part_record import FIDELITY_NAMES
+from logitstore.format.presets import PRESETS, row_of
+from logitstore.format.row import row_fields
+from logitstore.targets.decoder import decoder_of
+from logitstore.targets.dense import dense
+from logitstore.targets.shared import shared_shapes
+from logitstore.targets.tails import FixedTail
+from logitstore.targets.targets import Targets
 from tests.parts.files import tree
 from tests.parts.specification import GOLDEN, SPECIFICATION, identity_of, read_from_the_specification
 
@@ -133,11 +135,11 @@ def test_the_specification_names_every_key_column_and_field(cache: logitstore.Ca
         wanted |= row_fields(row.sparsifier, row.tail, row.codec, row.vocabulary).keys() | set(
             shared_shapes(row, [4] * 8)
         )
-    wanted |= {"projection", "levels", "log_normaliser", *NAMES}
+    wanted |= {"projection", "levels", "log_normaliser", *FIDELITY_NAMES}
     assert not {name for name in wanted if f"`{name}`" not in SPECIFICATION}
     stored = re.search(r"differs from 1 by at most `([0-9.]+)`", " ".join(SPECIFICATION.split()))
     assert stored is not None
-    assert float(stored[1]) == AnswerCodec(row=cache.manifest.row).mass_error
+    assert float(stored[1]) == RowCodec(row=cache.manifest.row).mass_error
 
 
 def test_the_specification_states_the_bytes_of_a_row(cache: logitstore.Cache) -> None:

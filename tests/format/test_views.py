@@ -10,8 +10,8 @@ import re
 import pytest
 
 from logitstore.errors import BadInput
-from logitstore.view_info import OPTIONS, TransformInfo, ViewInfo, parse_transforms
-from logitstore.views import TRANSFORMS
+from logitstore.format.views import OPTIONS, TransformInfo, ViewInfo, parse_transforms
+from logitstore.image.views import TRANSFORMS
 from tests.parts.views import FULL, info_of
 
 

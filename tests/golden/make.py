@@ -15,12 +15,15 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from logitstore.cache import layout
-from logitstore.cache.part_writer import PartWriter
-from logitstore.fields import CodecInfo, FieldInfo, SparsifierInfo, TailInfo
-from logitstore.manifest import MANIFEST_NAME, DataInfo, Fidelity, Manifest, TeacherInfo, TokenizerInfo
-from logitstore.sealed import seal, seal_of_bytes
-from logitstore.types import Answer, Array, Sample
+from logitstore.core.types import Answer, Array
+from logitstore.format.data import DataInfo, TokenizerInfo
+from logitstore.format.manifest import MANIFEST_NAME, Manifest, TeacherInfo
+from logitstore.format.part_record import Fidelity
+from logitstore.format.row import CodecInfo, FieldInfo, SparsifierInfo, TailInfo
+from logitstore.format.sealed import seal, seal_of_bytes
+from logitstore.store import storage
+from logitstore.store.writer import PartWriter
+from logitstore.text.sample import Sample
 
 CACHE = Path(__file__).parent / "cache"
 SAMPLES_PER_PART = 3
@@ -132,8 +135,8 @@ def manifest() -> Manifest:
 def write(folder: Path) -> None:
     """Write the cache into `folder` as a dump would: shared files, plan, parts."""
     plan, asked = manifest(), samples()
-    layout.write_whole(folder / "shared" / "notes.txt", NOTES)
-    layout.write_first(folder / MANIFEST_NAME, seal(plan))
+    storage.write_whole(folder / "shared" / "notes.txt", NOTES)
+    storage.write_first(folder / MANIFEST_NAME, seal(plan))
     done = 0
     for part in range(plan.parts):
         mine = asked[part * SAMPLES_PER_PART : (part + 1) * SAMPLES_PER_PART]

@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from logitstore.codecs.answer import AnswerCodec
-from logitstore.codecs.bits import Bits
-from logitstore.codecs.channels import Channels
-from logitstore.codecs.codebook import Codebook
-from logitstore.codecs.levels import Levels
-from logitstore.codecs.log2 import Log2
-from logitstore.presets import PRESETS, row_of
-from logitstore.types import Array
+from logitstore.core.types import Array
+from logitstore.format.codecs.answer import RowCodec
+from logitstore.format.codecs.bits import Bits
+from logitstore.format.codecs.channels import Channels
+from logitstore.format.codecs.codebook import Codebook
+from logitstore.format.codecs.levels import Levels
+from logitstore.format.codecs.log2 import Log2
+from logitstore.format.presets import PRESETS, row_of
 
 CODECS = Path(__file__).parent / "codecs.json"
 VOCABULARY = 300
@@ -74,7 +74,7 @@ def encode(case: dict[str, Any]) -> list[str]:
 
 def encode_preset(preset: str, answer: dict[str, Any]) -> dict[str, str]:
     """The bytes of every field of a preset's row, in hex."""
-    codec = AnswerCodec(row=row_of(preset, {}, VOCABULARY, CHANNELS), shared=shared())
+    codec = RowCodec(row=row_of(preset, {}, VOCABULARY, CHANNELS), shared=shared())
     whole = {"ids", "counts"}
     given = {name: np.array(value) if name in whole else numbers(value) for name, value in answer.items()}
     return {name: spell(array) for name, array in codec.encode(given).items()}

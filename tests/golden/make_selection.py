@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from logitstore.selection.file import Chosen, Selection, SelectionInfo, write_selection
+from logitstore.store.selection import Chosen, Selection, SelectionInfo, write_selection
 
 SELECTION = Path(__file__).with_name("selection.arrow")
 

@@ -12,15 +12,18 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from logitstore.cache import layout
-from logitstore.cache.images_file import images_arrow
-from logitstore.cache.part_writer import PartWriter
-from logitstore.data.tokenizer import Vocabulary
-from logitstore.fields import CodecInfo, SparsifierInfo, TailInfo, row_fields
-from logitstore.manifest import MANIFEST_NAME, Fidelity, ImagesInfo, Manifest, TeacherInfo
-from logitstore.sealed import seal, seal_of_bytes
-from logitstore.types import Answer, Array, View
-from logitstore.view_info import TransformInfo, ViewInfo
+from logitstore.core.types import Answer, Array
+from logitstore.format.data import ImagesInfo
+from logitstore.format.manifest import MANIFEST_NAME, Manifest, TeacherInfo
+from logitstore.format.part_record import Fidelity
+from logitstore.format.row import CodecInfo, SparsifierInfo, TailInfo, row_fields
+from logitstore.format.sealed import seal, seal_of_bytes
+from logitstore.format.views import TransformInfo, ViewInfo
+from logitstore.image.stored import images_arrow
+from logitstore.image.view import View
+from logitstore.store import layout, storage
+from logitstore.store.vocabulary import Vocabulary
+from logitstore.store.writer import PartWriter
 
 CACHE = Path(__file__).parent / "views"
 NAMES = ["a/1.png", "b/Grüße 2.png", "3.png"]
@@ -128,8 +131,8 @@ def write(folder: Path) -> None:
     """Write the cache into `folder` as a dump would: shared files, plan, parts."""
     plan, asked, rows = manifest(), views(), fields()
     for name, content in shared().items():
-        layout.write_whole(folder / name, content)
-    layout.write_first(folder / MANIFEST_NAME, seal(plan))
+        storage.write_whole(folder / name, content)
+    storage.write_first(folder / MANIFEST_NAME, seal(plan))
     top1_N = np.array(IDS)[:, 0]
     listed_N = (np.array(IDS) == np.array([view.label for view in asked])[:, None]).any(1)
     for part in range(plan.parts):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from logitstore.cache.reader import Cache
-from logitstore.dump import dump
+from logitstore.dump.dump import dump
+from logitstore.store.cache import Cache
 from tests.parts.commands import Command
 from tests.parts.images import images_plan
 from tests.parts.vision import Told

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from logitstore.cache.reader import Cache
-from logitstore.cache.views_file import ViewsFile
-from logitstore.dump import dump
+from logitstore.dump.dump import dump
 from logitstore.errors import BadInput
-from logitstore.sidecars import sidecar
-from logitstore.types import View
+from logitstore.image.stored import ViewsFile
+from logitstore.image.view import View
+from logitstore.store.cache import Cache
+from logitstore.train.sidecars import sidecar
 from tests.parts.images import images_plan
 
 
@@ -24,7 +24,9 @@ def test_a_batch_has_the_answers_of_its_views_however_many_are_gathered_with_it(
     many_views: Cache, world: int, batches_together: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size = 4
-    monkeypatch.setattr("logitstore.loader.BYTES_TOGETHER", batches_together * size * many_views.manifest.bytes_per_row)
+    monkeypatch.setattr(
+        "logitstore.train.loader.loader.BYTES_TOGETHER", batches_together * size * many_views.manifest.bytes_per_row
+    )
     for rank in range(world):
         loader = many_views.loader(batch_size=size, rank=rank, world_size=world, workers=3, ahead=5, seed=7)
         batches = [*loader, *loader, loader.at(0, 3), loader.at(2, len(loader) - 1), loader.at(0, 0)]

@@ -14,15 +14,17 @@ import pytest
 import torch
 from PIL import Image
 
-from logitstore.add import add
-from logitstore.cache import layout
-from logitstore.cache.reader import Cache
-from logitstore.cache.verify import verify
-from logitstore.dump import dump
-from logitstore.evaluate import evaluate
-from logitstore.manifest import MANIFEST_NAME, RECORD_NAME, Manifest, PartRecord
-from logitstore.plans import AddPlan, EvaluatePlan
-from logitstore.sealed import seal, unseal
+from logitstore.dump.add import add
+from logitstore.dump.dump import dump
+from logitstore.format.manifest import MANIFEST_NAME, Manifest
+from logitstore.format.part_record import RECORD_NAME, PartRecord
+from logitstore.format.sealed import seal, unseal
+from logitstore.settings.dump import AddSettings
+from logitstore.settings.train import EvaluateSettings
+from logitstore.store import layout
+from logitstore.store.cache import Cache
+from logitstore.store.checks.verify import verify
+from logitstore.train.evaluate import evaluate
 from tests.parts.commands import Refused, flags_of
 from tests.parts.files import tree
 from tests.parts.images import images_plan
@@ -135,10 +137,10 @@ def test_more_images_beside_those_of_a_cache_change_nothing(
     for name in ("eight/000.png", "zzz.png", "between/1.png"):
         (own_images / name).parent.mkdir(exist_ok=True)
         shutil.copy(own_images / LAST, own_images / name)
-    plan = EvaluatePlan(cache=own_views, student=str(classifier), samples="all", device="cpu")
+    plan = EvaluateSettings(cache=own_views, student=str(classifier), samples="all", device="cpu")
     here = plan.model_copy(update={"images": str(own_images)})
     assert evaluate(here) == evaluate(plan)
-    grown = add(AddPlan(cache=own_views, views="3", images=str(own_images), device="cpu"))
+    grown = add(AddSettings(cache=own_views, views="3", images=str(own_images), device="cpu"))
     assert len(grown) == 4 * len(image_cache) // 3
     for old, new in zip(image_cache, grown, strict=False):
         assert old.sample == new.sample

@@ -10,17 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from logitstore.add import add
-from logitstore.cache.reader import Cache
-from logitstore.cache.verify import verify
-from logitstore.dump import dump
-from logitstore.evaluate import evaluate
-from logitstore.merge import merge
-from logitstore.plans import AddPlan, EvaluatePlan, MergePlan, RecodePlan, TrainPlan
-from logitstore.recipe import plan
-from logitstore.recode import recode
-from logitstore.targets import dense_logprobs
-from logitstore.train import train
+from logitstore.convert.merge import merge
+from logitstore.convert.recode import recode
+from logitstore.dump.add import add
+from logitstore.dump.dump import dump
+from logitstore.settings.convert import MergeSettings, RecodeSettings
+from logitstore.settings.dump import AddSettings
+from logitstore.settings.recipe import load
+from logitstore.settings.train import EvaluateSettings, TrainSettings
+from logitstore.store.cache import Cache
+from logitstore.store.checks.verify import verify
+from logitstore.targets.dense import dense_logprobs
+from logitstore.train.evaluate import evaluate
+from logitstore.train.train import train
 from tests.parts.commands import Refused
 from tests.parts.images import images_plan, save_classifier, small_resnet
 from tests.parts.vision import given, viewed
@@ -34,7 +36,7 @@ def test_the_mean_of_two_teachers_is_that_of_their_probabilities(
     first = dump(images_plan(classifier, images, tmp_path / "first", **whole))
     second = dump(images_plan(other, images, tmp_path / "second", samples_per_part=7, **whole))
     made = merge(
-        MergePlan(
+        MergeSettings(
             caches=[first.path, second.path], mean_probabilities=True, out=tmp_path / "mean", weights="1,3", **whole
         )
     )
@@ -46,7 +48,7 @@ def test_the_mean_of_two_teachers_is_that_of_their_probabilities(
     torch.testing.assert_close(dense[2], dense[0] / 4 + dense[1] * 3 / 4, rtol=1e-4, atol=1e-6)
     student = save_classifier(tmp_path / "student", small_resnet(5))
     settings = {"cache": made.path, "student": str(student), "out": tmp_path / "out", "max_steps": 2, "device": "cpu"}
-    train(plan(TrainPlan, "train", None, settings, named="meal_v2"))
+    train(load(TrainSettings, "train", None, settings, named="meal_v2"))
     unlike = dump(images_plan(other, images, tmp_path / "unlike", seed=5, **whole))
     said = refused("merge", "--mean-probabilities", first.path, unlike.path, "--out", tmp_path / "no")
     assert "their views are made in other ways" in said
@@ -56,13 +58,13 @@ def test_views_that_were_added_are_recoded_and_merged_by_the_same_command(
     classifier: Path, images: Path, tmp_path: Path
 ) -> None:
     cache = dump(images_plan(classifier, images, tmp_path / "cache", views=1))
-    recoding = RecodePlan(cache=cache.path, out=tmp_path / "recoded", k=4)
+    recoding = RecodeSettings(cache=cache.path, out=tmp_path / "recoded", k=4)
     shutil.copytree(cache.path, tmp_path / "twin")
-    merging = MergePlan(caches=[cache.path, tmp_path / "twin"], out=tmp_path / "merged", mean_probabilities=True)
+    merging = MergeSettings(caches=[cache.path, tmp_path / "twin"], out=tmp_path / "merged", mean_probabilities=True)
     for made in (recode(recoding), merge(merging)):
         assert (made.manifest.views, len(made)) == (1, 60)
     for grown in (cache.path, tmp_path / "twin"):
-        add(AddPlan(cache=grown, views="1-2", device="cpu"))
+        add(AddSettings(cache=grown, views="1-2", device="cpu"))
     for made in (recode(recoding), merge(merging)):
         assert (made.manifest.views, len(made), made.complete) == (3, 180, True)
         assert verify(made.path) == []
@@ -72,7 +74,7 @@ def test_views_that_were_added_are_recoded_and_merged_by_the_same_command(
 def test_a_recoded_cache_is_about_the_same_views(
     image_cache: Cache, classifier: Path, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    recoded = recode(RecodePlan(cache=image_cache.path, out=tmp_path / "recoded", **changes))
+    recoded = recode(RecodeSettings(cache=image_cache.path, out=tmp_path / "recoded", **changes))
     assert recoded.complete
     assert verify(recoded.path) == []
     assert viewed(recoded) == viewed(image_cache)
@@ -81,9 +83,11 @@ def test_a_recoded_cache_is_about_the_same_views(
     assert recoded.sums.gold_logprob == pytest.approx(image_cache.sums.gold_logprob, rel=1e-3)
     mine, theirs = given(recoded, batch_size=50), given(image_cache, batch_size=7)
     assert all(torch.equal(mine[number], theirs[number]) for number in range(180))
-    plans = [EvaluatePlan(cache=each.path, student=str(classifier), device="cpu") for each in (recoded, image_cache)]
+    plans = [
+        EvaluateSettings(cache=each.path, student=str(classifier), device="cpu") for each in (recoded, image_cache)
+    ]
     figures = [evaluate(plan) for plan in plans]
     assert figures[0].accuracy == figures[1].accuracy
     assert figures[0].kl == pytest.approx(figures[1].kl, abs=0.2)
-    grown = add(AddPlan(cache=recoded.path, views="3", device="cpu")) if "k" not in changes else None
+    grown = add(AddSettings(cache=recoded.path, views="3", device="cpu")) if "k" not in changes else None
     assert grown is None or verify(grown.path) == []

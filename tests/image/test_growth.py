@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from logitstore.add import add
-from logitstore.cache import layout
-from logitstore.cache.reader import Cache
-from logitstore.cache.verify import verify
-from logitstore.dump import dump
-from logitstore.establish import with_views
-from logitstore.manifest import MANIFEST_NAME
-from logitstore.part_loop import write_part
-from logitstore.plans import AddPlan
+from logitstore.dump.add import add
+from logitstore.dump.begin import ensure_views
+from logitstore.dump.dump import dump
+from logitstore.dump.parts import write_part
+from logitstore.format.manifest import MANIFEST_NAME
+from logitstore.settings.dump import AddSettings
+from logitstore.store import storage
+from logitstore.store.cache import Cache
+from logitstore.store.checks.verify import verify
 from tests.parts.commands import Refused
 from tests.parts.files import tree
 from tests.parts.images import images_plan, save_classifier, small_vit
@@ -42,8 +42,8 @@ def test_views_that_another_process_took_back_are_there_in_the_end(
         (cache.path / MANIFEST_NAME).write_bytes(before)
         write_part(*arguments)
 
-    monkeypatch.setattr("logitstore.part_jobs.write_part", late)
-    grown = add(AddPlan(cache=cache.path, views="1-2", device="cpu"))
+    monkeypatch.setattr("logitstore.dump.parts.write_part", late)
+    grown = add(AddSettings(cache=cache.path, views="1-2", device="cpu"))
     assert (grown.manifest.views, grown.complete) == (3, True)
     assert verify(cache.path) == []
 
@@ -54,18 +54,18 @@ def test_two_that_let_a_cache_grow_take_turns(
     pytest.importorskip("fcntl")
     cache = dump(images_plan(classifier, images, tmp_path / "cache", views=1, limit=3))
     begun, go_on = threading.Event(), threading.Event()
-    write_whole = layout.write_whole
+    write_whole = storage.write_whole
 
     def slowly(path: Path, content: bytes) -> None:
         begun.set()
         assert go_on.wait(60)
         write_whole(path, content)
 
-    monkeypatch.setattr("logitstore.establish.layout.write_whole", slowly)
+    monkeypatch.setattr("logitstore.dump.begin.layout.write_whole", slowly)
     with ThreadPoolExecutor(2) as pool:
-        smaller = pool.submit(with_views, cache.path, 4)
+        smaller = pool.submit(ensure_views, cache.path, 4)
         assert begun.wait(60)
-        larger = pool.submit(with_views, cache.path, 9)
+        larger = pool.submit(ensure_views, cache.path, 9)
         assert not wait([larger], timeout=0.3).done
         go_on.set()
         assert (smaller.result().views, larger.result().views) == (4, 9)
@@ -81,7 +81,7 @@ def test_a_plan_that_was_left_behind_its_parts_is_mended_by_the_same_command(
     whole = plan.model_copy(update={"views": 3})
 
     def more() -> Cache:
-        return dump(whole) if way == "dump" else add(AddPlan(cache=plan.out, views="1-2", device="cpu"))
+        return dump(whole) if way == "dump" else add(AddSettings(cache=plan.out, views="1-2", device="cpu"))
 
     assert more().manifest.views == 3
     (plan.out / MANIFEST_NAME).write_bytes(before)  # as another process left it that was stopped then

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from logitstore.cache.reader import Cache
-from logitstore.cache.verify import verify
-from logitstore.dump import dump
-from logitstore.evaluate import evaluate
-from logitstore.plans import EvaluatePlan
+from logitstore.dump.dump import dump
+from logitstore.settings.train import EvaluateSettings
+from logitstore.store.cache import Cache
+from logitstore.store.checks.verify import verify
+from logitstore.train.evaluate import evaluate
 from tests.parts.commands import Refused
 from tests.parts.images import WORDS, digits, images_plan, label_of, save_classifier, small_vit
 from tests.parts.vision import Told, direct
@@ -54,7 +54,7 @@ def test_without_labels_a_student_learns_from_the_teacher_alone(
     figures = json.loads((tmp_path / "out" / "logitstore.json").read_text(), parse_constant=pytest.fail)["figures"]
     assert figures["eval_accuracy"] is None
     assert figures["eval_kl"] > 0
-    found = vars(evaluate(EvaluatePlan(cache=cache.path, student=str(classifier), samples="all", device="cpu")))
+    found = vars(evaluate(EvaluateSettings(cache=cache.path, student=str(classifier), samples="all", device="cpu")))
     assert {name for name, value in found.items() if math.isnan(value)} == LABEL_FIGURES
     # where all classes were asked about, its own teacher is still the nearest student
     assert found["agreement"] == 1
@@ -63,7 +63,7 @@ def test_without_labels_a_student_learns_from_the_teacher_alone(
 
 
 def test_figures_of_labels_are_means_over_the_images_that_have_one(image_cache: Cache, classifier: Path) -> None:
-    found = evaluate(EvaluatePlan(cache=image_cache.path, student=str(classifier), samples="all", device="cpu"))
+    found = evaluate(EvaluateSettings(cache=image_cache.path, student=str(classifier), samples="all", device="cpu"))
     logits_BC, labels_B = direct(classifier, image_cache, range(60))
     is_known_B = labels_B >= 0
     assert (found.rows, int(is_known_B.sum())) == (60, 58)

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from logitstore.add import add
-from logitstore.cache import layout
-from logitstore.cache.reader import Cache
-from logitstore.cache.verify import verify
-from logitstore.dump import dump
-from logitstore.manifest import MANIFEST_NAME
-from logitstore.plans import DumpPlan
-from logitstore.types import Step
-from logitstore.view_order import view_order
+from logitstore.core.progress import Step
+from logitstore.dump.add import add
+from logitstore.dump.dump import dump
+from logitstore.format.manifest import MANIFEST_NAME
+from logitstore.image.order import view_order
+from logitstore.settings.dump import DumpSettings
+from logitstore.store import layout
+from logitstore.store.cache import Cache
+from logitstore.store.checks.verify import verify
 from tests.parts.files import traces, tree
 from tests.parts.tasks import adding, identities
 
@@ -47,7 +47,7 @@ def test_views_that_are_added_make_the_cache_of_a_dump_with_all_of_them(
 
 
 def test_a_dump_with_more_views_adds_them_and_one_with_fewer_leaves_them(
-    two_views: Path, five_views: dict[str, bytes], views_plan: Callable[..., DumpPlan]
+    two_views: Path, five_views: dict[str, bytes], views_plan: Callable[..., DumpSettings]
 ) -> None:
     assert dump(views_plan(two_views, 5)).complete
     assert tree(two_views) == five_views

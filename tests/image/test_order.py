@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from logitstore.cache import layout
-from logitstore.cache.reader import Cache
+from logitstore.core.types import Array
 from logitstore.errors import BadInput
-from logitstore.image_draft import Views
-from logitstore.pictures import pictures_of
-from logitstore.types import Array
-from logitstore.view_order import ViewOrder, parse_views, view_order
+from logitstore.image.order import ViewOrder, parse_views, view_order
+from logitstore.image.pictures import pictures_of
+from logitstore.image.view import Views
+from logitstore.store import layout
+from logitstore.store.cache import Cache
 from tests.parts.images import SIZE
 from tests.parts.vision import viewed
 

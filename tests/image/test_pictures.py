@@ -19,13 +19,13 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from logitstore.batch import Batch
-from logitstore.cache.reader import Cache
-from logitstore.dump import dump
+from logitstore.dump.dump import dump
 from logitstore.errors import BadInput
-from logitstore.pictures import pictures_of
-from logitstore.plans import TrainPlan
-from logitstore.train import train
+from logitstore.image.pictures import pictures_of
+from logitstore.settings.train import TrainSettings
+from logitstore.store.cache import Cache
+from logitstore.train.loader.batch import Batch
+from logitstore.train.train import train
 from tests.parts.images import SIZE, save_classifier, small_vit
 from tests.parts.views import CASES, FULL
 from tests.parts.vision import given, viewed, without_pilot
@@ -119,7 +119,7 @@ def test_every_epoch_of_a_training_shows_the_views_of_its_number(
     of_view = [Counter(hashes(rows)) for rows in torch.cat(seen).split(7)]
     seen.clear()
     options = {"epochs": 3, "batch_size": 4, "holdout": 0, "device": "cpu", "workers": 2}
-    train(TrainPlan(cache=cache.path, student=str(classifier), out=tmp_path / "student", **options))
+    train(TrainSettings(cache=cache.path, student=str(classifier), out=tmp_path / "student", **options))
     rows = [rows for rows in seen if len(rows) > 1]
     assert [len(batch) for batch in rows] == [4, 3] * 3
     shown = [Counter(hashes(torch.cat(some))) for some in (rows[:2], rows[2:4], rows[4:])]
@@ -144,7 +144,7 @@ def test_a_student_of_another_size_sees_the_same_crops(
     seen.clear()
     student = save_classifier(tmp_path / "large", small_vit(3, image_size=2 * SIZE))
     options = {"holdout": 0, "device": "cpu"}
-    train(TrainPlan(cache=cache.path, student=str(student), out=tmp_path / "student", **options))
+    train(TrainSettings(cache=cache.path, student=str(student), out=tmp_path / "student", **options))
     assert {tuple(batch.shape[1:]) for batch in seen} == {(3, 2 * SIZE, 2 * SIZE)}
     assert set(hashes(torch.cat([batch for batch in seen if len(batch) > 1]))) <= set(
         hashes(torch.stack([*twice.values()]))

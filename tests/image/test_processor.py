@@ -13,12 +13,12 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from logitstore.cache.reader import Cache
-from logitstore.dump import dump
-from logitstore.evaluate import evaluate
-from logitstore.image_processor import edge_of, resized
-from logitstore.plans import EvaluatePlan, TrainPlan
-from logitstore.train import train
+from logitstore.dump.dump import dump
+from logitstore.image.processor import edge_of, resized
+from logitstore.settings.train import EvaluateSettings, TrainSettings
+from logitstore.store.cache import Cache
+from logitstore.train.evaluate import evaluate
+from logitstore.train.train import train
 from tests.parts.commands import Refused
 from tests.parts.images import SIZE, WORDS, images_plan, save_classifier, save_processor, small_resnet, small_vit
 from tests.parts.vision import Told
@@ -39,7 +39,7 @@ def test_the_student_is_saved_with_names_of_classes_and_an_image_processor(
     own = save_classifier(tmp_path / "own", small_vit(1), image_mean=[0.1, 0.2, 0.3])
     (plain / "preprocessor_config.json").unlink()
     options = {"max_steps": 1, "holdout": 0, "device": "cpu"}
-    train(TrainPlan(cache=image_cache.path, student=[str(plain), str(own)], out=tmp_path / "out", **options))
+    train(TrainSettings(cache=image_cache.path, student=[str(plain), str(own)], out=tmp_path / "out", **options))
     for name, source in (("plain", classifier), ("own", own)):
         saved = tmp_path / "out" / name
         assert json.loads((saved / "config.json").read_text())["id2label"] == {str(n): WORDS[n] for n in range(10)}
@@ -52,13 +52,13 @@ def test_a_student_of_another_size_is_saved_with_it_and_judged_at_it(
     image_cache: Cache, larger_student: Path, tmp_path: Path
 ) -> None:
     options = {"max_steps": 1, "holdout": 0, "device": "cpu", "image_size": 2 * SIZE}
-    train(TrainPlan(cache=image_cache.path, student=str(larger_student), out=tmp_path / "out", **options))
+    train(TrainSettings(cache=image_cache.path, student=str(larger_student), out=tmp_path / "out", **options))
     saved = json.loads((tmp_path / "out" / "preprocessor_config.json").read_text())
     own = json.loads((larger_student / "preprocessor_config.json").read_text())
     assert saved == own | {"size": {"height": 2 * SIZE, "width": 2 * SIZE}}
     shown = []
     for size in (None, 2 * SIZE, SIZE):
-        plan = EvaluatePlan(cache=image_cache.path, student=str(tmp_path / "out"), samples="all", image_size=size)
+        plan = EvaluateSettings(cache=image_cache.path, student=str(tmp_path / "out"), samples="all", image_size=size)
         shown.append(evaluate(plan).cross_entropy)
     assert shown[0] == shown[1] != shown[2]
 
@@ -109,7 +109,8 @@ def test_a_model_of_any_size_takes_tiny_images(images: Path, larger_student: Pat
         cache = dump(images_plan(larger_student, images, tmp_path / str(size), image_size=size, limit=4, views=1))
         assert next(iter(cache.loader())).pixel_values.shape == (4, 3, size, size)
         assert (
-            evaluate(EvaluatePlan(cache=cache.path, student=str(larger_student), samples="all", device="cpu")).rows == 4
+            evaluate(EvaluateSettings(cache=cache.path, student=str(larger_student), samples="all", device="cpu")).rows
+            == 4
         )
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from logitstore.audit import audit
-from logitstore.cache.reader import Cache
-from logitstore.cache.verify import verify
-from logitstore.dump import dump
+from logitstore.convert.recode import recode
+from logitstore.dump.audit import audit
+from logitstore.dump.dump import dump
 from logitstore.errors import CacheMismatch
-from logitstore.plans import RecodePlan
-from logitstore.recode import recode
+from logitstore.settings.convert import RecodeSettings
+from logitstore.store.cache import Cache
+from logitstore.store.checks.verify import verify
 from tests.parts.commands import Command, Refused, flags_of
 from tests.parts.files import tree
 from tests.parts.images import WORDS, digits, images_plan, save_classifier, small_vit
@@ -106,7 +106,7 @@ def test_a_cache_without_labels_has_no_figures_of_them(told: Told, classifier: P
     changes = {"sparsifier": "topp", "top_p": 0.8, "tail": "uniform"}
     cache = dump(images_plan(classifier, data, tmp_path / "cache", views=2, **changes))
     assert re.search(r"\nlabel +none *\n", told("inspect", cache.path))
-    recoded = recode(RecodePlan(cache=cache.path, out=tmp_path / "recoded", k=4))
+    recoded = recode(RecodeSettings(cache=cache.path, out=tmp_path / "recoded", k=4))
     assert verify(recoded.path) == []
     assert (recoded.sums.no_gold, recoded.sums.gold_is_listed, recoded.sums.gold_is_top1) == (24, 0, 0)
 

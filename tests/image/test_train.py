@@ -13,14 +13,15 @@ from transformers import (
     AutoModelForImageClassification,
 )
 
-from logitstore.add import add
-from logitstore.cache.reader import Cache
-from logitstore.dump import dump
+from logitstore.dump.add import add
+from logitstore.dump.dump import dump
 from logitstore.errors import BadInput, ModelError
-from logitstore.evaluate import evaluate
-from logitstore.plans import AddPlan, EvaluatePlan, TrainPlan
-from logitstore.recipe import plan
-from logitstore.train import train
+from logitstore.settings.dump import AddSettings
+from logitstore.settings.recipe import load
+from logitstore.settings.train import EvaluateSettings, TrainSettings
+from logitstore.store.cache import Cache
+from logitstore.train.evaluate import evaluate
+from logitstore.train.train import train
 from tests.parts.commands import Refused
 from tests.parts.files import tree
 from tests.parts.images import CLASSES, digits, images_plan, save_classifier, small_resnet, taught
@@ -103,7 +104,7 @@ def test_recipes_of_images_train_on_views(recipe: str, tapped: Path, tmp_path: P
     student = save_classifier(tmp_path / "student", small_resnet(5, hidden_sizes=[8, 16], embedding_size=8))
     settings: dict[str, Any] = {"cache": tapped, "student": str(student), "out": tmp_path / "out", "device": "cpu"}
     settings |= {"max_steps": 20, "batch_size": 8, "learning_rate": 1e-2, "trainer": {"logging_steps": 1}}
-    train(plan(TrainPlan, "train", None, settings, named=recipe))
+    train(load(TrainSettings, "train", None, settings, named=recipe))
     log = json.loads((tmp_path / "out" / "logitstore.json").read_text())["log"]
     losses = [entry["loss"] for entry in log if "loss" in entry]
     assert sum(losses[-5:]) < sum(losses[:5])
@@ -113,7 +114,7 @@ def test_features_that_are_added_are_those_of_a_dump_and_what_the_output_layer_t
     tapped: Path, classifier: Path, labelled: Path, tmp_path: Path
 ) -> None:
     cache = dump(images_plan(classifier, labelled, tmp_path / "cache", views=4))
-    add(AddPlan(cache=cache.path, hidden="final", device="cpu"))
+    add(AddSettings(cache=cache.path, hidden="final", device="cpu"))
     for folder in ("taps", "parts", "shared"):  # beside them lie the means that ND loss gathered
         assert tree(cache.path / folder) == tree(tapped / folder)
     loader = Cache(tapped).loader(batch_size=8, shuffle=False, taps=["final"], workers=0)
@@ -135,30 +136,30 @@ def test_preset_exact_keeps_what_the_teacher_says(images: Path, classifier: Path
 def test_students_need_not_be_stacks_of_layers(image_cache: Cache, tmp_path: Path, name: str) -> None:
     student = save_classifier(tmp_path / "student", small_teacher(name))
     options: dict[str, Any] = {"cache": image_cache.path, "max_steps": 2, "device": "cpu"}
-    train(TrainPlan(student=str(student), out=tmp_path / "out", **options))
+    train(TrainSettings(student=str(student), out=tmp_path / "out", **options))
     for dtype in ("float32", "bfloat16"):
         assert evaluate(
-            EvaluatePlan(cache=image_cache.path, student=str(tmp_path / "out"), dtype=dtype, device="cpu")
+            EvaluateSettings(cache=image_cache.path, student=str(tmp_path / "out"), dtype=dtype, device="cpu")
         ).rows
     with pytest.raises((BadInput, ModelError), match="layers"):
-        train(TrainPlan(student=str(student), out=tmp_path / "no", copy_layers="1", **options))
+        train(TrainSettings(student=str(student), out=tmp_path / "no", copy_layers="1", **options))
 
 
 @pytest.mark.parametrize("name", ["swin", "convnext", "resnet"])
 def test_a_fresh_student_is_shaped_like_any_teacher(images: Path, tmp_path: Path, name: str) -> None:
     teacher = save_classifier(tmp_path / "teacher", small_teacher(name))
     cache = dump(images_plan(teacher, images, tmp_path / "cache", limit=20))
-    train(TrainPlan(cache=cache.path, out=tmp_path / "out", max_steps=1, device="cpu"))
+    train(TrainSettings(cache=cache.path, out=tmp_path / "out", max_steps=1, device="cpu"))
     fresh = AutoModelForImageClassification.from_pretrained(tmp_path / "out")
     assert type(fresh) is type(small_teacher(name))
     assert fresh.config.id2label == CLASSES["id2label"]
     with pytest.raises(BadInput, match="'num_hidden_layers'"):
-        train(TrainPlan(cache=cache.path, out=tmp_path / "no", layers=1, device="cpu"))
+        train(TrainSettings(cache=cache.path, out=tmp_path / "no", layers=1, device="cpu"))
 
 
 def test_some_layers_of_the_teacher_make_a_student(image_cache: Cache, classifier: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"cache": image_cache.path, "max_steps": 1, "device": "cpu"}
-    train(TrainPlan(student=str(classifier), copy_layers="1", out=tmp_path / "copied", **options))
-    train(TrainPlan(layers=1, out=tmp_path / "fresh", **options))
+    train(TrainSettings(student=str(classifier), copy_layers="1", out=tmp_path / "copied", **options))
+    train(TrainSettings(layers=1, out=tmp_path / "fresh", **options))
     for name in ("copied", "fresh"):
         assert json.loads((tmp_path / name / "config.json").read_text())["num_hidden_layers"] == 1

@@ -12,11 +12,11 @@ from transformers import AutoModelForCausalLM as Auto
 from transformers import CohereConfig, Gemma2Config, GraniteConfig, LlamaConfig, LlamaForCausalLM
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from logitstore.core.types import ModelRef
+from logitstore.dump.teachers.causal_lm import CausalTeacher
 from logitstore.errors import ModelError
-from logitstore.head import Head
-from logitstore.models import load_config
-from logitstore.teachers.causal_lm import CausalTeacher
-from logitstore.types import ModelRef
+from logitstore.models.head import Head
+from logitstore.models.load import load_config
 
 TINY: dict[str, Any] = {
     "vocab_size": 70, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2,

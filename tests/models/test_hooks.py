@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from logitstore.errors import ModelError
-from logitstore.recording import recording
+from logitstore.models.hooks import recording
 from tests.parts.taps import ALL, features_of
 
 

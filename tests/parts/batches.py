@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from logitstore.batch import Batch
+from logitstore.train.loader.batch import Batch
 
 
 def visited(batch: Batch) -> list[int]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from logitstore.sealed import is_sealed, seal
+from logitstore.format.sealed import is_sealed, seal
 
 OF_TEXT = pytest.mark.parametrize("own_cache", ["text"], indirect=True)
 

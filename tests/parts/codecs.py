@@ -7,7 +7,7 @@ import torch
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from logitstore.types import Array
+from logitstore.core.types import Array
 
 LOGPROB = st.floats(-120, 0, width=32) | st.just(-np.inf)
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from logitstore.plans import AddPlan, DumpPlan
+from logitstore.settings.dump import AddSettings, DumpSettings
 
 PROGRESS = re.compile(
     r"(load the teacher|fingerprint|images) \.\.\.$|"
@@ -27,9 +27,9 @@ def error_line(stderr: str) -> str:
     return lines[-1]
 
 
-def flags_of(plan: DumpPlan | AddPlan) -> list[str]:
+def flags_of(settings: DumpSettings | AddSettings) -> list[str]:
     """The options that say what a plan says; what a plan leaves as it is needs none."""
-    said = plan.model_dump(exclude_defaults=True, exclude={"resume", "cache"})
+    said = settings.model_dump(exclude_defaults=True, exclude={"resume", "cache"})
     return [text for name, value in said.items() for text in (f"--{name.replace('_', '-')}", str(value))]
 
 

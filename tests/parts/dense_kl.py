@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from logitstore.objectives import FixedTail, Targets
+from logitstore.train.objectives import FixedTail, Targets
 
 
 def make_targets(rows: int, k: int, vocabulary: int, tail: str, seed: int = 0) -> tuple[Targets, Tensor]:

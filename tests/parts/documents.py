@@ -7,8 +7,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from logitstore.data.documents import DataSpec
-from logitstore.data.samples import Encoding, Samples, open_samples
+from logitstore.text.documents import DataSpec
+from logitstore.text.samples import Encoding, Samples, open_samples
 
 
 def open_file(path: Path, tokenizer: PreTrainedTokenizerFast, **options: Any) -> Samples:

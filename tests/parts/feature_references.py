@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from logitstore.features import (
+from logitstore.train.objectives.features import (
     Attention,
     FeatureObjective,
     Match,

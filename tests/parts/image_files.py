@@ -11,8 +11,8 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from logitstore.data.images import Images, ImageSpec, open_images
-from logitstore.types import Array
+from logitstore.core.types import Array
+from logitstore.image.data.images import Images, ImageSpec, open_images
 
 
 def drawn(seed: int, height: int = 24, width: int = 32) -> Array:

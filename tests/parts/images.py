@@ -21,8 +21,8 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from logitstore.plans import DumpPlan
-from logitstore.types import Array
+from logitstore.core.types import Array
+from logitstore.settings.dump import DumpSettings
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 """The classes; sorted by name they come in another order, so labels must go by names."""
@@ -122,7 +122,7 @@ def save_processor(folder: Path, **changes: Any) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR | changes))
 
 
-def images_plan(teacher: Path, images: Path, out: Path, **changes: Any) -> DumpPlan:
+def images_plan(teacher: Path, images: Path, out: Path, **changes: Any) -> DumpSettings:
     """The dump that most tests of images use: float32, three views, eight of ten classes listed, several parts a view."""
     usual: dict[str, Any] = {
         "task": "image-classification",
@@ -137,4 +137,4 @@ def images_plan(teacher: Path, images: Path, out: Path, **changes: Any) -> DumpP
         "samples_per_part": 25,
         "batch_images": 8,
     }
-    return DumpPlan(**usual | changes)
+    return DumpSettings(**usual | changes)

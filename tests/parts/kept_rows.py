@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from logitstore.chance import DRAWS, uniform
-from logitstore.decode import Decoder
-from logitstore.fields import RowInfo
-from logitstore.presets import row_of
-from logitstore.targets import AnyTargets, Targets
+from logitstore.core.random import DRAWS, uniform
+from logitstore.format.presets import row_of
+from logitstore.format.row import RowInfo
+from logitstore.targets.decoder import Decoder
+from logitstore.targets.targets import AnyTargets, Targets
 
 EXACT: dict[str, Any] = {"logprobs": "float32", "tail": "uniform", "tail_mass": "float32"}
 

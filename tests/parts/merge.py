@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import logitstore
-import logitstore.distributions
-from logitstore.cache.verify import verify
-from logitstore.merge import merge
-from logitstore.plans import MergePlan
+import logitstore.convert.row_source
+from logitstore.convert.merge import merge
+from logitstore.settings.convert import MergeSettings
+from logitstore.store.checks.verify import verify
 from tests.parts.files import traces
 
 Caches = dict[str, logitstore.Cache]
 
 
-def plan(caches: list[logitstore.Cache], out: Path, **changes: Any) -> MergePlan:
-    return MergePlan(caches=[cache.path for cache in caches], mean_probabilities=True, out=out, **changes)
+def plan(caches: list[logitstore.Cache], out: Path, **changes: Any) -> MergeSettings:
+    return MergeSettings(caches=[cache.path for cache in caches], mean_probabilities=True, out=out, **changes)
 
 
 def merged(caches: list[logitstore.Cache], out: Path, **changes: Any) -> logitstore.Cache:

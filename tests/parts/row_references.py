@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from logitstore.objectives import FixedTail, Targets
-from logitstore.targets import dense_logprobs
+from logitstore.targets.dense import dense_logprobs
+from logitstore.train.objectives import FixedTail, Targets
 from tests.parts.targets import TAILS, targets_of
 
 ROWS, VOCABULARY, LISTED = 6, 37, 5

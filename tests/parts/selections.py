@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import logitstore
-from logitstore.plans import SelectPlan, TrainPlan
-from logitstore.select import select
-from logitstore.selection.file import Selection
+from logitstore.select.select import select
+from logitstore.settings.look import SelectSettings
+from logitstore.settings.train import TrainSettings
+from logitstore.store.selection import Selection
 
 
-def training(cache: logitstore.Cache, out: Path, student: Path, **changes: Any) -> TrainPlan:
+def training(cache: logitstore.Cache, out: Path, student: Path, **changes: Any) -> TrainSettings:
     usual: dict[str, Any] = {
         "cache": cache.path,
         "student": str(student),
@@ -21,9 +22,9 @@ def training(cache: logitstore.Cache, out: Path, student: Path, **changes: Any) 
         "device": "cpu",
         "trainer": {"logging_steps": 1},
     }
-    return TrainPlan(**usual | changes)
+    return TrainSettings(**usual | changes)
 
 
 def selection_of(cache: logitstore.Cache, tmp_path: Path, **options: Any) -> tuple[Path, Selection]:
     out = tmp_path / "selection.arrow"
-    return out, select(SelectPlan(cache=cache.path, out=out, **options)).selection
+    return out, select(SelectSettings(cache=cache.path, out=out, **options)).selection

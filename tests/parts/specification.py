@@ -14,7 +14,7 @@ import pyarrow.ipc
 import xxhash
 
 import logitstore
-from logitstore.plans import DumpPlan
+from logitstore.settings.dump import DumpSettings
 from tests.golden import make
 from tests.parts.places import ROOT
 from tests.parts.texts import plan_for
@@ -79,7 +79,7 @@ def assert_same(found: list[dict[str, Any]], cache: logitstore.Cache) -> None:
             np.testing.assert_allclose(theirs[name], array, rtol=slack, atol=slack)
 
 
-def packed_plan(teacher: Path, texts: Path, out: Path, preset: str) -> DumpPlan:
+def packed_plan(teacher: Path, texts: Path, out: Path, preset: str) -> DumpSettings:
     """A few parts, quickly made."""
     changes: dict[str, Any] = {"limit": 8, "samples_per_part": 12, "pilot_rows": 400, "fidelity_rows": 50}
     return plan_for(teacher, texts, out, preset=preset, **changes)
@@ -87,10 +87,14 @@ def packed_plan(teacher: Path, texts: Path, out: Path, preset: str) -> DumpPlan:
 
 def identity_of(plan: dict[str, Any]) -> str:
     left_out = {"created_by", "recoded_from", "merged_from", "views", "checksum"}
-    essence = {key: value for key, value in plan.items() if key not in left_out and (key, value) != ("view", None)}
-    essence["teacher"] = {key: value for key, value in plan["teacher"].items() if key not in ("name", "revision")}
-    essence["data"] = {key: value for key, value in plan["data"].items() if key not in ("source", "limit")}
-    text = json.dumps(essence, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    identity_fields = {
+        key: value for key, value in plan.items() if key not in left_out and (key, value) != ("view", None)
+    }
+    identity_fields["teacher"] = {
+        key: value for key, value in plan["teacher"].items() if key not in ("name", "revision")
+    }
+    identity_fields["data"] = {key: value for key, value in plan["data"].items() if key not in ("source", "limit")}
+    text = json.dumps(identity_fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return xxhash.xxh3_128_hexdigest(text.encode())
 
 

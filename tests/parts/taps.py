@@ -11,14 +11,14 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from logitstore.cache.reader import Cache
-from logitstore.plans import DumpPlan
+from logitstore.settings.dump import DumpSettings
+from logitstore.store.cache import Cache
 from tests.parts.texts import plan_for
 
 ALL = ["hidden-0", "hidden-1", "final", "query-2", "key-2", "value-2"]
 
 
-def small_taps_plan(teacher: Path, texts: Path, out: Path, **changes: Any) -> DumpPlan:
+def small_taps_plan(teacher: Path, texts: Path, out: Path, **changes: Any) -> DumpSettings:
     """A dump of three small parts, with windows that overlap."""
     return plan_for(teacher, texts, out, **{"limit": 6, "samples_per_part": 9} | changes)
 

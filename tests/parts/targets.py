@@ -6,8 +6,8 @@ import math
 
 import torch
 
-from logitstore.objectives import FixedTail, LatentTail, SampledTargets, Targets
-from logitstore.targets import AnyTargets
+from logitstore.targets.targets import AnyTargets
+from logitstore.train.objectives import FixedTail, LatentTail, SampledTargets, Targets
 
 TAILS = ("none", "uniform", "prior", "latent", "capped latent", "latent alone", "samples")
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from logitstore.cache.verify import Problem
-from logitstore.plans import AddPlan, DumpPlan
+from logitstore.settings.dump import AddSettings, DumpSettings
+from logitstore.store.checks.verify import Problem
 
 Start = Callable[..., subprocess.Popen[str]]
 
@@ -33,7 +33,7 @@ class Task:
     """
 
     name: str
-    plan: Callable[..., DumpPlan]
+    plan: Callable[..., DumpSettings]
     small: dict[str, Any]
     many: dict[str, Any]
     reading: tuple[str, ...]
@@ -45,11 +45,11 @@ class Task:
     kinds: set[str]
 
 
-def text_task(plan: Callable[..., DumpPlan]) -> Task:
+def text_task(settings: Callable[..., DumpSettings]) -> Task:
     """What the tests must know of texts."""
     return Task(
         name="text",
-        plan=plan,
+        plan=settings,
         small={"limit": 6, "samples_per_part": 9},
         many={"samples_per_part": 2},
         reading=("tokenise", "windows"),
@@ -62,11 +62,11 @@ def text_task(plan: Callable[..., DumpPlan]) -> Task:
     )
 
 
-def image_task(plan: Callable[..., DumpPlan]) -> Task:
+def image_task(settings: Callable[..., DumpSettings]) -> Task:
     """What the tests must know of images."""
     return Task(
         name="images",
-        plan=plan,
+        plan=settings,
         # the first two have no label
         small={"limit": 10, "samples_per_part": 10},
         many={"samples_per_part": 2, "augment": "crop,flip,mixup"},
@@ -80,8 +80,8 @@ def image_task(plan: Callable[..., DumpPlan]) -> Task:
     )
 
 
-def adding(cache: Path, views: str, **options: Any) -> AddPlan:
-    return AddPlan(cache=cache, views=views, device="cpu", **options)
+def adding(cache: Path, views: str, **options: Any) -> AddSettings:
+    return AddSettings(cache=cache, views=views, device="cpu", **options)
 
 
 def named(problems: list[Problem]) -> set[tuple[int | None, str]]:

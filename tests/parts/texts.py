@@ -11,7 +11,7 @@ import tokenizers
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from logitstore.plans import DumpPlan
+from logitstore.settings.dump import DumpSettings
 
 TEXTS = [pydoc_data.topics.topics[name] for name in sorted(pydoc_data.topics.topics)]
 CHAT_TEMPLATE = (
@@ -61,7 +61,7 @@ def save_model(
     return folder
 
 
-def plan_for(teacher: Path, texts: Path, out: Path, **changes: Any) -> DumpPlan:
+def plan_for(teacher: Path, texts: Path, out: Path, **changes: Any) -> DumpSettings:
     """The dump that most tests use: float32, windows of 96 tokens, several parts."""
     usual: dict[str, Any] = {
         "teacher": str(teacher),
@@ -77,7 +77,7 @@ def plan_for(teacher: Path, texts: Path, out: Path, **changes: Any) -> DumpPlan:
         "samples_per_part": 50,
         "batch_tokens": 512,
     }
-    return DumpPlan(**usual | changes)
+    return DumpSettings(**usual | changes)
 
 
 def teacher_gguf() -> str | None:

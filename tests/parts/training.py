@@ -13,14 +13,14 @@ from transformers import (
 )
 
 import logitstore
-from logitstore.criterion import Criterion
-from logitstore.distill_trainer import DistillTrainer
-from logitstore.learner import Learner
-from logitstore.loader import Loader
-from logitstore.plans import TrainPlan
+from logitstore.settings.train import TrainSettings
+from logitstore.train.learner import Learner
+from logitstore.train.loader.loader import Loader
+from logitstore.train.objectives.criterion import Criterion
+from logitstore.train.trainer import DistillTrainer
 
 
-def plan_of(cache: logitstore.Cache, out: Path, **changes: Any) -> TrainPlan:
+def plan_of(cache: logitstore.Cache, out: Path, **changes: Any) -> TrainSettings:
     usual: dict[str, Any] = {
         "cache": cache.path,
         "out": out,
@@ -30,7 +30,7 @@ def plan_of(cache: logitstore.Cache, out: Path, **changes: Any) -> TrainPlan:
         "device": "cpu",
         "trainer": {"logging_steps": 1},
     }
-    return TrainPlan(**usual | changes)
+    return TrainSettings(**usual | changes)
 
 
 def curve(out: Path) -> dict[int, float]:

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from logitstore.types import Array
-from logitstore.views.uniforms import seed_of
+from logitstore.core.types import Array
+from logitstore.image.views.uniforms import seed_of
 
 # --- random numbers
 

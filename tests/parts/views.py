@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from logitstore.types import Array
-from logitstore.view_info import ViewInfo, parse_transforms
-from logitstore.views.digest import digest
-from logitstore.views.mix import mixing
-from logitstore.views.replay import replay
-from logitstore.views.versions import versions
+from logitstore.core.types import Array
+from logitstore.format.views import ViewInfo, parse_transforms
+from logitstore.image.views.mix import mixing
+from logitstore.image.views.proof import digest, versions
+from logitstore.image.views.replay import replay
 
 FULL = "crop,flip,jitter:p=0.8,grayscale,randaugment,erase:p=0.5,mixup:p=0.7,cutmix"
 CASES = {

@@ -21,16 +21,17 @@ from transformers import (
     SwinForImageClassification,
 )
 
-from logitstore.cache.reader import Cache
-from logitstore.plans import DumpPlan
-from logitstore.targets import Targets, dense_logprobs
-from logitstore.types import View
+from logitstore.image.view import View
+from logitstore.settings.dump import DumpSettings
+from logitstore.store.cache import Cache
+from logitstore.targets.dense import dense_logprobs
+from logitstore.targets.targets import Targets
 from tests.parts.images import CLASSES, SIZE, WORDS, images_plan, small_resnet, small_vit
 
 Told = Callable[..., str]
 
 
-def without_pilot(teacher: Path, images: Path, out: Path, augment: str, **changes: Any) -> DumpPlan:
+def without_pilot(teacher: Path, images: Path, out: Path, augment: str, **changes: Any) -> DumpSettings:
     """A dump that asks the teacher about each view once; of an odd number of images, so that batches are cut."""
     usual = {"tail": "uniform", "limit": 7, "views": 2, "samples_per_part": 5, "batch_images": 3}
     return images_plan(teacher, images, out, augment=augment, **usual | changes)

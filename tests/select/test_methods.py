@@ -7,13 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logitstore.selection.choice import Amount, Candidates
-from logitstore.selection.difference import difference
-from logitstore.selection.drawn import drawn
-from logitstore.selection.llkd import sure
-from logitstore.selection.prune import pruned, suggested_alpha
-from logitstore.selection.ranked import bottom, top
-from logitstore.selection.stratified import shares, stratified
+from logitstore.select.choice import Amount, Candidates
+from logitstore.select.drawn import drawn, pruned, shares, stratified, suggested_alpha
+from logitstore.select.ranked import bottom, difference, sure, top
 
 SCORES = st.lists(st.sampled_from([0.0, 1.0, 1.5, -2.0, np.inf, -np.inf, np.nan]), min_size=1, max_size=30)
 

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 import logitstore
-from logitstore.cache.verify import _sample_invariants, verify
-from logitstore.dump import dump
+from logitstore.dump.dump import dump
 from logitstore.errors import BadInput
-from logitstore.report import summarise
-from logitstore.selection.scores import scores_of
-from logitstore.train import train
+from logitstore.report.summary import summarise
+from logitstore.select.scores import scores_of
+from logitstore.store.checks.verify import verify
+from logitstore.text.stored import _sample_invariants
+from logitstore.train.train import train
 from tests.parts.commands import Refused
 from tests.parts.selections import training
 from tests.parts.texts import plan_for

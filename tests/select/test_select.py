@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 import logitstore
-from logitstore.dump import dump
+from logitstore.dump.dump import dump
 from logitstore.errors import BadInput, CacheMismatch
-from logitstore.plans import SelectPlan
-from logitstore.select import select
-from logitstore.selection.file import read_selection
-from logitstore.selection.scores import scores_of
+from logitstore.select.scores import scores_of
+from logitstore.select.select import select
+from logitstore.settings.look import SelectSettings
+from logitstore.store.selection import read_selection
 from tests.parts.broken import truncate
 from tests.parts.commands import Command, Refused
 from tests.parts.texts import plan_for
@@ -37,7 +37,7 @@ def test_difference_keeps_the_samples_that_the_teacher_gains_most_on(
 
 
 def test_the_summary_counts_what_was_chosen(cache: logitstore.Cache, tmp_path: Path) -> None:
-    found = select(SelectPlan(cache=cache.path, method="bottom", samples=20, out=tmp_path / "a"))
+    found = select(SelectSettings(cache=cache.path, method="bottom", samples=20, out=tmp_path / "a"))
     nll = scores_of(cache, "nll")
     chosen = found.selection.samples_M
     assert found.mean_chosen == pytest.approx(nll[chosen].mean())
@@ -50,11 +50,11 @@ def test_the_summary_counts_what_was_chosen(cache: logitstore.Cache, tmp_path: P
 def test_bounds_choose_what_lies_between_them(cache: logitstore.Cache, tmp_path: Path) -> None:
     nll = scores_of(cache, "nll")
     low, high = np.quantile(nll, [0.3, 0.6])
-    plan = SelectPlan(cache=cache.path, method="top", at_least=low, at_most=high, out=tmp_path / "a")
+    plan = SelectSettings(cache=cache.path, method="top", at_least=low, at_most=high, out=tmp_path / "a")
     found = select(plan).selection.samples_M
     assert found.tolist() == np.flatnonzero((nll >= low) & (nll <= high)).tolist()
     with pytest.raises(BadInput, match="no sample"):
-        select(SelectPlan(cache=cache.path, method="top", at_least=1e9, out=tmp_path / "b"))
+        select(SelectSettings(cache=cache.path, method="top", at_least=1e9, out=tmp_path / "b"))
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_a_cache_that_is_not_complete_is_refused(cache: logitstore.Cache, half: 
     part = shutil.copytree(cache.path, tmp_path / "cache")
     shutil.rmtree(part / "parts" / "00001")
     with pytest.raises(CacheMismatch, match="not all of its parts"):
-        select(SelectPlan(cache=part, method="random", ratio=0.5, out=tmp_path / "file"))
+        select(SelectSettings(cache=part, method="random", ratio=0.5, out=tmp_path / "file"))
     with pytest.raises(CacheMismatch, match="has not all of its parts"):
         read_selection(half).check(logitstore.open(part), half)
 
@@ -118,7 +118,7 @@ def test_what_is_no_whole_cache_is_named(refused: Refused, cache: logitstore.Cac
     assert "something stands there already" in refused("select", cache.path, *rest)
     assert (tmp_path / "file").read_text() == "two years of work"
     absent = tmp_path / "absent" / "folder" / "file"
-    assert select(SelectPlan(cache=cache.path, method="random", samples=1, out=absent)).selection.checksum
+    assert select(SelectSettings(cache=cache.path, method="random", samples=1, out=absent)).selection.checksum
     assert read_selection(absent).samples_M.size == 1
 
 

@@ -7,9 +7,10 @@ from typing import get_args, get_origin
 
 import pytest
 
-from logitstore.plans import PLANS, TrainPlan
-from logitstore.recipe import plan
-from logitstore.record import Record
+from logitstore.core.record import Record
+from logitstore.settings import SETTINGS
+from logitstore.settings.recipe import load
+from logitstore.settings.train import TrainSettings
 
 
 def places(kind: type[Record]) -> list[str]:
@@ -18,10 +19,10 @@ def places(kind: type[Record]) -> list[str]:
     return [name for name, each in kinds.items() if any(Path in (one, *get_args(one)) for one in each)]
 
 
-@pytest.mark.parametrize("command", PLANS)
+@pytest.mark.parametrize("command", SETTINGS)
 def test_a_tilde_is_the_home_in_every_path_and_model(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
-    kind = PLANS[command]
+    kind = SETTINGS[command]
     paths = places(kind)
     assert "cache" in paths or "out" in paths
     models = {"teacher", "student", "against_teacher"} & kind.model_fields.keys()
@@ -40,6 +41,6 @@ def test_a_tilde_is_the_home_in_every_path_and_model(command: str, monkeypatch: 
 def test_a_tilde_is_the_home_in_recipes_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "recipe.yaml").write_text("train: {cache: ~/c, out: no~tilde/~, student: [~/a, '~nobody-here/b']}")
-    found = plan(TrainPlan, "train", Path("~/recipe.yaml"), {"out": None})
+    found = load(TrainSettings, "train", Path("~/recipe.yaml"), {"out": None})
     assert (found.cache, found.out) == (tmp_path / "c", Path("no~tilde/~"))
     assert found.students == [f"{tmp_path}/a", "~nobody-here/b"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from logitstore.cache.reader import Cache
+from logitstore.store.cache import Cache
 from tests.parts.commands import Refused
 
 

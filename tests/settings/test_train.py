@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from logitstore.plans import TrainPlan
+from logitstore.settings.train import TrainSettings
 
 
 @pytest.mark.parametrize(
@@ -28,9 +28,9 @@ from logitstore.plans import TrainPlan
 )
 def test_plans_refuse_values_out_of_range(name: str, said: object) -> None:
     with pytest.raises(ValueError, match=r"must be|must not be|schedule|finite"):
-        TrainPlan.model_validate({"cache": "c", "out": "o", name: said})
+        TrainSettings.model_validate({"cache": "c", "out": "o", name: said})
 
 
 def test_plans_keep_numbers_as_numbers() -> None:
-    plan = TrainPlan.model_validate({"cache": "c", "out": "o", "alpha": "0.5", "temperature": "linear(4, 1)"})
+    plan = TrainSettings.model_validate({"cache": "c", "out": "o", "alpha": "0.5", "temperature": "linear(4, 1)"})
     assert (plan.alpha, plan.temperature) == (0.5, "linear(4, 1)")

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import logitstore
-from logitstore.cache.verify import verify
-from logitstore.dump import dump
+from logitstore.dump.dump import dump
 from logitstore.errors import CacheDamaged
+from logitstore.store.checks.verify import verify
 from tests.parts.specification import packed_plan, tamper
 
 

@@ -12,7 +12,7 @@ import pytest
 
 import logitstore
 from logitstore.errors import LogitstoreError
-from logitstore.sealed import seal
+from logitstore.format.sealed import seal
 from tests.golden import make
 from tests.parts.specification import assert_same, golden_copy, read_from_the_specification
 

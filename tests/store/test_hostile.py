@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import logitstore
-from logitstore.cache.rows_file import map_rows
-from logitstore.cache.verify import repair, verify
 from logitstore.errors import CacheDamaged
+from logitstore.store.checks.verify import repair, verify
+from logitstore.store.rows import map_rows
 from tests.golden import make
 from tests.parts.files import tree
 from tests.parts.specification import adopt, assert_same, golden_copy, read_from_the_specification, tamper

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from logitstore.cache.layout import parse_parts
 from logitstore.errors import BadInput
+from logitstore.store.layout import parse_parts
 
 
 def test_lists_of_parts_are_read_and_checked() -> None:

@@ -14,10 +14,10 @@ import pytest
 import xxhash
 
 import logitstore
-from logitstore.dump import dump
+from logitstore.dump.dump import dump
 from logitstore.errors import BadInput, CacheMismatch
-from logitstore.selection.file import Selection, read_selection, write_selection
-from logitstore.train import train
+from logitstore.store.selection import Selection, read_selection, write_selection
+from logitstore.train.train import train
 from tests.golden import make_selection
 from tests.parts.commands import Refused
 from tests.parts.places import ROOT

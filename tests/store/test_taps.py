@@ -13,22 +13,23 @@ import pytest
 import torch
 import zarr
 
-from logitstore.add import add
-from logitstore.cache import layout
-from logitstore.cache.reader import Cache
-from logitstore.cache.verify import repair, verify
-from logitstore.dump import dump
+from logitstore.convert.recode import recode
+from logitstore.dump.add import add
+from logitstore.dump.dump import dump
 from logitstore.errors import CacheDamaged, CacheMismatch
-from logitstore.manifest import RECORD_NAME, PartRecord
-from logitstore.plans import AddPlan, RecodePlan
-from logitstore.recode import recode
-from logitstore.sealed import seal, seal_of, unseal
+from logitstore.format.part_record import RECORD_NAME, PartRecord
+from logitstore.format.sealed import seal, seal_of, unseal
+from logitstore.settings.convert import RecodeSettings
+from logitstore.settings.dump import AddSettings
+from logitstore.store import storage
+from logitstore.store.cache import Cache
+from logitstore.store.checks.verify import repair, verify
 from tests.parts.files import tree
 from tests.parts.taps import small_taps_plan
 
 
 def test_any_flipped_byte_of_a_tap_is_reported_with_its_part_and_file(bare_copy: Path) -> None:
-    add(AddPlan(cache=bare_copy, hidden="1", tap_codec="int8", device="cpu"))
+    add(AddSettings(cache=bare_copy, hidden="1", tap_codec="int8", device="cpu"))
     chance = np.random.default_rng(3)
     names = [f"taps/{name}" for name in tree(bare_copy / "taps")]
     assert len(names) == 2 + 3 * 6
@@ -56,7 +57,7 @@ def test_any_flipped_byte_of_a_tap_is_reported_with_its_part_and_file(bare_copy:
     ],
 )
 def test_what_is_broken_is_dropped_and_added_again(spoilt: str, bare_copy: Path) -> None:
-    plan = AddPlan(cache=bare_copy, hidden="1", tap_codec="int8", device="cpu")
+    plan = AddSettings(cache=bare_copy, hidden="1", tap_codec="int8", device="cpu")
     add(plan)
     whole = tree(bare_copy)
     (bare_copy / "taps/hidden-1" / spoilt).write_bytes(b"not this")
@@ -70,7 +71,7 @@ def test_what_is_broken_is_dropped_and_added_again(spoilt: str, bare_copy: Path)
 
 
 def test_a_shared_file_that_is_gone_is_fitted_again(bare_copy: Path) -> None:
-    plan = AddPlan(cache=bare_copy, hidden="1,final", tap_codec="pca-4", device="cpu")
+    plan = AddSettings(cache=bare_copy, hidden="1,final", tap_codec="pca-4", device="cpu")
     add(plan)
     whole = tree(bare_copy)
     shutil.rmtree(bare_copy / "taps/final/shared")
@@ -100,7 +101,7 @@ def test_a_tap_of_another_cache_is_refused_reported_and_dropped(
     with pytest.raises(CacheMismatch, match=r"taps/final belongs to another cache. Remove"):
         Cache(other).loader(taps=["final"])
     with pytest.raises(CacheMismatch, match="another cache"):
-        add(AddPlan(cache=other, hidden="final", device="cpu"))
+        add(AddSettings(cache=other, hidden="final", device="cpu"))
     problems = verify(other)
     assert [(problem.tap, problem.file) for problem in problems] == [("final", "taps/final")]
     assert repair(other, problems) == ["taps/final"]
@@ -119,9 +120,9 @@ def test_nothing_behind_a_link_is_swept(name: str, teacher: Path, texts: Path, t
     (tapped_copy / name).symlink_to(outside)
     before = tree(outside)
     for again in (
-        lambda: add(AddPlan(cache=tapped_copy, hidden="final", device="cpu")),
+        lambda: add(AddSettings(cache=tapped_copy, hidden="final", device="cpu")),
         lambda: dump(small_taps_plan(teacher, texts, tapped_copy, hidden="final")),
-        lambda: layout.sweep(tapped_copy / Path(name).parent),
+        lambda: storage.sweep(tapped_copy / Path(name).parent),
     ):
         with pytest.raises(CacheDamaged, match="leads outside the cache"):
             again()
@@ -148,9 +149,9 @@ def test_a_part_of_another_tap_is_refused(tapped_copy: Path) -> None:
 
 
 def test_taps_of_an_archive_are_mapped_all_the_same(bare_copy: Path, tmp_path: Path) -> None:
-    archive = recode(RecodePlan(cache=bare_copy, out=tmp_path / "archive", layout="archive")).path
-    add(AddPlan(cache=archive, hidden="1", device="cpu"))
-    add(AddPlan(cache=bare_copy, hidden="1", device="cpu"))
+    archive = recode(RecodeSettings(cache=bare_copy, out=tmp_path / "archive", layout="archive")).path
+    add(AddSettings(cache=archive, hidden="1", device="cpu"))
+    add(AddSettings(cache=bare_copy, hidden="1", device="cpu"))
     assert verify(archive) == []
     rows = {name: content for name, content in tree(archive / "taps").items() if "rows.zarr" in name}
     assert rows == {name: content for name, content in tree(bare_copy / "taps").items() if "rows.zarr" in name}

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logitstore.runs import runs
+from logitstore.targets.chunks import runs
 
 
 @given(positions=st.lists(st.integers(0, 60), unique=True, max_size=40), chunk=st.integers(1, 9))

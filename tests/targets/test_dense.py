@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from logitstore.targets import dense, temper
+from logitstore.targets.dense import dense, temper
 from tests.parts.dense_kl import make_targets
 
 

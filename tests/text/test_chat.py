@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from logitstore.data.samples import Samples
 from logitstore.errors import BadInput, ModelError
+from logitstore.text.samples import Samples
 from tests.parts.documents import open_file
 from tests.parts.texts import train_tokenizer
 

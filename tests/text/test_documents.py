@@ -10,8 +10,8 @@ import pyarrow
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from logitstore.data.documents import DataSpec
-from logitstore.data.samples import Encoding, open_samples
+from logitstore.text.documents import DataSpec
+from logitstore.text.samples import Encoding, open_samples
 from tests.parts.documents import open_file
 
 

@@ -13,13 +13,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import logitstore
-from logitstore.dump import dump
+from logitstore.dump.dump import dump
 from logitstore.errors import BadInput, ModelError
-from logitstore.evaluate import evaluate
-from logitstore.plans import EvaluatePlan
-from logitstore.text import encoded_anew
-from logitstore.text_loader import TextLoader
-from logitstore.train import train
+from logitstore.settings.train import EvaluateSettings
+from logitstore.text.retokenise import TextLoader, encoded_anew
+from logitstore.train.evaluate import evaluate
+from logitstore.train.train import train
 from tests.parts.commands import Refused
 from tests.parts.selections import selection_of, training
 from tests.parts.texts import VOCABULARY, plan_for, save_model
@@ -59,8 +58,8 @@ def test_a_student_with_another_tokenizer_learns_the_chosen_text_and_is_judged_p
     options = {"select": half, "alpha": 0.0, "text": True, "epochs": 3.0}
     figures = train(training(cache, out, other_student, **options))
     judge = {"cache": cache.path, "holdout": 0.2, "device": "cpu", "text": True}
-    before = evaluate(EvaluatePlan(**judge, student=str(other_student)))
-    after = evaluate(EvaluatePlan(**judge, student=str(out)))
+    before = evaluate(EvaluateSettings(**judge, student=str(other_student)))
+    after = evaluate(EvaluateSettings(**judge, student=str(out)))
     assert after.cross_entropy < before.cross_entropy
     assert after.rows == figures["eval_rows"]
     assert vars(after)["nats_per_byte"] == pytest.approx(figures["eval_nats_per_byte"], rel=1e-4)
@@ -75,7 +74,7 @@ def test_nats_per_byte_is_the_loss_of_transformers_over_the_bytes_of_the_text(
     data = tmp_path / "data.jsonl"
     data.write_text(json.dumps({"text": text}) + "\n")
     alone = dump(plan_for(teacher, data, tmp_path / "cache", preset="scores", k=None, domain_column=None))
-    plan = EvaluatePlan(cache=alone.path, student=str(small_student), samples="all", text=True, device="cpu")
+    plan = EvaluateSettings(cache=alone.path, student=str(small_student), samples="all", text=True, device="cpu")
     found = evaluate(plan)
     tokens = AutoTokenizer.from_pretrained(small_student)(text, return_tensors="pt")["input_ids"]
     loss = AutoModelForCausalLM.from_pretrained(small_student)(tokens, labels=tokens).loss.item()
@@ -129,7 +128,7 @@ def test_text_goes_without_a_teacher_only(
     assert "has none" in line
     bare = save_model(tmp_path / "bare", None, VOCABULARY)
     with pytest.raises(ModelError, match="no tokenizer is saved with it"):
-        evaluate(EvaluatePlan(cache=cache.path, student=str(bare), text=True, device="cpu"))
+        evaluate(EvaluateSettings(cache=cache.path, student=str(bare), text=True, device="cpu"))
 
 
 def test_chats_have_no_text_for_another_tokenizer(teacher: Path, other_student: Path, tmp_path: Path) -> None:
@@ -138,4 +137,4 @@ def test_chats_have_no_text_for_another_tokenizer(teacher: Path, other_student: 
     data.write_text(json.dumps({"messages": chat}) + "\n")
     chats = dump(plan_for(teacher, data, tmp_path / "cache", preset="scores", k=None, domain_column=None))
     with pytest.raises(BadInput, match="holds chats"):
-        evaluate(EvaluatePlan(cache=chats.path, student=str(other_student), samples="all", text=True, device="cpu"))
+        evaluate(EvaluateSettings(cache=chats.path, student=str(other_student), samples="all", text=True, device="cpu"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logitstore.data.windows import cut
+from logitstore.text.sample import cut
 
 
 @given(length=st.integers(0, 400), max_length=st.integers(2, 60), data=st.data())

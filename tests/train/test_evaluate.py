@@ -15,9 +15,9 @@ from transformers import (
 )
 
 import logitstore
-from logitstore.dump import dump
-from logitstore.evaluate import evaluate
-from logitstore.plans import EvaluatePlan
+from logitstore.dump.dump import dump
+from logitstore.settings.train import EvaluateSettings
+from logitstore.train.evaluate import evaluate
 from tests.parts.commands import logitstore_command
 from tests.parts.texts import VOCABULARY, plan_for
 
@@ -27,7 +27,7 @@ def test_the_figures_of_evaluate_are_those_of_a_dense_float64_reference(
     cache: logitstore.Cache, small_student: Path
 ) -> None:
     found = evaluate(
-        EvaluatePlan(cache=cache.path, student=str(small_student), samples="all", device="cpu", batch_size=7)
+        EvaluateSettings(cache=cache.path, student=str(small_student), samples="all", device="cpu", batch_size=7)
     )
     model = AutoModelForCausalLM.from_pretrained(small_student, dtype=torch.float32).eval()
     prior = load_file(cache.path / str(cache.manifest.tail.file))["prior"].double()
@@ -69,7 +69,7 @@ def test_the_teacher_judged_against_its_own_cache_has_almost_no_kl(
     model = AutoModelForCausalLM.from_pretrained(teacher)
     model.resize_token_embeddings(VOCABULARY)
     model.save_pretrained(tmp_path)
-    found = evaluate(EvaluatePlan(cache=cache.path, student=str(tmp_path), samples="all", device="cpu"))
+    found = evaluate(EvaluateSettings(cache=cache.path, student=str(tmp_path), samples="all", device="cpu"))
     assert found.agreement == 1
     assert found.cross_entropy == pytest.approx(found.teacher_cross_entropy, abs=1e-3)
     assert 0 <= found.kl_lower_bound < 1e-2
@@ -79,7 +79,7 @@ def test_without_a_tail_there_is_no_lower_bound_of_the_kl(
     teacher: Path, small_student: Path, texts: Path, tmp_path: Path
 ) -> None:
     cut = dump(plan_for(teacher, texts, tmp_path / "cut", tail="none", limit=8))
-    found = evaluate(EvaluatePlan(cache=cut.path, student=str(small_student), samples="all", device="cpu"))
+    found = evaluate(EvaluateSettings(cache=cut.path, student=str(small_student), samples="all", device="cpu"))
     assert np.isnan(found.kl_lower_bound)
     assert np.isfinite([found.kl, found.agreement, found.acceptance]).all()
     asked = ["evaluate", cut.path, "--student", small_student, "--samples", "all", "--device", "cpu"]

@@ -22,19 +22,20 @@ from transformers import (
 )
 
 import logitstore
-from logitstore.dump import dump
+from logitstore.core.methods import METHODS
+from logitstore.core.schedule import Schedule
+from logitstore.dump.dump import dump
 from logitstore.errors import BadInput, ModelError
-from logitstore.features.feature import Shapes, Sides
-from logitstore.features.relations import Relations
-from logitstore.loader import Loader
-from logitstore.methods import METHODS
-from logitstore.models import config_from, describe, shape_of
-from logitstore.plans import TrainPlan
-from logitstore.recipe import about, named_recipe, plan, recipe_names
-from logitstore.recording import recording
-from logitstore.schedule import Schedule
-from logitstore.students.build import fresh
-from logitstore.train import train
+from logitstore.models.hooks import recording
+from logitstore.models.load import config_from, describe
+from logitstore.models.shape import shape_of
+from logitstore.settings.recipe import about, load, named_recipe, recipe_names
+from logitstore.settings.train import TrainSettings
+from logitstore.train.loader.loader import Loader
+from logitstore.train.objectives.features.feature import Shapes, Sides
+from logitstore.train.objectives.features.relations import Relations
+from logitstore.train.students.build import fresh
+from logitstore.train.train import train
 from tests.parts.commands import logitstore_command
 from tests.parts.texts import VOCABULARY, plan_for, save_model
 
@@ -56,7 +57,7 @@ def student(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedToken
     return save_model(tmp_path_factory.mktemp("recipes"), tokenizer, VOCABULARY, seed=2, hidden_size=24, head_dim=8)
 
 
-def train_plan(recipe: str, cache: logitstore.Cache, student: Path, out: Path, **changes: Any) -> TrainPlan:
+def train_plan(recipe: str, cache: logitstore.Cache, student: Path, out: Path, **changes: Any) -> TrainSettings:
     usual: dict[str, Any] = {
         "cache": cache.path,
         "student": str(student),
@@ -68,7 +69,7 @@ def train_plan(recipe: str, cache: logitstore.Cache, student: Path, out: Path, *
         "holdout": 0,
         "trainer": {"logging_steps": 1},
     }
-    return plan(TrainPlan, "train", None, usual | changes, named=recipe)
+    return load(TrainSettings, "train", None, usual | changes, named=recipe)
 
 
 OF_IMAGES = {"fkd"}
@@ -99,7 +100,7 @@ def test_a_recipe_says_what_it_is_and_names_what_there_is(recipe: str) -> None:
 
 
 def test_the_recipe_of_kd_plus_plus_warms_up_the_kl_and_nothing_else() -> None:
-    asked = plan(TrainPlan, "train", None, {"cache": "c", "out": "o"}, named="kd_plus_plus")
+    asked = load(TrainSettings, "train", None, {"cache": "c", "out": "o"}, named="kd_plus_plus")
     kl, direction = asked.terms
     assert (kl.name, direction.name) == ("forward_kl", "norm_direction")
     assert asked.alpha == 0  # cross-entropy weighs 1 all along
@@ -129,8 +130,8 @@ def test_a_teacher_that_calls_its_layers_otherwise_serves_features_and_fresh_stu
     tokenizer.save_pretrained(tmp_path / "teacher")
     cache = dump(plan_for(tmp_path / "teacher", texts, tmp_path / "cache", hidden="all", limit=12))
     usual = {"cache": cache.path, "max_steps": 2, "device": "cpu", "terms": [{"name": "match"}]}
-    train(TrainPlan(**usual, out=tmp_path / "narrow", layers=1, hidden_size=16))
-    train(TrainPlan(**usual, out=tmp_path / "same"))
+    train(TrainSettings(**usual, out=tmp_path / "narrow", layers=1, hidden_size=16))
+    train(TrainSettings(**usual, out=tmp_path / "same"))
     configs = [AutoConfig.from_pretrained(tmp_path / name) for name in ("narrow", "same")]
     assert [(each.model_type, each.n_layer, each.n_embd) for each in configs] == [("gpt2", 1, 16), ("gpt2", 2, 32)]
 
@@ -187,7 +188,7 @@ def test_pulls_on_features_alone_train_in_two_processes(
 def test_flags_and_the_user_s_own_recipe_override_a_named_one(tmp_path: Path) -> None:
     own = tmp_path / "own.yaml"
     own.write_text("train: {cache: c, out: o, alpha: 0.25, temperature: 3}")
-    asked = plan(TrainPlan, "train", own, {"temperature": "4"}, named="hinton")
+    asked = load(TrainSettings, "train", own, {"temperature": "4"}, named="hinton")
     assert (asked.objective, asked.alpha, asked.temperature) == ("forward_kl", 0.25, 4.0)
 
 
@@ -233,9 +234,9 @@ def test_strict_refuses_features_that_were_stored_with_a_loss(
     own = tmp_path / "own.yaml"
     own.write_text("train: {terms: [{name: match, options: {layers: last-1}}]}")
     usual = {"cache": cache.path, "student": str(student), "device": "cpu", "max_steps": 1, "holdout": 0}
-    asked = plan(TrainPlan, "train", own, usual | {"out": tmp_path / "out", "strict": True})
+    asked = load(TrainSettings, "train", own, usual | {"out": tmp_path / "out", "strict": True})
     with pytest.raises(
-        BadInput, match=f"--strict: match is an approximation on .* stored as {codec}. Keep them as bfl"
+        BadInput, match=f"--strict: match is an approximation on .* stored as {codec}. RowReducer them as bfl"
     ):
         train(asked)
     said: list[str] = []

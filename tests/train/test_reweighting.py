@@ -13,11 +13,11 @@ import torch
 from transformers import AutoModelForCausalLM, TrainerState
 
 import logitstore
-from logitstore.cache.order import held_out
-from logitstore.dump import dump
-from logitstore.reweighting import Reweighting
-from logitstore.selection.domains import behind, first_shares, next_shares
-from logitstore.train import train
+from logitstore.core.order import held_out
+from logitstore.dump.dump import dump
+from logitstore.train.loader.domains import behind, first_shares, next_shares
+from logitstore.train.reweighting import Reweighting
+from logitstore.train.train import train
 from tests.parts.commands import Refused
 from tests.parts.selections import training
 from tests.parts.texts import plan_for

@@ -13,23 +13,25 @@ import pytest
 import torch
 
 import logitstore
-from logitstore.batch import Batch
-from logitstore.cache.order import held_out
+from logitstore.core.order import held_out
+from logitstore.core.types import ModelRef
 from logitstore.errors import BadInput
-from logitstore.loader import Loader
-from logitstore.plans import TrainPlan
-from logitstore.reading import loaders
-from logitstore.selection.file import Selection, read_selection, write_selection
-from logitstore.train import train
-from logitstore.types import ModelRef
+from logitstore.settings.train import TrainSettings
+from logitstore.store.selection import Selection, read_selection, write_selection
+from logitstore.text.train import loaders
+from logitstore.train.loader.batch import Batch
+from logitstore.train.loader.loader import Loader
+from logitstore.train.train import train
 from tests.parts.selections import selection_of, training
 from tests.parts.training import curve, trainer_of
 
 
-def samples_read(plan: TrainPlan, cache: logitstore.Cache, selection: Selection | None) -> Counter[int]:
+def samples_read(settings: TrainSettings, cache: logitstore.Cache, selection: Selection | None) -> Counter[int]:
     """The samples of one epoch of the loader that `train` makes."""
     place = {"rank": 0, "world_size": 1, "workers": 0}
-    loader, _, _ = loaders(plan, cache, ModelRef.parse(str(plan.student)), selection, [], place, lambda step: None)
+    loader, _, _ = loaders(
+        settings, cache, ModelRef.parse(str(settings.student)), selection, [], place, lambda step: None
+    )
     return Counter(int(sample) for batch in loader for sample in batch.samples)
 
 

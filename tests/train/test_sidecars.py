@@ -12,11 +12,11 @@ import safetensors.torch
 import torch
 
 import logitstore
-from logitstore import sidecars
-from logitstore.cache import layout
-from logitstore.dump import dump
+from logitstore.dump.dump import dump
 from logitstore.errors import BadInput
-from logitstore.sidecars import directions, means, path_of, perplexity, sidecar
+from logitstore.store import storage
+from logitstore.train import sidecars
+from logitstore.train.sidecars import directions, means, path_of, perplexity, sidecar
 from tests.parts.commands import logitstore_command
 from tests.parts.texts import plan_for
 
@@ -92,7 +92,7 @@ def test_a_file_that_holds_something_else_is_made_again(tapped: logitstore.Cache
         made | {name: made[name][:, 1:].contiguous()},
         made | {name: made[name].double()},
     ):
-        layout.write_whole(path_of(tapped, what, "final"), safetensors.torch.save(other))
+        storage.write_whole(path_of(tapped, what, "final"), safetensors.torch.save(other))
         found = sidecar(tapped, what, "final")
         assert found.keys() == made.keys()
         assert all(torch.equal(found[each].nan_to_num(), made[each].nan_to_num()) for each in made)

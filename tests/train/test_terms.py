@@ -15,15 +15,16 @@ from transformers import (
 )
 
 import logitstore
-from logitstore.criterion import Criterion, RowTerm
+from logitstore.core.methods import METHODS
+from logitstore.core.schedule import Schedule
 from logitstore.errors import BadInput
-from logitstore.evaluate import evaluate
-from logitstore.methods import METHODS, check_method
-from logitstore.plans import EvaluatePlan, TrainPlan
-from logitstore.presets import row_of
-from logitstore.pulls import criterion_of
-from logitstore.schedule import Schedule
-from logitstore.train import train
+from logitstore.format.presets import row_of
+from logitstore.settings.train import EvaluateSettings, TrainSettings
+from logitstore.train.evaluate import evaluate
+from logitstore.train.objectives.criterion import Criterion, RowTerm
+from logitstore.train.objectives.exactness import check_method
+from logitstore.train.terms import criterion_of
+from logitstore.train.train import train
 from tests.parts.texts import PADDED_VOCABULARY, VOCABULARY, save_model
 from tests.parts.training import curve, plan_of
 
@@ -95,7 +96,7 @@ def test_taid_goes_on_in_time_and_a_checkpoint_keeps_it(
     assert times == sorted(times)
     assert times[0] > 0.4
     assert times[-1] == pytest.approx(1.0)
-    before = evaluate(EvaluatePlan(cache=cache.path, student=str(small_student), holdout=0.2, device="cpu"))
+    before = evaluate(EvaluateSettings(cache=cache.path, student=str(small_student), holdout=0.2, device="cpu"))
     assert figures["eval_kl"] < before.kl
     shutil.copytree(whole / "checkpoint-20", stopped / "checkpoint-20")
     train(plan_of(cache, stopped, **options, resume=True))
@@ -154,5 +155,5 @@ def test_a_student_that_learns_faults_is_announced(
 
 
 def test_the_help_names_every_objective() -> None:
-    described = TrainPlan.model_fields["objective"].description or ""
+    described = TrainSettings.model_fields["objective"].description or ""
     assert all(name in described for name in METHODS)

@@ -20,12 +20,12 @@ from transformers import (
 )
 
 import logitstore
-from logitstore.batch import Batch
 from logitstore.errors import BadInput
-from logitstore.evaluate import evaluate
-from logitstore.loader import Loader
-from logitstore.plans import EvaluatePlan
-from logitstore.train import train
+from logitstore.settings.train import EvaluateSettings
+from logitstore.train.evaluate import evaluate
+from logitstore.train.loader.batch import Batch
+from logitstore.train.loader.loader import Loader
+from logitstore.train.train import train
 from tests.parts.files import tree
 from tests.parts.texts import VOCABULARY
 from tests.parts.training import curve, plan_of
@@ -41,8 +41,8 @@ def trained(cache: logitstore.Cache, small_student: Path, tmp_path_factory: pyte
 def test_a_trained_student_is_nearer_to_the_teacher_and_usable(
     cache: logitstore.Cache, small_student: Path, trained: Path
 ) -> None:
-    before = evaluate(EvaluatePlan(cache=cache.path, student=str(small_student), holdout=0.2, device="cpu"))
-    after = evaluate(EvaluatePlan(cache=cache.path, student=str(trained), holdout=0.2, device="cpu"))
+    before = evaluate(EvaluateSettings(cache=cache.path, student=str(small_student), holdout=0.2, device="cpu"))
+    after = evaluate(EvaluateSettings(cache=cache.path, student=str(trained), holdout=0.2, device="cpu"))
     assert after.kl < 0.8 * before.kl
     assert after.agreement > before.agreement
     tokenizer = AutoTokenizer.from_pretrained(trained)

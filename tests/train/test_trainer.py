@@ -21,13 +21,13 @@ from transformers import (
 )
 
 import logitstore
-from logitstore.criterion import Criterion
-from logitstore.distill_trainer import DistillTrainer
-from logitstore.learner import Learner
-from logitstore.loader import Loader
-from logitstore.objectives import forward_kl
-from logitstore.students.output_head import output_head
-from logitstore.train import train
+from logitstore.train.learner import Learner
+from logitstore.train.loader.loader import Loader
+from logitstore.train.objectives import forward_kl
+from logitstore.train.objectives.criterion import Criterion
+from logitstore.train.students.output_head import output_head
+from logitstore.train.train import train
+from logitstore.train.trainer import DistillTrainer
 from tests.parts.texts import VOCABULARY
 from tests.parts.training import plan_of, trainer_of
 

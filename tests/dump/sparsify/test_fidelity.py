@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from logitstore.fidelity import RARE, REFERENCE_TEMPERATURE, TEMPERATURES, Truth, compare
+from logitstore.dump.sparsify.fidelity import RARE, REFERENCE_TEMPERATURE, TEMPERATURES, Truth, compare
 
 
 def two_sets(rows: int, vocabulary: int, seed: int, noise: float, scale: float) -> tuple[Tensor, Tensor]:

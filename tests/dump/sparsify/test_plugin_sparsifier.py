@@ -14,12 +14,12 @@ import pytest
 import torch
 
 import logitstore
-from logitstore import row_kinds
-from logitstore.cache.verify import verify
-from logitstore.dump import dump
+from logitstore.dump.dump import dump
 from logitstore.errors import BadInput, CacheDamaged
-from logitstore.fields import SparsifierInfo
-from logitstore.row_kinds import row_kind
+from logitstore.format import row_kinds
+from logitstore.format.row import SparsifierInfo
+from logitstore.format.row_kinds import row_kind
+from logitstore.store.checks.verify import verify
 from tests.conftest import Command, Refused, logitstore_command, plan_for
 
 PLUGINS = Path(__file__).parents[2] / "parts" / "plugin"
@@ -157,7 +157,7 @@ def test_the_nearest_name_may_be_that_of_a_package(
     ("entries", "name", "says"),
     [
         ("topk = logitstore_minp:KIND", "minp", "'topk' of logitstore_minp:KIND: the name is taken"),
-        ("text = json:dumps", "text", "'text' of json:dumps is no logitstore.row_kinds.RowKind"),
+        ("text = json:dumps", "text", "'text' of json:dumps is no logitstore.format.row_kinds.RowKind"),
     ],
 )
 def test_a_package_with_a_taken_name_or_another_thing_is_refused(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from logitstore.sparsify.prior import UNIFORM_SHARE
-from logitstore.sparsify.sketch import TailPilot
+from logitstore.dump.sparsify.prior import UNIFORM_SHARE
+from logitstore.dump.sparsify.sketch import TailPilot
 
 
 def test_the_prior_is_the_mean_of_the_unlisted_probabilities() -> None:

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from logitstore.head import Head
-from logitstore.keep import sparsifier_of
-from logitstore.pilot import whole_head
-from logitstore.targets import dense_logprobs
+from logitstore.dump.fit import head_tensors
+from logitstore.dump.sparsify.reduce import sparsifier_of
+from logitstore.models.head import Head
+from logitstore.targets.dense import dense_logprobs
 from tests.parts.kept_rows import listed_targets, numbers_for, row_for, teacher_logits
 
 SPARSIFIERS = ["topk", "topp", "sampled", "hybrid", "dense", "hidden"]
@@ -83,7 +83,7 @@ def test_hidden_states_give_the_dense_distribution_up_to_their_bytes(cap: float,
     generator = torch.Generator().manual_seed(seed)
     head = Head(torch.randn(50, 8, generator=generator), torch.randn(50, generator=generator), 0.5, cap)
     hidden = torch.randn(20, 8, generator=generator) * torch.linspace(0.1, 10, 8) + 1
-    row, shared, logits = row_for("hidden", 50, width=8), whole_head(head, hidden), head.logits(hidden)
+    row, shared, logits = row_for("hidden", 50, width=8), head_tensors(head, hidden), head.logits(hidden)
     kept = sparsifier_of(row)(logits, torch.zeros(20, dtype=torch.int64)) | {"latent": hidden}
     found = dense_logprobs(listed_targets(row, kept, shared)).double()
     half_ND = shared["std"] * ((hidden - shared["mean"]) / shared["std"]).abs().max(1, keepdim=True).values / 254

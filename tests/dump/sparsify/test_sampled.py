@@ -11,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from logitstore.dump.sparsify.reduce import RowReducer, sparsifier_of
 from logitstore.errors import BadInput
-from logitstore.keep import Keep, sparsifier_of
-from logitstore.objectives import forward_kl, jensen_shannon, reverse_kl
-from logitstore.score import RowChunk, collate
-from logitstore.tails import FixedTail
-from logitstore.targets import SampledTargets, Targets
-from logitstore.types import Sample
+from logitstore.targets.rows import RowChunk
+from logitstore.targets.tails import FixedTail
+from logitstore.targets.targets import SampledTargets, Targets
+from logitstore.text.dump import collate
+from logitstore.text.sample import Sample
+from logitstore.train.objectives import forward_kl, jensen_shannon, reverse_kl
 from tests.parts.kept_rows import numbers_for, row_for, teacher_logits, through
 
 
@@ -69,7 +70,7 @@ def test_samples_are_refused_where_they_say_nothing() -> None:
 
 @given(order=st.permutations(range(4)), chunk=st.integers(1, 9))
 def test_draws_depend_on_the_sample_and_not_on_its_batch(order: list[int], chunk: int) -> None:
-    keep = Keep.of(row_for("hybrid", 20, k=2, draws=3), {}, None)
+    keep = RowReducer.of(row_for("hybrid", 20, k=2, draws=3), {}, None)
     logits = [teacher_logits(rows, 20, seed=rows) for rows in (1, 4, 2, 3)]
     samples = [
         Sample(key=f"{index + 40:032x}", tokens_T=np.zeros(rows + 1), mask_T=np.arange(rows + 1) < rows, document=0)

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from logitstore.codecs.codebook import lloyd_max
-from logitstore.fields import RowInfo
-from logitstore.head import Head
-from logitstore.keep import sparsifier_of
-from logitstore.sparsify.sketch import TailPilot, allocate, project
-from logitstore.targets import dense_logprobs
+from logitstore.dump.sparsify.reduce import sparsifier_of
+from logitstore.dump.sparsify.sketch import TailPilot, allocate, project
+from logitstore.format.codecs.codebook import lloyd_max
+from logitstore.format.row import RowInfo
+from logitstore.models.head import Head
+from logitstore.targets.dense import dense_logprobs
 from tests.parts.kept_rows import listed_targets, row_for
 
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logitstore.sparsify.summary import Summary
+from logitstore.dump.sparsify.summary import Summary
 
 
 @given(
@@ -55,6 +55,6 @@ def test_a_row_of_equal_logits_is_looked_through_whole() -> None:
 def test_the_summary_does_not_depend_on_the_rows_at_a_time(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
     logits = torch.randn(7, 300).bfloat16()
     whole = Summary.of(logits, 297)
-    monkeypatch.setattr("logitstore.sparsify.summary.SUMMARY_ELEMENTS", chunk * 297)
+    monkeypatch.setattr("logitstore.dump.sparsify.summary.SUMMARY_ELEMENTS", chunk * 297)
     pieces = Summary.of(logits, 297)
     assert all(torch.equal(value, getattr(pieces, name)) for name, value in vars(whole).items())

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from logitstore.dump.sparsify.topk import TopK
 from logitstore.errors import ModelError
-from logitstore.sparsify.topk import TopK
 
 
 @given(

@@ -9,7 +9,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from logitstore.keep import sparsifier_of
+from logitstore.dump.sparsify.reduce import sparsifier_of
 from tests.parts.kept_rows import row_for
 
 

@@ -14,11 +14,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
 
 import logitstore
-from logitstore.audit import audit
-from logitstore.dump import dump
+from logitstore.core.types import CachedSample, ModelRef
+from logitstore.dump.audit import audit
+from logitstore.dump.dump import dump
 from logitstore.errors import CacheMismatch, ModelError
-from logitstore.models import load_config, load_weights
-from logitstore.types import CachedSample, ModelRef
+from logitstore.models.load import load_config, load_weights
 from tests.parts.texts import VOCABULARY, plan_for, save_model, teacher_gguf
 
 TOLERANCE = 1e-4

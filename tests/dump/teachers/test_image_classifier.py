@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from logitstore.audit import audit
-from logitstore.cache.reader import Cache
-from logitstore.cache.verify import verify
-from logitstore.dump import dump
+from logitstore.convert.recode import recode
+from logitstore.dump.audit import audit
+from logitstore.dump.dump import dump
 from logitstore.errors import ModelError
-from logitstore.plans import RecodePlan
-from logitstore.recode import recode
+from logitstore.settings.convert import RecodeSettings
+from logitstore.store.cache import Cache
+from logitstore.store.checks.verify import verify
 from tests.parts.commands import Refused
 from tests.parts.images import images_plan, save_classifier, small_vit
 from tests.parts.vision import EXACTLY, direct, small_teacher, stored
@@ -55,7 +55,7 @@ def test_the_hidden_state_stands_for_the_logits_where_the_head_is_linear(
     assert verify(small.path) == []
     kl_B = (expected_BC.exp() * (expected_BC - stored(small))).sum(-1)
     assert 0 <= kl_B.mean() < 0.05
-    recoded = recode(RecodePlan(cache=plans["exact"].out, out=tmp_path / "recoded", preset="small"))
+    recoded = recode(RecodeSettings(cache=plans["exact"].out, out=tmp_path / "recoded", preset="small"))
     assert verify(recoded.path) == []
     assert [each.sample for each in recoded] == [each.sample for each in small]
 

@@ -18,13 +18,14 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from logitstore.add import add
-from logitstore.audit import audit
-from logitstore.dump import dump
+from logitstore.dump.add import add
+from logitstore.dump.audit import audit
+from logitstore.dump.dump import dump
 from logitstore.errors import CacheMismatch, ModelError
-from logitstore.manifest import MANIFEST_NAME
-from logitstore.plans import AddPlan, DumpPlan, TrainPlan
-from logitstore.train import train
+from logitstore.format.manifest import MANIFEST_NAME
+from logitstore.settings.dump import AddSettings, DumpSettings
+from logitstore.settings.train import TrainSettings
+from logitstore.train.train import train
 from tests.parts.commands import Refused, flags_of
 from tests.parts.images import SIZE, WORDS, images_plan, save_classifier
 from tests.parts.texts import train_tokenizer
@@ -50,7 +51,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def zero_shot_plan(clip: Path, images: Path, out: Path, **changes: Any) -> DumpPlan:
+def zero_shot_plan(clip: Path, images: Path, out: Path, **changes: Any) -> DumpSettings:
     usual = {"classes": ", ".join(WORDS), "prompt": "The digit {}.", "augment": "flip"}
     return images_plan(clip, images, out, **EXACTLY | usual | changes)
 
@@ -72,8 +73,8 @@ def test_zero_shot_answers_are_those_of_the_model_and_its_texts(clip: Path, imag
     names_S = [view.name.split("/")[0] for view in viewed(cache)]
     assert batch.gold.tolist() == [WORDS.index(name) if name in WORDS else -1 for name in names_S]
     assert audit(cache, str(clip), 1.0, device="cpu").passed
-    assert len(add(AddPlan(cache=cache.path, views="2", device="cpu"))) == 60
-    train(TrainPlan(cache=cache.path, out=tmp_path / "out", max_steps=1, device="cpu"))
+    assert len(add(AddSettings(cache=cache.path, views="2", device="cpu"))) == 60
+    train(TrainSettings(cache=cache.path, out=tmp_path / "out", max_steps=1, device="cpu"))
     assert AutoModelForImageClassification.from_pretrained(tmp_path / "out").config.num_labels == 10
 
 

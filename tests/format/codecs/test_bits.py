@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logitstore.codecs.bits import Bits
+from logitstore.format.codecs.bits import Bits
 from tests.parts.codecs import in_torch
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logitstore.codecs.codebook import Codebook, lloyd_max, normal_codebook
+from logitstore.format.codecs.codebook import Codebook, lloyd_max, normal_codebook
 from tests.parts.codecs import in_torch
 
 MAX_1960 = {1: 0.3634, 2: 0.1175, 3: 0.03454, 4: 0.009497, 5: 0.002499}

@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from logitstore.add import add
-from logitstore.cache.reader import Cache
-from logitstore.codecs.feature import FeatureCodec
-from logitstore.plans import AddPlan
-from logitstore.tap_info import TapInfo, tap_fields
-from logitstore.tap_pilot import moments_for, shared_of
+from logitstore.dump.add import add
+from logitstore.dump.fit import moments_for, shared_of
+from logitstore.format.codecs.feature import FeatureCodec
+from logitstore.format.tap import TapInfo, tap_fields
+from logitstore.settings.dump import AddSettings
+from logitstore.store.cache import Cache
 from tests.parts.taps import decoded
 
 
@@ -31,7 +31,7 @@ def test_a_codec_returns_the_feature_within_its_rounding(
     codec: str, most: float, bare_copy: Path, tapped: Path
 ) -> None:
     """Relative to the size of a row; pca with as many directions as channels loses nothing but float16."""
-    cache = add(AddPlan(cache=bare_copy, hidden="1", tap_codec=codec, device="cpu"))
+    cache = add(AddSettings(cache=bare_copy, hidden="1", tap_codec=codec, device="cpu"))
     for index in range(len(cache)):
         found_ND, exact_ND = decoded(cache, "hidden-1", index), decoded(Cache(tapped), "hidden-1", index)
         error = np.linalg.norm(found_ND - exact_ND, axis=1) / np.linalg.norm(exact_ND, axis=1)
@@ -81,7 +81,7 @@ def test_a_feature_is_decoded_alike_in_numpy_and_torch(codec: str) -> None:
 def test_the_page_is_enough_to_read_a_tap(bare_copy: Path) -> None:
     """docs/format.md, "taps/": JSON, a checksum, bytes; nothing of this package but for the cache's own identity."""
     plan = Cache(bare_copy).manifest.identity
-    add(AddPlan(cache=bare_copy, hidden="final", tap_codec="int8", device="cpu"))
+    add(AddSettings(cache=bare_copy, hidden="final", tap_codec="int8", device="cpu"))
     folder = bare_copy / "taps" / "final"
     said = json.loads((folder / "tap.json").read_text())
     del said["checksum"]

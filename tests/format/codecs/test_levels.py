@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logitstore.codecs.levels import Levels
-from logitstore.types import Array
+from logitstore.core.types import Array
+from logitstore.format.codecs.levels import Levels
 from tests.parts.codecs import in_torch, logprob_rows
 
 

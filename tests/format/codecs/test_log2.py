@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from logitstore.codecs.log2 import Log2
-from logitstore.types import Array
+from logitstore.core.types import Array
+from logitstore.format.codecs.log2 import Log2
 from tests.parts.codecs import in_torch
 
 

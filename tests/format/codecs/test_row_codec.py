@@ -14,17 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from logitstore.chance import DRAWS, uniform
-from logitstore.codecs.answer import AnswerCodec, normalised
-from logitstore.codecs.codebook import normal_codebook
-from logitstore.codecs.levels import Levels
-from logitstore.decode import Decoder
-from logitstore.fields import CodecInfo, RowInfo, SparsifierInfo, TailInfo
-from logitstore.keep import sparsifier_of
-from logitstore.presets import PRESETS, row_of
-from logitstore.row_kinds import ROW_KINDS
-from logitstore.targets import Targets, dense_logprobs
-from logitstore.types import Array
+from logitstore.core.random import DRAWS, uniform
+from logitstore.core.types import Array
+from logitstore.dump.sparsify.reduce import sparsifier_of
+from logitstore.format.codecs.answer import RowCodec, normalised
+from logitstore.format.codecs.codebook import normal_codebook
+from logitstore.format.codecs.levels import Levels
+from logitstore.format.presets import PRESETS, row_of
+from logitstore.format.row import CodecInfo, RowInfo, SparsifierInfo, TailInfo
+from logitstore.format.row_kinds import ROW_KINDS
+from logitstore.targets.decoder import Decoder
+from logitstore.targets.dense import dense_logprobs
+from logitstore.targets.targets import Targets
 from tests.golden import make_codecs
 from tests.parts.codecs import in_torch, logprob_rows
 
@@ -34,7 +35,7 @@ KEY = "00112233445566778899aabbccddeeff"
 
 
 def test_the_bound_of_logprobs_holds_far_below_the_lowest_level() -> None:
-    codec = AnswerCodec(row=row_of("small", {"tail": "uniform", "k": 1}, 300, None))
+    codec = RowCodec(row=row_of("small", {"tail": "uniform", "k": 1}, 300, None))
     logprobs = np.array([[-150.0]], np.float32)
     found = Levels(8, 1).decode(Levels(8, 1).encode(logprobs))
     assert np.abs(found - logprobs) <= codec.logprob_error(logprobs)
@@ -80,7 +81,7 @@ def shared_of(row: RowInfo) -> dict[str, Array]:
 
 def check_row(row: RowInfo, answer: dict[str, Array]) -> None:
     """Shapes, bounds, torch as NumPy, and that a second round changes nothing."""
-    codec = AnswerCodec(row=row, shared=shared_of(row))
+    codec = RowCodec(row=row, shared=shared_of(row))
     stored = codec.encode(answer)
     rows = len(answer["entropy"])
     assert {name: (str(value.dtype), value.shape) for name, value in stored.items()} == {
@@ -112,7 +113,7 @@ def check_row(row: RowInfo, answer: dict[str, Array]) -> None:
     assert "ids" not in readable or np.array_equal(readable["ids"], answer["ids"])
 
 
-def check_logprobs(codec: AnswerCodec, answer: dict[str, Array], found: dict[str, Array]) -> None:
+def check_logprobs(codec: RowCodec, answer: dict[str, Array], found: dict[str, Array]) -> None:
     is_empty = np.isneginf(answer["logprobs"])
     np.testing.assert_array_equal(np.isneginf(found["logprobs"]), is_empty)
     apart = np.abs(found["logprobs"][~is_empty] - answer["logprobs"][~is_empty])
@@ -169,8 +170,8 @@ def test_a_flat_row_keeps_the_mass_of_its_listed_tokens() -> None:
     np.testing.assert_allclose(dense_logprobs(targets).exp().gather(1, targets.ids_NK).sum(1), 0.04, rtol=0.5)
 
 
-def codec_of(row: RowInfo) -> AnswerCodec:
-    return AnswerCodec(row=row, shared=shared_of(row))
+def codec_of(row: RowInfo) -> RowCodec:
+    return RowCodec(row=row, shared=shared_of(row))
 
 
 @given(

@@ -13,8 +13,8 @@ import pytest
 import xxhash
 from PIL import Image, ImageCms
 
-from logitstore.data.pictures import content_hash, decode
 from logitstore.errors import BadInput
+from logitstore.image.data.decode import content_hash, decode
 from tests.parts.image_files import FILES, drawn, encoded, folder_of, open_at, table_of, tar_of
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import xxhash
 
-from logitstore.data.images import ImageSpec, open_images
+from logitstore.core.progress import Step
 from logitstore.errors import BadInput
-from logitstore.types import Step
+from logitstore.image.data.images import ImageSpec, open_images
 from tests.parts.image_files import FILES, drawn, folder_of, open_at
 
 ANIMALS = {

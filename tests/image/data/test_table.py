@@ -11,9 +11,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from logitstore.data.image_table import image_table
-from logitstore.data.images import Images
 from logitstore.errors import BadInput
+from logitstore.image.data.images import Images
+from logitstore.image.data.table import image_table
 from tests.parts.image_files import FILES, drawn, folder_of, open_at, table_of
 
 

@@ -8,8 +8,8 @@ import math
 import numpy as np
 import torch
 
-from logitstore.types import Array
-from logitstore.views.replay import replay
+from logitstore.core.types import Array
+from logitstore.image.views.replay import replay
 from tests.parts.view_formulas import philox, to_levels
 from tests.parts.views import info_of, picture
 

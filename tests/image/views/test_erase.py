@@ -7,7 +7,7 @@ import math
 import numpy as np
 import torch
 
-from logitstore.views.replay import replay
+from logitstore.image.views.replay import replay
 from tests.parts.view_formulas import philox
 from tests.parts.views import info_of, picture
 

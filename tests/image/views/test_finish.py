@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from logitstore.views.finish import finish
-from logitstore.views.mix import Mix
-from logitstore.views.replay import replay
+from logitstore.image.views.finish import finish
+from logitstore.image.views.mix import Mix
+from logitstore.image.views.replay import replay
 from tests.parts.views import FULL, IMAGES, info_of, picture
 
 

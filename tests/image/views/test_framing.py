@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from logitstore.types import Array
-from logitstore.views.boxes import Box
-from logitstore.views.framing import Center, Crop, framed
-from logitstore.views.levels import picture_of, rounded, unit
-from logitstore.views.randaugment import OPERATIONS
-from logitstore.views.replay import replay
-from logitstore.views.uniforms import Uniforms
+from logitstore.core.types import Array
+from logitstore.image.views.boxes import Box
+from logitstore.image.views.framing import Center, Crop, framed
+from logitstore.image.views.levels import picture_of, rounded, unit
+from logitstore.image.views.randaugment import OPERATIONS
+from logitstore.image.views.replay import replay
+from logitstore.image.views.uniforms import Uniforms
 from tests.parts.view_formulas import philox, planar, to_levels
 from tests.parts.views import FULL, info_of, picture
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from logitstore.views.finish import finish
-from logitstore.views.mix import Mix, mixing
+from logitstore.image.views.finish import finish
+from logitstore.image.views.mix import Mix, mixing
 from tests.parts.view_formulas import philox
 from tests.parts.views import FULL, info_of
 

@@ -20,13 +20,12 @@ import torch
 import xxhash
 
 from logitstore.errors import BadInput, CacheMismatch
-from logitstore.view_info import parse_transforms
-from logitstore.views.digest import digest
-from logitstore.views.finish import finish
-from logitstore.views.mix import Mix, mixing
-from logitstore.views.replay import replay
-from logitstore.views.uniforms import seed_of
-from logitstore.views.versions import check_versions, versions
+from logitstore.format.views import parse_transforms
+from logitstore.image.views.finish import finish
+from logitstore.image.views.mix import Mix, mixing
+from logitstore.image.views.proof import check_versions, digest, versions
+from logitstore.image.views.replay import replay
+from logitstore.image.views.uniforms import seed_of
 from tests.parts.places import ROOT
 from tests.parts.views import CASES, FULL, IMAGES, VIEWS, digests, info_of, picture
 

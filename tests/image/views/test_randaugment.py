@@ -6,9 +6,9 @@ import math
 
 import torch
 
-from logitstore.views.levels import picture_of, unit
-from logitstore.views.randaugment import OPERATIONS
-from logitstore.views.replay import replay
+from logitstore.image.views.levels import picture_of, unit
+from logitstore.image.views.randaugment import OPERATIONS
+from logitstore.image.views.replay import replay
 from tests.parts.view_formulas import philox
 from tests.parts.views import info_of, picture
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from logitstore.views.levels import picture_of, unit
-from logitstore.views.randaugment import OPERATIONS
-from logitstore.views.replay import replay
+from logitstore.image.views.levels import picture_of, unit
+from logitstore.image.views.randaugment import OPERATIONS
+from logitstore.image.views.replay import replay
 from tests.parts.views import info_of
 
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from logitstore.views.uniforms import Uniforms, seed_of
+from logitstore.image.views.uniforms import Uniforms, seed_of
 from tests.parts.view_formulas import philox
 
 

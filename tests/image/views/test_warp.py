@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from logitstore.types import Array
-from logitstore.views.levels import picture_of, unit
-from logitstore.views.randaugment import OPERATIONS
+from logitstore.core.types import Array
+from logitstore.image.views.levels import picture_of, unit
+from logitstore.image.views.randaugment import OPERATIONS
 from tests.parts.view_formulas import planar, to_levels
 from tests.parts.views import picture
 

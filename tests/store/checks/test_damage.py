@@ -12,14 +12,15 @@ from typing import Any
 
 import pytest
 
-from logitstore.cache import layout
-from logitstore.cache.reader import Cache
-from logitstore.cache.verify import repair, verify
-from logitstore.dump import dump
+from logitstore.dump.dump import dump
 from logitstore.errors import LogitstoreError
-from logitstore.manifest import MANIFEST_NAME, RECORD_NAME, Manifest, PartRecord
-from logitstore.plans import DumpPlan
-from logitstore.sealed import unseal
+from logitstore.format.manifest import MANIFEST_NAME, Manifest
+from logitstore.format.part_record import RECORD_NAME, PartRecord
+from logitstore.format.sealed import unseal
+from logitstore.settings.dump import DumpSettings
+from logitstore.store import layout
+from logitstore.store.cache import Cache
+from logitstore.store.checks.verify import repair, verify
 from tests.parts.files import tree
 from tests.parts.tasks import Task, identities, named
 
@@ -142,7 +143,7 @@ def test_a_part_under_another_number_is_reported(small_copy: Path) -> None:
 
 
 def test_a_part_of_another_plan_is_reported(
-    small_copy: Path, small_plan: Callable[..., DumpPlan], tmp_path: Path
+    small_copy: Path, small_plan: Callable[..., DumpSettings], tmp_path: Path
 ) -> None:
     other = dump(small_plan(tmp_path / "other", k=7)).path
     shutil.rmtree(small_copy / "parts" / "00001")
@@ -160,7 +161,7 @@ def test_a_linked_file_is_reported_although_its_bytes_are_right(small_copy: Path
 
 
 def test_repair_and_the_same_dump_restore_any_file_and_leave_sound_parts_alone(
-    small_cache: Path, small_copy: Path, small_plan: Callable[..., DumpPlan], task: Task
+    small_cache: Path, small_copy: Path, small_plan: Callable[..., DumpSettings], task: Task
 ) -> None:
     chance = random.Random(9)
     one_of_each = {kind_of(name): name for name in files_of(small_cache) if part_of(name) in (None, 1)}

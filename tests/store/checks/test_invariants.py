@@ -12,12 +12,13 @@ import pyarrow as pa
 import pyarrow.ipc
 import pytest
 
-from logitstore.cache import layout
-from logitstore.cache.reader import Cache
-from logitstore.cache.verify import verify
-from logitstore.manifest import MANIFEST_NAME, RECORD_NAME, Manifest, PartRecord
-from logitstore.sealed import seal, seal_of, unseal
-from logitstore.types import key_of
+from logitstore.format.manifest import MANIFEST_NAME, Manifest
+from logitstore.format.part_record import RECORD_NAME, PartRecord
+from logitstore.format.sealed import seal, seal_of, unseal
+from logitstore.store import layout
+from logitstore.store.cache import Cache
+from logitstore.store.checks.verify import verify
+from logitstore.text.sample import key_of
 from tests.parts.tasks import named
 
 

@@ -9,14 +9,14 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from logitstore.cache.row_checks import row_block_problems
-from logitstore.codecs.answer import AnswerCodec
-from logitstore.fields import CodecInfo, RowInfo, SparsifierInfo, TailInfo
-from logitstore.sparsify.topk import TopK
+from logitstore.dump.sparsify.topk import TopK
+from logitstore.format.codecs.answer import RowCodec
+from logitstore.format.row import CodecInfo, RowInfo, SparsifierInfo, TailInfo
+from logitstore.store.checks.rows import row_block_problems
 
 VOCABULARY = 30
 KEPT = 5
-CODEC = AnswerCodec(
+CODEC = RowCodec(
     row=RowInfo(
         sparsifier=SparsifierInfo(name="topk", k=KEPT),
         tail=TailInfo(shape="uniform"),

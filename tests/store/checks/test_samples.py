@@ -13,7 +13,7 @@ import pyarrow.ipc
 import pytest
 import xxhash
 
-from logitstore.cache.verify import verify
+from logitstore.store.checks.verify import verify
 from tests.parts.specification import golden_copy, tamper
 
 

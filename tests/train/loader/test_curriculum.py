@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 import logitstore
 from logitstore.errors import BadInput
-from logitstore.loader import Loader
-from logitstore.selection.curricula import Curriculum, paced, share_of
+from logitstore.train.loader.curriculum import Curriculum, paced, share_of
+from logitstore.train.loader.loader import Loader
 
 
 @given(count=st.integers(1, 60), start=st.floats(0.01, 1), seed=st.integers(0, 99), epoch=st.integers(0, 3))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from logitstore.selection.domains import DomainOrder, behind, first_shares, next_shares
+from logitstore.train.loader.domains import DomainOrder, behind, first_shares, next_shares
 
 
 def test_domains_on_which_the_student_is_behind_get_more_and_none_is_left_out() -> None:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from logitstore.add import add
-from logitstore.batch import Batch
-from logitstore.cache.reader import Cache
+from logitstore.dump.add import add
 from logitstore.errors import BadInput
-from logitstore.mixture import Mixture
-from logitstore.plans import AddPlan
+from logitstore.settings.dump import AddSettings
+from logitstore.store.cache import Cache
+from logitstore.train.loader.batch import Batch
+from logitstore.train.loader.mixture import Mixture
 from tests.parts.taps import ALL, decoded
 
 
@@ -45,7 +45,7 @@ def test_features_of_a_batch_belong_to_its_rows(options: dict[str, Any], tapped:
 
 
 def test_features_survive_every_form_of_a_batch(bare_copy: Path) -> None:
-    cache = add(AddPlan(cache=bare_copy, hidden="1", tap_codec="int8", device="cpu"))
+    cache = add(AddSettings(cache=bare_copy, hidden="1", tap_codec="int8", device="cpu"))
     loader = cache.loader(batch_size=3, taps=["hidden-1"])
     batch = next(iter(loader))
     assert batch.features["hidden-1/values"].dtype == torch.int8
@@ -72,7 +72,7 @@ def test_a_tap_that_is_missing_is_told_with_the_command_that_adds_it(bare_copy: 
         Cache(bare_copy).loader(taps=["value-2"])
     with pytest.raises(BadInput, match="no tap is named 'layer 3'"):
         Cache(bare_copy).loader(taps=["layer 3"])
-    add(AddPlan(cache=bare_copy, hidden="final", parts="0,2", device="cpu"))
+    add(AddSettings(cache=bare_copy, hidden="final", parts="0,2", device="cpu"))
     with pytest.raises(BadInput, match=rf"lacks 1 of its parts, the first 00001\. Run: .* {bare_copy} --hidden final$"):
         Cache(bare_copy).loader(taps=["final"])
     assert len(list(Cache(bare_copy).loader(taps=["final"], samples=np.arange(9)))) == 2

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 import logitstore
-from logitstore.batch import Batch
-from logitstore.cache.order import held_out
-from logitstore.codecs.answer import normalised
+from logitstore.core.order import held_out
 from logitstore.errors import BadInput
-from logitstore.loader import Loader
-from logitstore.targets import Targets
+from logitstore.format.codecs.answer import normalised
+from logitstore.targets.targets import Targets
+from logitstore.train.loader.batch import Batch
+from logitstore.train.loader.loader import Loader
 from tests.parts.batches import same, visited
 
 

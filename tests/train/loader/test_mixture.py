@@ -9,8 +9,8 @@ import pytest
 
 import logitstore
 from logitstore.errors import BadInput
-from logitstore.loader import Loader
-from logitstore.mixture import Mixture, shares
+from logitstore.train.loader.loader import Loader
+from logitstore.train.loader.mixture import Mixture, shares
 from tests.parts.batches import same, visited
 
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import logitstore
-from logitstore.cache.order import bucketed, held_out, permuted, salt_of
-from logitstore.loader import Loader
+from logitstore.core.order import bucketed, held_out, permuted, salt_of
+from logitstore.train.loader.loader import Loader
 from tests.parts.batches import visited
 
 

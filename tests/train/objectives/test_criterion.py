@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from logitstore.criterion import Criterion, FeatureTerm, RowTerm
-from logitstore.features.feature import Shapes, Sides
-from logitstore.features.match import Match
-from logitstore.objectives import cross_entropy, forward_kl, reverse_kl
-from logitstore.objectives.from_hidden import LinearHead, from_hidden
-from logitstore.objectives.from_logits import from_logits
-from logitstore.schedule import Schedule
+from logitstore.core.schedule import Schedule
+from logitstore.models.head import LinearHead
+from logitstore.train.objectives import cross_entropy, forward_kl, reverse_kl
+from logitstore.train.objectives.criterion import Criterion, FeatureTerm, RowTerm
+from logitstore.train.objectives.features.feature import Shapes, Sides
+from logitstore.train.objectives.features.match import Match
+from logitstore.train.objectives.kernels.from_hidden import from_hidden
+from logitstore.train.objectives.kernels.from_logits import from_logits
 from tests.parts.targets import targets_of
 
 ROWS, VOCABULARY = 11, 23

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from logitstore.methods import METHODS, standing
-from logitstore.presets import row_of
+from logitstore.core.methods import METHODS
+from logitstore.format.presets import row_of
+from logitstore.train.objectives.exactness import exactness
 from tests.parts.places import ROOT
 
 VOCABULARY, WIDTH = 320, 32
@@ -30,7 +31,7 @@ ALL_LISTED = row_of("topk", {}, 10, None)
     ],
 )
 def test_an_objective_is_as_true_as_what_is_stored_and_as_it_is_itself(name: str, expected: list[str]) -> None:
-    assert [standing(name, row)[0] for row in CACHES.values()] == expected
+    assert [exactness(name, row)[0] for row in CACHES.values()] == expected
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -41,9 +42,9 @@ def test_the_page_tells_every_option(name: str) -> None:
 
 
 def test_why_an_objective_is_not_exact_is_said() -> None:
-    assert standing("plackett_luce", CACHES["exact"])[1] == "only the ranks of listed tokens count"
-    assert standing("lumped_kl", CACHES["without a tail"])[1] == "the cache has no tail"
-    assert standing("forward_kl", ALL_LISTED) == ("exact", "the whole distribution is listed")
+    assert exactness("plackett_luce", CACHES["exact"])[1] == "only the ranks of listed tokens count"
+    assert exactness("lumped_kl", CACHES["without a tail"])[1] == "the cache has no tail"
+    assert exactness("forward_kl", ALL_LISTED) == ("exact", "the whole distribution is listed")
     assert all(method.because for method in METHODS.values() if method.own)
 
 
@@ -60,4 +61,4 @@ def test_why_an_objective_is_not_exact_is_said() -> None:
 def test_an_objective_on_features_is_as_true_as_the_codec_of_its_taps(
     row: str, codecs: list[str], expected: tuple[str, str]
 ) -> None:
-    assert standing("match", CACHES[row], codecs) == expected
+    assert exactness("match", CACHES[row], codecs) == expected

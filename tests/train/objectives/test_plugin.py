@@ -12,7 +12,7 @@ import torch
 import yaml
 
 import logitstore
-from logitstore.targets import dense_logprobs
+from logitstore.targets.dense import dense_logprobs
 from tests.parts.commands import logitstore_command
 from tests.parts.places import ROOT
 from tests.parts.targets import targets_of

@@ -15,11 +15,11 @@ from transformers import (
 )
 
 import logitstore
+from logitstore.core.types import ModelRef
 from logitstore.errors import BadInput, CacheMismatch, ModelError
-from logitstore.students.build import copied, fresh, parse_layers
-from logitstore.students.packing import check_packing
-from logitstore.train import train
-from logitstore.types import ModelRef
+from logitstore.text.train import check_packing
+from logitstore.train.students.build import copied, fresh, parse_layers
+from logitstore.train.train import train
 from tests.parts.texts import VOCABULARY, save_model
 from tests.parts.training import plan_of
 

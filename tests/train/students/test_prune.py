@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedModel, Qwen2Config, Qwen3Config
 
 from logitstore.errors import BadInput, ModelError
-from logitstore.students.width import Widths, importance_of, narrow_config, narrowed
+from logitstore.train.students.prune import Widths, importance_of, narrow_config, narrowed
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 60,

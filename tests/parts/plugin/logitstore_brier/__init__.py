@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from logitstore.methods import Method
-from logitstore.objectives.dense_pair import dense_pair
-from logitstore.targets import AnyTargets
+from logitstore.core.methods import Method
+from logitstore.targets.targets import AnyTargets
+from logitstore.train.objectives.kernels.dense_pair import dense_pair
 
 
 def brier(student_NV: Tensor, targets: AnyTargets, *, scale: float = 1.0, temperature: float = 1.0) -> Tensor:

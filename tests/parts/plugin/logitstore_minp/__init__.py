@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from logitstore.row_kinds import Lists, RowKind
+from logitstore.format.row_kinds import Lists, RowKind
 
 KIND = RowKind(
     sparsifier="logitstore_minp.minp:MinP",
     lists=Lists.UP_TO,
     fields=("ids", "logprobs", "tail_logmass", "gold_logprob", "entropy"),
     tails=("prior", "none"),
-    targets="logitstore.decode:listed",
+    targets="logitstore.targets.decoder:listed",
     cut_to=("minp", "topk"),
 )

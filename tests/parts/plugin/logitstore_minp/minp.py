@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from logitstore.sparsify.topk import TopK, listing_only
+from logitstore.dump.sparsify.topk import TopK, listing_only
 
 SHARE = 0.05
 """A cache says `minp` and no share, so this never changes: another share is another name."""

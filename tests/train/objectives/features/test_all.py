@@ -13,13 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from logitstore.features import (
-    FeatureObjective,
-    Match,
-    Sides,
-    Similarity,
-    SquareHead,
-)
+from logitstore.train.objectives.features import FeatureObjective, Match, Sides, Similarity, SquareHead
 from tests.parts.feature_references import CASES, built, samples_of, shapes_of, sides_of
 
 every = pytest.mark.parametrize("case", CASES)

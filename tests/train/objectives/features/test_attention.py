@@ -9,9 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from logitstore.features import (
-    Attention,
-)
+from logitstore.train.objectives.features import Attention
 from tests.parts.feature_references import CASES, COUNTS, heads_of, relation_reference, shapes_of, sides_of
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from logitstore.errors import BadInput
-from logitstore.features import (
+from logitstore.train.objectives.features import (
     Attention,
     Match,
     MutualInformation,
@@ -18,7 +18,7 @@ from logitstore.features import (
     Relations,
     layer_pairs,
 )
-from logitstore.features.layer_map import attention_pairs, hidden_pairs
+from logitstore.train.objectives.features.layer_map import attention_pairs, hidden_pairs
 from tests.parts.feature_references import shapes_of
 
 

@@ -6,10 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from logitstore.features import (
-    Match,
-    SquareHead,
-)
+from logitstore.train.objectives.features import Match, SquareHead
 from tests.parts.feature_references import built, projected, shapes_of, sides_of
 
 

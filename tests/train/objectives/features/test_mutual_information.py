@@ -10,12 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from logitstore.features import (
-    MutualInformation,
-    Shapes,
-    Sides,
-    interpolated_bound,
-)
+from logitstore.train.objectives.features import MutualInformation, Shapes, Sides, interpolated_bound
 from tests.parts.feature_references import built, sides_of
 
 

@@ -6,9 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from logitstore.features import (
-    NormDirection,
-)
+from logitstore.train.objectives.features import NormDirection
 from tests.parts.feature_references import built, class_means, projected, sides_of
 
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logitstore.features.padding import Padding
+from logitstore.train.objectives.features.padding import Padding
 
 
 @given(counts=st.lists(st.integers(0, 6), max_size=5))

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from logitstore.features import (
-    Similarity,
-)
+from logitstore.train.objectives.features import Similarity
 from tests.parts.feature_references import built, samples_of, sides_of
 
 

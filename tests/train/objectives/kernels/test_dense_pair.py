@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from logitstore.objectives import Targets
-from logitstore.targets import dense_logprobs, dense_probs
+from logitstore.targets.dense import dense_logprobs, dense_probs
+from logitstore.train.objectives import Targets
 from tests.parts.targets import targets_of
 
 

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from logitstore.objectives import forward_kl, jensen_shannon, lumped_kl, renormalised_kl, reverse_kl
-from logitstore.tails import FixedTail, LatentTail
-from logitstore.targets import Targets, dense_logprobs, temper
+from logitstore.targets.dense import dense_logprobs, temper
+from logitstore.targets.tails import FixedTail, LatentTail
+from logitstore.targets.targets import Targets
+from logitstore.train.objectives import forward_kl, jensen_shannon, lumped_kl, renormalised_kl, reverse_kl
 
 TAILS = ["none", "uniform", "prior", "latent", "head"]
 TEMPERATURES = [1.0, 2.0, 4.0]

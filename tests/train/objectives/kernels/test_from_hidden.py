@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from logitstore.objectives.distillation import distillation_loss
-from logitstore.objectives.from_hidden import LinearHead, from_hidden
-from logitstore.objectives.from_logits import from_logits
+from logitstore.models.head import LinearHead
+from logitstore.train.objectives.kernels.from_hidden import from_hidden
+from logitstore.train.objectives.kernels.from_logits import from_logits
+from logitstore.train.objectives.kernels.weighted_sum import distillation_loss
 from tests.parts.largest import Largest
 from tests.parts.targets import targets_of
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from logitstore.objectives import cross_entropy, forward_kl, rowwise
+from logitstore.train.objectives import cross_entropy, forward_kl, rowwise
 from tests.parts.dense_kl import make_targets
 
 

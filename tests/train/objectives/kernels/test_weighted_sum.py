@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from logitstore.errors import BadInput
-from logitstore.objectives import SampledTargets, Targets
-from logitstore.objectives.distillation import WeightedSum, distillation_loss, softmax_
-from logitstore.objectives.from_hidden import LinearHead, from_hidden
-from logitstore.objectives.from_logits import from_logits
-from logitstore.targets import AnyTargets, dense_logprobs
+from logitstore.models.head import LinearHead
+from logitstore.targets.dense import dense_logprobs
+from logitstore.targets.targets import AnyTargets
+from logitstore.train.objectives import SampledTargets, Targets
+from logitstore.train.objectives.kernels.from_hidden import from_hidden
+from logitstore.train.objectives.kernels.from_logits import from_logits
+from logitstore.train.objectives.kernels.weighted_sum import WeightedSum, distillation_loss, softmax_
 from tests.parts.largest import Largest
 from tests.parts.targets import TAILS, targets_of
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from logitstore.objectives import forward_kl, reverse_kl
-from logitstore.objectives.balanced_kl import balanced_kl
+from logitstore.train.objectives import forward_kl, reverse_kl
+from logitstore.train.objectives.logits.adaptive_kl import balanced_kl
 from tests.parts.row_references import whole
 
 

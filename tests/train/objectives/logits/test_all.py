@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 
 from logitstore.errors import BadInput
-from logitstore.objectives import Targets
-from logitstore.objectives.balanced_kl import balanced_kl
-from logitstore.objectives.dist import dist
-from logitstore.objectives.dkd import dkd
-from logitstore.objectives.one_for_all import one_for_all
-from logitstore.objectives.plackett_luce import plackett_luce
-from logitstore.objectives.sinkhorn import sinkhorn_distance
-from logitstore.objectives.standardised_kl import standardised_kl
-from logitstore.objectives.taid import taid
-from logitstore.targets import AnyTargets, dense_logprobs
+from logitstore.targets.dense import dense_logprobs
+from logitstore.targets.targets import AnyTargets
+from logitstore.train.objectives import Targets
+from logitstore.train.objectives.logits.adaptive_kl import balanced_kl
+from logitstore.train.objectives.logits.dist import dist
+from logitstore.train.objectives.logits.dkd import dkd, one_for_all
+from logitstore.train.objectives.logits.plackett_luce import plackett_luce
+from logitstore.train.objectives.logits.sinkhorn import sinkhorn_distance
+from logitstore.train.objectives.logits.standardised_kl import standardised_kl
+from logitstore.train.objectives.logits.taid import taid
 from tests.parts.row_references import (
     DISTRIBUTIONS,
     GOLD,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from logitstore.objectives import cross_entropy
+from logitstore.train.objectives import cross_entropy
 
 
 def test_cross_entropy_is_the_negative_log_of_the_gold_probability() -> None:

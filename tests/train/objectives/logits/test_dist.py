@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from logitstore.objectives.dist import dist
+from logitstore.train.objectives.logits.dist import dist
 from tests.parts.row_references import a_student, pearson, whole
 
 

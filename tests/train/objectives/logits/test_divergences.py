@@ -10,14 +10,21 @@ import torch
 from torch import Tensor
 
 from logitstore.errors import BadInput
-from logitstore.objectives import Targets, forward_kl, from_hidden, from_logits, jensen_shannon, lumped_kl, reverse_kl
-from logitstore.objectives.adaptive_kl import adaptive_kl
-from logitstore.objectives.by_autograd import ByAutograd, Term
-from logitstore.objectives.from_hidden import LinearHead
-from logitstore.objectives.skew_kl import skew_forward_kl, skew_reverse_kl
-from logitstore.objectives.symmetric_kl import symmetric_kl
-from logitstore.objectives.total_variation import total_variation
-from logitstore.targets import dense_logprobs
+from logitstore.models.head import LinearHead
+from logitstore.targets.dense import dense_logprobs
+from logitstore.train.objectives import (
+    Targets,
+    forward_kl,
+    from_hidden,
+    from_logits,
+    jensen_shannon,
+    lumped_kl,
+    reverse_kl,
+)
+from logitstore.train.objectives.kernels.by_autograd import ByAutograd, Term
+from logitstore.train.objectives.logits.adaptive_kl import adaptive_kl
+from logitstore.train.objectives.logits.divergences import symmetric_kl, total_variation
+from logitstore.train.objectives.logits.skew_kl import skew_forward_kl, skew_reverse_kl
 from tests.parts.targets import targets_of
 
 ROWS, VOCABULARY = 6, 37

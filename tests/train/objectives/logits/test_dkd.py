@@ -7,12 +7,11 @@ import math
 import pytest
 import torch
 
-from logitstore.objectives import cross_entropy
-from logitstore.objectives.dense_pair import dense_pair
-from logitstore.objectives.dist import dist
-from logitstore.objectives.dkd import dkd, non_target_kl, target_kl
-from logitstore.objectives.one_for_all import one_for_all
-from logitstore.targets import dense_logprobs
+from logitstore.targets.dense import dense_logprobs
+from logitstore.train.objectives import cross_entropy
+from logitstore.train.objectives.kernels.dense_pair import dense_pair
+from logitstore.train.objectives.logits.dist import dist
+from logitstore.train.objectives.logits.dkd import dkd, non_target_kl, one_for_all, target_kl
 from tests.parts.row_references import DISTRIBUTIONS, GOLD, ROWS, VOCABULARY, a_student, kl, targets_with, whole
 
 

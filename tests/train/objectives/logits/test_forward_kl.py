@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logitstore.objectives import FixedTail, Targets, forward_kl
-from logitstore.targets import dense
+from logitstore.targets.dense import dense
+from logitstore.train.objectives import FixedTail, Targets, forward_kl
 from tests.parts.dense_kl import make_targets, reference_kl
 
 TEMPERATURES = (1.0, 2.0, 4.0)

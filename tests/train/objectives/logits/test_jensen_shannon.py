@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from logitstore.errors import BadInput
-from logitstore.objectives import forward_kl, jensen_shannon, reverse_kl
-from logitstore.targets import dense_logprobs
+from logitstore.targets.dense import dense_logprobs
+from logitstore.train.objectives import forward_kl, jensen_shannon, reverse_kl
 from tests.parts.row_references import ROWS, VOCABULARY, a_student, kl, targets_with, whole
 
 

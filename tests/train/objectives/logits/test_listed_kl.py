@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logitstore.objectives import lumped_kl
+from logitstore.train.objectives import lumped_kl
 from tests.parts.dense_kl import make_targets, reference_kl
 
 

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from logitstore.objectives import FixedTail, Targets, cross_entropy
-from logitstore.objectives.plackett_luce import plackett_luce
-from logitstore.targets import dense_logprobs
+from logitstore.targets.dense import dense_logprobs
+from logitstore.train.objectives import FixedTail, Targets, cross_entropy
+from logitstore.train.objectives.logits.plackett_luce import plackett_luce
 from tests.parts.row_references import GOLD, ROWS, VOCABULARY, a_student, reference_plackett_luce, targets_with, whole
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from logitstore.errors import BadInput
-from logitstore.objectives.sinkhorn import sinkhorn_distance
-from logitstore.objectives.total_variation import total_variation
+from logitstore.train.objectives.logits.divergences import total_variation
+from logitstore.train.objectives.logits.sinkhorn import sinkhorn_distance
 from tests.parts.row_references import VOCABULARY, a_student, targets_with, whole
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from logitstore.errors import BadInput
-from logitstore.objectives.standardised_kl import standardised_kl
-from logitstore.targets import dense_logprobs
+from logitstore.targets.dense import dense_logprobs
+from logitstore.train.objectives.logits.standardised_kl import standardised_kl
 from tests.parts.row_references import ROWS, VOCABULARY, a_student, targets_with
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from logitstore.errors import BadInput
-from logitstore.objectives import forward_kl
-from logitstore.objectives.taid import AdaptiveTime, taid
-from logitstore.targets import dense_logprobs
+from logitstore.targets.dense import dense_logprobs
+from logitstore.train.objectives import forward_kl
+from logitstore.train.objectives.logits.taid import AdaptiveTime, taid
 from tests.parts.row_references import DISTRIBUTIONS, ROWS, VOCABULARY, a_student, at, targets_with
 
 

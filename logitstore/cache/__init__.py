@@ -1,1 +1,0 @@
-"""The cache on disk: layout, parts, reader, verification. No torch here."""

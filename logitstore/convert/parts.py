@@ -1,0 +1,110 @@
+"""A cache that is made from caches, without a teacher: what `recode` and `merge` share.
+
+target -> fit on rows of the sources -> cache.json and shared files -> part by part
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from logitstore.convert.row_source import RowSource, batches
+from logitstore.convert.rows import Recoder
+from logitstore.core.order import spread
+from logitstore.core.progress import Progress, Step
+from logitstore.dump.begin import Fit
+from logitstore.dump.fit import fitted, listed_by
+from logitstore.dump.sparsify.reduce import sparsifier_of
+from logitstore.dump.sparsify.sketch import TailPilot
+from logitstore.errors import BadInput, storage_errors
+from logitstore.format.manifest import MANIFEST_NAME, Manifest
+from logitstore.format.row import RowInfo
+from logitstore.models.head import Head
+from logitstore.store import layout, storage
+from logitstore.store.cache import Cache
+from logitstore.store.writer import PartTaken, PartWriter
+
+
+def check_target(out: Path, sources: Sequence[Path]) -> None:
+    """Refuse, before any work, a folder that cannot become the cache.
+
+    Raises:
+        BadInput: it is one of the sources or lies inside of one, or holds something else.
+    """
+    for source in sources:
+        if out.resolve() == source.resolve():
+            raise BadInput(f"--out {out}: it is the source itself. Choose another folder.")
+        if out.resolve().is_relative_to(source.resolve()):
+            raise BadInput(f"--out {out}: it lies inside of {source}. Choose a folder outside of it.")
+    if out.exists() and not out.is_dir():
+        raise BadInput(f"--out {out}: a file stands there. Choose another folder.")
+    if out.is_dir() and not (out / MANIFEST_NAME).exists():
+        names = {path.name for path in out.iterdir() if not path.name.startswith(".")}
+        if names - {layout.PARTS, layout.SHARED}:
+            raise BadInput(f"--out {out}: the folder holds other files. Choose an empty or new one.")
+
+
+def fit_on(
+    distributions: RowSource,
+    source: Cache,
+    row: RowInfo,
+    pilot_rows: int,
+    progress: Progress,
+    head: Head | None = None,
+) -> Fit:
+    """Fit what the rows share of their tails.
+
+    Args:
+        distributions: of the source's rows.
+        source: whose samples are gone through, some of them, spread evenly.
+        row: what a row is to hold.
+        pilot_rows: about so many rows.
+        progress: receives the steps.
+        head: of the teacher, for a sketch.
+    """
+    pilot, sparsifier = TailPilot(row.vocabulary, head), sparsifier_of(row)
+    chosen_M = np.array(spread(len(source), source.rows, pilot_rows))
+    parts_M, indices_M = source.places(chosen_M)
+    total = max(round(len(chosen_M) * source.rows / len(source)), 1)
+    for number in np.unique(parts_M).tolist():
+        part, indices = source.part(number), indices_M[parts_M == number].tolist()
+        for batch in batches([part.samples.sample(index) for index in indices], indices, row.vocabulary):
+            chunks, _ = distributions(part, batch)
+            for chunk in chunks:
+                pilot.add(chunk.logits_nV, listed_by(sparsifier, chunk, row.vocabulary), chunk.hidden_nD)
+            progress(Step(stage="pilot", done=min(pilot.rows, total), total=total))
+    return fitted(pilot, row), pilot.rows
+
+
+def write_parts(
+    out: Path, manifest: Manifest, source: Cache, recoder: Recoder, stage: str, progress: Progress
+) -> Cache:
+    """Write the parts that are missing, with the numbers and samples of those that the source has.
+
+    Raises:
+        CacheMismatch, CacheDamaged: parts that are there belong to another plan or are not whole.
+        StorageError: the disk is full or the folder cannot be written; what is committed stays.
+    """
+    done = set(layout.committed_parts(out))
+    rows = {record.part: record.rows for record in source.records if record.part not in done}
+    written = 0
+
+    def told(count: int) -> None:
+        nonlocal written
+        written += count
+        progress(Step(stage=stage, done=written, total=sum(rows.values()), part=number))
+
+    for number in rows:
+        part = source.part(number)
+        samples = [part.samples.sample(index) for index in range(len(part.samples))]
+        with suppress(PartTaken), PartWriter(out, manifest, number, samples) as writer:
+            recoder.write(part, samples, writer, told)
+    made = Cache(out)
+    made.check_sizes()
+    if made.complete:
+        with storage_errors(out):
+            storage.sweep(out)
+    return made

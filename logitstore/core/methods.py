@@ -1,0 +1,271 @@
+"""The objectives by name: where each comes from, what it needs of a cache, and how true a cache lets it be. No torch.
+
+What `train --objective` knows, what docs/methods.md says and what a plugin declares are these entries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from inspect import Parameter, signature
+from typing import Any, Literal
+
+from logitstore.core.registry import resolve, suggest
+from logitstore.errors import BadInput
+
+PLUGINS = "logitstore.objectives"
+"""The entry-point group in which other packages name objectives of theirs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One way to pull a student towards a teacher.
+
+    Attributes:
+        target: where it is, as `package.module:attribute`. Of the form "rows" a function of student logits [N, V], targets
+            and, where `needs_gold`, gold tokens [N], then options by keyword; of the form "features" a class as
+            described in `logitstore.train.objectives.features.feature`. Both give a loss [N].
+        says: what it is, for one row.
+        paper: where it comes from.
+        form: whether it is about logits or about hidden states, queries, keys and values.
+        needs_distribution: whether it needs the teacher's whole distribution, so that random samples do not serve it.
+        needs_tail: whether it is infinite where the teacher's tail has no mass.
+        needs_list: whether it needs listed tokens.
+        needs_gold: whether it needs the tokens that follow in the data.
+        has_temperature: whether it exists at other temperatures than 1.
+        may_be_negative: whether its loss may be below 0, so that no weight can make it as heavy as another.
+        own: what it is by itself where a cache does not list every token: a lower bound of what its name says, or biased.
+        because: why it is that.
+        rows_together: how many rows it compares with each other; 0 where every row stands alone.
+        state: where the module is that changes its options while a student trains.
+        given: keyword arguments that are no options, because the trainer or the state gives them.
+        taps: what features it compares, for people.
+    """
+
+    target: str
+    says: str
+    paper: str
+    form: Literal["rows", "features"] = "rows"
+    needs_distribution: bool = True
+    needs_tail: bool = False
+    needs_list: bool = False
+    needs_gold: bool = False
+    has_temperature: bool = True
+    may_be_negative: bool = False
+    own: Literal["bound", "biased"] | None = None
+    because: str = ""
+    rows_together: int = 0
+    state: str | None = None
+    given: tuple[str, ...] = ()
+    taps: str = ""
+
+    @property
+    def function(self) -> Any:
+        """Imported when asked for."""
+        return resolve(self.target)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What may be set, with the defaults: the keyword arguments of the function, and of its state."""
+        found = [self.function] + ([resolve(self.state)] if self.state else [])
+        named = [each for one in found for each in signature(one).parameters.values()]
+        kept = {each.name: each.default for each in named if each.kind is Parameter.KEYWORD_ONLY}
+        return {name: default for name, default in kept.items() if name not in ("temperature", *self.given)}
+
+
+_HERE = "logitstore.train.objectives.logits"
+
+
+_THERE = "logitstore.train.objectives.features"
+
+
+METHODS = {
+    "forward_kl": Method(
+        target=f"{_HERE}.forward_kl:forward_kl",
+        says="KL(p, s), T^2",
+        paper="Hinton et al. 2015",
+        needs_distribution=False,
+    ),
+    "reverse_kl": Method(
+        target=f"{_HERE}.divergences:reverse_kl",
+        says="KL(s, p), T^2",
+        paper="MiniLLM, Gu et al. 2024",
+        needs_tail=True,
+    ),
+    "symmetric_kl": Method(
+        target=f"{_HERE}.symmetric_kl:symmetric_kl", says="half of both, T^2", paper="Jeffreys 1946", needs_tail=True
+    ),
+    "jensen_shannon": Method(
+        target=f"{_HERE}.divergences:jensen_shannon",
+        says="beta KL(p, m) + (1 - beta) KL(s, m), m = beta p + (1 - beta) s, T^2",
+        paper="GKD, Agarwal et al. 2024",
+    ),
+    "total_variation": Method(
+        target=f"{_HERE}.total_variation:total_variation",
+        says="half the sum of abs(p - s)",
+        paper="DistillSpec, Zhou et al. 2024",
+    ),
+    "skew_forward_kl": Method(
+        target=f"{_HERE}.skew_kl:skew_forward_kl", says="KL(p, 0.1 p + 0.9 s), T^2", paper="DistiLLM, Ko et al. 2024"
+    ),
+    "skew_reverse_kl": Method(
+        target=f"{_HERE}.skew_kl:skew_reverse_kl", says="KL(s, 0.1 s + 0.9 p), T^2", paper="DistiLLM, Ko et al. 2024"
+    ),
+    "adaptive_kl": Method(
+        target=f"{_HERE}.adaptive_kl:adaptive_kl",
+        says="forward and reverse KL, weighted by where the two differ, head or tail, T^2",
+        paper="AKL, Wu et al. 2025",
+        needs_tail=True,
+    ),
+    "lumped_kl": Method(
+        target=f"{_HERE}.lumped_kl:lumped_kl",
+        says="KL with everything unlisted as one token, T = 1",
+        paper="for comparison",
+        needs_list=True,
+        has_temperature=False,
+        own="bound",
+        because="a lower bound, whatever the shape of the tail",
+    ),
+    "renormalised_kl": Method(
+        target=f"{_HERE}.renormalised_kl:renormalised_kl",
+        says="KL on the listed tokens alone, T^2",
+        paper="for comparison",
+        needs_list=True,
+        own="biased",
+        because="the mass of the tail is left out",
+    ),
+    "balanced_kl": Method(
+        target=f"{_HERE}.balanced_kl:balanced_kl",
+        says="forward and reverse KL, the one heavier where the student is surer than the teacher, the other where less, T^2",
+        paper="BD-KD, Amara et al. 2022",
+        needs_tail=True,
+    ),
+    "taid": Method(
+        target=f"{_HERE}.taid:taid",
+        says="cross-entropy to the mix of both logits, (1 - t) z_s + t z_p, at a time t that goes from start to end",
+        paper="TAID, Shing et al. 2025",
+        state=f"{_HERE}.taid:AdaptiveTime",
+        given=("t",),
+    ),
+    "dkd": Method(
+        target=f"{_HERE}.dkd:dkd",
+        says="KL of gold against the rest, and KL within the rest, weighted apart, T^2",
+        paper="DKD, Zhao et al. 2022",
+        needs_gold=True,
+    ),
+    "one_for_all": Method(
+        target=f"{_HERE}.one_for_all:one_for_all",
+        says="cross-entropy to p with its word on the gold token strengthened: weights (p + [gold])^gamma - [gold], T^2",
+        paper="OFA-KD, Hao et al. 2023",
+        needs_gold=True,
+    ),
+    "dist": Method(
+        target=f"{_HERE}.dist:dist",
+        says="1 - Pearson correlation of p and s, of each row and of each token over 64 rows, T^2",
+        paper="DIST, Huang et al. 2022",
+        rows_together=64,
+    ),
+    "sinkhorn": Method(
+        target=f"{_HERE}.sinkhorn:sinkhorn_distance",
+        says="the row's share of the Sinkhorn distance between 16 distributions of each side",
+        paper="SinKD, Cui et al. 2024",
+        rows_together=16,
+    ),
+    "plackett_luce": Method(
+        target=f"{_HERE}.plackett_luce:plackett_luce",
+        says="the teacher's ranking of the listed tokens, gold first, each place weighted by p_T",
+        paper="PLD, Bassam et al. 2025",
+        needs_gold=True,
+        own="biased",
+        because="only the ranks of listed tokens count",
+    ),
+    "standardised_kl": Method(
+        target=f"{_HERE}.standardised_kl:standardised_kl",
+        says="KL between logits divided by their standard deviations, T^2",
+        paper="Sun et al. 2024; at T = 1 MIX-KD, Choi et al. 2023",
+        needs_tail=True,
+    ),
+    "match": Method(
+        target=f"{_THERE}.match:Match",
+        form="features",
+        says="squared error, or 1 - cosine, of hidden states, the student's projected where the widths differ",
+        paper="FitNets, Romero et al. 2015; DistilBERT, Sanh et al. 2019; Minitron, Muralidharan et al. 2024",
+        taps="hidden",
+    ),
+    "square_head": Method(
+        target=f"{_THERE}.square_head:SquareHead",
+        form="features",
+        says="squared error of hidden states over the mean square of the teacher's",
+        paper="SquareHead, Kurtic et al. 2023",
+        taps="hidden",
+    ),
+    "norm_direction": Method(
+        target=f"{_THERE}.norm_direction:NormDirection",
+        form="features",
+        says="the final hidden state along the mean of those before the same token, as long as the teacher's",
+        paper="KD++, Wang et al. 2023",
+        given=("means_VD",),
+        taps="final",
+    ),
+    "relations": Method(
+        target=f"{_THERE}.relations:Relations",
+        form="features",
+        says="KL between the relations of queries, of keys and of values among the rows of a sample",
+        paper="MiniLM v2, Wang et al. 2021",
+        taps="query, key, value",
+    ),
+    "attention": Method(
+        target=f"{_THERE}.attention:Attention",
+        form="features",
+        says="KL between attention distributions, and between the relations of values",
+        paper="MiniLM, Wang et al. 2020",
+        taps="query, key, value",
+    ),
+    "similarity": Method(
+        target=f"{_THERE}.similarity:Similarity",
+        form="features",
+        says="squared error of the cosines among the rows of a sample",
+        paper="MLKD-OOD, Wu et al. 2022",
+        taps="hidden",
+    ),
+    "mutual_information": Method(
+        target=f"{_THERE}.mutual_information:MutualInformation",
+        form="features",
+        says="minus a lower bound of the mutual information of hidden states, with a critic that learns",
+        paper="Distiller, He et al. 2021",
+        may_be_negative=True,
+        taps="hidden",
+    ),
+}
+
+
+@cache
+def methods() -> dict[str, Method]:
+    """Ours, and those that installed packages name in the entry-point group `logitstore.objectives`.
+
+    Raises:
+        BadInput: a plugin that is no `Method`, or takes a name that is taken.
+    """
+    found = dict(METHODS)
+    for entry in entry_points(group=PLUGINS):
+        made = entry.load()
+        if not isinstance(made, Method):
+            raise BadInput(
+                f"the objective '{entry.name}' of {entry.value} is no Method of logitstore.core.methods. Mend the plugin."
+            )
+        if entry.name in found:
+            raise BadInput(f"the objective '{entry.name}' of {entry.value}: the name is taken. Rename the plugin's.")
+        found[entry.name] = made
+    return found
+
+
+def method_of(name: str) -> Method:
+    """A method by name.
+
+    Raises:
+        BadInput: there is none, with the nearest name.
+    """
+    if name not in methods():
+        raise BadInput(f"no objective named '{name}'. {suggest(name, list(methods()))}")
+    return methods()[name]

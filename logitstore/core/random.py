@@ -1,0 +1,37 @@
+"""Random numbers that are the same on every machine: hashes of numbers, and streams of uniforms made from them."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.random import Generator, Philox
+
+from logitstore.core.types import Array
+
+DRAWS, FIDELITY = 0, 1
+"""What the numbers are for: each use has a stream of its own."""
+
+
+def uniform(key: str, rows: int, width: int, stream: int) -> Array:
+    """float64[N, width] in [0, 1).
+
+    Args:
+        key: of the sample, 32 hex digits: the key of the generator.
+        rows: of the sample.
+        width: numbers of a row.
+        stream: DRAWS or FIDELITY.
+    """
+    return generator(int(key, 16), stream).random((rows, width))
+
+
+def generator(key: int, stream: int) -> Generator:
+    """The Philox generator (Salmon et al. 2011) with a key of up to 128 bits; each stream, below 2**64, is its own."""
+    return Generator(Philox(key=key, counter=np.array([0, 0, 0, stream], np.uint64)))
+
+
+def hashed(numbers_N: Array, salt: int) -> Array:
+    """uint64[N]: the SplitMix64 finaliser (Steele et al. 2014) of each number and a salt."""
+    with np.errstate(over="ignore"):
+        x = numbers_N.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(salt % (1 << 64))
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return np.asarray(x ^ (x >> np.uint64(31)))

@@ -1,0 +1,83 @@
+"""The nouns that travel between the layers: plain frozen values over NumPy arrays.
+
+Axes: N rows, K kept entries, T tokens of one sample.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRef:
+    """Where a model is: a local folder or hub name, and the GGUF file in it if there is one.
+
+    `folder::file.gguf` names a GGUF file in a folder (or hub repository).
+    """
+
+    name: str
+    gguf: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> ModelRef:
+        name, _, gguf = text.partition("::")
+        return cls(name=name, gguf=gguf or None)
+
+    def __str__(self) -> str:
+        return f"{self.name}::{self.gguf}" if self.gguf else self.name
+
+    @property
+    def pretrained(self) -> dict[str, str]:
+        """Keyword arguments for transformers' `from_pretrained`."""
+        return {"gguf_file": self.gguf} if self.gguf else {}
+
+
+class Asked(Protocol):
+    """A sample as it is put to a teacher, whatever the task."""
+
+    @property
+    def key(self) -> str:
+        """What tells it from every other sample."""
+        ...
+
+    @property
+    def length(self) -> int:
+        """How many inputs it has: the tokens of a text, 1 for a view of an image."""
+        ...
+
+    @property
+    def rows(self) -> int:
+        """How many rows it has."""
+        ...
+
+    @property
+    def gold_N(self) -> Array:
+        """int64[N]: the gold token or label of each row; -1 where there is none."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What the teacher said about some rows: named arrays with N as first axis.
+
+    Of a cache of top-k: `ids` [N, K], `logprobs` [N, K] (as stored, not normalised; -inf in an empty slot),
+    `tail_logmass` [N], `gold_logprob` [N], `entropy` [N]; nats at temperature 1. docs/format.md names all of them.
+    """
+
+    fields: dict[str, Array] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Array:
+        return self.fields[name]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CachedSample:
+    """A sample and what the teacher said about its rows; the arrays are views of the mapped files."""
+
+    sample: Any
+    answer: Answer

@@ -1,1 +1,0 @@
-"""From files and hub data sets to samples: documents, tokens, windows."""

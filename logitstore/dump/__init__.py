@@ -1,0 +1,1 @@
+"""The teacher's half: a teacher answers, a sparsifier chooses, and parts of a cache are written."""

@@ -1,0 +1,212 @@
+"""`verify --against-teacher`: ask the teacher again about a random share of the samples, and compare with what is stored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from logitstore.core.order import salt_of
+from logitstore.core.progress import Progress, Step, no_progress
+from logitstore.core.random import hashed
+from logitstore.core.types import Array, CachedSample, ModelRef
+from logitstore.dump.ask import Batches, TeacherBatch, ask
+from logitstore.dump.teachers.causal_lm import CausalTeacher
+from logitstore.dump.teachers.image_classifier import ImageTeacher
+from logitstore.dump.teachers.teacher import Teacher
+from logitstore.errors import BadInput, CacheMismatch
+from logitstore.format.codecs.answer import RowCodec
+from logitstore.image.dump import AskAgain, reopened
+from logitstore.models.load import load_config
+from logitstore.models.shape import head_rows
+from logitstore.store.cache import Cache
+from logitstore.targets.rows import RowChunk
+from logitstore.text.dump import text_batches
+
+HALF_STEP = 2.0**-11
+"""Relative half step of float16: what storing a logprob may change."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """Largest differences found, in nats.
+
+    Attributes:
+        rows: rows asked about again.
+        stored: stored logprobs (listed, gold, tail) against the teacher's now, beyond what rounding to float16 explains.
+        spread: the teacher's own logprobs of the same tokens, batched as in the dump against one sample at a time.
+        same_weights: whether the teacher's weights are those the manifest names.
+    """
+
+    rows: int
+    stored: float
+    spread: float
+    same_weights: bool
+
+    @property
+    def tolerance(self) -> float:
+        """What `stored` may reach: three times the teacher's own spread, and at least a thousandth of a nat."""
+        return max(3 * self.spread, 1e-3)
+
+    @property
+    def passed(self) -> bool:
+        return math.isfinite(self.stored) and math.isfinite(self.spread) and self.stored <= self.tolerance
+
+
+def audit(
+    cache: Cache,
+    teacher: str,
+    share: float,
+    seed: int = 0,
+    device: str = "auto",
+    progress: Progress = no_progress,
+    images: str | None = None,
+) -> Audit:
+    """Compare a random share of a cache with its teacher.
+
+    Raises:
+        ModelError: the teacher cannot be loaded.
+        CacheMismatch: the cache holds no sample, or the teacher has a smaller vocabulary.
+    """
+    if not len(cache):
+        raise CacheMismatch(f"{cache.path}: no part is committed, so there is nothing to compare.")
+    if cache.manifest.is_derived:
+        raise BadInput(
+            f"{cache.path}: its rows were made from other caches and are not a teacher's own. Compare those it was made from."
+        )
+    if images is not None and cache.manifest.view is None:
+        raise BadInput(f"--images {images}: {cache.path} is a cache of text. Leave it out.")
+    cache.check_targets(f"--against-teacher {teacher}")
+    loaded, batches = (
+        _texts(cache, teacher, device)
+        if cache.manifest.view is None
+        else _views(cache, teacher, images, device, progress)
+    )
+    count = max(round(share * len(cache)), 1)
+    chosen = np.sort(np.argsort(hashed(np.arange(len(cache)), salt_of(seed, 0, 7)), kind="stable")[:count])
+    found = [cache[int(index)] for index in chosen]
+    samples = [each.sample for each in found]
+    together = _logprobs(loaded, cache, batches(samples), found)
+    alone = []
+    for done, each in enumerate(found, 1):
+        alone += _logprobs(loaded, cache, batches([each.sample]), [each])
+        progress(Step(stage="ask again", done=done, total=len(found)))
+    stored = [_stored(each.answer.fields) for each in found]
+    codec = RowCodec(row=cache.manifest.row)
+    return Audit(
+        rows=sum(sample.rows for sample in samples),
+        stored=max(_beyond_rounding(a, b, codec) for a, b in zip(stored, together, strict=True)),
+        spread=max(_largest(_apart(a, b)) for a, b in zip(together, alone, strict=True)),
+        same_weights=loaded.fingerprint() == cache.manifest.teacher.fingerprint,
+    )
+
+
+def _texts(cache: Cache, teacher: str, device: str) -> tuple[Teacher, Batches]:
+    """The teacher of a cache of text, and how its samples become batches."""
+    model = ModelRef.parse(teacher)
+    config = load_config(model)
+    if head_rows(config) < cache.manifest.teacher.vocabulary:
+        raise CacheMismatch(
+            f"{model}: its head has {head_rows(config)} rows; {cache.path} names ids up to "
+            f"{cache.manifest.teacher.vocabulary - 1}. Give the teacher that made it."
+        )
+    loaded = CausalTeacher(model, config, cache.manifest.teacher.dtype, device)
+    return loaded, partial(text_batches, budget=cache.manifest.batch_tokens)
+
+
+def _views(cache: Cache, teacher: str, images: str | None, device: str, progress: Progress) -> tuple[Teacher, Batches]:
+    """The same of a cache of images."""
+    where = AskAgain(teacher=teacher, images=images, device=device)
+    prepared = reopened(where, cache, cache.manifest.views, progress)
+    loaded = prepared.load()
+    if not isinstance(loaded, ImageTeacher) or loaded.classes != cache.manifest.teacher.vocabulary:
+        raise CacheMismatch(
+            f"{teacher}: it does not have the {cache.manifest.teacher.vocabulary} classes of {cache.path}. "
+            "Give the teacher that made it."
+        )
+    return loaded, prepared.batches
+
+
+def _stored(fields: dict[str, Array]) -> Array:
+    """float64[N, K + 2]: logprobs of the listed tokens, if there are any, of the gold token, and of the tail, if it is stored.
+
+    Empty slots are NaN.
+    """
+    columns = [fields["gold_logprob"][:, None]]
+    if "tail_logmass" in fields:
+        columns.append(fields["tail_logmass"][:, None])
+    if "ids" in fields:
+        columns.append(np.where(np.isneginf(fields["logprobs"]), np.nan, fields["logprobs"]))
+    return np.concatenate([column.astype(np.float64) for column in columns], 1)
+
+
+def _logprobs(
+    teacher: Teacher,
+    cache: Cache,
+    batches: Iterable[TeacherBatch],
+    found: list[CachedSample],
+) -> list[Array]:
+    """The same columns as `_stored`, from the teacher now."""
+    vocabulary = cache.manifest.teacher.vocabulary
+    out: list[Array] = [np.zeros(0)] * len(found)
+    for batch in batches:
+        fields = [found[index].answer.fields for index in batch.indices]
+        columns = [
+            _columns(
+                chunk,
+                {name: np.concatenate([each[name] for each in fields])[chunk.span] for name in fields[0]},
+                vocabulary,
+            )
+            for chunk in ask(teacher, batch, hidden=False)
+        ]
+        rows = np.split(torch.cat(columns).double().cpu().numpy(), np.cumsum(batch.counts)[:-1])
+        for index, values in zip(batch.indices, rows, strict=True):
+            out[index] = values
+    return out
+
+
+def _columns(chunk: RowChunk, stored: dict[str, Array], vocabulary: int) -> Tensor:
+    """The same columns as `_stored`, of a few rows."""
+    logprobs_nV = torch.log_softmax(chunk.logits_nV[:, :vocabulary].float(), -1)
+    columns = [logprobs_nV.gather(1, chunk.gold_n.clamp(min=0)[:, None])]
+    if "ids" in stored:
+        is_empty_nK = torch.from_numpy(np.isneginf(stored["logprobs"])).to(logprobs_nV.device)
+        ids_nK = torch.from_numpy(stored["ids"].astype(np.int64)).to(logprobs_nV.device).masked_fill(is_empty_nK, 0)
+        listed_nK = logprobs_nV.gather(1, ids_nK).masked_fill(is_empty_nK, torch.nan)
+        if "tail_logmass" in stored:
+            places_nK = ids_nK.masked_fill(is_empty_nK, vocabulary)
+            outside_nV = torch.nn.functional.pad(logprobs_nV.exp(), (0, 1)).scatter_(1, places_nK, 0.0)
+            columns.append(outside_nV.sum(-1, keepdim=True).log())
+        columns.append(listed_nK)
+    return torch.cat(columns, 1)
+
+
+def _beyond_rounding(stored: Array, now: Array, codec: RowCodec) -> float:
+    """The largest difference, less what the codec may have changed."""
+    allowed = codec.logprob_error(now)
+    allowed[:, 0] = np.abs(now[:, 0]) * HALF_STEP
+    if "tail_logmass" in codec.fields:
+        allowed[:, 1] = codec.tail_error()
+        # a smaller mass than the codec can say is stored as the smallest
+        now = now.copy()
+        now[:, 1] = np.where(np.isneginf(now[:, 1]), now[:, 1], np.maximum(now[:, 1], codec.lowest_tail))
+    is_empty = np.isnan(stored)
+    with np.errstate(invalid="ignore"):
+        difference = np.where(is_empty | (stored == now), 0.0, np.abs(stored - now) - allowed)
+    return _largest(difference)
+
+
+def _apart(a: Array, b: Array) -> Array:
+    """Distances; two impossible tokens do not differ."""
+    with np.errstate(invalid="ignore"):
+        return np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
+
+
+def _largest(differences: Array) -> float:
+    """NaN, which comes from one side being impossible and the other not, counts as infinite."""
+    return float(np.where(np.isnan(differences), np.inf, differences).max(initial=0.0))

@@ -1,0 +1,109 @@
+"""Loading a data set from a file, a glob, a folder or the hub; `datasets` does the reading."""
+
+from __future__ import annotations
+
+import glob
+from pathlib import Path
+
+import datasets
+
+from logitstore.core.registry import suggest
+from logitstore.errors import BadInput, one_line
+
+BUILDERS = {
+    ".json": "json",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".txt": "text",
+    ".md": "text",
+    ".rst": "text",
+}
+
+
+def load(source: str, split: str) -> datasets.Dataset:
+    """The rows of a split of a data set; may have none.
+
+    Args:
+        source: a file, a glob, a folder, or the name of a hub data set (`name` or `name:config`).
+        split: its name; files without one are `train`.
+
+    Raises:
+        BadInput: no such file, data set or split; files of different or unknown kinds; files that cannot be read.
+    """
+    datasets.disable_progress_bars()
+    name, options = _builder(source)
+    try:
+        return datasets.load_dataset(name, split=split, **options)
+    except ValueError as error:
+        raise BadInput(f"--data {source}, --split {split}: {one_line(error)}") from error
+    except Exception as error:
+        raise _unreadable(source, error) from error
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether `save_to_disk` wrote the folder."""
+    return (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
+
+
+def files_of(source: str) -> list[Path]:
+    """The files that a path or glob names, sorted; none where there are none."""
+    path = Path(source).expanduser()
+    if path.is_file():
+        return [path]
+    matches = sorted(glob.glob(str(path), recursive=True)) if glob.has_magic(str(path)) else []
+    return [Path(match) for match in matches if Path(match).is_file()]
+
+
+def load_saved(source: str, split: str) -> datasets.Dataset:
+    """The rows of a split of a folder that `save_to_disk` wrote, where they lie.
+
+    `datasets` keeps what `map` makes of them in that folder too.
+
+    Raises:
+        BadInput: no such split; files that cannot be read.
+    """
+    try:
+        saved = datasets.load_from_disk(str(Path(source).expanduser()))
+    except Exception as error:
+        raise _unreadable(source, error) from error
+    splits = saved if isinstance(saved, datasets.DatasetDict) else {str(saved.split or "train"): saved}
+    if split not in splits:
+        raise BadInput(f"--data {source}: no split named '{split}'. {suggest(split, list(splits))}")
+    return splits[split]
+
+
+def _builder(source: str) -> tuple[str, dict[str, object]]:
+    """The name and options for `load_dataset`."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return str(path), {}
+    files = files_of(source)
+    if not files:
+        if path.suffix.lower() in BUILDERS or glob.has_magic(source) or source.startswith((".", "/", "~")):
+            raise BadInput(f"--data {source}: no such file. Give a file, a glob, a folder or a hub data set.")
+        name, _, config = source.partition(":")
+        return name, {"name": config} if config else {}
+    if not any(file.stat().st_size for file in files):
+        raise BadInput(f"--data {source}: the data set is empty. Give one that is not.")
+    kinds = {file.suffix.lower() for file in files}
+    builders = {BUILDERS.get(kind) for kind in kinds}
+    if len(builders) != 1 or None in builders:
+        raise BadInput(
+            f"--data {source}: files ending in {', '.join(sorted(kinds))}. "
+            f"Give files of one kind, ending in {', '.join(BUILDERS)}."
+        )
+    options: dict[str, object] = {"data_files": [str(file) for file in files]}
+    if kinds <= {".txt", ".md", ".rst"}:
+        options["sample_by"] = "document"
+    if kinds == {".tsv"}:
+        options["sep"] = "\t"
+    return str(builders.pop()), options
+
+
+def _unreadable(source: str, error: Exception) -> BadInput:
+    # each builder fails in its own way, down to StopIteration; the reason is kept, the traceback chained by the caller
+    return BadInput(f"--data {source}: cannot be read as a data set: {one_line(error.__cause__ or error)}")

@@ -1,0 +1,134 @@
+"""The pilot: some samples, spread over the data, on which everything that all rows share is fitted before the first part.
+
+Axes: N rows, D channels, K listed, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from logitstore.core.progress import Progress, Step
+from logitstore.dump.ask import Batches, ask
+from logitstore.dump.sparsify.reduce import sparsifier_of
+from logitstore.dump.sparsify.sketch import TailPilot
+from logitstore.dump.teachers.teacher import Teacher
+from logitstore.errors import ModelError
+from logitstore.format.manifest import Manifest
+from logitstore.format.row import RowInfo
+from logitstore.format.tap import directions_of
+from logitstore.models.head import Head
+from logitstore.models.moments import Moments
+from logitstore.targets.rows import RowChunk
+
+
+def fit_tail(
+    manifest: Manifest, samples: list[Any], batches: Batches, teacher: Teacher, progress: Progress
+) -> dict[str, Tensor]:
+    """The tensors of the shared file of the tail (docs/format.md); none for a tail that shares nothing.
+
+    Args:
+        manifest: of the cache to be.
+        samples: the pilot's.
+        batches: makes batches of them.
+        teacher: is asked about them.
+        progress: receives the steps.
+
+    Raises:
+        ModelError: the tail needs the head of a teacher whose head cannot be used.
+    """
+    shape, vocabulary = manifest.tail.shape, manifest.teacher.vocabulary
+    if not manifest.tail.is_fitted:
+        return {}
+    head = teacher.head(vocabulary) if manifest.tail.needs_hidden else None
+    chunks = _pilot_chunks(manifest, samples, batches, teacher, progress)
+    if head is not None:
+        first = next(chunks)
+        head, chunks = _matching(manifest, teacher, head, first), chain([first], chunks)
+    if head is not None and shape == "head":
+        return head_tensors(
+            head, torch.cat([chunk.hidden_nD.float().cpu() for chunk in chunks if chunk.hidden_nD is not None])
+        )
+    pilot, sparsifier = TailPilot(vocabulary, head), sparsifier_of(manifest.row)
+    for chunk in chunks:
+        pilot.add(chunk.logits_nV, listed_by(sparsifier, chunk, vocabulary), chunk.hidden_nD)
+    return fitted(pilot, manifest.row)
+
+
+def _pilot_chunks(
+    manifest: Manifest, samples: list[Any], batches: Batches, teacher: Teacher, progress: Progress
+) -> Iterator[RowChunk]:
+    """What the teacher says about the pilot samples."""
+    rows = 0
+    for batch in batches(samples):
+        for chunk in ask(teacher, batch, manifest.tail.needs_hidden):
+            rows += len(chunk.gold_n)
+            yield chunk
+        progress(Step(stage="pilot", done=rows, total=manifest.tail.pilot_rows))
+
+
+def _matching(manifest: Manifest, teacher: Teacher, head: Head, chunk: RowChunk) -> Head:
+    """The teacher's head, compared with its own logits of a few rows."""
+    if chunk.hidden_nD is None:
+        raise ValueError("this tail needs the teacher's hidden states")
+    head = head.matching(teacher.name, chunk.hidden_nD, chunk.logits_nV)
+    if manifest.tail.width not in (None, head.width):
+        raise ModelError(
+            f"{teacher.name}: its head takes {head.width} channels, its configuration says {manifest.tail.width}. "
+            "Use --preset small or topk."
+        )
+    return head
+
+
+def listed_by(sparsifier: Any, chunk: RowChunk, vocabulary: int) -> Tensor:
+    """int64[N, K]: what a sparsifier lists of some rows; empty slots are the vocabulary."""
+    kept = sparsifier(chunk.logits_nV, chunk.gold_n.clamp(min=0))
+    listed_nK: Tensor = kept["ids"].masked_fill(torch.isneginf(kept["logprobs"]), vocabulary)
+    return listed_nK
+
+
+def fitted(pilot: TailPilot, row: RowInfo) -> dict[str, Tensor]:
+    """The tensors of a sketch or a prior."""
+    return pilot.sketch(row.tail.bytes or 0) if row.tail.shape == "sketch" else {"prior": pilot.prior()}
+
+
+def head_tensors(head: Head, hidden_ND: Tensor) -> dict[str, Tensor]:
+    """The tensors of a tail that decodes hidden states: the head, and the statistics of the channels."""
+    weight_VD = head.weight_VD
+    if head.multiplier != 1:
+        weight_VD = weight_VD.float() * head.multiplier
+    deviation_D = hidden_ND.std(0, correction=0)
+    return {
+        "weight": weight_VD.cpu().contiguous(),
+        "base": head.base_V.float().cpu().contiguous(),
+        "bias": torch.zeros(len(head.base_V)),
+        "cap": torch.tensor([head.cap]),
+        "mean": hidden_ND.mean(0),
+        "std": floored(deviation_D),
+    }
+
+
+def floored(deviation_D: Tensor) -> Tensor:
+    """Deviations of channels, none much below the others.
+
+    A channel that hardly moves in the pilot may move later, and one scale serves the whole row.
+    """
+    return deviation_D.clamp(min=max(0.01 * float(deviation_D.square().mean().sqrt()), 1e-6))
+
+
+def moments_for(codec: str, width: int) -> Moments:
+    """The sums over a pilot's rows that a codec needs."""
+    return Moments(width, has_products=directions_of(codec) > 0)
+
+
+def shared_of(codec: str, moments: Moments) -> dict[str, Tensor]:
+    """The arrays of the tap's shared file (docs/format.md, "taps/")."""
+    mean_D = moments.mean_D.float()
+    if count := directions_of(codec):
+        directions_RD, _ = moments.directions(count)
+        return {"mean": mean_D, "directions": directions_RD.float().contiguous()}
+    return {"mean": mean_D, "std": floored(moments.deviation_D.float())}

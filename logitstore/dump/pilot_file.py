@@ -1,0 +1,110 @@
+"""What `plan` fitted and measured, kept beside the cache to be, so that the dump does not fit it again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import safetensors
+import safetensors.torch
+import xxhash
+from pydantic import Field
+from torch import Tensor
+
+from logitstore.core.record import Record, RelativePath
+from logitstore.errors import CacheDamaged, one_line
+from logitstore.format.manifest import Manifest
+from logitstore.format.presets import TYPICAL_KL
+from logitstore.format.row import RowInfo
+from logitstore.format.sealed import seal, unseal
+from logitstore.store import layout, storage
+
+PILOT_NAME = "pilot.json"
+
+
+class PilotRecord(Record):
+    """What `plan` fitted and measured, beside the cache to be: whose answers, on which data, how many rows, a file a tail, and
+    for every kind of row tried its KL at temperatures 1 and 2 (nats)."""
+
+    format: Literal["logitstore"] = "logitstore"
+    version: Literal[1] = 1
+    name: str
+    teacher: str
+    data: str
+    rows: int
+    files: dict[str, RelativePath] = Field(default_factory=dict)
+    kl: dict[str, tuple[float, float]] = Field(default_factory=dict)
+
+
+def _tail_of(row: RowInfo) -> str:
+    """What a fit depends on, besides teacher and data."""
+    tail = row.tail.model_copy(update={"file": None, "pilot_rows": 0})
+    return f"{row.sparsifier.model_dump_json()} {tail.model_dump_json()}"
+
+
+def keep_pilot(
+    out: Path,
+    record: PilotRecord,
+    fits: list[tuple[RowInfo, dict[str, Tensor]]],
+    kl: list[tuple[RowInfo, float, float]],
+) -> None:
+    """Write what was fitted and measured into the folder of the cache to be."""
+    files = {}
+    for row, shared in fits:
+        if not shared:
+            continue
+        content = safetensors.torch.save(shared)
+        name = f"{layout.PILOT}/tail-{xxhash.xxh3_64_hexdigest(content)}.safetensors"
+        storage.write_whole(out / name, content)
+        files[_tail_of(row)] = name
+    storage.write_whole(
+        out / layout.PILOT / PILOT_NAME,
+        seal(record.model_copy(update={"files": files, "kl": {_row_key(row): (one, two) for row, one, two in kl}})),
+    )
+
+
+def _row_key(row: RowInfo) -> str:
+    """What an error depends on, besides teacher and data."""
+    codec = row.codec.model_copy(update={"layout": "mapped"})
+    return f"{_tail_of(row)} {codec.model_dump_json()}"
+
+
+def expected_error(out: Path, manifest: Manifest) -> str:
+    """What is known of the error that a dump will have, before it is made."""
+    if not manifest.sparsifier.keeps_rows:
+        return "none: scores only, which students cannot be distilled from"
+    path = out / layout.PILOT / PILOT_NAME
+    if path.is_file():
+        record = unseal(PilotRecord, path)
+        found = record.kl.get(_row_key(manifest.row))
+        if found is not None and (record.name, record.data) == (manifest.teacher.name, manifest.data.fingerprint):
+            return (
+                f"KL about {found[0]:.2g} nats at temperature 1 and {found[1]:.2g} at 2, by the pilot in {path.parent}"
+            )
+    typical = TYPICAL_KL.get(manifest.preset or "")
+    if manifest.view is not None:
+        return "unknown; every dump measures its own"
+    if typical is None or manifest.row.sparsifier.is_estimate:
+        return "unknown; `logitstore plan` measures it"
+    return (
+        f"KL about {typical[0]:.2g} nats at temperature 1 and {typical[1]:.2g} at 2 for the preset as it is, on SmolLM2-135M; "
+        "`logitstore plan` measures this teacher"
+    )
+
+
+def kept_pilot(out: Path, manifest: Manifest) -> tuple[dict[str, Tensor], int] | None:
+    """What `plan` fitted for this teacher, this data and this tail, and on how many rows; None where it did not."""
+    path = out / layout.PILOT / PILOT_NAME
+    if not path.is_file():
+        return None
+    record = unseal(PilotRecord, path)
+    name = record.files.get(_tail_of(manifest.row))
+    if name is None or (record.teacher, record.data) != (manifest.teacher.fingerprint, manifest.data.fingerprint):
+        return None
+    try:
+        content = layout.inside(out, name).read_bytes()
+        if xxhash.xxh3_64_hexdigest(content) not in name:
+            raise CacheDamaged(f"{out / name}: its contents are not those its name says. Remove {path.parent}.")
+        return safetensors.torch.load(content), record.rows
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CacheDamaged(f"{out / name}: cannot be read: {one_line(error)}. Remove {path.parent}.") from error

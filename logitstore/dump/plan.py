@@ -1,0 +1,290 @@
+"""`plan`: ask the teacher about a few samples, and say what each way to keep a row would cost and lose. Reads top to bottom.
+
+data -> draft -> teacher on a pilot (fits every tail at once) -> teacher on other samples (judges every candidate) -> figures
+
+What the pilot fits is kept beside the cache to be, and the dump uses it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from logitstore.core.progress import Progress, Step, no_progress
+from logitstore.dump.ask import TeacherBatch, ask
+from logitstore.dump.dump import check_target
+from logitstore.dump.fit import fitted, head_tensors, listed_by
+from logitstore.dump.pilot_file import PilotRecord, keep_pilot
+from logitstore.dump.sparsify.fidelity import FidelityCheck, Truth
+from logitstore.dump.sparsify.reduce import RowReducer, sparsifier_of
+from logitstore.dump.sparsify.sketch import TailPilot
+from logitstore.dump.task import Prepared, prepare
+from logitstore.dump.teachers.teacher import Teacher
+from logitstore.errors import BadInput, ModelError, storage_errors
+from logitstore.format.part_record import Fidelity, fidelity_of
+from logitstore.format.presets import row_of
+from logitstore.format.row import RowInfo
+from logitstore.models.head import Head
+from logitstore.settings.dump import DumpSettings, PilotSettings, TeacherSettings
+from logitstore.targets.decoder import Decoder
+from logitstore.targets.rows import RowChunk
+from logitstore.text.dump import text_batches
+from logitstore.text.sample import Sample
+
+CANDIDATES: dict[str, tuple[str, dict[str, Any]]] = {
+    "small": ("small", {}),
+    "faithful": ("faithful", {}),
+    "exact": ("exact", {}),
+    "topk": ("topk", {}),
+    "topk, k = 8": ("topk", {"k": 8}),
+    "topk, k = 32": ("topk", {"k": 32}),
+    "topk, k = 64": ("topk", {"k": 64}),
+    "sampled": ("sampled", {}),
+}
+"""What is tried, by name."""
+
+
+JUDGED_SHARE = 5
+"""One in so many pilot samples judges, the others fit."""
+
+
+FITTED_ROWS, JUDGED_ROWS = 12288, 2000
+
+
+GOOD_ENOUGH = 0.25
+"""Nats of KL, at temperatures 1 and 2, up to which the smallest candidate is recommended."""
+
+
+@dataclass
+class Candidate:
+    """One way to keep a row, while it is tried."""
+
+    preset: str
+    row: RowInfo
+    shared: dict[str, Tensor] = field(default_factory=dict)
+    check: FidelityCheck | None = None
+    keep: RowReducer | None = None
+    seconds: float = 0.0
+
+
+def plan(settings: PilotSettings, progress: Progress = no_progress) -> dict[str, Any]:
+    """Figures of every candidate, as plain JSON, with the one that is recommended.
+
+    Raises:
+        BadInput: data or options that cannot be used.
+        ModelError: a teacher that cannot be loaded or gives NaN.
+    """
+    if settings.task != "causal-lm":
+        raise BadInput(
+            f"plan --task {settings.task}: it measures teachers of texts. `dump --dry-run` says what a dump of images costs."
+        )
+    wanted = DumpSettings(**{name: getattr(settings, name) for name in TeacherSettings.model_fields})
+    check_target(wanted)
+    prepared = prepare(wanted, progress)
+    manifest, samples = prepared.manifest, prepared.samples
+    progress(Step(stage="load the teacher", done=0, total=1))
+    teacher = prepared.load()
+    chosen = [int(place) for place in np.linspace(0, len(samples) - 1, min(settings.pilot_samples, len(samples)))]
+    order = np.random.default_rng(0).permutation(len(chosen))  # whatever the time allows is spread over the data
+    judging = [samples[chosen[place]] for place in order[::JUDGED_SHARE]]
+    fitting = [samples[chosen[place]] for place in order if place not in set(order[::JUDGED_SHARE])] or judging
+    candidates = _candidates(manifest.teacher.vocabulary, manifest.teacher.width)
+    fitted_rows, teacher_seconds, why_not = _fit(settings, prepared, teacher, fitting, candidates, progress)
+    judged_rows = _judge(teacher, manifest.teacher.vocabulary, judging, candidates, manifest.batch_tokens, progress)
+    per_row = teacher_seconds / fitted_rows
+    lines = [
+        _line(name, each, manifest.rows, judged_rows, per_row, settings.epochs) for name, each in candidates.items()
+    ]
+    _keep(settings, prepared, teacher, candidates, lines, fitted_rows)
+    return {
+        "teacher": settings.teacher,
+        "data": settings.data,
+        "samples": manifest.samples,
+        "rows": manifest.rows,
+        "pilot_rows": fitted_rows,
+        "judged_rows": judged_rows,
+        "teacher_rows_per_second": 1 / per_row,
+        "left_out": why_not,
+        "candidates": lines,
+        "recommended": _recommended(lines),
+    }
+
+
+def _candidates(vocabulary: int, width: int | None) -> dict[str, Candidate]:
+    found = {}
+    for name, (preset, settings) in CANDIDATES.items():
+        try:
+            found[name] = Candidate(preset, row_of(preset, settings, vocabulary, width))
+        except BadInput:
+            continue  # a small vocabulary, or a teacher of unknown width: this one cannot be had
+    return found
+
+
+def _batches(samples: list[Sample], budget: int) -> Iterator[TeacherBatch]:
+    """A few samples at a time, in the order given, each few sorted by length."""
+    for first in range(0, len(samples), 32):
+        yield from text_batches(samples[first : first + 32], budget)
+
+
+def _fit(
+    settings: PilotSettings,
+    prepared: Prepared,
+    teacher: Teacher,
+    samples: list[Sample],
+    candidates: dict[str, Candidate],
+    progress: Progress,
+) -> tuple[int, float, str | None]:
+    """Fit every candidate's tail in one pass; rows asked about, seconds that the teacher took, and why presets are missing."""
+    vocabulary = prepared.manifest.teacher.vocabulary
+    head, why_not = _head(teacher, vocabulary)
+    pilots: dict[str, TailPilot] = {}
+    states: list[Tensor] = []
+    total = sum(sample.rows for sample in samples)
+    rows, seconds = 0, 0.0
+    deadline = time.monotonic() + 60 * settings.minutes
+    for batch in _batches(samples, settings.batch_tokens):
+        chunks = ask(teacher, batch, head is not None)
+        while True:
+            began = time.monotonic()
+            chunk = next(chunks, None)
+            seconds += time.monotonic() - began
+            if chunk is None:
+                break
+            if not rows:
+                head, why_not = _matching(teacher, head, chunk, why_not)
+                pilots = _pilots(candidates, head, vocabulary)
+            for name, pilot in pilots.items():
+                listed_nK = listed_by(sparsifier_of(candidates[name].row), chunk, vocabulary)
+                pilot.add(chunk.logits_nV, listed_nK, chunk.hidden_nD)
+            if head is not None and chunk.hidden_nD is not None:
+                states.append(chunk.hidden_nD.float().cpu())
+            rows += len(chunk.gold_n)
+        progress(Step(stage="pilot", done=rows, total=total))
+        if time.monotonic() > deadline or rows >= FITTED_ROWS:
+            break
+    for name, candidate in list(candidates.items()):
+        shape = candidate.row.tail.shape
+        if candidate.row.tail.needs_hidden and head is None:
+            del candidates[name]
+        elif shape == "head" and head is not None:
+            candidate.shared = head_tensors(head, torch.cat(states))
+        elif name in pilots:
+            candidate.shared = fitted(pilots[name], candidate.row)
+    return rows, seconds, why_not
+
+
+def _head(teacher: Teacher, vocabulary: int) -> tuple[Head | None, str | None]:
+    try:
+        return teacher.head(vocabulary), None
+    except ModelError as error:
+        return None, str(error)
+
+
+def _matching(
+    teacher: Teacher, head: Head | None, chunk: RowChunk, why_not: str | None
+) -> tuple[Head | None, str | None]:
+    if head is None or chunk.hidden_nD is None:
+        return None, why_not
+    try:
+        return head.matching(teacher.name, chunk.hidden_nD, chunk.logits_nV), None
+    except ModelError as error:
+        return None, str(error)
+
+
+def _pilots(candidates: dict[str, Candidate], head: Head | None, vocabulary: int) -> dict[str, TailPilot]:
+    pilots = {}
+    for name, candidate in candidates.items():
+        shape = candidate.row.tail.shape
+        if shape == "prior" or (shape == "sketch" and head is not None):
+            pilots[name] = TailPilot(vocabulary, head if shape == "sketch" else None)
+    return pilots
+
+
+def _judge(
+    teacher: Teacher,
+    vocabulary: int,
+    samples: list[Sample],
+    candidates: dict[str, Candidate],
+    budget: int,
+    progress: Progress,
+) -> int:
+    """Compare every candidate with the teacher on samples that fitted nothing."""
+    needs_hidden = any(candidate.row.tail.needs_hidden for candidate in candidates.values())
+    for candidate in candidates.values():
+        candidate.check = FidelityCheck(Decoder(candidate.row, candidate.shared), 1.0)
+        candidate.keep = RowReducer.of(candidate.row, candidate.shared, None)
+    rows = 0
+    for batch in _batches(samples, budget):
+        for chunk in ask(teacher, batch, needs_hidden):
+            truth = Truth.of(chunk.logits_nV, vocabulary)
+            for candidate in candidates.values():
+                if candidate.check is None or candidate.keep is None:
+                    continue
+                began = time.monotonic()
+                kept = candidate.keep(batch, chunk)
+                candidate.seconds += time.monotonic() - began
+                candidate.check.add(truth, kept)
+            rows += len(chunk.gold_n)
+            if rows >= JUDGED_ROWS:
+                return rows
+        progress(Step(stage="judge", done=rows, total=JUDGED_ROWS))
+    return rows
+
+
+def _line(name: str, each: Candidate, rows: int, judged: int, per_row: float, epochs: float) -> dict[str, Any]:
+    """The figures of one candidate."""
+    found = each.check.take() if each.check is not None else Fidelity()
+    # a mean over the rows that happen to be bounded would flatter
+    figures = fidelity_of(found) if not found.unbounded else None
+    info = sum(field.bytes for field in Decoder(each.row, each.shared).codec.fields.values())
+    seconds = rows * (per_row + each.seconds / max(judged, 1))
+    kl = {at: (figures or {}).get(at) for at in ("kl_t1", "kl_t2")}
+    return {
+        "name": name,
+        "preset": each.preset,
+        "bytes_per_row": info,
+        "bytes": info * rows + sum(value.nbytes for value in each.shared.values()),
+        "kl_t1": kl["kl_t1"],
+        "kl_t2": kl["kl_t2"],
+        "hours": seconds / 3600,
+        "pays_from_students": math.ceil(seconds / (rows * per_row * epochs)),
+    }
+
+
+def _recommended(lines: list[dict[str, Any]]) -> str | None:
+    """The smallest that is good enough at temperatures 1 and 2; without one, the best at both together; None without any."""
+    bounded = [line for line in lines if line["kl_t1"] and line["kl_t2"]]
+    good = [line for line in bounded if max(line["kl_t1"]["mean"], line["kl_t2"]["mean"]) <= GOOD_ENOUGH]
+    if good:
+        return str(min(good, key=lambda line: line["bytes"])["name"])
+    if not bounded:
+        return None
+    return str(min(bounded, key=lambda line: line["kl_t1"]["mean"] + line["kl_t2"]["mean"])["name"])
+
+
+def _keep(
+    settings: PilotSettings,
+    prepared: Prepared,
+    teacher: Teacher,
+    candidates: dict[str, Candidate],
+    lines: list[dict[str, Any]],
+    rows: int,
+) -> None:
+    kl = [
+        (each.row, line["kl_t1"]["mean"], line["kl_t2"]["mean"])
+        for each, line in zip(candidates.values(), lines, strict=True)
+        if line["kl_t1"] and line["kl_t2"]
+    ]
+    record = PilotRecord(
+        name=settings.teacher, teacher=teacher.fingerprint(), data=prepared.manifest.data.fingerprint, rows=rows
+    )
+    with storage_errors(settings.out):
+        fits = [(each.row, each.shared) for each in candidates.values()]
+        keep_pilot(settings.out, record, fits, kl)

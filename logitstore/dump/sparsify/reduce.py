@@ -1,0 +1,82 @@
+"""Reduce rows to what is kept: the sparsifier's choice, and what the tail needs of the hidden state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from logitstore.core.progress import NO_STOPWATCH, Stopwatch
+from logitstore.core.random import DRAWS, uniform
+from logitstore.core.registry import resolve
+from logitstore.dump.sparsify.fidelity import FidelityCheck
+from logitstore.format.row import RowInfo
+from logitstore.targets.rows import RowBatch, RowChunk
+from logitstore.targets.shared import latents_of
+
+
+@dataclass(frozen=True, eq=False)
+class RowReducer:
+    """Reduces a chunk of the rows of a batch to what is stored of them, not yet encoded.
+
+    Attributes:
+        sparsifier: of the cache.
+        latents: makes coefficients, or what is stored of hidden states, of hidden states; None where nothing is.
+        check: compares some of the rows with the teacher's; None for none.
+        watch: times the stages.
+    """
+
+    sparsifier: Any
+    latents: Callable[[Tensor], Tensor] | None
+    check: FidelityCheck | None
+    watch: Stopwatch = NO_STOPWATCH
+
+    @classmethod
+    def of(
+        cls, row: RowInfo, shared: Mapping[str, Tensor], check: FidelityCheck | None, watch: Stopwatch = NO_STOPWATCH
+    ) -> RowReducer:
+        """Return the reducer to rows of this kind."""
+        return cls(sparsifier_of(row), latents_of(row, shared), check, watch)
+
+    def __call__(self, batch: RowBatch, chunk: RowChunk) -> dict[str, Tensor]:
+        with self.watch("select"):
+            kept = self._selected(batch, chunk)
+        if self.latents is not None:
+            if chunk.hidden_nD is None:
+                raise ValueError("this tail needs the teacher's hidden states")
+            with self.watch("sketch"):
+                kept["latent"] = self.latents(chunk.hidden_nD)
+        if self.check is not None:
+            with self.watch("fidelity"):
+                self.check.look(chunk, kept, self.check.chosen(batch))
+        return kept
+
+    def _selected(self, batch: RowBatch, chunk: RowChunk) -> dict[str, Tensor]:
+        """Return the sparsifier's choice; the gold logprob of a row without a gold token is NaN."""
+        uniform_nD = self._uniform(batch, chunk)
+        if not bool((batch.gold_N[chunk.span] < 0).any()):
+            kept: dict[str, Tensor] = self.sparsifier(chunk.logits_nV, chunk.gold_n, uniform_nD)
+            return kept
+        kept = self.sparsifier(chunk.logits_nV, chunk.gold_n.clamp(min=0), uniform_nD)
+        is_gold_n = chunk.gold_n >= 0
+        kept["gold_logprob"] = kept["gold_logprob"].masked_fill(~is_gold_n, torch.nan)
+        kept["gold_listed"] = kept["gold_listed"] & is_gold_n
+        return kept
+
+    def _uniform(self, batch: RowBatch, chunk: RowChunk) -> Tensor | None:
+        draws: int = self.sparsifier.draws
+        if not draws:
+            return None
+        numbers = [uniform(key, rows, draws, DRAWS) for key, rows in zip(batch.keys, batch.counts, strict=True)]
+        return torch.from_numpy(np.concatenate(numbers)[chunk.span])
+
+
+def sparsifier_of(row: RowInfo) -> Any:
+    """Return the sparsifier that makes these rows."""
+    info = row.sparsifier
+    arguments = {name: getattr(info, name) for name in info.kind.arguments}
+    return resolve(info.kind.sparsifier)(k=info.k, vocabulary=row.vocabulary, **arguments)

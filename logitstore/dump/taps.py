@@ -1,0 +1,240 @@
+"""Beginning the taps of a cache, or going on with them, and writing their parts.
+
+Axes: N rows, D channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from transformers import PretrainedConfig
+
+from logitstore.core.progress import NO_STOPWATCH, Progress, Step, Stopwatch
+from logitstore.core.types import Array, Asked
+from logitstore.dump.ask import FINITE, Encode, TeacherBatch, ask_features
+from logitstore.dump.fit import moments_for, shared_of
+from logitstore.dump.teachers.teacher import Teacher
+from logitstore.errors import BadInput, CacheMismatch, ModelError, storage_errors
+from logitstore.format.manifest import Manifest
+from logitstore.format.sealed import seal, seal_of_bytes, unseal
+from logitstore.format.tap import DEFAULT_CODEC, TAP_NAME, TapInfo, directions_of, needs_pilot, tap_fields, tap_folder
+from logitstore.format.tap_names import FINAL
+from logitstore.models.moments import Moments
+from logitstore.models.shape import shape_of
+from logitstore.store import layout, storage
+from logitstore.store.cache import Cache
+from logitstore.store.checks.verify import shared_problems
+from logitstore.store.part import check_sizes
+from logitstore.store.taps import Tap, read_tap, tap_folders
+from logitstore.store.writer import StagedPart
+from logitstore.targets.rows import split
+
+
+@dataclass(frozen=True, kw_only=True)
+class TapRequest:
+    """Taps that are wanted, and how.
+
+    Attributes:
+        names: of the taps.
+        codec: how their values become bytes; None takes what is there, else bfloat16.
+    """
+
+    names: Sequence[str]
+    codec: str | None
+
+
+def expected_bytes(config: PretrainedConfig, wanted: TapRequest) -> int:
+    """Bytes a row of the taps wanted, as far as the teacher's configuration tells."""
+    if not wanted.names:
+        return 0
+    text = config.get_text_config()
+    if wanted.names == [FINAL]:
+        width = int(shape_of(config)["hidden_size"])
+        return sum(info.bytes for info in tap_fields(wanted.codec or DEFAULT_CODEC, width).values())
+    heads = int(getattr(text, "num_attention_heads", None) or 1)
+    head_width = getattr(text, "head_dim", None) or text.hidden_size // heads
+    key_heads = getattr(text, "num_key_value_heads", None) or heads
+    widths = {"query": heads * head_width, "key": key_heads * head_width, "value": key_heads * head_width}
+    fields = (
+        tap_fields(wanted.codec or DEFAULT_CODEC, int(widths.get(name.partition("-")[0], text.hidden_size)))
+        for name in wanted.names
+    )
+    return sum(info.bytes for each in fields for info in each.values())
+
+
+def missing_parts(root: Path, names: Sequence[str], parts: Sequence[int]) -> dict[str, list[int]]:
+    """Of each tap those of some parts that are not there; a tap without a plan lacks all of them."""
+    there = tap_folders(root)
+    done = {name: set(layout.committed_parts(root / tap_folder(name))) if name in there else set() for name in names}
+    return {name: [part for part in parts if part not in done[name]] for name in names}
+
+
+def taps_are_begun(root: Path, manifest: Manifest, wanted: TapRequest) -> bool:
+    """Whether all taps wanted have a plan and a sound shared file.
+
+    Raises:
+        CacheMismatch: a tap that is there is stored in another way, or belongs to another cache.
+    """
+    found = _found(root, manifest, wanted)
+    return len(found) == len(wanted.names) and not any(
+        shared_problems(root / tap_folder(name), info) for name, info in found.items()
+    )
+
+
+def _found(root: Path, manifest: Manifest, wanted: TapRequest) -> dict[str, TapInfo]:
+    """The plans of those that are there."""
+    names = [name for name in tap_folders(root) if name in wanted.names]
+    found = {name: read_tap(root, manifest, name).info for name in names}
+    for name, info in found.items():
+        if wanted.codec not in (None, info.codec):
+            raise CacheMismatch(
+                f"--tap-codec {wanted.codec}: {root} has the tap '{name}' as {info.codec}. Leave out --tap-codec, or remove "
+                f"{root / tap_folder(name)} to begin it again."
+            )
+    return found
+
+
+def widths_of(teacher: Teacher, names: Sequence[str], codec: str | None) -> dict[str, int]:
+    """Channels of some features.
+
+    Raises:
+        BadInput: a codec that does not fit a feature.
+        ModelError: a feature that the teacher does not have.
+    """
+    widths = teacher.widths(names) if names else {}
+    for name, width in widths.items():
+        if directions_of(codec or DEFAULT_CODEC) > width:
+            raise BadInput(f"--tap-codec {codec}: {name} has {width} channels. Give at most pca-{width}.")
+    return widths
+
+
+def begin_taps(
+    root: Path,
+    manifest: Manifest,
+    wanted: TapRequest,
+    teacher: Teacher,
+    pilot: Callable[[], Iterable[TeacherBatch]],
+    progress: Progress,
+) -> list[Tap]:
+    """Write the shared files and then `tap.json` of the taps wanted, or make sure that those which are there are these.
+
+    Args:
+        pilot: gives the samples on which codecs are fitted, in batches.
+
+    Raises:
+        BadInput, ModelError: see `widths_of`.
+        CacheMismatch: see `taps_are_begun`; or a shared file is damaged and cannot be made again.
+    """
+    found = _found(root, manifest, wanted)
+    sound = {name for name, info in found.items() if not shared_problems(root / tap_folder(name), info)}
+    names = [name for name in wanted.names if name not in sound]
+    widths = widths_of(teacher, names, wanted.codec)
+    codecs = {name: found[name].codec if name in found else wanted.codec or DEFAULT_CODEC for name in names}
+    moments = {name: moments_for(codec, widths[name]) for name, codec in codecs.items() if needs_pilot(codec)}
+    if moments:
+        _observe_pilot(moments, list(pilot()), teacher, progress)
+    for name, codec in codecs.items():
+        fit = moments.get(name)
+        content = safetensors.torch.save(shared_of(codec, fit)) if fit else b""
+        file = layout.shared_name("codec", content, ".safetensors")
+        info = TapInfo(
+            plan=manifest.identity,
+            name=name,
+            width=widths[name],
+            codec=codec,
+            pilot_rows=fit.rows if fit else 0,
+            fields=tap_fields(codec, widths[name]),
+            shared={file: seal_of_bytes(content)} if fit else {},
+        )
+        _write(layout.inside(root, tap_folder(name)), info, {file: content} if fit else {}, found.get(name))
+    return [Tap(root, manifest, name) for name in wanted.names]
+
+
+def _observe_pilot(
+    moments: dict[str, Moments], batches: list[TeacherBatch], teacher: Teacher, progress: Progress
+) -> None:
+    """Count what the teacher shows of some features on the pilot."""
+    total, done = sum(len(batch.rows_N) for batch in batches), 0
+    for batch, values in ask_features(teacher, batches, dict.fromkeys(moments, lambda rows_ND: {"all": rows_ND})):
+        kept = values()
+        for name, each in moments.items():
+            check_finite(name, kept)
+            each.add(torch.from_numpy(kept[f"{name}/all"]))
+        done += len(batch.rows_N)
+        progress(Step(stage="pilot of taps", done=done, total=total))
+
+
+def _write(folder: Path, info: TapInfo, contents: dict[str, bytes], existing: TapInfo | None) -> None:
+    """The first writer of a tap wins, as of a cache: its pilot may differ in the last bits."""
+    if existing not in (None, info):
+        raise CacheMismatch(
+            f"{folder}: its shared file is damaged, and fitting it again here gives other bits. Run this on the kind of "
+            "machine that began the tap, or remove that folder to begin it again."
+        )
+    with storage_errors(folder):
+        for name, content in contents.items():
+            storage.write_whole(folder / name, content)
+        if existing is None and not storage.write_first(folder / TAP_NAME, seal(info)):
+            first = unseal(TapInfo, folder / TAP_NAME)
+            for name in contents.keys() - first.shared.keys():
+                (folder / name).unlink(missing_ok=True)
+
+
+def check_finite(name: str, kept: dict[str, Array]) -> None:
+    """Raises ModelError when a row of a feature holds NaN or infinity."""
+    if not kept[f"{name}/{FINITE}"].all():
+        raise ModelError(f"the teacher's {name} holds NaN or infinity; another number format of its weights may help.")
+
+
+def encoders(taps: Iterable[Tap]) -> dict[str, Encode]:
+    """What is kept of the features of some taps."""
+    return {tap.name: tap.codec.encode for tap in taps}
+
+
+def finish_taps(cache: Cache, names: Sequence[str]) -> None:
+    """Refuse parts of taps that belong to another plan or are not whole, and sweep complete ones.
+
+    Raises:
+        CacheDamaged, CacheMismatch: naming the first such part.
+    """
+    for name in names:
+        tap = cache.taps[name]
+        for record in tap.records:
+            check_sizes(tap.path, record.part, record)
+        if tap.complete:
+            with storage_errors(tap.path):
+                storage.sweep(tap.path)
+
+
+class TapOut:
+    """One part of a tap being written: takes what is kept of the feature, commits it."""
+
+    def __init__(
+        self, root: Path, tap: Tap, part: int, samples: Sequence[Asked], watch: Stopwatch = NO_STOPWATCH
+    ) -> None:
+        """Raises PartTaken, StorageError: see `StagedPart`."""
+        self._watch = watch
+        self.name = tap.name
+        self._fields = list(tap.plan.fields)
+        self._staged = StagedPart(root / tap_folder(self.name), tap.plan, part, samples)
+
+    def __enter__(self) -> TapOut:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._staged.__exit__(None, None, None)
+
+    def store(self, batch: TeacherBatch, kept: dict[str, Array]) -> None:
+        """Hand each sample's rows of a batch to the part. Raises ModelError: see `check_finite`."""
+        check_finite(self.name, kept)
+        with self._watch("write taps"):
+            for index, rows in split(batch, {field: kept[f"{self.name}/{field}"] for field in self._fields}):
+                self._staged.write(index, rows.fields)
+
+    def commit(self) -> None:
+        """Make the part visible."""
+        self._staged.commit()

@@ -1,0 +1,76 @@
+"""An image classifier as the teacher: any that transformers loads, or CLIP with the names of the classes.
+
+Axes: B images, D channels, C classes, T the one position of an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig
+
+from logitstore.core.types import ModelRef
+from logitstore.dump.teachers.teacher import Teacher
+from logitstore.errors import ModelError
+from logitstore.models.head import Head
+from logitstore.models.hooks import taken_by
+from logitstore.models.load import DTYPES, load_weights, pick_device
+from logitstore.models.shape import classifier_of, size_errors
+
+
+class ImageTeacher(Teacher):
+    """A loaded classifier."""
+
+    def __init__(self, model: ModelRef, config: PretrainedConfig, dtype: str, device: str) -> None:
+        """Load the weights; takes as long as transformers takes.
+
+        Raises:
+            ModelError: the model cannot be loaded, or the device does not exist.
+        """
+        self.device = pick_device(device)
+        self._dtype = DTYPES[dtype]
+        loaded = load_weights(model, config, self._dtype, "image-classification")
+        self._model = loaded.to(self.device).eval()
+
+    @property
+    def classes(self) -> int:
+        """How many it tells apart."""
+        return int(self._model.config.num_labels)
+
+    def head(self, vocabulary: int) -> Head:
+        layer = self._classifier()
+        base_C = (
+            torch.zeros(vocabulary, device=layer.weight.device) if layer.bias is None else layer.bias.detach().float()
+        )
+        return Head(layer.weight.detach(), base_C)
+
+    def _classifier(self) -> nn.Linear:
+        layer = classifier_of(self._model)
+        if layer is None:
+            raise ModelError(f"{self.name}: its logits do not come from a linear layer. Use --preset topk.")
+        return layer
+
+    @torch.inference_mode()
+    def logits(self, inputs: Mapping[str, Tensor], **options: Any) -> Tensor:
+        """Raw logits [B, 1, C] of `pixel_values`, float32[B, 3, H, W]; see `Teacher`.
+
+        Raises:
+            ModelError: it cannot take images of this size.
+        """
+        with size_errors(self.name, pixels_B3HW := self._pixels(inputs)):
+            output: Tensor = self._model(pixel_values=pixels_B3HW, **options).logits
+        return output[:, None]
+
+    def logits_and_hidden(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        with taken_by(self._classifier()) as seen:
+            logits_BTC = self.logits(inputs)
+        return logits_BTC, seen[-1].flatten(1)[:, None]
+
+    def _pixels(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        return inputs["pixel_values"].to(self.device, self._dtype)
+
+    def widths(self, names: Sequence[str]) -> dict[str, int]:
+        return {name: self._classifier().in_features for name in names}

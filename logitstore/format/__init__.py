@@ -1,0 +1,1 @@
+"""The specification in code: `cache.json`, `part.json`, the arrays of a row, and how values become bytes. No torch."""

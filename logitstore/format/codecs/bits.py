@@ -1,0 +1,73 @@
+"""Whole numbers of fixed but different width, packed bit by bit into the bytes of one row.
+
+Number j of a row occupies the bits o_j, ..., o_j + b_j - 1, where o_j is the sum of the widths before it. Bit i of a row is
+bit i mod 8 of its byte i // 8, the lowest first. The bits left over in the last byte are 0.
+
+Axes: N rows, K numbers of a row, B bytes of a row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from logitstore.core.types import Array
+from logitstore.format.codecs.arrays import beside, wide
+
+MOST_BITS = 24
+"""Widest number: with an offset of up to 7 bits it still lies within four bytes."""
+
+
+@dataclass(frozen=True)
+class Bits:
+    """Packs K numbers a row; `widths` holds their bits, each from 0 to 24."""
+
+    widths: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if any(not 0 <= width <= MOST_BITS for width in self.widths):
+            raise ValueError(f"widths of {self.widths} bits: each must be from 0 to {MOST_BITS}")
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of a row."""
+        return -(-sum(self.widths) // 8)
+
+    @cached_property
+    def _plan(self) -> tuple[Array, Array, Array]:
+        """For every number its first byte, its shift within it, and its mask."""
+        ends = np.cumsum(np.array(self.widths, np.int64))
+        starts = ends - np.array(self.widths, np.int64)
+        return starts // 8, starts % 8, (1 << np.array(self.widths, np.int64)) - 1
+
+    def encode(self, numbers_NK: Array) -> Array:
+        """uint8[N, B].
+
+        Raises:
+            ValueError: a number does not fit its width.
+        """
+        first_K, shift_K, mask_K = self._plan
+        wanted_NK = numbers_NK.astype(np.int64)
+        if ((wanted_NK < 0) | (wanted_NK > mask_K)).any():
+            raise ValueError("a number does not fit its width")
+        row = np.zeros((len(wanted_NK), self.bytes + 4), np.uint8)
+        shifted_NK = wanted_NK << shift_K
+        for place in range(len(self.widths)):
+            for step in range(4):
+                row[:, first_K[place] + step] |= ((shifted_NK[:, place] >> (8 * step)) & 0xFF).astype(np.uint8)
+        return row[:, : self.bytes]
+
+    def decode(self, packed_NB: Any) -> Any:
+        """int64[N, K]."""
+        if not self.bytes:
+            return beside(np.zeros((len(packed_NB), len(self.widths)), np.int64), packed_NB)
+        _, shift_K, mask_K = (beside(each, packed_NB) for each in self._plan)
+        last = self.bytes - 1
+        word_NK: Any = 0
+        for step in range(4):
+            place_K = beside(np.minimum(self._plan[0] + step, last), packed_NB)
+            word_NK = word_NK | (wide(packed_NB[:, place_K]) << (8 * step))
+        return (word_NK >> shift_K) & mask_K

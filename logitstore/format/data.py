@@ -1,0 +1,55 @@
+"""What `cache.json` says about the data: the texts or the images that the teacher was asked about, and the tokenizer."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from logitstore.core.record import Record
+
+
+class TokenizerInfo(Record):
+    """What the ids mean. `spelling` says how a vocabulary piece is turned into text."""
+
+    fingerprint: str
+    size: int = Field(ge=1)
+    spelling: Literal["byte-level", "metaspace", "plain"]
+
+
+class DataInfo(Record):
+    """What was asked. `fingerprint` covers place, domain, tokens and row mask of every sample, in order."""
+
+    source: str
+    split: str
+    kind: Literal["text", "chat"]
+    column: str
+    domain_column: str | None = None
+    fingerprint: str
+    documents: int = Field(ge=0)
+    skipped: int = Field(ge=0)
+    max_length: int = Field(ge=2)
+    overlap: int = Field(ge=0)
+
+
+class ImagesInfo(Record):
+    """What was asked, where it was images.
+
+    Attributes:
+        fingerprint: covers key and label of every image in the data, in order.
+        classes: covers the names of the teacher's classes, in order.
+        prompt: what `{}` of was put to a teacher that compares images with texts, for every class.
+        unlabelled: images without a label that is true of what the teacher saw.
+    """
+
+    source: str
+    split: str
+    kind: Literal["images"]
+    column: str | None = None
+    label_column: str | None = None
+    key_column: str | None = None
+    limit: int | None = None
+    fingerprint: str
+    classes: str
+    prompt: str | None = None
+    unlabelled: int = Field(ge=0)

@@ -1,0 +1,214 @@
+"""`cache.json` and `part.json`: what they hold. docs/format.md describes every entry."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, Literal, Self
+
+import xxhash
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+
+from logitstore.core.record import Record, RelativePath
+from logitstore.errors import BadInput, CacheDamaged
+from logitstore.format.data import DataInfo, ImagesInfo, TokenizerInfo
+from logitstore.format.row import (
+    SCORES,
+    CodecInfo,
+    FieldInfo,
+    RowInfo,
+    SparsifierInfo,
+    TailInfo,
+    row_fields,
+    token_dtype,
+)
+from logitstore.format.sealed import FileSeal
+from logitstore.format.views import ViewInfo
+
+MANIFEST_NAME = "cache.json"
+
+
+class TeacherInfo(Record):
+    """Who answered. `vocabulary` counts the token ids that are real, padding rows of the embedding excluded; `width` the
+    channels of the final hidden state, where the configuration says so."""
+
+    name: str
+    revision: str | None = None
+    fingerprint: str
+    dtype: str
+    vocabulary: int = Field(ge=1)
+    width: int | None = Field(None, ge=1)
+    architecture: str
+    config: dict[str, Any]
+
+
+class Member(Record):
+    """One of the caches that a mean was taken of: the identity of its plan, its teacher's name, and what it weighs.
+
+    The weights of all members sum to 1.
+    """
+
+    plan: str
+    teacher: str
+    weight: float = Field(ge=0, le=1)
+
+
+class Manifest(Record):
+    """The plan of a cache, written before its first part; nothing of it changes but the count of views, which can grow.
+
+    `samples`, `rows` and `tokens` count one view of the data. A language model sees its data once; of images there are
+    `views`, part after part of one before the parts of the next.
+    """
+
+    format: Literal["logitstore"] = "logitstore"
+    version: Literal[1] = 1
+    created_by: dict[str, str]
+    recoded_from: str | None = None
+    merged_from: list[Member] | None = Field(None, min_length=2)
+    task: Literal["causal-lm", "image-classification"] = "causal-lm"
+    teacher: TeacherInfo
+    tokenizer: TokenizerInfo | None = None
+    data: DataInfo | ImagesInfo = Field(discriminator="kind")
+    views: int = Field(1, ge=1)
+    view: ViewInfo | None = None
+    samples: int = Field(ge=1)
+    rows: int = Field(ge=1)
+    tokens: int = Field(ge=1)
+    samples_per_part: int = Field(ge=1)
+    batch_tokens: int = Field(ge=1)
+    fidelity_rows: int = Field(0, ge=0)
+    preset: str | None = None
+    sparsifier: SparsifierInfo
+    tail: TailInfo
+    codec: CodecInfo
+    fields: dict[str, FieldInfo]
+    shared: dict[RelativePath, FileSeal]
+
+    @model_validator(mode="after")
+    def _known_fields(self) -> Self:
+        """Field names become paths, so nothing but the fields of this version is let through."""
+        row = self.row
+        is_text = self.task == "causal-lm"
+        if (
+            isinstance(self.data, DataInfo) != is_text
+            or (self.tokenizer is not None) != is_text
+            or (self.view is None) != is_text
+            or (is_text and self.views > 1)
+        ):
+            raise ValueError(f"data, tokenizer, view and the task '{self.task}' do not go together")
+        # a plan that is still being worked out has no shared files yet
+        if self.shared and (self.tail.file is None) == self.tail.is_fitted:
+            raise ValueError(
+                f"a tail of the shape '{self.tail.shape}' and the file {self.tail.file} do not go together"
+            )
+        if self.tail.file is not None and self.shared and self.tail.file not in self.shared:
+            raise ValueError(f"the file of the tail, {self.tail.file}, is not among the shared files")
+        expected = row_fields(row.sparsifier, row.tail, row.codec, row.vocabulary)
+        for name in expected.keys() | self.fields.keys():
+            if self.fields.get(name) != expected.get(name):
+                raise ValueError(f"the field '{name}' is not the one of these targets")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _plain(self, plain_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `merged_from` where it says nothing, so that caches of one teacher are written as before there were means."""
+        plain: dict[str, Any] = plain_of(self)
+        if self.merged_from is None:
+            plain.pop("merged_from", None)
+        return plain
+
+    @property
+    def row(self) -> RowInfo:
+        """What a row holds."""
+        return RowInfo(sparsifier=self.sparsifier, tail=self.tail, codec=self.codec, vocabulary=self.teacher.vocabulary)
+
+    @property
+    def is_derived(self) -> bool:
+        """Whether its rows were made from other caches' and not from what a teacher said."""
+        return self.recoded_from is not None or self.merged_from is not None
+
+    @property
+    def layout(self) -> str:
+        """How the arrays of the parts lie on disk."""
+        return self.codec.layout
+
+    @property
+    def parts_of_view(self) -> int:
+        """Parts that hold one view of the data."""
+        return -(-self.samples // self.samples_per_part)
+
+    @property
+    def parts(self) -> int:
+        return self.views * self.parts_of_view
+
+    def span(self, part: int) -> slice:
+        """The samples that part number `part` holds, among those of all views, one view after another."""
+        view, block = divmod(part, self.parts_of_view)
+        first = block * self.samples_per_part
+        last = min(first + self.samples_per_part, self.samples)
+        return slice(view * self.samples + first, view * self.samples + last)
+
+    def samples_in(self, part: int) -> int:
+        """How many samples part number `part` holds."""
+        span = self.span(part)
+        return int(span.stop - span.start)
+
+    def shared_file(self, what: str) -> str:
+        """Path of the shared file, or of the folder of shared files, that holds `what`: vocabulary, tokenizer, tail."""
+        name = next((name for name in self.shared if name.startswith(f"shared/{what}-")), None)
+        if name is None:
+            raise CacheDamaged(f"the manifest names no shared file for '{what}'")
+        return "/".join(name.split("/")[:2])
+
+    @property
+    def bytes_per_row(self) -> int:
+        """Bytes that `rows.zarr` spends on a row, before compression."""
+        return sum(info.bytes for info in self.fields.values())
+
+    @property
+    def target_bytes_per_row(self) -> int:
+        """The same without the scores: what the targets cost."""
+        return sum(info.bytes for name, info in self.fields.items() if name not in SCORES)
+
+    @property
+    def text(self) -> tuple[TokenizerInfo, DataInfo]:
+        """The tokenizer and the data of a cache of text.
+
+        Raises:
+            BadInput: it is one of images.
+        """
+        if self.tokenizer is None or not isinstance(self.data, DataInfo):
+            raise BadInput(f"a cache of the task '{self.task}' holds no text.")
+        return self.tokenizer, self.data
+
+    @property
+    def token_dtype(self) -> str:
+        """How `samples.arrow` keeps token ids."""
+        return token_dtype(self.teacher.vocabulary)
+
+    def identity_fields(self) -> dict[str, Any]:
+        """Everything that decides what the parts hold; names, paths, versions and origins, which do not, are left out."""
+        plan = self.model_dump(
+            mode="json",
+            exclude={"created_by": True, "recoded_from": True, "merged_from": True, "teacher": {"name", "revision"}},
+        )
+        for name in ("source", "limit"):
+            plan["data"].pop(name, None)
+        # views can be added
+        del plan["views"]
+        if self.view is None:
+            del plan["view"]
+        return plan
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """As of every record; the copy's identity is its own."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("identity", None)
+        return copied
+
+    @cached_property
+    def identity(self) -> str:
+        """xxh3-128 of the canonical JSON of the identity_fields; parts carry it to say which plan they belong to."""
+        text = json.dumps(self.identity_fields(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return xxhash.xxh3_128_hexdigest(text.encode())

@@ -1,0 +1,122 @@
+"""Sealed JSON files: how they are written, and how they are read without trust.
+
+A UTF-8 JSON object whose last entry, `checksum`, covers every byte of the file: it is the xxh3-128 of the file with those
+32 hex digits replaced by zeros. See docs/format.md.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, TypeVar
+
+import xxhash
+from pydantic import Field, ValidationError
+
+from logitstore.core.record import NotKnownHere, Record
+from logitstore.errors import CacheDamaged, NotACache
+
+FORMAT = "logitstore"
+
+
+VERSION = 1
+
+
+_BLANK = b"0" * 32
+
+
+_SEAL = re.compile(rb'"checksum": "([0-9a-f]{32})"\n}\n\Z')
+
+
+R = TypeVar("R", bound=Record)
+
+
+class FileSeal(Record):
+    """Size in bytes and xxh3-128 (hex) of one file."""
+
+    bytes: int = Field(ge=0)
+    xxh3_128: str = Field(pattern="^[0-9a-f]{32}$")
+
+
+def seal(record: Record) -> bytes:
+    """The bytes of `record` as a sealed JSON file."""
+    text = json.dumps(record.model_dump(mode="json") | {"checksum": _BLANK.decode()}, indent=1, ensure_ascii=False)
+    blank = text.encode() + b"\n"
+    digest = xxhash.xxh3_128_hexdigest(blank).encode()
+    return blank[: -len(_BLANK) - 4] + digest + blank[-4:]
+
+
+def unseal(kind: type[R], path: Path) -> R:
+    """Read a sealed JSON file.
+
+    Raises:
+        NotACache: the file is no logitstore record, or of a newer format version.
+        CacheDamaged: its checksum or its contents are wrong, or a package is missing that knows what it names.
+    """
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError as error:
+        raise NotACache(f"{path.parent}: no {path.name} in it, so it is no logitstore cache.") from error
+    except (NotADirectoryError, IsADirectoryError) as error:
+        raise NotACache(f"{path.parent}: a cache is a folder with a {path.name} in it.") from error
+    except OSError as error:
+        raise CacheDamaged(f"{path}: cannot be read ({error.strerror}). {_WAY_OUT}") from error
+    content = _parse(raw, path)
+    if not is_sealed(raw):
+        raise CacheDamaged(f"{path}: its checksum does not match its contents. {_WAY_OUT}")
+    content.pop("checksum", None)
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        if isinstance(unknown := first.get("ctx", {}).get("error"), NotKnownHere):
+            raise CacheDamaged(f"{path}: {unknown}.") from error
+        where = ".".join(str(step) for step in first["loc"]) or "its contents"
+        raise CacheDamaged(f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}. {_WAY_OUT}") from error
+
+
+def is_sealed(raw: bytes) -> bool:
+    """Whether the checksum at the end of a sealed file matches its contents."""
+    match = _SEAL.search(raw)
+    if match is None:
+        return False
+    return xxhash.xxh3_128_hexdigest(raw[: match.start(1)] + _BLANK + raw[match.end(1) :]).encode() == match.group(1)
+
+
+def _parse(raw: bytes, path: Path) -> dict[str, Any]:
+    """JSON with the right format name and a version this code knows; what comes after is checked by its checksum."""
+    try:
+        content = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise CacheDamaged(f"{path}: not valid JSON ({error}). {_WAY_OUT}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise NotACache(f"{path}: this file was not written by logitstore ('format' is not '{FORMAT}').")
+    version = content.get("version")
+    if type(version) is not int or version < 1:
+        raise CacheDamaged(f"{path}: its version is {version!r:.40}, not a whole number. {_WAY_OUT}")
+    if version > VERSION:
+        raise NotACache(
+            f"{path}: format version {version}; this logitstore reads versions up to {VERSION}. "
+            "Install a newer logitstore."
+        )
+    return content
+
+
+_WAY_OUT = "Run `logitstore verify CACHE --repair`, then the command that wrote it again."
+
+
+def seal_of_bytes(content: bytes) -> FileSeal:
+    """Size and checksum of a file's contents."""
+    return FileSeal(bytes=len(content), xxh3_128=xxhash.xxh3_128_hexdigest(content))
+
+
+def seal_of(path: Path) -> FileSeal:
+    """Size and checksum of a file, read in blocks of 4 MiB."""
+    digest = xxhash.xxh3_128()
+    size = 0
+    with path.open("rb") as file:
+        while block := file.read(4 << 20):
+            digest.update(block)
+            size += len(block)
+    return FileSeal(bytes=size, xxh3_128=digest.hexdigest())

@@ -1,0 +1,132 @@
+"""`tap.json`: what a tap is, and how its rows are stored. Sealed like `cache.json`; see docs/format.md, "taps/"."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, Self
+
+import xxhash
+from pydantic import Field, model_validator
+
+from logitstore.core.record import Record, RelativePath
+from logitstore.format.manifest import Manifest
+from logitstore.format.row import FieldInfo
+from logitstore.format.sealed import FileSeal
+from logitstore.format.tap_names import PATTERN
+
+TAP_NAME = "tap.json"
+
+
+TAPS = "taps"
+
+
+CODEC_PATTERN = r"^(bfloat16|float16|float32|int8|pca-[1-9][0-9]*)$"
+
+
+DEFAULT_CODEC = "bfloat16"
+
+
+def directions_of(codec: str) -> int:
+    """R of the codec `pca-R`; 0 for the others."""
+    match = re.fullmatch(r"pca-(\d+)", codec)
+    return int(match[1]) if match else 0
+
+
+def needs_pilot(codec: str) -> bool:
+    """Whether a codec has something that all rows share, fitted before the first."""
+    return codec == "int8" or directions_of(codec) > 0
+
+
+def tap_fields(codec: str, width: int) -> dict[str, FieldInfo]:
+    """The arrays of a tap's `rows.zarr`, by name."""
+    if count := directions_of(codec):
+        return {"values": FieldInfo(dtype="float16", shape=(count,), unit="coefficient", codec="pca")}
+    if codec == "int8":
+        return {
+            "values": FieldInfo(dtype="int8", shape=(width,), unit="channel", codec="channels"),
+            "scale": FieldInfo(dtype="float16", shape=(), unit="standard deviation"),
+        }
+    if codec == "bfloat16":
+        return {"values": FieldInfo(dtype="uint16", shape=(width,), unit="channel", codec="bfloat16")}
+    kind: Literal["float16", "float32"] = "float16" if codec == "float16" else "float32"
+    return {"values": FieldInfo(dtype=kind, shape=(width,), unit="channel")}
+
+
+class TapInfo(Record):
+    """The plan of a tap, written before its first part and never changed.
+
+    Attributes:
+        plan: identity of the plan of the cache, by which teacher, samples, rows and parts are known.
+        name: such as `hidden-8`.
+        width: D, channels of the feature.
+        codec: how its values become bytes.
+        pilot_rows: rows that the shared file was fitted on; 0 without one.
+        fields, shared: as in `cache.json`, paths relative to the tap's folder.
+    """
+
+    format: Literal["logitstore"] = "logitstore"
+    version: Literal[1] = 1
+    plan: str = Field(pattern="^[0-9a-f]{32}$")
+    name: str = Field(pattern=PATTERN)
+    width: int = Field(ge=1)
+    codec: str = Field(pattern=CODEC_PATTERN)
+    pilot_rows: int = Field(0, ge=0)
+    fields: dict[str, FieldInfo]
+    shared: dict[RelativePath, FileSeal]
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if directions_of(self.codec) > self.width:
+            raise ValueError(f"{self.codec} has more directions than the {self.width} channels of the feature")
+        if self.fields != tap_fields(self.codec, self.width):
+            raise ValueError("the fields are not those of the codec")
+        if len(self.shared) != needs_pilot(self.codec):
+            raise ValueError(f"the codec {self.codec} and {len(self.shared)} shared files do not go together")
+        return self
+
+    @cached_property
+    def identity(self) -> str:
+        """xxh3-128 of the canonical JSON of everything in it; the tap's parts carry it."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return xxhash.xxh3_128_hexdigest(text.encode())
+
+    @property
+    def bytes_per_row(self) -> int:
+        return sum(info.bytes for info in self.fields.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class TapPlan:
+    """A tap and the cache it belongs to: what decides the tap's parts."""
+
+    info: TapInfo
+    manifest: Manifest
+
+    @property
+    def identity(self) -> str:
+        return self.info.identity
+
+    @property
+    def fields(self) -> dict[str, FieldInfo]:
+        return self.info.fields
+
+    @property
+    def layout(self) -> str:
+        """Always mapped: a part of a wide feature is too large to be decompressed whole for a few of its rows."""
+        return "mapped"
+
+    @property
+    def parts(self) -> int:
+        return self.manifest.parts
+
+    def samples_in(self, part: int) -> int:
+        """How many samples part number `part` holds."""
+        return self.manifest.samples_in(part)
+
+
+def tap_folder(name: str) -> str:
+    """Where a tap lies, relative to the cache."""
+    return f"{TAPS}/{name}"

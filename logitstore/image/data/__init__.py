@@ -1,0 +1,1 @@
+"""Images from folders, tars and data sets, found by their keys."""

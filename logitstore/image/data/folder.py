@@ -1,0 +1,89 @@
+"""Images as files in a folder; its subfolders are their classes.
+
+The builder `imagefolder` of `datasets` is not used: it silently drops images when a name or a class contains "test" or "val",
+drops all labels when one image lies beside the class folders, passes over linked folders, and fails on brackets in paths.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from logitstore.core.registry import suggest
+from logitstore.errors import BadInput
+from logitstore.image.data.source import ImageSource, read_file, refuse_unless_utf8
+
+_SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "eval", "test", "testing"})
+
+
+def files_below(folder: Path) -> list[str]:
+    """The paths of all files below a folder, relative to it, with forward slashes, sorted by code point.
+
+    Links are followed; names that begin with a dot, and macOS's `__MACOSX`, are passed over.
+
+    Raises:
+        BadInput: a folder that cannot be read; a name that is not UTF-8.
+    """
+    return sorted(_walk(folder))
+
+
+def image_folder(folder: Path, names: list[str], split: str) -> ImageSource:
+    """The images of a folder, by path; the first folder on an image's path is its class, and beside those it has none.
+
+    Where all the subfolders are named like splits, `split` is read, and its subfolders are the classes.
+
+    Args:
+        names: the paths of the images relative to the folder, in order, at least one; these are the keys.
+
+    Raises:
+        BadInput: no such split.
+    """
+    splits = {_top(name) for name in names}
+    inside = ""
+    if splits <= _SPLITS:
+        if split not in splits:
+            raise BadInput(f"--data {folder}: no split named '{split}'. {suggest(split, sorted(map(str, splits)))}")
+        inside = f"{split}/"
+        names = [name for name in names if name.startswith(inside)]
+    elif split != "train":
+        raise BadInput(
+            f"--data {folder}: no split named '{split}': its subfolders are not named like splits. "
+            "Give the folder of the split itself."
+        )
+    return ImageSource(
+        keys=names,
+        labels=[_top(name.removeprefix(inside)) for name in names],
+        read=lambda index: read_file(folder / names[index], names[index]),
+    )
+
+
+def _top(name: str) -> str | None:
+    top, below, _ = name.partition("/")
+    return top if below else None
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=_refuse):
+        folders[:] = [name for name in folders if _seen(name) and not _leads_up(parent, name)]
+        below = Path(parent).relative_to(folder).as_posix()
+        for name in filter(_seen, files):
+            path = name if below == "." else f"{below}/{name}"
+            refuse_unless_utf8(path, folder)
+            yield path
+
+
+def _seen(name: str) -> bool:
+    return not name.startswith(".") and name != "__MACOSX"
+
+
+def _leads_up(parent: str, name: str) -> bool:
+    """Whether a link leads to a folder that it lies in, so that following it would never end."""
+    path = os.path.join(parent, name)
+    return os.path.islink(path) and Path(os.path.realpath(parent)).is_relative_to(os.path.realpath(path))
+
+
+def _refuse(error: OSError) -> None:
+    raise BadInput(
+        f"--data: the folder {error.filename} cannot be read: {error.strerror}. Give yourself access."
+    ) from error

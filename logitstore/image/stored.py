@@ -1,0 +1,186 @@
+"""`samples.arrow` of a cache of images, and the shared file that names the images.
+
+`samples.arrow` says which image was seen, and proves what the teacher saw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from logitstore.core.types import Array
+from logitstore.errors import CacheDamaged, LogitstoreError
+from logitstore.format.manifest import MANIFEST_NAME, Manifest
+from logitstore.format.part_record import PartRecord
+from logitstore.image.view import View
+from logitstore.store import layout
+from logitstore.store.checks.verify import Problem
+from logitstore.store.samples import PartSamples, map_batch
+
+IMAGE_SCHEMA = pa.schema(
+    [pa.field("key", pa.large_string(), nullable=False), pa.field("label", pa.int32(), nullable=False)]
+)
+
+
+def images_arrow(keys: Sequence[str], labels: Array) -> bytes:
+    """The file's contents."""
+    columns = [pa.array(keys, pa.large_string()), pa.array(labels.astype(np.int32))]
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, IMAGE_SCHEMA) as writer:
+        writer.write_batch(pa.record_batch(columns, schema=IMAGE_SCHEMA))
+    return bytes(sink.getvalue())
+
+
+class ImagesFile:
+    """A mapped file of images.
+
+    Attributes:
+        labels: int64, number of the class of each image, or -1.
+    """
+
+    def __init__(self, path: Path, count: int, classes: int) -> None:
+        """Map the file and check it.
+
+        Raises:
+            CacheDamaged: it is no Arrow file, or holds something else than `count` images of `classes` classes.
+        """
+        batch = map_batch(path, IMAGE_SCHEMA)
+        self._keys = batch.column("key")
+        self.labels = batch.column("label").to_numpy().astype(np.int64)
+        if len(self.labels) != count or not ((self.labels >= -1) & (self.labels < classes)).all():
+            raise CacheDamaged(f"{path}: its count of images or a label is wrong. Run `logitstore verify`.")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def name(self, image: int) -> str:
+        """Key of an image in the data set."""
+        return str(self._keys[image].as_py())
+
+    def names(self) -> list[str]:
+        """The keys of all."""
+        found: list[str] = self._keys.to_pylist()
+        return found
+
+
+VIEW_SCHEMA = pa.schema(
+    [
+        pa.field("image", pa.uint32(), nullable=False),
+        pa.field("view", pa.uint32(), nullable=False),
+        pa.field("content", pa.uint64(), nullable=False),
+        pa.field("digest", pa.uint32(), nullable=False),
+        pa.field("nll", pa.float32(), nullable=False),
+    ]
+)
+"""Columns; docs/format.md says what each holds."""
+
+
+def write_views(path: Path, views: list[View], nll_S: Array) -> None:
+    """Write the views of a part; each has one row, in their order.
+
+    Args:
+        path: the file to make.
+        views: in order.
+        nll_S: float32, of each view's label; NaN without one.
+    """
+    columns = {name: [getattr(view, name) for view in views] for name in VIEW_SCHEMA.names if name != "nll"}
+    arrays = [pa.array(columns[field.name], field.type) for field in VIEW_SCHEMA if field.name != "nll"]
+    batch = pa.record_batch([*arrays, pa.array(nll_S.astype(np.float32))], schema=VIEW_SCHEMA)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, VIEW_SCHEMA) as writer:
+        writer.write_batch(batch)
+
+
+class ViewsFile(PartSamples):
+    """A mapped `samples.arrow` of views."""
+
+    def __init__(self, path: Path, span: slice, images: ImagesFile, mixes: bool) -> None:
+        """Map the file and check its header.
+
+        Args:
+            path: of the file.
+            span: which views it is to hold, among those of all images, one view of all after another.
+            images: of the cache.
+            mixes: whether a view may show two images, so that no label is true of it.
+
+        Raises:
+            CacheDamaged: it is no Arrow file, has other columns, or holds other views.
+        """
+        batch = map_batch(path, VIEW_SCHEMA)
+        self.batch = batch
+        self.image_S, self.view_S, self.content_S, self.digest_S, self.nll_S = (
+            batch.column(name).to_numpy() for name in VIEW_SCHEMA.names
+        )
+        wanted_S = np.arange(span.start, span.stop)
+        if not np.array_equal(self.view_S.astype(np.int64) * len(images) + self.image_S, wanted_S):
+            raise CacheDamaged(f"{path}: it does not hold the views of this part. Run `logitstore verify`.")
+        self._images, self._mixes = images, mixes
+        self.lengths_S = self.row_count_S = np.ones(len(self.image_S), np.int64)
+        self.row_start_S = np.arange(len(self.image_S))
+        self.document_S = self.image_S.astype(np.int64)
+
+    def __len__(self) -> int:
+        return len(self.image_S)
+
+    @property
+    def labels_S(self) -> Array:
+        """int64: number of the class, or -1; see `View`."""
+        if self._mixes:
+            return np.full(len(self), -1, np.int64)
+        return np.asarray(self._images.labels[self.document_S])
+
+    def sample(self, index: int) -> View:
+        image = int(self.image_S[index])
+        return View(
+            name=self._images.name(image),
+            image=image,
+            view=int(self.view_S[index]),
+            label=-1 if self._mixes else int(self._images.labels[image]),
+            content=int(self.content_S[index]),
+            digest=int(self.digest_S[index]),
+        )
+
+    def keys(self) -> list[str]:
+        return [self.sample(index).key for index in range(len(self))]
+
+    def domains(self) -> list[str | None]:
+        """None of each: images have labels."""
+        return [None] * len(self)
+
+
+def open_images_file(root: Path, manifest: Manifest) -> ImagesFile | None:
+    """The images of a cache, mapped; None where it is one of text.
+
+    Raises:
+        CacheDamaged: the file is missing, truncated, foreign or outside the cache.
+    """
+    if manifest.view is None:
+        return None
+    path = layout.inside(root, manifest.shared_file("images"))
+    return ImagesFile(path, manifest.samples, manifest.teacher.vocabulary)
+
+
+def _images(root: Path, manifest: Manifest, problems: list[Problem]) -> tuple[ImagesFile | None, list[Problem]]:
+    """The images that the parts of a cache are about, and what is wrong with them beside `problems`.
+
+    Where something is, parts cannot be read, which is no fault of theirs: only their files are looked at.
+    """
+    try:
+        images = open_images_file(root, manifest)
+    except LogitstoreError as error:
+        file = next((name for name in manifest.shared if name.startswith(f"{layout.SHARED}/images-")), MANIFEST_NAME)
+        is_known = any(problem.file == file for problem in problems)
+        return None, [] if is_known else [Problem(part=None, file=file, what=str(error))]
+    if images is not None and any(problem.file == manifest.shared_file("images") for problem in problems):
+        return None, []
+    return images, []
+
+
+def _view_invariants(views: ViewsFile, record: PartRecord) -> Iterator[tuple[str, str]]:
+    """Which views they are was compared when the file was opened."""
+    if (len(views), len(views)) != (record.rows, record.tokens):
+        yield layout.SAMPLES_FILE, "the count of views is not the record's count of rows"
+    if not ((views.nll_S >= 0) | (np.isnan(views.nll_S) & (views.labels_S < 0))).all():
+        yield layout.SAMPLES_FILE, "an nll is negative, or NaN where there is a label"

@@ -1,0 +1,159 @@
+"""Images for a student: loaders, image processors, and checks that a classifier fits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel
+
+from logitstore.core.order import held_out
+from logitstore.core.progress import Progress
+from logitstore.core.types import ModelRef
+from logitstore.errors import CacheMismatch
+from logitstore.image.order import view_order
+from logitstore.image.pictures import pictures_of
+from logitstore.image.processor import edge_of, load_processor, resized
+from logitstore.models.load import load_config
+from logitstore.models.shape import size_errors
+from logitstore.settings.train import EvaluateSettings, TrainSettings
+from logitstore.store.cache import Cache
+from logitstore.store.layout import inside
+from logitstore.store.vocabulary import read_pieces
+from logitstore.train.loader.loader import Loader
+from logitstore.train.loader.stream import BatchStream
+
+PROCESSOR = "preprocessor_config.json"
+
+
+def check_classifier(cache: Cache, student: ModelRef) -> None:
+    """Compare a student's classes with the cache's.
+
+    Raises:
+        ModelError: there is no such model.
+        CacheMismatch: the student has another number of classes, or gives them other names.
+    """
+    config = load_config(student)
+    names = [str(name) for name in read_pieces(cache).to_pylist()]
+    if config.num_labels != len(names):
+        raise CacheMismatch(
+            f"{student}: it has {config.num_labels} classes, {cache.path} {len(names)} ({', '.join(names[:3])}, ...). "
+            f"Choose a student with {len(names)} classes."
+        )
+    student_names = [str(config.id2label[number]) for number in range(len(names))]
+    differing = [
+        number for number in range(len(names)) if student_names[number] not in (names[number], f"LABEL_{number}")
+    ]
+    if differing and not all(name == f"LABEL_{number}" for number, name in enumerate(names)):
+        number = differing[0]
+        raise CacheMismatch(
+            f"{student}: class {number} is '{student_names[number]}' there and '{names[number]}' in {cache.path}. "
+            "Choose a student with the teacher's classes in the teacher's order."
+        )
+
+
+def class_names(cache: Cache) -> dict[str, Any]:
+    """Return the entries of a configuration that name its classes as the cache names them."""
+    names = [str(name) for name in read_pieces(cache).to_pylist()]
+    return {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
+
+
+def check_takes(student: PreTrainedModel, name: str, pixels_B3HW: Tensor) -> None:
+    """Show a student one image, to check that it takes images of this size.
+
+    Args:
+        student: the student; it is left as it was.
+        name: name of the student.
+        pixels_B3HW: float32; the first is shown.
+
+    Raises:
+        ModelError: the student cannot take images of this size.
+    """
+    was_training = student.training
+    first_13HW = pixels_B3HW[:1].to(student.device, student.dtype)
+    with size_errors(name, first_13HW), torch.inference_mode():
+        student.eval()(pixel_values=first_13HW)
+    student.train(was_training)
+
+
+def size_of(student: ModelRef, config: PretrainedConfig) -> int | None:
+    """Return the edge of the images that a student takes: from its configuration, else from the image processor saved with
+    it.
+
+    Raises:
+        ModelError: the image processor cannot be read, or names no size.
+    """
+    edge: Any = getattr(config, "image_size", None)
+    if isinstance(edge, int):
+        return edge
+    return edge_of(load_processor(student), str(student)) if _has_processor(student) else None
+
+
+def processor_for(cache: Cache, student: ModelRef | None, edge: int | None) -> bytes:
+    """Return the image processor that belongs with a trained student: its own, else the teacher's.
+
+    Args:
+        cache: the teacher's cache.
+        student: the model that is trained; None for a fresh one.
+        edge: edge of the images that the student is shown, if the plan gives one.
+
+    Raises:
+        ModelError: the student's own processor cannot be read, or names no size.
+    """
+    kept = inside(cache.path, cache.manifest.shared_file("processor"))
+    source = student if student is not None and _has_processor(student) else ModelRef(name=str(kept))
+    if edge is None:
+        return (Path(source.name) / PROCESSOR).read_bytes()
+    settings = resized(load_processor(source), str(source), edge)
+    return json.dumps(settings, indent=2).encode() + b"\n"
+
+
+def _has_processor(student: ModelRef) -> bool:
+    return (Path(student.name) / PROCESSOR).is_file()
+
+
+def _first_views(settings: EvaluateSettings, cache: Cache, student: ModelRef, progress: Progress) -> Loader:
+    """Return a loader of the first view of the images to evaluate on."""
+    images_I = np.arange(len(cache.images))
+    if settings.samples == "heldout":
+        images_I = np.flatnonzero(held_out(images_I, settings.holdout))
+    order = view_order(cache, images_I, None, 1, 0)
+    pictures = pictures_of(
+        cache, settings.images, settings.image_size or size_of(student, load_config(student)), progress
+    )
+    return Loader(
+        cache, samples=order.firsts[0] + images_I, shuffle=False, batch_size=settings.batch_size, pictures=pictures
+    )
+
+
+def _of_images(
+    settings: TrainSettings,
+    cache: Cache,
+    reference: ModelRef | None,
+    taps: list[str],
+    place: dict[str, Any],
+    progress: Progress,
+) -> tuple[BatchStream, BatchStream | None, None]:
+    """Return the views to train on, and the first view of each held-out image."""
+    size = settings.image_size or (None if reference is None else size_of(reference, load_config(reference)))
+    pictures = pictures_of(cache, settings.images, size, progress)
+    kept_out_I = held_out(np.arange(len(cache.images)), settings.holdout)
+    order = view_order(cache, np.flatnonzero(~kept_out_I), settings.views, settings.views_per_step, settings.seed)
+    options: dict[str, Any] = {"pictures": pictures, **place}
+    loader = Loader(
+        cache,
+        order=order,
+        epoch_samples=order.epoch_samples,
+        taps=taps,
+        seed=settings.seed,
+        batch_size=settings.batch_size * settings.views_per_step,
+        **options,
+    )
+    if not kept_out_I.any():
+        return loader, None, None
+    judged = order.firsts[0] + np.flatnonzero(kept_out_I)
+    return loader, Loader(cache, samples=judged, shuffle=False, batch_size=settings.batch_size, **options), None

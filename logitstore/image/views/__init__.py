@@ -1,0 +1,28 @@
+"""Make views: what a model is shown of an image, the same to the last bit whenever and wherever it is made again.
+
+Each file has one transform; its fields are the options of `view_info`. A framing gets the height and width of a picture,
+the aspect of a view and uniform numbers, and returns a box. A mixing gets the size of a view and uniform numbers, and
+returns the weight of the view, and the box of its partner if there is one. Every other transform gets a picture and uniform
+numbers, and returns a picture. A picture is 8-bit before and after every transform.
+"""
+
+from __future__ import annotations
+
+from logitstore.core.registry import Table
+
+TRANSFORMS = Table(
+    "transform",
+    {
+        "whole": "logitstore.image.views.framing:Whole",
+        "center": "logitstore.image.views.framing:Center",
+        "crop": "logitstore.image.views.framing:Crop",
+        "flip": "logitstore.image.views.framing:Flip",
+        "jitter": "logitstore.image.views.colour:Jitter",
+        "grayscale": "logitstore.image.views.colour:Grayscale",
+        "randaugment": "logitstore.image.views.randaugment:RandAugment",
+        "erase": "logitstore.image.views.erase:Erase",
+        "mixup": "logitstore.image.views.mix:Mixup",
+        "cutmix": "logitstore.image.views.mix:Cutmix",
+    },
+)
+"""A transform is imported only when it is named, so that views without colour transforms need no kornia."""

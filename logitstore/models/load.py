@@ -1,0 +1,125 @@
+"""Loading models: configurations, weights, devices, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    GgufConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+
+from logitstore.core.types import ModelRef
+from logitstore.errors import ModelError, one_line
+
+KINDS: dict[str, tuple[Any, str]] = {
+    "causal-lm": (AutoModelForCausalLM, "a causal language model"),
+    "image-classification": (AutoModelForImageClassification, "an image classifier"),
+    "zero-shot": (AutoModel, "a model of images and texts"),
+}
+"""By task, the class of transformers that loads a model, and what to call such a model."""
+
+
+_LOADING = threading.Lock()
+"""transformers changes its classes while it loads and changes them back; two loading threads would leave them changed."""
+
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load_config(model: ModelRef) -> PretrainedConfig:
+    """Return the configuration of a model, without its weights.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(model.name, **model.pretrained)
+    except Exception as error:
+        # transformers raises nearly any error here, from OSError to KeyError: keep the reason, chain the traceback
+        where = "" if Path(model.name).exists() else "there is no such folder, and as a hub name it "
+        raise ModelError(f"{model}: {where}cannot be loaded as a model: {one_line(error)}") from error
+    return config
+
+
+def load_weights(
+    model: ModelRef,
+    config: PretrainedConfig,
+    dtype: torch.dtype,
+    task: str = "causal-lm",
+) -> PreTrainedModel:
+    """Load a model onto the CPU, with its weights in `dtype`; packed GGUF weights are unpacked.
+
+    Args:
+        model: where the model is.
+        config: its configuration.
+        dtype: number format of the weights.
+        task: a key of KINDS.
+
+    Raises:
+        ModelError: the model cannot be loaded for this task, or not all of its weights can.
+    """
+    kind, called = KINDS[task]
+    options: dict[str, Any] = dict(model.pretrained)
+    if model.gguf:
+        options["quantization_config"] = GgufConfig(dequantize=True)
+    try:
+        with _LOADING:
+            loaded: PreTrainedModel = kind.from_pretrained(model.name, config=config, dtype=dtype, **options)
+    except Exception as error:
+        # as above
+        raise ModelError(f"{model}: cannot be loaded as {called}: {one_line(error)}") from error
+    lacking = next((name for name, weight in loaded.named_parameters() if weight.is_meta), None)
+    if lacking is not None:
+        raise ModelError(f"{model}: transformers loads no values for its weight {lacking}. Is the file whole?")
+    return loaded
+
+
+def config_from(plain: dict[str, Any]) -> PretrainedConfig:
+    """Return the configuration that `describe` made plain, with defaults and with the names that all configurations share.
+
+    Raises:
+        ModelError: this transformers does not know such a kind of model, or refuses the entries.
+    """
+    try:
+        config: PretrainedConfig = AutoConfig.for_model(**plain)
+    except Exception as error:
+        # as above
+        raise ModelError(f"the teacher's configuration ({plain.get('model_type')}): {one_line(error)}") from error
+    return config
+
+
+def pick_device(device: str) -> torch.device:
+    """Return a device by its name; `auto` takes the first CUDA device, then MPS, then the CPU.
+
+    Raises:
+        ModelError: the named device does not exist here.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        picked = torch.device(device)
+        torch.empty(1, device=picked)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"--device {device}: not available here ({one_line(error)}). Try --device cpu.") from error
+    return picked
+
+
+def describe(config: PretrainedConfig) -> tuple[str, dict[str, Any]]:
+    """Return the architecture's name and the configuration as plain JSON, as the manifest keeps them."""
+    plain: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))
+    for local in ("_name_or_path", "transformers_version", "quantization_config", "dtype", "torch_dtype"):
+        plain.pop(local, None)
+    architecture = (config.architectures or [config.model_type])[0]
+    return str(architecture), plain

@@ -1,0 +1,78 @@
+"""What a cache is, as plain JSON, from the manifest and the commit records alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from logitstore.format.part_record import entropy_edges, fidelity_of
+from logitstore.store.cache import Cache
+from logitstore.store.layout import ROWS_FOLDER, SAMPLES_FILE
+from logitstore.store.taps import Tap
+
+
+def summarise(cache: Cache) -> dict[str, Any]:
+    """Return a summary of a cache as plain JSON; everything comes from the manifest and the commit records."""
+    manifest, sums, rows = cache.manifest, cache.sums, cache.rows
+    counted = max(rows, 1)
+    disk = {
+        "rows": _bytes(cache, f"{ROWS_FOLDER}/"),
+        "samples": _bytes(cache, SAMPLES_FILE),
+        "shared": sum(seal.bytes for seal in manifest.shared.values()),
+    }
+    return {
+        "path": str(cache.path),
+        "complete": cache.complete,
+        "parts": {"committed": len(cache.part_numbers), "planned": manifest.parts},
+        "recoded_from": manifest.recoded_from,
+        "merged_from": manifest.merged_from and [member.model_dump(mode="json") for member in manifest.merged_from],
+        "teacher": manifest.teacher.model_dump(mode="json", exclude={"config"}),
+        "task": manifest.task,
+        "tokenizer": manifest.tokenizer.model_dump(mode="json") if manifest.tokenizer else None,
+        "data": manifest.data.model_dump(mode="json"),
+        "view": manifest.view and manifest.view.model_dump(mode="json") | {"spelled": manifest.view.spelled},
+        "images": manifest.view and manifest.samples,
+        "views": manifest.views,
+        "samples": len(cache),
+        "rows": rows,
+        "bytes": sum(disk.values()),
+        "disk": disk,
+        "bytes_per_row": manifest.bytes_per_row,
+        "target_bytes_per_row": manifest.target_bytes_per_row,
+        "preset": manifest.preset,
+        "sparsifier": manifest.sparsifier.model_dump(mode="json"),
+        "tail": manifest.tail.model_dump(mode="json"),
+        "codec": manifest.codec.model_dump(mode="json"),
+        "fidelity": fidelity_of(cache.fidelity),
+        "mean_tail_mass": sums.tail_mass / counted,
+        "mean_entropy": sums.entropy / counted,
+        "gold_cross_entropy": -sums.gold_logprob / max(counted - sums.gold_impossible - sums.no_gold, 1),
+        "gold_impossible": sums.gold_impossible,
+        "no_gold": sums.no_gold,
+        "gold_is_top1": sums.gold_is_top1 / max(counted - sums.no_gold, 1),
+        "gold_is_listed": sums.gold_is_listed / max(counted - sums.no_gold, 1),
+        "entropy_histogram": {
+            "edges": [round(float(edge), 4) for edge in entropy_edges(manifest.teacher.vocabulary)],
+            "rows": sums.entropy_histogram,
+        },
+        "fields": {name: info.model_dump(mode="json") for name, info in manifest.fields.items()},
+        "taps": {name: _tap(tap) for name, tap in cache.taps.items()},
+        "created_by": manifest.created_by,
+    }
+
+
+def _tap(tap: Tap) -> dict[str, Any]:
+    """Return a summary of a tap as plain JSON."""
+    return {
+        "codec": tap.info.codec,
+        "width": tap.info.width,
+        "bytes_per_row": tap.info.bytes_per_row,
+        "parts": len(tap.part_numbers),
+        "bytes": sum(seal.bytes for record in tap.records for seal in record.files.values())
+        + sum(seal.bytes for seal in tap.info.shared.values()),
+    }
+
+
+def _bytes(cache: Cache, prefix: str) -> int:
+    """Return the bytes of those files of all parts whose names begin with `prefix`."""
+    files = [item for record in cache.records for item in record.files.items()]
+    return sum(seal.bytes for name, seal in files if name.startswith(prefix))

@@ -1,0 +1,125 @@
+"""One sample through the teacher's eyes, token by token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache as once
+from typing import Any
+
+import numpy as np
+
+from logitstore.core.registry import resolve
+from logitstore.core.types import Answer, Array
+from logitstore.errors import BadInput
+from logitstore.image.show import _class_view
+from logitstore.image.view import View
+from logitstore.store.cache import Cache
+from logitstore.store.vocabulary import read_pieces
+
+DECODED = 16
+"""Number of tokens that are ranked where a row stores the whole distribution."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenView:
+    """A token view is one token of a sample, and the teacher's answer about its position.
+
+    Attributes:
+        text: the token, as text.
+        probability: the teacher's probability of this token; None where no row is about it, or for a view without a label.
+        rank: its place among the listed tokens, from 1; None where it is not among them.
+        entropy: the teacher's entropy, nats; None where no row is about the token.
+        alternatives: the most probable tokens with their probabilities.
+    """
+
+    text: str
+    probability: float | None = None
+    rank: int | None = None
+    entropy: float | None = None
+    alternatives: tuple[tuple[str, float], ...] = ()
+
+
+def view(cache: Cache, index: int, tokens: int, top: int) -> list[TokenView]:
+    """Return the teacher's view of the first tokens of a sample.
+
+    Raises:
+        BadInput: there is no such sample, or its rows keep no targets.
+    """
+    if index >= len(cache):
+        raise BadInput(f"--sample {index}: the cache has samples 0 to {len(cache) - 1}.")
+    cache.check_targets(f"--sample {index}")
+    item = cache[index]
+    spell = _speller(cache)
+    if isinstance(item.sample, View):
+        return [_class_view(item.sample, item.answer, spell, _listed(cache, item.answer), top)]
+    row_of = {int(position) + 1: row for row, position in enumerate(item.sample.positions_N)}
+    listed = _listed(cache, item.answer)
+    views = []
+    for position, token in enumerate(item.sample.tokens_T[:tokens]):
+        row = row_of.get(position)
+        if row is None:
+            views.append(TokenView(text=spell(int(token))))
+            continue
+        ids_K, logprobs_K = listed[0][row], listed[1][row].astype(np.float64)
+        place = np.flatnonzero((ids_K == token) & np.isfinite(logprobs_K))
+        views.append(
+            TokenView(
+                text=spell(int(token)),
+                probability=float(np.exp(item.answer["gold_logprob"][row].astype(np.float64))),
+                rank=int(place[0]) + 1 if len(place) else None,
+                entropy=float(item.answer["entropy"][row]),
+                alternatives=tuple(
+                    (spell(int(ids_K[k])), float(np.exp(logprobs_K[k])))
+                    for k in range(min(top, len(ids_K)))
+                    if np.isfinite(logprobs_K[k])
+                ),
+            )
+        )
+    return views
+
+
+def _listed(cache: Cache, answer: Answer) -> tuple[Array, Array]:
+    """Return ids and logprobs of the most probable tokens of every row. Hidden states need the head, and torch to load it."""
+    if "ids" in answer.fields:
+        return answer["ids"], answer["logprobs"]
+    if "hidden" in answer.fields:
+        ranked: tuple[Array, Array] = resolve("logitstore.targets.decoder:top_of")(cache, answer, DECODED)
+        return ranked
+    order = np.argsort(-answer["logprobs"], axis=1, kind="stable")[:, :DECODED]
+    return order, np.take_along_axis(answer["logprobs"], order, 1)
+
+
+def _speller(cache: Cache) -> Any:
+    """Return a function from token id to readable text."""
+    pieces = read_pieces(cache)
+    spelling = cache.manifest.tokenizer.spelling if cache.manifest.tokenizer else "plain"
+
+    def spell(token: int) -> str:
+        piece = str(pieces[token]) if token < len(pieces) else f"<{token}>"
+        if spelling == "byte-level":
+            return visible(from_bytes(piece))
+        return visible(piece.replace("\u2581", " ") if spelling == "metaspace" else piece)
+
+    return spell
+
+
+def visible(text: str) -> str:
+    """Return a text with white space and control characters made visible."""
+    return "".join({"\n": "\u23ce", "\t": "\u21e5"}.get(c, c if c.isprintable() else "\ufffd") for c in text)
+
+
+def from_bytes(piece: str) -> str:
+    """Return the text of a byte-level BPE piece, which writes every byte as one printable character."""
+    table = _byte_of()
+    if any(character not in table for character in piece):
+        return piece
+    return bytes(table[character] for character in piece).decode("utf-8", "replace")
+
+
+@once
+def _byte_of() -> dict[str, int]:
+    """Return GPT-2's byte alphabet (Radford et al. 2019): printable Latin-1 bytes stand for themselves, the rest from
+    U+0100 on."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    rest = [byte for byte in range(256) if byte not in plain]
+    return {chr(byte): byte for byte in plain} | {chr(0x100 + place): byte for place, byte in enumerate(rest)}

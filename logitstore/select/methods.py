@@ -1,0 +1,41 @@
+"""List the methods of selection by name, and what each of them needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from logitstore.select.choice import Amount, Candidates, Choice
+from logitstore.select.drawn import drawn, pruned, stratified
+from logitstore.select.ranked import bottom, sure, top
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A method is one way to choose samples.
+
+    Attributes:
+        choose: a pure function of the candidates and the amount.
+        score: the score that the method uses: the difference of two caches (difference), one that the user names (named),
+            one that the user may name for bounds or ranking (optional), or always the same (confidence).
+        needs_amount: whether the method must get an amount to choose; else it can decide itself.
+        has_seed: whether it draws.
+    """
+
+    choose: Callable[[Candidates, Amount], Choice]
+    score: Literal["difference", "named", "optional", "confidence"]
+    needs_amount: bool = True
+    has_seed: bool = False
+
+
+METHODS: dict[str, Method] = {
+    "difference": Method(choose=top, score="difference"),
+    "top": Method(choose=top, score="named"),
+    "bottom": Method(choose=bottom, score="named"),
+    "random": Method(choose=drawn, score="optional", has_seed=True),
+    "stratified": Method(choose=stratified, score="optional", has_seed=True),
+    "llkd": Method(choose=sure, score="confidence", needs_amount=False),
+    "prune": Method(choose=pruned, score="optional", has_seed=True),
+}
+"""The methods that `select --method` takes."""

@@ -1,0 +1,65 @@
+"""Read scores from a cache: one number a sample, from its columns or as a mean over its rows.
+
+Axes: S samples (of a part: s), N rows, K slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from logitstore.core.types import Array
+from logitstore.errors import BadInput
+from logitstore.format.codecs.answer import RowCodec
+from logitstore.store.cache import Cache
+from logitstore.store.part import Part
+
+SCORES = ("nll", "entropy", "confidence", "rows", "tokens")
+"""The scores that samples can be ranked by."""
+
+
+def scores_of(cache: Cache, name: str) -> Array:
+    """Return float64[S]: a score of every sample.
+
+    nll: mean negative logprob of the gold tokens, nats per row. entropy: mean entropy of the teacher, nats per row.
+    confidence: mean probability of the teacher's most probable token. rows, tokens: counts.
+
+    Raises:
+        BadInput: this cache does not keep what the score needs.
+    """
+    if name == "nll":
+        return cache.nll().astype(np.float64)
+    if name == "rows":
+        return cache.row_counts().astype(np.float64)
+    if name == "tokens":
+        return cache.lengths().astype(np.float64)
+    cache.check_targets(f"--score {name}")
+    if name == "entropy":
+        return _means(cache, lambda part: part.fields["entropy"].astype(np.float64))
+    info = cache.manifest.sparsifier
+    if not info.k:
+        raise BadInput(
+            f"--score confidence: {cache.path} does not list its most probable tokens (sparsifier '{info.name}'). "
+            "Use --score nll or entropy, or a cache that lists them."
+        )
+    codec = RowCodec(row=cache.manifest.row)
+    return _means(cache, lambda part: _highest(part, codec))
+
+
+def _highest(part: Part, codec: RowCodec) -> Array:
+    """Return float64[N]: the probability of the most probable token of each row. The k listed ones come before any drawn
+    one."""
+    logprobs_NK = codec.decode({"logprobs": part.fields["logprobs"]})["logprobs"]
+    first_N = logprobs_NK.max(1) if "ids" not in part.fields else logprobs_NK[:, 0]
+    return np.asarray(np.exp(first_N.astype(np.float64)))
+
+
+def _means(cache: Cache, values: Callable[[Part], Array]) -> Array:
+    """Return float64[S]: means over the rows of each sample."""
+    means = []
+    for number in cache.part_numbers:
+        part = cache.part(number)
+        sums_s = np.add.reduceat(values(part), part.samples.row_start_S)  # every sample has a row
+        means.append(sums_s / part.samples.row_count_S)
+    return np.concatenate(means) if means else np.zeros(0)

@@ -1,0 +1,67 @@
+"""What may be chosen about a row, and about features that are kept beside it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from logitstore.core.record import Record
+from logitstore.format.row_kinds import sparsifiers
+from logitstore.format.tap import CODEC_PATTERN
+from logitstore.settings.fields import Sparsifier
+
+
+class RowChoices(Record):
+    """What `dump` and `recode` may be told about a row, besides a preset; None leaves it to that."""
+
+    sparsifier: Sparsifier | None = Field(
+        None, description="What is kept of a row, if not what the preset says.", examples=sparsifiers()
+    )
+    k: int | None = Field(None, ge=1, description="Tokens listed per row, if not as many as the preset says.")
+    top_p: float | None = Field(None, gt=0, le=1, description="Mass after which topp stops listing; without it 0.95.")
+    draws: int | None = Field(None, ge=1, le=255, description="Tokens drawn per row (sampled, hybrid); without it 12.")
+    exponent: float | None = Field(
+        None, gt=0, le=2, description="Draw in proportion to p to this power (sampled, hybrid); without it 1."
+    )
+    tail: Literal["sketch", "prior", "uniform", "none"] | None = Field(
+        None,
+        description="How the mass outside the listed tokens is spread: each row's own way (sketch), like one vector for all "
+        "rows (prior), evenly (uniform), or not at all, the listed tokens renormalised (none).",
+    )
+    sketch_bytes: int | None = Field(None, ge=1, le=4096, description="Bytes a row for the sketch of its tail.")
+    logprobs: Literal["float32", "float16", "levels-8", "levels-6", "levels-5"] | None = Field(
+        None, description="How listed logprobs are stored."
+    )
+    tail_mass: Literal["float32", "log2-16", "log2-8"] | None = Field(
+        None, description="How the mass of the tail is stored."
+    )
+    layout: Literal["mapped", "archive"] | None = Field(
+        None, description="Bare bytes to map into memory, or compressed chunks to keep."
+    )
+
+    def choices(self) -> dict[str, Any]:
+        """The settings of a row by name, None where nothing was said."""
+        return {name: getattr(self, name) for name in RowChoices.model_fields}
+
+
+class TapChoices(Record):
+    """What `dump` and `add` may be told about features of the teacher that are kept beside its answers."""
+
+    hidden: str | None = Field(
+        None,
+        coerce_numbers_to_str=True,
+        description="Also keep these hidden states of the teacher: layers such as 4,8-12,final, or all. 0 is the embedding, "
+        "final what the output layer takes.",
+    )
+    qkv: str | None = Field(
+        None,
+        coerce_numbers_to_str=True,
+        description="Also keep queries, keys and values of these decoder layers, from 1, such as 4,30, or all.",
+    )
+    tap_codec: str | None = Field(
+        None,
+        pattern=CODEC_PATTERN,
+        description="How --hidden and --qkv are stored: bfloat16, float16, float32, int8, or pca-N, their N main directions; "
+        "without it bfloat16.",
+    )

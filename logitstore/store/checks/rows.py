@@ -1,0 +1,111 @@
+"""Check what must hold for every row of a cache, whatever its sparsifier (docs/format.md, "What verify checks").
+
+Axes: N rows, K slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from logitstore.core.types import Array
+from logitstore.format.codecs.answer import RowCodec
+from logitstore.format.codecs.feature import from_bfloat16
+
+_LISTED = ("ids", "logprobs", "tail_logmass", "counts", "log_normaliser")
+
+
+def row_block_problems(
+    block: dict[str, Array], gold_N: Array, codec: RowCodec, *, remade: bool = False
+) -> Iterator[tuple[str, str]]:
+    """Yield the field and what is wrong with it, for every invariant that some row breaks.
+
+    Args:
+        block: stored fields of some rows.
+        gold_N: int64, the token that follows each row's position, or its class; -1 where there is none.
+        codec: of the cache; it needs nothing that all rows share.
+        remade: the rows were made from other caches', so listed logprobs may be rounded twice, or come from a hidden
+            state or a tail, while that of the gold token comes from the teachers' own.
+    """
+    vocabulary = codec.row.vocabulary
+    answer = codec.decode({name: block[name] for name in _LISTED if name in block})
+    if "ids" in answer:
+        yield from _ids(answer["ids"], np.isneginf(answer["logprobs"]), vocabulary)
+    if "logprobs" in answer:
+        yield from _logprobs(answer, codec)
+    if "ids" in answer and not remade:
+        yield from _gold(answer, block["gold_logprob"], gold_N, codec)
+    if "counts" in answer:
+        yield from _counts(answer["counts"], codec)
+    if "hidden_scale" in block and not (np.isfinite(block["hidden_scale"]) & (block["hidden_scale"] > 0)).all():
+        yield "hidden_scale", "a scale is not positive or not finite"
+    if not codec.row.sparsifier.keeps_rows:
+        return
+    gold_logprob_N = block["gold_logprob"]
+    if (np.isnan(gold_logprob_N) != (gold_N < 0)).any() or (gold_logprob_N > 0).any():
+        yield (
+            "gold_logprob",
+            "a logprob is positive, or NaN where there is a gold token, or not NaN where there is none",
+        )
+    entropy_N = block["entropy"].astype(np.float64)
+    if not ((entropy_N >= 0) & (entropy_N <= np.log(max(vocabulary, 2)) * 1.001)).all():
+        yield "entropy", "it is negative, NaN or above log(vocabulary)"
+
+
+def feature_block_problems(block: dict[str, Array], codec: str) -> Iterator[tuple[str, str]]:
+    """Yield the field and what is wrong with it, for some stored rows of a tap."""
+    if "scale" in block and not (np.isfinite(block["scale"]) & (block["scale"] > 0)).all():
+        yield "scale", "a scale is not positive or not finite"
+    values_ND = from_bfloat16(block["values"]) if codec == "bfloat16" else block["values"]
+    if not np.isfinite(values_ND).all():
+        yield "values", "a value is not finite"
+
+
+def _ids(ids_NK: Array, is_empty_NK: Array, vocabulary: int) -> Iterator[tuple[str, str]]:
+    if ((ids_NK >= vocabulary) & ~is_empty_NK).any():
+        yield "ids", f"an id is not below the vocabulary of {vocabulary}"
+    # empty slots are told apart by giving each an id of its own, beyond the vocabulary
+    places_K = vocabulary + np.arange(ids_NK.shape[1])
+    if (np.diff(np.sort(np.where(is_empty_NK, places_K, ids_NK), 1), axis=1) == 0).any():
+        yield "ids", "a row lists an id twice"
+
+
+def _logprobs(answer: dict[str, Array], codec: RowCodec) -> Iterator[tuple[str, str]]:
+    logprobs_NK = answer["logprobs"].astype(np.float64)
+    sparsifier = codec.row.sparsifier
+    if np.isnan(logprobs_NK).any() or (logprobs_NK > 0).any():
+        yield "logprobs", "a logprob is positive or NaN"
+    if "ids" in answer:
+        for some_NK in (logprobs_NK[:, : sparsifier.k], logprobs_NK[:, sparsifier.k :]):
+            if (some_NK[:, 1:] > some_NK[:, :-1]).any():
+                yield "logprobs", "a row is not in falling order"
+    if sparsifier.is_estimate:
+        return
+    mass_N = np.exp(logprobs_NK).sum(1)
+    if "tail_logmass" in answer:
+        tail_N = answer["tail_logmass"].astype(np.float64)
+        if np.isnan(tail_N).any() or (tail_N > 0).any():
+            yield "tail_logmass", "a mass is above 1 or NaN"
+        mass_N += np.exp(tail_N)
+    if not (np.abs(mass_N - 1) <= codec.mass_error).all():
+        yield "logprobs", "listed and tail mass of a row do not sum to 1"
+
+
+def _gold(answer: dict[str, Array], gold_logprob_N: Array, gold_N: Array, codec: RowCodec) -> Iterator[tuple[str, str]]:
+    logprobs_NK = answer["logprobs"].astype(np.float64)
+    listed_NK = (answer["ids"] == gold_N[:, None]) & np.isfinite(logprobs_NK)
+    gold_NK = np.broadcast_to(gold_logprob_N.astype(np.float64)[:, None], listed_NK.shape)
+    apart = np.abs(logprobs_NK[listed_NK] - gold_NK[listed_NK])
+    allowed = codec.logprob_error(gold_NK[listed_NK]) + np.abs(gold_NK[listed_NK]) * 2.0**-11
+    # equal logprobs are rounded alike when both are float16
+    if (apart > (0 if codec.row.codec.logprobs == "float16" else allowed)).any():
+        yield "gold_logprob", "it is not the listed logprob of the gold token"
+
+
+def _counts(counts_ND: Array, codec: RowCodec) -> Iterator[tuple[str, str]]:
+    totals_N = counts_ND.sum(1)
+    draws = codec.row.sparsifier.draws
+    may_be_none = codec.row.sparsifier.k > 0  # the listed tokens may leave none to draw
+    if not ((totals_N == draws) | (may_be_none & (totals_N == 0))).all():
+        yield "counts", f"the draws of a row are not {draws}"

@@ -1,0 +1,182 @@
+"""One committed part: its files against the commit record, its samples and its rows, mapped."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+from logitstore.core.memo import Memo
+from logitstore.core.types import Answer, Array, CachedSample
+from logitstore.errors import CacheDamaged, CacheMismatch
+from logitstore.format.codecs.answer import RowCodec
+from logitstore.format.manifest import Manifest
+from logitstore.format.part_record import RECORD_NAME, PartRecord
+from logitstore.format.row import FieldInfo
+from logitstore.format.sealed import FileSeal, unseal
+from logitstore.image.stored import ImagesFile, ViewsFile, open_images_file
+from logitstore.store import layout
+from logitstore.store.rows import map_rows, needed_files, read_rows
+from logitstore.store.samples import PartSamples
+from logitstore.text.stored import SamplesFile
+
+
+class PartsPlan(Protocol):
+    """What decides some parts: a manifest, or the plan of a tap."""
+
+    @property
+    def identity(self) -> str: ...
+
+    @property
+    def fields(self) -> dict[str, FieldInfo]: ...
+
+    @property
+    def layout(self) -> str: ...
+
+    @property
+    def parts(self) -> int: ...
+
+    def samples_in(self, part: int) -> int:
+        """How many samples part number `part` holds."""
+        ...
+
+
+def open_record(root: Path, plan: PartsPlan, number: int, also: Iterable[str] = ()) -> PartRecord:
+    """The commit record of a part whose files have the right sizes and which lists all that is needed.
+
+    Args:
+        root: the folder of a cache or of a tap.
+        plan: of it.
+        number: of the part.
+        also: files that are needed besides the rows.
+
+    Raises:
+        CacheDamaged: a file is missing, truncated or outside the cache.
+        CacheMismatch: the part was written under another plan.
+    """
+    record = read_record(root, plan, number)
+    check_sizes(root, number, record)
+    rows = needed_files(plan.fields, plan.layout, record.rows)
+    # only what the record lists was checked not to lead outside, so nothing else is opened
+    needed = {*also, *(f"{layout.ROWS_FOLDER}/{file}" for file in rows)}
+    if unlisted := sorted(needed - record.files.keys()):
+        raise CacheDamaged(f"{root}: the record of part {number:05d} does not list {', '.join(unlisted)}.")
+    return record
+
+
+def read_record(root: Path, plan: PartsPlan, number: int) -> PartRecord:
+    """The commit record of a part.
+
+    Raises:
+        CacheDamaged: it is broken, or about another part.
+        CacheMismatch: it belongs to another plan.
+    """
+    record = unseal(PartRecord, layout.inside(root, f"{layout.PARTS}/{number:05d}/{RECORD_NAME}"))
+    if record.plan != plan.identity:
+        raise CacheMismatch(
+            f"{root}: part {number:05d} was written under another plan. "
+            "Run `logitstore verify CACHE --repair`, then the command that wrote it again."
+        )
+    if record.part != number or record.samples != plan.samples_in(number):
+        raise CacheDamaged(f"{root}: the record of part {number:05d} is about another part. Run `logitstore verify`.")
+    return record
+
+
+def check_sizes(root: Path, number: int, record: PartRecord) -> None:
+    """Raises CacheDamaged when a file of the part is missing or has another size than its seal says."""
+    check_files(root, f"{layout.PARTS}/{number:05d}/", record.files)
+
+
+def check_files(root: Path, folder: str, files: dict[str, FileSeal]) -> None:
+    """Raises CacheDamaged when one of the files below `folder` is missing or has another size than its seal says."""
+    for name, sealed in files.items():
+        path = layout.inside(root, f"{folder}{name}")
+        try:
+            found = path.stat()
+            size = found.st_size if stat.S_ISREG(found.st_mode) else None
+        except OSError:
+            size = None
+        if size != sealed.bytes:
+            what = "is missing" if size is None else f"has {size} bytes instead of {sealed.bytes}"
+            raise CacheDamaged(
+                f"{root}: {folder}{name} {what}. Run `logitstore verify CACHE --repair`, then the command that wrote it again."
+            )
+
+
+OPEN_ARCHIVES = 8
+"""Decompressed parts of an archive that are kept."""
+
+
+Shelf = Memo[int, dict[str, Array]]
+"""Decompressed parts by number."""
+
+
+class Part:
+    """One committed part: its samples and its rows, mapped."""
+
+    def __init__(
+        self,
+        root: Path,
+        manifest: Manifest,
+        number: int,
+        shelf: Shelf | None = None,
+        samples: PartSamples | None = None,
+        images: ImagesFile | None = None,
+    ) -> None:
+        """Map the files of a part after comparing their headers and sizes with the manifest and the commit record.
+
+        Raises:
+            CacheDamaged: a file is missing, truncated, foreign or outside the cache.
+            CacheMismatch: the part was written under another plan.
+        """
+        self.number = number
+        self.folder = layout.inside(root, f"{layout.PARTS}/{number:05d}")
+        self.record = open_record(root, manifest, number, [layout.SAMPLES_FILE])
+        self.samples = samples or open_samples(root, manifest, number, images)
+        self._manifest = manifest
+        self._codec = RowCodec(row=manifest.row)
+        self._shelf = shelf or Shelf(OPEN_ARCHIVES)
+        # mapping checks the metadata now, not in the middle of an epoch
+        self._mapped: dict[str, Array] | None = None
+        if manifest.layout == "mapped":
+            self._mapped = map_rows(self.folder / layout.ROWS_FOLDER, manifest.fields, self.record.rows)
+
+    @property
+    def fields(self) -> dict[str, Array]:
+        """The rows' stored arrays: views of mapped files, or decompressed and kept while they are in use."""
+        return self._mapped if self._mapped is not None else self._shelf.get(self.number, self._read)
+
+    def _read(self) -> dict[str, Array]:
+        return read_rows(self.folder / layout.ROWS_FOLDER, self._manifest.fields, self.record.rows)
+
+    def span(self, index: int) -> slice:
+        """The rows of sample number `index` of this part."""
+        start = int(self.samples.row_start_S[index])
+        return slice(start, start + int(self.samples.row_count_S[index]))
+
+    def __getitem__(self, index: int) -> CachedSample:
+        span = self.span(index)
+        stored = {name: array[span] for name, array in self.fields.items()}
+        return CachedSample(sample=self.samples.sample(index), answer=Answer(fields=self._codec.readable(stored)))
+
+
+def open_samples(root: Path, manifest: Manifest, number: int, images: ImagesFile | None = None) -> PartSamples:
+    """The samples of a part, mapped.
+
+    Args:
+        root: folder of the cache.
+        manifest: of it.
+        number: of the part.
+        images: of the cache, if it is open already.
+
+    Raises:
+        CacheDamaged: the file is missing, truncated, foreign or outside the cache.
+    """
+    path = layout.inside(root, f"{layout.PARTS}/{number:05d}/{layout.SAMPLES_FILE}")
+    if manifest.view is None:
+        return SamplesFile(path, manifest.token_dtype, manifest.samples_in(number))
+    images = images or open_images_file(root, manifest)
+    if images is None:
+        raise CacheDamaged(f"{root}: it names no images.")
+    return ViewsFile(path, manifest.span(number), images, manifest.view.mixes)

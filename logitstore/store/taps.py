@@ -1,0 +1,189 @@
+"""Reading taps: features of the teacher beside the parts of a cache, one folder a tap, mapped when asked for."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+
+from logitstore.core.types import Array
+from logitstore.errors import BadInput, CacheDamaged, CacheMismatch, one_line
+from logitstore.format.codecs.feature import FeatureCodec
+from logitstore.format.manifest import Manifest
+from logitstore.format.part_record import PartRecord
+from logitstore.format.sealed import unseal
+from logitstore.format.tap import TAP_NAME, TAPS, TapInfo, TapPlan, directions_of, tap_folder
+from logitstore.format.tap_names import PATTERN, flags_for
+from logitstore.store import layout
+from logitstore.store.part import open_record, read_record
+from logitstore.store.rows import map_rows
+
+OPEN_PARTS = 4096
+"""Parts of a tap kept open, as of a cache."""
+
+
+def tap_folders(root: Path) -> list[str]:
+    """Names of the folders below `taps/` that hold a tap."""
+    try:
+        names = os.listdir(root / TAPS)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(name for name in names if re.match(PATTERN, name) and (root / TAPS / name / TAP_NAME).is_file())
+
+
+def read_tap(root: Path, manifest: Manifest, name: str) -> TapPlan:
+    """The plan of a tap that is there.
+
+    Raises:
+        CacheDamaged: its record is broken, or of another tap.
+        CacheMismatch: it belongs to another cache.
+    """
+    info = unseal(TapInfo, layout.inside(root, f"{tap_folder(name)}/{TAP_NAME}"))
+    if info.name != name:
+        raise CacheDamaged(f"{root}: {tap_folder(name)} holds the tap {info.name}. Remove that folder.")
+    if info.plan != manifest.identity:
+        raise CacheMismatch(f"{root}: {tap_folder(name)} belongs to another cache. Remove that folder.")
+    return TapPlan(info=info, manifest=manifest)
+
+
+class Tap:
+    """One feature of the teacher, such as `hidden-8`: for every row of the cache's parts a row of numbers."""
+
+    def __init__(self, root: Path, manifest: Manifest, name: str) -> None:
+        """Read its plan and list its parts; no part is opened.
+
+        Raises:
+            CacheDamaged, CacheMismatch: see `read_tap`.
+        """
+        self.plan = read_tap(root, manifest, name)
+        self.name, self.info = name, self.plan.info
+        self.path = layout.inside(root, tap_folder(name))
+        self.part_numbers = [part for part in layout.committed_parts(self.path) if part < manifest.parts]
+        self._root = root
+        self._parts: OrderedDict[int, dict[str, Array]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        done = f"{len(self.part_numbers)} of {self.plan.parts} parts"
+        return f"<Tap {self.path}: {self.info.width} channels as {self.info.codec}, {done}>"
+
+    @property
+    def complete(self) -> bool:
+        """Whether every part of the plan is committed."""
+        return len(self.part_numbers) == self.plan.parts
+
+    @cached_property
+    def records(self) -> list[PartRecord]:
+        """The commit records of all committed parts; read once, when first asked for."""
+        return [read_record(self.path, self.plan, part) for part in self.part_numbers]
+
+    @cached_property
+    def codec(self) -> FeatureCodec:
+        """Turns stored rows into float32[N, D], in NumPy or torch.
+
+        Raises:
+            CacheDamaged: the shared file cannot be read, or holds other arrays.
+        """
+        return FeatureCodec(info=self.info, shared=load_tap_shared(self.path, self.info))
+
+    def part(self, number: int) -> dict[str, Array]:
+        """The stored arrays of part `number`, mapped; opened when first asked for, and the last few thousand kept.
+
+        Raises:
+            CacheDamaged: a file is missing, truncated, foreign or outside the tap.
+            CacheMismatch: the part was written under another plan.
+        """
+        with self._lock:
+            if number not in self._parts:
+                record = open_record(self.path, self.plan, number)
+                rows = layout.inside(self.path, f"{layout.PARTS}/{number:05d}/{layout.ROWS_FOLDER}")
+                self._parts[number] = map_rows(rows, self.plan.fields, record.rows)
+                if len(self._parts) > OPEN_PARTS:
+                    self._parts.popitem(last=False)
+            return self._parts[number]
+
+    def check_has(self, parts: Iterable[int]) -> None:
+        """Raises BadInput when some of the parts are not there."""
+        if missing := sorted(set(parts) - set(self.part_numbers)):
+            raise BadInput(
+                f"{self._root}: the tap '{self.name}' lacks {len(missing)} of its parts, the first {missing[0]:05d}. "
+                f"Run: logitstore add {self._root} {flags_for([self.name])}"
+            )
+
+
+class Taps(Mapping[str, Tap]):
+    """The taps of a cache by name, each opened when first asked for, complete or not."""
+
+    def __init__(self, root: Path, manifest: Manifest) -> None:
+        self._root, self._manifest = root, manifest
+        self._names = tap_folders(root)
+        self._open: dict[str, Tap] = {}
+
+    def __getitem__(self, name: str) -> Tap:
+        """Raises BadInput when there is no such tap, saying how to add it; CacheDamaged, CacheMismatch: see `Tap`."""
+        if name not in self._names:
+            if not re.match(PATTERN, name):
+                raise BadInput(f"no tap is named '{name}'. Names are like hidden-8, final, query-8, key-8, value-8.")
+            raise BadInput(
+                f"{self._root}: it has no tap '{name}'. Run: logitstore add {self._root} {flags_for([name])}"
+            )
+        if name not in self._open:
+            self._open[name] = Tap(self._root, self._manifest, name)
+        return self._open[name]
+
+    def check_has(self, names: Iterable[str]) -> None:
+        """Raises BadInput when some taps are not there, saying how to add them all."""
+        wanted = sorted(names)
+        if missing := [name for name in wanted if name not in self._names]:
+            raise BadInput(
+                f"{self._root}: it has no {', '.join(missing)}. Run: logitstore add {self._root} {flags_for(missing)}"
+            )
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def load_tap_shared(folder: Path, info: TapInfo) -> dict[str, Array]:
+    """The arrays of a tap's shared file, checked against its codec.
+
+    Raises:
+        CacheDamaged: the file cannot be read, or holds other arrays.
+    """
+    found: dict[str, Array] = {}
+    for name in info.shared:
+        path = layout.inside(folder, name)
+        try:
+            found = safetensors.numpy.load_file(path)
+        except Exception as error:
+            # safetensors raises its own error, OSError or ValueError, depending on what is wrong with the file
+            raise CacheDamaged(f"{path}: cannot be read: {one_line(error)}. Run `logitstore verify`.") from error
+        wanted = shared_shapes(info)
+        if {key: value.shape for key, value in found.items()} != wanted:
+            raise CacheDamaged(
+                f"{path}: it does not hold the arrays {', '.join(wanted)} of this tap. Run `logitstore verify`."
+            )
+        if any(value.dtype != np.float32 or not np.isfinite(value).all() for value in found.values()) or (
+            "std" in found and not (found["std"] > 0).all()
+        ):
+            raise CacheDamaged(f"{path}: its arrays are not finite float32, or a deviation is not positive.")
+    return found
+
+
+def shared_shapes(info: TapInfo) -> dict[str, tuple[int, ...]]:
+    """The arrays of the shared file of a tap with a pilot, by name."""
+    if count := directions_of(info.codec):
+        return {"mean": (info.width,), "directions": (count, info.width)}
+    return {"mean": (info.width,), "std": (info.width,)}

@@ -1,0 +1,61 @@
+"""The vocabulary of a cache: how token ids or classes are spelled, and the checksum of that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+import xxhash
+from transformers import PreTrainedTokenizerBase
+
+from logitstore.errors import CacheDamaged
+from logitstore.format.data import TokenizerInfo
+from logitstore.store.cache import Cache
+from logitstore.store.layout import inside
+
+
+def read_pieces(cache: Cache) -> pa.ChunkedArray:
+    """Every token id's piece, mapped, in the order of the ids.
+
+    Raises:
+        CacheDamaged: the file is missing or not a whole Arrow file with that column.
+    """
+    path = inside(cache.path, cache.manifest.shared_file("vocabulary"))
+    try:
+        return pa.ipc.open_file(pa.memory_map(str(path))).read_all().column("piece")
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise CacheDamaged(f"{path}: the cache's vocabulary cannot be read. Run `logitstore verify`.") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vocabulary:
+    """Every id's piece, as the tokenizer spells it; ids that stand for nothing have an empty piece."""
+
+    pieces: list[str]
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
+        known = tokenizer.get_vocab()
+        pieces = [""] * (max(known.values(), default=-1) + 1)
+        for piece, token in known.items():
+            pieces[token] = piece
+        return cls(pieces=pieces)
+
+    def info(self) -> TokenizerInfo:
+        digest = xxhash.xxh3_128()
+        for piece in self.pieces:
+            digest.update(piece.encode("utf-8", "surrogatepass") + b"\0")
+        return TokenizerInfo(fingerprint=digest.hexdigest(), size=len(self.pieces), spelling=self._spelling())
+
+    def _spelling(self) -> str:
+        if any(piece.startswith("\u0120") for piece in self.pieces):
+            return "byte-level"
+        return "metaspace" if any(piece.startswith("\u2581") for piece in self.pieces) else "plain"
+
+    def arrow(self) -> bytes:
+        """The vocabulary as an Arrow IPC file with one string column, `piece`, in the order of the ids."""
+        table = pa.table({"piece": pa.array(self.pieces, pa.string())})
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+        return bytes(sink.getvalue())

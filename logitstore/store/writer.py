@@ -1,0 +1,209 @@
+"""Writing one part: its rows staged in a folder nobody reads, checksummed, made visible by one rename."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from logitstore.core.types import Answer, Array, Asked
+from logitstore.errors import storage_errors
+from logitstore.format.manifest import Manifest
+from logitstore.format.part_record import HISTOGRAM_BINS, RECORD_NAME, Fidelity, PartRecord, Sums, with_sample
+from logitstore.format.sealed import seal, seal_of
+from logitstore.image.stored import write_views
+from logitstore.image.view import View
+from logitstore.store import layout, storage
+from logitstore.store.part import PartsPlan, read_record
+from logitstore.store.rows_writer import RowsWriter, open_writer
+from logitstore.text.sample import Sample
+from logitstore.text.stored import write_samples
+
+
+class PartWriter:
+    """Receives the answers about the samples of one part, in any order, and commits them together.
+
+    Used as a context: leaving it without `commit` drops what was staged.
+    """
+
+    def __init__(self, root: Path, manifest: Manifest, part: int, samples: Sequence[Asked]) -> None:
+        """Stage part number `part`.
+
+        Raises:
+            StorageError: the folder cannot be written.
+            PartTaken: another writer was first.
+        """
+        self._manifest, self._samples = manifest, list(samples)
+        self._nll_S = np.zeros(len(samples), np.float32)
+        self._sums = Sums(entropy_histogram=[0] * HISTOGRAM_BINS)
+        self._staged = StagedPart(root, manifest, part, samples)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the part."""
+        return self._staged.rows
+
+    def __enter__(self) -> PartWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._staged.__exit__(kind, error, trace)
+
+    def write(self, index: int, answer: Answer, facts: Answer | None = None, asked: Asked | None = None) -> None:
+        """Store what the teacher said about sample number `index` of this part.
+
+        Args:
+            answer: the fields as stored.
+            facts: what is counted about the rows (`part_sums.FACTS`), as the teacher said it; None where `commit` is
+                given the sums, and the fields have the gold tokens' logprobs.
+            asked: the sample, where more is known of it now than when the part was begun.
+        """
+        if asked is not None:
+            self._samples[index] = asked
+        self._staged.write(index, answer.fields)
+        # rounded as rows keep it, so a sample has the same score whatever is kept of its rows
+        said = answer if facts is None or "gold_logprob" in answer.fields else facts
+        gold_N = said["gold_logprob"].astype(np.float16).astype(np.float64)
+        self._nll_S[index] = -gold_N.mean() if len(gold_N) else 0.0
+        if facts is not None:
+            self._sums = with_sample(self._sums, self._samples[index], facts, self._manifest.teacher.vocabulary)
+
+    def commit(self, fidelity: Fidelity, sums: Sums | None = None) -> PartRecord:
+        """Make the part visible.
+
+        Args:
+            fidelity: what was measured on its rows.
+            sums: in place of those that were added up from `write`.
+
+        Raises:
+            StorageError: the folder cannot be written; nothing of the part is visible then.
+        """
+        return self._staged.commit(sums or self._sums, fidelity, self._write_samples)
+
+    def _write_samples(self, folder: Path) -> None:
+        path = folder / layout.SAMPLES_FILE
+        views = [sample for sample in self._samples if isinstance(sample, View)]
+        if views:
+            write_views(path, views, self._nll_S)
+        else:
+            texts = [sample for sample in self._samples if isinstance(sample, Sample)]
+            write_samples(path, texts, self._nll_S, self._manifest.token_dtype)
+
+
+class PartTaken(Exception):
+    """Another writer committed this part, and cleared away what was staged beside it."""
+
+
+class StagedPart:
+    """Receives the stored rows of the samples of one part, in any order, and commits them together.
+
+    Used as a context: leaving it without `commit` drops what was staged.
+    """
+
+    def __init__(self, root: Path, plan: PartsPlan, part: int, samples: Sequence[Asked]) -> None:
+        """Stage part number `part` below `root`, the folder of a cache or of a tap.
+
+        Raises:
+            StorageError: the folder cannot be written.
+            PartTaken: another writer was first.
+        """
+        self._root, self._plan, self._part, self._samples = root, plan, part, samples
+        # an interrupt may drop the part on one thread while another still writes or commits it
+        self._lock = threading.RLock()
+        counts = np.array([sample.rows for sample in samples], np.int64)
+        self._row_start_S = np.concatenate([[0], np.cumsum(counts)[:-1]])
+        self._done_S = np.zeros(len(samples), np.bool_)
+        self.rows = int(counts.sum())
+        self._rows_writer: RowsWriter | None = None
+        with storage_errors(root):
+            self._folder = storage.staging_folder(root, part)
+            try:
+                self._rows_writer = open_writer(self._folder / layout.ROWS_FOLDER, plan.fields, self.rows, plan.layout)
+            except FileNotFoundError as error:
+                self._drop()
+                if (layout.part_folder(root, part) / RECORD_NAME).is_file():
+                    raise PartTaken(part) from error
+                raise
+            except BaseException:
+                self._drop()
+                raise
+
+    def __enter__(self) -> StagedPart:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._drop()
+
+    def write(self, index: int, fields: dict[str, Array]) -> None:
+        """Store the rows of sample number `index` of this part, as they are to be stored."""
+        with self._lock, storage_errors(self._root):
+            if self._rows_writer is None:
+                raise RuntimeError("this part is closed")
+            self._rows_writer.write(int(self._row_start_S[index]), fields)
+            self._done_S[index] = True
+
+    def commit(
+        self,
+        sums: Sums | None = None,
+        fidelity: Fidelity | None = None,
+        beside: Callable[[Path], None] | None = None,
+    ) -> PartRecord:
+        """Make the part visible.
+
+        Args:
+            sums: what was counted about its rows.
+            fidelity: what was measured on its rows.
+            beside: writes what else belongs into the part's folder.
+
+        Raises:
+            StorageError: the folder cannot be written; nothing of the part is visible then.
+        """
+        with self._lock:
+            if self._rows_writer is None or not self._done_S.all():
+                raise RuntimeError(f"part {self._part} is not complete")
+            try:
+                with storage_errors(self._root):
+                    if beside is not None:
+                        beside(self._folder)
+                    self._rows_writer.finish()
+                    self._rows_writer = None
+                    return self._commit(sums or Sums(), fidelity or Fidelity())
+            except FileNotFoundError:
+                # another writer of this part was first, and cleared away what was staged beside it
+                if (layout.part_folder(self._root, self._part) / RECORD_NAME).is_file():
+                    return read_record(self._root, self._plan, self._part)
+                raise
+
+    def _commit(self, sums: Sums, fidelity: Fidelity) -> PartRecord:
+        record = PartRecord(
+            plan=self._plan.identity,
+            part=self._part,
+            samples=len(self._samples),
+            rows=self.rows,
+            tokens=sum(sample.length for sample in self._samples),
+            sums=sums,
+            fidelity=fidelity,
+            files={
+                path.relative_to(self._folder).as_posix(): seal_of(path)
+                for path in sorted(self._folder.rglob("*"))
+                if path.is_file()
+            },
+        )
+        storage.write_whole(self._folder / RECORD_NAME, seal(record))
+        storage.commit(self._folder, self._root, self._part)
+        return record
+
+    def _drop(self) -> None:
+        with self._lock:
+            if self._rows_writer is not None:
+                self._rows_writer.close()
+                self._rows_writer = None
+            shutil.rmtree(self._folder, ignore_errors=True)

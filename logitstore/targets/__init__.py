@@ -1,0 +1,1 @@
+"""Stored rows as tensors: what an objective compares a student with."""

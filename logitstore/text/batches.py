@@ -1,0 +1,131 @@
+"""Texts laid into the lines of a batch, padded or packed.
+
+Axes: B lines, T tokens, N rows, M samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from logitstore.core.types import Array
+from logitstore.store.cache import Cache, texts_of
+from logitstore.store.taps import Tap
+from logitstore.train.loader.batch import Batch
+from logitstore.train.loader.gather import _features, _gathered, _located
+
+
+def collate(
+    cache: Cache, samples_M: Array, packed: bool, taps: Sequence[Tap] = (), weights_S: Array | None = None
+) -> Batch:
+    """Copy samples, and the features beside them, out of the mapped files into one batch; rows come sample after sample.
+
+    Args:
+        cache: the cache to read.
+        samples_M: int64, numbers of the samples.
+        packed: whether to put several samples into one line.
+        taps: taps of the cache; their features come too.
+        weights_S: float32, for each sample of the cache, the weight of its rows in the loss.
+    """
+    located = _located(cache, samples_M)
+    spans = [part.span(number) for part, number in located]
+    counts_M = np.array([span.stop - span.start for span in spans], np.int64)
+    rows = int(counts_M.sum())
+    stored = [part.fields for part, _ in located]
+    answer = {name: torch.from_numpy(_gathered(stored, spans, name, rows)) for name in cache.manifest.fields}
+    lengths_M = np.array([part.samples.lengths_S[number] for part, number in located], np.int64)
+    positions = (
+        None if count == length - 1 else np.flatnonzero(texts_of(part.samples).mask_of(number))
+        for (part, number), count, length in zip(located, counts_M.tolist(), lengths_M.tolist(), strict=True)
+    )
+    batch = laid_out(
+        (texts_of(part.samples).tokens_of(number) for part, number in located),
+        positions,
+        lengths_M,
+        samples_M,
+        packed,
+        answer,
+    )
+    weight = None if weights_S is None else np.repeat(weights_S[samples_M].astype(np.float32), counts_M)
+    return replace(
+        batch,
+        features=_features(taps, located, spans, rows),
+        weight=None if weight is None else torch.from_numpy(weight),
+    )
+
+
+def laid_out(
+    tokens: Iterable[Array],
+    positions: Iterable[Array | None],
+    lengths_M: Array,
+    samples_M: Array,
+    packed: bool,
+    answer: dict[str, Tensor],
+) -> Batch:
+    """Put samples into the lines of one batch.
+
+    Args:
+        tokens: token ids of each sample.
+        positions: the positions of each sample that have a row; None stands for all but the last, which never has one.
+        lengths_M: number of tokens of each sample.
+        samples_M: numbers of the samples.
+        packed: whether to put several samples into one line.
+        answer: the stored fields of the rows.
+    """
+    lines_M, offsets_M, shape = _pack(lengths_M) if packed else _one_each(lengths_M)
+    starts_M = lines_M * shape[1] + offsets_M
+    input_ids = np.zeros(shape[0] * shape[1], np.int64)
+    places, counts = [], []
+    for tokens_T, positions_N, start in zip(tokens, positions, starts_M.tolist(), strict=True):
+        stop = start + len(tokens_T)
+        input_ids[start:stop] = tokens_T
+        places.append(np.arange(start, stop - 1) if positions_N is None else start + positions_N)
+        counts.append(len(places[-1]))
+    rows_N = np.concatenate(places)
+    return Batch(
+        input_ids=torch.from_numpy(input_ids).view(shape),
+        attention_mask=None
+        if packed
+        else torch.from_numpy((np.arange(shape[1]) < lengths_M[:, None]).astype(np.int64)),
+        position_ids=torch.from_numpy(_positions(starts_M, lengths_M, shape)) if packed else None,
+        rows=torch.from_numpy(rows_N),
+        row_mask=torch.ones(len(rows_N), dtype=torch.bool),
+        answer=answer,
+        gold=torch.from_numpy(input_ids[rows_N + 1]),
+        samples=torch.from_numpy(np.array(samples_M, np.int64)),
+        counts=torch.tensor(counts, dtype=torch.int64),
+    )
+
+
+def _positions(starts_M: Array, lengths_M: Array, shape: tuple[int, int]) -> Array:
+    """Return int64[B, T]: positions that start again at each sample. Padding stays 0, so each padding token is a sequence
+    of its own."""
+    positions = np.zeros(shape[0] * shape[1], np.int64)
+    for start, length in zip(starts_M.tolist(), lengths_M.tolist(), strict=True):
+        positions[start : start + length] = np.arange(length)
+    return positions.reshape(shape)
+
+
+def _one_each(lengths: Array) -> tuple[Array, Array, tuple[int, int]]:
+    """Put each sample into a line of its own; return line numbers, offsets and shape."""
+    return np.arange(len(lengths)), np.zeros(len(lengths), np.int64), (len(lengths), int(lengths.max()))
+
+
+def _pack(lengths: Array) -> tuple[Array, Array, tuple[int, int]]:
+    """Put samples, the longest first, into the first line with room; lines are as wide as the longest sample. Return line
+    numbers, offsets and shape."""
+    width = int(lengths.max())
+    lines, offsets = np.zeros(len(lengths), np.int64), np.zeros(len(lengths), np.int64)
+    used: list[int] = []
+    for index in np.argsort(-lengths, kind="stable"):
+        length = int(lengths[index])
+        line = next((line for line, full in enumerate(used) if full + length <= width), len(used))
+        if line == len(used):
+            used.append(0)
+        lines[index], offsets[index] = line, used[line]
+        used[line] += length
+    return lines, offsets, (len(used), width)

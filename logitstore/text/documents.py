@@ -1,0 +1,77 @@
+"""Finding the user's documents, and the column to read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import datasets
+
+from logitstore.core.registry import suggest
+from logitstore.dump.data import load
+from logitstore.errors import BadInput
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSpec:
+    """Which documents to read.
+
+    Attributes:
+        source: a file, a glob, a folder, or the name of a hub data set (`name` or `name:config`).
+        split: the split of the data set.
+        column: the column to read; None takes `messages` (a chat) or `text`, whichever there is.
+        domain_column: a column that names where a document comes from.
+        limit: at most this many documents.
+    """
+
+    source: str
+    split: str = "train"
+    column: str | None = None
+    domain_column: str | None = None
+    limit: int | None = None
+
+
+def open_documents(spec: DataSpec) -> tuple[datasets.Dataset, str, bool]:
+    """The documents, the name of the column to read, and whether that column holds chats.
+
+    Raises:
+        BadInput: no such file, data set, split or column; no documents in it; a column that is neither text nor a chat.
+    """
+    documents = load(spec.source, spec.split)
+    if spec.limit is not None:
+        documents = documents.select(range(min(spec.limit, len(documents))))
+    if len(documents) == 0:
+        raise BadInput(f"--data {spec.source}: the data set is empty. Give one with at least one document.")
+    column = _column(documents, spec)
+    if spec.domain_column is not None and spec.domain_column not in documents.column_names:
+        raise BadInput(
+            f"--domain-column: no column named '{spec.domain_column}'. {suggest(spec.domain_column, documents.column_names)}"
+        )
+    return documents, column, _is_chat(documents, column, spec)
+
+
+def _column(documents: datasets.Dataset, spec: DataSpec) -> str:
+    names = documents.column_names
+    if spec.column is not None:
+        if spec.column not in names:
+            raise BadInput(f"--column: no column named '{spec.column}'. {suggest(spec.column, names)}")
+        return spec.column
+    for usual in ("messages", "text"):
+        if usual in names:
+            return usual
+    raise BadInput(
+        f"--data {spec.source}: no column named 'text' or 'messages'. "
+        f"Name the one to read with --column. Known: {', '.join(names)}."
+    )
+
+
+def _is_chat(documents: datasets.Dataset, column: str, spec: DataSpec) -> bool:
+    """Chats are lists of {role, content}; texts are strings."""
+    first = next((value for value in documents[:100][column] if value is not None), None)
+    if isinstance(first, list) and all(isinstance(turn, dict) and {"role", "content"} <= turn.keys() for turn in first):
+        return True
+    if first is None or isinstance(first, str):
+        return False
+    raise BadInput(
+        f"--data {spec.source}: column '{column}' holds {type(first).__name__} values. "
+        "Give a column of strings, or of chats (lists of {role, content})."
+    )

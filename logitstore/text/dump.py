@@ -1,0 +1,173 @@
+"""Texts for a teacher: the prepared dump, and batches of texts of similar length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from logitstore.core.order import spread
+from logitstore.core.progress import Progress, no_progress
+from logitstore.core.types import Array, ModelRef
+from logitstore.dump.ask import TeacherBatch
+from logitstore.dump.task import Prepared, created_by, refuse_options, teacher_info
+from logitstore.dump.teachers.causal_lm import CausalTeacher
+from logitstore.errors import BadInput, ModelError
+from logitstore.format.data import DataInfo
+from logitstore.format.manifest import Manifest
+from logitstore.format.presets import row_of
+from logitstore.format.row import row_fields
+from logitstore.models.load import load_config
+from logitstore.models.shape import head_rows
+from logitstore.settings.dump import DumpSettings
+from logitstore.settings.image import ViewChoices
+from logitstore.store import layout
+from logitstore.store.vocabulary import Vocabulary
+from logitstore.text.documents import DataSpec
+from logitstore.text.sample import Sample
+from logitstore.text.samples import Encoding, open_samples
+from logitstore.text.tokenizer import load_tokenizer, tokenizer_files
+
+
+def by_length(lengths_S: Array, budget: int) -> list[list[int]]:
+    """Split samples into batches of similar length, the longest first.
+
+    A batch holds as many samples as keep count x longest within `budget` tokens, and at least one.
+
+    Args:
+        lengths_S: tokens of each sample.
+        budget: most tokens in a batch, padding included.
+    """
+    batches: list[list[int]] = []
+    longest = 0
+    for index in np.argsort(-lengths_S, kind="stable"):
+        if not batches or (len(batches[-1]) + 1) * longest > budget:
+            batches.append([])
+            longest = int(lengths_S[index])
+        batches[-1].append(int(index))
+    return batches
+
+
+PRESET = "small"
+"""What is kept of a row where nothing is said."""
+
+
+SAMPLES_PER_PART = 1024
+
+
+def prepare_texts(settings: DumpSettings, progress: Progress = no_progress) -> Prepared:
+    """The draft of texts; see `logitstore.dump.task`."""
+    refuse_options(settings, ViewChoices.model_fields)
+    preset = settings.preset or PRESET
+    model = ModelRef.parse(settings.teacher)
+    config = load_config(model)
+    if "ForImageClassification" in (config.architectures or [""])[0]:
+        raise ModelError(
+            f"{model}: it classifies images. Add --task image-classification to dump what it says of them."
+        )
+    tokenizer = load_tokenizer(model)
+    vocabulary = Vocabulary.of(tokenizer)
+    real = min(len(vocabulary.pieces), head_rows(config))
+    width = getattr(config.get_text_config(), "hidden_size", None)
+    row = row_of(preset, settings.choices(), real, width)
+    overlap = min(128, settings.max_length // 8) if settings.overlap is None else settings.overlap
+    if overlap >= settings.max_length:
+        raise BadInput(f"--overlap {overlap}: it must be smaller than --max-length, which is {settings.max_length}.")
+    per_part = settings.samples_per_part or SAMPLES_PER_PART
+    if per_part * settings.max_length >= 1 << 31:
+        raise BadInput(
+            f"--samples-per-part {per_part}: a part may hold up to {(1 << 31) // settings.max_length} samples "
+            f"of {settings.max_length} tokens. Give less."
+        )
+    spec = DataSpec(
+        source=settings.data,
+        split=settings.split,
+        column=settings.column,
+        domain_column=settings.domain_column,
+        limit=settings.limit,
+    )
+    encoding = Encoding(max_length=settings.max_length, overlap=overlap)
+    samples = open_samples(spec, encoding, tokenizer, str(model), progress)
+    if samples.highest_token >= real:
+        raise ModelError(
+            f"{model}: its tokenizer gives token id {samples.highest_token}, its head has rows for ids below {real}. "
+            "The model and the tokenizer do not belong together."
+        )
+    rows = int(samples.rows_S.sum())
+    pilot = spread(len(samples), rows, settings.pilot_rows) if row.tail.shape in ("prior", "sketch", "head") else []
+    tail = row.tail.model_copy(update={"pilot_rows": int(samples.rows_S[pilot].sum())})
+    manifest = Manifest(
+        created_by=created_by(),
+        teacher=teacher_info(settings, config, real, width),
+        tokenizer=vocabulary.info(),
+        data=DataInfo(
+            source=settings.data,
+            split=settings.split,
+            kind="chat" if samples.chat else "text",
+            column=samples.column,
+            domain_column=settings.domain_column,
+            fingerprint=samples.fingerprint,
+            documents=samples.documents,
+            skipped=samples.skipped,
+            max_length=settings.max_length,
+            overlap=overlap,
+        ),
+        samples=len(samples),
+        rows=rows,
+        tokens=int(samples.lengths_S.sum()),
+        samples_per_part=per_part,
+        batch_tokens=settings.batch_tokens,
+        fidelity_rows=settings.fidelity_rows if row.sparsifier.keeps_rows else 0,
+        preset=preset,
+        sparsifier=row.sparsifier,
+        tail=tail,
+        codec=row.codec,
+        fields=row_fields(row.sparsifier, row.tail, row.codec, real),
+        shared={},
+    )
+    return Prepared(
+        manifest=manifest,
+        samples=samples,
+        config=config,
+        batches=partial(text_batches, budget=settings.batch_tokens),
+        files=partial(shared_files, tokenizer, vocabulary),
+        load=partial(CausalTeacher, model, config, settings.dtype, settings.device),
+    )
+
+
+def shared_files(tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary) -> dict[str, bytes]:
+    """The vocabulary and the tokenizer's files, by their paths in the cache."""
+    pieces = vocabulary.arrow()
+    files = tokenizer_files(tokenizer)
+    folder = layout.shared_name("tokenizer", b"".join(files.values()))
+    named = {f"{folder}/{name}": content for name, content in files.items()}
+    return {layout.shared_name("vocabulary", pieces, ".arrow"): pieces} | named
+
+
+def text_batches(samples: list[Sample], budget: int) -> Iterator[TeacherBatch]:
+    """Texts of similar length together, at most `budget` tokens with their padding."""
+    for indices in by_length(np.array([sample.length for sample in samples]), budget):
+        yield collate(samples, indices)
+
+
+def collate(samples: list[Sample], indices: list[int]) -> TeacherBatch:
+    """Put texts into one batch. Padding is 0; causal attention never looks at it."""
+    width = max(len(samples[index].tokens_T) for index in indices)
+    tokens_BT = np.zeros((len(indices), width), np.int64)
+    attention_BT = np.zeros((len(indices), width), np.int64)
+    for line, index in enumerate(indices):
+        length = len(samples[index].tokens_T)
+        tokens_BT[line, :length] = samples[index].tokens_T
+        attention_BT[line, :length] = 1
+    return TeacherBatch(
+        indices=indices,
+        samples=[samples[index] for index in indices],
+        inputs={"input_ids": torch.from_numpy(tokens_BT), "attention_mask": torch.from_numpy(attention_BT)},
+        rows_N=torch.from_numpy(
+            np.concatenate([line * width + samples[index].positions_N for line, index in enumerate(indices)])
+        ),
+        gold_N=torch.from_numpy(np.concatenate([samples[index].gold_N for index in indices])),
+    )

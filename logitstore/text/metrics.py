@@ -1,0 +1,71 @@
+"""Measure how near a student is to the text alone, where there is no teacher's answer to compare it with.
+
+Axes: N rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from logitstore.train.loader.batch import Batch
+from logitstore.train.objectives import cross_entropy
+from logitstore.train.objectives.kernels.rowwise import rowwise
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextEvaluation:
+    """A text evaluation holds means over rows, in nats.
+
+    Attributes:
+        rows: number of rows that were judged, one for each token of the student's own.
+        cross_entropy, perplexity: of the student on the tokens that follow.
+        nats_per_byte: the sum of the losses over the bytes of the text that these tokens spell in UTF-8. Students with
+            different tokenizers can be compared by it. None where the text itself is not read.
+    """
+
+    rows: int
+    cross_entropy: float
+    perplexity: float
+    nats_per_byte: float | None
+
+
+@torch.no_grad()
+def evaluate_text(
+    student: Callable[..., Any],
+    batches: Iterable[Batch],
+    device: torch.device,
+    reduce: Callable[[Tensor], Tensor] = lambda sums: sums,
+    *,
+    size: int | None,
+) -> TextEvaluation:
+    """Evaluate a student, in evaluation mode, on some batches.
+
+    Args:
+        student: a model, or a function that runs one; gives `.logits` [B, T, V].
+        batches: the batches to evaluate on.
+        device: where the student is.
+        reduce: adds the sums of several processes.
+        size: bytes of the text that the rows of all processes spell; None where it is not known.
+    """
+    sums = torch.zeros(2, dtype=torch.float64)
+    for each in batches:
+        batch = each.to(device)
+        logits_RV: Tensor = student(**batch.model_inputs()).logits.flatten(0, 1)
+        gold_N = batch.gold
+        losses_N = rowwise(lambda logits_nV, some: cross_entropy(logits_nV, gold_N[some]), logits_RV, batch.rows)  # noqa: B023
+        counted_N = torch.where(batch.row_mask, losses_N.double(), 0.0)
+        sums += torch.stack([counted_N.sum(), batch.row_mask.double().sum()]).cpu()
+    total, rows = (reduce(sums.to(device)).cpu() if device.type != "mps" else sums).tolist()
+    mean = total / max(rows, 1.0)
+    return TextEvaluation(
+        rows=int(rows),
+        cross_entropy=mean,
+        perplexity=math.exp(min(mean, 700)),
+        nats_per_byte=total / size if size else None,
+    )

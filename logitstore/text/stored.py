@@ -1,0 +1,170 @@
+"""`samples.arrow` of a cache of texts: what was asked. One Arrow IPC file a part, one record batch, memory-mapped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from logitstore.core.types import Array
+from logitstore.errors import CacheDamaged
+from logitstore.format.part_record import PartRecord
+from logitstore.image.stored import ViewsFile, _view_invariants
+from logitstore.store import layout
+from logitstore.store.cache import texts_of
+from logitstore.store.part import Part
+from logitstore.store.samples import PartSamples, map_batch
+from logitstore.text.sample import Sample, key_of
+
+
+@cache
+def schema(token_dtype: str) -> pa.Schema:
+    """Columns of `samples.arrow`; docs/format.md says what each holds."""
+    token = pa.from_numpy_dtype(np.dtype(token_dtype))
+    return pa.schema(
+        [
+            pa.field("key", pa.string(), nullable=False),
+            pa.field("tokens", pa.list_(pa.field("item", token, nullable=False)), nullable=False),
+            pa.field("mask", pa.list_(pa.field("item", pa.bool_(), nullable=False)), nullable=False),
+            pa.field("domain", pa.string()),
+            pa.field("document", pa.int64(), nullable=False),
+            pa.field("window", pa.int32(), nullable=False),
+            pa.field("start", pa.int64(), nullable=False),
+            pa.field("row_start", pa.int64(), nullable=False),
+            pa.field("row_count", pa.int32(), nullable=False),
+            pa.field("nll", pa.float32(), nullable=False),
+        ]
+    )
+
+
+def write_samples(path: Path, samples: list[Sample], nll_S: Array, token_dtype: str) -> None:
+    """Write the samples of a part; rows are numbered in their order.
+
+    Args:
+        path: the file to make.
+        samples: the part's samples, in order.
+        nll_S: float32, one mean negative gold logprob per sample, nats per row.
+        token_dtype: "uint16" or "uint32".
+    """
+    counts = np.array([sample.rows for sample in samples], np.int32)
+    starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)[:-1]])
+    offsets = np.concatenate([[0], np.cumsum([len(sample.tokens_T) for sample in samples])]).astype(np.int32)
+    tokens = np.concatenate([sample.tokens_T for sample in samples]).astype(token_dtype)
+    mask = np.concatenate([sample.mask_T for sample in samples])
+    columns = schema(token_dtype)
+    table = pa.record_batch(
+        [
+            pa.array([sample.key for sample in samples], pa.string()),
+            pa.ListArray.from_arrays(pa.array(offsets), pa.array(tokens), type=columns.field("tokens").type),
+            pa.ListArray.from_arrays(pa.array(offsets), pa.array(mask), type=columns.field("mask").type),
+            pa.array([sample.domain for sample in samples], pa.string()),
+            pa.array([sample.document for sample in samples], pa.int64()),
+            pa.array([sample.window for sample in samples], pa.int32()),
+            pa.array([sample.start for sample in samples], pa.int64()),
+            pa.array(starts, pa.int64()),
+            pa.array(counts),
+            pa.array(nll_S.astype(np.float32)),
+        ],
+        schema=columns,
+    )
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, columns) as writer:
+        writer.write_batch(table)
+
+
+class SamplesFile(PartSamples):
+    """A mapped `samples.arrow`. Token arrays are views of the file; masks are unpacked sample by sample."""
+
+    def __init__(self, path: Path, token_dtype: str, count: int) -> None:
+        """Map the file and check its header.
+
+        Raises:
+            CacheDamaged: it is no Arrow file, has other columns, or does not hold `count` samples in one batch.
+        """
+        batch = map_batch(path, schema(token_dtype))
+        if batch.num_rows != count:
+            raise CacheDamaged(f"{path}: it has {batch.num_rows} samples, not {count}. Run `logitstore verify`.")
+        if not _whole(batch):
+            raise CacheDamaged(f"{path}: it has nulls, or masks of other lengths than tokens. Run `logitstore verify`.")
+        self.batch = batch
+        self._token_offsets = _offsets(batch.column("tokens"))
+        self._tokens = batch.column("tokens").values.to_numpy()
+        self._mask = batch.column("mask").values
+        self._mask_bits = np.frombuffer(self._mask.buffers()[1], np.uint8)
+        self.row_start_S = batch.column("row_start").to_numpy()
+        self.row_count_S = batch.column("row_count").to_numpy()
+        self.document_S = batch.column("document").to_numpy()
+        self.nll_S = batch.column("nll").to_numpy()
+        self.lengths_S = np.diff(self._token_offsets)
+
+    def __len__(self) -> int:
+        return int(self.batch.num_rows)
+
+    def tokens_of(self, index: int) -> Array:
+        """A view of one sample's token ids, in the stored dtype."""
+        return np.asarray(self._tokens[self._token_offsets[index] : self._token_offsets[index + 1]])
+
+    def mask_of(self, index: int) -> Array:
+        """bool: which positions of one sample have a row."""
+        first = self._mask.offset + int(self._token_offsets[index])
+        last = self._mask.offset + int(self._token_offsets[index + 1])
+        bits = np.unpackbits(self._mask_bits[first // 8 : (last + 7) // 8], bitorder="little")
+        return bits[first % 8 : first % 8 + last - first].view(np.bool_)
+
+    def keys(self) -> list[str]:
+        """The samples' keys."""
+        found: list[str] = self.batch.column("key").to_pylist()
+        return found
+
+    def domains(self) -> list[str | None]:
+        """Where each sample's document comes from, if the data say so."""
+        found: list[str | None] = self.batch.column("domain").to_pylist()
+        return found
+
+    def sample(self, index: int) -> Sample:
+        value = {name: self.batch.column(name)[index].as_py() for name in ("key", "domain", "window", "start")}
+        return Sample(
+            tokens_T=self.tokens_of(index),
+            mask_T=self.mask_of(index),
+            document=int(self.document_S[index]),
+            **value,
+        )
+
+
+def _whole(batch: pa.RecordBatch) -> bool:
+    """Whether no token or mask is null, and both have the same offsets."""
+    lists = batch.column("tokens"), batch.column("mask")
+    nulls = any(column.values.null_count for column in lists)
+    return not nulls and lists[0].offsets.equals(lists[1].offsets)
+
+
+def _offsets(column: pa.ListArray) -> Array:
+    return np.asarray(column.offsets.to_numpy())
+
+
+def _sample_invariants(part: Part, record: PartRecord, vocabulary: int) -> Iterator[tuple[str, str]]:
+    samples = part.samples
+    if isinstance(samples, ViewsFile):
+        yield from _view_invariants(samples, record)
+        return
+    samples = texts_of(samples)
+    rows_S = np.array([int(samples.mask_of(index).sum()) for index in range(len(samples))], np.int64)
+    ends = np.cumsum(rows_S)
+    if not np.array_equal(samples.row_count_S, rows_S):
+        yield layout.SAMPLES_FILE, "row_count is not the count of the mask"
+    if not np.array_equal(samples.row_start_S, ends - rows_S) or ends[-1] != record.rows:
+        yield layout.SAMPLES_FILE, "the row spans do not follow each other from 0 to the part's rows"
+    if any(samples.mask_of(index)[-1:].any() for index in range(len(samples))):
+        yield layout.SAMPLES_FILE, "a row stands at the last position of a sample, which has no token after it"
+    if int(samples.lengths_S.sum()) != record.tokens:
+        yield layout.SAMPLES_FILE, "the count of tokens is not the record's"
+    if any(int(samples.tokens_of(index).max(initial=0)) >= vocabulary for index in range(len(samples))):
+        yield layout.SAMPLES_FILE, f"a token id is not below the vocabulary of {vocabulary}"
+    if any(
+        samples.batch.column("key")[index].as_py() != key_of(samples.tokens_of(index)) for index in range(len(samples))
+    ):
+        yield layout.SAMPLES_FILE, "a key is not the hash of its sample's tokens"
+    if not (samples.nll_S >= 0).all():
+        yield layout.SAMPLES_FILE, "an nll is negative or NaN"

@@ -1,0 +1,71 @@
+"""The tokenizer: loading it, and telling what its ids mean so that a cache can refuse another one."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from logitstore.core.types import ModelRef
+from logitstore.errors import CacheMismatch, ModelError, one_line
+from logitstore.format.data import TokenizerInfo
+from logitstore.store.vocabulary import Vocabulary
+
+
+def load_tokenizer(model: ModelRef) -> PreTrainedTokenizerBase:
+    """The tokenizer that belongs to a model.
+
+    Raises:
+        ModelError: there is none, or it cannot be loaded.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model.name, **model.pretrained)
+    except Exception as error:
+        # transformers raises nearly anything here, from OSError to KeyError; the reason is kept, the traceback chained
+        raise ModelError(f"{model}: no tokenizer could be loaded: {one_line(error)}") from error
+    return tokenizer
+
+
+def tokenizer_files(tokenizer: PreTrainedTokenizerBase) -> dict[str, bytes]:
+    """The files of a saved tokenizer, by name, so that students can be saved with it where the teacher is not."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        return {
+            path.relative_to(folder).as_posix(): path.read_bytes()
+            for path in sorted(Path(folder).rglob("*"))
+            if path.is_file()
+        }
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, expected: TokenizerInfo, who: str, pieces: list[str]) -> None:
+    """Refuse a tokenizer whose ids do not mean what the cached ids mean.
+
+    Merges and normalisation do not matter: the student sees the stored tokens, never the text.
+
+    Args:
+        tokenizer: the student's.
+        expected: the cache's.
+        who: how to call the tokenizer's owner in the message.
+        pieces: the cache's vocabulary, to name the first id that differs.
+
+    Raises:
+        CacheMismatch: with the first id that means something else.
+    """
+    vocabulary = Vocabulary.of(tokenizer)
+    if vocabulary.info().fingerprint == expected.fingerprint:
+        return
+    there = vocabulary.pieces
+    width = max(len(pieces), len(there))
+    padded = [(a, b) for a, b in zip(_padded(pieces, width), _padded(there, width), strict=True)]
+    first = next((index for index, (a, b) in enumerate(padded) if a != b), len(pieces))
+    a, b = padded[first] if first < width else ("", "")
+    raise CacheMismatch(
+        f"{who}: its tokenizer is not the cache's: id {first} is {b!r} there and {a!r} in the cache. "
+        "Choose a student with the teacher's tokenizer, or dump again with the student's; "
+        "--text (in train with --alpha 0) takes the text alone."
+    )
+
+
+def _padded(pieces: list[str], width: int) -> list[str]:
+    return pieces + [""] * (width - len(pieces))

@@ -1,0 +1,254 @@
+"""Texts for a student: loaders, tokenizers, and checks that a student fits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from logitstore.core.order import held_out
+from logitstore.core.progress import Progress
+from logitstore.core.types import Array, ModelRef
+from logitstore.errors import BadInput, CacheMismatch, ModelError
+from logitstore.image.train import _of_images
+from logitstore.models.load import DTYPES, load_config, load_weights, pick_device
+from logitstore.models.shape import head_rows
+from logitstore.settings.train import EvaluateSettings, TrainSettings
+from logitstore.store.cache import Cache
+from logitstore.store.layout import inside
+from logitstore.store.selection import Selection, read_selection
+from logitstore.store.vocabulary import read_pieces
+from logitstore.text.metrics import TextEvaluation, evaluate_text
+from logitstore.text.retokenise import TextLoader, encoded_anew
+from logitstore.text.tokenizer import check_tokenizer, load_tokenizer
+from logitstore.train.evaluate import _counted
+from logitstore.train.loader.curriculum import Curriculum
+from logitstore.train.loader.loader import Loader, evaluation_loader
+from logitstore.train.loader.order import Order
+from logitstore.train.loader.stream import BatchStream
+from logitstore.train.reweighting import AHEAD, Reweighting
+
+START = 0.25
+"""Share of the samples that a curriculum starts with, if the plan gives none."""
+
+
+def check_reading(settings: TrainSettings) -> None:
+    """Refuse options about what is read that do not go together.
+
+    Raises:
+        BadInput: names the options.
+    """
+    if settings.text and (settings.alpha != 0 or settings.terms or settings.objective == "none"):
+        raise BadInput(
+            f"--text with --alpha {settings.alpha}: no teacher has seen the student's own tokens. Give --alpha 0."
+        )
+    if settings.text and len(settings.students) != 1:
+        raise BadInput("--text needs a --student with a tokenizer of its own, and no other.")
+    if settings.text and settings.curriculum is not None:
+        raise BadInput(
+            f"--text with --curriculum {settings.curriculum}: text that is cut anew has no score. Leave one of them out."
+        )
+    if settings.reweight_domains is not None and (settings.text or settings.curriculum is not None):
+        other = "--text" if settings.text else f"--curriculum {settings.curriculum}"
+        raise BadInput(
+            f"--reweight-domains {settings.reweight_domains} with {other}: one of them decides what is read. Leave one out."
+        )
+    if settings.reweight_domains is not None and (settings.prune or len(settings.students) > 1):
+        other = "--prune" if settings.prune else "several --student"
+        raise BadInput(
+            f"--reweight-domains {settings.reweight_domains} with {other}: what is read follows one student as it is. "
+            "Leave one out."
+        )
+    if settings.curriculum_start is not None and settings.curriculum is None:
+        raise BadInput(f"--curriculum-start {settings.curriculum_start:g}: it changes nothing without a --curriculum.")
+
+
+def selection_for(settings: TrainSettings, cache: Cache) -> Selection | None:
+    """Return the selection that the plan names, checked against the cache; None without one.
+
+    Raises:
+        BadInput: the selection cannot be read, or has weights, which text does not have.
+        CacheMismatch: the selection was made for other samples.
+    """
+    if settings.select is None:
+        return None
+    selection = read_selection(settings.select)
+    selection.check(cache, settings.select)
+    if settings.text and selection.weight_M is not None:
+        raise BadInput(
+            f"--text with --select {settings.select}: its samples have weights, and text that is cut anew has none. "
+            "Select by another method."
+        )
+    return selection
+
+
+def loaders(
+    settings: TrainSettings,
+    cache: Cache,
+    reference: ModelRef | None,
+    selection: Selection | None,
+    taps: list[str],
+    place: dict[str, Any],
+    progress: Progress,
+) -> tuple[BatchStream, BatchStream | None, Reweighting | None]:
+    """Return the batches to train on, the batches to evaluate on if documents are held out, and the re-weighting of domains
+    if the plan asks for it.
+
+    Args:
+        settings: the plan of the training.
+        cache: the cache to read.
+        reference: where the student comes from, if it is not a fresh one: text is read with its tokenizer, images at its
+            size.
+        selection: the samples to train on, except those held out; None trains on all samples.
+        taps: names of the teacher's features to read for training.
+        place: rank, world_size and workers.
+        progress: receives the steps.
+
+    Raises:
+        BadInput: nothing is left to train on.
+    """
+    if cache.manifest.view is not None:
+        return _of_images(settings, cache, reference, taps, place, progress)
+    kept_out_S = held_out(cache.documents(), settings.holdout)
+    train_M, held_M = chosen(cache, selection, kept_out_S), np.flatnonzero(kept_out_S)
+    options: dict[str, Any] = {"batch_size": settings.batch_size, **place}
+    mixing: dict[str, Any] = {"seed": settings.seed, "packed": settings.packed, **options}
+    if settings.text and reference is not None:
+        tokenizer = text_tokenizer(reference)
+        train_loader = TextLoader(encoded_anew(cache, train_M, tokenizer, progress), **mixing)
+        if not len(held_M):
+            return train_loader, None, None
+        judge = TextLoader(encoded_anew(cache, held_M, tokenizer, progress), shuffle=False, **options)
+        return train_loader, judge, None
+    order: Order | None = None
+    weights_S = reweighting = None
+    if settings.reweight_domains is not None:
+        reweighting = Reweighting(
+            cache,
+            train_M,
+            held_M,
+            seed=settings.seed,
+            batch_size=settings.batch_size,
+            step_samples=settings.batch_size * settings.accumulate * place["world_size"],
+            every=settings.reweight_domains,
+        )
+        order = reweighting.order
+        mixing["ahead"] = AHEAD
+    if settings.curriculum is not None:
+        start = START if settings.curriculum_start is None else settings.curriculum_start
+        order = Curriculum.of(settings.curriculum, cache.nll()[train_M], settings.seed, start)
+    if selection is not None and selection.weight_M is not None:
+        weights_S = np.ones(len(cache), np.float32)
+        weights_S[selection.samples_M] = selection.weight_M
+    loader = Loader(cache, samples=train_M, taps=taps, order=order, weights=weights_S, **mixing)
+    return loader, evaluation_loader(cache, held_M, **options) if len(held_M) else None, reweighting
+
+
+def chosen(cache: Cache, selection: Selection | None, kept_out_S: Array) -> Array:
+    """Return int64[M], rising: the samples to train on."""
+    if selection is None:
+        return np.flatnonzero(~kept_out_S)
+    left_M = selection.samples_M[~kept_out_S[selection.samples_M]]
+    if not len(left_M):
+        raise BadInput(
+            f"{cache.path}: every chosen sample is of a document that is held out. Choose more, or a smaller --holdout."
+        )
+    return np.asarray(left_M)
+
+
+def check_student(cache: Cache, student: ModelRef) -> None:
+    """Compare a student's head and tokenizer with the cache's.
+
+    Raises:
+        ModelError: there is no such model.
+        CacheMismatch: the student's head has fewer rows than the teacher's vocabulary, or its tokenizer has other tokens.
+    """
+    rows, needed = head_rows(load_config(student)), cache.manifest.teacher.vocabulary
+    if rows < needed:
+        raise CacheMismatch(
+            f"{student}: targets in {cache.path} name token ids up to {needed - 1}, but the student's head has {rows} "
+            f"rows. Choose a student with at least {needed} rows, or dump again with its tokenizer; "
+            "--text (in train with --alpha 0) takes the text alone."
+        )
+    tokenizer = own_tokenizer(student)
+    if tokenizer is not None:
+        check_tokenizer(tokenizer, cache.manifest.text[0], str(student), read_pieces(cache).to_pylist())
+
+
+def text_tokenizer(student: ModelRef) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a student that reads plain text.
+
+    Raises:
+        ModelError: the student has no tokenizer, or one that gives ids beyond the rows of its head.
+    """
+    tokenizer = own_tokenizer(student)
+    if tokenizer is None:
+        raise ModelError(f"{student}: no tokenizer is saved with it. --text needs one: save it there.")
+    highest, rows = max(tokenizer.get_vocab().values(), default=-1), head_rows(load_config(student))
+    if highest >= rows:
+        raise ModelError(
+            f"{student}: its tokenizer has ids up to {highest}, its head rows for ids below {rows}. "
+            "The model and the tokenizer do not belong together."
+        )
+    return tokenizer
+
+
+def own_tokenizer(student: ModelRef) -> PreTrainedTokenizerBase | None:
+    """Return the tokenizer saved with a student; None if there is none."""
+    folder = Path(student.name)
+    if (
+        folder.is_dir()
+        and not student.gguf
+        and not any(folder.glob("*token*"))
+        and not (folder / "vocab.json").exists()
+    ):
+        return None
+    return load_tokenizer(student)
+
+
+def tokenizer_for(cache: Cache, student: ModelRef | None) -> PreTrainedTokenizerBase:
+    """Return the tokenizer to save with a trained student: its own, else the one that the cache keeps."""
+    saved = own_tokenizer(student) if student is not None else None
+    return saved or load_tokenizer(ModelRef(name=str(inside(cache.path, cache.manifest.shared_file("tokenizer")))))
+
+
+_LENGTH = 8
+
+
+@torch.no_grad()
+def check_packing(student: PreTrainedModel, who: str) -> None:
+    """Run two short samples packed into one line and each alone; refuse a model whose second sample sees the first.
+
+    Raises:
+        ModelError: the logits differ by more than rounding explains.
+    """
+    vocabulary = int(student.config.get_text_config().vocab_size)
+    tokens_2T = torch.arange(2 * _LENGTH, device=student.device).remainder(vocabulary).view(2, _LENGTH)
+    positions_T = torch.arange(_LENGTH, device=student.device)
+    was_training = student.training
+    student.eval()
+    apart = student(input_ids=tokens_2T, use_cache=False).logits.flatten(0, 1).float()
+    packed = (
+        student(input_ids=tokens_2T.view(1, -1), position_ids=positions_T.repeat(2)[None], use_cache=False)
+        .logits[0]
+        .float()
+    )
+    student.train(was_training)
+    if (apart - packed).abs().max() > 1e-3 * apart.abs().max().clamp(min=1):
+        raise ModelError(
+            f"{who}: samples packed into one line see each other in this architecture. Leave out --packed."
+        )
+
+
+def _on_text(
+    settings: EvaluateSettings, cache: Cache, student: ModelRef, samples_M: Array, progress: Progress
+) -> TextEvaluation:
+    """Evaluate the student on the text alone, in its own tokens."""
+    texts = encoded_anew(cache, samples_M, text_tokenizer(student), progress)
+    loader = TextLoader(texts, batch_size=settings.batch_size, shuffle=False)
+    device = pick_device(settings.device)
+    model = load_weights(student, load_config(student), DTYPES[settings.dtype]).to(device).eval()
+    return evaluate_text(model, _counted(loader, progress), device, size=loader.text_bytes)

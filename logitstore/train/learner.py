@@ -1,0 +1,167 @@
+"""Hold a student and its criterion, and compute its loss of a batch.
+
+Axes: B sequences, T tokens, R = B * T positions, N rows, L lines of the loss, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from logitstore.models.head import LinearHead
+from logitstore.models.hooks import recording
+from logitstore.targets.targets import AnyTargets
+from logitstore.train.loader.batch import Batch
+from logitstore.train.loader.stream import BatchStream
+from logitstore.train.objectives.criterion import Criterion
+from logitstore.train.objectives.features.feature import Sides
+from logitstore.train.objectives.kernels.from_hidden import from_hidden
+from logitstore.train.objectives.kernels.from_logits import from_logits
+from logitstore.train.students.output_head import final_hidden
+
+
+@dataclass(eq=False, kw_only=True)
+class Learner:
+    """A learner is a student together with the criterion that it is trained on.
+
+    Attributes:
+        student: the model.
+        criterion: the loss that is minimised.
+        features: names of the student's features that the criterion uses.
+        head: the student's output layer, if it is known to be linear: the loss is then taken from the hidden states, and
+            the logits of a batch never exist whole.
+        name: name of the student's figures and of its folder; empty for the only student.
+        autocast: number format of the student's forward and backward pass. The Trainer's own bf16 would turn the logits
+            into a float32 copy of [B, T, V]; here they keep their format until a few rows are reduced.
+        product_dtype: number format of the products with the output layer, where it is not `autocast`.
+        sums: sums of the rows, the loss and its terms, since the last line of the log.
+        step_sums: the same sums since the last optimizer step, for criteria that change by them.
+    """
+
+    student: PreTrainedModel
+    criterion: Criterion
+    features: list[str] = field(default_factory=list)
+    head: LinearHead | None = None
+    name: str = ""
+    autocast: torch.dtype | None = None
+    product_dtype: torch.dtype | None = None
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    step_sums: dict[str, Tensor] = field(default_factory=dict)
+
+    def labelled(self, label: str) -> str:
+        """Return the name of one of the student's figures in the log."""
+        return f"{self.name}/{label}" if self.name else label
+
+    def precision(self, device: torch.device) -> torch.autocast:
+        """Return the context of the student's forward pass."""
+        return torch.autocast(device.type, dtype=self.autocast, enabled=self.autocast is not None)
+
+    def loss(
+        self,
+        run: nn.Module,
+        batch: Batch,
+        loader: BatchStream,
+        weights_N: Tensor,
+        done: float,
+        *,
+        head_is_whole: bool = True,
+        needs_output: bool = False,
+    ) -> tuple[Tensor, Any]:
+        """Return sum_n weights_n loss_n, and the student's output where it is needed.
+
+        Args:
+            run: the student, perhaps wrapped for several processes.
+            batch: on the student's device.
+            loader: the loader that the batch comes from; it decodes the teacher's answers.
+            weights_N: weights of the rows in the sum.
+            done: the share of the run that is over.
+            head_is_whole: whether the weight of the output layer is in one piece outside of the model's forward.
+            needs_output: whether the student's output, with all logits, is returned.
+        """
+        targets = loader.targets(batch) if self.criterion.needs_targets else None
+        by_hidden = head_is_whole and not needs_output
+        with recording(self.student, self.features) as seen:
+            if self.head is not None and by_hidden:
+                output, on_logits = None, self._from_hidden(run, self.head, batch, targets, weights_N, done)
+            else:
+                may_spoil = self.head is not None and not needs_output
+                output, on_logits = self._from_logits(run, batch, targets, weights_N, done, may_spoil)
+        total, lines_LN, names = on_logits
+        if self.criterion.features:
+            sides = Sides(
+                student={name: value_BTD.flatten(0, 1)[batch.rows] for name, value_BTD in seen.items()},
+                teacher=loader.features(batch),
+                counts_M=batch.counts,
+                gold_N=batch.gold,
+                mask_N=batch.row_mask,
+            )
+            for label, weight, loss_N in self.criterion.feature_losses(sides, total, weights_N, done):
+                total = total + weight * torch.where(weights_N != 0, weights_N * loss_N, 0.0).sum()
+                term_N = loss_N.detach()
+                lines_LN = torch.cat([lines_LN[:1] + weight * term_N, lines_LN[1:], term_N[None]])
+                names = [*names, label]
+        self._count(lines_LN, names, batch)
+        return total, output
+
+    def _from_hidden(
+        self,
+        run: nn.Module,
+        head: LinearHead,
+        batch: Batch,
+        targets: AnyTargets | None,
+        weights_N: Tensor,
+        done: float,
+    ) -> tuple[Tensor, Tensor, list[str]]:
+        """Return the weighted sum of the pulls on logits, its lines and their names, with the output layer inside the loss."""
+        with self.precision(batch.rows.device):
+            hidden_RD = final_hidden(run, self.student, batch.model_inputs()).flatten(0, 1)
+        if not self.criterion.rows:
+            return _nothing(batch, hidden_RD, head.weight_VD, head.bias_V)
+        loss = self.criterion.row_loss(targets, batch.gold, done)
+        total, lines_LN = from_hidden(
+            loss,
+            hidden_RD,
+            head,
+            batch.rows,
+            weights_N,
+            dtype=self.product_dtype or self.autocast,
+        )
+        return total, lines_LN, loss.names
+
+    def _from_logits(
+        self,
+        run: nn.Module,
+        batch: Batch,
+        targets: AnyTargets | None,
+        weights_N: Tensor,
+        done: float,
+        may_spoil: bool,
+    ) -> tuple[Any, tuple[Tensor, Tensor, list[str]]]:
+        """Return the student's output, and the pulls on its logits in the form of `_from_hidden`."""
+        with self.precision(batch.rows.device):
+            output = run(**batch.model_inputs())
+        logits_RV = output.logits.flatten(0, -2)
+        if not self.criterion.rows:
+            return output, _nothing(batch, logits_RV)
+        loss = self.criterion.row_loss(targets, batch.gold, done)
+        total, lines_LN = from_logits(loss, logits_RV, batch.rows, weights_N, in_place=may_spoil)
+        return output, (total, lines_LN, loss.names)
+
+    def _count(self, lines_LN: Tensor, names: list[str], batch: Batch) -> None:
+        """Add the loss and its terms to the sums, on the device."""
+        counted = zip(["rows", "loss", *names], [torch.ones_like(lines_LN[0]), *lines_LN], strict=True)
+        for name, line_N in counted:
+            added = torch.where(batch.row_mask, line_N, 0.0).sum()
+            for sums in (self.sums, self.step_sums) if self.criterion.states else (self.sums,):
+                sums[name] = sums[name] + added if name in sums else added
+
+
+def _nothing(batch: Batch, *parts: Tensor | None) -> tuple[Tensor, Tensor, list[str]]:
+    """Return a loss of 0, for a run without pulls on logits. All of its parts have a gradient, because other processes wait
+    for it."""
+    total = torch.stack([part.sum(dtype=torch.float32) for part in parts if part is not None]).sum() * 0.0
+    return total, torch.zeros(1, len(batch.rows), device=total.device), []

@@ -1,0 +1,42 @@
+"""Rows gathered out of mapped files, each copied once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from logitstore.core.types import Array
+from logitstore.store.cache import Cache
+from logitstore.store.part import Part
+from logitstore.store.taps import Tap
+
+
+def _features(taps: Sequence[Tap], located: list[tuple[Part, int]], spans: list[slice], rows: int) -> dict[str, Tensor]:
+    """Return what some taps store about the same rows."""
+    arrays = {}
+    for tap in taps:
+        beside = [tap.part(part.number) for part, _ in located]
+        for name in tap.plan.fields:
+            arrays[f"{tap.name}/{name}"] = torch.from_numpy(_gathered(beside, spans, name, rows))
+    return arrays
+
+
+def _located(cache: Cache, samples_M: Array) -> list[tuple[Part, int]]:
+    """Return the parts that hold some samples, and the samples' numbers in these parts."""
+    parts_M, numbers_M = cache.places(samples_M)
+    return [(cache.part(part), number) for part, number in zip(parts_M.tolist(), numbers_M.tolist(), strict=True)]
+
+
+def _gathered(stored: list[dict[str, Array]], spans: list[slice], name: str, rows: int) -> Array:
+    """Copy one field of all rows once, from the mapped files to where it stays."""
+    first = stored[0][name]
+    gathered = np.empty((rows, *first.shape[1:]), first.dtype)
+    start = 0
+    for arrays, span in zip(stored, spans, strict=True):
+        stop = start + span.stop - span.start
+        gathered[start:stop] = arrays[name][span]
+        start = stop
+    return gathered

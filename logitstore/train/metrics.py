@@ -1,0 +1,164 @@
+"""Measure how near a student is to the teacher and to the text, row by row, summed over a loader.
+
+Axes: N rows, K kept, V the student's vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from logitstore.targets.dense import dense
+from logitstore.targets.targets import AnyTargets, SampledTargets
+from logitstore.train.loader.batch import Batch
+from logitstore.train.objectives import cross_entropy, forward_kl, lumped_kl
+from logitstore.train.objectives.kernels.rowwise import rowwise
+
+BINS = 15
+
+
+TOP = 5
+
+
+_OF_GOLD = ("cross_entropy", "teacher_cross_entropy", "accuracy", "top5_accuracy")
+"""Means over the rows with a gold token or label."""
+
+
+_OF_ALL = ("kl", "kl_lower_bound", "agreement", "acceptance")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """An evaluation holds means over rows; entropies and divergences are in nats. On a cache of random samples, `kl` is an
+    estimate, and figures that compare token by token are NaN.
+
+    Attributes:
+        rows: number of rows that were judged.
+        cross_entropy, perplexity: of the student on the gold tokens, or on the labels of images that have one.
+        teacher_cross_entropy: of the teacher on the same rows.
+        accuracy, top5_accuracy: share of these rows where the gold token or label is the student's most probable one, or
+            one of its five most probable ones.
+        kl: KL(teacher || student) with the tail shaped as the cache says.
+        kl_lower_bound: the same with all unlisted tokens counted as one token: never above the KL to the full teacher. NaN
+            on a cache without a tail, where the mass of that one token is not known.
+        agreement: share of rows where student and teacher have the same most probable token.
+        acceptance: sum_v min(p, s), the chance that speculative decoding keeps a token prepared by the student
+            (Leviathan et al. 2023, corollary 3.6), with the tail as for `kl`.
+        calibration_error: expected calibration error of the student's top-1 on the gold tokens, 15 equal bins
+            (Guo et al. 2017, section 3).
+    """
+
+    rows: int
+    cross_entropy: float
+    perplexity: float
+    teacher_cross_entropy: float
+    accuracy: float
+    top5_accuracy: float
+    kl: float
+    kl_lower_bound: float
+    agreement: float
+    acceptance: float
+    calibration_error: float
+
+
+@torch.no_grad()
+def evaluate_batches(
+    student: Callable[..., Any],
+    batches: Iterable[Batch],
+    targets: Callable[[Batch], AnyTargets],
+    device: torch.device,
+    reduce: Callable[[Tensor], Tensor] = lambda sums: sums,
+) -> Evaluation:
+    """Evaluate a student, in evaluation mode, on some batches.
+
+    Args:
+        student: a model, or a function that runs one; gives `.logits` [B, T, V].
+        batches: the batches to evaluate on.
+        targets: decodes the answers of a batch; `Loader.targets` of the cache that the batch comes from.
+        device: where the student is.
+        reduce: adds the sums of several processes.
+    """
+    sums = torch.zeros(len(_OF_GOLD) + len(_OF_ALL) + 2 + 3 * BINS, dtype=torch.float64)
+    for batch in batches:
+        sums += _sums(student, batch.to(device), targets).cpu()
+    return _evaluation(reduce(sums.to(device)).cpu() if device.type != "mps" else sums)
+
+
+def _sums(student: Callable[..., Any], batch: Batch, decode: Callable[[Batch], AnyTargets]) -> Tensor:
+    """Return float64: sums of every metric, the numbers of rows and of rows with a gold token, then count, confidence and
+    accuracy of every calibration bin."""
+    logits: Tensor = student(**batch.model_inputs()).logits
+    logits_RV = logits.flatten(0, -2)
+    targets = decode(batch)
+    is_gold_N, gold_N = batch.row_mask & (batch.gold >= 0), batch.gold.clamp(min=0)
+    pieces: list[Tensor] = []
+
+    def judge(logits_nV: Tensor, some: slice) -> Tensor:
+        pieces.append(_row_metrics(logits_nV, targets[some], gold_N[some], batch.gold_logprob[some]))
+        return pieces[-1][0]
+
+    rowwise(judge, logits_RV, batch.rows)
+    metrics_MN = torch.cat(pieces, 1).double()
+    of_gold_MN = torch.where(is_gold_N, metrics_MN[: len(_OF_GOLD)], 0.0)
+    of_all_MN = torch.where(batch.row_mask, metrics_MN[len(_OF_GOLD) : -1], 0.0)
+    confidence_N, correct_N = torch.where(is_gold_N, metrics_MN[-1], 0.0), of_gold_MN[_OF_GOLD.index("accuracy")]
+    bins_N = (confidence_N.nan_to_num(0.0) * BINS).ceil().clamp(1, BINS).long() - 1
+    binned = torch.zeros(3, BINS, dtype=torch.float64, device=metrics_MN.device)
+    binned.index_add_(1, bins_N, torch.stack([is_gold_N.double(), confidence_N, correct_N]))
+    counts = torch.stack([batch.row_mask.sum(), is_gold_N.sum()]).double()
+    return torch.cat([of_gold_MN.sum(1), of_all_MN.sum(1), counts, binned.flatten()])
+
+
+def _row_metrics(logits_NV: Tensor, targets: AnyTargets, gold_N: Tensor, teacher_gold_N: Tensor) -> Tensor:
+    """Return float32: one line for each name in _OF_GOLD and _OF_ALL, then the student's confidence."""
+    probs_NV = torch.softmax(logits_NV.float(), -1)
+    top = probs_NV.max(-1)
+    bound_N, agreement_N, acceptance_N = _compared(logits_NV, probs_NV, top.indices, targets)
+    return torch.stack(
+        [
+            cross_entropy(logits_NV, gold_N),
+            -teacher_gold_N,
+            (top.indices == gold_N).float(),
+            (probs_NV.topk(min(TOP, probs_NV.shape[1])).indices == gold_N[:, None]).any(1).float(),
+            forward_kl(logits_NV, targets),
+            bound_N,
+            agreement_N,
+            acceptance_N,
+            top.values,
+        ]
+    )
+
+
+def _compared(logits_NV: Tensor, probs_NV: Tensor, top_N: Tensor, targets: AnyTargets) -> tuple[Tensor, ...]:
+    """Return the lower bound of the KL, agreement and acceptance; NaN where the cache does not determine them."""
+    unknown_N = torch.full_like(probs_NV[:, 0], torch.nan)
+    if isinstance(targets, SampledTargets):
+        return unknown_N, unknown_N, unknown_N
+    teacher_NV = dense(targets)
+    # listed ids stand in the order of their ranks, also where coarse levels make their logprobs equal
+    first_N = targets.ids_NK[:, 0] if targets.is_ranked else teacher_NV.argmax(-1)
+    return (
+        unknown_N if targets.is_cut else lumped_kl(logits_NV, targets),
+        (top_N == first_N).float(),
+        torch.minimum(probs_NV[:, : teacher_NV.shape[1]], teacher_NV).sum(-1),
+    )
+
+
+def _evaluation(sums: Tensor) -> Evaluation:
+    gold_end, all_end = len(_OF_GOLD), len(_OF_GOLD) + len(_OF_ALL)
+    rows, golds = int(sums[all_end]), int(sums[all_end + 1])
+    of_gold = sums[:gold_end] / golds if golds else sums[:gold_end] * torch.nan
+    means: dict[str, Any] = dict(zip(_OF_GOLD, of_gold.tolist(), strict=True))
+    means |= dict(zip(_OF_ALL, (sums[gold_end:all_end] / max(rows, 1)).tolist(), strict=True))
+    _, confidence, correct = sums[all_end + 2 :].view(3, BINS)
+    return Evaluation(
+        rows=rows,
+        perplexity=math.exp(min(means["cross_entropy"], 700)),
+        calibration_error=float((confidence - correct).abs().sum() / golds) if golds else math.nan,
+        **means,
+    )

@@ -1,0 +1,30 @@
+"""Pull a student towards the teacher's hidden states, queries, keys and values, besides its answers."""
+
+from __future__ import annotations
+
+from logitstore.train.objectives.criterion import balanced_weight
+from logitstore.train.objectives.features.attention import Attention
+from logitstore.train.objectives.features.feature import FeatureObjective, Pair, Shapes, Sides
+from logitstore.train.objectives.features.layer_map import layer_pairs
+from logitstore.train.objectives.features.match import Match, SquareHead
+from logitstore.train.objectives.features.mutual_information import MutualInformation, interpolated_bound
+from logitstore.train.objectives.features.norm_direction import NormDirection
+from logitstore.train.objectives.features.relations import Relations
+from logitstore.train.objectives.features.similarity import Similarity
+
+__all__ = [
+    "Attention",
+    "FeatureObjective",
+    "Match",
+    "MutualInformation",
+    "NormDirection",
+    "Pair",
+    "Relations",
+    "Shapes",
+    "Sides",
+    "Similarity",
+    "SquareHead",
+    "balanced_weight",
+    "interpolated_bound",
+    "layer_pairs",
+]

@@ -1,0 +1,1 @@
+"""Objectives on logits: pure functions from student logits and targets to a loss per row."""

@@ -1,0 +1,88 @@
+"""Keep beside a student how it was made, and find the checkpoint from which an interrupted run resumes."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from logitstore.errors import BadInput
+from logitstore.settings.train import TrainSettings
+from logitstore.store import storage
+from logitstore.store.cache import Cache
+
+SUMMARY_NAME = "logitstore.json"
+
+
+def conditions(settings: TrainSettings, world_size: int) -> dict[str, Any]:
+    """Return what decides how training goes; a run resumes only under the same conditions."""
+    freely_changed = {
+        "cache",
+        "out",
+        "select",
+        "resume",
+        "images",
+        "workers",
+        "evaluate_every",
+        "save_every",
+        "trainer",
+    }
+    return {"world_size": world_size, "plan": settings.model_dump(mode="json", exclude=freely_changed)}
+
+
+def checkpoint_of(settings: TrainSettings, world_size: int, cache: Cache, selection: str | None = None) -> str | None:
+    """Return the checkpoint to resume from, if the plan asks for that; without --resume, refuse a folder with a run in it."""
+    # transformers writes the state last, so a checkpoint without it is incomplete
+    states = [path for path in settings.out.glob("checkpoint-*/trainer_state.json") if path.parent.name[11:].isdigit()]
+    newest = max((path.parent for path in states), key=lambda folder: int(folder.name[11:]), default=None)
+    summary = _read_summary(settings.out / SUMMARY_NAME)
+    if not settings.resume:
+        if newest is not None or "figures" in summary:
+            raise BadInput(
+                f"--out {settings.out}: a run is there already. Choose another folder, or add --resume to continue it."
+            )
+        return None
+    if "figures" in summary:
+        raise BadInput(f"--resume: the run in {settings.out} is finished. Choose another --out to train again.")
+    if newest is None:
+        raise BadInput(f"--resume: no checkpoint in {settings.out}. Leave --resume out to start again.")
+    for name, now in conditions(settings, world_size)["plan"].items():
+        if (before := summary.get("plan", {}).get(name, now)) != now:
+            raise BadInput(
+                f"--resume: the run in {settings.out} began with {name} = {before}, not {now}. Give the same options."
+            )
+    for name, now in {"cache": cache.manifest.identity, "samples": len(cache), "selection": selection}.items():
+        if (before := summary.get(name, now)) != now:
+            what = "selection" if name == "selection" else "cache"
+            raise BadInput(
+                f"--resume: the run in {settings.out} began with {name} = {before}, not {now}. Give the same {what}."
+            )
+    if (before := summary.get("world_size", world_size)) != world_size:
+        raise BadInput(
+            f"--resume: the run in {settings.out} began on {before} processes, not {world_size}. Use as many."
+        )
+    return str(newest)
+
+
+def _read_summary(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def write_summary(out: Path, summary: dict[str, Any]) -> None:
+    """Write beside the student how it was made, and, once training is done, its figures."""
+    storage.write_whole(out / SUMMARY_NAME, json.dumps(_plain(summary), indent=1).encode())
+
+
+def _plain(value: Any) -> Any:
+    """Return a value with null in place of NaN, which JSON does not have; figures about labels are NaN where there are
+    none."""
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

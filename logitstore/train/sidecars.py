@@ -1,0 +1,141 @@
+"""Gather figures in one pass over a cache and keep them beside its parts: means and directions of a tap, perplexity by
+domain.
+
+A sidecar follows from the cache alone, so it can be deleted and made again. Its name carries the identity of what it was
+made from; a sidecar of another tap or plan is never read.
+
+Axes: N rows, D channels, V vocabulary, R directions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import safetensors.torch
+import torch
+import xxhash
+from torch import Tensor
+
+from logitstore.core.progress import Progress, Step, no_progress
+from logitstore.errors import BadInput, StorageError, storage_errors
+from logitstore.models.moments import Moments
+from logitstore.store import storage
+from logitstore.store.cache import Cache
+from logitstore.train.loader.loader import Loader
+
+FOLDER = "sidecars"
+
+
+DIRECTIONS = 64
+"""Number of principal directions that are kept."""
+
+
+Tensors = dict[str, Tensor]
+
+
+def means(cache: Cache, tap: str, progress: Progress = no_progress) -> Tensors:
+    """Return statistics of a tap: `mean` and `std` of each channel, float32[D]; `by_gold` float16[V, D], the mean over the
+    rows before each token, or about the views of each class, NaN where there is none; `count` int64[V]."""
+    vocabulary, width = cache.manifest.teacher.vocabulary, _width(cache, tap)
+    moments = Moments(width, has_products=False)
+    # in float32, the sum of a frequent token would soon be too large for one more row to change it
+    by_gold_VD = torch.zeros(vocabulary, width, dtype=torch.float64)
+    count_V = torch.zeros(vocabulary, dtype=torch.int64)
+    for rows_ND, gold_N in _passes(cache, tap, progress):
+        moments.add(rows_ND)
+        has_gold_N = gold_N >= 0
+        by_gold_VD.index_add_(0, gold_N[has_gold_N], rows_ND[has_gold_N].double())
+        count_V += torch.bincount(gold_N[has_gold_N], minlength=vocabulary)
+    return {
+        "mean": moments.mean_D.float(),
+        "std": moments.deviation_D.float(),
+        "by_gold": by_gold_VD.div_(count_V[:, None]).half(),
+        "count": count_V,
+    }
+
+
+def directions(cache: Cache, tap: str, progress: Progress = no_progress) -> Tensors:
+    """Return principal directions of a tap: `mean` float32[D], `basis` float32[R, D], the directions of most variance, and
+    `variance` float32[R]."""
+    moments = Moments(_width(cache, tap), has_products=True)
+    for rows_ND, _ in _passes(cache, tap, progress):
+        moments.add(rows_ND)
+    basis_RD, variance_R = moments.directions(DIRECTIONS)
+    return {
+        "mean": moments.mean_D.float(),
+        "basis": basis_RD.float().contiguous(),
+        "variance": variance_R.float(),
+    }
+
+
+def perplexity(cache: Cache) -> dict[str, tuple[int, float]]:
+    """Return the number of rows, and the teacher's perplexity on the gold tokens, of every domain; '' stands for samples
+    without a domain."""
+    rows: dict[str, int] = {}
+    nats: dict[str, float] = {}
+    for domain, count, nll in zip(cache.domains(), cache.row_counts().tolist(), cache.nll().tolist(), strict=True):
+        rows[domain or ""] = rows.get(domain or "", 0) + count
+        nats[domain or ""] = nats.get(domain or "", 0.0) + count * nll
+    return {domain: (rows[domain], math.exp(min(nats[domain] / max(rows[domain], 1), 700))) for domain in sorted(rows)}
+
+
+OF_TAPS: dict[str, Callable[[Cache, str, Progress], Tensors]] = {"means": means, "pca": directions}
+"""The sidecars of a tap, by name."""
+
+
+def sidecar(cache: Cache, what: str, tap: str, progress: Progress = no_progress) -> Tensors:
+    """Return a sidecar of a tap. It is read if it was made before; else it is made, and kept where the cache can be
+    written.
+
+    Raises:
+        BadInput: there is no such tap, or not all of it.
+    """
+    path = path_of(cache, what, tap)
+    if path.is_file():
+        with suppress(OSError, safetensors.SafetensorError):
+            stored: Tensors = safetensors.torch.load_file(path)
+            if _kinds(stored) == _kinds_of(cache, what, tap):
+                return stored
+    made = OF_TAPS[what](cache, tap, progress)
+    with suppress(StorageError), storage_errors(path.parent):
+        storage.write_whole(path, safetensors.torch.save(made))
+    return made
+
+
+def path_of(cache: Cache, what: str, tap: str) -> Path:
+    """Return the path of a sidecar of a tap; its name has a hash of the numbers of the cache's parts."""
+    parts = xxhash.xxh3_64_hexdigest(",".join(map(str, cache.part_numbers)).encode())
+    return cache.path / FOLDER / f"{what}-{tap}-{cache.taps[tap].plan.identity}-{parts}.safetensors"
+
+
+def _kinds(tensors: Tensors) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    return {name: (value.dtype, tuple(value.shape)) for name, value in tensors.items()}
+
+
+def _kinds_of(cache: Cache, what: str, tap: str) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    """Return the dtypes and shapes of a sidecar, without gathering it."""
+    vocabulary, width = cache.manifest.teacher.vocabulary, cache.taps[tap].info.width
+    mean = {"mean": (torch.float32, (width,))}
+    if what == "means":
+        by_gold = {"by_gold": (torch.float16, (vocabulary, width)), "count": (torch.int64, (vocabulary,))}
+        return mean | {"std": (torch.float32, (width,))} | by_gold
+    count = min(DIRECTIONS, width)
+    return mean | {"basis": (torch.float32, (count, width)), "variance": (torch.float32, (count,))}
+
+
+def _width(cache: Cache, tap: str) -> int:
+    if not cache.rows:
+        raise BadInput(f"{cache.path}: it has no rows yet.")
+    return cache.taps[tap].info.width
+
+
+def _passes(cache: Cache, tap: str, progress: Progress) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the rows of a tap and their gold tokens, batch by batch."""
+    loader = Loader(cache, batch_size=64, shuffle=False, taps=[tap], with_images=False)
+    for number in range(len(loader)):
+        batch = loader.at(0, number)
+        yield loader.features(batch)[tap], batch.gold
+        progress(Step(stage="gather", done=number + 1, total=len(loader)))

@@ -1,0 +1,217 @@
+"""Make a student: from nothing but a configuration, or from some layers of a checkpoint."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+
+from logitstore.core.progress import Progress, Step
+from logitstore.core.types import ModelRef
+from logitstore.errors import BadInput, ModelError, one_line
+from logitstore.image.train import class_names
+from logitstore.models.head import LinearHead
+from logitstore.models.load import KINDS, config_from, describe, load_config, load_weights, pick_device
+from logitstore.models.shape import layer_count, layer_list
+from logitstore.settings.train import TrainSettings
+from logitstore.store.cache import Cache
+from logitstore.train.loader.stream import BatchStream
+from logitstore.train.students.output_head import UnknownHead, output_head
+from logitstore.train.students.prune import Widths, importance_of, narrow_config, narrowed
+
+
+def fresh(teacher_config: dict[str, Any], changes: dict[str, int], task: str = "causal-lm") -> PreTrainedModel:
+    """Return a model with random weights, shaped like the teacher except for `changes`.
+
+    Args:
+        teacher_config: the teacher's configuration, as the manifest keeps it.
+        changes: configuration entries by their transformers name, such as num_hidden_layers.
+        task: task of the student.
+
+    Raises:
+        BadInput: the teacher's configuration has no such entry, or the numbers do not go together.
+        ModelError: this transformers does not know the teacher's kind of model.
+    """
+    teacher = config_from(teacher_config)
+    if task == "causal-lm":
+        teacher = teacher.get_text_config()
+    _, plain = describe(teacher)
+    keys = {name: teacher.attribute_map.get(name, name) for name in changes}
+    unknown = [name for name, key in keys.items() if key not in plain]
+    if "depths" in plain:  # a model of stages has no single number of layers
+        unknown += [name for name in changes if name == "num_hidden_layers"]
+    if unknown:
+        raise BadInput(f"the teacher's configuration ({plain.get('model_type')}) has no '{unknown[0]}' to change.")
+    if "hidden_size" in changes or "num_attention_heads" in changes:
+        plain.pop("head_dim", None)
+    plain |= {key: changes[name] for name, key in keys.items()}
+    _resize_layer_lists(plain, list(range(changes.get("num_hidden_layers", layer_count(teacher)))))
+    try:
+        config = AutoConfig.for_model(**plain)
+        model: PreTrainedModel = KINDS[task][0].from_config(config, dtype=torch.float32)
+    except Exception as error:
+        # configurations and layers raise errors of many classes: keep the reason, chain the traceback
+        raise BadInput(f"no student can be made with {changes}: {one_line(error)}") from error
+    return model
+
+
+def copied(model: ModelRef, layers: str, task: str = "causal-lm") -> PreTrainedModel:
+    """Return a checkpoint with only some of its layers; everything else is kept as it is.
+
+    Args:
+        model: the checkpoint.
+        layers: numbers such as `0,6,12,18,29`, or one count such as `5`, which spreads that many evenly from the first to
+            the last.
+        task: task of the student.
+
+    Raises:
+        BadInput: a layer is not there.
+        ModelError: the checkpoint cannot be loaded, or has no single list of decoder layers.
+    """
+    config = load_config(model)
+    chosen = parse_layers(layers, layer_count(config))
+    return keep_layers(load_weights(model, config, torch.float32, task), chosen)
+
+
+def parse_layers(text: str, count: int) -> list[int]:
+    """Return layer numbers from `0,6,29` or from a count, checked against the `count` layers of the model."""
+    if not count:
+        raise BadInput(f"--copy-layers {text}: the model does not say how many layers it has. Leave it out.")
+    if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", text):
+        raise BadInput(f"--copy-layers '{text}': write layer numbers, such as 0,6,12, or how many to keep, such as 5.")
+    numbers = [int(piece) for piece in text.split(",")]
+    if len(numbers) == 1 and not 1 <= numbers[0] <= count:
+        raise BadInput(f"--copy-layers {text}: the model has {count} layers; keep 1 to {count} of them.")
+    if len(numbers) == 1:
+        keep = numbers[0]
+        return [round(index * (count - 1) / max(keep - 1, 1)) for index in range(keep)]
+    if sorted(set(numbers)) != numbers or numbers[-1] >= count:
+        raise BadInput(f"--copy-layers {text}: name layers from 0 to {count - 1}, each once, in rising order.")
+    return numbers
+
+
+def keep_layers(model: PreTrainedModel, layers: list[int]) -> PreTrainedModel:
+    """Return a new model with the named layers. Their weights and all others are copied.
+
+    Raises:
+        ModelError: the model has no single list of decoder layers, or its layers are not alike.
+    """
+    prefix = layer_list(model)
+    new_number = {old: new for new, old in enumerate(layers)}
+    pattern = re.compile(re.escape(prefix) + r"\.(\d+)\.")
+
+    def renamed(name: str) -> str | None:
+        match = pattern.match(name)
+        if match is None:
+            return name
+        new = new_number.get(int(match[1]))
+        return None if new is None else f"{prefix}.{new}.{name[match.end() :]}"
+
+    smaller: PreTrainedModel = type(model)._from_config(_fewer_layers(model.config, layers), dtype=model.dtype)
+    weights = {new: value for name, value in model.state_dict().items() if (new := renamed(name)) is not None}
+    try:
+        smaller.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ModelError(f"{type(model).__name__}: its layers are not alike, so they cannot be chosen from.") from error
+    return smaller
+
+
+def _fewer_layers(config: PretrainedConfig, layers: list[int]) -> PretrainedConfig:
+    smaller = copy.deepcopy(config)
+    if hasattr(smaller, "quantization_config"):
+        del smaller.quantization_config
+    text = smaller.get_text_config()
+    plain = {name: getattr(text, name, None) for name in _LAYER_LISTS}
+    _resize_layer_lists(plain, layers)
+    for name, value in plain.items():
+        if value is not None:
+            setattr(text, name, value)
+    text.num_hidden_layers = len(layers)
+    return smaller
+
+
+_LAYER_LISTS = ("layer_types", "no_rope_layers", "mlp_layer_types")
+
+
+def _resize_layer_lists(plain: dict[str, Any], layers: list[int]) -> None:
+    """Cut the configuration's lists with one entry a layer to the layers kept; for a deeper stack, repeat them."""
+    for name in _LAYER_LISTS:
+        if isinstance(old := plain.get(name), list) and old:
+            plain[name] = [old[layer % len(old)] for layer in layers]
+
+
+PRUNE_SAMPLES = 256
+"""Number of samples by which a student is pruned, if the plan gives none."""
+
+
+TRIED_TOKENS = 16
+"""Number of tokens that is enough to tell whether the output layer computes what its weights say."""
+
+
+def _changes(settings: TrainSettings) -> dict[str, int]:
+    """Return the entries of the teacher's configuration that a fresh student changes."""
+    wanted = {
+        "num_hidden_layers": settings.layers,
+        "hidden_size": settings.hidden_size,
+        "intermediate_size": settings.intermediate_size,
+        "num_attention_heads": settings.heads,
+        "num_key_value_heads": settings.kv_heads,
+    }
+    return {name: value for name, value in wanted.items() if value is not None}
+
+
+def _student(
+    settings: TrainSettings, cache: Cache, reference: ModelRef | None, loader: BatchStream, progress: Progress
+) -> PreTrainedModel:
+    task = cache.manifest.task
+    named = class_names(cache) if cache.manifest.view is not None else {}
+    if reference is None:
+        return fresh(cache.manifest.teacher.config | named, _changes(settings), task)
+    if settings.copy_layers is not None:
+        student = copied(reference, settings.copy_layers, task)
+    else:
+        student = load_weights(reference, load_config(reference), torch.float32, task)
+    student.config.update(named)
+    return _pruned(settings, student, loader, progress) if settings.prune else student
+
+
+def _pruned(
+    settings: TrainSettings, student: PreTrainedModel, loader: BatchStream, progress: Progress
+) -> PreTrainedModel:
+    """Return a narrower copy of the student, by what is most active on the first samples that it will be trained on."""
+    widths = Widths(
+        hidden_size=settings.hidden_size,
+        intermediate_size=settings.intermediate_size,
+        heads=settings.heads,
+        kv_heads=settings.kv_heads,
+    )
+    narrow_config(student, widths)  # refuse an impossible shape before the model runs
+    device = pick_device(settings.device)
+    batches = min(-(-(settings.prune_samples or PRUNE_SAMPLES) // settings.batch_size), len(loader))
+
+    def token_batches() -> Iterator[tuple[Tensor, Tensor]]:
+        for number in range(batches):
+            inputs = loader.at(0, number).to(device).model_inputs()
+            yield inputs["input_ids"], inputs["attention_mask"]
+            progress(Step(stage="prune", done=number + 1, total=batches))
+
+    importance = importance_of(student.to(device).eval(), token_batches())
+    return narrowed(student.cpu(), importance, widths)
+
+
+def _head(student: PreTrainedModel, loader: BatchStream) -> tuple[LinearHead | None, str]:
+    """Return the student's output layer, tried on some tokens of the first sample, if the loss can take its place; else
+    None. Also return why a loss is taken from logits."""
+    input_ids = loader.at(0, 0).input_ids
+    if input_ids is None:
+        return None, "an image classifier has few of them"
+    tokens = input_ids[:1, :TRIED_TOKENS]
+    try:
+        return output_head(student, tokens), "its weights are in pieces"
+    except UnknownHead as reason:
+        return None, str(reason)

@@ -1,0 +1,82 @@
+"""The output layer of a student as part of its loss: found, compared with the student's own logits, then fed by hand.
+
+Axes: B sequences, T tokens, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from logitstore.errors import ModelError
+from logitstore.models.head import Head, LinearHead
+
+
+class UnknownHead(Exception):
+    """Why the loss must be taken from the logits."""
+
+
+def output_head(student: PreTrainedModel, input_ids_BT: Tensor) -> LinearHead:
+    """The output layer of a student, if its logits are what `LinearHead` says of its final hidden states.
+
+    Args:
+        input_ids_BT: a few tokens to compare them on, on the student's device.
+
+    Raises:
+        UnknownHead: they are not, or its hidden states cannot be had without its logits.
+    """
+    if "logits_to_keep" not in inspect.signature(student.forward).parameters:
+        raise UnknownHead(f"{type(student).__name__} always computes all logits")
+    layer: Any = student.get_output_embeddings()
+    was_training = student.training
+    student.eval()
+    try:
+        found = Head.of(student, student.config, head_width(layer))
+        with torch.no_grad(), _seen(student) as hidden:
+            logits_BTV = student(input_ids=input_ids_BT, use_cache=False).logits
+            if student.base_model is student or hidden[-1].shape[-1] != found.width:
+                raise UnknownHead(f"{type(student).__name__} has no part that gives its final hidden states")
+            if logits_BTV.shape[-1] != len(found.weight_VD):
+                raise UnknownHead(f"{type(student).__name__} gives {logits_BTV.shape[-1]} logits from a larger layer")
+            found = found.matching(type(student).__name__, hidden[-1].flatten(0, 1), logits_BTV.flatten(0, 1))
+    except ModelError as error:
+        raise UnknownHead(str(error).partition(". Use --preset")[0]) from error
+    finally:
+        student.train(was_training)
+    return LinearHead(layer.weight, layer.bias, found.multiplier, found.cap)
+
+
+def head_width(layer: nn.Module | None) -> int:
+    """Rows of an output layer, padding included; 0 where it has no weight."""
+    weight = getattr(layer, "weight", None)
+    return 0 if weight is None else len(weight)
+
+
+def final_hidden(run: Callable[..., Any], student: PreTrainedModel, inputs: dict[str, Any]) -> Tensor:
+    """[B, T, D]: what the output layer would take; of the logits only those of the last position are computed.
+
+    Args:
+        run: the student, perhaps wrapped for several processes.
+        student: the model within.
+        inputs: of the student.
+    """
+    with _seen(student) as hidden:
+        run(**inputs, logits_to_keep=1)
+    return hidden[-1]
+
+
+@contextmanager
+def _seen(student: PreTrainedModel) -> Iterator[list[Tensor]]:
+    """The outputs of the student without its output layer, while the context lasts."""
+    found: list[Tensor] = []
+    handle = student.base_model.register_forward_hook(lambda _module, _inputs, output: found.append(output[0]))
+    try:
+        yield found
+    finally:
+        handle.remove()

@@ -1,0 +1,254 @@
+"""Check the pulls of a plan against the cache, say how exact they are, and make them into a criterion.
+
+Axes: V vocabulary, D channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection
+from itertools import chain, count
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from logitstore.core.methods import method_of
+from logitstore.core.schedule import Schedule
+from logitstore.errors import BadInput
+from logitstore.models.load import config_from
+from logitstore.models.shape import layer_count, shape_of
+from logitstore.settings.train import TermSettings, TrainSettings
+from logitstore.store.cache import Cache
+from logitstore.targets.tails import FixedTail
+from logitstore.targets.targets import Targets
+from logitstore.train.objectives.criterion import GOLD, NAMED_IN_LOG, Criterion, FeatureTerm, RowTerm
+from logitstore.train.objectives.exactness import check_method, check_options, fidelity_note, refuse_unless_exact
+from logitstore.train.objectives.features.feature import Pair, Shapes
+
+
+def all_terms(settings: TrainSettings) -> list[TermSettings]:
+    """Return all pulls towards the teacher: the objective, unless its weight is 0, and the further terms.
+
+    Raises:
+        BadInput: there is no pull although --objective none needs one, or the objective belongs in `terms`.
+    """
+    if settings.objective == "none":
+        if not settings.terms:
+            raise BadInput("--objective none: then `terms` of a recipe must name what pulls the student.")
+        return settings.terms
+    if method_of(settings.objective).form == "features":
+        raise BadInput(
+            f"--objective {settings.objective}: it compares features, so it stands in `terms` of a recipe, beside an objective on "
+            "logits or with --objective none. See `logitstore recipes`."
+        )
+    if settings.alpha == 0:
+        return settings.terms
+    first = TermSettings(
+        name=settings.objective, weight=settings.alpha, temperature=settings.temperature, options=settings.options
+    )
+    return [first, *settings.terms]
+
+
+def check_terms(settings: TrainSettings, cache: Cache) -> None:
+    """Refuse pulls that the cache does not serve, and settings that would change nothing, before any weights are loaded.
+
+    Raises:
+        BadInput: a name or an option is unknown, a pull does not exist for this cache or temperature, or settings do not go
+            together.
+    """
+    wanted = all_terms(settings)
+    _check_settings(settings)
+    for pull in wanted:
+        hottest = max(Schedule.of(pull.temperature).span, key=lambda value: abs(math.log(value)))
+        check_method(pull.name, cache.manifest.row, hottest)
+        check_options(pull.name, pull.options)
+        if method_of(pull.name).form == "rows":
+            cache.check_targets(f"--alpha {pull.weight}" if pull.name == settings.objective else f"terms: {pull.name}")
+            if cache.manifest.sparsifier.is_estimate and hottest != 1:
+                raise BadInput(
+                    f"--temperature {pull.temperature}: {settings.cache} holds random samples, which are right at temperature 1 "
+                    "only. Train at 1, or dump with another preset."
+                )
+            _try(pull, cache.manifest.teacher.vocabulary)
+
+
+def _check_settings(settings: TrainSettings) -> None:
+    """Refuse settings that would change nothing, and weights that cannot be balanced."""
+    if settings.objective == "none":
+        for name, value in (
+            ("--alpha", settings.alpha),
+            ("--temperature", settings.temperature),
+            ("options", settings.options),
+        ):
+            if value != TrainSettings.model_fields[name.removeprefix("--")].default:
+                raise BadInput(
+                    f"--objective none with {name} {value}: it belongs to the objective, and there is none. Leave it out: "
+                    "`terms` have their own weights, temperatures and options."
+                )
+    elif settings.alpha == 0 and settings.options:
+        raise BadInput(
+            f"--alpha 0 with options {settings.options}: they belong to the objective, which weighs nothing. Leave them out."
+        )
+    for term in settings.terms:
+        method = method_of(term.name)
+        if method.form == "features" and term.temperature != 1:
+            raise BadInput(f"terms: {term.name}: temperature {term.temperature}: features have none. Leave it out.")
+        if term.weight != "balanced":
+            continue
+        if method.form == "rows":
+            raise BadInput(f"terms: {term.name}: only pulls on features can be balanced. Give it a number.")
+        if method.may_be_negative:
+            raise BadInput(f"terms: {term.name}: its loss may be negative, so it cannot be balanced. Give it a number.")
+        if settings.objective == "none" and not any(_pulls_logits(each) for each in settings.terms):
+            raise BadInput(
+                f"terms: {term.name}: nothing pulls on the logits, so balanced is nothing. Give it a number, or an objective."
+            )
+
+
+def _pulls_logits(term: TermSettings) -> bool:
+    """Return whether a term is a pull on logits with a weight above 0."""
+    is_on_rows = method_of(term.name).form == "rows" and term.weight != "balanced"
+    return is_on_rows and Schedule.of(term.weight).span[1] > 0
+
+
+def _try(pull: TermSettings, vocabulary: int) -> None:
+    """Try the options of a pull on logits on one invented row.
+
+    Raises:
+        BadInput: the pull refuses its options.
+    """
+    logits_1V = torch.zeros(1, vocabulary)
+    targets = Targets(
+        torch.zeros(1, 1, dtype=torch.int64),
+        torch.full((1, 1), -math.log(2)),
+        torch.full((1,), -math.log(2)),
+        FixedTail.uniform(vocabulary),
+    )
+    term = RowTerm(name=pull.name, label=pull.name, weight=Schedule.of(1.0), options=pull.options)
+    Criterion([term]).row_loss(targets, targets.ids_NK[:, 0], 0.0)(logits_1V, slice(0, 1), 1.0)
+
+
+def check_exact(settings: TrainSettings, cache: Cache, students_layers: Collection[int]) -> None:
+    """Refuse, under --strict, a pull that is not exact on this cache; check before that the taps are there.
+
+    Args:
+        settings: the plan of the training.
+        cache: the cache to train from.
+        students_layers: number of decoder layers of each student.
+
+    Raises:
+        BadInput: a pull is not exact on this cache.
+    """
+    for pull in all_terms(settings) if settings.strict else ():
+        refuse_unless_exact(cache, pull.name, _taps(pull, cache, students_layers))
+
+
+def fidelity_notes(settings: TrainSettings, cache: Cache, students_layers: Collection[int]) -> list[str]:
+    """Return one line, a note or a warning, for each pull that this cache does not serve exactly; see `check_exact`."""
+    reports = [
+        fidelity_note(cache, pull.name, Schedule.of(pull.temperature).span[1], _taps(pull, cache, students_layers))
+        for pull in all_terms(settings)
+    ]
+    return [f"{'warning' if is_warning else 'note'}: {text}" for text, is_warning in filter(None, reports)]
+
+
+def compared(settings: TrainSettings, cache: Cache, student_layers: int) -> list[Pair]:
+    """Return pairs of names: a student's feature and the teacher's feature that it is compared with.
+
+    Raises:
+        BadInput: a layer is not there.
+    """
+    return [pair for pull in all_terms(settings) for pair in _pairs(pull, cache, student_layers)]
+
+
+def _pairs(pull: TermSettings, cache: Cache, student_layers: int) -> list[Pair]:
+    """Return the pairs that one pull compares."""
+    method = method_of(pull.name)
+    if method.form == "rows":
+        return []
+    teacher_layers = layer_count(config_from(cache.manifest.teacher.config))
+    pairs: list[Pair] = method.function.pairs(student_layers, teacher_layers, **method.options | pull.options)
+    return pairs
+
+
+def _taps(pull: TermSettings, cache: Cache, students_layers: Collection[int]) -> set[str]:
+    """Return the names of the teacher's features that a pull uses."""
+    return {other for layers in students_layers for _, other in _pairs(pull, cache, layers)}
+
+
+def criterion_of(
+    settings: TrainSettings, cache: Cache, student_config: dict[str, Any], given: dict[str, Callable[[], Tensor]]
+) -> Criterion:
+    """Return the loss of a run for one student.
+
+    Args:
+        settings: the plan of the training.
+        cache: the cache to train from.
+        student_config: the shape of the student, see `shape_of`.
+        given: inputs of the objectives besides their options, by name; each is computed only when it is needed.
+    """
+    rows, features = [], []
+    for term, label in zip(settings.terms, _labels(settings), strict=True):
+        method = method_of(term.name)
+        balanced = term.weight == "balanced"
+        weight = Schedule.of(1.0 if balanced else term.weight)
+        if method.form == "features":
+            supplied = {name: given[name]() for name in method.given}
+            shapes = _shapes(settings, cache, student_config)
+            module = method.function(shapes, **method.options | term.options | supplied)
+            features.append(FeatureTerm(label=label, weight=weight, is_balanced=balanced, module=module))
+        else:
+            temperature = Schedule.of(term.temperature)
+            rows.append(
+                RowTerm(name=term.name, label=label, weight=weight, temperature=temperature, options=term.options)
+            )
+    return Criterion.mixed(
+        settings.objective,
+        alpha=settings.alpha,
+        temperature=settings.temperature,
+        options=settings.options,
+        rows=rows,
+        features=features,
+    )
+
+
+def _labels(settings: TrainSettings) -> list[str]:
+    """Return the label of each term in the log and in checkpoints: its name, with a number where the name is taken."""
+    taken = {GOLD, NAMED_IN_LOG.get(settings.objective, settings.objective)}
+    labels = []
+    for term in settings.terms:
+        others = (f"{term.name}_{number}" for number in count(2))
+        labels.append(next(label for label in chain([term.name], others) if label not in taken))
+        taken.add(labels[-1])
+    return labels
+
+
+def _shapes(settings: TrainSettings, cache: Cache, student: dict[str, Any]) -> Shapes:
+    """Return what the objectives on features need to know of both models."""
+    teacher = shape_of(config_from(cache.manifest.teacher.config))
+    layers = int(student["num_hidden_layers"] or 0)
+    names = compared(settings, cache, layers)
+    return Shapes(
+        student_layers=layers,
+        teacher_layers=int(teacher["num_hidden_layers"] or 0),
+        widths_student={name: width_of(student, name) for name, _ in names},
+        widths_teacher={name: cache.taps[name].info.width for _, name in names},
+        heads_student=int(student["num_attention_heads"] or 0),
+        heads_teacher=int(teacher["num_attention_heads"] or 0),
+        key_heads_student=_key_heads(student),
+        key_heads_teacher=_key_heads(teacher),
+    )
+
+
+def width_of(config: dict[str, Any], feature: str) -> int:
+    """Return the number of channels of a model's feature."""
+    kind = feature.partition("-")[0]
+    if kind in ("hidden", "final"):
+        return int(config["hidden_size"])
+    head_dim = int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+    return head_dim * (int(config["num_attention_heads"]) if kind == "query" else _key_heads(config))
+
+
+def _key_heads(config: dict[str, Any]) -> int:
+    return int(config.get("num_key_value_heads") or config["num_attention_heads"] or 0)

@@ -1,0 +1,285 @@
+"""Train students from a cache with the Hugging Face Trainer: its loop, devices, checkpoints and trackers; our batches and
+loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from transformers import PrinterCallback, Trainer, TrainerControl
+
+from logitstore.text.metrics import TextEvaluation, evaluate_text
+from logitstore.train.callbacks import CriterionCallback, EpochCallback, EpochSteps, LogBeforeSaving
+from logitstore.train.learner import Learner
+from logitstore.train.loader.batch import Batch
+from logitstore.train.loader.stream import BatchStream
+from logitstore.train.metrics import Evaluation, evaluate_batches
+
+CRITERION_NAME = "criterion.safetensors"
+"""The file of a checkpoint that holds what the objectives learned or keep."""
+
+
+class DistillTrainer(Trainer):  # type: ignore[misc]
+    """Train a student on a criterion, which consists of pulls on its logits and its features; or train several students on
+    the same batches.
+
+    The loss is a mean over the rows of a whole optimizer step, over all its batches and ranks, so gradient accumulation and
+    the number of processes do not change it. Several students share the reading of the cache and nothing else: the loss is
+    the sum of their losses, and each student's gradient is clipped by its own norm.
+    """
+
+    def __init__(
+        self,
+        *,
+        train_loader: BatchStream,
+        held_out_loader: BatchStream | None,
+        learners: Sequence[Learner],
+        also_save: Callable[[Path], None] | None = None,
+        **options: Any,
+    ) -> None:
+        """Set up the Trainer for these students and batches.
+
+        Args:
+            train_loader: the batches of this rank.
+            held_out_loader: the batches to evaluate on, if any.
+            learners: the students; more than one only in a single process.
+            also_save: writes into the folder of a checkpoint what else a resumed run needs.
+            options: options of `Trainer`.
+        """
+        self._loader, self._held_out, self.learners = train_loader, held_out_loader, list(learners)
+        self._also_save = also_save
+        self._steps = EpochSteps(len(train_loader))
+        self.control: TrainerControl
+        held_out = None if held_out_loader is None else Batches(held_out_loader)
+        students = [learner.student for learner in self.learners]
+        model = students[0] if len(students) == 1 else nn.ModuleList(students)
+        super().__init__(model=model, train_dataset=Batches(train_loader), eval_dataset=held_out, **options)
+        for learner in self.learners:
+            learner.criterion.to(self.args.device)
+            if self.args.fp16:
+                learner.product_dtype = torch.float16
+        self.loss_is_scaled_for_ga = True
+        self.remove_callback(PrinterCallback)
+        self.add_callback(EpochCallback(self._steps, self.args.gradient_accumulation_steps))
+        self.add_callback(LogBeforeSaving())
+        self.add_callback(CriterionCallback(self.criteria, self.accelerator, self.settle))
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Return a loader in which one item is one batch. A resumed run skips the steps that are done without reading them."""
+        return DataLoader(
+            self.train_dataset,
+            batch_sampler=self._steps,
+            collate_fn=itemgetter(0),
+            pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
+        )
+
+    def num_examples(self, dataloader: DataLoader[Any]) -> int:
+        return self._loader.count
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Tensor]:
+        """Return the batches of one optimizer step, and how many rows count in them, over all ranks."""
+        batches = [next(epoch_iterator) for _ in range(num_batches)]
+        rows = sum((batch["row_mask"].sum() for batch in batches), torch.zeros((), dtype=torch.int64))
+        return batches, self.accelerator.reduce(rows.to(device), "sum")
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Return this batch's share of the mean over the step's rows; 0 where no row counts. For several students it is the
+        sum."""
+        batch = Batch.of(inputs)
+        count = batch.row_mask.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
+        # DDP averages gradients over the ranks, but the count already covers all ranks
+        weights_N = batch.row_mask * (self.accelerator.num_processes / count.clamp(min=1))
+        if batch.weight is not None:
+            weights_N = weights_N * batch.weight
+        results = [
+            learner.loss(
+                model if len(self.learners) == 1 else learner.student,
+                batch,
+                self._loader,
+                weights_N,
+                self.done,
+                head_is_whole=self.head_is_whole,
+                needs_output=return_outputs,
+            )
+            for learner in self.learners
+        ]
+        total = results[0][0] if len(results) == 1 else torch.stack([loss for loss, _ in results]).sum()
+        return (total, results[0][1]) if return_outputs else total
+
+    @property
+    def done(self) -> float:
+        """The share of the run that is over, from 0 to 1."""
+        return float(self.state.global_step / max(self.state.max_steps, 1))
+
+    def settle(self) -> None:
+        """Give the objectives that change by their own loss that loss after an optimizer step, the same on all ranks."""
+        for learner in self.learners:
+            learner.criterion.zero_grad()  # the Trainer does this only for the students' parameters
+            if learner.step_sums:
+                learner.criterion.settle(self._means(learner.step_sums).get, self.done)
+                learner.step_sums = {}
+
+    def _means(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return sums divided by the number of rows of all ranks, without leaving the device."""
+        total = self.accelerator.reduce(torch.stack(list(sums.values())), "sum")
+        names = list(sums)
+        return dict(zip(names, total / total[names.index("rows")].clamp(min=1), strict=True))
+
+    def log(self, logs: dict[str, float], *arguments: Any, **options: Any) -> None:
+        """Log the loss and its terms, as means over the rows of all processes since the last line.
+
+        The Trainer's own sum of losses would stay NaN after one step that is not finite. It also lacks the steps before the
+        checkpoint from which a run resumes.
+        """
+        if "train_loss" in logs:
+            logs = logs | {"train_loss": self.mean_loss}
+        for learner in self.learners:
+            if "loss" in logs and learner.sums:
+                means = self._means(learner.sums)
+                values = torch.stack(list(means.values())).tolist()
+                named = dict(zip(means, values, strict=True))
+                logs = logs | {learner.labelled(name): value for name, value in named.items() if name != "rows"}
+                learner.sums = {}
+        super().log(logs, *arguments, **options)
+
+    @property
+    def mean_loss(self) -> float:
+        """The mean over all steps of the run, from the lines of its log; a checkpoint keeps the lines before it."""
+        total, done = 0.0, 0
+        for entry in self.state.log_history:
+            if "loss" in entry:
+                total += entry["loss"] * (entry["step"] - done)
+                done = entry["step"]
+        return total / max(done, 1)
+
+    @property
+    def criteria(self) -> nn.ModuleDict:
+        """The criterion of each student, with all that its objectives learn or keep."""
+        # the hyphen in the key keeps a student's name apart from the attributes of the module
+        keys = [f"student-{learner.name}" if learner.name else "student" for learner in self.learners]
+        return nn.ModuleDict(dict(zip(keys, (learner.criterion for learner in self.learners), strict=True)))
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Return the Trainer's own optimizer, with the parameters of the objectives as one more group."""
+        is_new = self.optimizer is None
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        learned = list(self.criteria.parameters())
+        if is_new and learned:
+            optimizer.add_param_group({"params": learned, "weight_decay": 0.0})
+        return optimizer
+
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
+        """Clip each student's gradient by its own norm, and return the largest norm."""
+        if len(self.learners) == 1:
+            norm: Tensor = super()._clip_grad_norm(model)
+            return norm
+        return torch.stack(
+            [super(DistillTrainer, self)._clip_grad_norm(learner.student) for learner in self.learners]
+        ).max()
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Save the student; save each of several students in a folder of its name."""
+        if len(self.learners) == 1:
+            super()._save(output_dir, state_dict)
+            return
+        for learner in self.learners:
+            learner.student.save_pretrained(Path(output_dir or self.args.output_dir) / learner.name)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if len(self.learners) == 1:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        for learner in self.learners:
+            kept = type(learner.student).from_pretrained(Path(resume_from_checkpoint) / learner.name)
+            learner.student.load_state_dict(kept.state_dict())
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Save the states of the optimizer, of the objectives and of the reader. The Trainer writes later the file that
+        makes a checkpoint whole."""
+        super()._save_optimizer_and_scheduler(output_dir)
+        if not self.is_world_process_zero():
+            return
+        if self._also_save is not None:
+            self._also_save(Path(output_dir))
+        if kept := self.criteria.state_dict():
+            whole = {name: value.contiguous() for name, value in kept.items()}
+            safetensors.torch.save_file(whole, Path(output_dir) / CRITERION_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and self.criteria.state_dict():
+            kept = safetensors.torch.load_file(Path(checkpoint) / CRITERION_NAME, device=str(self.args.device))
+            self.criteria.load_state_dict(kept)
+
+    @cached_property
+    def head_is_whole(self) -> bool:
+        """True if the weight of an output layer is in one piece outside of the model's forward, which it is not under FSDP,
+        DeepSpeed or DataParallel."""
+        kind = str(self.accelerator.distributed_type).rpartition(".")[2]
+        return self.args.n_gpu <= 1 and kind in ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU")
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Evaluate the students on the held-out samples; every rank takes its share."""
+        if self._held_out is None:
+            return {}
+        metrics: dict[str, float] = {}
+        for learner in self.learners:
+            figures = vars(self._judged(learner, self._held_out)).items()
+            numbers = {name: float(value) for name, value in figures if value is not None}
+            metrics |= {learner.labelled(f"{metric_key_prefix}_{name}"): value for name, value in numbers.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _judged(self, learner: Learner, held_out: BatchStream) -> Evaluation | TextEvaluation:
+        student: nn.Module = learner.student
+
+        def run(**inputs: Any) -> Any:
+            with learner.precision(self.args.device):
+                return student(**inputs)
+
+        was_training = student.training
+        student.eval()
+        device = self.args.device
+
+        def add(sums: Tensor) -> Tensor:
+            total: Tensor = self.accelerator.reduce(sums, "sum")
+            return total
+
+        evaluation: Evaluation | TextEvaluation = (
+            evaluate_batches(run, held_out, self._loader.targets, device, add)
+            if self._loader.has_targets
+            else evaluate_text(run, held_out, device, add, size=held_out.text_bytes)
+        )
+        student.train(was_training)
+        return evaluation
+
+
+class Batches(Dataset[dict[str, Tensor]]):
+    """Give the loader's batches by (epoch, step), as dictionaries of tensors, which the Trainer knows how to move."""
+
+    def __init__(self, loader: BatchStream) -> None:
+        self._loader = loader
+
+    def __len__(self) -> int:
+        return self._loader.count
+
+    def __getitem__(self, where: tuple[int, int]) -> dict[str, Tensor]:
+        return self._loader.at(*where).tensors()
