@@ -20,9 +20,10 @@ import demo
 from bench import added_peak, at_most, found, in_turns, ratio, resident, save
 from logitstore.core.progress import no_progress
 from logitstore.dump.ask import ask_rows
-from logitstore.dump.begin import establish
-from logitstore.dump.parts import write_parts
+from logitstore.dump.dump import open_writer
+from logitstore.dump.parts import ANSWERS, PartsWriter
 from logitstore.dump.sparsify.reduce import RowReducer
+from logitstore.dump.taps import TapRequest
 from logitstore.dump.task import prepare
 from logitstore.settings.dump import DumpSettings
 from logitstore.store import layout
@@ -78,10 +79,9 @@ class Ready:
             teacher=demo.find_teacher(), data=str(demo.TEXTS), out=self.folder, dtype=dtype, max_length=256, overlap=32,
             samples_per_part=SAMPLES, pilot_rows=1000, device="cpu",
         )  # fmt: skip
-        prepared = prepare(self.plan, no_progress)
+        self.prepared = prepared = prepare(self.plan, no_progress)
         self.teacher = prepared.load()
-        self.manifest = establish(self.plan, prepared, None, self.teacher, no_progress)
-        self.prepared = prepared
+        self.manifest = open_writer(self.plan, prepared, self.teacher, TapRequest(names=[], codec=None)).manifest
         self.asked = prepared.samples[:SAMPLES]
         self.rows = sum(sample.rows for sample in self.asked)
         # the one part that is written has all rows of the comparison
@@ -104,7 +104,7 @@ class Ready:
 
     def _write(self, changes: dict[str, int]) -> None:
         manifest = self.manifest.model_copy(update=changes)
-        write_parts(self.plan.out, manifest, self.prepared, [0], self.teacher, no_progress)
+        PartsWriter(self.plan.out, manifest, self.prepared, self.teacher).write(0, [ANSWERS])
         shutil.rmtree(layout.part_folder(self.folder, 0))
 
 

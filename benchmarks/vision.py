@@ -65,7 +65,7 @@ def main() -> None:
     bench = Bench(cache, test, ImageTeacher(ModelRef(name=str(FOLDER / "teacher")), config(), "float32", "cpu"))
     students = [bench.run(way, seed) for seed in SEEDS for way in (LIVE, REPLAYED, AGAIN, OTHERS, LABELS)]
     lines = [*bench.lines_of(students), *view_rows.storage(), *view_rows.reading()]
-    save("vision", lines, students=students, images=len(cache.images), epochs=EPOCHS, teacher=bench.of_teacher())
+    save("vision", lines, students=students, images=cache.manifest.samples, epochs=EPOCHS, teacher=bench.of_teacher())
 
 
 def config() -> Any:
@@ -89,7 +89,7 @@ class Bench:
 
     def trainer(self, way: str, seed: int, epochs: int) -> DistillTrainer:
         """Return the trainer of a fresh student."""
-        images = np.arange(len(self.cache.images))
+        images = np.arange(self.cache.manifest.samples)
         order = view_order(self.cache, images, f"0-{EPOCHS // 4 - 1}" if way == AGAIN else None, 1, seed)
         pictures = pictures_of(self.cache)
         if way == OTHERS:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from logitstore.core.progress import NO_STOPWATCH, Stopwatch
 from logitstore.core.registry import resolve
+from logitstore.report.shown import shown
 from logitstore.settings.dump import DumpSettings
 from logitstore.settings.recipe import load
 
@@ -110,37 +111,19 @@ def _print_profile(watch: Stopwatch) -> None:
 
 
 def _print_plan(settings: DumpSettings, manifest: Any, tap_bytes: int) -> None:
+    of_task = shown(manifest.task)
     bytes_per_row = manifest.bytes_per_row + tap_bytes
     rows = manifest.rows * manifest.views
-    is_text = manifest.task == "causal-lm"
-    expected = rows * (bytes_per_row + (0 if is_text else VIEW_BYTES)) + (manifest.tokens * 2 if is_text else 0)
+    expected = rows * bytes_per_row + of_task.sample_bytes(manifest)
     of_taps = f", {tap_bytes} of them for taps" if tap_bytes else ""
-    free = resolve("logitstore.dump.dump:free_bytes")(settings.out)
+    free = resolve("logitstore.store.storage:free_bytes")(settings.out)
+    error = resolve("logitstore.dump.pilot_file:expected_error")(settings.out, manifest)
     for line in (
-        *(_of_text if is_text else _of_images)(settings, manifest),
+        *of_task.dry_run(settings, manifest),
         f"rows       {rows:,}, preset {manifest.preset}: {manifest.sparsifier.name}, tail {manifest.tail.shape}",
         f"parts      {manifest.parts:,} of up to {manifest.samples_per_part:,} samples",
         f"size       about {size(expected)} of rows and samples ({bytes_per_row} B/row{of_taps}); {size(free)} free there",
-        f"error      {resolve('logitstore.dump.pilot_file:expected_error')(settings.out, manifest)}",
+        f"error      {error or of_task.typical_error(manifest)}",
         f"nothing was written to {settings.out}",
     ):
         console.print(line, highlight=False, soft_wrap=True)
-
-
-def _of_text(settings: DumpSettings, manifest: Any) -> list[str]:
-    teacher, data = manifest.teacher, manifest.data
-    return [
-        f"teacher    {settings.teacher} ({teacher.architecture}, {teacher.vocabulary:,} tokens, {settings.dtype})",
-        f"data       {settings.data}: {data.documents:,} documents, {data.skipped:,} with nothing to predict",
-        f"samples    {manifest.samples:,} of at most {settings.max_length:,} tokens, {manifest.tokens:,} tokens in all",
-    ]
-
-
-def _of_images(settings: DumpSettings, manifest: Any) -> list[str]:
-    teacher, data, view = manifest.teacher, manifest.data, manifest.view
-    height, width = view.size
-    return [
-        f"teacher    {settings.teacher} ({teacher.architecture}, {teacher.vocabulary:,} classes, {settings.dtype})",
-        f"data       {settings.data}: {manifest.samples:,} images, {data.unlabelled:,} without a label",
-        f"views      {manifest.views:,} of each, {height} x {width}: {view.spelled}",
-    ]

@@ -10,17 +10,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 import xxhash
 
 import logitstore
-from logitstore.convert.parts import check_target, fit_on, write_parts
+from logitstore.convert.parts import fit_on, shared_files, write_parts
 from logitstore.convert.row_source import Mean
 from logitstore.convert.rows import Remake
 from logitstore.core.progress import Progress, no_progress
-from logitstore.dump.begin import Fit, begin
+from logitstore.dump.begin import Fit, begin, target_folder
 from logitstore.errors import BadInput, CacheMismatch
 from logitstore.format.manifest import MANIFEST_NAME, Manifest, Member, TeacherInfo
 from logitstore.format.presets import row_of
@@ -43,18 +44,18 @@ def merge(settings: MergeSettings, progress: Progress = no_progress) -> Cache:
     """
     _check_named(settings.caches)
     weights = weights_of(settings.weights, len(settings.caches))
-    check_target(settings.out, settings.caches)
     caches = _opened(settings.caches)
     first = caches[0]
     row = row_of(settings.preset, settings.choices(), first.manifest.teacher.vocabulary, None)
     wanted = _manifest(settings, caches, weights, row)
-    _refuse_another_mean(settings.out, wanted)
     mean = Mean.of(caches, weights)
 
     def fit() -> Fit:
         return fit_on(mean, first, row, settings.pilot_rows, progress) if row.tail.shape == "prior" else ({}, 0)
 
-    manifest = begin(settings.out, first, wanted, fit)
+    with target_folder(settings.out, settings.caches):
+        _refuse_another_mean(settings.out, wanted)
+        manifest = begin(settings.out, wanted, partial(shared_files, first), fit)
     # what is stored decides, also where another process began this cache
     remake = Remake(
         row=row,

@@ -5,7 +5,6 @@ target -> fit on rows of the sources -> cache.json and shared files -> part by p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,34 +16,21 @@ from logitstore.core.order import spread
 from logitstore.core.progress import Progress, Step
 from logitstore.dump.begin import Fit
 from logitstore.dump.fit import fitted, listed_by
+from logitstore.dump.parts import finished
 from logitstore.dump.sparsify.reduce import sparsifier_of
 from logitstore.dump.sparsify.sketch import TailPilot
-from logitstore.errors import BadInput, storage_errors
-from logitstore.format.manifest import MANIFEST_NAME, Manifest
+from logitstore.format.manifest import Manifest
 from logitstore.format.row import RowInfo
 from logitstore.models.head import Head
-from logitstore.store import layout, storage
+from logitstore.store import layout
 from logitstore.store.cache import Cache
 from logitstore.store.writer import PartTaken, PartWriter
 
 
-def check_target(out: Path, sources: Sequence[Path]) -> None:
-    """Refuse, before any work, a folder that cannot become the cache.
-
-    Raises:
-        BadInput: it is one of the sources or lies inside of one, or holds something else.
-    """
-    for source in sources:
-        if out.resolve() == source.resolve():
-            raise BadInput(f"--out {out}: it is the source itself. Choose another folder.")
-        if out.resolve().is_relative_to(source.resolve()):
-            raise BadInput(f"--out {out}: it lies inside of {source}. Choose a folder outside of it.")
-    if out.exists() and not out.is_dir():
-        raise BadInput(f"--out {out}: a file stands there. Choose another folder.")
-    if out.is_dir() and not (out / MANIFEST_NAME).exists():
-        names = {path.name for path in out.iterdir() if not path.name.startswith(".")}
-        if names - {layout.PARTS, layout.SHARED}:
-            raise BadInput(f"--out {out}: the folder holds other files. Choose an empty or new one.")
+def shared_files(source: Cache) -> dict[str, bytes]:
+    """Return the contents of a cache's shared files by their paths, but for the tail's."""
+    names = [name for name in source.manifest.shared if name != source.manifest.tail.file]
+    return {name: layout.inside(source.path, name).read_bytes() for name in names}
 
 
 def fit_on(
@@ -102,9 +88,4 @@ def write_parts(
         samples = [part.samples.sample(index) for index in range(len(part.samples))]
         with suppress(PartTaken), PartWriter(out, manifest, number, samples) as writer:
             recoder.write(part, samples, writer, told)
-    made = Cache(out)
-    made.check_sizes()
-    if made.complete:
-        with storage_errors(out):
-            storage.sweep(out)
-    return made
+    return finished(out)

@@ -7,11 +7,13 @@ recoders.py has what makes the rows.
 
 from __future__ import annotations
 
-from logitstore.convert.parts import check_target, fit_on, write_parts
+from functools import partial
+
+from logitstore.convert.parts import fit_on, shared_files, write_parts
 from logitstore.convert.row_source import HiddenStates
 from logitstore.convert.rows import is_copy, recoder_of
 from logitstore.core.progress import Progress, no_progress
-from logitstore.dump.begin import Fit, begin
+from logitstore.dump.begin import Fit, begin, target_folder
 from logitstore.errors import BadInput
 from logitstore.format.manifest import Manifest
 from logitstore.format.presets import row_of
@@ -37,9 +39,11 @@ def recode(settings: RecodeSettings, progress: Progress = no_progress) -> Cache:
     if not len(source):
         raise BadInput(f"{settings.cache}: no part of it is committed. Finish its dump first.")
     row = target_row(settings, source.manifest)
-    check_target(settings.out, [settings.cache])
     wanted = _manifest(settings, source.manifest, row)
-    manifest = begin(settings.out, source, wanted, lambda: _fit(settings, source, row, progress))
+    with target_folder(settings.out, [settings.cache]):
+        manifest = begin(
+            settings.out, wanted, partial(shared_files, source), lambda: _fit(settings, source, row, progress)
+        )
     # what is stored decides, also where another process began this cache
     recoder = recoder_of(source, row, load_shared(settings.out, manifest))
     return write_parts(settings.out, manifest, source, recoder, "recode", progress)

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from logitstore.core.types import Array, Asked
 from logitstore.errors import CacheMismatch
-from logitstore.image.view import View
 from logitstore.models.head import Head
 from logitstore.store.cache import Cache
 from logitstore.store.part import Part
+from logitstore.store.samples import stored_samples
 from logitstore.targets.chunks import chunk_rows
 from logitstore.targets.decoder import Decoder, decoder_of
 from logitstore.targets.dense import dense_logprobs
@@ -154,14 +154,12 @@ def _batch(samples: Sequence[Asked], indices: list[int]) -> RowBatch:
 
 
 def _same_rows(cache: Cache, numbers: list[int], samples: Sequence[Asked]) -> Fields:
-    """Return what a cache stores about samples that another cache has under the same numbers."""
-    places = [cache.locate(number) for number in numbers]
+    """What a cache stores about samples that another one has under the same numbers."""
+    places, stored = [cache.locate(number) for number in numbers], stored_samples(cache.manifest)
     for number, sample, (part, index) in zip(numbers, samples, places, strict=True):
         other = part.samples.sample(index)
-        if isinstance(other, View) and isinstance(sample, View) and other.content != sample.content:
-            raise CacheMismatch(
-                f"{cache.path}: its teacher saw another file of image '{sample.name}' than that of the first cache. Dump again."
-            )
+        if other.key == sample.key and (how := stored.difference(other, sample)):
+            raise CacheMismatch(f"{cache.path}: {how} than that of the first cache. Dump again.")
         if (other.key, other.rows) != (sample.key, sample.rows):
             raise CacheMismatch(
                 f"{cache.path}: its sample {number} has the key {other.key} and {other.rows} rows, not {sample.key} and "

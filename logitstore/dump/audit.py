@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -14,19 +13,14 @@ from torch import Tensor
 from logitstore.core.order import salt_of
 from logitstore.core.progress import Progress, Step, no_progress
 from logitstore.core.random import hashed
-from logitstore.core.types import Array, CachedSample, ModelRef
-from logitstore.dump.ask import Batches, TeacherBatch, ask
-from logitstore.dump.teachers.causal_lm import CausalTeacher
-from logitstore.dump.teachers.image_classifier import ImageTeacher
+from logitstore.core.types import Array, CachedSample
+from logitstore.dump.ask import TeacherBatch, ask
+from logitstore.dump.task import AskAgain, dump_task
 from logitstore.dump.teachers.teacher import Teacher
 from logitstore.errors import BadInput, CacheMismatch
 from logitstore.format.codecs.answer import RowCodec
-from logitstore.image.dump import AskAgain, reopened
-from logitstore.models.load import load_config
-from logitstore.models.shape import head_rows
 from logitstore.store.cache import Cache
 from logitstore.targets.rows import RowChunk
-from logitstore.text.dump import text_batches
 
 HALF_STEP = 2.0**-11
 """Relative half step of float16: what storing a logprob may change."""
@@ -79,14 +73,10 @@ def audit(
         raise BadInput(
             f"{cache.path}: its rows were made from other caches and are not a teacher's own. Compare those it was made from."
         )
-    if images is not None and cache.manifest.view is None:
-        raise BadInput(f"--images {images}: {cache.path} is a cache of text. Leave it out.")
     cache.check_targets(f"--against-teacher {teacher}")
-    loaded, batches = (
-        _texts(cache, teacher, device)
-        if cache.manifest.view is None
-        else _views(cache, teacher, images, device, progress)
-    )
+    again = AskAgain(teacher=teacher, images=images, device=device)
+    prepared = dump_task(cache.manifest.task).reopen(cache, again, progress)
+    loaded, batches = prepared.load(), prepared.batches
     count = max(round(share * len(cache)), 1)
     chosen = np.sort(np.argsort(hashed(np.arange(len(cache)), salt_of(seed, 0, 7)), kind="stable")[:count])
     found = [cache[int(index)] for index in chosen]
@@ -104,32 +94,6 @@ def audit(
         spread=max(_largest(_apart(a, b)) for a, b in zip(together, alone, strict=True)),
         same_weights=loaded.fingerprint() == cache.manifest.teacher.fingerprint,
     )
-
-
-def _texts(cache: Cache, teacher: str, device: str) -> tuple[Teacher, Batches]:
-    """The teacher of a cache of text, and how its samples become batches."""
-    model = ModelRef.parse(teacher)
-    config = load_config(model)
-    if head_rows(config) < cache.manifest.teacher.vocabulary:
-        raise CacheMismatch(
-            f"{model}: its head has {head_rows(config)} rows; {cache.path} names ids up to "
-            f"{cache.manifest.teacher.vocabulary - 1}. Give the teacher that made it."
-        )
-    loaded = CausalTeacher(model, config, cache.manifest.teacher.dtype, device)
-    return loaded, partial(text_batches, budget=cache.manifest.batch_tokens)
-
-
-def _views(cache: Cache, teacher: str, images: str | None, device: str, progress: Progress) -> tuple[Teacher, Batches]:
-    """The same of a cache of images."""
-    where = AskAgain(teacher=teacher, images=images, device=device)
-    prepared = reopened(where, cache, cache.manifest.views, progress)
-    loaded = prepared.load()
-    if not isinstance(loaded, ImageTeacher) or loaded.classes != cache.manifest.teacher.vocabulary:
-        raise CacheMismatch(
-            f"{teacher}: it does not have the {cache.manifest.teacher.vocabulary} classes of {cache.path}. "
-            "Give the teacher that made it."
-        )
-    return loaded, prepared.batches
 
 
 def _stored(fields: dict[str, Array]) -> Array:

@@ -1,11 +1,10 @@
-"""Part jobs: the teacher answers about the samples of a part here; encoding and writing happen on the thread behind."""
+"""Write parts: the teacher answers about the samples of a part here; encoding and writing happen on the thread behind."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,66 +19,202 @@ from logitstore.dump.sparsify.reduce import RowReducer
 from logitstore.dump.taps import TapOut, encoders
 from logitstore.dump.task import Prepared
 from logitstore.dump.teachers.teacher import Teacher
+from logitstore.errors import storage_errors
 from logitstore.format.codecs.answer import RowCodec
 from logitstore.format.manifest import Manifest
 from logitstore.format.part_record import FACTS
-from logitstore.store.taps import Tap
+from logitstore.format.tap import tap_folder
+from logitstore.store import layout, storage
+from logitstore.store.cache import Cache
+from logitstore.store.taps import Tap, tap_folders
 from logitstore.store.writer import PartTaken, PartWriter
 from logitstore.targets.decoder import Decoder
 from logitstore.targets.rows import split
 from logitstore.targets.shared import load_shared
 
 ANSWERS = "answers"
-"""What a part of the cache itself is called beside those of its taps."""
+"""The name of a part of the cache itself, beside the names of its taps."""
+
+QUEUE_DEPTH = 4
 
 
-def write_parts(
-    root: Path,
-    manifest: Manifest,
-    prepared: Prepared,
-    todo: list[int],
-    teacher: Teacher,
-    progress: Progress,
-    watch: Stopwatch = NO_STOPWATCH,
-    taps: Sequence[tuple[Tap, list[int]]] = (),
-) -> None:
-    """Write the parts in `todo`, and of each tap the parts beside it; the teacher is asked once about each part."""
-    samples = prepared.samples
-    shared = load_shared(root, manifest)
-    decoder = Decoder(manifest.row, shared)
-    check = FidelityCheck(decoder, manifest.fidelity_rows / manifest.rows)
-    keep = RowReducer.of(manifest.row, shared, check, watch)
-    if watch is not NO_STOPWATCH and teacher.device.type == "cuda":
-        watch.settle = partial(torch.cuda.synchronize, teacher.device)
-    spans = {part: manifest.span(part) for part in sorted({*todo, *chain(*(own for _, own in taps))})}
-    total = sum(int(samples.rows_S[span].sum()) for span in spans.values())
-    size = f"{manifest.bytes_per_row + sum(tap.info.bytes_per_row for tap, _ in taps)} B/row"
+def report_nothing(rows: int) -> None:
+    """Take the count of rows of a batch, for callers that do not report."""
+
+
+Work = Mapping[int, Collection[str]]
+"""What is to be written: for each part, `ANSWERS` and the names of taps."""
+
+
+def missing_work(root: Path, parts: Iterable[int], names: Iterable[str]) -> dict[int, list[str]]:
+    """Return what is not committed yet of some parts of a cache.
+
+    Args:
+        root: folder of the cache.
+        parts: numbers of the parts.
+        names: `ANSWERS` and the names of taps; a tap that was not begun lacks all parts.
+    """
+    begun = {ANSWERS, *tap_folders(root)}
+    folders = {name: root if name == ANSWERS else root / tap_folder(name) for name in names}
+    there = {name: set(layout.committed_parts(path)) if name in begun else set() for name, path in folders.items()}
+    missing = {part: [name for name, done in there.items() if part not in done] for part in parts}
+    return {part: names for part, names in missing.items() if names}
+
+
+class PartsWriter:
+    """Everything that is open while parts are written: the teacher, what becomes of its answers, and the taps.
+
+    Args:
+        root: folder of the cache.
+        manifest: that of the cache, which is begun.
+        prepared: the samples, and how they become batches.
+        teacher: the teacher, loaded.
+        taps: the taps that are written beside the parts; they are begun.
+        watch: times the stages.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        manifest: Manifest,
+        prepared: Prepared,
+        teacher: Teacher,
+        taps: Sequence[Tap] = (),
+        watch: Stopwatch = NO_STOPWATCH,
+    ) -> None:
+        self._root, self.manifest, self._prepared, self._teacher, self._watch = root, manifest, prepared, teacher, watch
+        self._taps = {tap.name: tap for tap in taps}
+        shared = load_shared(root, manifest)
+        decoder = Decoder(manifest.row, shared)
+        self._codec = decoder.codec
+        self._check = FidelityCheck(decoder, manifest.fidelity_rows / manifest.rows)
+        self._reduce = RowReducer.of(manifest.row, shared, self._check, watch)
+        if watch is not NO_STOPWATCH and teacher.device.type == "cuda":
+            watch.settle = partial(torch.cuda.synchronize, teacher.device)
+
+    def rows_in(self, part: int) -> int:
+        """Return how many rows a part has."""
+        return self._prepared.samples.rows_in(self.manifest.span(part))
+
+    def bytes_per_row(self, names: Iterable[str]) -> int:
+        """Return the bytes that a row of the things named takes."""
+        return sum(
+            self.manifest.bytes_per_row if name == ANSWERS else self._taps[name].info.bytes_per_row for name in names
+        )
+
+    def write(self, part: int, names: Collection[str], report_rows: Callable[[int], None] = report_nothing) -> None:
+        """Write the things named for one part, all from the same answers. What another process wrote first is left to it.
+
+        Args:
+            part: number of the part.
+            names: `ANSWERS` and the names of taps.
+            report_rows: is given the count of rows of every batch.
+
+        Raises:
+            ModelError: the teacher gives NaN.
+            StorageError: the disk is full or the folder cannot be written; nothing of the part is visible then.
+        """
+        asked = self._prepared.samples[self.manifest.span(part)]
+        begin = {name: partial(self._begin, name, part, asked) for name in names}
+        write_part(begin, lambda begun: self._answers(begun, asked), report_rows, self._watch)
+
+    def _begin(self, name: str, part: int, asked: list[Asked]) -> PartOut:
+        """Stage a part of the cache itself or of a tap. Raises PartTaken if another process was first."""
+        if name == ANSWERS:
+            return AnswerOut(self._root, self.manifest, part, asked, self._codec, self._check, self._watch)
+        return TapOut(self._root, self._taps[name], part, asked, self._watch)
+
+    def _answers(self, names: Collection[str], asked: list[Asked]) -> Answers:
+        """Ask the teacher about some samples; without `ANSWERS` for features alone."""
+        taps = encoders(self._taps[name] for name in names if name != ANSWERS)
+        batches = self._prepared.batches(asked)
+        if ANSWERS not in names:
+            return ask_features(self._teacher, batches, taps, self._watch)
+        needs_hidden = self.manifest.tail.needs_hidden
+        return ask_rows(self._teacher, self._reduce, batches, needs_hidden, self._watch, taps)
+
+
+def write_parts(writer: PartsWriter, work: Work, stage: str, progress: Progress) -> None:
+    """Write parts one after the other, and report on it.
+
+    Raises:
+        ModelError, StorageError: see `PartsWriter.write`; what is committed stays.
+    """
+    total = sum(writer.rows_in(part) for part in work)
+    size = f"{writer.bytes_per_row({name for names in work.values() for name in names})} B/row"
     done = 0
 
-    def told(rows: int) -> None:
+    def report_rows(rows: int) -> None:
         nonlocal done
         done += rows
-        progress(Step(stage="dump", done=done, total=total, part=part, note=size))
+        progress(Step(stage=stage, done=done, total=total, part=part, note=size))
 
-    for part, span in spans.items():
-        asked = samples[span]
-        mine = {tap.name: tap for tap, own in taps if part in own}
-        begin: dict[str, Callable[[], PartOut]] = {}
-        if part in todo:
-            begin[ANSWERS] = partial(AnswerOut, root, manifest, part, asked, decoder.codec, check, watch)
-        begin |= {name: partial(TapOut, root, tap, part, asked, watch) for name, tap in mine.items()}
+    for part, names in work.items():
+        writer.write(part, names, report_rows)
 
-        def ask(names: list[str], asked: list[Any] = asked, mine: dict[str, Tap] = mine) -> Answers:
-            kept = encoders(mine[name] for name in names if name != ANSWERS)
-            if ANSWERS not in names:
-                return ask_features(teacher, prepared.batches(asked), kept, watch)
-            return ask_rows(teacher, keep, prepared.batches(asked), manifest.tail.needs_hidden, watch, kept)
 
-        write_part(begin, ask, told, watch)
+def write_part(
+    begin: Mapping[str, Callable[[], PartOut]],
+    ask: Callable[[list[str]], Answers],
+    report_rows: Callable[[int], None],
+    watch: Stopwatch = NO_STOPWATCH,
+) -> None:
+    """Write one part of one or several things from the same answers. What another process wrote first is left to it.
+
+    Args:
+        begin: stage the part, one each, by name.
+        ask: gives the teacher's answers for the things named, those that were begun.
+        report_rows: is given the count of rows of every batch.
+        watch: times the stages.
+    """
+    with ExitStack() as stack:
+        begun: dict[str, PartOut] = {}
+        for name, stage in begin.items():
+            with suppress(PartTaken):
+                begun[name] = stack.enter_context(stage())
+        if not begun:
+            return
+        outs = list(begun.values())
+        with BackgroundThread(QUEUE_DEPTH) as thread:
+            for batch, kept in ask(list(begun)):
+                with watch("wait for the writer"):
+                    thread.submit(_store, outs, batch, kept, watch)
+                report_rows(len(batch.rows_N))
+            thread.submit(_commit, outs, watch)
+
+
+def finished(root: Path) -> Cache:
+    """Return the cache, with what was left by killed writers swept away if it is complete.
+
+    Raises:
+        CacheDamaged, CacheMismatch: parts that belong to another plan, or are not whole.
+    """
+    cache = Cache(root)
+    cache.check_sizes()
+    if cache.complete:
+        with storage_errors(root):
+            storage.sweep(root)
+    return cache
+
+
+class PartOut(Protocol):
+    """One part that is being written, staged; a context that drops what was not committed."""
+
+    def __enter__(self) -> Any: ...
+
+    def __exit__(self, *error: Any) -> None: ...
+
+    def store(self, batch: TeacherBatch, kept: dict[str, Array]) -> None:
+        """Encode and write the rows of a batch."""
+        ...
+
+    def commit(self) -> None:
+        """Make the part visible."""
+        ...
 
 
 class AnswerOut:
-    """One part of the cache being written: takes what was kept of the teacher's answers, encodes it, commits it."""
+    """One part of the cache that is being written: takes what was kept of the teacher's answers, encodes and commits it."""
 
     def __init__(
         self,
@@ -102,7 +237,7 @@ class AnswerOut:
         self._writer.__exit__(*error)
 
     def store(self, batch: TeacherBatch, kept: dict[str, Array]) -> None:
-        """Encode, and hand each sample's rows to the part."""
+        """Encode the rows of a batch, and hand each sample's rows to the part."""
         with self._watch("encode"):
             encoded = self._codec.encode(kept)
         with self._watch("write"):
@@ -112,57 +247,8 @@ class AnswerOut:
                 self._writer.write(index, answer, facts[index], asked[index])
 
     def commit(self) -> None:
-        """Make the part visible, with what was measured on it."""
+        """Make the part visible, with what was measured on its rows."""
         self._writer.commit(self._check.take())
-
-
-QUEUE_DEPTH = 4
-
-
-class PartOut(Protocol):
-    """One part of something that is being written, staged; a context that drops what was not committed."""
-
-    def __enter__(self) -> Any: ...
-
-    def __exit__(self, *error: Any) -> None: ...
-
-    def store(self, batch: TeacherBatch, kept: dict[str, Array]) -> None:
-        """Encode and write the rows of a batch."""
-        ...
-
-    def commit(self) -> None:
-        """Make the part visible."""
-        ...
-
-
-def write_part(
-    begin: Mapping[str, Callable[[], PartOut]],
-    ask: Callable[[list[str]], Answers],
-    told: Callable[[int], None],
-    watch: Stopwatch = NO_STOPWATCH,
-) -> None:
-    """Write one part of one or several things from the same answers; what another process was first with is left to it.
-
-    Args:
-        begin: stage the part, one each, by name.
-        ask: gives the teacher's answers for the things named, those that were begun.
-        told: is given the count of rows of every batch.
-        watch: times the stages.
-    """
-    with ExitStack() as stack:
-        begun: dict[str, PartOut] = {}
-        for name, make in begin.items():
-            with suppress(PartTaken):
-                begun[name] = stack.enter_context(make())
-        if not begun:
-            return
-        outs = list(begun.values())
-        with BackgroundThread(QUEUE_DEPTH) as behind:
-            for batch, kept in ask(list(begun)):
-                with watch("wait for the writer"):
-                    behind.submit(_store, outs, batch, kept, watch)
-                told(len(batch.rows_N))
-            behind.submit(_commit, outs, watch)
 
 
 def _store(outs: list[PartOut], batch: TeacherBatch, kept: Callable[[], dict[str, Array]], watch: Stopwatch) -> None:

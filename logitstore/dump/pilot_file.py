@@ -14,7 +14,6 @@ from torch import Tensor
 from logitstore.core.record import Record, RelativePath
 from logitstore.errors import CacheDamaged, one_line
 from logitstore.format.manifest import Manifest
-from logitstore.format.presets import TYPICAL_KL
 from logitstore.format.row import RowInfo
 from logitstore.format.sealed import seal, unseal
 from logitstore.store import layout, storage
@@ -69,27 +68,23 @@ def _row_key(row: RowInfo) -> str:
     return f"{_tail_of(row)} {codec.model_dump_json()}"
 
 
-def expected_error(out: Path, manifest: Manifest) -> str:
-    """What is known of the error that a dump will have, before it is made."""
+def expected_error(out: Path, manifest: Manifest) -> str | None:
+    """Say which error the pilot of this teacher and these data promises for a dump; None where there was none.
+
+    Args:
+        out: folder of the cache to be.
+        manifest: that of the dump that is prepared.
+    """
     if not manifest.sparsifier.keeps_rows:
         return "none: scores only, which students cannot be distilled from"
     path = out / layout.PILOT / PILOT_NAME
-    if path.is_file():
-        record = unseal(PilotRecord, path)
-        found = record.kl.get(_row_key(manifest.row))
-        if found is not None and (record.name, record.data) == (manifest.teacher.name, manifest.data.fingerprint):
-            return (
-                f"KL about {found[0]:.2g} nats at temperature 1 and {found[1]:.2g} at 2, by the pilot in {path.parent}"
-            )
-    typical = TYPICAL_KL.get(manifest.preset or "")
-    if manifest.view is not None:
-        return "unknown; every dump measures its own"
-    if typical is None or manifest.row.sparsifier.is_estimate:
-        return "unknown; `logitstore plan` measures it"
-    return (
-        f"KL about {typical[0]:.2g} nats at temperature 1 and {typical[1]:.2g} at 2 for the preset as it is, on SmolLM2-135M; "
-        "`logitstore plan` measures this teacher"
-    )
+    if not path.is_file():
+        return None
+    record = unseal(PilotRecord, path)
+    kl = record.kl.get(_row_key(manifest.row))
+    if kl is None or (record.name, record.data) != (manifest.teacher.name, manifest.data.fingerprint):
+        return None
+    return f"KL about {kl[0]:.2g} nats at temperature 1 and {kl[1]:.2g} at 2, by the pilot in {path.parent}"
 
 
 def kept_pilot(out: Path, manifest: Manifest) -> tuple[dict[str, Tensor], int] | None:

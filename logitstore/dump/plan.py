@@ -19,13 +19,13 @@ from torch import Tensor
 
 from logitstore.core.progress import Progress, Step, no_progress
 from logitstore.dump.ask import TeacherBatch, ask
-from logitstore.dump.dump import check_target
+from logitstore.dump.begin import target_folder
 from logitstore.dump.fit import fitted, head_tensors, listed_by
 from logitstore.dump.pilot_file import PilotRecord, keep_pilot
 from logitstore.dump.sparsify.fidelity import FidelityCheck, Truth
 from logitstore.dump.sparsify.reduce import RowReducer, sparsifier_of
 from logitstore.dump.sparsify.sketch import TailPilot
-from logitstore.dump.task import Prepared, prepare
+from logitstore.dump.task import Prepared, dump_task, prepare
 from logitstore.dump.teachers.teacher import Teacher
 from logitstore.errors import BadInput, ModelError, storage_errors
 from logitstore.format.part_record import Fidelity, fidelity_of
@@ -35,8 +35,6 @@ from logitstore.models.head import Head
 from logitstore.settings.dump import DumpSettings, PilotSettings, TeacherSettings
 from logitstore.targets.decoder import Decoder
 from logitstore.targets.rows import RowChunk
-from logitstore.text.dump import text_batches
-from logitstore.text.sample import Sample
 
 CANDIDATES: dict[str, tuple[str, dict[str, Any]]] = {
     "small": ("small", {}),
@@ -81,13 +79,11 @@ def plan(settings: PilotSettings, progress: Progress = no_progress) -> dict[str,
         BadInput: data or options that cannot be used.
         ModelError: a teacher that cannot be loaded or gives NaN.
     """
-    if settings.task != "causal-lm":
-        raise BadInput(
-            f"plan --task {settings.task}: it measures teachers of texts. `dump --dry-run` says what a dump of images costs."
-        )
+    if (why := dump_task(settings.task).no_plan) is not None:
+        raise BadInput(f"plan --task {settings.task}: {why}.")
     wanted = DumpSettings(**{name: getattr(settings, name) for name in TeacherSettings.model_fields})
-    check_target(wanted)
-    prepared = prepare(wanted, progress)
+    with target_folder(wanted.out):
+        prepared = prepare(wanted, progress)
     manifest, samples = prepared.manifest, prepared.samples
     progress(Step(stage="load the teacher", done=0, total=1))
     teacher = prepared.load()
@@ -97,7 +93,7 @@ def plan(settings: PilotSettings, progress: Progress = no_progress) -> dict[str,
     fitting = [samples[chosen[place]] for place in order if place not in set(order[::JUDGED_SHARE])] or judging
     candidates = _candidates(manifest.teacher.vocabulary, manifest.teacher.width)
     fitted_rows, teacher_seconds, why_not = _fit(settings, prepared, teacher, fitting, candidates, progress)
-    judged_rows = _judge(teacher, manifest.teacher.vocabulary, judging, candidates, manifest.batch_tokens, progress)
+    judged_rows = _judge(prepared, teacher, judging, candidates, progress)
     per_row = teacher_seconds / fitted_rows
     lines = [
         _line(name, each, manifest.rows, judged_rows, per_row, settings.epochs) for name, each in candidates.items()
@@ -127,17 +123,17 @@ def _candidates(vocabulary: int, width: int | None) -> dict[str, Candidate]:
     return found
 
 
-def _batches(samples: list[Sample], budget: int) -> Iterator[TeacherBatch]:
-    """A few samples at a time, in the order given, each few sorted by length."""
+def _batches(prepared: Prepared, samples: list[Any]) -> Iterator[TeacherBatch]:
+    """Make batches of a few samples at a time, so that they come in about the order given."""
     for first in range(0, len(samples), 32):
-        yield from text_batches(samples[first : first + 32], budget)
+        yield from prepared.batches(samples[first : first + 32])
 
 
 def _fit(
     settings: PilotSettings,
     prepared: Prepared,
     teacher: Teacher,
-    samples: list[Sample],
+    samples: list[Any],
     candidates: dict[str, Candidate],
     progress: Progress,
 ) -> tuple[int, float, str | None]:
@@ -149,7 +145,7 @@ def _fit(
     total = sum(sample.rows for sample in samples)
     rows, seconds = 0, 0.0
     deadline = time.monotonic() + 60 * settings.minutes
-    for batch in _batches(samples, settings.batch_tokens):
+    for batch in _batches(prepared, samples):
         chunks = ask(teacher, batch, head is not None)
         while True:
             began = time.monotonic()
@@ -208,11 +204,10 @@ def _pilots(candidates: dict[str, Candidate], head: Head | None, vocabulary: int
 
 
 def _judge(
+    prepared: Prepared,
     teacher: Teacher,
-    vocabulary: int,
-    samples: list[Sample],
+    samples: list[Any],
     candidates: dict[str, Candidate],
-    budget: int,
     progress: Progress,
 ) -> int:
     """Compare every candidate with the teacher on samples that fitted nothing."""
@@ -221,9 +216,9 @@ def _judge(
         candidate.check = FidelityCheck(Decoder(candidate.row, candidate.shared), 1.0)
         candidate.keep = RowReducer.of(candidate.row, candidate.shared, None)
     rows = 0
-    for batch in _batches(samples, budget):
+    for batch in _batches(prepared, samples):
         for chunk in ask(teacher, batch, needs_hidden):
-            truth = Truth.of(chunk.logits_nV, vocabulary)
+            truth = Truth.of(chunk.logits_nV, prepared.manifest.teacher.vocabulary)
             for candidate in candidates.values():
                 if candidate.check is None or candidate.keep is None:
                     continue

@@ -66,13 +66,6 @@ def expected_bytes(config: PretrainedConfig, wanted: TapRequest) -> int:
     return sum(info.bytes for each in fields for info in each.values())
 
 
-def missing_parts(root: Path, names: Sequence[str], parts: Sequence[int]) -> dict[str, list[int]]:
-    """Of each tap those of some parts that are not there; a tap without a plan lacks all of them."""
-    there = tap_folders(root)
-    done = {name: set(layout.committed_parts(root / tap_folder(name))) if name in there else set() for name in names}
-    return {name: [part for part in parts if part not in done[name]] for name in names}
-
-
 def taps_are_begun(root: Path, manifest: Manifest, wanted: TapRequest) -> bool:
     """Whether all taps wanted have a plan and a sound shared file.
 

@@ -1,8 +1,8 @@
-"""A dump that is prepared: everything that follows from its settings without the teacher's weights."""
+"""What a task does for a dump: it says what a teacher is shown, and prepares everything that needs no weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -13,74 +13,164 @@ from transformers import PretrainedConfig
 import logitstore
 from logitstore.core.order import spread
 from logitstore.core.progress import Progress, no_progress
-from logitstore.core.tasks import TASKS
+from logitstore.core.tasks import facet
 from logitstore.core.types import Array
 from logitstore.dump.ask import Batches
 from logitstore.dump.teachers.teacher import Teacher
-from logitstore.errors import BadInput
 from logitstore.format.manifest import Manifest, TeacherInfo
 from logitstore.models.load import describe
-from logitstore.settings.dump import DumpSettings
+from logitstore.settings.dump import AddSettings, DumpSettings
 from logitstore.store.cache import Cache
 
 
 class AskedSamples(Protocol):
-    """All samples of a dump, made on demand: of images, those of one view after those of another."""
+    """All samples of a plan under their numbers, made on demand; of several views, one view after the other."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: Any) -> Any:
-        """One sample, or a list of those of a slice."""
+        """Return one sample, or a list of those of a slice."""
 
-    @property
-    def rows_S(self) -> Array:
-        """int64: rows of every sample."""
+    def rows_in(self, span: slice) -> int:
+        """Return how many rows the samples of a slice have."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A plan worked out as far as it goes without the teacher's weights.
+    """A dump that is prepared: everything that follows from its settings without the teacher's weights.
 
     Attributes:
         manifest: as it will be, but for the teacher's fingerprint and the shared files.
         samples: what the teacher will be asked about.
-        config: of the teacher.
-        batches: how samples become batches of the teacher.
-        files: the shared files that do not come from the teacher's weights, by their paths in the cache.
+        config: the teacher's configuration.
+        batches: makes batches of the teacher from samples.
+        files: gives the shared files that do not come from the teacher's weights, by their paths in the cache.
         load: loads the teacher.
-        known: the samples, with what a cache that is gone on with knows of them; None where that changes nothing.
+        stored: gives the samples with what a cache that is continued knows about them; None where that changes nothing.
     """
 
     manifest: Manifest
     samples: AskedSamples
     config: PretrainedConfig
     batches: Batches
-    files: Callable[[], dict[str, bytes]]
     load: Callable[[], Teacher]
-    known: Callable[[Cache], AskedSamples] | None = None
+    files: Callable[[], dict[str, bytes]] = dict
+    stored: Callable[[Cache], AskedSamples] | None = None
 
-    def going_on_with(self, cache: Cache) -> Prepared:
-        """The same, whose samples must be those that a cache already has parts about."""
-        return self if self.known is None else replace(self, samples=self.known(cache))
+    def continuing(self, cache: Cache) -> Prepared:
+        """Return the same, whose samples must be those that a cache already has parts about."""
+        return self if self.stored is None else replace(self, samples=self.stored(cache))
 
     def pilot(self, rows: int) -> list[Any]:
-        """Samples spread evenly over one view of the data, with about `rows` rows between them."""
+        """Return samples spread evenly over one view of the data, with about `rows` rows between them."""
         return [self.samples[index] for index in spread(self.manifest.samples, self.manifest.rows, rows)]
 
 
-def prepare(settings: DumpSettings, progress: Progress = no_progress) -> Prepared:
-    """The plan of a dump; loads no weights.
+@dataclass(frozen=True, kw_only=True)
+class AskAgain:
+    """How a cache's teacher is asked again.
 
-    Raises:
-        BadInput: data or options that cannot be used.
-        ModelError: a teacher whose configuration cannot be loaded, or that does not belong to the task.
+    Attributes:
+        teacher: where it is; None where it was.
+        images: where the images are; None where they were.
+        views: how many views of each image; None asks about the samples that the cache has.
+        device: where the teacher runs.
+        workers: threads that prepare samples.
     """
-    found: Prepared = TASKS[settings.task](settings, progress)
+
+    teacher: str | None = None
+    images: str | None = None
+    views: int | None = None
+    device: str = "auto"
+    workers: int = 2
+
+
+class DumpTask(Protocol):
+    """What a task shows a teacher; the second facet of a task, see `logitstore.core.tasks`."""
+
+    no_plan: str | None
+    """Why `plan` cannot measure a teacher of this task, as the end of a message; None if it can."""
+
+    def prepare(self, settings: DumpSettings, progress: Progress) -> Prepared:
+        """Prepare a dump; load no weights.
+
+        Raises:
+            BadInput: data or options that cannot be used.
+            ModelError: a teacher whose configuration cannot be loaded, or that does not belong to the task.
+        """
+        ...
+
+    def reopen(self, cache: Cache, again: AskAgain, progress: Progress) -> Prepared:
+        """Prepare asking the teacher of a cache again, about its samples or about more of them.
+
+        Raises:
+            BadInput: options that mean nothing to the task, or data that are not there.
+            CacheMismatch: a teacher of another kind, or data that have changed.
+            ModelError: the teacher's configuration cannot be loaded.
+        """
+        ...
+
+    def check_add(self, settings: AddSettings, cache: Cache) -> None:
+        """Refuse what cannot be added to a cache of this task. Raises BadInput."""
+        ...
+
+    def taps(self, config: Callable[[], PretrainedConfig], hidden: str | None, qkv: str | None) -> list[str]:
+        """Return the names of the features that are kept beside the answers.
+
+        Args:
+            config: gives the teacher's configuration.
+            hidden, qkv: what the settings ask for.
+
+        Raises:
+            BadInput: features that a teacher of this task does not have.
+        """
+        ...
+
+
+def dump_task(task: str) -> DumpTask:
+    """Return what a task does for a dump."""
+    found: DumpTask = facet(task, "dumping")
     return found
 
 
+def prepare(settings: DumpSettings, progress: Progress = no_progress) -> Prepared:
+    """Prepare a dump; see `DumpTask.prepare`."""
+    return dump_task(settings.task).prepare(settings, progress)
+
+
+class CommittedSamples:
+    """The samples of a cache's committed parts, under the numbers that the plan gives them.
+
+    Args:
+        cache: the cache.
+    """
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+
+    def __len__(self) -> int:
+        return self._cache.manifest.samples * self._cache.manifest.views
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        part, place = self._cache.manifest.place(int(index))
+        return self._cache.samples_of(part).sample(place)
+
+    def rows_in(self, span: slice) -> int:
+        """Return how many rows the samples of a slice have."""
+        places = [self._cache.manifest.place(number) for number in range(*span.indices(len(self)))]
+        return sum(int(self._cache.samples_of(part).row_count_S[place]) for part, place in places)
+
+
+def rows_in(rows_S: Array, span: slice) -> int:
+    """Return how many rows the samples of a slice have, from the count of each."""
+    return int(rows_S[span].sum())
+
+
 def created_by() -> dict[str, str]:
-    """The software that writes a plan, by name."""
+    """Return the software that writes a plan, by name."""
     return {
         "logitstore": logitstore.__version__,
         "torch": torch.__version__,
@@ -89,7 +179,7 @@ def created_by() -> dict[str, str]:
 
 
 def teacher_info(settings: DumpSettings, config: PretrainedConfig, vocabulary: int, width: int | None) -> TeacherInfo:
-    """Who will answer, but for the fingerprint of the weights."""
+    """Describe who will answer, but for the fingerprint of the weights."""
     architecture, plain = describe(config)
     return TeacherInfo(
         name=settings.teacher,
@@ -101,17 +191,3 @@ def teacher_info(settings: DumpSettings, config: PretrainedConfig, vocabulary: i
         architecture=architecture,
         config=plain,
     )
-
-
-def refuse_options(settings: DumpSettings, names: Iterable[str]) -> None:
-    """Refuse options that are about another task.
-
-    Raises:
-        BadInput: naming the first that was given.
-    """
-    for name in names:
-        if (
-            name in settings.model_fields_set
-            and getattr(settings, name) != settings.__class__.model_fields[name].default
-        ):
-            raise BadInput(f"--{name.replace('_', '-')}: it means nothing to --task {settings.task}. Leave it out.")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Discriminator, Field, Tag
 
 from logitstore.core.record import Record
 
@@ -53,3 +53,26 @@ class ImagesInfo(Record):
     classes: str
     prompt: str | None = None
     unlabelled: int = Field(ge=0)
+
+
+class OtherData(Record):
+    """What was asked, where the task is another package's. `kind` names it; the task may keep further entries."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    source: str
+    kind: str
+    fingerprint: str
+
+
+def _kind_of(data: Any) -> str:
+    """Return which of the records describes some data."""
+    kind = data.get("kind") if isinstance(data, dict) else getattr(data, "kind", None)
+    return {"text": "text", "chat": "text", "images": "images"}.get(str(kind), "other")
+
+
+AnyData = Annotated[
+    Annotated[DataInfo, Tag("text")] | Annotated[ImagesInfo, Tag("images")] | Annotated[OtherData, Tag("other")],
+    Discriminator(_kind_of),
+]
+"""What was asked, whatever the task."""

@@ -11,8 +11,9 @@ import xxhash
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from logitstore.core.record import Record, RelativePath
+from logitstore.core.tasks import is_task
 from logitstore.errors import BadInput, CacheDamaged
-from logitstore.format.data import DataInfo, ImagesInfo, TokenizerInfo
+from logitstore.format.data import AnyData, DataInfo, ImagesInfo, OtherData, TokenizerInfo
 from logitstore.format.row import (
     SCORES,
     CodecInfo,
@@ -66,10 +67,10 @@ class Manifest(Record):
     created_by: dict[str, str]
     recoded_from: str | None = None
     merged_from: list[Member] | None = Field(None, min_length=2)
-    task: Literal["causal-lm", "image-classification"] = "causal-lm"
+    task: str = "causal-lm"
     teacher: TeacherInfo
     tokenizer: TokenizerInfo | None = None
-    data: DataInfo | ImagesInfo = Field(discriminator="kind")
+    data: AnyData
     views: int = Field(1, ge=1)
     view: ViewInfo | None = None
     samples: int = Field(ge=1)
@@ -89,12 +90,16 @@ class Manifest(Record):
     def _known_fields(self) -> Self:
         """Field names become paths, so nothing but the fields of this version is let through."""
         row = self.row
-        is_text = self.task == "causal-lm"
+        if not is_task(self.task):
+            raise ValueError(f"the task '{self.task}' is not known here. Install the package that provides it")
+        kinds = {"causal-lm": DataInfo, "image-classification": ImagesInfo}
+        is_text, is_images = isinstance(self.data, DataInfo), isinstance(self.data, ImagesInfo)
         if (
-            isinstance(self.data, DataInfo) != is_text
-            or (self.tokenizer is not None) != is_text
-            or (self.view is None) != is_text
-            or (is_text and self.views > 1)
+            not isinstance(self.data, kinds.get(self.task, OtherData))
+            or (is_text and self.tokenizer is None)
+            or (is_images and self.tokenizer is not None)
+            or (self.view is not None) != is_images
+            or (self.views > 1 and not is_images)
         ):
             raise ValueError(f"data, tokenizer, view and the task '{self.task}' do not go together")
         # a plan that is still being worked out has no shared files yet
@@ -149,6 +154,12 @@ class Manifest(Record):
         last = min(first + self.samples_per_part, self.samples)
         return slice(view * self.samples + first, view * self.samples + last)
 
+    def place(self, sample: int) -> tuple[int, int]:
+        """Return the part that holds a sample, and the sample's number in it; the inverse of `span`."""
+        view, number = divmod(sample, self.samples)
+        block, place = divmod(number, self.samples_per_part)
+        return view * self.parts_of_view + block, place
+
     def samples_in(self, part: int) -> int:
         """How many samples part number `part` holds."""
         span = self.span(part)
@@ -181,6 +192,17 @@ class Manifest(Record):
         if self.tokenizer is None or not isinstance(self.data, DataInfo):
             raise BadInput(f"a cache of the task '{self.task}' holds no text.")
         return self.tokenizer, self.data
+
+    @property
+    def images(self) -> tuple[ImagesInfo, ViewInfo]:
+        """The data and the making of the views of a cache of images.
+
+        Raises:
+            BadInput: it holds no images.
+        """
+        if self.view is None or not isinstance(self.data, ImagesInfo):
+            raise BadInput(f"a cache of the task '{self.task}' holds no images.")
+        return self.data, self.view
 
     @property
     def token_dtype(self) -> str:

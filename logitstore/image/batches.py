@@ -11,12 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from logitstore.core.memo import Memo
+from logitstore.core.order import BUCKET_BATCHES
 from logitstore.core.types import Array
-from logitstore.image.pictures import Pictures
-from logitstore.store.cache import Cache, views_of
+from logitstore.errors import BadInput
+from logitstore.image.pictures import Pictures, pictures_of
+from logitstore.image.stored import labels_of, views_of
+from logitstore.store.cache import Cache
 from logitstore.store.taps import Tap
 from logitstore.train.loader.batch import Batch
-from logitstore.train.loader.gather import _features, _located
+from logitstore.train.loader.collate import Chosen
+from logitstore.train.loader.gather import gathered_features, located_samples
 
 
 def collate_views(
@@ -43,7 +48,7 @@ def collate_views(
         BadInput, CacheMismatch: an image is missing, or not what the teacher saw; see `Pictures.batch`.
     """
     rows = len(samples_M)
-    located = _located(cache, samples_M) if pictures or taps else []
+    located = located_samples(cache, samples_M) if pictures or taps else []
     pixels_B3HW = None
     if pictures is not None:
         pixels_B3HW, _ = pictures.batch(views_of(part.samples).sample(number) for part, number in located)
@@ -55,7 +60,7 @@ def collate_views(
         gold=gold_M,
         samples=torch.from_numpy(np.array(samples_M, np.int64)),
         counts=torch.ones(rows, dtype=torch.int64),
-        features=_features(taps, located, [part.span(number) for part, number in located], rows),
+        features=gathered_features(taps, located, [part.span(number) for part, number in located], rows),
         weight=None if weights_S is None else torch.from_numpy(weights_S[samples_M].astype(np.float32)),
     )
 
@@ -76,3 +81,69 @@ def view_answers(cache: Cache, samples_M: Array) -> dict[str, Array]:
         start = stop
     back_M = np.argsort(np.concatenate(order))
     return {name: np.take(rows_M, back_M, 0) for name, rows_M in gathered.items()}
+
+
+BYTES_TOGETHER = 1 << 22
+"""Of the answers about views that are gathered at once, in whole batches: in random order each is in another part."""
+
+Gathered = tuple[Array, dict[str, Tensor], Tensor]
+"""int64[M] numbers of the views of a batch, what is stored about them, and int64[M] their labels."""
+
+
+class ViewCollator:
+    """Lays views into batches, answers of several batches at once; see `logitstore.train.loader.collate.Collator`.
+
+    Args:
+        cache: to read.
+        packed: must be False.
+        taps: of the cache, whose features come too.
+        weights: float32, what each of the cache's views counts; None where all count alike.
+        bytes_per_batch: of the stored rows.
+        pictures: makes the views again; without it from where the images were.
+        with_images: False leaves the images out, for those who make the views themselves.
+
+    Raises:
+        BadInput: views are to be packed.
+    """
+
+    def __init__(
+        self,
+        cache: Cache,
+        *,
+        packed: bool,
+        taps: Sequence[Tap],
+        weights: Array | None,
+        bytes_per_batch: int,
+        pictures: Pictures | None = None,
+        with_images: bool = True,
+    ) -> None:
+        if packed:
+            raise BadInput(f"{cache.path}: views of images cannot be packed. Leave that out.")
+        self._cache, self._taps, self._weights = cache, taps, weights
+        self._pictures = (pictures or pictures_of(cache)) if with_images else None
+        self._together = min(max(BYTES_TOGETHER // bytes_per_batch, 1), BUCKET_BATCHES)
+        self._groups = Memo[tuple[int, int], dict[int, Gathered]](most=2)
+
+    def batch(self, chosen: Chosen, epoch: int, number: int) -> Batch:
+        first = number - number // chosen.world_size % self._together * chosen.world_size
+        group = self._groups.get((epoch, first), lambda: self._gather(chosen, epoch, first))
+        samples_M, answer, gold_M = group[number]
+        return collate_views(self._cache, samples_M, answer, gold_M, self._pictures, self._taps, self._weights)
+
+    def _gather(self, chosen: Chosen, epoch: int, first: int) -> dict[int, Gathered]:
+        """Return views, answers and labels of a batch and of the next ones of its rank, by the batch's number."""
+        last = min(first + self._together * chosen.world_size, chosen.batches)
+        numbers = range(first, last, chosen.world_size)
+        pieces = [chosen.choose(epoch, number) for number in numbers]
+        samples_M = np.concatenate(pieces)
+        ends = np.cumsum([len(some_M) for some_M in pieces])[:-1]
+        labels = np.split(labels_of(self._cache, samples_M), ends)
+        fields = {name: np.split(array, ends) for name, array in view_answers(self._cache, samples_M).items()}
+        return {
+            number: (
+                pieces[place],
+                {name: torch.from_numpy(split[place]) for name, split in fields.items()},
+                torch.from_numpy(labels[place]),
+            )
+            for place, number in enumerate(numbers)
+        }

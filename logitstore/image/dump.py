@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,7 +14,7 @@ from transformers import PretrainedConfig
 from logitstore.core.order import spread
 from logitstore.core.progress import Progress, no_progress
 from logitstore.core.types import Array, ModelRef
-from logitstore.dump.task import Prepared, created_by, refuse_options, teacher_info
+from logitstore.dump.task import AskAgain, CommittedSamples, Prepared, created_by, teacher_info
 from logitstore.dump.teachers.image_classifier import ImageTeacher
 from logitstore.dump.teachers.teacher import Teacher
 from logitstore.dump.teachers.zero_shot import ZeroShotTeacher
@@ -24,51 +23,67 @@ from logitstore.format.data import ImagesInfo
 from logitstore.format.manifest import Manifest
 from logitstore.format.presets import row_of
 from logitstore.format.row import row_fields
+from logitstore.format.tap_names import FINAL, names_of
 from logitstore.image.data.images import Images, ImageSpec, open_images
-from logitstore.image.labels import FEW_CLASSES, _classes, _is_zero_shot, _labels, _width
+from logitstore.image.labels import FEW_CLASSES, classes_of, compares_texts, labels_for, output_width
 from logitstore.image.pictures import Pictures, pictures_of, view_batches
 from logitstore.image.processor import load_processor, view_info
-from logitstore.image.stored import images_arrow
+from logitstore.image.stored import images_arrow, images_of, views_of
 from logitstore.image.view import Views
 from logitstore.models.load import load_config
-from logitstore.settings.dump import DumpSettings
+from logitstore.settings.dump import AddSettings, DumpSettings
+from logitstore.settings.tasks import refuse_other_tasks
 from logitstore.store import layout
-from logitstore.store.cache import Cache, views_of
+from logitstore.store.cache import Cache
 from logitstore.store.vocabulary import Vocabulary, read_pieces
 
 SAMPLES_PER_PART = 8192
 """A view is one row, a few hundred bytes: parts of as many as a text has samples would be small files without end."""
 
 
-ABOUT_TEXT = ("max_length", "overlap", "batch_tokens", "domain_column", "qkv")
-
-
 PROMPT = "a photo of a {}."
 
 
-@dataclass(frozen=True, kw_only=True)
-class AskAgain:
-    """Where teacher and images are, when a cache's teacher is asked again; None where they were."""
+class ImageDump:
+    """What a teacher is shown of images; see `logitstore.dump.task.DumpTask`."""
 
-    teacher: str | None
-    images: str | None
-    device: str
-    workers: int = 2
+    no_plan = "it measures teachers of texts. `dump --dry-run` says what a dump of images costs"
+
+    def prepare(self, settings: DumpSettings, progress: Progress = no_progress) -> Prepared:
+        return _prepared(settings, progress)
+
+    def reopen(self, cache: Cache, again: AskAgain, progress: Progress = no_progress) -> Prepared:
+        """Prepare asking again; also refuse other libraries than those that made the views, see `pictures_of`."""
+        return _reopened(cache, again, progress)
+
+    def check_add(self, settings: AddSettings, cache: Cache) -> None:
+        if settings.views is None and (settings.hidden != FINAL or settings.qkv is not None):
+            more = cache.manifest.views
+            raise BadInput(
+                f"{settings.cache}: a cache of images takes more --views, such as {more}-{2 * more - 1}, or --hidden final."
+            )
+
+    def taps(self, config: Callable[[], PretrainedConfig], hidden: str | None, qkv: str | None) -> list[str]:
+        if hidden not in (None, FINAL):
+            raise BadInput(
+                f"--hidden {hidden}: of image classifiers only what their output layer takes is kept. Give final."
+            )
+        return names_of(hidden, None, 1)
 
 
-def prepare_images(settings: DumpSettings, progress: Progress = no_progress) -> Prepared:
-    """The draft of images; see `logitstore.dump.task`."""
-    refuse_options(settings, ABOUT_TEXT)
+def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
+    """Prepare a dump of views of images."""
+    refuse_other_tasks(settings, "dump", settings.task, f"--task {settings.task}")
     model = ModelRef.parse(settings.teacher)
     config = load_config(model)
-    is_zero_shot = _is_zero_shot(config)
-    names = _classes(settings, config, is_zero_shot)
+    is_zero_shot = compares_texts(config)
+    names = classes_of(settings, config, is_zero_shot)
     images = open_images(image_spec(settings), progress)
-    labels = _labels(images, names, str(model)) if settings.labels else np.full(len(images), -1)
+    labels = labels_for(images, names, str(model)) if settings.labels else np.full(len(images), -1)
     processor = load_processor(model)
     view = view_info(settings, processor, settings.teacher)
     unlabelled = len(images) if view.mixes else int((labels < 0).sum())
-    width = _width(config, is_zero_shot)
+    width = output_width(config, is_zero_shot)
     preset = settings.preset or ("topk" if len(names) <= FEW_CLASSES or width is None else "small")
     row = row_of(preset, settings.choices(), len(names), width)
     pilot = (
@@ -112,7 +127,7 @@ def prepare_images(settings: DumpSettings, progress: Progress = no_progress) -> 
     return Prepared(
         manifest=manifest,
         samples=views(),
-        known=lambda cache: views(_contents(cache)),
+        stored=lambda cache: views(_contents(cache)),
         config=config,
         batches=partial(
             view_batches, pictures=Pictures(images, view), size=settings.batch_images, workers=settings.workers
@@ -122,46 +137,37 @@ def prepare_images(settings: DumpSettings, progress: Progress = no_progress) -> 
     )
 
 
-def reopened(where: AskAgain, cache: Cache, views: int, progress: Progress = no_progress) -> Prepared:
-    """The draft of a cache that is there, to ask its teacher about its views again, or about more of them.
-
-    Args:
-        where: teacher and images are now.
-        cache: of images.
-        views: how many of each image.
-        progress: receives the steps.
-
-    Raises:
-        BadInput, CacheMismatch: the images are not there, or the libraries are others; see `pictures_of`. The teacher is of
-            another kind.
-        ModelError: the teacher's configuration cannot be loaded.
-    """
+def _reopened(cache: Cache, again: AskAgain, progress: Progress) -> Prepared:
+    """Prepare asking the teacher of a cache of views again."""
     manifest = cache.manifest
-    if not isinstance(manifest.data, ImagesInfo) or manifest.view is None:
-        raise BadInput(f"{cache.path}: a cache of text holds no images.")
-    model = ModelRef.parse(where.teacher or manifest.teacher.name)
+    data, view = manifest.images
+    model = ModelRef.parse(again.teacher or manifest.teacher.name)
     config = load_config(model)
     classes = [str(name) for name in read_pieces(cache).to_pylist()]
-    texts = [manifest.data.prompt.replace("{}", name) for name in classes] if manifest.data.prompt else []
-    if _is_zero_shot(config) != bool(texts):
+    texts = [data.prompt.replace("{}", name) for name in classes] if data.prompt else []
+    if compares_texts(config) != bool(texts):
         raise CacheMismatch(
             f"{model}: it is no teacher of the kind that {cache.path} was made with. Give that teacher."
         )
-    images = cache.images
+    if not texts and config.num_labels != len(classes):
+        raise CacheMismatch(
+            f"{model}: it does not have the {len(classes)} classes of {cache.path}. Give the teacher that made it."
+        )
+    images = images_of(cache)
+    labels = np.full(len(images), -1) if view.mixes else images.labels
     return Prepared(
         manifest=manifest,
-        samples=Views(
-            images.names(), np.full(len(images), -1) if manifest.view.mixes else images.labels, views, _contents(cache)
-        ),
+        samples=CommittedSamples(cache)
+        if again.views is None
+        else Views(images.names(), labels, again.views, _contents(cache)),
         config=config,
         batches=partial(
             view_batches,
-            pictures=pictures_of(cache, where.images, None, progress),
+            pictures=pictures_of(cache, again.images, None, progress),
             size=manifest.batch_tokens,
-            workers=where.workers,
+            workers=again.workers,
         ),
-        files=dict,
-        load=_loader(model, config, manifest.teacher.dtype, where.device, texts),
+        load=_loader(model, config, manifest.teacher.dtype, again.device, texts),
     )
 
 
@@ -179,7 +185,7 @@ def _contents(cache: Cache) -> Array:
 def _loader(
     model: ModelRef, config: PretrainedConfig, dtype: str, device: str, texts: Sequence[str]
 ) -> Callable[[], Teacher]:
-    if _is_zero_shot(config):
+    if compares_texts(config):
         return partial(ZeroShotTeacher, model, config, dtype, device, texts)
     return partial(ImageTeacher, model, config, dtype, device)
 

@@ -17,18 +17,18 @@ FEW_CLASSES = 16
 """As many as preset topk lists; of more, small is both smaller and nearer to the teacher."""
 
 
-def _is_zero_shot(config: PretrainedConfig) -> bool:
+def compares_texts(config: PretrainedConfig) -> bool:
     """Whether it compares images with texts, as CLIP does."""
     return hasattr(config, "text_config") and hasattr(config, "vision_config")
 
 
-def _width(config: PretrainedConfig, is_zero_shot: bool) -> int | None:
+def output_width(config: PretrainedConfig, is_zero_shot: bool) -> int | None:
     """Channels of what the output layer takes, where the configuration says it."""
     width = getattr(config, "projection_dim", None) if is_zero_shot else shape_of(config)["hidden_size"]
     return int(width) if width else None
 
 
-def _classes(settings: DumpSettings, config: PretrainedConfig, is_zero_shot: bool) -> list[str]:
+def classes_of(settings: DumpSettings, config: PretrainedConfig, is_zero_shot: bool) -> list[str]:
     if is_zero_shot and settings.classes is None:
         raise BadInput(
             f"{settings.teacher}: it compares images with texts. Name the classes with --classes cat,dog,..."
@@ -48,7 +48,7 @@ def _classes(settings: DumpSettings, config: PretrainedConfig, is_zero_shot: boo
     return [str(config.id2label[number]) for number in range(config.num_labels)]
 
 
-def _labels(images: Images, names: Sequence[str], teacher: str) -> Array:
+def labels_for(images: Images, names: Sequence[str], teacher: str) -> Array:
     """int64: the teacher's number of each image's class, -1 without one.
 
     Classes go by their names; by their numbers where the data name none, or as many as the teacher and none as it does.

@@ -19,10 +19,10 @@ from logitstore.core.progress import Progress, no_progress
 from logitstore.core.types import Array
 from logitstore.dump.ask import TeacherBatch
 from logitstore.errors import BadInput, CacheMismatch
-from logitstore.format.data import ImagesInfo
 from logitstore.format.views import ViewInfo
 from logitstore.image.data.decode import content_hash, decode
 from logitstore.image.data.images import Images, ImageSpec, open_images
+from logitstore.image.stored import images_of
 from logitstore.image.view import View
 from logitstore.image.views.finish import finish
 from logitstore.image.views.mix import Mix, mixing
@@ -113,9 +113,7 @@ def pictures_of(
         BadInput: the cache holds text; or the data cannot be read, or lack an image.
         CacheMismatch: see `Pictures`.
     """
-    data, info = cache.manifest.data, cache.manifest.view
-    if not isinstance(data, ImagesInfo) or info is None:
-        raise BadInput(f"{cache.path}: a cache of text holds no images.")
+    data, info = cache.manifest.images
     spec = ImageSpec(
         source=data.source if source is None else str(source),
         split=data.split,
@@ -134,7 +132,7 @@ def pictures_of(
             message += f" The images of {cache.path} were there; say with --images where they are now."
         raise BadInput(message) from error
     place_of = {key: place for place, key in enumerate(images.keys)}
-    names = cache.images.names()
+    names = images_of(cache).names()
     missing = [name for name in names if name not in place_of]
     if missing:
         raise BadInput(

@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 
 from logitstore.core.types import Array
-from logitstore.errors import CacheDamaged, LogitstoreError
-from logitstore.format.manifest import MANIFEST_NAME, Manifest
+from logitstore.errors import BadInput, CacheDamaged
+from logitstore.format.manifest import Manifest
 from logitstore.format.part_record import PartRecord
 from logitstore.image.view import View
 from logitstore.store import layout
-from logitstore.store.checks.verify import Problem
+from logitstore.store.cache import Cache
 from logitstore.store.samples import PartSamples, map_batch
 
 IMAGE_SCHEMA = pa.schema(
@@ -78,7 +78,7 @@ VIEW_SCHEMA = pa.schema(
 """Columns; docs/format.md says what each holds."""
 
 
-def write_views(path: Path, views: list[View], nll_S: Array) -> None:
+def write_views(path: Path, views: Sequence[View], nll_S: Array) -> None:
     """Write the views of a part; each has one row, in their order.
 
     Args:
@@ -150,37 +150,78 @@ class ViewsFile(PartSamples):
         return [None] * len(self)
 
 
-def open_images_file(root: Path, manifest: Manifest) -> ImagesFile | None:
-    """The images of a cache, mapped; None where it is one of text.
+class ViewSamples:
+    """Views of images on disk; see `logitstore.store.samples.StoredSamples`."""
+
+    shared = "images"
+
+    def open_shared(self, root: Path, manifest: Manifest) -> ImagesFile:
+        path = layout.inside(root, manifest.shared_file("images"))
+        return ImagesFile(path, manifest.samples, manifest.teacher.vocabulary)
+
+    def open(self, path: Path, manifest: Manifest, part: int, shared: ImagesFile) -> ViewsFile:
+        return ViewsFile(path, manifest.span(part), shared, manifest.images[1].mixes)
+
+    def write(self, path: Path, manifest: Manifest, samples: Sequence[View], nll_S: Array) -> None:
+        write_views(path, samples, nll_S)
+
+    def problems(self, samples: ViewsFile, record: PartRecord, manifest: Manifest) -> Iterator[str]:
+        """Say which invariants are broken. Which views they are was compared when the file was opened."""
+        if (len(samples), len(samples)) != (record.rows, record.tokens):
+            yield "the count of views is not the record's count of rows"
+        if not ((samples.nll_S >= 0) | (np.isnan(samples.nll_S) & (samples.labels_S < 0))).all():
+            yield "an nll is negative, or NaN where there is a label"
+
+    def difference(self, stored: View, asked: View) -> str | None:
+        if stored.content == asked.content:
+            return None
+        return f"its teacher saw another file of image '{asked.name}'"
+
+    def mismatch(self, here: Manifest, there: Manifest) -> tuple[str, str] | None:
+        """Compare what views of other sizes, for other models, have in common."""
+        one, other = here.images[1], there.images[1]
+        if (one.transforms, one.seed) == (other.transforms, other.seed):
+            return None
+        return "their views are made in other ways", "Dump both with the same --augment and --seed."
+
+    def advice(self, here: Manifest, there: Manifest) -> tuple[str, str]:
+        return (
+            "{difference}, so the images or their views differ",
+            "Dump both with the same --data, --limit and --views.",
+        )
+
+
+def images_of(cache: Cache) -> ImagesFile:
+    """Return the images that a cache of views is about.
 
     Raises:
-        CacheDamaged: the file is missing, truncated, foreign or outside the cache.
+        BadInput: the cache holds no images.
     """
-    if manifest.view is None:
-        return None
-    path = layout.inside(root, manifest.shared_file("images"))
-    return ImagesFile(path, manifest.samples, manifest.teacher.vocabulary)
+    if not isinstance(cache.shared_samples, ImagesFile):
+        raise BadInput(f"{cache.path}: this cache holds no images.")
+    return cache.shared_samples
 
 
-def _images(root: Path, manifest: Manifest, problems: list[Problem]) -> tuple[ImagesFile | None, list[Problem]]:
-    """The images that the parts of a cache are about, and what is wrong with them beside `problems`.
+def labels_of(cache: Cache, samples_M: Array) -> Array:
+    """Return int64[M], the numbers of the classes of some views, or -1; opens no part.
 
-    Where something is, parts cannot be read, which is no fault of theirs: only their files are looked at.
+    Raises:
+        BadInput: the cache holds no images.
     """
-    try:
-        images = open_images_file(root, manifest)
-    except LogitstoreError as error:
-        file = next((name for name in manifest.shared if name.startswith(f"{layout.SHARED}/images-")), MANIFEST_NAME)
-        is_known = any(problem.file == file for problem in problems)
-        return None, [] if is_known else [Problem(part=None, file=file, what=str(error))]
-    if images is not None and any(problem.file == manifest.shared_file("images") for problem in problems):
-        return None, []
-    return images, []
+    images, manifest = images_of(cache), cache.manifest
+    if manifest.images[1].mixes:
+        return np.full(len(samples_M), -1, np.int64)
+    parts_M, numbers_M = cache.places(samples_M)
+    images_M = parts_M % manifest.parts_of_view * manifest.samples_per_part + numbers_M
+    return np.asarray(images.labels[images_M])
 
 
-def _view_invariants(views: ViewsFile, record: PartRecord) -> Iterator[tuple[str, str]]:
-    """Which views they are was compared when the file was opened."""
-    if (len(views), len(views)) != (record.rows, record.tokens):
-        yield layout.SAMPLES_FILE, "the count of views is not the record's count of rows"
-    if not ((views.nll_S >= 0) | (np.isnan(views.nll_S) & (views.labels_S < 0))).all():
-        yield layout.SAMPLES_FILE, "an nll is negative, or NaN where there is a label"
+def views_of(samples: PartSamples) -> ViewsFile:
+    """Return the samples of a part as views of images.
+
+    Raises:
+        BadInput: they are something else.
+    """
+    if not isinstance(samples, ViewsFile):
+        raise BadInput("this cache holds no images.")
+    return samples

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 from logitstore.core.order import held_out
 from logitstore.core.progress import Progress
 from logitstore.core.types import ModelRef
-from logitstore.errors import CacheMismatch
+from logitstore.errors import BadInput, CacheMismatch
+from logitstore.image.batches import ViewCollator
 from logitstore.image.order import view_order
 from logitstore.image.pictures import pictures_of
 from logitstore.image.processor import edge_of, load_processor, resized
@@ -23,9 +26,15 @@ from logitstore.models.shape import size_errors
 from logitstore.settings.train import EvaluateSettings, TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.store.layout import inside
+from logitstore.store.selection import Selection
 from logitstore.store.vocabulary import read_pieces
+from logitstore.train.check import needs_labels
+from logitstore.train.evaluate import counted, loaded
+from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.loader import Loader
 from logitstore.train.loader.stream import BatchStream
+from logitstore.train.metrics import Evaluation, evaluate_batches
+from logitstore.train.task import Place, RunData
 
 PROCESSOR = "preprocessor_config.json"
 
@@ -116,44 +125,98 @@ def _has_processor(student: ModelRef) -> bool:
     return (Path(student.name) / PROCESSOR).is_file()
 
 
-def _first_views(settings: EvaluateSettings, cache: Cache, student: ModelRef, progress: Progress) -> Loader:
-    """Return a loader of the first view of the images to evaluate on."""
-    images_I = np.arange(len(cache.images))
-    if settings.samples == "heldout":
-        images_I = np.flatnonzero(held_out(images_I, settings.holdout))
-    order = view_order(cache, images_I, None, 1, 0)
-    pictures = pictures_of(
-        cache, settings.images, settings.image_size or size_of(student, load_config(student)), progress
-    )
-    return Loader(
-        cache, samples=order.firsts[0] + images_I, shuffle=False, batch_size=settings.batch_size, pictures=pictures
-    )
+class ImageTraining:
+    """What a student is shown of images; see `logitstore.train.task.TrainTask`."""
+
+    def collator(self, cache: Cache, **options: Any) -> ViewCollator:
+        return ViewCollator(cache, **options)
+
+    def check(self, settings: TrainSettings, cache: Cache, students: Sequence[ModelRef]) -> None:
+        data, view = cache.manifest.images
+        if data.unlabelled and needs_labels(settings):
+            raise BadInput(
+                f"{settings.cache}: {data.unlabelled:,} of its images have no label"
+                + (" that is true of a mixed view" if view.mixes else "")
+                + ", which this training needs. Give --alpha 1, and an objective without labels."
+            )
+        for student in students:
+            check_classifier(cache, student)
+
+    def open(
+        self,
+        settings: TrainSettings,
+        cache: Cache,
+        student: ModelRef | None,
+        selection: Selection | None,
+        taps: list[str],
+        place: Place,
+        progress: Progress,
+    ) -> RunData:
+        """Open the views to train on, and the first view of those images that are held out."""
+        size = settings.image_size or (None if student is None else size_of(student, load_config(student)))
+        pictures = pictures_of(cache, settings.images, size, progress)
+        kept_out_I = held_out(np.arange(cache.manifest.samples), settings.holdout)
+        order = view_order(cache, np.flatnonzero(~kept_out_I), settings.views, settings.views_per_step, settings.seed)
+        options: dict[str, Any] = {"pictures": pictures, **vars(place)}
+        train = Loader(
+            cache,
+            order=order,
+            epoch_samples=order.epoch_samples,
+            taps=taps,
+            seed=settings.seed,
+            batch_size=settings.batch_size * settings.views_per_step,
+            **options,
+        )
+        judged = None
+        if kept_out_I.any():
+            firsts = order.firsts[0] + np.flatnonzero(kept_out_I)
+            judged = Loader(cache, samples=firsts, shuffle=False, batch_size=settings.batch_size, **options)
+        return RunData(train=train, held_out=judged)
+
+    def student_config(self, cache: Cache) -> dict[str, Any]:
+        return cache.manifest.teacher.config | class_names(cache)
+
+    def config_entries(self, cache: Cache) -> dict[str, Any]:
+        return class_names(cache)
+
+    def check_made(self, settings: TrainSettings, student: PreTrainedModel, name: str, loader: BatchStream) -> None:
+        check_takes(student, name, loader.at(0, 0).model_inputs()["pixel_values"])
+
+    def loss_head(self, student: PreTrainedModel, loader: BatchStream) -> tuple[None, str]:
+        return None, "an image classifier has few of them"
+
+    def saver(self, settings: TrainSettings, cache: Cache, student: ModelRef | None) -> Callable[[Path], None]:
+        """Read the image processor now, so that a broken one is refused before training."""
+        content = processor_for(cache, student, settings.image_size)
+
+        def save(folder: Path) -> None:
+            (folder / PROCESSOR).write_bytes(content)
+
+        return save
+
+    def evaluate(self, settings: EvaluateSettings, cache: Cache, student: ModelRef, progress: Progress) -> Evaluation:
+        """Judge a student on the first view of the images."""
+        cache.check_targets("evaluate")
+        check_classifier(cache, student)
+        images_I = np.arange(cache.manifest.samples)
+        if settings.samples == "heldout":
+            images_I = np.flatnonzero(held_out(images_I, settings.holdout))
+        order = view_order(cache, images_I, None, 1, 0)
+        size = settings.image_size or size_of(student, load_config(student))
+        loader = Loader(
+            cache,
+            samples=order.firsts[0] + images_I,
+            shuffle=False,
+            batch_size=settings.batch_size,
+            pictures=pictures_of(cache, settings.images, size, progress),
+        )
+        model, device = loaded(settings, student, cache.manifest.task)
+        check_takes(model, settings.student, loader.at(0, 0).model_inputs()["pixel_values"])
+        return evaluate_batches(model, _in_dtype(counted(loader, progress), model.dtype), loader.targets, device)
 
 
-def _of_images(
-    settings: TrainSettings,
-    cache: Cache,
-    reference: ModelRef | None,
-    taps: list[str],
-    place: dict[str, Any],
-    progress: Progress,
-) -> tuple[BatchStream, BatchStream | None, None]:
-    """Return the views to train on, and the first view of each held-out image."""
-    size = settings.image_size or (None if reference is None else size_of(reference, load_config(reference)))
-    pictures = pictures_of(cache, settings.images, size, progress)
-    kept_out_I = held_out(np.arange(len(cache.images)), settings.holdout)
-    order = view_order(cache, np.flatnonzero(~kept_out_I), settings.views, settings.views_per_step, settings.seed)
-    options: dict[str, Any] = {"pictures": pictures, **place}
-    loader = Loader(
-        cache,
-        order=order,
-        epoch_samples=order.epoch_samples,
-        taps=taps,
-        seed=settings.seed,
-        batch_size=settings.batch_size * settings.views_per_step,
-        **options,
-    )
-    if not kept_out_I.any():
-        return loader, None, None
-    judged = order.firsts[0] + np.flatnonzero(kept_out_I)
-    return loader, Loader(cache, samples=judged, shuffle=False, batch_size=settings.batch_size, **options), None
+def _in_dtype(batches: Iterable[Batch], dtype: torch.dtype) -> Iterator[Batch]:
+    """Give the images in the dtype of the student, which not every classifier sees to itself."""
+    for batch in batches:
+        pixels_B3HW = batch.pixel_values
+        yield batch if pixels_B3HW is None else replace(batch, pixel_values=pixels_B3HW.to(dtype))

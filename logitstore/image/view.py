@@ -29,10 +29,9 @@ class Views:
     def __len__(self) -> int:
         return len(self._names) * self._views
 
-    @property
-    def rows_S(self) -> Array:
-        """int64: 1 for each, which takes no memory however many there are."""
-        return np.broadcast_to(np.int64(1), len(self))
+    def rows_in(self, span: slice) -> int:
+        """Return how many rows the views of a slice have: one each."""
+        return len(range(*span.indices(len(self))))
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):

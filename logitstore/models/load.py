@@ -8,25 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForImageClassification,
-    GgufConfig,
-    PretrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, GgufConfig, PretrainedConfig, PreTrainedModel
 
+from logitstore.core.registry import resolve
+from logitstore.core.tasks import task_of
 from logitstore.core.types import ModelRef
 from logitstore.errors import ModelError, one_line
 
-KINDS: dict[str, tuple[Any, str]] = {
-    "causal-lm": (AutoModelForCausalLM, "a causal language model"),
-    "image-classification": (AutoModelForImageClassification, "an image classifier"),
-    "zero-shot": (AutoModel, "a model of images and texts"),
-}
-"""By task, the class of transformers that loads a model, and what to call such a model."""
+ZERO_SHOT = "zero-shot"
+"""What `load_weights` takes in place of a task for models that compare images with texts."""
+
+
+KINDS = {ZERO_SHOT: ("a model of images and texts", "transformers:AutoModel")}
+"""Kinds of models that are no task's students."""
+
+
+def models_of(kind: str) -> tuple[str, Any]:
+    """Return what the models of a task or of a kind are called, and the class of transformers that loads them."""
+    called, target = KINDS.get(kind) or task_of(kind).models
+    return called, resolve(target)
 
 
 _LOADING = threading.Lock()
@@ -60,21 +60,21 @@ def load_weights(
     """Load a model onto the CPU, with its weights in `dtype`; packed GGUF weights are unpacked.
 
     Args:
-        model: where the model is.
-        config: its configuration.
-        dtype: number format of the weights.
-        task: a key of KINDS.
+        model: where it is.
+        config: of it.
+        dtype: of the weights.
+        task: its name, or ZERO_SHOT.
 
     Raises:
         ModelError: the model cannot be loaded for this task, or not all of its weights can.
     """
-    kind, called = KINDS[task]
+    called, auto_class = models_of(task)
     options: dict[str, Any] = dict(model.pretrained)
     if model.gguf:
         options["quantization_config"] = GgufConfig(dequantize=True)
     try:
         with _LOADING:
-            loaded: PreTrainedModel = kind.from_pretrained(model.name, config=config, dtype=dtype, **options)
+            loaded: PreTrainedModel = auto_class.from_pretrained(model.name, config=config, dtype=dtype, **options)
     except Exception as error:
         # as above
         raise ModelError(f"{model}: cannot be loaded as {called}: {one_line(error)}") from error

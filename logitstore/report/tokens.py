@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache as once
-from typing import Any
 
 import numpy as np
 
 from logitstore.core.registry import resolve
+from logitstore.core.tasks import facet
 from logitstore.core.types import Answer, Array
 from logitstore.errors import BadInput
-from logitstore.image.show import _class_view
-from logitstore.image.view import View
 from logitstore.store.cache import Cache
 from logitstore.store.vocabulary import read_pieces
 
@@ -39,6 +38,13 @@ class TokenView:
     alternatives: tuple[tuple[str, float], ...] = ()
 
 
+Listed = tuple[Array, Array]
+"""int[N, K] the most probable ids of some rows, and float[N, K] their logprobs; -inf in an empty slot."""
+
+Spell = Callable[[int], str]
+"""Gives the readable text of a token id or a class."""
+
+
 def view(cache: Cache, index: int, tokens: int, top: int) -> list[TokenView]:
     """Return the teacher's view of the first tokens of a sample.
 
@@ -48,38 +54,14 @@ def view(cache: Cache, index: int, tokens: int, top: int) -> list[TokenView]:
     if index >= len(cache):
         raise BadInput(f"--sample {index}: the cache has samples 0 to {len(cache) - 1}.")
     cache.check_targets(f"--sample {index}")
-    item = cache[index]
-    spell = _speller(cache)
-    if isinstance(item.sample, View):
-        return [_class_view(item.sample, item.answer, spell, _listed(cache, item.answer), top)]
-    row_of = {int(position) + 1: row for row, position in enumerate(item.sample.positions_N)}
-    listed = _listed(cache, item.answer)
-    views = []
-    for position, token in enumerate(item.sample.tokens_T[:tokens]):
-        row = row_of.get(position)
-        if row is None:
-            views.append(TokenView(text=spell(int(token))))
-            continue
-        ids_K, logprobs_K = listed[0][row], listed[1][row].astype(np.float64)
-        place = np.flatnonzero((ids_K == token) & np.isfinite(logprobs_K))
-        views.append(
-            TokenView(
-                text=spell(int(token)),
-                probability=float(np.exp(item.answer["gold_logprob"][row].astype(np.float64))),
-                rank=int(place[0]) + 1 if len(place) else None,
-                entropy=float(item.answer["entropy"][row]),
-                alternatives=tuple(
-                    (spell(int(ids_K[k])), float(np.exp(logprobs_K[k])))
-                    for k in range(min(top, len(ids_K)))
-                    if np.isfinite(logprobs_K[k])
-                ),
-            )
-        )
+    sample = cache[index]
+    listed = _listed(cache, sample.answer)
+    views: list[TokenView] = facet(cache.manifest.task, "shown").tokens(sample, listed, _speller(cache), tokens, top)
     return views
 
 
-def _listed(cache: Cache, answer: Answer) -> tuple[Array, Array]:
-    """Return ids and logprobs of the most probable tokens of every row. Hidden states need the head, and torch to load it."""
+def _listed(cache: Cache, answer: Answer) -> Listed:
+    """Ids and logprobs of the most probable tokens of every row; for hidden states the head is loaded, and torch with it."""
     if "ids" in answer.fields:
         return answer["ids"], answer["logprobs"]
     if "hidden" in answer.fields:
@@ -89,8 +71,8 @@ def _listed(cache: Cache, answer: Answer) -> tuple[Array, Array]:
     return order, np.take_along_axis(answer["logprobs"], order, 1)
 
 
-def _speller(cache: Cache) -> Any:
-    """Return a function from token id to readable text."""
+def _speller(cache: Cache) -> Spell:
+    """A function from token id to readable text."""
     pieces = read_pieces(cache)
     spelling = cache.manifest.tokenizer.spelling if cache.manifest.tokenizer else "plain"
 

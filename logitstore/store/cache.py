@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 import numpy as np
 
@@ -18,16 +18,10 @@ from logitstore.errors import BadInput
 from logitstore.format.manifest import MANIFEST_NAME, Manifest
 from logitstore.format.part_record import Fidelity, PartRecord, Sums, add_fidelity, add_sums
 from logitstore.format.sealed import unseal
-from logitstore.image.stored import ImagesFile, ViewsFile, open_images_file
 from logitstore.store import layout
 from logitstore.store.part import OPEN_ARCHIVES, Part, Shelf, check_files, check_sizes, open_samples, read_record
-from logitstore.store.samples import PartSamples
+from logitstore.store.samples import PartSamples, stored_samples
 from logitstore.store.taps import Taps
-from logitstore.text.stored import SamplesFile
-
-if TYPE_CHECKING:
-    from logitstore.train.loader.loader import Loader
-
 
 OPEN_PARTS = 4096
 """Parts kept open. Each maps a file a field, and a process may have 65,530 maps on Linux."""
@@ -115,26 +109,22 @@ class Cache:
             found = self._parts.get(number)
             if found is None:
                 opened = self._samples.get(number)
-                found = self._parts[number] = Part(self.path, self.manifest, number, self._shelf, opened, self._images)
+                found = self._parts[number] = Part(
+                    self.path, self.manifest, number, self._shelf, opened, self.shared_samples
+                )
                 self._samples[number] = found.samples
                 if len(self._parts) > OPEN_PARTS:
                     self._samples.pop(self._parts.popitem(last=False)[0])
             return found
 
     @cached_property
-    def _images(self) -> ImagesFile | None:
-        return open_images_file(self.path, self.manifest)
-
-    @property
-    def images(self) -> ImagesFile:
-        """The images that a cache of images is about.
+    def shared_samples(self) -> Any:
+        """What all parts share about their samples, such as the images of a cache of views; None if they share nothing.
 
         Raises:
-            BadInput: it is one of text.
+            CacheDamaged: the file is missing, truncated, foreign or outside the cache.
         """
-        if self._images is None:
-            raise BadInput(f"{self.path}: a cache of text holds no images.")
-        return self._images
+        return stored_samples(self.manifest).open_shared(self.path, self.manifest)
 
     @property
     def whole_views(self) -> list[int]:
@@ -154,7 +144,7 @@ class Cache:
         """The samples of part `number`, without its rows, which costs less to open."""
         found = self._samples.get(number)
         if found is None:
-            found = open_samples(self.path, self.manifest, number, self._images)
+            found = open_samples(self.path, self.manifest, number, self.shared_samples)
             if len(self._samples) < OPEN_PARTS:
                 self._samples[number] = found
         return found
@@ -185,18 +175,6 @@ class Cache:
         for part, own, numbers in self.by_part(samples_M):
             found_M[own] = self.samples_of(part).lengths_S[numbers]
         return found_M
-
-    def labels_of(self, samples_M: Array) -> Array:
-        """int64[M]: numbers of the classes of some views, or -1; opens no part.
-
-        Raises:
-            BadInput: it is a cache of text.
-        """
-        parts_M, numbers_M = self.places(samples_M)
-        if self.manifest.view is not None and self.manifest.view.mixes:
-            return np.full(len(samples_M), -1, np.int64)
-        images_M = parts_M % self.manifest.parts_of_view * self.manifest.samples_per_part + numbers_M
-        return np.asarray(self.images.labels[images_M])
 
     def row_counts(self) -> Array:
         """int64: rows of every sample."""
@@ -264,29 +242,6 @@ class Cache:
         parts = [self.samples_of(number).lengths_S for number in self.part_numbers]
         return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
 
-    def loader(self, **options: Any) -> Loader:
-        """Batches of tensors in a reproducible order; see `logitstore.train.loader.loader.Loader` for the options."""
-        loader: Loader = resolve("logitstore.train.loader.loader:Loader")(self, **options)
-        return loader
-
-
-def texts_of(samples: PartSamples) -> SamplesFile:
-    """The samples of a part as texts.
-
-    Raises:
-        BadInput: they are views of images.
-    """
-    if not isinstance(samples, SamplesFile):
-        raise BadInput("a cache of images holds no text.")
-    return samples
-
-
-def views_of(samples: PartSamples) -> ViewsFile:
-    """The samples of a part as views of images.
-
-    Raises:
-        BadInput: they are texts.
-    """
-    if not isinstance(samples, ViewsFile):
-        raise BadInput("a cache of text holds no images.")
-    return samples
+    def loader(self, **options: Any) -> Any:
+        """Return batches of tensors in a reproducible order; `logitstore.train.loader.loader.Loader` has the options."""
+        return resolve("logitstore.train.loader.loader:Loader")(self, **options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from logitstore.core.memo import Memo
 from logitstore.core.types import Answer, Array, CachedSample
@@ -15,11 +15,9 @@ from logitstore.format.manifest import Manifest
 from logitstore.format.part_record import RECORD_NAME, PartRecord
 from logitstore.format.row import FieldInfo
 from logitstore.format.sealed import FileSeal, unseal
-from logitstore.image.stored import ImagesFile, ViewsFile, open_images_file
 from logitstore.store import layout
 from logitstore.store.rows import map_rows, needed_files, read_rows
-from logitstore.store.samples import PartSamples
-from logitstore.text.stored import SamplesFile
+from logitstore.store.samples import PartSamples, stored_samples
 
 
 class PartsPlan(Protocol):
@@ -122,7 +120,7 @@ class Part:
         number: int,
         shelf: Shelf | None = None,
         samples: PartSamples | None = None,
-        images: ImagesFile | None = None,
+        shared: Any = None,
     ) -> None:
         """Map the files of a part after comparing their headers and sizes with the manifest and the commit record.
 
@@ -133,7 +131,7 @@ class Part:
         self.number = number
         self.folder = layout.inside(root, f"{layout.PARTS}/{number:05d}")
         self.record = open_record(root, manifest, number, [layout.SAMPLES_FILE])
-        self.samples = samples or open_samples(root, manifest, number, images)
+        self.samples = samples or open_samples(root, manifest, number, shared)
         self._manifest = manifest
         self._codec = RowCodec(row=manifest.row)
         self._shelf = shelf or Shelf(OPEN_ARCHIVES)
@@ -161,22 +159,18 @@ class Part:
         return CachedSample(sample=self.samples.sample(index), answer=Answer(fields=self._codec.readable(stored)))
 
 
-def open_samples(root: Path, manifest: Manifest, number: int, images: ImagesFile | None = None) -> PartSamples:
-    """The samples of a part, mapped.
+def open_samples(root: Path, manifest: Manifest, number: int, shared: Any = None) -> PartSamples:
+    """Map the samples of a part.
 
     Args:
         root: folder of the cache.
-        manifest: of it.
+        manifest: that of the cache.
         number: of the part.
-        images: of the cache, if it is open already.
+        shared: what all parts share about the samples, if it is open already.
 
     Raises:
         CacheDamaged: the file is missing, truncated, foreign or outside the cache.
     """
     path = layout.inside(root, f"{layout.PARTS}/{number:05d}/{layout.SAMPLES_FILE}")
-    if manifest.view is None:
-        return SamplesFile(path, manifest.token_dtype, manifest.samples_in(number))
-    images = images or open_images_file(root, manifest)
-    if images is None:
-        raise CacheDamaged(f"{root}: it names no images.")
-    return ViewsFile(path, manifest.span(number), images, manifest.view.mixes)
+    stored = stored_samples(manifest)
+    return stored.open(path, manifest, number, stored.open_shared(root, manifest) if shared is None else shared)

@@ -1,14 +1,19 @@
-"""What every file of samples offers, whatever the task, and Arrow files of one record batch, memory-mapped."""
+"""The samples of a part on disk: what every task offers, and Arrow files of one record batch, memory-mapped."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import pyarrow as pa
 
+from logitstore.core.tasks import facet
 from logitstore.core.types import Array, Asked
 from logitstore.errors import CacheDamaged
+from logitstore.format.manifest import Manifest
+from logitstore.format.part_record import PartRecord
 
 
 def map_batch(path: Path, schema: pa.Schema) -> pa.RecordBatch:
@@ -62,3 +67,69 @@ class PartSamples(ABC):
     @abstractmethod
     def domains(self) -> list[str | None]:
         """Where each sample comes from, if the data say so."""
+
+
+class StoredSamples(Protocol):
+    """The samples of one task on disk; the first facet of a task, see `logitstore.core.tasks`."""
+
+    shared: str | None
+    """The shared file that tells what all parts are about, such as "images"; None if the parts say all."""
+
+    def open_shared(self, root: Path, manifest: Manifest) -> Any:
+        """Open the shared file, or return None if there is none.
+
+        Raises:
+            CacheDamaged: it is missing, truncated, foreign or outside the cache.
+        """
+        ...
+
+    def open(self, path: Path, manifest: Manifest, part: int, shared: Any) -> PartSamples:
+        """Map the samples of one part.
+
+        Args:
+            path: the file.
+            manifest: that of the cache.
+            part: number of the part.
+            shared: what `open_shared` gave.
+
+        Raises:
+            CacheDamaged: the file is truncated or foreign, or holds other samples than the part's.
+        """
+        ...
+
+    def write(self, path: Path, manifest: Manifest, samples: Sequence[Any], nll_S: Array) -> None:
+        """Write the samples of a part, in their order.
+
+        Args:
+            path: the file to make.
+            manifest: that of the cache.
+            samples: the samples, as the teacher saw them.
+            nll_S: float32, the mean negative logprob of each sample's gold tokens, nats per row.
+        """
+        ...
+
+    def problems(self, samples: Any, record: PartRecord, manifest: Manifest) -> Iterator[str]:
+        """Say which invariants the samples of a part break, one sentence for each."""
+        ...
+
+    def difference(self, stored: Any, asked: Any) -> str | None:
+        """Say how two samples with the same key differ; None if they are the same."""
+        ...
+
+    def mismatch(self, here: Manifest, there: Manifest) -> tuple[str, str] | None:
+        """Say why two caches with the same samples do not fit together, and the way out; None if they fit."""
+        ...
+
+    def advice(self, here: Manifest, there: Manifest) -> tuple[str, str]:
+        """Say what is likely to differ between two caches whose samples differ, and the way out."""
+        ...
+
+
+def stored_samples(manifest: Manifest) -> StoredSamples:
+    """Return the samples on disk of a cache's task.
+
+    Raises:
+        BadInput: the task belongs to a package that is not installed.
+    """
+    samples: StoredSamples = facet(manifest.task, "stored")
+    return samples

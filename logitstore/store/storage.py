@@ -119,3 +119,10 @@ def commit(staged: Path, root: Path, part: int) -> None:
         shutil.rmtree(staged, ignore_errors=True)
     sync_folder(target.parent)
     drop_staging(root, part)
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the bytes that are free on the disk that will hold `folder`."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free

@@ -15,13 +15,10 @@ from logitstore.errors import storage_errors
 from logitstore.format.manifest import Manifest
 from logitstore.format.part_record import HISTOGRAM_BINS, RECORD_NAME, Fidelity, PartRecord, Sums, with_sample
 from logitstore.format.sealed import seal, seal_of
-from logitstore.image.stored import write_views
-from logitstore.image.view import View
 from logitstore.store import layout, storage
 from logitstore.store.part import PartsPlan, read_record
 from logitstore.store.rows_writer import RowsWriter, open_writer
-from logitstore.text.sample import Sample
-from logitstore.text.stored import write_samples
+from logitstore.store.samples import stored_samples
 
 
 class PartWriter:
@@ -87,13 +84,7 @@ class PartWriter:
         return self._staged.commit(sums or self._sums, fidelity, self._write_samples)
 
     def _write_samples(self, folder: Path) -> None:
-        path = folder / layout.SAMPLES_FILE
-        views = [sample for sample in self._samples if isinstance(sample, View)]
-        if views:
-            write_views(path, views, self._nll_S)
-        else:
-            texts = [sample for sample in self._samples if isinstance(sample, Sample)]
-            write_samples(path, texts, self._nll_S, self._manifest.token_dtype)
+        stored_samples(self._manifest).write(folder / layout.SAMPLES_FILE, self._manifest, self._samples, self._nll_S)
 
 
 class PartTaken(Exception):

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from logitstore.core.types import Array
-from logitstore.store.cache import Cache, texts_of
+from logitstore.store.cache import Cache
 from logitstore.store.taps import Tap
+from logitstore.text.stored import texts_of
 from logitstore.train.loader.batch import Batch
-from logitstore.train.loader.gather import _features, _gathered, _located
+from logitstore.train.loader.collate import Chosen
+from logitstore.train.loader.gather import gathered, gathered_features, located_samples
 
 
 def collate(
@@ -31,12 +33,12 @@ def collate(
         taps: taps of the cache; their features come too.
         weights_S: float32, for each sample of the cache, the weight of its rows in the loss.
     """
-    located = _located(cache, samples_M)
+    located = located_samples(cache, samples_M)
     spans = [part.span(number) for part, number in located]
     counts_M = np.array([span.stop - span.start for span in spans], np.int64)
     rows = int(counts_M.sum())
     stored = [part.fields for part, _ in located]
-    answer = {name: torch.from_numpy(_gathered(stored, spans, name, rows)) for name in cache.manifest.fields}
+    answer = {name: torch.from_numpy(gathered(stored, spans, name, rows)) for name in cache.manifest.fields}
     lengths_M = np.array([part.samples.lengths_S[number] for part, number in located], np.int64)
     positions = (
         None if count == length - 1 else np.flatnonzero(texts_of(part.samples).mask_of(number))
@@ -53,7 +55,7 @@ def collate(
     weight = None if weights_S is None else np.repeat(weights_S[samples_M].astype(np.float32), counts_M)
     return replace(
         batch,
-        features=_features(taps, located, spans, rows),
+        features=gathered_features(taps, located, spans, rows),
         weight=None if weight is None else torch.from_numpy(weight),
     )
 
@@ -129,3 +131,23 @@ def _pack(lengths: Array) -> tuple[Array, Array, tuple[int, int]]:
         lines[index], offsets[index] = line, used[line]
         used[line] += length
     return lines, offsets, (len(used), width)
+
+
+class TextCollator:
+    """Lays texts into batches; see `logitstore.train.loader.collate.Collator`.
+
+    Args:
+        cache: to read.
+        packed: several texts to a line.
+        taps: of the cache, whose features come too.
+        weights: float32, what the rows of each of the cache's samples count; None where all count alike.
+        bytes_per_batch: of the stored rows; not used here.
+    """
+
+    def __init__(
+        self, cache: Cache, *, packed: bool, taps: Sequence[Tap], weights: Array | None, bytes_per_batch: int
+    ) -> None:
+        self._cache, self._packed, self._taps, self._weights = cache, packed, taps, weights
+
+    def batch(self, chosen: Chosen, epoch: int, number: int) -> Batch:
+        return collate(self._cache, chosen.choose(epoch, number), self._packed, self._taps, self._weights)

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from logitstore.core.order import spread
 from logitstore.core.progress import Progress, no_progress
 from logitstore.core.types import Array, ModelRef
 from logitstore.dump.ask import TeacherBatch
-from logitstore.dump.task import Prepared, created_by, refuse_options, teacher_info
+from logitstore.dump.task import AskAgain, CommittedSamples, Prepared, created_by, teacher_info
 from logitstore.dump.teachers.causal_lm import CausalTeacher
-from logitstore.errors import BadInput, ModelError
+from logitstore.errors import BadInput, CacheMismatch, ModelError
 from logitstore.format.data import DataInfo
 from logitstore.format.manifest import Manifest
 from logitstore.format.presets import row_of
 from logitstore.format.row import row_fields
+from logitstore.format.tap_names import FINAL, names_of
 from logitstore.models.load import load_config
-from logitstore.models.shape import head_rows
-from logitstore.settings.dump import DumpSettings
-from logitstore.settings.image import ViewChoices
+from logitstore.models.shape import head_rows, layer_count
+from logitstore.settings.dump import AddSettings, DumpSettings
+from logitstore.settings.tasks import refuse_other_tasks, refuse_set
 from logitstore.store import layout
+from logitstore.store.cache import Cache
 from logitstore.store.vocabulary import Vocabulary
 from logitstore.text.documents import DataSpec
 from logitstore.text.sample import Sample
@@ -58,9 +60,49 @@ PRESET = "small"
 SAMPLES_PER_PART = 1024
 
 
-def prepare_texts(settings: DumpSettings, progress: Progress = no_progress) -> Prepared:
-    """The draft of texts; see `logitstore.dump.task`."""
-    refuse_options(settings, ViewChoices.model_fields)
+class TextDump:
+    """What a teacher is shown of texts; see `logitstore.dump.task.DumpTask`."""
+
+    no_plan = None
+
+    def prepare(self, settings: DumpSettings, progress: Progress = no_progress) -> Prepared:
+        return _prepared(settings, progress)
+
+    def reopen(self, cache: Cache, again: AskAgain, progress: Progress = no_progress) -> Prepared:
+        if again.images is not None:
+            raise BadInput(f"--images {again.images}: {cache.path} is a cache of text. Leave it out.")
+        manifest = cache.manifest
+        model = ModelRef.parse(again.teacher or manifest.teacher.name)
+        config = load_config(model)
+        if head_rows(config) < manifest.teacher.vocabulary:
+            raise CacheMismatch(
+                f"{model}: its head has {head_rows(config)} rows; {cache.path} names ids up to "
+                f"{manifest.teacher.vocabulary - 1}. Give the teacher that made it."
+            )
+        return Prepared(
+            manifest=manifest,
+            samples=CommittedSamples(cache),
+            config=config,
+            batches=partial(text_batches, budget=manifest.batch_tokens),
+            load=partial(CausalTeacher, model, config, manifest.teacher.dtype, again.device),
+        )
+
+    def check_add(self, settings: AddSettings, cache: Cache) -> None:
+        if settings.views is not None:
+            raise BadInput(f"--views {settings.views}: {settings.cache} is a cache of text, which has no views.")
+        refuse_set(settings, ("images", "workers"), f"{settings.cache} is a cache of text")
+        if settings.hidden is None and settings.qkv is None:
+            raise BadInput("add needs --hidden or --qkv: say which layers' features to add, such as --hidden 8,final.")
+
+    def taps(self, config: Callable[[], PretrainedConfig], hidden: str | None, qkv: str | None) -> list[str]:
+        # not every configuration counts layers by this name, and only numbered layers ask for them
+        layers = layer_count(config()) if hidden not in (None, FINAL) or qkv is not None else 1
+        return names_of(hidden, qkv, layers)
+
+
+def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
+    """Prepare a dump of texts."""
+    refuse_other_tasks(settings, "dump", settings.task, f"--task {settings.task}")
     preset = settings.preset or PRESET
     model = ModelRef.parse(settings.teacher)
     config = load_config(model)

@@ -14,11 +14,12 @@ from transformers import PreTrainedTokenizerBase
 from logitstore.core.progress import Progress, Step, no_progress
 from logitstore.core.types import Array, ModelRef
 from logitstore.errors import BadInput
-from logitstore.store.cache import Cache, texts_of
+from logitstore.store.cache import Cache
 from logitstore.store.layout import inside
 from logitstore.targets.targets import AnyTargets
 from logitstore.text.batches import laid_out
 from logitstore.text.sample import cut
+from logitstore.text.stored import texts_of
 from logitstore.text.tokenizer import load_tokenizer
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.order import OrderedStream
@@ -198,7 +199,7 @@ class TextLoader(OrderedStream):
         raise ValueError("text has no targets")
 
     def _make(self, epoch: int, number: int) -> Batch:
-        samples_M = self._choose(epoch, number)
+        samples_M = self.choose(epoch, number)
         chosen: list[Any] = samples_M.tolist()
         return laid_out(
             (self._texts.tokens_of(sample) for sample in chosen),

@@ -79,6 +79,10 @@ class Samples(Sequence[Sample]):
         """int64: tokens of every sample."""
         return self._plan[:, 3] - self._plan[:, 2]
 
+    def rows_in(self, span: slice) -> int:
+        """Return how many rows the samples of a slice have."""
+        return int(self.rows_S[span].sum())
+
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]

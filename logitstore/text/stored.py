@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -10,12 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from logitstore.core.types import Array
-from logitstore.errors import CacheDamaged
+from logitstore.errors import BadInput, CacheDamaged
+from logitstore.format.manifest import Manifest
 from logitstore.format.part_record import PartRecord
-from logitstore.image.stored import ViewsFile, _view_invariants
-from logitstore.store import layout
-from logitstore.store.cache import texts_of
-from logitstore.store.part import Part
 from logitstore.store.samples import PartSamples, map_batch
 from logitstore.text.sample import Sample, key_of
 
@@ -40,7 +37,7 @@ def schema(token_dtype: str) -> pa.Schema:
     )
 
 
-def write_samples(path: Path, samples: list[Sample], nll_S: Array, token_dtype: str) -> None:
+def write_samples(path: Path, samples: Sequence[Sample], nll_S: Array, token_dtype: str) -> None:
     """Write the samples of a part; rows are numbered in their order.
 
     Args:
@@ -144,27 +141,64 @@ def _offsets(column: pa.ListArray) -> Array:
     return np.asarray(column.offsets.to_numpy())
 
 
-def _sample_invariants(part: Part, record: PartRecord, vocabulary: int) -> Iterator[tuple[str, str]]:
-    samples = part.samples
-    if isinstance(samples, ViewsFile):
-        yield from _view_invariants(samples, record)
-        return
-    samples = texts_of(samples)
-    rows_S = np.array([int(samples.mask_of(index).sum()) for index in range(len(samples))], np.int64)
-    ends = np.cumsum(rows_S)
-    if not np.array_equal(samples.row_count_S, rows_S):
-        yield layout.SAMPLES_FILE, "row_count is not the count of the mask"
-    if not np.array_equal(samples.row_start_S, ends - rows_S) or ends[-1] != record.rows:
-        yield layout.SAMPLES_FILE, "the row spans do not follow each other from 0 to the part's rows"
-    if any(samples.mask_of(index)[-1:].any() for index in range(len(samples))):
-        yield layout.SAMPLES_FILE, "a row stands at the last position of a sample, which has no token after it"
-    if int(samples.lengths_S.sum()) != record.tokens:
-        yield layout.SAMPLES_FILE, "the count of tokens is not the record's"
-    if any(int(samples.tokens_of(index).max(initial=0)) >= vocabulary for index in range(len(samples))):
-        yield layout.SAMPLES_FILE, f"a token id is not below the vocabulary of {vocabulary}"
-    if any(
-        samples.batch.column("key")[index].as_py() != key_of(samples.tokens_of(index)) for index in range(len(samples))
-    ):
-        yield layout.SAMPLES_FILE, "a key is not the hash of its sample's tokens"
-    if not (samples.nll_S >= 0).all():
-        yield layout.SAMPLES_FILE, "an nll is negative or NaN"
+class TextSamples:
+    """Texts on disk; see `logitstore.store.samples.StoredSamples`."""
+
+    shared = None
+
+    def open_shared(self, root: Path, manifest: Manifest) -> None:
+        """Open nothing: the parts of a cache of texts say all about them."""
+
+    def open(self, path: Path, manifest: Manifest, part: int, shared: None) -> SamplesFile:
+        return SamplesFile(path, manifest.token_dtype, manifest.samples_in(part))
+
+    def write(self, path: Path, manifest: Manifest, samples: Sequence[Sample], nll_S: Array) -> None:
+        write_samples(path, samples, nll_S, manifest.token_dtype)
+
+    def problems(self, samples: SamplesFile, record: PartRecord, manifest: Manifest) -> Iterator[str]:
+        vocabulary = manifest.teacher.vocabulary
+        rows_S = np.array([int(samples.mask_of(index).sum()) for index in range(len(samples))], np.int64)
+        ends = np.cumsum(rows_S)
+        if not np.array_equal(samples.row_count_S, rows_S):
+            yield "row_count is not the count of the mask"
+        if not np.array_equal(samples.row_start_S, ends - rows_S) or ends[-1] != record.rows:
+            yield "the row spans do not follow each other from 0 to the part's rows"
+        if any(samples.mask_of(index)[-1:].any() for index in range(len(samples))):
+            yield "a row stands at the last position of a sample, which has no token after it"
+        if int(samples.lengths_S.sum()) != record.tokens:
+            yield "the count of tokens is not the record's"
+        if any(int(samples.tokens_of(index).max(initial=0)) >= vocabulary for index in range(len(samples))):
+            yield f"a token id is not below the vocabulary of {vocabulary}"
+        keys = samples.keys()
+        if any(keys[index] != key_of(samples.tokens_of(index)) for index in range(len(samples))):
+            yield "a key is not the hash of its sample's tokens"
+        if not (samples.nll_S >= 0).all():
+            yield "an nll is negative or NaN"
+
+    def difference(self, stored: Sample, asked: Sample) -> None:
+        """Return None: texts with the same key have the same tokens."""
+
+    def mismatch(self, here: Manifest, there: Manifest) -> None:
+        """Return None: caches of the same texts fit together."""
+
+    def advice(self, here: Manifest, there: Manifest) -> tuple[str, str]:
+        if here.tokenizer != there.tokenizer:
+            return (
+                "their teachers have different tokenizers, so the same text makes other samples",
+                f"Take one whose teacher has the tokenizer of {here.teacher.name}.",
+            )
+        return (
+            "{difference}, so the data, or how they are cut into windows, differ",
+            "Dump both with the same --data, --limit, --max-length, --overlap and --domain-column.",
+        )
+
+
+def texts_of(samples: PartSamples) -> SamplesFile:
+    """Return the samples of a part as texts.
+
+    Raises:
+        BadInput: they are something else.
+    """
+    if not isinstance(samples, SamplesFile):
+        raise BadInput("this cache holds no text.")
+    return samples

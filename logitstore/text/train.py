@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from logitstore.core.order import held_out
 from logitstore.core.progress import Progress
 from logitstore.core.types import Array, ModelRef
 from logitstore.errors import BadInput, CacheMismatch, ModelError
-from logitstore.image.train import _of_images
-from logitstore.models.load import DTYPES, load_config, load_weights, pick_device
+from logitstore.models.head import LinearHead
+from logitstore.models.load import config_from, describe, load_config
 from logitstore.models.shape import head_rows
 from logitstore.settings.train import EvaluateSettings, TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.store.layout import inside
-from logitstore.store.selection import Selection, read_selection
+from logitstore.store.selection import Selection
 from logitstore.store.vocabulary import read_pieces
+from logitstore.text.batches import TextCollator
 from logitstore.text.metrics import TextEvaluation, evaluate_text
 from logitstore.text.retokenise import TextLoader, encoded_anew
 from logitstore.text.tokenizer import check_tokenizer, load_tokenizer
-from logitstore.train.evaluate import _counted
+from logitstore.train.evaluate import counted, loaded
+from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.curriculum import Curriculum
 from logitstore.train.loader.loader import Loader, evaluation_loader
 from logitstore.train.loader.order import Order
 from logitstore.train.loader.stream import BatchStream
+from logitstore.train.metrics import Evaluation, evaluate_batches
 from logitstore.train.reweighting import AHEAD, Reweighting
+from logitstore.train.students.build import loss_head
+from logitstore.train.task import Place, RunData, same
 
 START = 0.25
 """Share of the samples that a curriculum starts with, if the plan gives none."""
@@ -66,63 +73,103 @@ def check_reading(settings: TrainSettings) -> None:
         raise BadInput(f"--curriculum-start {settings.curriculum_start:g}: it changes nothing without a --curriculum.")
 
 
-def selection_for(settings: TrainSettings, cache: Cache) -> Selection | None:
-    """Return the selection that the plan names, checked against the cache; None without one.
+class TextTraining:
+    """What a student is shown of texts; see `logitstore.train.task.TrainTask`."""
 
-    Raises:
-        BadInput: the selection cannot be read, or has weights, which text does not have.
-        CacheMismatch: the selection was made for other samples.
-    """
-    if settings.select is None:
-        return None
-    selection = read_selection(settings.select)
-    selection.check(cache, settings.select)
-    if settings.text and selection.weight_M is not None:
-        raise BadInput(
-            f"--text with --select {settings.select}: its samples have weights, and text that is cut anew has none. "
-            "Select by another method."
-        )
-    return selection
+    def collator(self, cache: Cache, **options: Any) -> TextCollator:
+        return TextCollator(cache, **options)
+
+    def check(self, settings: TrainSettings, cache: Cache, students: Sequence[ModelRef]) -> None:
+        check_reading(settings)
+        if not settings.text:
+            for student in students:
+                check_student(cache, student)
+
+    def open(
+        self,
+        settings: TrainSettings,
+        cache: Cache,
+        student: ModelRef | None,
+        selection: Selection | None,
+        taps: list[str],
+        place: Place,
+        progress: Progress,
+    ) -> RunData:
+        return _opened(settings, cache, student, selection, taps, place, progress)
+
+    def student_config(self, cache: Cache) -> dict[str, Any]:
+        return describe(config_from(cache.manifest.teacher.config).get_text_config())[1]
+
+    def config_entries(self, cache: Cache) -> dict[str, Any]:
+        return {}
+
+    def check_made(self, settings: TrainSettings, student: PreTrainedModel, name: str, loader: BatchStream) -> None:
+        limit = getattr(student.config.get_text_config(), "max_position_embeddings", None)
+        if limit is not None and loader.longest > limit:
+            raise CacheMismatch(
+                f"the cache has samples of {loader.longest} tokens; the student takes at most {limit}. "
+                f"Choose another student, or dump with --max-length {limit}."
+            )
+        if settings.packed:
+            check_packing(student, name)
+
+    def loss_head(self, student: PreTrainedModel, loader: BatchStream) -> tuple[LinearHead | None, str]:
+        return loss_head(student, loader)
+
+    def saver(self, settings: TrainSettings, cache: Cache, student: ModelRef | None) -> Callable[[Path], None]:
+        return lambda folder: tokenizer_for(cache, student).save_pretrained(str(folder))
+
+    def evaluate(
+        self, settings: EvaluateSettings, cache: Cache, student: ModelRef, progress: Progress
+    ) -> Evaluation | TextEvaluation:
+        kept_M = None
+        if settings.samples == "heldout":
+            kept_M = np.flatnonzero(held_out(cache.documents(), settings.holdout))
+        if settings.text:
+            samples_M = np.arange(len(cache)) if kept_M is None else kept_M
+            texts = encoded_anew(cache, samples_M, text_tokenizer(student), progress)
+            text_loader = TextLoader(texts, batch_size=settings.batch_size, shuffle=False)
+            model, device = loaded(settings, student, cache.manifest.task)
+            return evaluate_text(model, counted(text_loader, progress), device, size=text_loader.text_bytes)
+        cache.check_targets("evaluate (without --text)")
+        check_student(cache, student)
+        loader = evaluation_loader(cache, kept_M, batch_size=settings.batch_size)
+        model, device = loaded(settings, student, cache.manifest.task)
+        return evaluate_batches(model, counted(loader, progress), loader.targets, device)
 
 
-def loaders(
+def judge_text(
+    run: Callable[..., Any],
+    held_out: BatchStream,
+    _decode: Callable[[Batch], Any],
+    device: torch.device,
+    reduce: Callable[[Tensor], Tensor] = same,
+) -> TextEvaluation:
+    """Judge a student on texts about which no teacher's answers are read; a `logitstore.train.task.Judge`."""
+    return evaluate_text(run, held_out, device, reduce, size=held_out.text_bytes)
+
+
+def _opened(
     settings: TrainSettings,
     cache: Cache,
-    reference: ModelRef | None,
+    student: ModelRef | None,
     selection: Selection | None,
     taps: list[str],
-    place: dict[str, Any],
+    place: Place,
     progress: Progress,
-) -> tuple[BatchStream, BatchStream | None, Reweighting | None]:
-    """Return the batches to train on, the batches to evaluate on if documents are held out, and the re-weighting of domains
-    if the plan asks for it.
-
-    Args:
-        settings: the plan of the training.
-        cache: the cache to read.
-        reference: where the student comes from, if it is not a fresh one: text is read with its tokenizer, images at its
-            size.
-        selection: the samples to train on, except those held out; None trains on all samples.
-        taps: names of the teacher's features to read for training.
-        place: rank, world_size and workers.
-        progress: receives the steps.
-
-    Raises:
-        BadInput: nothing is left to train on.
-    """
-    if cache.manifest.view is not None:
-        return _of_images(settings, cache, reference, taps, place, progress)
+) -> RunData:
+    """Open the texts to train on, and those of the documents that are held out."""
     kept_out_S = held_out(cache.documents(), settings.holdout)
     train_M, held_M = chosen(cache, selection, kept_out_S), np.flatnonzero(kept_out_S)
-    options: dict[str, Any] = {"batch_size": settings.batch_size, **place}
+    options: dict[str, Any] = {"batch_size": settings.batch_size, **vars(place)}
     mixing: dict[str, Any] = {"seed": settings.seed, "packed": settings.packed, **options}
-    if settings.text and reference is not None:
-        tokenizer = text_tokenizer(reference)
-        train_loader = TextLoader(encoded_anew(cache, train_M, tokenizer, progress), **mixing)
-        if not len(held_M):
-            return train_loader, None, None
-        judge = TextLoader(encoded_anew(cache, held_M, tokenizer, progress), shuffle=False, **options)
-        return train_loader, judge, None
+    if settings.text and student is not None:
+        tokenizer = text_tokenizer(student)
+        anew = TextLoader(encoded_anew(cache, train_M, tokenizer, progress), **mixing)
+        judged = None
+        if len(held_M):
+            judged = TextLoader(encoded_anew(cache, held_M, tokenizer, progress), shuffle=False, **options)
+        return RunData(train=anew, held_out=judged, judge=judge_text)
     order: Order | None = None
     weights_S = reweighting = None
     if settings.reweight_domains is not None:
@@ -132,7 +179,7 @@ def loaders(
             held_M,
             seed=settings.seed,
             batch_size=settings.batch_size,
-            step_samples=settings.batch_size * settings.accumulate * place["world_size"],
+            step_samples=settings.batch_size * settings.accumulate * place.world_size,
             every=settings.reweight_domains,
         )
         order = reweighting.order
@@ -144,7 +191,12 @@ def loaders(
         weights_S = np.ones(len(cache), np.float32)
         weights_S[selection.samples_M] = selection.weight_M
     loader = Loader(cache, samples=train_M, taps=taps, order=order, weights=weights_S, **mixing)
-    return loader, evaluation_loader(cache, held_M, **options) if len(held_M) else None, reweighting
+    return RunData(
+        train=loader,
+        held_out=evaluation_loader(cache, held_M, **options) if len(held_M) else None,
+        judge=evaluate_batches if loader.has_targets else judge_text,
+        companion=reweighting,
+    )
 
 
 def chosen(cache: Cache, selection: Selection | None, kept_out_S: Array) -> Array:
@@ -241,14 +293,3 @@ def check_packing(student: PreTrainedModel, who: str) -> None:
         raise ModelError(
             f"{who}: samples packed into one line see each other in this architecture. Leave out --packed."
         )
-
-
-def _on_text(
-    settings: EvaluateSettings, cache: Cache, student: ModelRef, samples_M: Array, progress: Progress
-) -> TextEvaluation:
-    """Evaluate the student on the text alone, in its own tokens."""
-    texts = encoded_anew(cache, samples_M, text_tokenizer(student), progress)
-    loader = TextLoader(texts, batch_size=settings.batch_size, shuffle=False)
-    device = pick_device(settings.device)
-    model = load_weights(student, load_config(student), DTYPES[settings.dtype]).to(device).eval()
-    return evaluate_text(model, _counted(loader, progress), device, size=loader.text_bytes)

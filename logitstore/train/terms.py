@@ -39,8 +39,8 @@ def all_terms(settings: TrainSettings) -> list[TermSettings]:
         return settings.terms
     if method_of(settings.objective).form == "features":
         raise BadInput(
-            f"--objective {settings.objective}: it compares features, so it stands in `terms` of a recipe, beside an objective on "
-            "logits or with --objective none. See `logitstore recipes`."
+            f"--objective {settings.objective}: it compares features, so it stands in `terms` of a recipe, beside an objective "
+            "on logits or with --objective none. See `logitstore recipes`."
         )
     if settings.alpha == 0:
         return settings.terms
@@ -67,8 +67,8 @@ def check_terms(settings: TrainSettings, cache: Cache) -> None:
             cache.check_targets(f"--alpha {pull.weight}" if pull.name == settings.objective else f"terms: {pull.name}")
             if cache.manifest.sparsifier.is_estimate and hottest != 1:
                 raise BadInput(
-                    f"--temperature {pull.temperature}: {settings.cache} holds random samples, which are right at temperature 1 "
-                    "only. Train at 1, or dump with another preset."
+                    f"--temperature {pull.temperature}: {settings.cache} holds random samples, which are right at temperature "
+                    "1 only. Train at 1, or dump with another preset."
                 )
             _try(pull, cache.manifest.teacher.vocabulary)
 

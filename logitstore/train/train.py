@@ -5,7 +5,7 @@ cache -> check that the student fits -> split -> loaders -> student -> Trainer -
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -16,19 +16,19 @@ from transformers import PreTrainedModel, TrainingArguments
 from logitstore.core.progress import Progress, no_progress
 from logitstore.core.types import ModelRef
 from logitstore.errors import BadInput, one_line, storage_errors
-from logitstore.image.train import PROCESSOR, check_takes, processor_for
 from logitstore.models.load import pick_device
 from logitstore.models.shape import layer_count, shape_of
 from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
-from logitstore.text.train import check_packing, loaders, selection_for, tokenizer_for
+from logitstore.store.selection import Selection
 from logitstore.train.callbacks import DivergenceWarning, Report
-from logitstore.train.check import _check, _check_length, _layers
+from logitstore.train.check import checked_students, layers_of, selection_for
 from logitstore.train.learner import Learner
 from logitstore.train.loader.stream import BatchStream
 from logitstore.train.run_folder import checkpoint_of, conditions, write_summary
 from logitstore.train.sidecars import sidecar
-from logitstore.train.students.build import _head, _student
+from logitstore.train.students.build import made_student
+from logitstore.train.task import Place, train_task
 from logitstore.train.terms import check_exact, compared, criterion_of, fidelity_notes
 from logitstore.train.trainer import DistillTrainer
 
@@ -61,63 +61,37 @@ def train(
     """
     cache = Cache(settings.cache)
     cache.check_sizes()
-    references = _check(settings, cache)
+    task = train_task(cache)
+    students = checked_students(settings, cache)
     selection = selection_for(settings, cache)
     arguments = _arguments(settings)
-    if len(references) > 1 and arguments.world_size > 1:
-        raise BadInput("several --student in several processes: train each in a run of its own, or all in one process.")
-    chosen = None if selection is None else selection.checksum
-    checkpoint = checkpoint_of(settings, arguments.world_size, cache, chosen)
-    place = {"rank": arguments.process_index, "world_size": arguments.world_size, "workers": settings.workers}
-    layers = {_layers(settings, cache, each) for each in references.values()}
-    taps = sorted({other for count in layers for _, other in compared(settings, cache, count)})
-    cache.taps.check_has(taps)
-    check_exact(settings, cache, layers)
-    if taps and arguments.n_gpu > 1:
-        raise BadInput(
-            f"pulls on features with {arguments.n_gpu} GPUs in one process: their features cannot be had together. Start one "
-            f"process for each with torchrun --nproc-per-node {arguments.n_gpu}, or give one GPU with CUDA_VISIBLE_DEVICES."
-        )
-    first = next(iter(references.values()))
-    train_loader, held_out_loader, reweighting = loaders(settings, cache, first, selection, taps, place, progress)
-    begin = reweighting and partial(reweighting.begin, device=arguments.device, checkpoint=checkpoint)
-    processors: dict[str, bytes] = {}
-    if cache.manifest.view is not None:
-        processors = {name: processor_for(cache, each, settings.image_size) for name, each in references.items()}
-    learners, reasons = [], []
-    for name, reference in references.items():
-        learner, why_not = _learner(settings, cache, name, reference, train_loader, progress, begin)
-        learners.append(learner)
-        reasons.append(why_not)
-    trainer = DistillTrainer(
-        learners=learners,
-        args=arguments,
-        train_loader=train_loader,
-        held_out_loader=held_out_loader,
-        also_save=reweighting.save if reweighting else None,
-        callbacks=[
-            Report(progress),
-            DivergenceWarning(list(references), notice),
-            *([reweighting] if reweighting else []),
-        ],
-    )
-    by_hidden = trainer.head_is_whole and all(learner.head is not None for learner in learners)
-    summary = {
-        "cache": cache.manifest.identity,
-        "samples": len(cache),
-        "selection": chosen,
-        "teacher": cache.manifest.teacher.name,
-        "loss_from": "hidden states" if by_hidden else "logits",
-        **conditions(settings, arguments.world_size),
+    checkpoint = checkpoint_of(settings, arguments.world_size, cache, None if selection is None else selection.checksum)
+    layers = {layers_of(settings, cache, student) for student in students.values()}
+    taps = _taps_read(settings, cache, layers, arguments)
+    place = Place(rank=arguments.process_index, world_size=arguments.world_size, workers=settings.workers)
+    first = next(iter(students.values()))
+    data = task.open(settings, cache, first, selection, taps, place, progress)
+    begin = save = None
+    if data.companion is not None:
+        begin = partial(data.companion.begin, device=arguments.device, checkpoint=checkpoint)
+        save = data.companion.save
+    savers = {name: task.saver(settings, cache, student) for name, student in students.items()}
+    made = {
+        name: _learner(settings, cache, name, student, data.train, progress, begin)
+        for name, student in students.items()
     }
-    for text in fidelity_notes(settings, cache, layers):
+    trainer = DistillTrainer(
+        learners=[learner for learner, _ in made.values()],
+        args=arguments,
+        train_loader=data.train,
+        held_out_loader=data.held_out,
+        judge=data.judge,
+        also_save=save,
+        callbacks=[Report(progress), DivergenceWarning(list(students), notice), *filter(None, [data.companion])],
+    )
+    for text in fidelity_notes(settings, cache, layers) + _head_notes(made, trainer):
         notice(text)
-    for learner, why_not in zip(learners, reasons, strict=True):
-        whose = f"{learner.name}: " if learner.name else ""
-        if learner.head is not None and trainer.head_is_whole:
-            notice(f"note: {whose}the loss includes the student's output layer, so its logits never exist whole.")
-        else:
-            notice(f"note: {whose}the loss is taken from the student's logits ({why_not}).")
+    summary = _summary(settings, cache, selection, made, trainer)
     with storage_errors(settings.out, then="run the same command with --resume"):
         if trainer.is_world_process_zero():
             write_summary(settings.out, summary)
@@ -126,13 +100,33 @@ def train(
         figures = {"train_loss": trainer.mean_loss, "steps": steps} | _last_evaluation(trainer)
         trainer.save_model(str(settings.out))
         if trainer.is_world_process_zero():
-            for name, reference in references.items():
-                if cache.manifest.view is not None:
-                    (settings.out / name / PROCESSOR).write_bytes(processors[name])
-                else:
-                    tokenizer_for(cache, reference).save_pretrained(str(settings.out / name))
+            for name, save_beside in savers.items():
+                save_beside(settings.out / name)
             write_summary(settings.out, summary | {"figures": figures, "log": trainer.state.log_history})
     return figures
+
+
+Made = dict[str, tuple[Learner, str]]
+"""The students by name, each with the reason why its loss is taken from its logits, where it is."""
+
+
+def _taps_read(
+    settings: TrainSettings, cache: Cache, layers: Collection[int], arguments: TrainingArguments
+) -> list[str]:
+    """Return the names of the teacher's features that the run reads.
+
+    Raises:
+        BadInput: the cache lacks one, `--strict` asks for more than it gives, or GPUs in one process would share them.
+    """
+    taps = sorted({teachers for count in layers for _, teachers in compared(settings, cache, count)})
+    cache.taps.check_has(taps)
+    check_exact(settings, cache, layers)
+    if taps and arguments.n_gpu > 1:
+        raise BadInput(
+            f"pulls on features with {arguments.n_gpu} GPUs in one process: their features cannot be had together. Start one "
+            f"process for each with torchrun --nproc-per-node {arguments.n_gpu}, or give one GPU with CUDA_VISIBLE_DEVICES."
+        )
+    return taps
 
 
 def _learner(
@@ -144,33 +138,54 @@ def _learner(
     progress: Progress,
     begin: Callable[[PreTrainedModel], None] | None,
 ) -> tuple[Learner, str]:
-    """Return a student ready to be trained, and the reason why its loss is taken from its logits, where it is.
+    """Make a student ready to be trained; say why its loss is taken from its logits, where it is.
 
     `begin` gets the student before the loader is asked for a batch.
     """
+    task = train_task(cache)
     transformers.set_seed(settings.seed)
-    student = _student(settings, cache, reference, loader, progress)
-    _check_length(student, loader)
-    # no text is read yet, because `begin` may decide its order
-    pixels_B3HW = loader.at(0, 0).pixel_values if cache.manifest.view is not None else None
-    if pixels_B3HW is not None:
-        check_takes(student, str(reference or "the fresh student"), pixels_B3HW)
+    student = made_student(settings, cache, reference, loader, progress)
+    task.check_made(settings, student, str(reference or "the fresh student"), loader)
     if begin is not None:
         begin(student)
-    if settings.packed:
-        check_packing(student, str(reference or "the fresh student"))
-    head, why_not = _head(student, loader)
-    autocast = torch.bfloat16 if settings.precision == "bfloat16" else None
+    head, why_not = task.loss_head(student, loader)
     given = {"means_VD": lambda: sidecar(cache, "means", "final", progress)["by_gold"]}
     learner = Learner(
         student=student,
         criterion=criterion_of(settings, cache, shape_of(student.config), given),
-        features=sorted({name for name, _ in compared(settings, cache, layer_count(student.config))}),
+        features=sorted({students for students, _ in compared(settings, cache, layer_count(student.config))}),
         head=head,
         name=name,
-        autocast=autocast,
+        autocast=torch.bfloat16 if settings.precision == "bfloat16" else None,
     )
     return learner, why_not
+
+
+def _head_notes(made: Made, trainer: DistillTrainer) -> list[str]:
+    """Say for each student whether its loss includes its output layer, and if not, why."""
+    notes = []
+    for learner, why_not in made.values():
+        whose = f"{learner.name}: " if learner.name else ""
+        if learner.head is not None and trainer.head_is_whole:
+            notes.append(f"note: {whose}the loss includes the student's output layer, so its logits never exist whole.")
+        else:
+            notes.append(f"note: {whose}the loss is taken from the student's logits ({why_not}).")
+    return notes
+
+
+def _summary(
+    settings: TrainSettings, cache: Cache, selection: Selection | None, made: Made, trainer: DistillTrainer
+) -> dict[str, Any]:
+    """Return what made the student, as it is kept beside it."""
+    by_hidden = trainer.head_is_whole and all(learner.head is not None for learner, _ in made.values())
+    return {
+        "cache": cache.manifest.identity,
+        "samples": len(cache),
+        "selection": None if selection is None else selection.checksum,
+        "teacher": cache.manifest.teacher.name,
+        "loss_from": "hidden states" if by_hidden else "logits",
+        **conditions(settings, trainer.args.world_size),
+    }
 
 
 def _last_evaluation(trainer: DistillTrainer) -> dict[str, float]:
@@ -216,6 +231,9 @@ def _arguments(settings: TrainSettings) -> TrainingArguments:
         raise BadInput(f"trainer: '{taken[0]}' is set by an option of train. Use that.")
     try:
         with storage_errors(settings.out):
-            return TrainingArguments(**training | settings.trainer)
+            arguments = TrainingArguments(**training | settings.trainer)
     except (TypeError, ValueError) as error:
         raise BadInput(f"the training options do not go together: {one_line(error)}") from error
+    if len(settings.students) > 1 and arguments.world_size > 1:
+        raise BadInput("several --student in several processes: train each in a run of its own, or all in one process.")
+    return arguments

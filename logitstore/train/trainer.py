@@ -15,12 +15,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainerControl
 
-from logitstore.text.metrics import TextEvaluation, evaluate_text
 from logitstore.train.callbacks import CriterionCallback, EpochCallback, EpochSteps, LogBeforeSaving
 from logitstore.train.learner import Learner
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.stream import BatchStream
-from logitstore.train.metrics import Evaluation, evaluate_batches
+from logitstore.train.metrics import evaluate_batches
 
 CRITERION_NAME = "criterion.safetensors"
 """The file of a checkpoint that holds what the objectives learned or keep."""
@@ -41,6 +40,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         train_loader: BatchStream,
         held_out_loader: BatchStream | None,
         learners: Sequence[Learner],
+        judge: Callable[..., Any] = evaluate_batches,
         also_save: Callable[[Path], None] | None = None,
         **options: Any,
     ) -> None:
@@ -48,13 +48,14 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
 
         Args:
             train_loader: the batches of this rank.
-            held_out_loader: the batches to evaluate on, if any.
-            learners: the students; more than one only in a single process.
-            also_save: writes into the folder of a checkpoint what else a resumed run needs.
-            options: options of `Trainer`.
+            held_out_loader: the batches to judge on, if any.
+            learners: the students; several in one process only.
+            judge: judges a student on them; see `evaluate_batches`.
+            also_save: writes what else a run goes on from into the folder of a checkpoint.
+            options: of `Trainer`.
         """
         self._loader, self._held_out, self.learners = train_loader, held_out_loader, list(learners)
-        self._also_save = also_save
+        self._judge, self._also_save = judge, also_save
         self._steps = EpochSteps(len(train_loader))
         self.control: TrainerControl
         held_out = None if held_out_loader is None else Batches(held_out_loader)
@@ -248,28 +249,23 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def _judged(self, learner: Learner, held_out: BatchStream) -> Evaluation | TextEvaluation:
+    def _judged(self, learner: Learner, held_out: BatchStream) -> Any:
+        """Judge one student; return a record of figures."""
         student: nn.Module = learner.student
 
         def run(**inputs: Any) -> Any:
             with learner.precision(self.args.device):
                 return student(**inputs)
 
-        was_training = student.training
-        student.eval()
-        device = self.args.device
-
         def add(sums: Tensor) -> Tensor:
             total: Tensor = self.accelerator.reduce(sums, "sum")
             return total
 
-        evaluation: Evaluation | TextEvaluation = (
-            evaluate_batches(run, held_out, self._loader.targets, device, add)
-            if self._loader.has_targets
-            else evaluate_text(run, held_out, device, add, size=held_out.text_bytes)
-        )
+        was_training = student.training
+        student.eval()
+        figures = self._judge(run, held_out, self._loader.targets, self.args.device, add)
         student.train(was_training)
-        return evaluation
+        return figures
 
 
 class Batches(Dataset[dict[str, Tensor]]):

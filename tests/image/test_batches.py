@@ -11,7 +11,7 @@ import pytest
 
 from logitstore.dump.dump import dump
 from logitstore.errors import BadInput
-from logitstore.image.stored import ViewsFile
+from logitstore.image.stored import ViewsFile, labels_of
 from logitstore.image.view import View
 from logitstore.store.cache import Cache
 from logitstore.train.sidecars import sidecar
@@ -25,7 +25,7 @@ def test_a_batch_has_the_answers_of_its_views_however_many_are_gathered_with_it(
 ) -> None:
     size = 4
     monkeypatch.setattr(
-        "logitstore.train.loader.loader.BYTES_TOGETHER", batches_together * size * many_views.manifest.bytes_per_row
+        "logitstore.image.batches.BYTES_TOGETHER", batches_together * size * many_views.manifest.bytes_per_row
     )
     for rank in range(world):
         loader = many_views.loader(batch_size=size, rank=rank, world_size=world, workers=3, ahead=5, seed=7)
@@ -73,7 +73,7 @@ def test_means_of_features_need_no_images_and_leave_out_those_without_a_label(
     shutil.rmtree(own_images)
     tap = cache.taps["final"]
     rows_ND = np.concatenate([tap.part(number)["values"] for number in cache.part_numbers])
-    labels_N = cache.labels_of(np.arange(len(cache)))
+    labels_N = labels_of(cache, np.arange(len(cache)))
     found = sidecar(cache, "means", "final")
     np.testing.assert_allclose(found["mean"], rows_ND.mean(0), rtol=1e-4, atol=1e-5)
     assert found["count"].tolist() == [int((labels_N == number).sum()) for number in range(10)]

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from logitstore.dump.dump import dump
+from logitstore.image.stored import images_of
 from logitstore.settings.train import EvaluateSettings
 from logitstore.store.cache import Cache
 from logitstore.store.checks.verify import verify
@@ -92,17 +93,17 @@ def test_classes_that_the_teacher_does_not_have_are_named(refused_image_dump: To
     assert "the data have the class 'nine', which the teacher has not, and 'eight', which it has." in line
     flags = ["--task", "image-classification", "--teacher", few, "--dtype", "float32", "--device", "cpu"]
     told("dump", *flags, "--data", digits(tmp_path / "digits", range(20)), "--out", tmp_path / "out", "--no-labels")
-    assert Cache(tmp_path / "out").images.labels.tolist() == [-1] * 20
+    assert images_of(Cache(tmp_path / "out")).labels.tolist() == [-1] * 20
 
 
 def test_labels_go_by_name_and_by_number_where_the_names_are_all_others(classifier: Path, tmp_path: Path) -> None:
     numbers = [*range(10), *range(30, 40)]
     data = digits(tmp_path / "digits", numbers)
     plan = images_plan(classifier, data, tmp_path / "by-name", limit=None, views=1)
-    by_name = dump(plan).images
+    by_name = images_of(dump(plan))
     expected = {f"{WORDS[label_of(number)]}/{number:04d}.png": label_of(number) for number in numbers}
     assert dict(zip(by_name.names(), by_name.labels.tolist(), strict=True)) == expected
     for label, word in enumerate(WORDS):
         (data / word).rename(data / f"class-{label}")
-    by_number = dump(plan.model_copy(update={"out": tmp_path / "by-number"})).images
+    by_number = images_of(dump(plan.model_copy(update={"out": tmp_path / "by-number"})))
     assert [f"class-{label}" for label in by_number.labels] == [name.split("/")[0] for name in by_number.names()]

@@ -14,13 +14,15 @@ import torch
 
 import logitstore
 from logitstore.core.order import held_out
+from logitstore.core.progress import no_progress
 from logitstore.core.types import ModelRef
 from logitstore.errors import BadInput
 from logitstore.settings.train import TrainSettings
 from logitstore.store.selection import Selection, read_selection, write_selection
-from logitstore.text.train import loaders
+from logitstore.text.train import TextTraining
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.loader import Loader
+from logitstore.train.task import Place
 from logitstore.train.train import train
 from tests.parts.selections import selection_of, training
 from tests.parts.training import curve, trainer_of
@@ -28,11 +30,9 @@ from tests.parts.training import curve, trainer_of
 
 def samples_read(settings: TrainSettings, cache: logitstore.Cache, selection: Selection | None) -> Counter[int]:
     """The samples of one epoch of the loader that `train` makes."""
-    place = {"rank": 0, "world_size": 1, "workers": 0}
-    loader, _, _ = loaders(
-        settings, cache, ModelRef.parse(str(settings.student)), selection, [], place, lambda step: None
-    )
-    return Counter(int(sample) for batch in loader for sample in batch.samples)
+    student = ModelRef.parse(str(settings.student))
+    data = TextTraining().open(settings, cache, student, selection, [], Place(workers=0), no_progress)
+    return Counter(int(sample) for batch in data.train for sample in batch.samples)
 
 
 @pytest.mark.parametrize("options", [{}, {"packed": True}, {"curriculum": "easy-first"}, {"curriculum": "hard-first"}])

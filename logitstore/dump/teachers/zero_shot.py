@@ -16,7 +16,7 @@ from logitstore.core.types import ModelRef
 from logitstore.dump.teachers.image_classifier import ImageTeacher
 from logitstore.errors import BadInput, ModelError, one_line
 from logitstore.models.head import Head
-from logitstore.models.load import DTYPES, load_weights, pick_device
+from logitstore.models.load import DTYPES, ZERO_SHOT, load_weights, pick_device
 from logitstore.models.shape import size_errors
 
 
@@ -33,7 +33,7 @@ class ZeroShotTeacher(ImageTeacher):
         """
         self.device = pick_device(device)
         self._dtype = DTYPES[dtype]
-        self._model = load_weights(model, config, self._dtype, "zero-shot").to(self.device).eval()
+        self._model = load_weights(model, config, self._dtype, ZERO_SHOT).to(self.device).eval()
         self._texts = list(texts)
         try:
             tokenizer = AutoTokenizer.from_pretrained(model.name)

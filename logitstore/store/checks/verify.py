@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,12 +18,11 @@ from logitstore.format.manifest import MANIFEST_NAME, Manifest
 from logitstore.format.part_record import RECORD_NAME
 from logitstore.format.sealed import is_sealed, seal_of, unseal
 from logitstore.format.tap import TAP_NAME, TapInfo, tap_folder
-from logitstore.image.stored import ImagesFile, _images
 from logitstore.store import layout
 from logitstore.store.checks.rows import feature_block_problems, row_block_problems
 from logitstore.store.part import Part, PartsPlan, read_record
+from logitstore.store.samples import stored_samples
 from logitstore.store.taps import Tap, tap_folders
-from logitstore.text.stored import _sample_invariants
 
 _BLOCK_ROWS = 1 << 16
 
@@ -66,14 +66,15 @@ def verify(root: Path, progress: Progress = no_progress) -> list[Problem]:
             raise
         return [Problem(part=None, file=MANIFEST_NAME, what=str(error))]
     problems = shared_problems(root, manifest)
-    images, unreadable = _images(root, manifest, problems)
+    samples_are_readable, shared, unreadable = _shared_samples(root, manifest, problems)
     problems += unreadable
-    is_readable = manifest.view is None or images is not None
     numbers = layout.part_folders(root)
     for done, number in enumerate(numbers, 1):
         if number < manifest.parts:
             problems += (
-                part_problems(root, manifest, number, images) if is_readable else _file_problems(root, manifest, number)
+                part_problems(root, manifest, number, shared)
+                if samples_are_readable
+                else _file_problems(root, manifest, number)
             )
         else:
             folder = f"{layout.PARTS}/{number:05d}"
@@ -83,6 +84,24 @@ def verify(root: Path, progress: Progress = no_progress) -> list[Problem]:
     for name in tap_folders(root):
         problems += tap_problems(root, manifest, name, progress)
     return problems
+
+
+def _shared_samples(root: Path, manifest: Manifest, problems: list[Problem]) -> tuple[bool, Any, list[Problem]]:
+    """Open what all parts share about their samples.
+
+    Return whether parts can be read, what was opened, and what is wrong with it. If something is wrong, parts cannot be read,
+    which is no fault of theirs: only their files are looked at.
+    """
+    stored = stored_samples(manifest)
+    file = next(
+        (name for name in manifest.shared if name.startswith(f"{layout.SHARED}/{stored.shared}-")), MANIFEST_NAME
+    )
+    is_known = any(problem.file == file for problem in problems)
+    try:
+        shared = stored.open_shared(root, manifest)
+    except LogitstoreError as error:
+        return False, None, [] if is_known else [Problem(part=None, file=file, what=str(error))]
+    return not is_known, shared, []
 
 
 def _count_problems(root: Path, manifest: Manifest, numbers: list[int]) -> list[Problem]:
@@ -165,27 +184,26 @@ def shared_problems(root: Path, manifest: Manifest | TapInfo) -> list[Problem]:
     return problems
 
 
-def part_problems(root: Path, manifest: Manifest, number: int, images: ImagesFile | None = None) -> list[Problem]:
+def part_problems(root: Path, manifest: Manifest, number: int, shared: Any = None) -> list[Problem]:
     """What is wrong with one part: its record, its files, and if those are whole, what they say.
 
     Args:
         root: folder of the cache.
         manifest: of it.
         number: of the part.
-        images: of the cache, if they are open already.
+        shared: what all parts share about their samples, if it is open already.
     """
     folder = f"{layout.PARTS}/{number:05d}"
     if problems := _file_problems(root, manifest, number):
         return problems
     try:
-        part = Part(root, manifest, number, images=images)
+        part = Part(root, manifest, number, shared=shared)
         _ = part.fields  # an archive is decompressed here, where what is wrong with it becomes a problem
     except LogitstoreError as error:
         return [Problem(part=number, file=folder, what=str(error))]
     # rows are looked at only where the samples say rightly which they are
-    found = list(_sample_invariants(part, part.record, manifest.teacher.vocabulary)) or list(
-        _row_invariants(part, manifest)
-    )
+    broken = stored_samples(manifest).problems(part.samples, part.record, manifest)
+    found = [(layout.SAMPLES_FILE, what) for what in broken] or list(_row_invariants(part, manifest))
     return [Problem(part=number, file=f"{folder}/{file}", what=what) for file, what in found]
 
 

@@ -14,24 +14,26 @@ from logitstore.store.part import Part
 from logitstore.store.taps import Tap
 
 
-def _features(taps: Sequence[Tap], located: list[tuple[Part, int]], spans: list[slice], rows: int) -> dict[str, Tensor]:
-    """Return what some taps store about the same rows."""
-    arrays = {}
+def gathered_features(
+    taps: Sequence[Tap], located: list[tuple[Part, int]], spans: list[slice], rows: int
+) -> dict[str, Tensor]:
+    """What is stored of some taps about the same rows."""
+    found = {}
     for tap in taps:
         beside = [tap.part(part.number) for part, _ in located]
         for name in tap.plan.fields:
-            arrays[f"{tap.name}/{name}"] = torch.from_numpy(_gathered(beside, spans, name, rows))
-    return arrays
+            found[f"{tap.name}/{name}"] = torch.from_numpy(gathered(beside, spans, name, rows))
+    return found
 
 
-def _located(cache: Cache, samples_M: Array) -> list[tuple[Part, int]]:
-    """Return the parts that hold some samples, and the samples' numbers in these parts."""
+def located_samples(cache: Cache, samples_M: Array) -> list[tuple[Part, int]]:
+    """The parts that hold some samples, and the samples' numbers in them."""
     parts_M, numbers_M = cache.places(samples_M)
     return [(cache.part(part), number) for part, number in zip(parts_M.tolist(), numbers_M.tolist(), strict=True)]
 
 
-def _gathered(stored: list[dict[str, Array]], spans: list[slice], name: str, rows: int) -> Array:
-    """Copy one field of all rows once, from the mapped files to where it stays."""
+def gathered(stored: list[dict[str, Array]], spans: list[slice], name: str, rows: int) -> Array:
+    """One field of all rows, copied once, from the mapped files to where it stays."""
     first = stored[0][name]
     gathered = np.empty((rows, *first.shape[1:]), first.dtype)
     start = 0

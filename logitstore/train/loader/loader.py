@@ -10,29 +10,15 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from logitstore.core.memo import Memo
-from logitstore.core.order import BUCKET_BATCHES
 from logitstore.core.types import Array
-from logitstore.errors import BadInput
-from logitstore.image.batches import collate_views, view_answers
-from logitstore.image.pictures import Pictures, pictures_of
 from logitstore.store.cache import Cache
 from logitstore.targets.decoder import Decoder, decoder_of
 from logitstore.targets.targets import AnyTargets
-from logitstore.text.batches import collate
 from logitstore.train.loader.batch import Batch
+from logitstore.train.loader.collate import collator_of
 from logitstore.train.loader.order import Order, OrderedStream
-
-BYTES_TOGETHER = 1 << 22
-"""Bytes of the answers about views that are gathered at once, in whole batches; in random order, each view is in another
-part."""
-
-
-Views = tuple[Array, dict[str, Tensor], Tensor]
-"""int64[M] numbers of the views of a batch, their stored fields, and int64[M] their labels."""
 
 
 class Loader(OrderedStream):
@@ -55,8 +41,6 @@ class Loader(OrderedStream):
         seed: int = 0,
         packed: bool = False,
         taps: Sequence[str] = (),
-        pictures: Pictures | None = None,
-        with_images: bool = True,
         epoch_samples: int | None = None,
         rank: int = 0,
         world_size: int = 1,
@@ -64,49 +48,44 @@ class Loader(OrderedStream):
         ahead: int | None = None,
         pin_memory: bool = False,
         weights: Array | None = None,
+        **shown: Any,
     ) -> None:
         """Plan the batches; read no row.
 
         Args:
             cache: the cache to read.
             batch_size: samples in a batch (of one rank).
-            batch_rows: replaces `batch_size`: a batch has on average at most this many rows, in whole samples.
-            samples: numbers of the samples to give; None gives all samples.
-            shuffle: mix the samples again every epoch; False gives them in their own order.
-            order: replaces the mixing: returns the samples to read at some places of an epoch; see `selection.curricula`.
-            seed: seed of the order.
-            packed: put several samples into one line, with positions that start again, instead of padding each sample; for
-                models that keep packed samples apart.
-            taps: names of features that come with the batches, such as `hidden-8`.
-            pictures: makes the views of a cache of images again; None reads the images from where they were at the dump.
-            with_images: False leaves the images out of the batches of such a cache, for callers that make the views
-                themselves.
-            epoch_samples: number of samples of an epoch, where `order` does not give each sample once.
-            rank, world_size: number of this process, and number of the processes that share the epoch.
+            batch_rows: in place of `batch_size`: on average at most this many rows in a batch, in whole samples.
+            samples: numbers of the samples to give; without it all of them.
+            shuffle: mix the samples anew every epoch; without it they come in the order given.
+            order: in place of mixing them: the samples to read at some places of an epoch; see `selection.curricula`.
+            seed: of the order.
+            packed: lay several samples into one line, with positions that begin again, instead of padding each; for models
+                that keep packed samples apart.
+            taps: names of features that the batches bring along, such as `hidden-8`.
+            epoch_samples: of an epoch, where the order gives others than so many as there are.
+            rank, world_size: this process among those that share the epoch.
             workers: threads that prepare batches ahead; 0 prepares each when it is asked for.
             ahead: batches that are prepared before they are asked for; None prepares as many as `workers`.
             pin_memory: give batches in page-locked memory.
-            weights: float32, for every sample of the cache, the weight of its rows in the loss.
+            weights: float32, one for every sample of the cache: what the loss of its rows counts.
+            shown: options of the task. For a cache of images: `pictures` makes the views again, without it from where the
+                images were; `with_images=False` leaves the images out, for those who make the views themselves.
 
         Raises:
             BadInput: there are no samples, an argument is out of range, or the cache lacks a tap or some part of a tap.
             CacheDamaged, CacheMismatch: a tap cannot be read, or belongs to another cache.
         """
-        self.cache, self._weights = cache, weights
-        self._pictures = None
-        bytes_per_batch = max((batch_rows or batch_size) * cache.manifest.bytes_per_row, 1)
-        self._together = min(max(BYTES_TOGETHER // bytes_per_batch, 1), BUCKET_BATCHES)
-        self._groups = Memo[tuple[int, int], dict[int, Views]](most=2)
-        if cache.manifest.view is not None:
-            if packed:
-                raise BadInput(f"{cache.path}: views of images cannot be packed. Leave that out.")
-            if with_images:
-                self._pictures = pictures or pictures_of(cache)
+        self.cache = cache
         self.has_targets = cache.manifest.sparsifier.keeps_rows
         self._taps = [cache.taps[name] for name in taps]
         read = cache.part_numbers if samples is None else np.unique(cache.places(np.asarray(samples))[0]).tolist()
         for tap in self._taps:
             tap.check_has(read)
+        bytes_per_batch = max((batch_rows or batch_size) * cache.manifest.bytes_per_row, 1)
+        self._collator = collator_of(
+            cache, packed=packed, taps=self._taps, weights=weights, bytes_per_batch=bytes_per_batch, **shown
+        )
         super().__init__(
             cache,
             batch_size=batch_size,
@@ -141,29 +120,7 @@ class Loader(OrderedStream):
         }
 
     def _make(self, epoch: int, number: int) -> Batch:
-        if self.cache.manifest.view is not None:
-            first = number - number // self._world % self._together * self._world
-            samples_M, answer, gold_M = self._groups.get((epoch, first), lambda: self._gather(epoch, first))[number]
-            return collate_views(self.cache, samples_M, answer, gold_M, self._pictures, self._taps, self._weights)
-        chosen = self._choose(epoch, number)
-        return collate(self.cache, chosen, self._packed, self._taps, self._weights)
-
-    def _gather(self, epoch: int, first: int) -> dict[int, Views]:
-        """Return views, answers and labels of a batch and of the next batches of its rank, by the batch's number."""
-        numbers = range(first, min(first + self._together * self._world, self.batches), self._world)
-        chosen = [self._choose(epoch, number) for number in numbers]
-        samples_M = np.concatenate(chosen)
-        ends = np.cumsum([len(some_M) for some_M in chosen])[:-1]
-        labels = np.split(self.cache.labels_of(samples_M), ends)
-        fields = {name: np.split(array, ends) for name, array in view_answers(self.cache, samples_M).items()}
-        return {
-            number: (
-                chosen[place],
-                {name: torch.from_numpy(pieces[place]) for name, pieces in fields.items()},
-                torch.from_numpy(labels[place]),
-            )
-            for place, number in enumerate(numbers)
-        }
+        return self._collator.batch(self, epoch, number)
 
 
 def evaluation_loader(cache: Cache, samples: Array | None, **options: Any) -> Loader:

@@ -105,8 +105,8 @@ class OrderedStream(BatchStream, ABC):
         lengths = self._source.lengths()
         return int((lengths if self._samples is None else lengths[self._samples]).max())
 
-    def _choose(self, epoch: int, number: int) -> Array:
-        """Return the samples of global batch `number`."""
+    def choose(self, epoch: int, number: int) -> Array:
+        """The samples of global batch `number`."""
         if self._batch_rows is not None:
             return self._cut_by_rows(epoch)[number]
         size = self._batch_size

@@ -69,6 +69,11 @@ class BatchStream(IterableDataset[Batch], ABC):
     def _make(self, epoch: int, number: int) -> Batch:
         """Return global batch `number` of an epoch; called from several threads."""
 
+    @property
+    def world_size(self) -> int:
+        """How many ranks share an epoch."""
+        return self._world
+
     def __len__(self) -> int:
         """Return the number of steps of an epoch, the same for every rank."""
         return math.ceil(self.batches / self._world)

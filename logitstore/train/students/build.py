@@ -14,15 +14,15 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from logitstore.core.progress import Progress, Step
 from logitstore.core.types import ModelRef
 from logitstore.errors import BadInput, ModelError, one_line
-from logitstore.image.train import class_names
 from logitstore.models.head import LinearHead
-from logitstore.models.load import KINDS, config_from, describe, load_config, load_weights, pick_device
+from logitstore.models.load import config_from, describe, load_config, load_weights, models_of, pick_device
 from logitstore.models.shape import layer_count, layer_list
 from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.train.loader.stream import BatchStream
 from logitstore.train.students.output_head import UnknownHead, output_head
 from logitstore.train.students.prune import Widths, importance_of, narrow_config, narrowed
+from logitstore.train.task import train_task
 
 
 def fresh(teacher_config: dict[str, Any], changes: dict[str, int], task: str = "causal-lm") -> PreTrainedModel:
@@ -38,8 +38,6 @@ def fresh(teacher_config: dict[str, Any], changes: dict[str, int], task: str = "
         ModelError: this transformers does not know the teacher's kind of model.
     """
     teacher = config_from(teacher_config)
-    if task == "causal-lm":
-        teacher = teacher.get_text_config()
     _, plain = describe(teacher)
     keys = {name: teacher.attribute_map.get(name, name) for name in changes}
     unknown = [name for name, key in keys.items() if key not in plain]
@@ -53,7 +51,7 @@ def fresh(teacher_config: dict[str, Any], changes: dict[str, int], task: str = "
     _resize_layer_lists(plain, list(range(changes.get("num_hidden_layers", layer_count(teacher)))))
     try:
         config = AutoConfig.for_model(**plain)
-        model: PreTrainedModel = KINDS[task][0].from_config(config, dtype=torch.float32)
+        model: PreTrainedModel = models_of(task)[1].from_config(config, dtype=torch.float32)
     except Exception as error:
         # configurations and layers raise errors of many classes: keep the reason, chain the traceback
         raise BadInput(f"no student can be made with {changes}: {one_line(error)}") from error
@@ -153,8 +151,8 @@ TRIED_TOKENS = 16
 """Number of tokens that is enough to tell whether the output layer computes what its weights say."""
 
 
-def _changes(settings: TrainSettings) -> dict[str, int]:
-    """Return the entries of the teacher's configuration that a fresh student changes."""
+def shape_changes(settings: TrainSettings) -> dict[str, int]:
+    """Entries of the teacher's configuration that a fresh student changes."""
     wanted = {
         "num_hidden_layers": settings.layers,
         "hidden_size": settings.hidden_size,
@@ -165,18 +163,18 @@ def _changes(settings: TrainSettings) -> dict[str, int]:
     return {name: value for name, value in wanted.items() if value is not None}
 
 
-def _student(
+def made_student(
     settings: TrainSettings, cache: Cache, reference: ModelRef | None, loader: BatchStream, progress: Progress
 ) -> PreTrainedModel:
-    task = cache.manifest.task
-    named = class_names(cache) if cache.manifest.view is not None else {}
+    """Return the student that the settings ask for: fresh, a checkpoint, some of its layers, or a narrower copy."""
+    task, name = train_task(cache), cache.manifest.task
     if reference is None:
-        return fresh(cache.manifest.teacher.config | named, _changes(settings), task)
+        return fresh(task.student_config(cache), shape_changes(settings), name)
     if settings.copy_layers is not None:
-        student = copied(reference, settings.copy_layers, task)
+        student = copied(reference, settings.copy_layers, name)
     else:
-        student = load_weights(reference, load_config(reference), torch.float32, task)
-    student.config.update(named)
+        student = load_weights(reference, load_config(reference), torch.float32, name)
+    student.config.update(task.config_entries(cache))
     return _pruned(settings, student, loader, progress) if settings.prune else student
 
 
@@ -194,23 +192,19 @@ def _pruned(
     device = pick_device(settings.device)
     batches = min(-(-(settings.prune_samples or PRUNE_SAMPLES) // settings.batch_size), len(loader))
 
-    def token_batches() -> Iterator[tuple[Tensor, Tensor]]:
+    def activity() -> Iterator[tuple[Tensor, Tensor]]:
         for number in range(batches):
             inputs = loader.at(0, number).to(device).model_inputs()
             yield inputs["input_ids"], inputs["attention_mask"]
             progress(Step(stage="prune", done=number + 1, total=batches))
 
-    importance = importance_of(student.to(device).eval(), token_batches())
+    importance = importance_of(student.to(device).eval(), activity())
     return narrowed(student.cpu(), importance, widths)
 
 
-def _head(student: PreTrainedModel, loader: BatchStream) -> tuple[LinearHead | None, str]:
-    """Return the student's output layer, tried on some tokens of the first sample, if the loss can take its place; else
-    None. Also return why a loss is taken from logits."""
-    input_ids = loader.at(0, 0).input_ids
-    if input_ids is None:
-        return None, "an image classifier has few of them"
-    tokens = input_ids[:1, :TRIED_TOKENS]
+def loss_head(student: PreTrainedModel, loader: BatchStream) -> tuple[LinearHead | None, str]:
+    """Return a language model's output layer, tried on some tokens of the first sample; otherwise why it cannot be used."""
+    tokens = loader.at(0, 0).model_inputs()["input_ids"][:1, :TRIED_TOKENS]
     try:
         return output_head(student, tokens), "its weights are in pieces"
     except UnknownHead as reason:

@@ -20,7 +20,8 @@ from logitstore.format import row_kinds
 from logitstore.format.row import SparsifierInfo
 from logitstore.format.row_kinds import row_kind
 from logitstore.store.checks.verify import verify
-from tests.conftest import Command, Refused, logitstore_command, plan_for
+from tests.parts.commands import Command, Refused, logitstore_command
+from tests.parts.texts import plan_for
 
 PLUGINS = Path(__file__).parents[2] / "parts" / "plugin"
 NOT_KNOWN = "the sparsifier 'minp' of this cache is not known here; install the package that provides it"

@@ -215,7 +215,7 @@ def test_an_hour_of_epochs_takes_no_more_memory_than_a_minute(cache: logitstore.
 
     def advance(batches: range) -> int:
         for number in batches:
-            loader._choose(*divmod(number, per_epoch))
+            loader.choose(*divmod(number, per_epoch))
             if number % 60 == 0:
                 loader.at(number // per_epoch, number % per_epoch)
         gc.collect()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from logitstore.train.objectives.criterion import balanced_weight
 from logitstore.train.objectives.features.attention import Attention
 from logitstore.train.objectives.features.feature import FeatureObjective, Pair, Shapes, Sides
 from logitstore.train.objectives.features.layer_map import layer_pairs
@@ -24,7 +23,6 @@ __all__ = [
     "Sides",
     "Similarity",
     "SquareHead",
-    "balanced_weight",
     "interpolated_bound",
     "layer_pairs",
 ]

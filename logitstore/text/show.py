@@ -1,0 +1,75 @@
+"""A text for people: token by token, and what a cache or a dump of texts is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from logitstore.core.types import CachedSample
+from logitstore.format.manifest import Manifest
+from logitstore.format.presets import TYPICAL_KL
+from logitstore.report.tokens import Listed, Spell, TokenView
+from logitstore.settings.dump import DumpSettings
+from logitstore.store.cache import Cache
+
+
+class TextShown:
+    """What people see of texts; see `logitstore.report.shown.Shown`."""
+
+    def tokens(self, sample: CachedSample, listed: Listed, spell: Spell, tokens: int, top: int) -> list[TokenView]:
+        text, answer = sample.sample, sample.answer
+        row_of = {int(position) + 1: row for row, position in enumerate(text.positions_N)}
+        views = []
+        for position, token in enumerate(text.tokens_T[:tokens]):
+            row = row_of.get(position)
+            if row is None:
+                views.append(TokenView(text=spell(int(token))))
+                continue
+            ids_K, logprobs_K = listed[0][row], listed[1][row].astype(np.float64)
+            place = np.flatnonzero((ids_K == token) & np.isfinite(logprobs_K))
+            views.append(
+                TokenView(
+                    text=spell(int(token)),
+                    probability=float(np.exp(answer["gold_logprob"][row].astype(np.float64))),
+                    rank=int(place[0]) + 1 if len(place) else None,
+                    entropy=float(answer["entropy"][row]),
+                    alternatives=tuple(
+                        (spell(int(ids_K[k])), float(np.exp(logprobs_K[k])))
+                        for k in range(min(top, len(ids_K)))
+                        if np.isfinite(logprobs_K[k])
+                    ),
+                )
+            )
+        return views
+
+    def dry_run(self, settings: DumpSettings, manifest: Manifest) -> list[str]:
+        teacher, (_, data) = manifest.teacher, manifest.text
+        return [
+            f"teacher    {settings.teacher} ({teacher.architecture}, {teacher.vocabulary:,} tokens, {settings.dtype})",
+            f"data       {settings.data}: {data.documents:,} documents, {data.skipped:,} with nothing to predict",
+            f"samples    {manifest.samples:,} of at most {settings.max_length:,} tokens, {manifest.tokens:,} tokens in all",
+        ]
+
+    def sample_bytes(self, manifest: Manifest) -> int:
+        return manifest.tokens * 2
+
+    def typical_error(self, manifest: Manifest) -> str:
+        typical = TYPICAL_KL.get(manifest.preset or "")
+        if typical is None or manifest.row.sparsifier.is_estimate:
+            return "unknown; `logitstore plan` measures it"
+        return (
+            f"KL about {typical[0]:.2g} nats at temperature 1 and {typical[1]:.2g} at 2 for the preset as it is, on "
+            "SmolLM2-135M; `logitstore plan` measures this teacher"
+        )
+
+    def summary(self, summary: dict[str, Any]) -> list[tuple[str, str]]:
+        data = summary["data"]
+        where = f"{data['source']} [{data['split']}], column '{data['column']}' ({data['kind']})"
+        return [
+            ("data", f"{where}, {data['documents']:,} documents"),
+            ("windows", f"at most {data['max_length']:,} tokens, {data['overlap']} shared"),
+        ]
+
+    def added(self, cache: Cache) -> None:
+        """Return None: nothing can be added to the texts of a cache."""
