@@ -36,7 +36,7 @@ from logitstore.dump.teachers.causal_lm import CausalTeacher
 from logitstore.format.part_record import FIDELITY_NAMES
 from logitstore.format.presets import row_of
 from logitstore.format.row import SCORES
-from logitstore.models.head import Head
+from logitstore.models.head import LinearHead
 from logitstore.models.load import load_config
 from logitstore.store.rows_writer import open_writer
 from logitstore.targets.chunks import chunk_rows
@@ -193,7 +193,7 @@ def answered(teacher: CausalTeacher, windows: list[list[int]]) -> Rows:
     return Rows(torch.cat(states), gold_N, keys, time.monotonic() - began)
 
 
-def pilot_of(k: int, rows: Rows, head: Head, vocabulary: int, sketch: bool = False) -> TailPilot:
+def pilot_of(k: int, rows: Rows, head: LinearHead, vocabulary: int, sketch: bool = False) -> TailPilot:
     """Return what the pilot rows say about tails outside the top k."""
     pilot = TailPilot(vocabulary, head if sketch else None)
     for some in rows.chunks(vocabulary):
@@ -209,7 +209,7 @@ class Told:
     pilots: dict[int, TailPilot]
     pilot_rows: Rows
     judged: Rows
-    head: Head
+    head: LinearHead
     vocabulary: int
 
 

@@ -35,7 +35,7 @@ from logitstore.dump.sparsify.reduce import sparsifier_of
 from logitstore.dump.sparsify.sketch import TailPilot
 from logitstore.dump.teachers.causal_lm import CausalTeacher
 from logitstore.format.presets import row_of
-from logitstore.models.head import Head
+from logitstore.models.head import LinearHead
 from logitstore.models.load import load_config
 from logitstore.targets.decoder import Decoder
 from logitstore.targets.shared import latents_of
@@ -151,13 +151,13 @@ def answered(teacher: CausalTeacher, windows: list[list[int]]) -> Rows:
     return Rows(tokens_ST, torch.cat(states))
 
 
-def targets_of(way: Way, rows: Rows, head: Head, vocabulary: int) -> Callable[[Tensor], AnyTargets] | None:
+def targets_of(way: Way, rows: Rows, head: LinearHead, vocabulary: int) -> Callable[[Tensor], AnyTargets] | None:
     """Pack the targets of every training row as a cache packs them; return a function that decodes some rows."""
     if way.preset is None:
         return None
     none_NK = torch.zeros(len(rows.hidden_ND), 0)
     if way.preset == "live":
-        tail = LatentTail(head.weight_VD.float() * head.multiplier, head.base_V, torch.zeros(vocabulary), head.cap)
+        tail = LatentTail(head, torch.zeros(vocabulary))
         return lambda n: Targets(none_NK[n].long(), none_NK[n], torch.zeros(len(n)), tail, rows.hidden_ND[n])
     row = row_of(way.preset, way.settings, vocabulary, head.width)
     sparsifier = sparsifier_of(row)
@@ -230,7 +230,7 @@ def logits_of(student: PreTrainedModel, tokens_BT: Tensor) -> Tensor:
 
 @torch.no_grad()
 def judge(
-    student: PreTrainedModel, rows: Rows, head: Head, name: str, temperature: float, seed: int
+    student: PreTrainedModel, rows: Rows, head: LinearHead, name: str, temperature: float, seed: int
 ) -> Iterator[dict[str, Any]]:
     """Yield held-out KL to the teacher's whole distribution at temperatures 1 and 2, and cross-entropy, one line a
     temperature."""

@@ -32,7 +32,6 @@ from logitstore.dump.teachers.causal_lm import CausalTeacher
 from logitstore.format.presets import row_of
 from logitstore.format.row import RowInfo, row_fields
 from logitstore.image.dump import SAMPLES_PER_PART
-from logitstore.models.head import Head
 from logitstore.models.load import load_config
 from logitstore.store.cache import Cache
 from logitstore.targets.targets import Targets
@@ -63,8 +62,7 @@ def storage() -> list[dict[str, Any]]:
     """Return bytes and error of a view, TinyViT's way and ours; what all views share does not count."""
     reference = ModelRef.parse(find_teacher())
     teacher = CausalTeacher(reference, load_config(reference), "float32", "cpu")
-    whole = teacher.head(CLASSES)
-    head = Head(whole.weight_VD[:CLASSES], whole.base_V[:CLASSES])
+    head = teacher.head(CLASSES)
     pilot_rows, judged = codec.read_rows(reference, teacher, JUDGED)
     for rows in (pilot_rows, judged):
         rows.gold_N %= CLASSES  # any class will do: the comparison does not use it

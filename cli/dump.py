@@ -1,76 +1,31 @@
-"""`logitstore dump`."""
+"""`logitstore dump` and `logitstore add`: where a teacher writes."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from logitstore_cli.options import Config, option
 from logitstore_cli.show import Bars, console, going_on, size, still_missing
 from rich.table import Table
 
 from logitstore.core.progress import NO_STOPWATCH, Stopwatch
 from logitstore.core.registry import resolve
-from logitstore.report.shown import shown
-from logitstore.settings.dump import DumpSettings
-from logitstore.settings.recipe import load
+from logitstore.core.tasks import facet
 
-VIEW_BYTES = 24
-"""Of a view in `samples.arrow`."""
+if TYPE_CHECKING:
+    from logitstore.settings.dump import AddSettings, DumpSettings
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and its size, and write nothing.")]
+Profile = Annotated[
+    bool,
+    typer.Option(
+        "--profile",
+        help="Print at the end how long each stage of writing parts took: on the teacher's thread, and behind it.",
+    ),
+]
 
 
-def dump(
-    task: Annotated[str | None, option(DumpSettings, "task")] = None,
-    teacher: Annotated[str | None, option(DumpSettings, "teacher")] = None,
-    data: Annotated[str | None, option(DumpSettings, "data")] = None,
-    out: Annotated[Path | None, option(DumpSettings, "out")] = None,
-    config: Config = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its size, and write nothing.")] = False,
-    profile: Annotated[
-        bool,
-        typer.Option(
-            "--profile",
-            help="Print at the end how long each stage of writing parts took: on the teacher's thread, and behind it.",
-        ),
-    ] = False,
-    split: Annotated[str | None, option(DumpSettings, "split")] = None,
-    column: Annotated[str | None, option(DumpSettings, "column")] = None,
-    domain_column: Annotated[str | None, option(DumpSettings, "domain_column")] = None,
-    limit: Annotated[int | None, option(DumpSettings, "limit")] = None,
-    max_length: Annotated[int | None, option(DumpSettings, "max_length")] = None,
-    overlap: Annotated[int | None, option(DumpSettings, "overlap")] = None,
-    views: Annotated[int | None, option(DumpSettings, "views")] = None,
-    augment: Annotated[str | None, option(DumpSettings, "augment")] = None,
-    image_size: Annotated[int | None, option(DumpSettings, "image_size")] = None,
-    seed: Annotated[int | None, option(DumpSettings, "seed")] = None,
-    label_column: Annotated[str | None, option(DumpSettings, "label_column")] = None,
-    key_column: Annotated[str | None, option(DumpSettings, "key_column")] = None,
-    labels: Annotated[bool | None, option(DumpSettings, "labels", "--labels/--no-labels")] = None,
-    classes: Annotated[str | None, option(DumpSettings, "classes")] = None,
-    prompt: Annotated[str | None, option(DumpSettings, "prompt")] = None,
-    preset: Annotated[str | None, option(DumpSettings, "preset")] = None,
-    k: Annotated[int | None, option(DumpSettings, "k", "-k", "--k")] = None,
-    tail: Annotated[str | None, option(DumpSettings, "tail")] = None,
-    sketch_bytes: Annotated[int | None, option(DumpSettings, "sketch_bytes")] = None,
-    sparsifier: Annotated[str | None, option(DumpSettings, "sparsifier")] = None,
-    top_p: Annotated[float | None, option(DumpSettings, "top_p")] = None,
-    draws: Annotated[int | None, option(DumpSettings, "draws")] = None,
-    logprobs: Annotated[str | None, option(DumpSettings, "logprobs")] = None,
-    layout: Annotated[str | None, option(DumpSettings, "layout")] = None,
-    hidden: Annotated[str | None, option(DumpSettings, "hidden")] = None,
-    qkv: Annotated[str | None, option(DumpSettings, "qkv")] = None,
-    tap_codec: Annotated[str | None, option(DumpSettings, "tap_codec")] = None,
-    fidelity_rows: Annotated[int | None, option(DumpSettings, "fidelity_rows")] = None,
-    dtype: Annotated[str | None, option(DumpSettings, "dtype")] = None,
-    device: Annotated[str | None, option(DumpSettings, "device")] = None,
-    samples_per_part: Annotated[int | None, option(DumpSettings, "samples_per_part")] = None,
-    batch_tokens: Annotated[int | None, option(DumpSettings, "batch_tokens")] = None,
-    batch_images: Annotated[int | None, option(DumpSettings, "batch_images")] = None,
-    workers: Annotated[int | None, option(DumpSettings, "workers")] = None,
-    parts: Annotated[str | None, option(DumpSettings, "parts")] = None,
-    resume: Annotated[bool | None, option(DumpSettings, "resume", "--resume/--no-resume")] = None,
-) -> None:
+def dump(settings: DumpSettings, dry_run: DryRun = False, profile: Profile = False) -> None:
     """Run a teacher once over your data, and keep what it said.
 
     An interrupted dump goes on where it stopped when the same command is given again. Processes that are given disjoint
@@ -78,24 +33,47 @@ def dump(
 
     Example: logitstore dump --teacher ./my-model --data 'texts/*.jsonl' --out my-cache
     """
-    flags = {name: value for name, value in locals().items() if name not in ("config", "dry_run", "profile")}
-    asked = load(DumpSettings, "dump", config, flags)
     with Bars() as progress:
         if dry_run:
-            prepared = resolve("logitstore.dump.task:prepare")(asked, progress)
-            _print_plan(asked, prepared.manifest, resolve("logitstore.dump.dump:tap_bytes")(asked, prepared.config))
+            prepared = resolve("logitstore.dump.task:prepare")(settings, progress)
+            _print_plan(
+                settings, prepared.manifest, resolve("logitstore.dump.dump:tap_bytes")(settings, prepared.config)
+            )
             return
         watch = Stopwatch() if profile else NO_STOPWATCH
-        with going_on(asked.out):
-            cache = resolve("logitstore.dump.dump:dump")(asked, progress, watch)
+        with going_on(settings.out):
+            cache = resolve("logitstore.dump.dump:dump")(settings, progress, watch)
     if profile:
         _print_profile(watch)
     console.print(
-        f"{asked.out}: {cache.rows:,} rows of {len(cache):,} samples, {cache.manifest.bytes_per_row} B/row"
+        f"{settings.out}: {cache.rows:,} rows of {len(cache):,} samples, {cache.manifest.bytes_per_row} B/row"
         + still_missing(cache),
         highlight=False,
         soft_wrap=True,
     )
+
+
+def add(settings: AddSettings) -> None:
+    """Add to a cache that is there already: features of the teacher, or to one of images more views.
+
+    Tokens come from the cache; images are looked for where they were. What the cache holds is not touched. An interrupted
+    command goes on where it stopped when it is given again.
+
+    Example: logitstore add my-cache --hidden 1,final
+
+    Example: logitstore add my-views --views 10-19
+    """
+    with Bars() as progress, going_on(settings.cache):
+        made = resolve("logitstore.dump.add:add")(settings, progress)
+    if (samples := facet(made.manifest.task, "shown").added(made)) is not None:
+        console.print(f"{settings.cache}: {samples}{still_missing(made)}", highlight=False, soft_wrap=True)
+    for name, tap in made.taps.items():
+        console.print(
+            f"{settings.cache}: {name}: {tap.info.bytes_per_row} B/row as {tap.info.codec}, "
+            f"{len(tap.part_numbers)} of {tap.plan.parts} parts",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _print_profile(watch: Stopwatch) -> None:
@@ -111,19 +89,19 @@ def _print_profile(watch: Stopwatch) -> None:
 
 
 def _print_plan(settings: DumpSettings, manifest: Any, tap_bytes: int) -> None:
-    of_task = shown(manifest.task)
+    shown = facet(manifest.task, "shown")
     bytes_per_row = manifest.bytes_per_row + tap_bytes
     rows = manifest.rows * manifest.views
-    expected = rows * bytes_per_row + of_task.sample_bytes(manifest)
+    expected = rows * bytes_per_row + shown.sample_bytes(manifest)
     of_taps = f", {tap_bytes} of them for taps" if tap_bytes else ""
     free = resolve("logitstore.store.storage:free_bytes")(settings.out)
     error = resolve("logitstore.dump.pilot_file:expected_error")(settings.out, manifest)
     for line in (
-        *of_task.dry_run(settings, manifest),
+        *shown.dry_run(settings, manifest),
         f"rows       {rows:,}, preset {manifest.preset}: {manifest.sparsifier.name}, tail {manifest.tail.shape}",
         f"parts      {manifest.parts:,} of up to {manifest.samples_per_part:,} samples",
         f"size       about {size(expected)} of rows and samples ({bytes_per_row} B/row{of_taps}); {size(free)} free there",
-        f"error      {error or of_task.typical_error(manifest)}",
+        f"error      {error or shown.typical_error(manifest)}",
         f"nothing was written to {settings.out}",
     ):
         console.print(line, highlight=False, soft_wrap=True)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Annotated
+import json as plain_json
+from typing import TYPE_CHECKING
 
-from logitstore_cli.options import Config, Json, argument, option
-from logitstore_cli.show import Bars, console
+from logitstore_cli.show import Bars, Json, console
 from rich.table import Table
 
 from logitstore.core.registry import resolve
-from logitstore.settings.recipe import load
-from logitstore.settings.train import EvaluateSettings
+
+if TYPE_CHECKING:
+    from logitstore.settings.train import EvaluateSettings
 
 _MEANING = {
     "rows": "rows judged",
@@ -30,31 +29,16 @@ _MEANING = {
 }
 
 
-def evaluate(
-    cache: Annotated[Path | None, argument(EvaluateSettings, "cache")] = None,
-    student: Annotated[str | None, option(EvaluateSettings, "student")] = None,
-    samples: Annotated[str | None, option(EvaluateSettings, "samples")] = None,
-    holdout: Annotated[float | None, option(EvaluateSettings, "holdout")] = None,
-    images: Annotated[str | None, option(EvaluateSettings, "images")] = None,
-    image_size: Annotated[int | None, option(EvaluateSettings, "image_size")] = None,
-    text: Annotated[bool | None, option(EvaluateSettings, "text", "--text")] = None,
-    batch_size: Annotated[int | None, option(EvaluateSettings, "batch_size")] = None,
-    dtype: Annotated[str | None, option(EvaluateSettings, "dtype")] = None,
-    device: Annotated[str | None, option(EvaluateSettings, "device")] = None,
-    config: Config = None,
-    as_json: Json = False,
-) -> None:
+def evaluate(settings: EvaluateSettings, json: Json = False) -> None:
     """Judge a student against a cache. No teacher is loaded.
 
     Example: logitstore evaluate my-cache --student my-student
     """
-    flags = {name: value for name, value in locals().items() if name not in ("config", "as_json")}
-    asked = load(EvaluateSettings, "evaluate", config, flags)
     with Bars() as progress:
-        found = vars(resolve("logitstore.train.evaluate:evaluate")(asked, progress))
-    if as_json:
+        found = vars(resolve("logitstore.train.evaluate:evaluate")(settings, progress))
+    if json:
         known = {name: None if value != value else value for name, value in found.items()}  # NaN is no JSON
-        print(json.dumps(known, indent=1))
+        print(plain_json.dumps(known, indent=1))
         return
     table = Table("figure", "value", "meaning", box=None, pad_edge=False)
     for name, value in found.items():

@@ -1,52 +1,44 @@
-"""`logitstore inspect`."""
+"""`logitstore inspect` and `logitstore sidecar`: what is in a cache."""
 
 from __future__ import annotations
 
-import json
+import json as plain_json
 import re
-from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from logitstore_cli.options import Config, Json, argument, option
-from logitstore_cli.show import console, size
+from logitstore_cli.show import Bars, Json, console, size
 from rich.table import Table
 from rich.text import Text
 
 import logitstore
-from logitstore.report.summary import summarise
-from logitstore.report.tokens import TokenView, view
-from logitstore.settings.look import InspectSettings
-from logitstore.settings.recipe import load
+from logitstore.core.registry import resolve
+from logitstore.core.tasks import facet
+
+if TYPE_CHECKING:
+    from logitstore.report.tokens import TokenView
+    from logitstore.settings.look import InspectSettings
+    from logitstore.settings.train import SidecarSettings
 
 _BAR = 40
 _CELL = 24
 
 
-def inspect(
-    cache: Annotated[Path | None, argument(InspectSettings, "cache")] = None,
-    sample: Annotated[int | None, option(InspectSettings, "sample")] = None,
-    tokens: Annotated[int | None, option(InspectSettings, "tokens")] = None,
-    top: Annotated[int | None, option(InspectSettings, "top")] = None,
-    config: Config = None,
-    as_json: Json = False,
-) -> None:
+def inspect(settings: InspectSettings, json: Json = False) -> None:
     """Show what a cache is, or with --sample N how the teacher saw a text.
 
     Example: logitstore inspect my-cache --sample 0
     """
-    flags = {"cache": cache, "sample": sample, "tokens": tokens, "top": top}
-    asked = load(InspectSettings, "inspect", config, flags)
-    opened = logitstore.open(asked.cache)
-    if asked.sample is not None:
-        views = view(opened, asked.sample, asked.tokens, asked.top)
-        if as_json:
-            print(json.dumps([vars(each) for each in views], ensure_ascii=False))
+    opened = logitstore.open(settings.cache)
+    if settings.sample is not None:
+        views = resolve("logitstore.report.tokens:view")(opened, settings.sample, settings.tokens, settings.top)
+        if json:
+            print(plain_json.dumps([vars(each) for each in views], ensure_ascii=False))
         else:
             console.print(_token_table(views))
         return
-    summary = summarise(opened)
-    if as_json:
-        print(json.dumps(summary, indent=1, ensure_ascii=False))
+    summary = resolve("logitstore.report.summary:summarise")(opened)
+    if json:
+        print(plain_json.dumps(summary, indent=1, ensure_ascii=False))
         return
     console.print(_summary_table(summary))
     console.print(_field_table(summary["fields"]))
@@ -57,8 +49,32 @@ def inspect(
     console.print(_histogram(summary["entropy_histogram"]), highlight=False)
 
 
+def sidecar(settings: SidecarSettings) -> None:
+    """Gather something about all rows of a cache in one pass, and keep it beside them.
+
+    What objectives need, such as the means of KD++, they gather themselves; this is for looking, or for other tools.
+
+    Example: logitstore sidecar my-cache --of means --tap final
+    """
+    opened = logitstore.open(settings.cache)
+    if settings.of == "perplexity":
+        table = Table("domain", "rows", "perplexity", box=None, pad_edge=False)
+        for domain, (rows, value) in resolve("logitstore.train.sidecars:perplexity")(opened).items():
+            table.add_row(domain or "(none)", f"{rows:,}", f"{value:,.2f}")
+        console.print(table)
+        return
+    with Bars() as progress:
+        found = resolve("logitstore.train.sidecars:sidecar")(opened, settings.of, settings.tap, progress)
+    table = Table("tensor", "shape", "dtype", box=None, pad_edge=False)
+    for name, value in found.items():
+        table.add_row(name, " x ".join(map(str, value.shape)), str(value.dtype).removeprefix("torch."))
+    console.print(table)
+    path = resolve("logitstore.train.sidecars:path_of")(opened, settings.of, settings.tap)
+    console.print(f"kept in {path}" if path.is_file() else "not kept: the cache cannot be written", soft_wrap=True)
+
+
 def _summary_table(summary: dict[str, Any]) -> Table:
-    teacher, data, parts, disk = summary["teacher"], summary["data"], summary["parts"], summary["disk"]
+    teacher, parts, disk = summary["teacher"], summary["parts"], summary["disk"]
     state = "complete" if summary["complete"] else f"{parts['committed']} of {parts['planned']} parts committed"
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in (
@@ -70,7 +86,7 @@ def _summary_table(summary: dict[str, Any]) -> Table:
         ),
         ("weights", teacher["fingerprint"]),
         *_origin(summary),
-        *(_of_images(summary) if summary["view"] else _of_text(data)),
+        *facet(summary["task"], "shown").summary(summary),
         ("samples", f"{summary['samples']:,}"),
         ("rows", _rows(summary)),
         (
@@ -85,28 +101,6 @@ def _summary_table(summary: dict[str, Any]) -> Table:
     ):
         table.add_row(Text(name, "bold"), Text(value))
     return table
-
-
-def _of_text(data: dict[str, Any]) -> list[tuple[str, str]]:
-    where = f"{data['source']} [{data['split']}], column '{data['column']}' ({data['kind']})"
-    return [
-        ("data", f"{where}, {data['documents']:,} documents"),
-        ("windows", f"at most {data['max_length']:,} tokens, {data['overlap']} shared"),
-    ]
-
-
-def _of_images(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    data, view = summary["data"], summary["view"]
-    height, width = view["size"]
-    libraries = ", ".join(f"{name} {version}" for name, version in view["versions"].items())
-    return [
-        (
-            "data",
-            f"{data['source']} [{data['split']}], {summary['images']:,} images, {data['unlabelled']:,} unlabelled",
-        ),
-        ("views", f"{summary['views']:,} of each, {height} x {width}, {view['interpolation']}: {view['spelled']}"),
-        ("made with", f"{libraries}; seed {view['seed']}"),
-    ]
 
 
 def _rows(summary: dict[str, Any]) -> str:

@@ -6,42 +6,71 @@ Exit codes: 0 done, 1 a check failed, 2 the user's mistake, 130 interrupted.
 from __future__ import annotations
 
 import _thread
+import inspect as reflection
 import logging
 import os
 import sys
 import threading
-from importlib.metadata import version as installed
+from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import typer
-from logitstore_cli.add import add
-from logitstore_cli.dump import dump
+from logitstore_cli.convert import merge, recode
+from logitstore_cli.dump import add, dump
 from logitstore_cli.evaluate import evaluate
-from logitstore_cli.inspect import inspect
-from logitstore_cli.merge import merge
+from logitstore_cli.inspect import inspect, sidecar
 from logitstore_cli.plan import plan
-from logitstore_cli.recipes import recipes
-from logitstore_cli.recode import recode
 from logitstore_cli.select import select
 from logitstore_cli.show import errors
-from logitstore_cli.sidecar import sidecar
-from logitstore_cli.train import train
+from logitstore_cli.train import recipes, train
 from logitstore_cli.verify import verify
+from typer.core import TyperCommand, TyperGroup
 
+import logitstore
+from logitstore.core.registry import resolve
 from logitstore.errors import LogitstoreError
+
+COMMANDS = (plan, dump, add, recode, merge, inspect, verify, sidecar, select, train, recipes, evaluate)
 
 _USAGE_ERROR: Any = typer.BadParameter.__base__
 """Whatever typer raises for a wrong command line; the class has moved between its versions."""
 
+
+class _Command(TyperCommand):
+    """A command whose options are made when it is given. The list of all commands needs none of them."""
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        super().__init__(function.__name__, help=reflection.getdoc(function))
+        self._function = function
+
+    @cached_property
+    def whole(self) -> Any:
+        """The command with its options."""
+        single = typer.Typer(add_completion=False)
+        single.command(self.name)(resolve("logitstore_cli.options:with_options")(self._function))
+        return typer.main.get_command(single)
+
+    def make_context(self, *arguments: Any, **named: Any) -> Any:
+        """Parse the arguments with the options, and run that command in the end."""
+        return self.whole.make_context(*arguments, **named)
+
+
+class _Commands(TyperGroup):
+    """All commands, in the order in which they are listed."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes | {"commands": {each.__name__: _Command(each) for each in COMMANDS}})
+
+
 app = typer.Typer(
     name="logitstore",
+    cls=_Commands,
     help="Run a teacher once, keep what it said in a small exact cache, fit any number of students from it.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (plan, dump, add, recode, merge, inspect, verify, sidecar, select, train, recipes, evaluate):
-    app.command()(command)
 
 
 @app.callback(invoke_without_command=True)
@@ -49,7 +78,7 @@ def _version(
     version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
 ) -> None:
     if version:
-        typer.echo(f"logitstore {installed('logitstore')}")
+        typer.echo(f"logitstore {logitstore.__version__}")
         raise typer.Exit()
 
 

@@ -1,44 +1,117 @@
-"""Options made from the plans, so that help, defaults and validation have one source."""
+"""The command line of a command, made from its settings, so that help, defaults and validation have one source."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
+from pydantic.fields import FieldInfo
 
 from logitstore.core.record import Record
+from logitstore.settings import SETTINGS
+from logitstore.settings.fields import CommandLine
+from logitstore.settings.recipe import RECIPES_FOR, load
 
-Config = Annotated[
-    Path | None, typer.Option("--config", help="A recipe: YAML with one section a command. Flags override it.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+_CONFIG = typer.Option("--config", help="A recipe: YAML with one section a command. Flags override it.")
+_RECIPE = typer.Option(
+    "--recipe", metavar="NAME", help="A method by name, with its paper's settings; see `logitstore recipes`."
+)
 
 
-def option(plan: type[Record], name: str, *flags: str) -> Any:
-    """A typer option for a plan's setting, with its description and default."""
-    setting = plan.model_fields[name]
-    default = setting.default
+def with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Return the function that typer makes a command of: it reads the settings, then calls the command with them.
+
+    Args:
+        command: a function of the settings, and of options that are no settings, which are annotated for typer. Its name is
+            the command's. One without settings is returned as it is.
+    """
+    name = command.__name__
+    if name not in SETTINGS:
+        return command
+    kind = SETTINGS[name]
+    extras = list(inspect.signature(command, locals={kind.__name__: kind}, eval_str=True).parameters.values())[1:]
+
+    def run(config: Path | None, recipe: str | None = None, **said: Any) -> None:
+        given = {extra.name: said.pop(extra.name) for extra in extras}
+        flags = {setting: None if value == [] else value for setting, value in said.items()}
+        command(load(kind, name, config, flags, named=recipe), **given)
+
+    parameters = [*_parameters(name, kind), *(each.replace(kind=each.KEYWORD_ONLY) for each in extras)]
+    run.__name__, run.__doc__ = name, command.__doc__
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
+    return run
+
+
+def _parameters(name: str, kind: type[Record]) -> Iterator[inspect.Parameter]:
+    """Yield the arguments, the options that must be given, the files that settings come from, and the other options."""
+    fields = {setting: kind.model_fields[setting] for setting in on_command_line(name, kind)}
+    positional = {setting: field for setting, field in fields.items() if CommandLine.of(field).positional}
+    options = {setting: field for setting, field in fields.items() if setting not in positional}
+    required = [setting for setting, field in options.items() if field.is_required()]
+    for setting, field in positional.items():
+        info = typer.Argument(help=field.description, show_default=False)
+        yield _parameter(setting, value_type(field.annotation), info)
+    for setting in required:
+        yield _parameter(setting, value_type(options[setting].annotation), _option(setting, options[setting]))
+    yield _parameter("config", Path, _CONFIG)
+    if name == RECIPES_FOR:
+        yield _parameter("recipe", str, _RECIPE)
+    for setting, field in options.items():
+        if setting not in required:
+            yield _parameter(setting, value_type(field.annotation), _option(setting, field))
+
+
+def _parameter(name: str, kind: Any, info: Any) -> inspect.Parameter:
+    """Return a parameter that is None where the command line does not give it."""
+    annotation = Annotated[kind | None, info]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def on_command_line(name: str, kind: type[Record]) -> list[str]:
+    """Return the settings that a command takes on its command line: its own ones, then those it shares with others."""
+    ordered = dict.fromkeys(setting for each in kind.__mro__ for setting in inspect.get_annotations(each))
+    fields = kind.model_fields
+    return [setting for setting in ordered if setting in fields and CommandLine.of(fields[setting]).has(name)]
+
+
+def _option(name: str, field: FieldInfo) -> Any:
+    flag, default = f"--{name.replace('_', '-')}", field.default
+    if default is True:
+        flag += f"/--no-{name.replace('_', '-')}"
     # in parentheses, because square brackets are markup to typer
     shown = "" if default is None or isinstance(default, bool) else f" (default {default})"
-    if setting.is_required():
-        shown = " (required)"
-    literals = (get_args(kind) for kind in _alternatives(setting.annotation) if get_origin(kind) is Literal)
-    choices = next(literals, setting.examples or ())
     return typer.Option(
-        *(flags or (f"--{name.replace('_', '-')}",)),
-        help=f"{setting.description}{shown}",
+        *(CommandLine.of(field).flags or (flag,)),
+        help=f"{field.description}{' (required)' if field.is_required() else shown}",
         show_default=False,
-        metavar="|".join(choices) or None,
+        metavar="|".join(_choices(field.annotation) or field.examples or ()) or None,
     )
 
 
-def _alternatives(annotation: Any) -> tuple[Any, ...]:
-    """The members of a union, or the annotation itself."""
-    return get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+def value_type(annotation: Any) -> Any:
+    """Return the type that typer reads: a list where several values are possible, and text where text is."""
+    kinds = list(_kinds(annotation))
+    several = next((kind for kind in kinds if get_origin(kind) is list), None)
+    if several is not None:
+        return list[value_type(get_args(several)[0])]  # type: ignore[misc]  # a type that is known at run time only
+    return str if str in kinds or _choices(annotation) else kinds[0]
 
 
-def argument(plan: type[Record], name: str) -> Any:
-    """A typer argument for a plan's setting."""
-    return typer.Argument(help=plan.model_fields[name].description, show_default=False)
+def _choices(annotation: Any) -> tuple[str, ...]:
+    return next((get_args(kind) for kind in _kinds(annotation) if get_origin(kind) is Literal), ())
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """Yield the members of a union, or the annotation itself; without None and without metadata."""
+    if get_origin(annotation) is Annotated:
+        yield from _kinds(get_args(annotation)[0])
+    elif get_origin(annotation) in (UnionType, Union):
+        for kind in get_args(annotation):
+            yield from _kinds(kind)
+    elif annotation is not NoneType:
+        yield annotation

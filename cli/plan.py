@@ -3,47 +3,26 @@
 from __future__ import annotations
 
 import json as plain_json
-from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from logitstore_cli.options import Config, Json, option
-from logitstore_cli.show import Bars, console, size
+from logitstore_cli.show import Bars, Json, console, size
 from rich.table import Table
 
 from logitstore.core.registry import resolve
-from logitstore.settings.dump import PilotSettings
-from logitstore.settings.recipe import load
+
+if TYPE_CHECKING:
+    from logitstore.settings.dump import PilotSettings
 
 
-def plan(
-    teacher: Annotated[str | None, option(PilotSettings, "teacher")] = None,
-    data: Annotated[str | None, option(PilotSettings, "data")] = None,
-    out: Annotated[Path | None, option(PilotSettings, "out")] = None,
-    config: Config = None,
-    json: Json = False,
-    split: Annotated[str | None, option(PilotSettings, "split")] = None,
-    column: Annotated[str | None, option(PilotSettings, "column")] = None,
-    domain_column: Annotated[str | None, option(PilotSettings, "domain_column")] = None,
-    limit: Annotated[int | None, option(PilotSettings, "limit")] = None,
-    max_length: Annotated[int | None, option(PilotSettings, "max_length")] = None,
-    overlap: Annotated[int | None, option(PilotSettings, "overlap")] = None,
-    pilot_samples: Annotated[int | None, option(PilotSettings, "pilot_samples")] = None,
-    minutes: Annotated[float | None, option(PilotSettings, "minutes")] = None,
-    epochs: Annotated[float | None, option(PilotSettings, "epochs")] = None,
-    dtype: Annotated[str | None, option(PilotSettings, "dtype")] = None,
-    device: Annotated[str | None, option(PilotSettings, "device")] = None,
-    batch_tokens: Annotated[int | None, option(PilotSettings, "batch_tokens")] = None,
-) -> None:
+def plan(settings: PilotSettings, json: Json = False) -> None:
     """Try the teacher on a little of the data, and print what each preset would cost and lose.
 
     What the pilot fits is kept in the folder of the cache to be; a dump of the same data into it uses that.
 
     Example: logitstore plan --teacher ./my-model --data 'texts/*.jsonl' --out my-cache
     """
-    flags = {name: value for name, value in locals().items() if name not in ("config", "json")}
-    asked = load(PilotSettings, "plan", config, flags)
     with Bars() as progress:
-        found = resolve("logitstore.dump.plan:plan")(asked, progress)
+        found = resolve("logitstore.dump.plan:plan")(settings, progress)
     if json:
         console.print_json(plain_json.dumps(found))
         return
@@ -62,7 +41,7 @@ def plan(
     chosen = next(line for line in found["candidates"] if line["name"] == found["recommended"])
     k = chosen["name"].partition("k = ")[2]
     console.print(
-        f"recommended: --preset {chosen['preset']}{f' -k {k}' if k else ''}; the pilot in {asked.out} is used by the dump",
+        f"recommended: --preset {chosen['preset']}{f' -k {k}' if k else ''}; the pilot in {settings.out} is used by the dump",
         highlight=False,
         soft_wrap=True,
     )

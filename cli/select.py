@@ -3,44 +3,28 @@
 from __future__ import annotations
 
 import json as plain_json
-from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from logitstore_cli.options import Config, Json, argument, option
-from logitstore_cli.show import console
+from logitstore_cli.show import Json, console
 from rich.table import Table
 
 from logitstore.core.registry import resolve
-from logitstore.settings.look import SelectSettings
-from logitstore.settings.recipe import load
+
+if TYPE_CHECKING:
+    from logitstore.settings.look import SelectSettings
 
 _SHOWN = 20
 """Domains in the table, the largest ones; --json has all of them."""
 
 
-def select(
-    cache: Annotated[Path | None, argument(SelectSettings, "cache")] = None,
-    reference: Annotated[Path | None, option(SelectSettings, "reference")] = None,
-    out: Annotated[Path | None, option(SelectSettings, "out")] = None,
-    method: Annotated[str | None, option(SelectSettings, "method")] = None,
-    score: Annotated[str | None, option(SelectSettings, "score")] = None,
-    ratio: Annotated[float | None, option(SelectSettings, "ratio")] = None,
-    samples: Annotated[int | None, option(SelectSettings, "samples")] = None,
-    at_least: Annotated[float | None, option(SelectSettings, "at_least")] = None,
-    at_most: Annotated[float | None, option(SelectSettings, "at_most")] = None,
-    seed: Annotated[int | None, option(SelectSettings, "seed")] = None,
-    config: Config = None,
-    json: Json = False,
-) -> None:
+def select(settings: SelectSettings, json: Json = False) -> None:
     """Choose samples to train on by what caches say of them. No model is loaded.
 
     The file that it writes goes to train --select. It fits every cache of the same data.
 
     Example: logitstore select teacher-scores --reference small-scores --ratio 0.5 --out best-half.arrow
     """
-    flags = {name: value for name, value in locals().items() if name not in ("config", "json")}
-    asked = load(SelectSettings, "select", config, flags)
-    found = resolve("logitstore.select.select:select")(asked)
+    found = resolve("logitstore.select.select:select")(settings)
     if json:
         print(plain_json.dumps(_plain(found), indent=1, ensure_ascii=False))
         return
@@ -54,7 +38,7 @@ def select(
         console.print(
             f"suggested: train --alpha {info.suggested_alpha:.2f}, for the share kept", highlight=False, soft_wrap=True
         )
-    console.print(f"saved to {asked.out}", highlight=False, soft_wrap=True)
+    console.print(f"saved to {settings.out}", highlight=False, soft_wrap=True)
 
 
 def _plain(found: Any) -> dict[str, Any]:

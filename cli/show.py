@@ -8,12 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from logitstore.core.progress import Step
-from logitstore.store.cache import Cache
+if TYPE_CHECKING:
+    from logitstore.core.progress import Step
+    from logitstore.store.cache import Cache
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 console = Console(markup=False)
 errors = Console(stderr=True, markup=False)

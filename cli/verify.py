@@ -2,63 +2,49 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
 import typer
-from logitstore_cli.options import Config, argument, option
 from logitstore_cli.show import Bars, console
 
 import logitstore
 from logitstore.core.registry import resolve
 from logitstore.errors import BadInput
-from logitstore.settings.look import VerifySettings
-from logitstore.settings.recipe import load
-from logitstore.store.checks.verify import repair as drop
-from logitstore.store.checks.verify import verify as find_problems
+
+if TYPE_CHECKING:
+    from logitstore.settings.look import VerifySettings
 
 
-def verify(
-    cache: Annotated[Path | None, argument(VerifySettings, "cache")] = None,
-    repair: Annotated[bool | None, option(VerifySettings, "repair", "--repair")] = None,
-    against_teacher: Annotated[str | None, option(VerifySettings, "against_teacher")] = None,
-    images: Annotated[str | None, option(VerifySettings, "images")] = None,
-    share: Annotated[float | None, option(VerifySettings, "share")] = None,
-    seed: Annotated[int | None, option(VerifySettings, "seed")] = None,
-    device: Annotated[str | None, option(VerifySettings, "device")] = None,
-    config: Config = None,
-) -> None:
+def verify(settings: VerifySettings) -> None:
     """Check every checksum and every invariant of a cache. Exits with 1 when something is wrong.
 
     Example: logitstore verify my-cache --repair
     """
-    flags = {name: value for name, value in locals().items() if name != "config"}
-    asked = load(VerifySettings, "verify", config, flags)
-    if asked.images is not None and asked.against_teacher is None:
+    if settings.images is not None and settings.against_teacher is None:
         raise BadInput(
-            f"--images {asked.images}: only a teacher is shown them. Give --against-teacher, or leave it out."
+            f"--images {settings.images}: only a teacher is shown them. Give --against-teacher, or leave it out."
         )
     with Bars() as progress:
-        problems = find_problems(asked.cache, progress)
+        problems = resolve("logitstore.store.checks.verify:verify")(settings.cache, progress)
     for problem in problems:
         console.print(str(problem), style="red", highlight=False, soft_wrap=True)
-    if problems and asked.repair:
-        for name in drop(asked.cache, problems):
+    if problems and settings.repair:
+        for name in resolve("logitstore.store.checks.verify:repair")(settings.cache, problems):
             console.print(f"dropped {name}", highlight=False, soft_wrap=True)
         console.print("Give the command that wrote it again, dump or add, to make only that anew.")
     if problems:
         raise typer.Exit(1)
-    opened = logitstore.open(asked.cache)
+    opened = logitstore.open(settings.cache)
     missing = opened.manifest.parts - len(opened.part_numbers)
     console.print(
-        f"{asked.cache}: sound: {len(opened.part_numbers)} parts, {opened.rows:,} rows"
+        f"{settings.cache}: sound: {len(opened.part_numbers)} parts, {opened.rows:,} rows"
         + (f"; {missing} parts are still to be dumped" if missing else "")
         + "".join(f"; {name}: {len(tap.part_numbers)} parts" for name, tap in opened.taps.items()),
         highlight=False,
         soft_wrap=True,
     )
-    if asked.against_teacher is not None:
-        _compare(asked)
+    if settings.against_teacher is not None:
+        _compare(settings)
 
 
 def _compare(settings: VerifySettings) -> None:

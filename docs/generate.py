@@ -47,7 +47,7 @@ def reference() -> str:
         "Errors go to the error stream: one line that says which value is wrong, what was expected and what to do.",
     ]
     for name, command in group.commands.items():
-        blocks += _command(name, command)
+        blocks += _command(name, command.whole)
     return "\n\n".join(blocks) + "\n"
 
 

@@ -8,16 +8,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from logitstore.core.types import Answer, CachedSample
+from logitstore.core.registry import resolve
 from logitstore.errors import LogitstoreError
-from logitstore.store.cache import Cache
-from logitstore.text.sample import Sample
+
+if TYPE_CHECKING:
+    from logitstore.core.types import Answer, CachedSample
+    from logitstore.store.cache import Cache
+    from logitstore.text.sample import Sample
+
 
 __version__ = "0.1.0"
 
 
 __all__ = ["Answer", "Cache", "CachedSample", "LogitstoreError", "Sample", "open"]
+
+
+_LATER = {
+    "Answer": "logitstore.core.types:Answer",
+    "Cache": "logitstore.store.cache:Cache",
+    "CachedSample": "logitstore.core.types:CachedSample",
+    "Sample": "logitstore.text.sample:Sample",
+}
 
 
 def open(path: str | Path) -> Cache:
@@ -27,4 +40,13 @@ def open(path: str | Path) -> Cache:
         NotACache: no cache there, or one of a newer format version.
         CacheDamaged: its manifest does not match its checksum.
     """
-    return Cache(path)
+    opened: Cache = resolve(_LATER["Cache"])(path)
+    return opened
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that a command pays only for what it needs."""
+    if name not in _LATER:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    globals()[name] = value = resolve(_LATER[name])
+    return value

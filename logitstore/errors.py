@@ -1,9 +1,9 @@
-"""Every error a user can cause or meet, in one tree. A message names the value, the expectation and the way out.
+"""All errors that a user can cause or meet, in one tree. A message names the value, the expectation and the way out.
 
 LogitstoreError
 ├── BadInput          a path, option, recipe or data set that cannot be used
-├── ModelError        a teacher, student or tokenizer that cannot be loaded or does not do what is asked
-├── NotACache         a folder that is no logitstore cache, or one of a newer format
+├── ModelError        a teacher, student or tokenizer that cannot be loaded or cannot do the requested work
+├── NotACache         a folder that is not a logitstore cache, or a cache of a newer format
 ├── CacheDamaged      a cache whose files are missing, truncated or changed
 ├── CacheMismatch     a sound cache that does not fit the plan, the teacher or the student it is used with
 └── StorageError      the target cannot be written: disk full, read-only, no permission
@@ -18,7 +18,7 @@ from pathlib import Path
 
 
 class LogitstoreError(Exception):
-    """Base of all errors that are the user's to mend; the command line prints them as one line and exits with 2."""
+    """Base of all errors that the user can correct; the command line prints them as one line and exits with 2."""
 
 
 class BadInput(LogitstoreError):
@@ -26,11 +26,11 @@ class BadInput(LogitstoreError):
 
 
 class ModelError(LogitstoreError):
-    """A teacher, student or tokenizer that cannot be loaded or does not do what is asked."""
+    """A teacher, student or tokenizer that cannot be loaded or cannot do the requested work."""
 
 
 class NotACache(LogitstoreError):
-    """A folder that is no logitstore cache, or one written by a newer format version."""
+    """A folder that is not a logitstore cache, or a cache of a newer format version."""
 
 
 class CacheDamaged(LogitstoreError):
@@ -58,7 +58,7 @@ _STORAGE = {
 
 @contextmanager
 def storage_errors(target: Path, then: str = "run the same command again") -> Iterator[None]:
-    """Retell the operating system's refusals to write below `target` as a StorageError; let other errors pass."""
+    """Turn errors of the operating system about writing below `target` into a StorageError; let other errors pass."""
     try:
         yield
     except OSError as error:
@@ -69,5 +69,5 @@ def storage_errors(target: Path, then: str = "run the same command again") -> It
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error that some library raised, on one line and short enough to stand inside one of ours."""
+    """Return the message of a library's error on one line, short enough to be quoted in an error of logitstore."""
     return " ".join(str(error).split())[:300] or type(error).__name__

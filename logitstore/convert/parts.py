@@ -1,4 +1,4 @@
-"""A cache that is made from caches, without a teacher: what `recode` and `merge` share.
+"""Make a cache from other caches, without a teacher: the code that `recode` and `merge` share.
 
 target -> fit on rows of the sources -> cache.json and shared files -> part by part
 """
@@ -21,7 +21,7 @@ from logitstore.dump.sparsify.reduce import sparsifier_of
 from logitstore.dump.sparsify.sketch import TailPilot
 from logitstore.format.manifest import Manifest
 from logitstore.format.row import RowInfo
-from logitstore.models.head import Head
+from logitstore.models.head import LinearHead
 from logitstore.store import layout
 from logitstore.store.cache import Cache
 from logitstore.store.writer import PartTaken, PartWriter
@@ -39,17 +39,17 @@ def fit_on(
     row: RowInfo,
     pilot_rows: int,
     progress: Progress,
-    head: Head | None = None,
+    head: LinearHead | None = None,
 ) -> Fit:
-    """Fit what the rows share of their tails.
+    """Fit the shared part of the tails, such as a prior or a sketch.
 
     Args:
-        distributions: of the source's rows.
-        source: whose samples are gone through, some of them, spread evenly.
-        row: what a row is to hold.
-        pilot_rows: about so many rows.
+        distributions: gives the distributions of the source's rows.
+        source: the cache to fit on; evenly spread samples of it are used.
+        row: the description of a row of the new cache.
+        pilot_rows: the approximate count of rows to fit on.
         progress: receives the steps.
-        head: of the teacher, for a sketch.
+        head: the head of the teacher; needed for a sketch.
     """
     pilot, sparsifier = TailPilot(row.vocabulary, head), sparsifier_of(row)
     chosen_M = np.array(spread(len(source), source.rows, pilot_rows))
@@ -68,17 +68,17 @@ def fit_on(
 def write_parts(
     out: Path, manifest: Manifest, source: Cache, recoder: Recoder, stage: str, progress: Progress
 ) -> Cache:
-    """Write the parts that are missing, with the numbers and samples of those that the source has.
+    """Write the missing parts, with the same numbers and samples as the parts of the source. Return the new cache.
 
     Raises:
-        CacheMismatch, CacheDamaged: parts that are there belong to another plan or are not whole.
-        StorageError: the disk is full or the folder cannot be written; what is committed stays.
+        CacheMismatch, CacheDamaged: existing parts belong to another plan or are not whole.
+        StorageError: the disk is full or the folder cannot be written; committed parts stay.
     """
     done = set(layout.committed_parts(out))
     rows = {record.part: record.rows for record in source.records if record.part not in done}
     written = 0
 
-    def told(count: int) -> None:
+    def report_rows(count: int) -> None:
         nonlocal written
         written += count
         progress(Step(stage=stage, done=written, total=sum(rows.values()), part=number))
@@ -87,5 +87,5 @@ def write_parts(
         part = source.part(number)
         samples = [part.samples.sample(index) for index in range(len(part.samples))]
         with suppress(PartTaken), PartWriter(out, manifest, number, samples) as writer:
-            recoder.write(part, samples, writer, told)
+            recoder.write(part, samples, writer, report_rows)
     return finished(out)

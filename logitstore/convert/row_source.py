@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from logitstore.core.types import Array, Asked
 from logitstore.errors import CacheMismatch
-from logitstore.models.head import Head
+from logitstore.models.head import LinearHead
 from logitstore.store.cache import Cache
 from logitstore.store.part import Part
 from logitstore.store.samples import stored_samples
@@ -49,7 +49,7 @@ class HiddenStates:
     """
 
     decoder: Decoder
-    head: Head
+    head: LinearHead
 
     @classmethod
     def of(cls, cache: Cache) -> HiddenStates | None:
@@ -60,7 +60,7 @@ class HiddenStates:
         if not isinstance(decoder.tail, LatentTail):
             raise ValueError("hidden states without a head")
         # float32 once, and not in every chunk
-        head = Head(decoder.tail.weight_VR.float(), decoder.tail.base_V, 1.0, decoder.tail.cap)
+        head = replace(decoder.tail.head, weight_VD=decoder.tail.head.weight_VD.float())
         return cls(decoder=decoder, head=head)
 
     def __call__(self, part: Part, batch: RowBatch) -> tuple[Iterator[RowChunk], Fields]:
@@ -68,7 +68,7 @@ class HiddenStates:
         return self._chunks(stored, batch.gold_N), {name: stored[name] for name in ("gold_logprob", "entropy")}
 
     def _chunks(self, stored: Fields, gold_N: Tensor) -> Iterator[RowChunk]:
-        for span in _spans(len(gold_N), len(self.head.base_V)):
+        for span in _spans(len(gold_N), self.head.vocabulary):
             targets = self.decoder(_tensors(stored, span))
             hidden_nD = targets.latent_NR if isinstance(targets, Targets) else None
             if hidden_nD is None:

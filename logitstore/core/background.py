@@ -1,4 +1,4 @@
-"""Work done behind the caller's back: one thread, in order, with a bounded queue and errors that come to light."""
+"""Run work on a second thread: in order, with a bounded queue, and with errors raised on the caller's thread."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 
 class BackgroundThread:
-    """Runs what it is given one after the other on a thread of its own.
+    """Runs pieces of work on a thread of its own, one after the other.
 
-    At most `depth` pieces wait, so a slow disk slows the caller down instead of filling the memory. An error of a piece is
-    raised by the next `submit`, or on leaving the context, which otherwise waits until everything is done.
+    At most `depth` pieces wait in the queue, so a slow disk slows the caller down instead of filling the memory. The next
+    `submit`, or leaving the context, raises the error of a failed piece. Leaving the context waits until all work is done.
     """
 
     def __init__(self, depth: int) -> None:
@@ -22,7 +22,7 @@ class BackgroundThread:
         self._failed: list[BaseException] = []
 
     def submit(self, work: Callable[..., object], *arguments: Any) -> None:
-        """Queue a piece of work, waiting for a place in the queue."""
+        """Wait for a place in the queue, then add a piece of work. Raises the error of an earlier piece that failed."""
         self._places.acquire()
         self._raise()
         self._executor.submit(work, *arguments).add_done_callback(self._done)

@@ -1,4 +1,4 @@
-"""The last things that were made of many, shared by threads."""
+"""A store of the values used last, in memory, shared by threads."""
 
 from __future__ import annotations
 
@@ -15,32 +15,33 @@ V = TypeVar("V")
 
 
 class Memo(Generic[K, V]):
-    """Things by key, the last used ones; each is made by the thread that asks for it first, while others that want it wait."""
+    """The values used last, by key. The thread that needs a value first makes it; other threads that need it wait."""
 
     def __init__(self, most: int) -> None:
-        """
+        """Begin with no values.
+
         Args:
-            most: how many are kept; more only while they are made.
+            most: the largest count of kept values; there may be more while values are being made.
         """
         self._most = most
-        self._found: OrderedDict[K, Future[V]] = OrderedDict()
+        self._values: OrderedDict[K, Future[V]] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, key: K, make: Callable[[], V]) -> V:
-        """What belongs to a key, made where it is not there; an error of `make` is everybody's who waits for it."""
+        """Return the value of a key; make it if it is missing. An error of `make` is raised in all threads that wait for it."""
         with self._lock:
-            future = self._found.get(key)
-            if is_mine := future is None:
-                future = self._found[key] = Future()
-                if len(self._found) > self._most:
-                    self._found.popitem(last=False)
-            self._found.move_to_end(key)
-        if is_mine:
+            future = self._values.get(key)
+            if is_maker := future is None:
+                future = self._values[key] = Future()
+                if len(self._values) > self._most:
+                    self._values.popitem(last=False)
+            self._values.move_to_end(key)
+        if is_maker:
             try:
                 future.set_result(make())
             except BaseException as error:
-                # whoever asks next tries again
+                # the next call with this key tries again
                 with self._lock:
-                    self._found.pop(key, None)
+                    self._values.pop(key, None)
                 future.set_exception(error)
         return future.result()

@@ -8,46 +8,46 @@ from logitstore.core.random import hashed
 from logitstore.core.types import Array
 
 BUCKET_BATCHES = 32
-"""Batches that are sorted by length together: enough for little padding, few enough for a well-mixed epoch."""
+"""Count of batches that are sorted by length together: enough for little padding, few enough for a well-mixed epoch."""
 
 
 FEISTEL_ROUNDS = 6
-"""Four are enough in theory for a good function; halves of a few bits need more to look random."""
+"""Count of rounds. In theory four are enough with a good function; halves of a few bits need more to look random."""
 
 
 def salt_of(seed: int, epoch: int, use: int) -> int:
-    """A salt for one use of the randomness of one epoch."""
+    """Return a salt for one use of random numbers in one epoch."""
     return int(hashed(hashed(np.array([seed]), 0x6C6F676974 + use) ^ np.uint64(epoch), 0x73746F7265)[0])
 
 
 def permuted(places_M: Array, count: int, salt: int) -> Array:
-    """int64[M]: where a permutation of 0 .. count - 1 sends some places; costs the places asked for, not the count.
+    """Return int64[M]: the images of some places under a permutation of 0 .. count - 1. The cost grows with M, not with count.
 
-    A Feistel network (Luby and Rackoff 1988) over the smallest 4**h numbers that hold the count: halves (l, r) become
-    (r, l xor f(r)), which can be undone whatever f is. A result that is too large goes through again until it is not; that
-    too can be undone, so it remains a permutation.
+    The permutation is a Feistel network (Luby and Rackoff 1988) over the smallest range 4**h that holds the count: halves
+    (l, r) become (r, l xor f(r)), which is invertible for every f. A result of `count` or more goes through the network
+    again until it is below `count`. This is invertible too, so the result is a permutation.
     """
     half = max((max(count - 1, 1).bit_length() + 1) // 2, 1)
     low, shift = np.uint64((1 << half) - 1), np.uint64(half)
-    found_M = np.asarray(places_M).astype(np.uint64)
-    again_M = np.ones(len(found_M), np.bool_)
-    while again_M.any():
-        left, right = found_M[again_M] >> shift, found_M[again_M] & low
+    images_M = np.asarray(places_M).astype(np.uint64)
+    is_too_large_M = np.ones(len(images_M), np.bool_)
+    while is_too_large_M.any():
+        left, right = images_M[is_too_large_M] >> shift, images_M[is_too_large_M] & low
         for turn in range(FEISTEL_ROUNDS):
             left, right = right, left ^ (hashed(right, salt + turn) & low)
-        found_M[again_M] = left << shift | right
-        again_M = found_M >= np.uint64(count)
-    return found_M.astype(np.int64)
+        images_M[is_too_large_M] = left << shift | right
+        is_too_large_M = images_M >= np.uint64(count)
+    return images_M.astype(np.int64)
 
 
 def bucketed(samples_M: Array, lengths_M: Array, batch_size: int, salt: int) -> list[Array]:
     """Sort some samples by length, cut them into batches, and shuffle the batches.
 
     Args:
-        samples_M: what is sorted; at most BUCKET_BATCHES batches of them make sense.
-        lengths_M: their lengths.
-        batch_size: samples in a batch; the last cut may hold fewer.
-        salt: of the shuffle.
+        samples_M: the samples to sort; give at most BUCKET_BATCHES batches.
+        lengths_M: lengths of the samples.
+        batch_size: count of samples in a batch; the last batch cut may hold fewer.
+        salt: salt of the shuffle.
     """
     by_length = samples_M[np.argsort(lengths_M, kind="stable")]
     batches = [by_length[first : first + batch_size] for first in range(0, len(by_length), batch_size)]
@@ -56,16 +56,16 @@ def bucketed(samples_M: Array, lengths_M: Array, batch_size: int, salt: int) -> 
 
 
 def in_windows(lengths_M: Array, window: int) -> Array:
-    """int64[M]: the places of some samples, sorted by length within windows of so many."""
+    """Return int64[M]: the places of some samples, sorted by length inside each group of `window` consecutive samples."""
     return np.lexsort((lengths_M, np.arange(len(lengths_M)) // window))
 
 
 def held_out(documents_S: Array, fraction: float) -> Array:
-    """bool[S]: the samples kept for evaluation: those of `fraction` of the documents, at least one document.
+    """Return bool[S]: True for held-out samples, which belong to `fraction` of the documents, at least one document.
 
-    Whole documents are held out, so that no window of one is trained on while another judges; which ones depends on
-    which documents there are and on nothing else, so that every command that sees the same parts agrees. With a single
-    document its windows count as documents.
+    Whole documents are held out, so that a document is never in training and evaluation at once. The choice depends on the
+    numbers of the documents only, so all commands that see the same parts agree. With a single document, each of its
+    windows counts as a document.
     """
     if fraction <= 0:
         return np.zeros(len(documents_S), np.bool_)
@@ -79,6 +79,12 @@ def held_out(documents_S: Array, fraction: float) -> Array:
 
 
 def spread(samples: int, all_rows: int, rows: int) -> list[int]:
-    """Numbers of some of `samples` samples with `all_rows` rows, evenly, with about `rows` rows between them."""
+    """Return the numbers of evenly spread samples that have about `rows` rows in total.
+
+    Args:
+        samples: count of all samples.
+        all_rows: count of rows of all samples.
+        rows: the wanted count of rows.
+    """
     count = min(samples, max(int(rows / (all_rows / samples)), 1))
     return [int(index) for index in np.unique(np.linspace(0, samples - 1, count).round())]

@@ -11,10 +11,10 @@ from typing import Protocol
 
 
 class Stopwatch:
-    """Adds up the seconds of named stages, on whichever threads they run.
+    """Adds up the seconds of named stages, separately for each thread.
 
     Args:
-        settle: called at the end of a stage, to wait for a device that is still at work on it.
+        settle: called at the end of a stage, to wait for a device that still works on it.
     """
 
     def __init__(self, settle: Callable[[], None] | None = None) -> None:
@@ -24,7 +24,7 @@ class Stopwatch:
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        """Times what happens in the context."""
+        """Measure the time of the code in the context."""
         began = time.perf_counter()
         try:
             yield
@@ -38,7 +38,7 @@ class Stopwatch:
 
 
 class _Off(Stopwatch):
-    """Times nothing."""
+    """A stopwatch that measures nothing."""
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
@@ -46,18 +46,18 @@ class _Off(Stopwatch):
 
 
 NO_STOPWATCH: Stopwatch = _Off()
-"""For those who do not ask."""
+"""The stopwatch that measures nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """How far a long piece of work has come.
+    """The progress of a long piece of work.
 
     Attributes:
-        stage: what is being done, such as "tokenise" or "dump".
-        done, total: in the stage's own unit.
-        part: the part being written, where there is one.
-        note: a figure worth watching, such as the loss.
+        stage: name of the stage, such as "tokenise" or "dump".
+        done, total: finished and total work, in the unit of the stage.
+        part: number of the part that is being written, if any.
+        note: a figure to show, such as the loss.
     """
 
     stage: str
@@ -68,10 +68,10 @@ class Step:
 
 
 class Progress(Protocol):
-    """Receives the steps of long work; must be cheap, and may be called from any thread."""
+    """A function that receives the steps of long work. It must be cheap, and any thread may call it."""
 
     def __call__(self, step: Step) -> None: ...
 
 
 def no_progress(step: Step) -> None:
-    """The progress of those who do not look."""
+    """Ignore the step; the default for callers that do not show progress."""

@@ -8,28 +8,28 @@ from numpy.random import Generator, Philox
 from logitstore.core.types import Array
 
 DRAWS, FIDELITY = 0, 1
-"""What the numbers are for: each use has a stream of its own."""
+"""The uses of the random numbers. Each use has a stream of its own."""
 
 
 def uniform(key: str, rows: int, width: int, stream: int) -> Array:
-    """float64[N, width] in [0, 1).
+    """Return random numbers in [0, 1), float64[N, width].
 
     Args:
-        key: of the sample, 32 hex digits: the key of the generator.
-        rows: of the sample.
-        width: numbers of a row.
+        key: the key of the sample, 32 hex digits; it is also the key of the generator.
+        rows: count of rows N of the sample.
+        width: count of numbers for each row.
         stream: DRAWS or FIDELITY.
     """
     return generator(int(key, 16), stream).random((rows, width))
 
 
 def generator(key: int, stream: int) -> Generator:
-    """The Philox generator (Salmon et al. 2011) with a key of up to 128 bits; each stream, below 2**64, is its own."""
+    """Return a Philox generator (Salmon et al. 2011). The key has up to 128 bits; streams below 2**64 are independent."""
     return Generator(Philox(key=key, counter=np.array([0, 0, 0, stream], np.uint64)))
 
 
 def hashed(numbers_N: Array, salt: int) -> Array:
-    """uint64[N]: the SplitMix64 finaliser (Steele et al. 2014) of each number and a salt."""
+    """Return uint64[N]: the SplitMix64 finaliser (Steele et al. 2014) of each number and a salt."""
     with np.errstate(over="ignore"):
         x = numbers_N.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(salt % (1 << 64))
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -16,7 +16,7 @@ def _inside(path: str) -> str:
 
 
 RelativePath = Annotated[str, AfterValidator(_inside)]
-"""A path with forward slashes that stays below the folder it is relative to."""
+"""A relative path with forward slashes that stays inside its folder."""
 
 
 class NotKnownHere(ValueError):
@@ -24,6 +24,6 @@ class NotKnownHere(ValueError):
 
 
 class Record(BaseModel):
-    """Frozen, and closed to unknown names."""
+    """A frozen record that refuses unknown names."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

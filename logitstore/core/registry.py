@@ -1,4 +1,4 @@
-"""Visible tables of names: a name in, the thing it stands for out, imported only when asked for."""
+"""Visible tables of names. A table returns the object with a name, and imports it only then."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from logitstore.errors import BadInput
 
 
 def suggest(name: str, known: list[str]) -> str:
-    """A closing sentence for an error about an unknown name: the nearest known one, then all of them."""
+    """Return the last sentence of an error about an unknown name: the nearest known name, then all known names."""
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"Did you mean '{near[0]}'? " if near else ""
     return f"{hint}Known: {', '.join(sorted(known))}."
 
 
 def resolve(target: str) -> Any:
-    """The object behind `package.module:attribute`; the late import keeps torch out of the commands without it."""
+    """Import and return the object `package.module:attribute`. The late import keeps torch out of commands without it."""
     module, _, attribute = target.partition(":")
     return getattr(importlib.import_module(module), attribute)
 
 
 class Table(Mapping[str, Any]):
-    """A mapping from names to objects, written down as `package.module:attribute`.
+    """A mapping from names to objects, which are given as `package.module:attribute`.
 
     Args:
         noun: what an entry is called in error messages, such as "transform".
@@ -36,7 +36,7 @@ class Table(Mapping[str, Any]):
         self._entries = entries
 
     def __getitem__(self, name: str) -> Any:
-        """Raises BadInput with the nearest known name when `name` is unknown."""
+        """Return the object named `name`. Raises BadInput, with the nearest known name, if the name is unknown."""
         if name not in self._entries:
             raise BadInput(f"no {self.noun} named '{name}'. {suggest(name, list(self._entries))}")
         return resolve(self._entries[name])

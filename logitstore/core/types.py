@@ -1,4 +1,4 @@
-"""The nouns that travel between the layers: plain frozen values over NumPy arrays.
+"""The types that pass between the layers: plain frozen values with NumPy arrays.
 
 Axes: N rows, K kept entries, T tokens of one sample.
 """
@@ -15,7 +15,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRef:
-    """Where a model is: a local folder or hub name, and the GGUF file in it if there is one.
+    """The place of a model: a local folder or hub name, and the name of a GGUF file in it, if any.
 
     `folder::file.gguf` names a GGUF file in a folder (or hub repository).
     """
@@ -33,7 +33,7 @@ class ModelRef:
 
     @property
     def pretrained(self) -> dict[str, str]:
-        """Keyword arguments for transformers' `from_pretrained`."""
+        """Keyword arguments for `from_pretrained` of transformers."""
         return {"gguf_file": self.gguf} if self.gguf else {}
 
 
@@ -63,9 +63,9 @@ class Asked(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What the teacher said about some rows: named arrays with N as first axis.
+    """The teacher's answer about some rows: named arrays with N as first axis.
 
-    Of a cache of top-k: `ids` [N, K], `logprobs` [N, K] (as stored, not normalised; -inf in an empty slot),
+    A cache of top-k has `ids` [N, K], `logprobs` [N, K] (as stored, not normalised; -inf in an empty slot),
     `tail_logmass` [N], `gold_logprob` [N], `entropy` [N]; nats at temperature 1. docs/format.md names all of them.
     """
 
@@ -77,7 +77,7 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class CachedSample:
-    """A sample and what the teacher said about its rows; the arrays are views of the mapped files."""
+    """A sample with the teacher's answer about its rows; the arrays are views of the mapped files."""
 
     sample: Any
     answer: Answer

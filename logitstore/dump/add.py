@@ -1,4 +1,4 @@
-"""`add`: features of the teacher for the rows of a cache that is there already, or more views of its images.
+"""`add`: write features of the teacher, or more views of the images, for a cache that exists already.
 
 cache -> its teacher -> taps (tap.json, shared/) -> part by part: samples of the cache -> teacher -> codec -> staged part
 
@@ -33,10 +33,10 @@ def add(settings: AddSettings, progress: Progress = no_progress) -> Cache:
 
     Raises:
         NotACache, CacheDamaged: the cache cannot be read.
-        BadInput: nothing asked for, layers that the teacher does not have, parts that are not there.
-        ModelError: the teacher cannot be loaded, or does not have the features asked for.
-        CacheMismatch: another teacher, or a tap that is stored in another way.
-        StorageError: the disk is full or the folder cannot be written; what is committed stays.
+        BadInput: the plan names no features or views, layers that the teacher does not have, or parts that do not exist.
+        ModelError: the teacher cannot be loaded, or does not have the requested features.
+        CacheMismatch: the teacher is another one, or an existing tap is stored in another way.
+        StorageError: the disk is full or the folder cannot be written; committed parts stay.
     """
     cache = Cache(settings.cache)
     cache.check_sizes()

@@ -21,12 +21,12 @@ from logitstore.targets.rows import RowBatch, RowChunk
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherBatch(RowBatch):
-    """Some samples as the teacher takes them, and where their rows are.
+    """Some samples as inputs of the teacher, with the places of their rows.
 
     Attributes:
-        inputs: of the teacher, by name: of texts `input_ids` and `attention_mask`, int64[B, T], padded on the right; of
-            images `pixel_values`, float32[B, 3, H, W].
-        rows_N: int64, the rows' places in the flattened [B * T], sample after sample; T is 1 for images.
+        inputs: inputs of the teacher, by name. Texts: `input_ids` and `attention_mask`, int64[B, T], padded on the right.
+            Images: `pixel_values`, float32[B, 3, H, W].
+        rows_N: int64, places of the rows in the flattened [B * T], sample after sample; T is 1 for images.
     """
 
     inputs: dict[str, Tensor]
@@ -34,11 +34,11 @@ class TeacherBatch(RowBatch):
 
 
 Batches = Callable[[list[Any]], Iterable[TeacherBatch]]
-"""How samples become batches."""
+"""A function that makes batches of samples."""
 
 
 def ask(teacher: Teacher, batch: TeacherBatch, hidden: bool, watch: Stopwatch = NO_STOPWATCH) -> Iterator[RowChunk]:
-    """Run the teacher; give what it said about the rows, a few at a time."""
+    """Run the teacher on a batch; yield its answers about the rows, a few rows at a time."""
     hidden_RD = None
     with watch("forward"):
         if hidden:
@@ -58,15 +58,21 @@ def ask(teacher: Teacher, batch: TeacherBatch, hidden: bool, watch: Stopwatch = 
 
 
 Encode = Callable[[Tensor], dict[str, Tensor]]
-"""What is kept of float32[N, D], the rows of a feature, made where the teacher runs."""
+"""A function that reduces the rows of a feature, float32[N, D], to the stored fields, on the teacher's device."""
 
 
 FINITE = "finite"
-"""What is given beside the rows of a feature: bool[N], whether a row is finite."""
+"""Name of an extra field of a feature, bool[N]: True if the row is finite."""
 
 
 def rows_of(seen: Mapping[str, Tensor], taps: Mapping[str, Encode], batch: TeacherBatch) -> dict[str, Tensor]:
-    """What is kept of the rows of a batch, as `<tap>/<field>`, from features [B, T, D]."""
+    """Return the stored fields of the rows of a batch, named `<tap>/<field>`.
+
+    Args:
+        seen: features [B, T, D] by name.
+        taps: functions that reduce the rows of each feature, by name.
+        batch: gives the places of the rows.
+    """
     kept: dict[str, Tensor] = {}
     for name, encode in taps.items():
         values_ND = seen[name].flatten(0, 1)[batch.rows_N.to(seen[name].device)].float()
@@ -76,11 +82,11 @@ def rows_of(seen: Mapping[str, Tensor], taps: Mapping[str, Encode], batch: Teach
 
 
 Reduce = Callable[[TeacherBatch, RowChunk], dict[str, Tensor]]
-"""What is kept of a few rows."""
+"""A function that reduces a few rows to their targets."""
 
 
 Answers = Iterator[tuple[TeacherBatch, Callable[[], dict[str, Array]]]]
-"""Batches, each with a function that waits for what was made of it."""
+"""Pairs of a batch and a function that waits for the batch's arrays and returns them."""
 
 
 def ask_rows(
@@ -94,14 +100,16 @@ def ask_rows(
     """Ask the teacher about samples, batch by batch.
 
     Args:
+        teacher: the teacher to ask.
         reduce: makes the targets.
-        batches: of samples.
-        hidden: whether `reduce` needs the final hidden states.
-        taps: features that are given beside the targets, by name, and what is kept of them.
+        batches: batches of samples.
+        hidden: True if `reduce` needs the final hidden states.
+        watch: measures the time of each stage.
+        taps: functions that reduce the features stored next to the targets, by name.
 
     Yields:
-        the batch, and a function that waits for its targets and gives them as arrays on the host; call it elsewhere, so
-        that the teacher goes on meanwhile.
+        the batch, and a function that waits for its targets and returns them as arrays on the host. Call it on another
+        thread, so that the teacher continues at the same time.
     """
     for batch in batches:
         with teacher.recording(list(taps or {})) as seen:
@@ -116,7 +124,7 @@ def ask_rows(
 def ask_features(
     teacher: Teacher, batches: Iterable[TeacherBatch], taps: Mapping[str, Encode], watch: Stopwatch = NO_STOPWATCH
 ) -> Answers:
-    """Features alone, in the same batches as `score`; no logits but the last position's."""
+    """Yield reduced features only, in the same form as `score`. A language model computes logits of the last position only."""
     for batch in batches:
         with watch("forward"):
             seen = teacher.features(batch.inputs, list(taps))
@@ -126,7 +134,7 @@ def ask_features(
 
 
 def _to_host(targets: dict[str, Tensor]) -> Callable[[], dict[str, Array]]:
-    """Start copying to the host; the function returned waits for the copy."""
+    """Start the copy to the host; return a function that waits for it and returns the arrays."""
     if next(iter(targets.values())).device.type != "cuda":
         return lambda: {name: value.cpu().numpy() for name, value in targets.items()}
     copies = {

@@ -1,4 +1,4 @@
-"""`verify --against-teacher`: ask the teacher again about a random share of the samples, and compare with what is stored."""
+"""`verify --against-teacher`: ask the teacher again about a random share of the samples, and compare the answers."""
 
 from __future__ import annotations
 
@@ -23,18 +23,20 @@ from logitstore.store.cache import Cache
 from logitstore.targets.rows import RowChunk
 
 HALF_STEP = 2.0**-11
-"""Relative half step of float16: what storing a logprob may change."""
+"""Relative half step of float16: the largest relative change from storing a logprob in float16."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """Largest differences found, in nats.
+    """The result of an audit: the largest differences, in nats.
 
     Attributes:
-        rows: rows asked about again.
-        stored: stored logprobs (listed, gold, tail) against the teacher's now, beyond what rounding to float16 explains.
-        spread: the teacher's own logprobs of the same tokens, batched as in the dump against one sample at a time.
-        same_weights: whether the teacher's weights are those the manifest names.
+        rows: count of rows that the teacher was asked about again.
+        stored: difference between the stored logprobs (listed, gold, tail) and the teacher's logprobs now, beyond what rounding
+            to float16 explains.
+        spread: difference between the teacher's own logprobs of the same tokens in batches as in the dump, and one sample at
+            a time.
+        same_weights: True if the teacher's weights are the ones that the manifest names.
     """
 
     rows: int
@@ -44,7 +46,7 @@ class Audit:
 
     @property
     def tolerance(self) -> float:
-        """What `stored` may reach: three times the teacher's own spread, and at least a thousandth of a nat."""
+        """The largest `stored` that passes: three times the teacher's own spread, but at least 0.001 nats."""
         return max(3 * self.spread, 1e-3)
 
     @property
@@ -79,14 +81,14 @@ def audit(
     loaded, batches = prepared.load(), prepared.batches
     count = max(round(share * len(cache)), 1)
     chosen = np.sort(np.argsort(hashed(np.arange(len(cache)), salt_of(seed, 0, 7)), kind="stable")[:count])
-    found = [cache[int(index)] for index in chosen]
-    samples = [each.sample for each in found]
-    together = _logprobs(loaded, cache, batches(samples), found)
+    cached = [cache[int(index)] for index in chosen]
+    samples = [each.sample for each in cached]
+    together = _logprobs(loaded, cache, batches(samples), cached)
     alone = []
-    for done, each in enumerate(found, 1):
+    for done, each in enumerate(cached, 1):
         alone += _logprobs(loaded, cache, batches([each.sample]), [each])
-        progress(Step(stage="ask again", done=done, total=len(found)))
-    stored = [_stored(each.answer.fields) for each in found]
+        progress(Step(stage="ask again", done=done, total=len(cached)))
+    stored = [_stored(each.answer.fields) for each in cached]
     codec = RowCodec(row=cache.manifest.row)
     return Audit(
         rows=sum(sample.rows for sample in samples),
@@ -97,7 +99,7 @@ def audit(
 
 
 def _stored(fields: dict[str, Array]) -> Array:
-    """float64[N, K + 2]: logprobs of the listed tokens, if there are any, of the gold token, and of the tail, if it is stored.
+    """Return the stored logprobs as float64[N, K + 2]: the gold token, the tail if it is stored, the listed tokens if any.
 
     Empty slots are NaN.
     """
@@ -113,13 +115,13 @@ def _logprobs(
     teacher: Teacher,
     cache: Cache,
     batches: Iterable[TeacherBatch],
-    found: list[CachedSample],
+    cached: list[CachedSample],
 ) -> list[Array]:
-    """The same columns as `_stored`, from the teacher now."""
+    """Ask the teacher again; return the same columns as `_stored`, one array a sample."""
     vocabulary = cache.manifest.teacher.vocabulary
-    out: list[Array] = [np.zeros(0)] * len(found)
+    out: list[Array] = [np.zeros(0)] * len(cached)
     for batch in batches:
-        fields = [found[index].answer.fields for index in batch.indices]
+        fields = [cached[index].answer.fields for index in batch.indices]
         columns = [
             _columns(
                 chunk,
@@ -135,7 +137,7 @@ def _logprobs(
 
 
 def _columns(chunk: RowChunk, stored: dict[str, Array], vocabulary: int) -> Tensor:
-    """The same columns as `_stored`, of a few rows."""
+    """Return the same columns as `_stored` for the rows of one chunk."""
     logprobs_nV = torch.log_softmax(chunk.logits_nV[:, :vocabulary].float(), -1)
     columns = [logprobs_nV.gather(1, chunk.gold_n.clamp(min=0)[:, None])]
     if "ids" in stored:
@@ -151,12 +153,12 @@ def _columns(chunk: RowChunk, stored: dict[str, Array], vocabulary: int) -> Tens
 
 
 def _beyond_rounding(stored: Array, now: Array, codec: RowCodec) -> float:
-    """The largest difference, less what the codec may have changed."""
+    """Return the largest difference that the rounding of the codec does not explain."""
     allowed = codec.logprob_error(now)
     allowed[:, 0] = np.abs(now[:, 0]) * HALF_STEP
     if "tail_logmass" in codec.fields:
         allowed[:, 1] = codec.tail_error()
-        # a smaller mass than the codec can say is stored as the smallest
+        # a mass below the smallest that the codec can hold is stored as that smallest mass
         now = now.copy()
         now[:, 1] = np.where(np.isneginf(now[:, 1]), now[:, 1], np.maximum(now[:, 1], codec.lowest_tail))
     is_empty = np.isnan(stored)
@@ -166,11 +168,11 @@ def _beyond_rounding(stored: Array, now: Array, codec: RowCodec) -> float:
 
 
 def _apart(a: Array, b: Array) -> Array:
-    """Distances; two impossible tokens do not differ."""
+    """Return the absolute differences; two impossible tokens (both -inf) have difference 0."""
     with np.errstate(invalid="ignore"):
         return np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
 
 
 def _largest(differences: Array) -> float:
-    """NaN, which comes from one side being impossible and the other not, counts as infinite."""
+    """Return the largest difference. NaN counts as infinite: it means that one side is impossible and the other is not."""
     return float(np.where(np.isnan(differences), np.inf, differences).max(initial=0.0))

@@ -85,7 +85,7 @@ def refuse_other_plan(out: Path, there: Manifest, wanted: Manifest, but: set[str
     """Compare two plans, except for what the pilot gave (each machine's may differ in the last bits) and `but`.
 
     Raises:
-        CacheMismatch: they differ.
+        CacheMismatch: the two plans differ.
     """
     old, new = there.identity_fields(), wanted.identity_fields()
     for fields in (old, new):
@@ -178,7 +178,7 @@ def _with_shared(
 ) -> tuple[Manifest, dict[str, bytes]]:
     """Return the manifest with its shared files, the tail's among them, and their contents by their paths.
 
-    Names carry the contents' hash, so writers never collide.
+    The file of the tail is added to `contents`. Its name contains a hash of its contents, so writers never collide.
     """
     tail = wanted.tail.model_copy(update={"file": None, "pilot_rows": pilot_rows})
     if tail_tensors:

@@ -1,4 +1,4 @@
-"""Loading a data set from a file, a glob, a folder or the hub; `datasets` does the reading."""
+"""Load a data set from a file, a glob, a folder or the hub; the library `datasets` reads it."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ BUILDERS = {
 
 
 def load(source: str, split: str) -> datasets.Dataset:
-    """The rows of a split of a data set; may have none.
+    """Return the rows of a split of a data set; there may be none.
 
     Args:
         source: a file, a glob, a folder, or the name of a hub data set (`name` or `name:config`).
-        split: its name; files without one are `train`.
+        split: name of the split; files without splits are `train`.
 
     Raises:
-        BadInput: no such file, data set or split; files of different or unknown kinds; files that cannot be read.
+        BadInput: the file, data set or split does not exist; the files are of different or unknown kinds, or cannot be read.
     """
     datasets.disable_progress_bars()
     name, options = _builder(source)
@@ -45,12 +45,12 @@ def load(source: str, split: str) -> datasets.Dataset:
 
 
 def is_saved(folder: Path) -> bool:
-    """Whether `save_to_disk` wrote the folder."""
+    """Return True if `save_to_disk` wrote the folder."""
     return (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
 
 
 def files_of(source: str) -> list[Path]:
-    """The files that a path or glob names, sorted; none where there are none."""
+    """Return the files that a path or glob names, sorted; an empty list if there are none."""
     path = Path(source).expanduser()
     if path.is_file():
         return [path]
@@ -59,12 +59,12 @@ def files_of(source: str) -> list[Path]:
 
 
 def load_saved(source: str, split: str) -> datasets.Dataset:
-    """The rows of a split of a folder that `save_to_disk` wrote, where they lie.
+    """Return the rows of a split in a folder that `save_to_disk` wrote, without copying them.
 
-    `datasets` keeps what `map` makes of them in that folder too.
+    `datasets` stores the results of `map` in the same folder.
 
     Raises:
-        BadInput: no such split; files that cannot be read.
+        BadInput: there is no such split, or files cannot be read.
     """
     try:
         saved = datasets.load_from_disk(str(Path(source).expanduser()))
@@ -77,7 +77,11 @@ def load_saved(source: str, split: str) -> datasets.Dataset:
 
 
 def _builder(source: str) -> tuple[str, dict[str, object]]:
-    """The name and options for `load_dataset`."""
+    """Return the builder name and the options for `load_dataset`.
+
+    Raises:
+        BadInput: there are no such files, or they are empty, of different kinds, or of an unknown kind.
+    """
     path = Path(source).expanduser()
     if path.is_dir():
         return str(path), {}
@@ -105,5 +109,5 @@ def _builder(source: str) -> tuple[str, dict[str, object]]:
 
 
 def _unreadable(source: str, error: Exception) -> BadInput:
-    # each builder fails in its own way, down to StopIteration; the reason is kept, the traceback chained by the caller
+    # builders raise many kinds of errors, even StopIteration; the message keeps the reason, the caller chains the traceback
     return BadInput(f"--data {source}: cannot be read as a data set: {one_line(error.__cause__ or error)}")

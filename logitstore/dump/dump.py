@@ -32,16 +32,16 @@ def dump(settings: DumpSettings, progress: Progress = no_progress, watch: Stopwa
     """Write the cache that `settings` describe, or what is missing of it.
 
     Args:
-        settings: what to do.
+        settings: the options of the command.
         progress: receives the steps.
-        watch: times the stages of the parts.
+        watch: measures the time of each stage.
 
     Raises:
         BadInput: data or options that cannot be used.
         ModelError: a teacher that cannot be loaded or gives NaN, or does not have the features asked for.
         CacheMismatch: `settings.out` is a cache of another plan, or of images that have changed, or a tap in it is stored in
             another way.
-        StorageError: the disk is full or the folder cannot be written; what is committed stays.
+        StorageError: the disk is full or the folder cannot be written; committed parts stay.
     """
     with target_folder(settings.out, resume=settings.resume):
         prepared = prepare(settings, progress)

@@ -21,7 +21,7 @@ from logitstore.errors import ModelError
 from logitstore.format.manifest import Manifest
 from logitstore.format.row import RowInfo
 from logitstore.format.tap import directions_of
-from logitstore.models.head import Head
+from logitstore.models.head import LinearHead
 from logitstore.models.moments import Moments
 from logitstore.targets.rows import RowChunk
 
@@ -29,13 +29,13 @@ from logitstore.targets.rows import RowChunk
 def fit_tail(
     manifest: Manifest, samples: list[Any], batches: Batches, teacher: Teacher, progress: Progress
 ) -> dict[str, Tensor]:
-    """The tensors of the shared file of the tail (docs/format.md); none for a tail that shares nothing.
+    """Fit the tail; return the tensors of its shared file (docs/format.md), none for a tail that shares nothing.
 
     Args:
-        manifest: of the cache to be.
-        samples: the pilot's.
-        batches: makes batches of them.
-        teacher: is asked about them.
+        manifest: manifest of the new cache.
+        samples: samples of the pilot.
+        batches: makes batches of the samples.
+        teacher: answers about the samples.
         progress: receives the steps.
 
     Raises:
@@ -62,7 +62,7 @@ def fit_tail(
 def _pilot_chunks(
     manifest: Manifest, samples: list[Any], batches: Batches, teacher: Teacher, progress: Progress
 ) -> Iterator[RowChunk]:
-    """What the teacher says about the pilot samples."""
+    """Yield the teacher's answers about the pilot samples."""
     rows = 0
     for batch in batches(samples):
         for chunk in ask(teacher, batch, manifest.tail.needs_hidden):
@@ -71,8 +71,8 @@ def _pilot_chunks(
         progress(Step(stage="pilot", done=rows, total=manifest.tail.pilot_rows))
 
 
-def _matching(manifest: Manifest, teacher: Teacher, head: Head, chunk: RowChunk) -> Head:
-    """The teacher's head, compared with its own logits of a few rows."""
+def _matching(manifest: Manifest, teacher: Teacher, head: LinearHead, chunk: RowChunk) -> LinearHead:
+    """Return the teacher's head after comparing it with the teacher's own logits of a few rows. Raises ModelError."""
     if chunk.hidden_nD is None:
         raise ValueError("this tail needs the teacher's hidden states")
     head = head.matching(teacher.name, chunk.hidden_nD, chunk.logits_nV)
@@ -85,27 +85,24 @@ def _matching(manifest: Manifest, teacher: Teacher, head: Head, chunk: RowChunk)
 
 
 def listed_by(sparsifier: Any, chunk: RowChunk, vocabulary: int) -> Tensor:
-    """int64[N, K]: what a sparsifier lists of some rows; empty slots are the vocabulary."""
+    """Return int64[N, K]: the ids that a sparsifier lists for some rows; an empty slot holds the vocabulary size."""
     kept = sparsifier(chunk.logits_nV, chunk.gold_n.clamp(min=0))
     listed_nK: Tensor = kept["ids"].masked_fill(torch.isneginf(kept["logprobs"]), vocabulary)
     return listed_nK
 
 
 def fitted(pilot: TailPilot, row: RowInfo) -> dict[str, Tensor]:
-    """The tensors of a sketch or a prior."""
+    """Return the tensors of the sketch or the prior that was fitted on the pilot."""
     return pilot.sketch(row.tail.bytes or 0) if row.tail.shape == "sketch" else {"prior": pilot.prior()}
 
 
-def head_tensors(head: Head, hidden_ND: Tensor) -> dict[str, Tensor]:
-    """The tensors of a tail that decodes hidden states: the head, and the statistics of the channels."""
-    weight_VD = head.weight_VD
-    if head.multiplier != 1:
-        weight_VD = weight_VD.float() * head.multiplier
+def head_tensors(head: LinearHead, hidden_ND: Tensor) -> dict[str, Tensor]:
+    """Return the tensors of a tail that decodes hidden states: the head, and the statistics of the channels."""
     deviation_D = hidden_ND.std(0, correction=0)
     return {
-        "weight": weight_VD.cpu().contiguous(),
-        "base": head.base_V.float().cpu().contiguous(),
-        "bias": torch.zeros(len(head.base_V)),
+        "weight": head.scaled_weight_VD.cpu().contiguous(),
+        "base": head.base_V.cpu().contiguous(),
+        "bias": torch.zeros(head.vocabulary),
         "cap": torch.tensor([head.cap]),
         "mean": hidden_ND.mean(0),
         "std": floored(deviation_D),
@@ -113,20 +110,20 @@ def head_tensors(head: Head, hidden_ND: Tensor) -> dict[str, Tensor]:
 
 
 def floored(deviation_D: Tensor) -> Tensor:
-    """Deviations of channels, none much below the others.
+    """Return the standard deviations of channels with a lower bound: 1% of their root mean square.
 
-    A channel that hardly moves in the pilot may move later, and one scale serves the whole row.
+    A channel that hardly varies in the pilot may vary later, and one scale serves the whole row.
     """
     return deviation_D.clamp(min=max(0.01 * float(deviation_D.square().mean().sqrt()), 1e-6))
 
 
 def moments_for(codec: str, width: int) -> Moments:
-    """The sums over a pilot's rows that a codec needs."""
+    """Return empty sums of the kind that a codec needs; the rows of the pilot are added to them."""
     return Moments(width, has_products=directions_of(codec) > 0)
 
 
 def shared_of(codec: str, moments: Moments) -> dict[str, Tensor]:
-    """The arrays of the tap's shared file (docs/format.md, "taps/")."""
+    """Return the arrays of the tap's shared file (docs/format.md, "taps/")."""
     mean_D = moments.mean_D.float()
     if count := directions_of(codec):
         directions_RD, _ = moments.directions(count)

@@ -226,7 +226,7 @@ class AnswerOut:
         check: FidelityCheck,
         watch: Stopwatch,
     ) -> None:
-        """Raises PartTaken, StorageError: see `PartWriter`."""
+        """Stage the part. Raises PartTaken, StorageError: see `PartWriter`."""
         self._writer = PartWriter(root, manifest, part, samples)
         self._codec, self._check, self._watch = codec, check, watch
 

@@ -22,8 +22,16 @@ PILOT_NAME = "pilot.json"
 
 
 class PilotRecord(Record):
-    """What `plan` fitted and measured, beside the cache to be: whose answers, on which data, how many rows, a file a tail, and
-    for every kind of row tried its KL at temperatures 1 and 2 (nats)."""
+    """The record of the fits and measurements of `plan`, stored in the folder of the future cache.
+
+    Attributes:
+        name: name of the teacher.
+        teacher: fingerprint of the teacher's weights.
+        data: fingerprint of the data.
+        rows: count of rows that the tails were fitted on.
+        files: path of the shared file of each fitted tail.
+        kl: KL at temperatures 1 and 2, in nats, of each kind of row that was tried.
+    """
 
     format: Literal["logitstore"] = "logitstore"
     version: Literal[1] = 1
@@ -36,7 +44,7 @@ class PilotRecord(Record):
 
 
 def _tail_of(row: RowInfo) -> str:
-    """What a fit depends on, besides teacher and data."""
+    """Return the key of a fitted tail: everything that the fit depends on, besides teacher and data."""
     tail = row.tail.model_copy(update={"file": None, "pilot_rows": 0})
     return f"{row.sparsifier.model_dump_json()} {tail.model_dump_json()}"
 
@@ -47,7 +55,7 @@ def keep_pilot(
     fits: list[tuple[RowInfo, dict[str, Tensor]]],
     kl: list[tuple[RowInfo, float, float]],
 ) -> None:
-    """Write what was fitted and measured into the folder of the cache to be."""
+    """Write the fitted tails and the measured KL into the folder of the future cache."""
     files = {}
     for row, shared in fits:
         if not shared:
@@ -63,7 +71,7 @@ def keep_pilot(
 
 
 def _row_key(row: RowInfo) -> str:
-    """What an error depends on, besides teacher and data."""
+    """Return the key of a measured KL: everything that it depends on, besides teacher and data."""
     codec = row.codec.model_copy(update={"layout": "mapped"})
     return f"{_tail_of(row)} {codec.model_dump_json()}"
 
@@ -88,7 +96,11 @@ def expected_error(out: Path, manifest: Manifest) -> str | None:
 
 
 def kept_pilot(out: Path, manifest: Manifest) -> tuple[dict[str, Tensor], int] | None:
-    """What `plan` fitted for this teacher, this data and this tail, and on how many rows; None where it did not."""
+    """Return the tail that `plan` fitted for this teacher and data, and the count of rows it used; None without such a fit.
+
+    Raises:
+        CacheDamaged: the file of the fit cannot be read, or its contents have changed.
+    """
     path = out / layout.PILOT / PILOT_NAME
     if not path.is_file():
         return None
@@ -99,7 +111,9 @@ def kept_pilot(out: Path, manifest: Manifest) -> tuple[dict[str, Tensor], int] |
     try:
         content = layout.inside(out, name).read_bytes()
         if xxhash.xxh3_64_hexdigest(content) not in name:
-            raise CacheDamaged(f"{out / name}: its contents are not those its name says. Remove {path.parent}.")
+            raise CacheDamaged(
+                f"{out / name}: its contents do not match the checksum in its name. Remove {path.parent}."
+            )
         return safetensors.torch.load(content), record.rows
     except (OSError, safetensors.SafetensorError) as error:
         raise CacheDamaged(f"{out / name}: cannot be read: {one_line(error)}. Remove {path.parent}.") from error

@@ -1,8 +1,8 @@
-"""`plan`: ask the teacher about a few samples, and say what each way to keep a row would cost and lose. Reads top to bottom.
+"""`plan`: ask the teacher about a few samples; report the cost and the error of each preset. Read from top to bottom.
 
 data -> draft -> teacher on a pilot (fits every tail at once) -> teacher on other samples (judges every candidate) -> figures
 
-What the pilot fits is kept beside the cache to be, and the dump uses it.
+The fitted tails are stored in the folder of the future cache, and the dump uses them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from logitstore.errors import BadInput, ModelError, storage_errors
 from logitstore.format.part_record import Fidelity, fidelity_of
 from logitstore.format.presets import row_of
 from logitstore.format.row import RowInfo
-from logitstore.models.head import Head
+from logitstore.models.head import LinearHead
 from logitstore.settings.dump import DumpSettings, PilotSettings, TeacherSettings
 from logitstore.targets.decoder import Decoder
 from logitstore.targets.rows import RowChunk
@@ -46,23 +46,23 @@ CANDIDATES: dict[str, tuple[str, dict[str, Any]]] = {
     "topk, k = 64": ("topk", {"k": 64}),
     "sampled": ("sampled", {}),
 }
-"""What is tried, by name."""
+"""The candidates that are tried, by name: a preset and its options."""
 
 
 JUDGED_SHARE = 5
-"""One in so many pilot samples judges, the others fit."""
+"""One in this many pilot samples judges the candidates; the tails are fitted on the others."""
 
 
 FITTED_ROWS, JUDGED_ROWS = 12288, 2000
 
 
 GOOD_ENOUGH = 0.25
-"""Nats of KL, at temperatures 1 and 2, up to which the smallest candidate is recommended."""
+"""The smallest candidate with at most this KL (nats) at temperatures 1 and 2 is recommended."""
 
 
 @dataclass
 class Candidate:
-    """One way to keep a row, while it is tried."""
+    """One way to keep a row, with its state during the trial."""
 
     preset: str
     row: RowInfo
@@ -73,11 +73,11 @@ class Candidate:
 
 
 def plan(settings: PilotSettings, progress: Progress = no_progress) -> dict[str, Any]:
-    """Figures of every candidate, as plain JSON, with the one that is recommended.
+    """Return the figures of every candidate and the name of the recommended one, as plain JSON.
 
     Raises:
-        BadInput: data or options that cannot be used.
-        ModelError: a teacher that cannot be loaded or gives NaN.
+        BadInput: the data or options cannot be used.
+        ModelError: the teacher cannot be loaded, or gives NaN.
     """
     if (why := dump_task(settings.task).no_plan) is not None:
         raise BadInput(f"plan --task {settings.task}: {why}.")
@@ -88,7 +88,9 @@ def plan(settings: PilotSettings, progress: Progress = no_progress) -> dict[str,
     progress(Step(stage="load the teacher", done=0, total=1))
     teacher = prepared.load()
     chosen = [int(place) for place in np.linspace(0, len(samples) - 1, min(settings.pilot_samples, len(samples)))]
-    order = np.random.default_rng(0).permutation(len(chosen))  # whatever the time allows is spread over the data
+    order = np.random.default_rng(0).permutation(
+        len(chosen)
+    )  # with any time limit, the samples are spread over the data
     judging = [samples[chosen[place]] for place in order[::JUDGED_SHARE]]
     fitting = [samples[chosen[place]] for place in order if place not in set(order[::JUDGED_SHARE])] or judging
     candidates = _candidates(manifest.teacher.vocabulary, manifest.teacher.width)
@@ -114,13 +116,13 @@ def plan(settings: PilotSettings, progress: Progress = no_progress) -> dict[str,
 
 
 def _candidates(vocabulary: int, width: int | None) -> dict[str, Candidate]:
-    found = {}
+    candidates = {}
     for name, (preset, settings) in CANDIDATES.items():
         try:
-            found[name] = Candidate(preset, row_of(preset, settings, vocabulary, width))
+            candidates[name] = Candidate(preset, row_of(preset, settings, vocabulary, width))
         except BadInput:
-            continue  # a small vocabulary, or a teacher of unknown width: this one cannot be had
-    return found
+            continue  # impossible with a small vocabulary, or a teacher of unknown width
+    return candidates
 
 
 def _batches(prepared: Prepared, samples: list[Any]) -> Iterator[TeacherBatch]:
@@ -137,7 +139,11 @@ def _fit(
     candidates: dict[str, Candidate],
     progress: Progress,
 ) -> tuple[int, float, str | None]:
-    """Fit every candidate's tail in one pass; rows asked about, seconds that the teacher took, and why presets are missing."""
+    """Fit the tails of all candidates in one pass; drop candidates that need a head that the teacher does not have.
+
+    Returns:
+        the count of rows, the seconds that the teacher took, and the reason why candidates were dropped, or None.
+    """
     vocabulary = prepared.manifest.teacher.vocabulary
     head, why_not = _head(teacher, vocabulary)
     pilots: dict[str, TailPilot] = {}
@@ -176,7 +182,7 @@ def _fit(
     return rows, seconds, why_not
 
 
-def _head(teacher: Teacher, vocabulary: int) -> tuple[Head | None, str | None]:
+def _head(teacher: Teacher, vocabulary: int) -> tuple[LinearHead | None, str | None]:
     try:
         return teacher.head(vocabulary), None
     except ModelError as error:
@@ -184,8 +190,8 @@ def _head(teacher: Teacher, vocabulary: int) -> tuple[Head | None, str | None]:
 
 
 def _matching(
-    teacher: Teacher, head: Head | None, chunk: RowChunk, why_not: str | None
-) -> tuple[Head | None, str | None]:
+    teacher: Teacher, head: LinearHead | None, chunk: RowChunk, why_not: str | None
+) -> tuple[LinearHead | None, str | None]:
     if head is None or chunk.hidden_nD is None:
         return None, why_not
     try:
@@ -194,7 +200,7 @@ def _matching(
         return None, str(error)
 
 
-def _pilots(candidates: dict[str, Candidate], head: Head | None, vocabulary: int) -> dict[str, TailPilot]:
+def _pilots(candidates: dict[str, Candidate], head: LinearHead | None, vocabulary: int) -> dict[str, TailPilot]:
     pilots = {}
     for name, candidate in candidates.items():
         shape = candidate.row.tail.shape
@@ -210,7 +216,7 @@ def _judge(
     candidates: dict[str, Candidate],
     progress: Progress,
 ) -> int:
-    """Compare every candidate with the teacher on samples that fitted nothing."""
+    """Compare every candidate with the teacher on samples that no tail was fitted on; return the count of rows."""
     needs_hidden = any(candidate.row.tail.needs_hidden for candidate in candidates.values())
     for candidate in candidates.values():
         candidate.check = FidelityCheck(Decoder(candidate.row, candidate.shared), 1.0)
@@ -234,10 +240,10 @@ def _judge(
 
 
 def _line(name: str, each: Candidate, rows: int, judged: int, per_row: float, epochs: float) -> dict[str, Any]:
-    """The figures of one candidate."""
-    found = each.check.take() if each.check is not None else Fidelity()
-    # a mean over the rows that happen to be bounded would flatter
-    figures = fidelity_of(found) if not found.unbounded else None
+    """Return the figures of one candidate."""
+    fidelity = each.check.take() if each.check is not None else Fidelity()
+    # a mean over the bounded rows only would look too good
+    figures = fidelity_of(fidelity) if not fidelity.unbounded else None
     info = sum(field.bytes for field in Decoder(each.row, each.shared).codec.fields.values())
     seconds = rows * (per_row + each.seconds / max(judged, 1))
     kl = {at: (figures or {}).get(at) for at in ("kl_t1", "kl_t2")}
@@ -254,7 +260,10 @@ def _line(name: str, each: Candidate, rows: int, judged: int, per_row: float, ep
 
 
 def _recommended(lines: list[dict[str, Any]]) -> str | None:
-    """The smallest that is good enough at temperatures 1 and 2; without one, the best at both together; None without any."""
+    """Return the name of the smallest candidate that is good enough at temperatures 1 and 2.
+
+    Without such a candidate, return the one with the lowest sum of both KLs; None if no candidate has a finite KL.
+    """
     bounded = [line for line in lines if line["kl_t1"] and line["kl_t2"]]
     good = [line for line in bounded if max(line["kl_t1"]["mean"], line["kl_t2"]["mean"]) <= GOOD_ENOUGH]
     if good:

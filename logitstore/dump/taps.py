@@ -1,4 +1,4 @@
-"""Beginning the taps of a cache, or going on with them, and writing their parts.
+"""Begin or resume the taps of a cache, and write their parts.
 
 Axes: N rows, D channels.
 """
@@ -36,11 +36,11 @@ from logitstore.targets.rows import split
 
 @dataclass(frozen=True, kw_only=True)
 class TapRequest:
-    """Taps that are wanted, and how.
+    """A request for taps.
 
     Attributes:
-        names: of the taps.
-        codec: how their values become bytes; None takes what is there, else bfloat16.
+        names: names of the taps.
+        codec: name of the codec. None stands for the codec of an existing tap, and bfloat16 for a new tap.
     """
 
     names: Sequence[str]
@@ -48,7 +48,7 @@ class TapRequest:
 
 
 def expected_bytes(config: PretrainedConfig, wanted: TapRequest) -> int:
-    """Bytes a row of the taps wanted, as far as the teacher's configuration tells."""
+    """Return the bytes per row of the requested taps, estimated from the teacher's configuration."""
     if not wanted.names:
         return 0
     text = config.get_text_config()
@@ -67,36 +67,36 @@ def expected_bytes(config: PretrainedConfig, wanted: TapRequest) -> int:
 
 
 def taps_are_begun(root: Path, manifest: Manifest, wanted: TapRequest) -> bool:
-    """Whether all taps wanted have a plan and a sound shared file.
+    """Return True if all requested taps have a plan and sound shared files.
 
     Raises:
-        CacheMismatch: a tap that is there is stored in another way, or belongs to another cache.
+        CacheMismatch: an existing tap is stored in another way, or belongs to another cache.
     """
-    found = _found(root, manifest, wanted)
-    return len(found) == len(wanted.names) and not any(
-        shared_problems(root / tap_folder(name), info) for name, info in found.items()
+    plans = _found(root, manifest, wanted)
+    return len(plans) == len(wanted.names) and not any(
+        shared_problems(root / tap_folder(name), info) for name, info in plans.items()
     )
 
 
 def _found(root: Path, manifest: Manifest, wanted: TapRequest) -> dict[str, TapInfo]:
-    """The plans of those that are there."""
+    """Return the plans of the requested taps that exist already, by name."""
     names = [name for name in tap_folders(root) if name in wanted.names]
-    found = {name: read_tap(root, manifest, name).info for name in names}
-    for name, info in found.items():
+    plans = {name: read_tap(root, manifest, name).info for name in names}
+    for name, info in plans.items():
         if wanted.codec not in (None, info.codec):
             raise CacheMismatch(
                 f"--tap-codec {wanted.codec}: {root} has the tap '{name}' as {info.codec}. Leave out --tap-codec, or remove "
                 f"{root / tap_folder(name)} to begin it again."
             )
-    return found
+    return plans
 
 
 def widths_of(teacher: Teacher, names: Sequence[str], codec: str | None) -> dict[str, int]:
-    """Channels of some features.
+    """Return the count of channels of each named feature.
 
     Raises:
-        BadInput: a codec that does not fit a feature.
-        ModelError: a feature that the teacher does not have.
+        BadInput: the codec does not fit a feature.
+        ModelError: the teacher does not have a feature.
     """
     widths = teacher.widths(names) if names else {}
     for name, width in widths.items():
@@ -113,20 +113,27 @@ def begin_taps(
     pilot: Callable[[], Iterable[TeacherBatch]],
     progress: Progress,
 ) -> list[Tap]:
-    """Write the shared files and then `tap.json` of the taps wanted, or make sure that those which are there are these.
+    """Begin the requested taps that do not exist yet, and repair the shared files of the others. Return all requested taps.
+
+    A new tap gets its shared file first, then `tap.json`.
 
     Args:
-        pilot: gives the samples on which codecs are fitted, in batches.
+        root: folder of the cache.
+        manifest: manifest of the cache.
+        wanted: the requested taps.
+        teacher: shows its features.
+        pilot: returns batches of the samples that the codecs are fitted on.
+        progress: receives the steps.
 
     Raises:
         BadInput, ModelError: see `widths_of`.
-        CacheMismatch: see `taps_are_begun`; or a shared file is damaged and cannot be made again.
+        CacheMismatch: see `taps_are_begun`; or a damaged shared file cannot be made again with the same bytes.
     """
-    found = _found(root, manifest, wanted)
-    sound = {name for name, info in found.items() if not shared_problems(root / tap_folder(name), info)}
+    existing = _found(root, manifest, wanted)
+    sound = {name for name, info in existing.items() if not shared_problems(root / tap_folder(name), info)}
     names = [name for name in wanted.names if name not in sound]
     widths = widths_of(teacher, names, wanted.codec)
-    codecs = {name: found[name].codec if name in found else wanted.codec or DEFAULT_CODEC for name in names}
+    codecs = {name: existing[name].codec if name in existing else wanted.codec or DEFAULT_CODEC for name in names}
     moments = {name: moments_for(codec, widths[name]) for name, codec in codecs.items() if needs_pilot(codec)}
     if moments:
         _observe_pilot(moments, list(pilot()), teacher, progress)
@@ -143,14 +150,18 @@ def begin_taps(
             fields=tap_fields(codec, widths[name]),
             shared={file: seal_of_bytes(content)} if fit else {},
         )
-        _write(layout.inside(root, tap_folder(name)), info, {file: content} if fit else {}, found.get(name))
+        _write(layout.inside(root, tap_folder(name)), info, {file: content} if fit else {}, existing.get(name))
     return [Tap(root, manifest, name) for name in wanted.names]
 
 
 def _observe_pilot(
     moments: dict[str, Moments], batches: list[TeacherBatch], teacher: Teacher, progress: Progress
 ) -> None:
-    """Count what the teacher shows of some features on the pilot."""
+    """Add the teacher's features on the pilot samples to `moments`.
+
+    Raises:
+        ModelError: see `check_finite`.
+    """
     total, done = sum(len(batch.rows_N) for batch in batches), 0
     for batch, values in ask_features(teacher, batches, dict.fromkeys(moments, lambda rows_ND: {"all": rows_ND})):
         kept = values()
@@ -162,7 +173,12 @@ def _observe_pilot(
 
 
 def _write(folder: Path, info: TapInfo, contents: dict[str, bytes], existing: TapInfo | None) -> None:
-    """The first writer of a tap wins, as of a cache: its pilot may differ in the last bits."""
+    """Write the files of a tap. The first writer wins, as for a cache, because pilots may differ in the last bits.
+
+    Raises:
+        CacheMismatch: the tap exists, and its damaged shared file cannot be made again with the same bytes.
+        StorageError: the folder cannot be written.
+    """
     if existing not in (None, info):
         raise CacheMismatch(
             f"{folder}: its shared file is damaged, and fitting it again here gives other bits. Run this on the kind of "
@@ -178,21 +194,21 @@ def _write(folder: Path, info: TapInfo, contents: dict[str, bytes], existing: Ta
 
 
 def check_finite(name: str, kept: dict[str, Array]) -> None:
-    """Raises ModelError when a row of a feature holds NaN or infinity."""
+    """Raise ModelError if a row of a feature holds NaN or infinity."""
     if not kept[f"{name}/{FINITE}"].all():
         raise ModelError(f"the teacher's {name} holds NaN or infinity; another number format of its weights may help.")
 
 
 def encoders(taps: Iterable[Tap]) -> dict[str, Encode]:
-    """What is kept of the features of some taps."""
+    """Return the functions that encode the features of some taps, by name."""
     return {tap.name: tap.codec.encode for tap in taps}
 
 
 def finish_taps(cache: Cache, names: Sequence[str]) -> None:
-    """Refuse parts of taps that belong to another plan or are not whole, and sweep complete ones.
+    """Refuse parts of taps that belong to another plan or are not whole; sweep complete taps.
 
     Raises:
-        CacheDamaged, CacheMismatch: naming the first such part.
+        CacheDamaged, CacheMismatch: the message names the first such part.
     """
     for name in names:
         tap = cache.taps[name]
@@ -204,12 +220,12 @@ def finish_taps(cache: Cache, names: Sequence[str]) -> None:
 
 
 class TapOut:
-    """One part of a tap being written: takes what is kept of the feature, commits it."""
+    """One part of a tap that is being written: stores and commits the encoded feature."""
 
     def __init__(
         self, root: Path, tap: Tap, part: int, samples: Sequence[Asked], watch: Stopwatch = NO_STOPWATCH
     ) -> None:
-        """Raises PartTaken, StorageError: see `StagedPart`."""
+        """Stage the part. Raises PartTaken, StorageError: see `StagedPart`."""
         self._watch = watch
         self.name = tap.name
         self._fields = list(tap.plan.fields)
@@ -222,7 +238,7 @@ class TapOut:
         self._staged.__exit__(None, None, None)
 
     def store(self, batch: TeacherBatch, kept: dict[str, Array]) -> None:
-        """Hand each sample's rows of a batch to the part. Raises ModelError: see `check_finite`."""
+        """Write each sample's rows of a batch into the part. Raises ModelError: see `check_finite`."""
         check_finite(self.name, kept)
         with self._watch("write taps"):
             for index, rows in split(batch, {field: kept[f"{self.name}/{field}"] for field in self._fields}):

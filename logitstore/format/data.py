@@ -10,7 +10,7 @@ from logitstore.core.record import Record
 
 
 class TokenizerInfo(Record):
-    """What the ids mean. `spelling` says how a vocabulary piece is turned into text."""
+    """The meaning of the token ids. `spelling` names the way to turn a piece of the vocabulary into text."""
 
     fingerprint: str
     size: int = Field(ge=1)
@@ -18,7 +18,7 @@ class TokenizerInfo(Record):
 
 
 class DataInfo(Record):
-    """What was asked. `fingerprint` covers place, domain, tokens and row mask of every sample, in order."""
+    """The text data. `fingerprint` covers place, domain, tokens and row mask of every sample, in order."""
 
     source: str
     split: str
@@ -33,13 +33,13 @@ class DataInfo(Record):
 
 
 class ImagesInfo(Record):
-    """What was asked, where it was images.
+    """The image data.
 
     Attributes:
-        fingerprint: covers key and label of every image in the data, in order.
-        classes: covers the names of the teacher's classes, in order.
-        prompt: what `{}` of was put to a teacher that compares images with texts, for every class.
-        unlabelled: images without a label that is true of what the teacher saw.
+        fingerprint: checksum of key and label of every image in the data, in order.
+        classes: checksum of the names of the teacher's classes, in order.
+        prompt: the text for each class, with `{}` for its name; only for a teacher that compares images with texts.
+        unlabelled: count of images without a true label for the picture that the teacher saw.
     """
 
     source: str

@@ -1,4 +1,4 @@
-"""`cache.json` and `part.json`: what they hold. docs/format.md describes every entry."""
+"""The contents of `cache.json` and `part.json`. docs/format.md describes every entry."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ MANIFEST_NAME = "cache.json"
 
 
 class TeacherInfo(Record):
-    """Who answered. `vocabulary` counts the token ids that are real, padding rows of the embedding excluded; `width` the
-    channels of the final hidden state, where the configuration says so."""
+    """The teacher. `vocabulary` is the count of real token ids, without padding rows of the embedding. `width` is the count of
+    channels of the final hidden state, if the configuration gives it."""
 
     name: str
     revision: str | None = None
@@ -45,7 +45,7 @@ class TeacherInfo(Record):
 
 
 class Member(Record):
-    """One of the caches that a mean was taken of: the identity of its plan, its teacher's name, and what it weighs.
+    """One of the caches that a mean was made from: the identity of its plan, the name of its teacher, and its weight.
 
     The weights of all members sum to 1.
     """
@@ -56,10 +56,10 @@ class Member(Record):
 
 
 class Manifest(Record):
-    """The plan of a cache, written before its first part; nothing of it changes but the count of views, which can grow.
+    """The plan of a cache, written before its first part. Only the count of views can change later: it can grow.
 
-    `samples`, `rows` and `tokens` count one view of the data. A language model sees its data once; of images there are
-    `views`, part after part of one before the parts of the next.
+    `samples`, `rows` and `tokens` count one view of the data. A cache of text has one view. A cache of images has `views`
+    views: all parts of one view, then all parts of the next.
     """
 
     format: Literal["logitstore"] = "logitstore"
@@ -88,7 +88,7 @@ class Manifest(Record):
 
     @model_validator(mode="after")
     def _known_fields(self) -> Self:
-        """Field names become paths, so nothing but the fields of this version is let through."""
+        """Refuse fields that are not of this version, because field names become paths."""
         row = self.row
         if not is_task(self.task):
             raise ValueError(f"the task '{self.task}' is not known here. Install the package that provides it")
@@ -117,7 +117,7 @@ class Manifest(Record):
 
     @model_serializer(mode="wrap")
     def _plain(self, plain_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `merged_from` where it says nothing, so that caches of one teacher are written as before there were means."""
+        """Leave `merged_from` out if it is None, so that caches of one teacher keep the bytes of older versions."""
         plain: dict[str, Any] = plain_of(self)
         if self.merged_from is None:
             plain.pop("merged_from", None)
@@ -125,22 +125,22 @@ class Manifest(Record):
 
     @property
     def row(self) -> RowInfo:
-        """What a row holds."""
+        """The description of a row."""
         return RowInfo(sparsifier=self.sparsifier, tail=self.tail, codec=self.codec, vocabulary=self.teacher.vocabulary)
 
     @property
     def is_derived(self) -> bool:
-        """Whether its rows were made from other caches' and not from what a teacher said."""
+        """True if the rows were made from other caches, and not from a teacher's answers."""
         return self.recoded_from is not None or self.merged_from is not None
 
     @property
     def layout(self) -> str:
-        """How the arrays of the parts lie on disk."""
+        """Layout of the arrays on disk: "mapped" or "archive"."""
         return self.codec.layout
 
     @property
     def parts_of_view(self) -> int:
-        """Parts that hold one view of the data."""
+        """Count of parts that hold one view of the data."""
         return -(-self.samples // self.samples_per_part)
 
     @property
@@ -148,7 +148,7 @@ class Manifest(Record):
         return self.views * self.parts_of_view
 
     def span(self, part: int) -> slice:
-        """The samples that part number `part` holds, among those of all views, one view after another."""
+        """Return the samples that part number `part` holds, among the samples of all views, ordered view after view."""
         view, block = divmod(part, self.parts_of_view)
         first = block * self.samples_per_part
         last = min(first + self.samples_per_part, self.samples)
@@ -161,12 +161,16 @@ class Manifest(Record):
         return view * self.parts_of_view + block, place
 
     def samples_in(self, part: int) -> int:
-        """How many samples part number `part` holds."""
+        """Return the count of samples in part number `part`."""
         span = self.span(part)
         return int(span.stop - span.start)
 
     def shared_file(self, what: str) -> str:
-        """Path of the shared file, or of the folder of shared files, that holds `what`: vocabulary, tokenizer, tail."""
+        """Return the path of a shared file or folder of shared files; `what` is its kind: vocabulary, tokenizer, tail, ...
+
+        Raises:
+            CacheDamaged: the manifest names no such file.
+        """
         name = next((name for name in self.shared if name.startswith(f"shared/{what}-")), None)
         if name is None:
             raise CacheDamaged(f"the manifest names no shared file for '{what}'")
@@ -174,12 +178,12 @@ class Manifest(Record):
 
     @property
     def bytes_per_row(self) -> int:
-        """Bytes that `rows.zarr` spends on a row, before compression."""
+        """Count of bytes per row in `rows.zarr`, before compression."""
         return sum(info.bytes for info in self.fields.values())
 
     @property
     def target_bytes_per_row(self) -> int:
-        """The same without the scores: what the targets cost."""
+        """Count of bytes per row of the targets, that is, without the scores."""
         return sum(info.bytes for name, info in self.fields.items() if name not in SCORES)
 
     @property
@@ -187,7 +191,7 @@ class Manifest(Record):
         """The tokenizer and the data of a cache of text.
 
         Raises:
-            BadInput: it is one of images.
+            BadInput: it is a cache of images.
         """
         if self.tokenizer is None or not isinstance(self.data, DataInfo):
             raise BadInput(f"a cache of the task '{self.task}' holds no text.")
@@ -206,31 +210,31 @@ class Manifest(Record):
 
     @property
     def token_dtype(self) -> str:
-        """How `samples.arrow` keeps token ids."""
+        """The dtype of token ids in `samples.arrow`."""
         return token_dtype(self.teacher.vocabulary)
 
     def identity_fields(self) -> dict[str, Any]:
-        """Everything that decides what the parts hold; names, paths, versions and origins, which do not, are left out."""
+        """Return every entry that decides the contents of the parts; names, paths, versions and origins are left out."""
         plan = self.model_dump(
             mode="json",
             exclude={"created_by": True, "recoded_from": True, "merged_from": True, "teacher": {"name", "revision"}},
         )
         for name in ("source", "limit"):
             plan["data"].pop(name, None)
-        # views can be added
+        # the count of views can grow without a change of the identity
         del plan["views"]
         if self.view is None:
             del plan["view"]
         return plan
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """As of every record; the copy's identity is its own."""
+        """Return a copy like that of every record, but without the cached identity of the original."""
         copied = super().model_copy(update=update, deep=deep)
         copied.__dict__.pop("identity", None)
         return copied
 
     @cached_property
     def identity(self) -> str:
-        """xxh3-128 of the canonical JSON of the identity_fields; parts carry it to say which plan they belong to."""
+        """xxh3-128 of the canonical JSON of the identity_fields; each part carries the identity of its plan."""
         text = json.dumps(self.identity_fields(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return xxhash.xxh3_128_hexdigest(text.encode())

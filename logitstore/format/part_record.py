@@ -16,19 +16,22 @@ HISTOGRAM_BINS = 32
 
 
 FACTS = ("gold_logprob", "entropy", "tail_logmass", "top1", "gold_listed")
-"""What is counted about every row, as the teacher said it, whether or not it is stored."""
+"""Names of the teacher's values that are counted for every row, even if they are not stored."""
 
 
 def entropy_edges(vocabulary: int) -> Array:
-    """float64[33]: bin edges in nats, from 0 to log(vocabulary)."""
+    """Return the bin edges of the entropy histogram, float64[33], in nats, from 0 to log(vocabulary)."""
     return np.linspace(0.0, np.log(max(vocabulary, 2)), HISTOGRAM_BINS + 1)
 
 
 def with_sample(sums: Sums, sample: Asked, facts: Answer, vocabulary: int) -> Sums:
-    """The sums after one more sample.
+    """Return the sums with one more sample added.
 
     Args:
-        facts: FACTS of its rows, without `tail_logmass` where nothing is known of a tail.
+        sums: the sums so far.
+        sample: the sample to add.
+        facts: FACTS of the rows of the sample; `tail_logmass` may be missing.
+        vocabulary: count of token ids; it sets the edges of the histogram.
     """
     entropy_N = facts["entropy"].astype(np.float64)
     gold_logprob_N = facts["gold_logprob"].astype(np.float64)
@@ -47,7 +50,7 @@ def with_sample(sums: Sums, sample: Asked, facts: Answer, vocabulary: int) -> Su
 
 
 def add_sums(parts: list[Sums]) -> Sums:
-    """The totals of several parts."""
+    """Return the totals of several parts."""
     if not parts:
         return Sums()
     total = {
@@ -58,7 +61,10 @@ def add_sums(parts: list[Sums]) -> Sums:
 
 
 def add_fidelity(parts: list[Fidelity]) -> Fidelity:
-    """What several parts measured together; of one kind, because a cache comes from a teacher or from a source."""
+    """Return the fidelity of several parts together.
+
+    All parts of a cache are compared with the same thing, a teacher or a source, so the sums can be added.
+    """
     measured = [part for part in parts if part.rows]
     if not measured:
         return Fidelity()
@@ -74,16 +80,16 @@ def add_fidelity(parts: list[Fidelity]) -> Fidelity:
     )
 
 
-def fidelity_of(found: Fidelity) -> dict[str, Any] | None:
-    """Means with 95% confidence intervals: name -> {"mean", "error"}; None where nothing was measured.
+def fidelity_of(fidelity: Fidelity) -> dict[str, Any] | None:
+    """Return means with 95% confidence intervals, name -> {"mean", "error"}; None if nothing was measured.
 
-    `gradient_error` is relative: the share by which stored targets change the mean gradient of the reference student.
+    `gradient_error` is relative: the share by which the stored targets change the mean gradient of the reference student.
     """
-    if not found.rows:
+    if not fidelity.rows:
         return None
-    figures: dict[str, Any] = {"against": found.against, "rows": found.rows, "unbounded": found.unbounded}
-    for name, (total, squares) in found.sums.items():
-        count = found.rows - found.unbounded if name.startswith("kl_") else found.rows
+    figures: dict[str, Any] = {"against": fidelity.against, "rows": fidelity.rows, "unbounded": fidelity.unbounded}
+    for name, (total, squares) in fidelity.sums.items():
+        count = fidelity.rows - fidelity.unbounded if name.startswith("kl_") else fidelity.rows
         if not count:
             figures[name] = None
             continue
@@ -100,10 +106,10 @@ RECORD_NAME = "part.json"
 
 
 class Sums(Record):
-    """What is added up over the parts: per-row totals (nats where they are nats) and the entropy histogram.
+    """The sums over the rows of parts: totals (logprobs and entropy in nats) and the entropy histogram.
 
-    `gold_logprob` leaves out the rows whose gold token the teacher gives no chance at all; `gold_impossible` counts those, and
-    `no_gold` the rows without a gold token or label.
+    `gold_logprob` leaves out rows whose gold token has probability 0; `gold_impossible` counts these rows. `no_gold` counts the
+    rows without a gold token or label.
     """
 
     tail_mass: float = 0.0
@@ -117,20 +123,20 @@ class Sums(Record):
 
 
 FIDELITY_NAMES = ("kl_t1", "kl_t2", "kl_t4", "top1", "rare_true", "rare_stored", "gradient_error", "gradient")
-"""What is measured of every row that is compared."""
+"""Names of the figures that are measured on every compared row."""
 
 
 class Fidelity(Record):
-    """How far what is stored is from what the teacher said, added up over a random sample of rows.
+    """The difference between the stored rows and the teacher's answers, added up over a random sample of rows.
 
-    Every figure has its sum and its sum of squares over `rows`, so that parts can be added and errors estimated.
+    Every figure has its sum and its sum of squares over `rows`, so that parts can be added up and errors can be estimated.
 
     Attributes:
-        against: the teacher's own distribution, or that of the caches this one was made from.
-        rows: rows compared.
-        unbounded: rows whose KL is infinite, because a token that can come has no mass; not in the sums of `kl_*`.
-        sums: name -> (sum, sum of squares): `kl_t1`, `kl_t2`, `kl_t4` in nats; `top1`, 1 where the most probable token is
-            the same; `rare_true`, `rare_stored`, the mass of all tokens that the teacher gives less than 1e-5;
+        against: the compared distribution: of the teacher, or of the caches that this one was made from ("source").
+        rows: count of compared rows.
+        unbounded: count of rows with infinite KL (a possible token has no mass); the sums of `kl_*` leave them out.
+        sums: name -> (sum, sum of squares): `kl_t1`, `kl_t2`, `kl_t4` in nats; `top1`, 1 if the most probable token is
+            the same; `rare_true`, `rare_stored`, the mass of all tokens with a teacher's probability below 1e-5;
             `gradient_error`, `gradient`: see docs/format.md.
     """
 

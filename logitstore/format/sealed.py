@@ -1,7 +1,7 @@
-"""Sealed JSON files: how they are written, and how they are read without trust.
+"""Write sealed JSON files, and read them without trusting their contents.
 
-A UTF-8 JSON object whose last entry, `checksum`, covers every byte of the file: it is the xxh3-128 of the file with those
-32 hex digits replaced by zeros. See docs/format.md.
+A sealed file is a UTF-8 JSON object. Its last entry, `checksum`, covers every byte of the file: it is the xxh3-128 of the file
+with these 32 hex digits replaced by zeros. See docs/format.md.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class FileSeal(Record):
 
 
 def seal(record: Record) -> bytes:
-    """The bytes of `record` as a sealed JSON file."""
+    """Return `record` as the bytes of a sealed JSON file."""
     text = json.dumps(record.model_dump(mode="json") | {"checksum": _BLANK.decode()}, indent=1, ensure_ascii=False)
     blank = text.encode() + b"\n"
     digest = xxhash.xxh3_128_hexdigest(blank).encode()
@@ -48,7 +48,7 @@ def seal(record: Record) -> bytes:
 
 
 def unseal(kind: type[R], path: Path) -> R:
-    """Read a sealed JSON file.
+    """Read a sealed JSON file, and return its record of type `kind`.
 
     Raises:
         NotACache: the file is no logitstore record, or of a newer format version.
@@ -57,7 +57,7 @@ def unseal(kind: type[R], path: Path) -> R:
     try:
         raw = path.read_bytes()
     except FileNotFoundError as error:
-        raise NotACache(f"{path.parent}: no {path.name} in it, so it is no logitstore cache.") from error
+        raise NotACache(f"{path.parent}: no {path.name} in it, so it is not a logitstore cache.") from error
     except (NotADirectoryError, IsADirectoryError) as error:
         raise NotACache(f"{path.parent}: a cache is a folder with a {path.name} in it.") from error
     except OSError as error:
@@ -77,7 +77,7 @@ def unseal(kind: type[R], path: Path) -> R:
 
 
 def is_sealed(raw: bytes) -> bool:
-    """Whether the checksum at the end of a sealed file matches its contents."""
+    """Return True if the checksum at the end of a sealed file matches its contents."""
     match = _SEAL.search(raw)
     if match is None:
         return False
@@ -85,7 +85,12 @@ def is_sealed(raw: bytes) -> bool:
 
 
 def _parse(raw: bytes, path: Path) -> dict[str, Any]:
-    """JSON with the right format name and a version this code knows; what comes after is checked by its checksum."""
+    """Return the JSON object of a file, after checking the format name and the version. The checksum is checked elsewhere.
+
+    Raises:
+        CacheDamaged: the contents are not JSON, or the version is not a whole number.
+        NotACache: the format name is wrong, or the version is newer.
+    """
     try:
         content = json.loads(raw)
     except (ValueError, RecursionError) as error:
@@ -107,12 +112,12 @@ _WAY_OUT = "Run `logitstore verify CACHE --repair`, then the command that wrote 
 
 
 def seal_of_bytes(content: bytes) -> FileSeal:
-    """Size and checksum of a file's contents."""
+    """Return size and checksum of the contents of a file."""
     return FileSeal(bytes=len(content), xxh3_128=xxhash.xxh3_128_hexdigest(content))
 
 
 def seal_of(path: Path) -> FileSeal:
-    """Size and checksum of a file, read in blocks of 4 MiB."""
+    """Return size and checksum of a file; it is read in blocks of 4 MiB."""
     digest = xxhash.xxh3_128()
     size = 0
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""`tap.json`: what a tap is, and how its rows are stored. Sealed like `cache.json`; see docs/format.md, "taps/"."""
+"""`tap.json`: the plan of a tap and the format of its rows. It is sealed like `cache.json`; see docs/format.md, "taps/"."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ DEFAULT_CODEC = "bfloat16"
 
 
 def directions_of(codec: str) -> int:
-    """R of the codec `pca-R`; 0 for the others."""
+    """Return R for the codec `pca-R`, and 0 for other codecs."""
     match = re.fullmatch(r"pca-(\d+)", codec)
     return int(match[1]) if match else 0
 
 
 def needs_pilot(codec: str) -> bool:
-    """Whether a codec has something that all rows share, fitted before the first."""
+    """Return True if a codec has values that all rows share, fitted on a pilot before the first row."""
     return codec == "int8" or directions_of(codec) > 0
 
 
 def tap_fields(codec: str, width: int) -> dict[str, FieldInfo]:
-    """The arrays of a tap's `rows.zarr`, by name."""
+    """Return the descriptions of the arrays in a tap's `rows.zarr`, by name."""
     if count := directions_of(codec):
         return {"values": FieldInfo(dtype="float16", shape=(count,), unit="coefficient", codec="pca")}
     if codec == "int8":
@@ -59,12 +59,12 @@ class TapInfo(Record):
     """The plan of a tap, written before its first part and never changed.
 
     Attributes:
-        plan: identity of the plan of the cache, by which teacher, samples, rows and parts are known.
-        name: such as `hidden-8`.
-        width: D, channels of the feature.
-        codec: how its values become bytes.
-        pilot_rows: rows that the shared file was fitted on; 0 without one.
-        fields, shared: as in `cache.json`, paths relative to the tap's folder.
+        plan: identity of the plan of the cache; it decides teacher, samples, rows and parts.
+        name: name of the tap, such as `hidden-8`.
+        width: D, count of channels of the feature.
+        codec: name of the codec that stores its values.
+        pilot_rows: count of rows that the shared file was fitted on; 0 without such a file.
+        fields, shared: as in `cache.json`, with paths relative to the tap's folder.
     """
 
     format: Literal["logitstore"] = "logitstore"
@@ -89,7 +89,7 @@ class TapInfo(Record):
 
     @cached_property
     def identity(self) -> str:
-        """xxh3-128 of the canonical JSON of everything in it; the tap's parts carry it."""
+        """xxh3-128 of the canonical JSON of the whole record; the tap's parts carry it."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return xxhash.xxh3_128_hexdigest(text.encode())
 
@@ -100,7 +100,7 @@ class TapInfo(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class TapPlan:
-    """A tap and the cache it belongs to: what decides the tap's parts."""
+    """The plan of a tap's parts: the tap and the manifest of its cache."""
 
     info: TapInfo
     manifest: Manifest
@@ -115,7 +115,7 @@ class TapPlan:
 
     @property
     def layout(self) -> str:
-        """Always mapped: a part of a wide feature is too large to be decompressed whole for a few of its rows."""
+        """Always "mapped": a part of a wide feature is too large to decompress as a whole for a few of its rows."""
         return "mapped"
 
     @property
@@ -123,10 +123,10 @@ class TapPlan:
         return self.manifest.parts
 
     def samples_in(self, part: int) -> int:
-        """How many samples part number `part` holds."""
+        """Return the count of samples in part number `part`."""
         return self.manifest.samples_in(part)
 
 
 def tap_folder(name: str) -> str:
-    """Where a tap lies, relative to the cache."""
+    """Return the folder of a tap, relative to the cache."""
     return f"{TAPS}/{name}"

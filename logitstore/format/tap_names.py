@@ -1,4 +1,4 @@
-"""The names of taps: which features of a teacher can be kept, and how a command line chooses some of them."""
+"""The names of taps: the features of a teacher that can be stored, and the options that choose them."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from collections.abc import Iterable
 from logitstore.errors import BadInput
 
 FINAL = "final"
-"""What the output layer takes."""
+"""Name of the tap with the input of the output layer."""
 
 
 ATTENTION = ("query", "key", "value")
-"""What the attention of a layer is computed from."""
+"""Kinds of taps with the inputs of a layer's attention."""
 
 
 PATTERN = r"^(final|hidden-(0|[1-9][0-9]*)|(query|key|value)-[1-9][0-9]*)$"
-"""Every name there is: they become names of folders."""
+"""Pattern of all valid names; the names become names of folders."""
 
 
 _PIECE = re.compile(r"(\d+)(?:\s*-\s*(\d+))?")
 
 
 def layer_of(name: str) -> int | None:
-    """The number in a name; None for `final`."""
+    """Return the layer number in a name; None for `final`."""
     return None if name == FINAL else int(name.partition("-")[2])
 
 
 def names_of(hidden: str | None, qkv: str | None, layers: int) -> list[str]:
-    """The taps that `--hidden` and `--qkv` ask for, hidden states first, by rising layer.
+    """Return the names of the taps that `--hidden` and `--qkv` name: hidden states first, each kind by rising layer.
 
     Args:
         hidden: numbers, ranges and `final`, such as `0,4,8-12,final`, or `all`; 0 is the embedding.
         qkv: numbers and ranges of decoder layers, from 1, such as `4,30`, or `all`.
-        layers: decoder layers of the teacher.
+        layers: count of decoder layers of the teacher.
 
     Raises:
-        BadInput: not such a list, or layers that the teacher does not have.
+        BadInput: an option is not such a list, or names layers that the teacher does not have.
     """
     names: list[str] = []
     if hidden is not None:
@@ -51,7 +51,7 @@ def names_of(hidden: str | None, qkv: str | None, layers: int) -> list[str]:
 
 
 def flags_for(names: Iterable[str]) -> str:
-    """The options of `logitstore add` that add some taps, with their values."""
+    """Return the options of `logitstore add`, with values, that add the named taps."""
     hidden = sorted({name for name in names if name.partition("-")[0] not in ATTENTION}, key=_place)
     attention = sorted({layer_of(name) or 0 for name in names if name.partition("-")[0] in ATTENTION})
     flags = [f"--hidden {','.join(name.removeprefix('hidden-') for name in hidden)}"] if hidden else []
@@ -64,7 +64,14 @@ def _place(name: str) -> float:
 
 
 def _numbers(flag: str, text: str, allowed: range, last: str | None) -> tuple[list[int], bool]:
-    """The numbers named, ascending, and whether `final` is among them; `last` is the hint for one number too many."""
+    """Return the numbers in `text`, ascending, and True if it contains `final`.
+
+    Args:
+        flag: name of the option, for messages.
+        text: value of the option.
+        allowed: the numbers that the teacher has.
+        last: hint for the number just above `allowed`; None if `final` is not allowed.
+    """
     chosen: set[int] = set()
     has_final = False
     for piece in (piece.strip() for piece in text.split(",")):

@@ -1,6 +1,6 @@
-"""How the views of images are made: the transforms with their arguments, as a command names them and a manifest keeps them.
+"""The recipe of the views of images: transforms with their arguments, for the command line and the manifest.
 
-docs/format.md, "Views of images", says what each transform does.
+docs/format.md, "Views of images", describes each transform.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Argument = Number | tuple[Number, Number]
 
 
 MOST_PIXELS = 4096
-"""The longest edge of a view: no size in a manifest makes a reader ask for much memory."""
+"""The longest edge of a view. The limit keeps a wrong size in a manifest from making a reader allocate much memory."""
 
 
 _NUMBER = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
@@ -31,11 +31,11 @@ _NUMBER = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """What a transform can be told: a whole number, a number, or a range of numbers, as the default is one.
+    """An option of a transform: a whole number, a number, or a range of numbers; the default has the type of the option.
 
     Attributes:
-        default: where nothing is said.
-        low, high: the bounds, both allowed.
+        default: the value if none is given.
+        low, high: the bounds; both are allowed values.
     """
 
     default: Argument
@@ -43,10 +43,10 @@ class Option:
     high: float
 
     def checked(self, value: Any) -> Argument:
-        """The value in the default's type.
+        """Return the value in the type of the default.
 
         Raises:
-            ValueError: it is none of that kind, or out of bounds.
+            ValueError: the value has another type, or is out of bounds.
         """
         numbers = value if isinstance(value, tuple) else (value,)
         kind = int if isinstance(self.default, int) else (int, float)
@@ -61,10 +61,10 @@ class Option:
         return type(self.default)(numbers[0])
 
     def parsed(self, text: str) -> Argument:
-        """The value that a text spells.
+        """Return the value that a text spells.
 
         Raises:
-            ValueError: it spells none of that kind, or one out of bounds.
+            ValueError: the text does not spell a value of this type, or the value is out of bounds.
         """
         if isinstance(self.default, tuple):
             ends = re.fullmatch(f"({_NUMBER})-({_NUMBER})", text)
@@ -75,7 +75,7 @@ class Option:
 
     @property
     def expected(self) -> str:
-        """What a value must be, for a message."""
+        """Description of the allowed values, for a message."""
         bounds = f"{self.low:g} to {self.high:g}"
         if isinstance(self.default, tuple):
             return f"a range within {bounds}, the lower end first, such as {spelled(self.default)}"
@@ -84,7 +84,7 @@ class Option:
 
 
 def spelled(value: Argument) -> str:
-    """A value as the command line takes it."""
+    """Return a value in the spelling of the command line."""
     return "-".join(f"{number:g}" for number in (value if isinstance(value, tuple) else (value,)))
 
 
@@ -117,15 +117,15 @@ OPTIONS: dict[str, dict[str, Option]] = {
     "mixup": {"alpha": Option(default=0.8, low=0.01, high=4), "p": _chance(1.0)},
     "cutmix": {"alpha": Option(default=1.0, low=0.01, high=4), "p": _chance(1.0)},
 }
-"""What each transform can be told."""
+"""The options of each transform."""
 
 
 FRAMING = ("whole", "center", "crop")
-"""Transforms that choose the part of a picture that is seen; one of them comes first."""
+"""Transforms that choose the visible part of a picture; one of them must be the first transform."""
 
 
 MIXING = ("mixup", "cutmix")
-"""Transforms that bring in another image; they come last."""
+"""Transforms that mix in another image; they must be the last transforms."""
 
 
 NEEDS_KORNIA = ("jitter", "randaugment")
@@ -144,7 +144,7 @@ class TransformInfo(Record):
 
     @classmethod
     def of(cls, name: str, **arguments: Argument) -> Self:
-        """A transform with the default of every option that is not given.
+        """Return a transform; options that are not given get their defaults.
 
         Raises:
             ValueError: there is no such transform or option, or a value is out of bounds.
@@ -193,11 +193,11 @@ class ViewInfo(Record):
 
     Attributes:
         size: height and width of a view, in pixels.
-        transforms: in the order in which they are applied.
-        interpolation: of the framing.
-        mean, std: of the channels, in [0, 1] units; a model is shown (view / 255 - mean) / std.
-        seed: of all random numbers.
-        versions: of the libraries that can change a pixel, by name; see `libraries`.
+        transforms: the transforms, in the order of their application.
+        interpolation: interpolation of the framing.
+        mean, std: mean and deviation of the channels, in [0, 1] units; a model gets (view / 255 - mean) / std.
+        seed: seed of all random numbers.
+        versions: versions of the libraries that can change a pixel, by name; see `libraries`.
     """
 
     size: tuple[Side, Side]
@@ -210,19 +210,21 @@ class ViewInfo(Record):
 
     @property
     def spelled(self) -> str:
-        """The transforms as a command names them, with the options that are not the default."""
-        found = []
+        """The transforms in the spelling of the command line, with the options that differ from the defaults."""
+        spellings = []
         for transform in self.transforms:
-            own = OPTIONS[transform.name]
-            said = [
-                f"{name}={spelled(value)}" for name, value in transform.arguments.items() if value != own[name].default
+            options = OPTIONS[transform.name]
+            given = [
+                f"{name}={spelled(value)}"
+                for name, value in transform.arguments.items()
+                if value != options[name].default
             ]
-            found.append(":".join([transform.name, *said]))
-        return ",".join(found)
+            spellings.append(":".join([transform.name, *given]))
+        return ",".join(spellings)
 
     @property
     def mixes(self) -> bool:
-        """Whether a view may show two images."""
+        """True if a view may show two images."""
         return any(transform.name in MIXING for transform in self.transforms)
 
     @model_validator(mode="after")
@@ -235,16 +237,16 @@ class ViewInfo(Record):
 
 
 def libraries(transforms: Sequence[TransformInfo]) -> list[str]:
-    """The libraries, as pip names them, whose version can change a pixel: of decoding, resizing, and some transforms."""
+    """Return the pip names of the libraries whose versions can change a pixel: for decoding, resizing, and some transforms."""
     always = ["torch", "pillow"]
     return [*always, "kornia"] if any(transform.name in NEEDS_KORNIA for transform in transforms) else always
 
 
 def check_order(names: Sequence[str]) -> None:
-    """Refuse names that do not stand in an order in which they can be applied.
+    """Refuse transforms in a wrong order.
 
     Raises:
-        ValueError: the first is not a framing, a framing or a mixing stands elsewhere than it must, or a name comes twice.
+        ValueError: the first is not a framing, a framing or a mixing is at a wrong place, or a name is given twice.
     """
     framings, mixings = ", ".join(FRAMING), " and ".join(MIXING)
     if not names or names[0] not in FRAMING:
@@ -262,33 +264,33 @@ def check_order(names: Sequence[str]) -> None:
 
 
 def parse_transforms(text: str, framing: TransformInfo | None = None) -> tuple[TransformInfo, ...]:
-    """Transforms as a command names them: `crop:scale=0.2-1,flip,jitter:hue=0`.
+    """Return the transforms that a text spells, such as `crop:scale=0.2-1,flip,jitter:hue=0`.
 
     Args:
         text: names, separated by commas, each with its options after colons; a range is `low-high`.
-        framing: put first where the text names no framing.
+        framing: the first transform if the text names no framing.
 
     Raises:
         BadInput: a name, option or value is unknown, missing or out of bounds, or the order is wrong.
     """
     try:
-        found = [_parsed(item.strip()) for item in text.split(",")] if text.strip() else []
-        if framing is not None and not any(transform.name in FRAMING for transform in found):
-            found = [framing, *found]
-        check_order([transform.name for transform in found])
+        transforms = [_parsed(item.strip()) for item in text.split(",")] if text.strip() else []
+        if framing is not None and not any(transform.name in FRAMING for transform in transforms):
+            transforms = [framing, *transforms]
+        check_order([transform.name for transform in transforms])
     except ValueError as error:
         raise BadInput(f"transforms '{' '.join(text.split())}': {str(error).rstrip('.')}.") from error
-    return tuple(found)
+    return tuple(transforms)
 
 
 def _parsed(item: str) -> TransformInfo:
-    name, *said = (piece.strip() for piece in item.split(":"))
+    name, *options = (piece.strip() for piece in item.split(":"))
     if not name:
         raise ValueError("a name is missing between two commas or at an end. Leave out the comma, or name a transform")
     if name not in OPTIONS:
         raise ValueError(_unknown_transform(name))
     arguments: dict[str, Argument] = {}
-    for each in said:
+    for each in options:
         option, equals, value = (piece.strip() for piece in each.partition("="))
         if option not in OPTIONS[name]:
             raise ValueError(_unknown_option(name, option))

@@ -38,7 +38,7 @@ from logitstore.store.cache import Cache
 from logitstore.store.vocabulary import Vocabulary, read_pieces
 
 SAMPLES_PER_PART = 8192
-"""A view is one row, a few hundred bytes: parts of as many as a text has samples would be small files without end."""
+"""Larger than for texts: a view is one row of a few hundred bytes, so smaller parts would be very many small files."""
 
 
 PROMPT = "a photo of a {}."
@@ -147,7 +147,7 @@ def _reopened(cache: Cache, again: AskAgain, progress: Progress) -> Prepared:
     texts = [data.prompt.replace("{}", name) for name in classes] if data.prompt else []
     if compares_texts(config) != bool(texts):
         raise CacheMismatch(
-            f"{model}: it is no teacher of the kind that {cache.path} was made with. Give that teacher."
+            f"{model}: it is not a teacher of the kind that {cache.path} was made with. Give that teacher."
         )
     if not texts and config.num_labels != len(classes):
         raise CacheMismatch(
@@ -172,14 +172,14 @@ def _reopened(cache: Cache, again: AskAgain, progress: Progress) -> Prepared:
 
 
 def _contents(cache: Cache) -> Array:
-    """uint64: checksums of the images' files, as the first part about each has it; 0 where there is none."""
+    """Return uint64: the checksum of each image's file, from the first part about the image; 0 if there is no part."""
     manifest = cache.manifest
-    found = np.zeros(manifest.samples, np.uint64)
+    checksums = np.zeros(manifest.samples, np.uint64)
     first_parts = {part % manifest.parts_of_view: part for part in reversed(cache.part_numbers)}
     for part in first_parts.values():
         views = views_of(cache.samples_of(part))
-        found[views.document_S] = views.content_S
-    return found
+        checksums[views.document_S] = views.content_S
+    return checksums
 
 
 def _loader(
@@ -191,7 +191,7 @@ def _loader(
 
 
 def image_spec(settings: DumpSettings) -> ImageSpec:
-    """Which images a plan names."""
+    """Return the specification of the images that a plan names."""
     return ImageSpec(
         source=settings.data,
         split=settings.split,
@@ -203,12 +203,12 @@ def image_spec(settings: DumpSettings) -> ImageSpec:
 
 
 def _files(images: Images, labels: Array, names: list[str], processor: dict[str, Any]) -> dict[str, bytes]:
-    """Names of the classes, the images, and the teacher's image processor, by their paths in the cache."""
+    """Return the shared files by path: names of the classes, the images, and the teacher's image processor."""
     classes = Vocabulary(pieces=names).arrow()
     table = images_arrow(images.keys, labels)
-    told = json.dumps(processor, indent=1, sort_keys=True).encode() + b"\n"
+    processor_json = json.dumps(processor, indent=1, sort_keys=True).encode() + b"\n"
     return {
         layout.shared_name("vocabulary", classes, ".arrow"): classes,
         layout.shared_name("images", table, ".arrow"): table,
-        f"{layout.shared_name('processor', told)}/preprocessor_config.json": told,
+        f"{layout.shared_name('processor', processor_json)}/preprocessor_config.json": processor_json,
     }

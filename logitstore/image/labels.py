@@ -14,7 +14,7 @@ from logitstore.models.shape import shape_of
 from logitstore.settings.dump import DumpSettings
 
 FEW_CLASSES = 16
-"""As many as preset topk lists; of more, small is both smaller and nearer to the teacher."""
+"""The count that preset topk lists. With more classes, preset small is both smaller and closer to the teacher."""
 
 
 def compares_texts(config: PretrainedConfig) -> bool:
@@ -44,41 +44,42 @@ def classes_of(settings: DumpSettings, config: PretrainedConfig, is_zero_shot: b
         return names
     architecture = (config.architectures or [""])[0]
     if "ForImageClassification" not in architecture:
-        raise ModelError(f"{settings.teacher}: {architecture or config.model_type} is no image classifier.")
+        raise ModelError(f"{settings.teacher}: {architecture or config.model_type} is not an image classifier.")
     return [str(config.id2label[number]) for number in range(config.num_labels)]
 
 
 def labels_for(images: Images, names: Sequence[str], teacher: str) -> Array:
     """int64: the teacher's number of each image's class, -1 without one.
 
-    Classes go by their names; by their numbers where the data name none, or as many as the teacher and none as it does.
+    Classes are matched by name. They are matched by number if the data have no class names, or if the data have as many
+    classes as the teacher and no name in common with it.
 
     Raises:
-        BadInput: classes that the teacher does not have.
+        BadInput: the data have classes that the teacher does not have.
     """
-    own = images.label_names
-    if own is not None and set(own) <= set(names):
-        number_of = np.array([*(names.index(name) for name in own), -1], np.int64)
+    data_names = images.label_names
+    if data_names is not None and set(data_names) <= set(names):
+        number_of = np.array([*(names.index(name) for name in data_names), -1], np.int64)
         return np.asarray(number_of[images.labels])
-    count = len(own) if own is not None else int(images.labels.max(initial=-1)) + 1
+    count = len(data_names) if data_names is not None else int(images.labels.max(initial=-1)) + 1
     if count > len(names):
-        what = f"the data have {count} classes" + (f" ({', '.join(own[:3])}, ...)" if own else "")
+        what = f"the data have {count} classes" + (f" ({', '.join(data_names[:3])}, ...)" if data_names else "")
         raise BadInput(
             f"{teacher}: {what}, the teacher {len(names)} ({', '.join(names[:3])}, ...). Give a teacher of these classes, or "
             "leave the labels out with --no-labels."
         )
-    if own is not None and len(own) < len(names) and not set(own) & set(names):
-        # in order of their names only where there are as many: else the third of one is not the third of the other
+    if data_names is not None and len(data_names) < len(names) and not set(data_names) & set(names):
+        # with different counts of classes, class 3 of the data is not class 3 of the teacher
         raise BadInput(
-            f"{teacher}: of the {len(own)} classes of the data ({', '.join(own[:3])}, ...) the teacher knows none by name, "
-            f"and it has {len(names)} ({', '.join(names[:3])}, ...). Name the classes as the teacher does, or leave the "
-            "labels out with --no-labels."
+            f"{teacher}: of the {len(data_names)} classes of the data ({', '.join(data_names[:3])}, ...) the teacher knows "
+            f"none by name, and it has {len(names)} ({', '.join(names[:3])}, ...). Name the classes as the teacher does, or "
+            "leave the labels out with --no-labels."
         )
-    if known := set(own or ()) & set(names):
-        # by number only where none goes by name: class 3 of one may well be called like class 5 of the other
-        unknown = next(name for name in own or () if name not in known)
+    if shared := set(data_names or ()) & set(names):
+        # with some names in common, numbers are no match: class 3 of the data may have the name of class 5 of the teacher
+        unknown = next(name for name in data_names or () if name not in shared)
         raise BadInput(
-            f"{teacher}: the data have the class '{unknown}', which the teacher has not, and '{min(known)}', which it has. "
-            "Name the classes as the teacher does, or leave the labels out with --no-labels."
+            f"{teacher}: the data have the class '{unknown}', which the teacher does not have, and '{min(shared)}', which it "
+            "has. Name the classes as the teacher does, or leave the labels out with --no-labels."
         )
     return images.labels

@@ -26,7 +26,7 @@ IMAGE_SCHEMA = pa.schema(
 
 
 def images_arrow(keys: Sequence[str], labels: Array) -> bytes:
-    """The file's contents."""
+    """Return the contents of the file."""
     columns = [pa.array(keys, pa.large_string()), pa.array(labels.astype(np.int32))]
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, IMAGE_SCHEMA) as writer:
@@ -38,14 +38,14 @@ class ImagesFile:
     """A mapped file of images.
 
     Attributes:
-        labels: int64, number of the class of each image, or -1.
+        labels: int64, class number of each image, or -1.
     """
 
     def __init__(self, path: Path, count: int, classes: int) -> None:
         """Map the file and check it.
 
         Raises:
-            CacheDamaged: it is no Arrow file, or holds something else than `count` images of `classes` classes.
+            CacheDamaged: it is not an Arrow file, or does not hold `count` images with labels below `classes`.
         """
         batch = map_batch(path, IMAGE_SCHEMA)
         self._keys = batch.column("key")
@@ -57,13 +57,13 @@ class ImagesFile:
         return len(self.labels)
 
     def name(self, image: int) -> str:
-        """Key of an image in the data set."""
+        """Return the key of an image in the data set."""
         return str(self._keys[image].as_py())
 
     def names(self) -> list[str]:
-        """The keys of all."""
-        found: list[str] = self._keys.to_pylist()
-        return found
+        """Return the keys of all images."""
+        keys: list[str] = self._keys.to_pylist()
+        return keys
 
 
 VIEW_SCHEMA = pa.schema(
@@ -75,16 +75,16 @@ VIEW_SCHEMA = pa.schema(
         pa.field("nll", pa.float32(), nullable=False),
     ]
 )
-"""Columns; docs/format.md says what each holds."""
+"""Columns of the file; docs/format.md describes each of them."""
 
 
 def write_views(path: Path, views: Sequence[View], nll_S: Array) -> None:
     """Write the views of a part; each has one row, in their order.
 
     Args:
-        path: the file to make.
-        views: in order.
-        nll_S: float32, of each view's label; NaN without one.
+        path: the new file.
+        views: the views, in order.
+        nll_S: float32, negative logprob of each view's label, nats; NaN without a label.
     """
     columns = {name: [getattr(view, name) for view in views] for name in VIEW_SCHEMA.names if name != "nll"}
     arrays = [pa.array(columns[field.name], field.type) for field in VIEW_SCHEMA if field.name != "nll"]
@@ -100,13 +100,13 @@ class ViewsFile(PartSamples):
         """Map the file and check its header.
 
         Args:
-            path: of the file.
-            span: which views it is to hold, among those of all images, one view of all after another.
-            images: of the cache.
-            mixes: whether a view may show two images, so that no label is true of it.
+            path: path of the file.
+            span: the views that the file must hold, among the views of all images, ordered view after view.
+            images: the images of the cache.
+            mixes: True if a view may show two images, so that it has no true label.
 
         Raises:
-            CacheDamaged: it is no Arrow file, has other columns, or holds other views.
+            CacheDamaged: it is not an Arrow file, has other columns, or holds other views.
         """
         batch = map_batch(path, VIEW_SCHEMA)
         self.batch = batch
@@ -126,7 +126,7 @@ class ViewsFile(PartSamples):
 
     @property
     def labels_S(self) -> Array:
-        """int64: number of the class, or -1; see `View`."""
+        """int64: class number of each view, or -1; see `View`."""
         if self._mixes:
             return np.full(len(self), -1, np.int64)
         return np.asarray(self._images.labels[self.document_S])
@@ -146,7 +146,7 @@ class ViewsFile(PartSamples):
         return [self.sample(index).key for index in range(len(self))]
 
     def domains(self) -> list[str | None]:
-        """None of each: images have labels."""
+        """Return None for each view: images have no domains."""
         return [None] * len(self)
 
 

@@ -13,13 +13,13 @@ from logitstore.core.types import Array
 
 
 class Views:
-    """Every view of every image, made on demand: all images in one view, then all in the next.
+    """All views of all images, made on demand: view 0 of all images, then view 1 of all, and so on.
 
     Args:
         names: keys of the images.
-        labels: int64, the class of each, or -1.
-        views: how many of each.
-        contents: uint64, checksums of the files as they were when they were first read, if they were.
+        labels: int64, the class of each image, or -1.
+        views: count of views of each image.
+        contents: uint64, checksums of the image files at their first reading; 0 for a file that was not read. None: all 0.
     """
 
     def __init__(self, names: Sequence[str], labels: Array, views: int, contents: Array | None = None) -> None:
@@ -48,15 +48,15 @@ class Views:
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """One view of one image, as it is put to the teacher; its one row is about its class.
+    """One view of one image: an input for the teacher. Its only row is about its class.
 
     Attributes:
         name: key of the image in the data set.
-        image: its number there.
+        image: index of the image in the data set.
         view: number of the view, from 0.
-        label: number of its class; -1 where the image has none, or shares the view with another.
-        content: xxh3-64 of the image file; 0 until it was read.
-        digest: of what the teacher saw; 0 until it was made.
+        label: class number; -1 if the image has no label, or shares the view with another image.
+        content: xxh3-64 of the image file; 0 until the file is read.
+        digest: checksum of the picture that the teacher saw; 0 until the picture is made.
     """
 
     name: str

@@ -1,7 +1,11 @@
-"""The linear head of a causal language model: how its final hidden state becomes its logits.
+"""The linear head of a model: the one formula by which a hidden state becomes logits.
 
-logits = cap * tanh((multiplier * (h @ W.T + bias)) / cap), where most models have neither multiplier nor bias nor cap. What a
-model's configuration says about them is checked against the model's own logits before anything is stored.
+    logits = cap * tanh(multiplier * (h W^T + bias) / cap)
+
+The bias is added before the multiplier, and both come before the cap. Without a cap (0) there is no tanh; most models have
+neither multiplier nor bias nor cap. The teacher's head, the student's head in the loss and the head that decodes a stored tail
+are all values of this class. What a model's configuration says about its head is compared with the model's own logits before
+anything is stored.
 
 Axes: N rows, D channels, V vocabulary.
 """
@@ -9,41 +13,44 @@ Axes: N rows, D channels, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
 
 from logitstore.errors import ModelError
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+
 _MULTIPLIERS = {"logit_scale": 1, "lm_head_multiplier": 1, "logits_scaling": -1}
-"""Where configurations keep what multiplies (1) or divides (-1) the logits: Cohere, Falcon-H1, Granite."""
+"""Keys under which configurations keep what multiplies (1) or divides (-1) the logits: Cohere, Falcon-H1, Granite."""
 
 
 _CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logits_soft_cap")
-"""Where they keep what bends them: Gemma 2 and later, RecurrentGemma, xLSTM."""
+"""Keys under which they keep the cap: Gemma 2 and later, RecurrentGemma, xLSTM."""
 
 
 @dataclass(frozen=True, eq=False)
-class Head:
-    """A linear head over the true vocabulary.
+class LinearHead:
+    """logits = cap * tanh(multiplier * (h W^T + bias) / cap); no tanh where the cap is 0.
 
     Attributes:
-        weight_VD: in the model's own dtype.
-        base_V: float32, added to the products; 0 without a bias.
-        multiplier: of the products.
+        weight_VD: W, any float dtype: a parameter itself where the head is trained, else detached.
+        bias_V: any float dtype; None where there is none.
+        multiplier: of the products and the bias.
         cap: bound of the logits, 0 for none.
     """
 
     weight_VD: Tensor
-    base_V: Tensor
+    bias_V: Tensor | None = None
     multiplier: float = 1.0
     cap: float = 0.0
 
     @classmethod
-    def of(cls, model: PreTrainedModel, config: PretrainedConfig, vocabulary: int) -> Head:
-        """The head of a loaded model.
+    def of(cls, model: PreTrainedModel, config: PretrainedConfig, vocabulary: int) -> LinearHead:
+        """Return the head of a loaded model, detached and cut to its first `vocabulary` rows.
 
         Raises:
             ModelError: its output layer is not linear.
@@ -60,26 +67,48 @@ class Head:
         for key, power in _MULTIPLIERS.items():
             multiplier *= float(getattr(text, key, None) or 1.0) ** power
         cap = next((float(value) for key in _CAPS if (value := getattr(text, key, None))), 0.0)
-        weight_VD = layer.weight.detach()[:vocabulary]
-        base_V = torch.zeros(vocabulary, device=weight_VD.device)
-        if layer.bias is not None:
-            base_V = multiplier * layer.bias.detach()[:vocabulary].float()
-        return cls(weight_VD, base_V, multiplier, cap)
+        bias_V = None if layer.bias is None else layer.bias.detach()[:vocabulary]
+        return cls(layer.weight.detach()[:vocabulary], bias_V, multiplier, cap)
+
+    @property
+    def vocabulary(self) -> int:
+        return self.weight_VD.shape[0]
 
     @property
     def width(self) -> int:
         return self.weight_VD.shape[1]
 
+    @property
+    def scaled_weight_VD(self) -> Tensor:
+        """multiplier * W: in the dtype of W where the multiplier is 1, else float32."""
+        return self.weight_VD if self.multiplier == 1 else self.weight_VD.float() * self.multiplier
+
+    @property
+    def base_V(self) -> Tensor:
+        """float32[V]: multiplier * bias, 0 without a bias. The argument of the cap is h @ scaled_weight.T + base."""
+        if self.bias_V is None:
+            return torch.zeros(self.vocabulary, device=self.weight_VD.device)
+        return self.multiplier * self.bias_V.float()
+
+    def from_products_(self, products_NV: Tensor) -> Tensor:
+        """Write multiplier * (products + bias) over the products h W^T, and return them."""
+        if self.bias_V is not None:
+            products_NV += self.bias_V
+        if self.multiplier != 1:
+            products_NV *= self.multiplier
+        return products_NV
+
     def uncapped(self, hidden_ND: Tensor) -> Tensor:
-        """float32[N, V], before the cap."""
-        return hidden_ND.float() @ self.weight_VD.float().T * self.multiplier + self.base_V
+        """float32[N, V]: the argument of the cap, multiplier * (h W^T + bias)."""
+        return self.from_products_(hidden_ND.float() @ self.weight_VD.float().T)
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """float32[N, V]."""
-        return capped(self.uncapped(hidden_ND), self.cap)
+        argument_NV = self.uncapped(hidden_ND)
+        return self.cap * torch.tanh(argument_NV / self.cap) if self.cap else argument_NV
 
-    def matching(self, name: str, hidden_ND: Tensor, logits_NV: Tensor) -> Head:
-        """This head, or the one without the multiplier where the model applies that before its output layer.
+    def matching(self, name: str, hidden_ND: Tensor, logits_NV: Tensor) -> LinearHead:
+        """Return this head, or the one without the multiplier where the model applies that before its output layer.
 
         Args:
             name: of the architecture, for the error.
@@ -88,12 +117,12 @@ class Head:
         Raises:
             ModelError: neither gives the model's own logits, up to their dtype's rounding.
         """
-        own_NV = logits_NV[:, : len(self.weight_VD)].float()
+        own_NV = logits_NV[:, : self.vocabulary].float()
         if not torch.isfinite(own_NV).all():
             raise ModelError(f"{name}: some of its logits are not finite, so no head gives them. Use --preset topk.")
         # products are summed in another order here; a few units in the last place of the largest logit
         allowed = max(4 * torch.finfo(logits_NV.dtype).eps, 2e-5) * own_NV.abs().max().clamp(min=1.0)
-        for head in (self, replace(self, multiplier=1.0, base_V=self.base_V / self.multiplier)):
+        for head in (self, replace(self, multiplier=1.0)):
             apart = (head.logits(hidden_ND) - own_NV).abs().max()
             if apart <= allowed:
                 return head
@@ -101,23 +130,3 @@ class Head:
             f"{name}: its logits differ from head times hidden state by {apart:.3g}: this architecture does something "
             "to them that logitstore does not know. Use --preset topk."
         )
-
-
-def capped(logits_NV: Tensor, cap: float) -> Tensor:
-    """cap * tanh(x / cap), or x itself without a cap (0)."""
-    return cap * torch.tanh(logits_NV / cap) if cap else logits_NV
-
-
-@dataclass(frozen=True, eq=False)
-class LinearHead:
-    """logits = cap * tanh(multiplier * (h @ W.T + bias) / cap); no tanh where cap is 0.
-
-    Attributes:
-        weight_VD: the parameter itself.
-        bias_V: the parameter, or None.
-    """
-
-    weight_VD: Tensor
-    bias_V: Tensor | None = None
-    multiplier: float = 1.0
-    cap: float = 0.0

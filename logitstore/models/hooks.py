@@ -131,7 +131,7 @@ def _put_back(name: str, usual: Callable[..., Any] | None) -> None:
 
 @contextmanager
 def taken_by(layer: nn.Module) -> Iterator[list[Tensor]]:
-    """What a layer is given, call by call, while the context lasts."""
+    """Record the first input of a layer, one entry for each call, while the context lasts."""
     seen: list[Tensor] = []
 
     def keep(_: nn.Module, inputs: tuple[Any, ...]) -> None:

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from logitstore.format.row_kinds import sparsifiers
-from logitstore.settings.fields import Place, Sparsifier
+from logitstore.settings.fields import POSITIONAL, RECIPE_ONLY, Place, Sparsifier
 from logitstore.settings.row import RowChoices
 
 
 class RecodeSettings(RowChoices):
     """Everything `recode` is told."""
 
-    cache: Place = Field(description="The cache to make another one from.")
+    cache: Annotated[Place, POSITIONAL] = Field(description="The cache to make another one from.")
     out: Place = Field(description="The cache to write. One that this command began is gone on with.")
     preset: Literal["small", "faithful", "exact", "topk", "sampled", "archive"] | None = Field(
         None,
         description="How to keep a row; without it as in the source, but for the options given. Hidden states can become "
         "anything; rows of listed tokens only something smaller.",
     )
-    pilot_rows: int = Field(12288, ge=1, description="Rows of the source from which a prior or sketch is fitted.")
+    pilot_rows: Annotated[int, RECIPE_ONLY] = Field(
+        12288, ge=1, description="Rows of the source from which a prior or sketch is fitted."
+    )
 
 
 class MergeSettings(RowChoices):
     """Everything `merge` is told."""
 
-    caches: list[Place] = Field(
+    caches: Annotated[list[Place], POSITIONAL] = Field(
         description="Two or more caches of the same samples, by teachers with the same vocabulary."
     )
     mean_probabilities: bool = Field(
@@ -53,7 +55,9 @@ class MergeSettings(RowChoices):
         description="How the mass outside the listed tokens is spread: like one vector for all rows, fitted on the mean "
         "(prior), evenly (uniform), or not at all, the listed tokens renormalised (none).",
     )
-    pilot_rows: int = Field(12288, ge=1, description="Rows of the mean from which a prior is fitted.")
+    pilot_rows: Annotated[int, RECIPE_ONLY] = Field(
+        12288, ge=1, description="Rows of the mean from which a prior is fitted."
+    )
 
     @field_validator("mean_probabilities")
     @classmethod

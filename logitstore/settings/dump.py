@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from logitstore.core.record import Record
-from logitstore.settings.fields import Model, Place
+from logitstore.settings.fields import DUMP_ONLY, POSITIONAL, RECIPE_ONLY, Model, Place
 from logitstore.settings.image import ImagesPlace, ViewChoices
 from logitstore.settings.row import RowChoices, TapChoices
 
@@ -15,7 +15,7 @@ from logitstore.settings.row import RowChoices, TapChoices
 class TeacherSettings(Record):
     """What `plan` and `dump` are both told: whom to ask, and about what."""
 
-    task: Literal["causal-lm", "image-classification"] = Field(
+    task: Annotated[Literal["causal-lm", "image-classification"], DUMP_ONLY] = Field(
         "causal-lm", description="What the teacher answers: the next token of texts, or the class of images."
     )
     teacher: Model = Field(description="The model to ask: a local folder, a hub name, or folder::file.gguf.")
@@ -41,7 +41,7 @@ class TeacherSettings(Record):
         "bfloat16", description="Number format of the teacher's weights and logits."
     )
     device: str = Field("auto", description="Where the teacher runs: auto, cpu, cuda, cuda:1, mps.")
-    samples_per_part: int | None = Field(
+    samples_per_part: Annotated[int | None, DUMP_ONLY] = Field(
         None,
         ge=1,
         description="Samples in a part, the unit of writing and resuming. Without it 1,024 texts, or 8,192 views of images.",
@@ -49,16 +49,10 @@ class TeacherSettings(Record):
     batch_tokens: int = Field(2048, ge=1, description="Most tokens the teacher sees at once, padding included.")
 
 
-class DumpSettings(TeacherSettings, RowChoices, TapChoices, ViewChoices):
+class DumpSettings(TeacherSettings, ViewChoices, RowChoices, TapChoices):
     """Everything `dump` is told."""
 
-    preset: Literal["small", "faithful", "exact", "topk", "sampled", "archive", "scores"] | None = Field(
-        None,
-        description="How to keep a row: small and faithful need the teacher's hidden states, exact keeps them, topk needs "
-        "its logits only, sampled keeps random draws, archive is small in compressed chunks, scores keeps no row, only how "
-        "probable the teacher found each sample. Without it small; topk for images of up to 16 classes.",
-    )
-    pilot_rows: int = Field(
+    pilot_rows: Annotated[int, RECIPE_ONLY] = Field(
         12288,
         ge=1,
         description="Rows, spread over the data, from which prior and sketch are fitted before the first part.",
@@ -91,7 +85,7 @@ class PilotSettings(TeacherSettings):
 class AddSettings(TapChoices, ImagesPlace):
     """Everything `add` is told."""
 
-    cache: Place = Field(description="The cache to add to.")
+    cache: Annotated[Place, POSITIONAL] = Field(description="The cache to add to.")
     views: str | None = Field(
         None,
         coerce_numbers_to_str=True,

@@ -3,14 +3,53 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator
+from pydantic.fields import FieldInfo
 
 from logitstore.core.schedule import Schedule
 from logitstore.errors import BadInput
 from logitstore.format.row_kinds import check_sparsifier
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """How the command line takes a setting. Metadata of a field, where the plain rules do not decide it.
+
+    The plain rules: every setting is an option of each command that has it, and is spelled like its name. A flag that is on
+    by default is also spelled with --no-.
+
+    Attributes:
+        flags: the spellings of the option.
+        positional: True for an argument, which has no spelling.
+        commands: the commands that have the option. All others read the setting from a recipe only.
+    """
+
+    flags: tuple[str, ...] = ()
+    positional: bool = False
+    commands: tuple[str, ...] | None = None
+
+    @classmethod
+    def of(cls, field: FieldInfo) -> CommandLine:
+        """Return what the field says, or the plain rules."""
+        return next((each for each in field.metadata if isinstance(each, cls)), cls())
+
+    def has(self, command: str) -> bool:
+        """Return True when the command takes the setting on its command line."""
+        return self.commands is None or command in self.commands
+
+
+POSITIONAL = CommandLine(positional=True)
+
+
+RECIPE_ONLY = CommandLine(commands=())
+
+
+DUMP_ONLY = CommandLine(commands=("dump",))
+"""An option of `dump`. The other commands that have the setting read it from a recipe only."""
 
 
 def _scheduled(said: Any) -> Any:

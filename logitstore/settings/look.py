@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from logitstore.core.record import Record
-from logitstore.settings.fields import Model, Place
+from logitstore.settings.fields import POSITIONAL, Model, Place
 
 
 class SelectSettings(Record):
     """Everything `select` is told."""
 
-    cache: Place = Field(description="The cache to choose from; one of the preset scores will do for most methods.")
+    cache: Annotated[Place, POSITIONAL] = Field(
+        description="The cache to choose from; one of the preset scores will do for most methods."
+    )
     reference: Place | None = Field(
         None, description="A cache of the same samples by a smaller model, for the difference of the two."
     )
@@ -39,7 +41,7 @@ class SelectSettings(Record):
 class VerifySettings(Record):
     """Everything `verify` is told."""
 
-    cache: Place = Field(description="The cache to check.")
+    cache: Annotated[Place, POSITIONAL] = Field(description="The cache to check.")
     repair: bool = Field(False, description="Drop what is broken, so that the dump command makes only that again.")
     against_teacher: Model | None = Field(
         None, description="Also ask this teacher again about a share of the samples, and compare."
@@ -56,7 +58,7 @@ class VerifySettings(Record):
 class InspectSettings(Record):
     """Everything `inspect` is told."""
 
-    cache: Place = Field(description="The cache to look at.")
+    cache: Annotated[Place, POSITIONAL] = Field(description="The cache to look at.")
     sample: int | None = Field(None, ge=0, description="Show the teacher's view of this sample, token by token.")
     tokens: int = Field(40, ge=1, description="Most tokens of the sample to show.")
     top: int = Field(3, ge=0, description="Alternatives to show for each token.")

@@ -12,12 +12,18 @@ from pydantic import ValidationError
 from logitstore.core.record import Record
 from logitstore.core.registry import suggest
 from logitstore.errors import BadInput, one_line
+from logitstore.settings import SETTINGS
+from logitstore.settings.fields import CommandLine
 
-SECTIONS = ("plan", "dump", "add", "recode", "merge", "inspect", "verify", "select", "sidecar", "train", "evaluate")
+SECTIONS = tuple(SETTINGS)
 
 
 ABOUT = "about"
 """A section for people: what a recipe is for."""
+
+
+RECIPES_FOR = "train"
+"""The command that takes a recipe by name."""
 
 
 NAMED = Path(__file__).with_name("recipes")
@@ -53,7 +59,9 @@ def load(kind: type[P], section: str, config: Path | None, flags: dict[str, Any]
     except ValidationError as error:
         first = error.errors()[0]
         name, *inside = first["loc"] or (section,)
-        flag = str(name).upper() if name in ("cache", "caches") else "--" + str(name).replace("_", "-")
+        field = kind.model_fields.get(str(name))
+        positional = field is not None and CommandLine.of(field).positional
+        flag = str(name).upper() if positional else "--" + str(name).replace("_", "-")
         if inside and isinstance(inside[0], int):  # of a list, which no flag can give
             flag = ".".join(map(str, (name, *inside[:2])))
         if first["type"] == "missing":

@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from logitstore.core.record import Record
 from logitstore.format.row_kinds import sparsifiers
 from logitstore.format.tap import CODEC_PATTERN
-from logitstore.settings.fields import Sparsifier
+from logitstore.settings.fields import DUMP_ONLY, RECIPE_ONLY, CommandLine, Sparsifier
 
 
 class RowChoices(Record):
-    """What `dump` and `recode` may be told about a row, besides a preset; None leaves it to that."""
+    """What `dump`, `recode` and `merge` may be told about a row: a preset, and choices; None leaves a choice to the preset."""
 
+    preset: Literal["small", "faithful", "exact", "topk", "sampled", "archive", "scores"] | None = Field(
+        None,
+        description="How to keep a row: small and faithful need the teacher's hidden states, exact keeps them, topk needs "
+        "its logits only, sampled keeps random draws, archive is small in compressed chunks, scores keeps no row, only how "
+        "probable the teacher found each sample. Without it small; topk for images of up to 16 classes.",
+    )
     sparsifier: Sparsifier | None = Field(
         None, description="What is kept of a row, if not what the preset says.", examples=sparsifiers()
     )
-    k: int | None = Field(None, ge=1, description="Tokens listed per row, if not as many as the preset says.")
-    top_p: float | None = Field(None, gt=0, le=1, description="Mass after which topp stops listing; without it 0.95.")
-    draws: int | None = Field(None, ge=1, le=255, description="Tokens drawn per row (sampled, hybrid); without it 12.")
-    exponent: float | None = Field(
+    k: Annotated[int | None, CommandLine(flags=("-k", "--k"))] = Field(
+        None, ge=1, description="Tokens listed per row, if not as many as the preset says."
+    )
+    top_p: Annotated[float | None, DUMP_ONLY] = Field(
+        None, gt=0, le=1, description="Mass after which topp stops listing; without it 0.95."
+    )
+    draws: Annotated[int | None, DUMP_ONLY] = Field(
+        None, ge=1, le=255, description="Tokens drawn per row (sampled, hybrid); without it 12."
+    )
+    exponent: Annotated[float | None, RECIPE_ONLY] = Field(
         None, gt=0, le=2, description="Draw in proportion to p to this power (sampled, hybrid); without it 1."
     )
     tail: Literal["sketch", "prior", "uniform", "none"] | None = Field(
@@ -29,11 +41,13 @@ class RowChoices(Record):
         description="How the mass outside the listed tokens is spread: each row's own way (sketch), like one vector for all "
         "rows (prior), evenly (uniform), or not at all, the listed tokens renormalised (none).",
     )
-    sketch_bytes: int | None = Field(None, ge=1, le=4096, description="Bytes a row for the sketch of its tail.")
+    sketch_bytes: Annotated[int | None, CommandLine(commands=("dump", "recode"))] = Field(
+        None, ge=1, le=4096, description="Bytes a row for the sketch of its tail."
+    )
     logprobs: Literal["float32", "float16", "levels-8", "levels-6", "levels-5"] | None = Field(
         None, description="How listed logprobs are stored."
     )
-    tail_mass: Literal["float32", "log2-16", "log2-8"] | None = Field(
+    tail_mass: Annotated[Literal["float32", "log2-16", "log2-8"] | None, RECIPE_ONLY] = Field(
         None, description="How the mass of the tail is stored."
     )
     layout: Literal["mapped", "archive"] | None = Field(
@@ -41,8 +55,8 @@ class RowChoices(Record):
     )
 
     def choices(self) -> dict[str, Any]:
-        """The settings of a row by name, None where nothing was said."""
-        return {name: getattr(self, name) for name in RowChoices.model_fields}
+        """Return the settings besides the preset by name, None where nothing was said."""
+        return {name: getattr(self, name) for name in RowChoices.model_fields if name != "preset"}
 
 
 class TapChoices(Record):

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from logitstore.core.methods import METHODS
 from logitstore.core.record import Record
 from logitstore.core.schedule import WAYS
-from logitstore.settings.fields import Model, Place, Share, Temperature, Weight
+from logitstore.settings.fields import POSITIONAL, RECIPE_ONLY, Model, Place, Share, Temperature, Weight
 from logitstore.settings.image import StudentsImages
 
 
 class SidecarSettings(Record):
     """Everything `sidecar` is told."""
 
-    cache: Place = Field(description="The cache to go through.")
+    cache: Annotated[Place, POSITIONAL] = Field(description="The cache to go through.")
     of: Literal["perplexity", "means", "pca"] = Field(
         "perplexity",
         description="The teacher's perplexity on each domain; or of a tap the mean of every channel and before every token, "
@@ -44,7 +44,7 @@ class TermSettings(Record):
 class TrainSettings(StudentsImages):
     """Everything `train` is told."""
 
-    cache: Place = Field(description="The cache to learn from.")
+    cache: Annotated[Place, POSITIONAL] = Field(description="The cache to learn from.")
     student: Model | list[Model] | None = Field(
         None,
         description="The model to train: a local folder or hub name. Without it: a fresh one, shaped like the teacher "
@@ -79,8 +79,10 @@ class TrainSettings(StudentsImages):
         description=f"What pulls the student towards the teacher: {', '.join(METHODS)}; or none, where `terms` of a recipe do.",
     )
     temperature: Temperature = Field(1.0, description="Temperature of the objective; a number or a schedule.")
-    options: dict[str, Any] = Field({}, description="Options of the objective, by name (recipe files only).")
-    terms: list[TermSettings] = Field(
+    options: Annotated[dict[str, Any], RECIPE_ONLY] = Field(
+        {}, description="Options of the objective, by name (recipe files only)."
+    )
+    terms: Annotated[list[TermSettings], RECIPE_ONLY] = Field(
         [],
         description="Further pulls that are added to the loss: name, weight, temperature, options (recipe files only).",
     )
@@ -143,7 +145,9 @@ class TrainSettings(StudentsImages):
     resume: bool = Field(False, description="Go on from the last checkpoint in --out.")
     workers: int = Field(1, ge=0, description="Threads that prepare batches ahead.")
     seed: int = Field(0, ge=0, description="Seed of the order of the samples and of fresh weights.")
-    trainer: dict[str, Any] = Field({}, description="Further TrainingArguments, by name (recipe files only).")
+    trainer: Annotated[dict[str, Any], RECIPE_ONLY] = Field(
+        {}, description="Further TrainingArguments, by name (recipe files only)."
+    )
 
     @property
     def students(self) -> list[str]:
@@ -159,7 +163,7 @@ class TrainSettings(StudentsImages):
 class EvaluateSettings(StudentsImages):
     """Everything `evaluate` is told."""
 
-    cache: Place = Field(description="The cache to compare with.")
+    cache: Annotated[Place, POSITIONAL] = Field(description="The cache to compare with.")
     student: Model = Field(description="The student: a local folder, a hub name, or folder::file.gguf.")
     samples: Literal["heldout", "all"] = Field(
         "heldout", description="Judge on the samples that `train` kept out with the same --holdout, or on all."

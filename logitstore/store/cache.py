@@ -1,4 +1,4 @@
-"""Opening a cache and reading it: nothing is copied, and nothing is touched before it is asked for."""
+"""Open and read a cache. Mapped arrays are not copied, and no part is opened before it is needed."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from logitstore.store.samples import PartSamples, stored_samples
 from logitstore.store.taps import Taps
 
 OPEN_PARTS = 4096
-"""Parts kept open. Each maps a file a field, and a process may have 65,530 maps on Linux."""
+"""Largest count of parts kept open. Each maps one file per field, and Linux allows 65,530 maps per process."""
 
 
 class Cache:
-    """A cache opened for reading: a sequence of samples with what the teacher said about them.
+    """A cache opened for reading: a sequence of samples with the teacher's answers about them.
 
     `len(cache)` counts the samples of the committed parts; `cache[i]` and slices give `CachedSample`s whose arrays are
-    views of mapped files; `cache.loader(...)` gives batches of tensors.
+    views of mapped files; `cache.loader(...)` returns a loader of batches of tensors.
     """
 
     def __init__(self, path: str | Path) -> None:
         """Read the manifest and list the parts; no part is opened.
 
         Raises:
-            NotACache: no manifest there, a foreign one, or one of a newer format version.
+            NotACache: the folder has no manifest, a foreign one, or one of a newer format version.
             CacheDamaged: the manifest does not match its checksum.
         """
         self.path = Path(path)
@@ -61,38 +61,42 @@ class Cache:
 
     @property
     def complete(self) -> bool:
-        """Whether every part of the plan is committed."""
+        """True if every part of the plan is committed."""
         return len(self.part_numbers) == self.manifest.parts
 
     @cached_property
     def records(self) -> list[PartRecord]:
-        """The commit records of all committed parts; read once, when first asked for."""
+        """The commit records of all committed parts; they are read once, at first use."""
         return [read_record(self.path, self.manifest, part) for part in self.part_numbers]
 
     @property
     def rows(self) -> int:
-        """Rows in the committed parts."""
+        """Count of rows in the committed parts."""
         if self.complete:
             return self.manifest.rows * self.manifest.views
         return sum(record.rows for record in self.records)
 
     @property
     def fidelity(self) -> Fidelity:
-        """How far what is stored was found to be from what the teacher said, over all committed parts."""
+        """The measured fidelity of all committed parts together."""
         return add_fidelity([record.fidelity for record in self.records])
 
     @property
     def sums(self) -> Sums:
-        """What the parts added up, over all of them."""
+        """The sums over all committed parts."""
         return add_sums([record.sums for record in self.records])
 
     @cached_property
     def taps(self) -> Taps:
-        """Features of the teacher that are stored beside the parts, by name, such as `hidden-8`; complete or not."""
+        """The taps of the cache (stored features of the teacher) by name, such as `hidden-8`; also incomplete ones."""
         return Taps(self.path, self.manifest)
 
     def locate(self, index: int) -> tuple[Part, int]:
-        """The part that holds sample `index`, and the sample's number in it."""
+        """Return the part that holds sample `index`, and the index of the sample in this part.
+
+        Raises:
+            IndexError: there is no such sample.
+        """
         if not -len(self) <= index < len(self):
             raise IndexError(f"sample {index} of a cache with {len(self)} samples")
         index %= len(self)
@@ -100,22 +104,26 @@ class Cache:
         return self.part(self.part_numbers[place]), index - int(self._first_sample_P[place])
 
     def first_sample(self, number: int) -> int:
-        """The number of the first sample of part `number` among all samples of the cache."""
+        """Return the index of the first sample of part `number` among all samples of the cache."""
         return int(self._first_sample_P[np.searchsorted(self._numbers_P, number)])
 
     def part(self, number: int) -> Part:
-        """Part `number`, opened when first asked for and kept, the last few thousand; of an archive, the rows of fewer."""
+        """Return part `number`. It is opened at first use; OPEN_PARTS parts, and the rows of OPEN_ARCHIVES archives, stay open.
+
+        Raises:
+            CacheDamaged, CacheMismatch: see `Part`.
+        """
         with self._lock:
-            found = self._parts.get(number)
-            if found is None:
+            part = self._parts.get(number)
+            if part is None:
                 opened = self._samples.get(number)
-                found = self._parts[number] = Part(
+                part = self._parts[number] = Part(
                     self.path, self.manifest, number, self._shelf, opened, self.shared_samples
                 )
-                self._samples[number] = found.samples
+                self._samples[number] = part.samples
                 if len(self._parts) > OPEN_PARTS:
                     self._samples.pop(self._parts.popitem(last=False)[0])
-            return found
+            return part
 
     @cached_property
     def shared_samples(self) -> Any:
@@ -128,7 +136,7 @@ class Cache:
 
     @property
     def whole_views(self) -> list[int]:
-        """Views of which every part is committed."""
+        """Numbers of the views whose parts are all committed."""
         count = self.manifest.parts_of_view
         return [
             int(view)
@@ -137,23 +145,23 @@ class Cache:
         ]
 
     def first_sample_of(self, view: int) -> int:
-        """The number of a whole view's first sample; its other images follow in their order."""
+        """Return the index of the first sample of a whole view; its other images follow in their order."""
         return self.first_sample(view * self.manifest.parts_of_view)
 
     def samples_of(self, number: int) -> PartSamples:
-        """The samples of part `number`, without its rows, which costs less to open."""
-        found = self._samples.get(number)
-        if found is None:
-            found = open_samples(self.path, self.manifest, number, self.shared_samples)
+        """Return the samples of part `number` without its rows, which costs less to open."""
+        samples = self._samples.get(number)
+        if samples is None:
+            samples = open_samples(self.path, self.manifest, number, self.shared_samples)
             if len(self._samples) < OPEN_PARTS:
-                self._samples[number] = found
-        return found
+                self._samples[number] = samples
+        return samples
 
     def places(self, samples_M: Array) -> tuple[Array, Array]:
-        """int64[M] each: the parts that hold some samples, and the samples' numbers in them.
+        """Return the parts that hold some samples, and the indices of the samples in these parts, int64[M] each.
 
         Raises:
-            IndexError: a number is not of a sample.
+            IndexError: there is no sample with one of the indices.
         """
         if len(samples_M) and not 0 <= samples_M.min() <= samples_M.max() < len(self):
             raise IndexError(f"samples {samples_M.min()} to {samples_M.max()} of a cache with {len(self)} samples")
@@ -161,23 +169,23 @@ class Cache:
         return self._numbers_P[place_M], samples_M - self._first_sample_P[place_M]
 
     def by_part(self, samples_M: Array) -> Iterator[tuple[int, Array, Array]]:
-        """Part by part: its number, which of some samples it holds, and their numbers in it."""
+        """Group samples by part. Yield the part's number, the places of its samples in `samples_M`, and their indices in it."""
         parts_M, numbers_M = self.places(samples_M)
         order_M = np.argsort(parts_M, kind="stable")
         parts, starts = np.unique(parts_M[order_M], return_index=True)
         for part, (start, stop) in zip(parts.tolist(), pairwise([*starts.tolist(), len(order_M)]), strict=True):
-            own = order_M[start:stop]
-            yield part, own, numbers_M[own]
+            places = order_M[start:stop]
+            yield part, places, numbers_M[places]
 
     def lengths_of(self, samples_M: Array) -> Array:
-        """int64[M]: tokens of some samples; opens no rows."""
-        found_M = np.empty(len(samples_M), np.int64)
-        for part, own, numbers in self.by_part(samples_M):
-            found_M[own] = self.samples_of(part).lengths_S[numbers]
-        return found_M
+        """Return the count of tokens of some samples, int64[M]. No rows are opened."""
+        lengths_M = np.empty(len(samples_M), np.int64)
+        for part, places, numbers in self.by_part(samples_M):
+            lengths_M[places] = self.samples_of(part).lengths_S[numbers]
+        return lengths_M
 
     def row_counts(self) -> Array:
-        """int64: rows of every sample."""
+        """Return the count of rows of every sample, int64."""
         parts = [self.samples_of(number).row_count_S for number in self.part_numbers]
         return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
 
@@ -195,23 +203,23 @@ class Cache:
         return (self[number] for number in range(len(self)))
 
     def check_sizes(self) -> None:
-        """Compare the size of every file with the manifest and the commit records: cheap, and enough to find truncation.
+        """Compare the size of every file with the manifest and the commit records. It is cheap, and finds truncated files.
 
         Raises:
-            CacheDamaged: naming the first bad part and file.
+            CacheDamaged: a size is wrong; the message names the first such part and file.
         """
         check_files(self.path, "", self.manifest.shared)
         for record in self.records:
             check_sizes(self.path, record.part, record)
 
     def check_targets(self, wanted: str) -> None:
-        """Refuse a cache of scores where what the teacher said about rows is needed.
+        """Refuse a cache that stores scores only, for a use that needs the targets of rows.
 
         Args:
-            wanted: what needs it, to begin the message with.
+            wanted: name of the use, for the beginning of the message.
 
         Raises:
-            BadInput: only scores are kept.
+            BadInput: the cache stores scores only.
         """
         if not self.manifest.sparsifier.keeps_rows:
             raise BadInput(
@@ -220,25 +228,25 @@ class Cache:
             )
 
     def documents(self) -> Array:
-        """int64: for every sample, the document it was cut from."""
+        """Return the document of every sample, int64."""
         parts = [self.samples_of(number).document_S for number in self.part_numbers]
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
     def keys(self) -> list[str]:
-        """The key of every sample."""
+        """Return the key of every sample."""
         return list(chain.from_iterable(self.samples_of(number).keys() for number in self.part_numbers))
 
     def nll(self) -> Array:
-        """float32: for every sample, the teacher's mean negative logprob of its gold tokens, nats per row."""
+        """Return the nll of every sample, float32: the mean negative logprob of its gold tokens, nats per row."""
         parts = [self.samples_of(number).nll_S for number in self.part_numbers]
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
     def domains(self) -> list[str | None]:
-        """For every sample, where its document comes from, if the data say so."""
+        """Return the domain of every sample's document, or None if the data do not name it."""
         return [name for number in self.part_numbers for name in self.samples_of(number).domains()]
 
     def lengths(self) -> Array:
-        """int64: tokens of every sample."""
+        """Return the count of tokens of every sample, int64."""
         parts = [self.samples_of(number).lengths_S for number in self.part_numbers]
         return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
 

@@ -35,7 +35,7 @@ def part_folder(root: Path, part: int) -> Path:
 
 
 def part_folders(root: Path) -> list[int]:
-    """Numbers of the folders below `parts/` that look like parts, ascending."""
+    """Return the numbers of the folders in `parts/` that have the name of a part, ascending."""
     try:
         names = os.listdir(root / PARTS)
     except FileNotFoundError:
@@ -44,22 +44,22 @@ def part_folders(root: Path) -> list[int]:
 
 
 def committed_parts(root: Path) -> list[int]:
-    """Numbers of the parts that are whole, ascending. Costs one listing of `parts/` and a stat per part."""
+    """Return the numbers of the committed parts, ascending. The cost is one listing of `parts/` and one stat per part."""
     parts = f"{root}/{PARTS}"
-    # plain strings: there may be a hundred thousand parts, and a path object takes longer than the question
+    # plain strings: with a hundred thousand parts, making path objects would take longer than the calls of isfile
     return [number for number in part_folders(root) if os.path.isfile(f"{parts}/{number:05d}/{RECORD_NAME}")]
 
 
 def shared_name(what: str, content: bytes, suffix: str = "") -> str:
-    """Path of a shared file; the name carries a hash of the contents, so that two writers never fight over one."""
+    """Return the path of a shared file. Its name contains a hash of its contents, so two writers never overwrite each other."""
     return f"{SHARED}/{what}-{xxhash.xxh3_64_hexdigest(content)}{suffix}"
 
 
 def inside(root: Path, relative: str) -> Path:
-    """`root / relative`, refused when links make it leave `root`.
+    """Return `root / relative`; refuse a path that leaves `root` through links.
 
     Raises:
-        CacheDamaged: the path resolves to somewhere outside.
+        CacheDamaged: the path resolves to a place outside `root`.
     """
     path = root / relative
     if not _has_links(str(root), relative):
@@ -74,7 +74,7 @@ def inside(root: Path, relative: str) -> Path:
 
 
 def _has_links(root: str, relative: str) -> bool:
-    """Whether a part of the path below `root` is a link, or could lead upwards; cheaper than to resolve it."""
+    """Return True if a piece of the path below `root` is a link, or may lead upwards. It is cheaper than resolving the path."""
     pieces = relative.split("/")
     if relative.startswith("/") or ".." in pieces:
         return True
@@ -90,7 +90,11 @@ def _has_links(root: str, relative: str) -> bool:
 
 
 def parse_parts(text: str, count: int) -> list[int]:
-    """Part numbers from a list such as `0-99,120`, checked against the `count` parts there are."""
+    """Return the part numbers in a list such as `0-99,120`, ascending.
+
+    Raises:
+        BadInput: the text is not such a list, or names a part that is not below `count`.
+    """
     chosen: set[int] = set()
     for piece in text.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", piece)

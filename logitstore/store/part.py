@@ -21,7 +21,7 @@ from logitstore.store.samples import PartSamples, stored_samples
 
 
 class PartsPlan(Protocol):
-    """What decides some parts: a manifest, or the plan of a tap."""
+    """The plan of parts: a manifest, or the plan of a tap."""
 
     @property
     def identity(self) -> str: ...
@@ -36,18 +36,18 @@ class PartsPlan(Protocol):
     def parts(self) -> int: ...
 
     def samples_in(self, part: int) -> int:
-        """How many samples part number `part` holds."""
+        """Return the count of samples in part number `part`."""
         ...
 
 
 def open_record(root: Path, plan: PartsPlan, number: int, also: Iterable[str] = ()) -> PartRecord:
-    """The commit record of a part whose files have the right sizes and which lists all that is needed.
+    """Return the commit record of a part, after checking that it lists all needed files and that they have the right sizes.
 
     Args:
         root: the folder of a cache or of a tap.
-        plan: of it.
-        number: of the part.
-        also: files that are needed besides the rows.
+        plan: the plan of the cache or the tap.
+        number: number of the part.
+        also: needed files besides the rows.
 
     Raises:
         CacheDamaged: a file is missing, truncated or outside the cache.
@@ -56,7 +56,7 @@ def open_record(root: Path, plan: PartsPlan, number: int, also: Iterable[str] = 
     record = read_record(root, plan, number)
     check_sizes(root, number, record)
     rows = needed_files(plan.fields, plan.layout, record.rows)
-    # only what the record lists was checked not to lead outside, so nothing else is opened
+    # only the listed files were checked not to lead outside the cache, so no other file may be opened
     needed = {*also, *(f"{layout.ROWS_FOLDER}/{file}" for file in rows)}
     if unlisted := sorted(needed - record.files.keys()):
         raise CacheDamaged(f"{root}: the record of part {number:05d} does not list {', '.join(unlisted)}.")
@@ -64,11 +64,11 @@ def open_record(root: Path, plan: PartsPlan, number: int, also: Iterable[str] = 
 
 
 def read_record(root: Path, plan: PartsPlan, number: int) -> PartRecord:
-    """The commit record of a part.
+    """Return the commit record of a part.
 
     Raises:
-        CacheDamaged: it is broken, or about another part.
-        CacheMismatch: it belongs to another plan.
+        CacheDamaged: the record is broken, or about another part.
+        CacheMismatch: the record belongs to another plan.
     """
     record = unseal(PartRecord, layout.inside(root, f"{layout.PARTS}/{number:05d}/{RECORD_NAME}"))
     if record.plan != plan.identity:
@@ -82,17 +82,17 @@ def read_record(root: Path, plan: PartsPlan, number: int) -> PartRecord:
 
 
 def check_sizes(root: Path, number: int, record: PartRecord) -> None:
-    """Raises CacheDamaged when a file of the part is missing or has another size than its seal says."""
+    """Raise CacheDamaged if a file of the part is missing, or its size differs from its seal."""
     check_files(root, f"{layout.PARTS}/{number:05d}/", record.files)
 
 
 def check_files(root: Path, folder: str, files: dict[str, FileSeal]) -> None:
-    """Raises CacheDamaged when one of the files below `folder` is missing or has another size than its seal says."""
+    """Raise CacheDamaged if one of the files below `folder` is missing, or its size differs from its seal."""
     for name, sealed in files.items():
         path = layout.inside(root, f"{folder}{name}")
         try:
-            found = path.stat()
-            size = found.st_size if stat.S_ISREG(found.st_mode) else None
+            status = path.stat()
+            size = status.st_size if stat.S_ISREG(status.st_mode) else None
         except OSError:
             size = None
         if size != sealed.bytes:
@@ -103,7 +103,7 @@ def check_files(root: Path, folder: str, files: dict[str, FileSeal]) -> None:
 
 
 OPEN_ARCHIVES = 8
-"""Decompressed parts of an archive that are kept."""
+"""Largest count of decompressed parts of an archive that are kept."""
 
 
 Shelf = Memo[int, dict[str, Array]]
@@ -135,21 +135,21 @@ class Part:
         self._manifest = manifest
         self._codec = RowCodec(row=manifest.row)
         self._shelf = shelf or Shelf(OPEN_ARCHIVES)
-        # mapping checks the metadata now, not in the middle of an epoch
+        # mapping checks the metadata here, not in the middle of an epoch
         self._mapped: dict[str, Array] | None = None
         if manifest.layout == "mapped":
             self._mapped = map_rows(self.folder / layout.ROWS_FOLDER, manifest.fields, self.record.rows)
 
     @property
     def fields(self) -> dict[str, Array]:
-        """The rows' stored arrays: views of mapped files, or decompressed and kept while they are in use."""
+        """The stored arrays of the rows: views of mapped files, or decompressed arrays that are kept while in use."""
         return self._mapped if self._mapped is not None else self._shelf.get(self.number, self._read)
 
     def _read(self) -> dict[str, Array]:
         return read_rows(self.folder / layout.ROWS_FOLDER, self._manifest.fields, self.record.rows)
 
     def span(self, index: int) -> slice:
-        """The rows of sample number `index` of this part."""
+        """Return the slice of the rows of sample number `index` of this part."""
         start = int(self.samples.row_start_S[index])
         return slice(start, start + int(self.samples.row_count_S[index]))
 

@@ -1,7 +1,7 @@
-"""`rows.zarr`: what was answered, a Zarr v3 group with one array a field.
+"""`rows.zarr`: the stored answers, a Zarr v3 group with one array per field.
 
-Mapped layout: one uncompressed chunk each, hence bare bytes on disk, which NumPy maps; zarr-python's reads return copies, and
-its import takes a third of a second. Archive layout: compressed chunks, read by zarr-python.
+Mapped layout: each array is one uncompressed chunk, so its file holds bare bytes, which are mapped. (zarr-python returns
+copies, and its import takes a third of a second.) Archive layout: compressed chunks, read by zarr-python.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from logitstore.format.row import ARCHIVE_ROWS, FieldInfo
 
 
 def chunk_name(rank: int) -> str:
-    """Path of the only chunk of an array with `rank` axes, below the array's folder."""
+    """Return the path of the only chunk of an array with `rank` axes, relative to the array's folder."""
     return "/".join(["c"] + ["0"] * rank)
 
 
 def files_of(fields: dict[str, FieldInfo]) -> list[str]:
-    """Paths of the files that `map_rows` reads, below the group's folder."""
+    """Return the paths of the files that `map_rows` reads, relative to the group's folder."""
     return [
         f"{name}/{file}" for name, info in fields.items() for file in ("zarr.json", chunk_name(1 + len(info.shape)))
     ]
 
 
 def archive_codecs(rank: int, item_bytes: int) -> list[dict[str, Any]]:
-    """Zarr codecs of an array in the archive layout: each column by itself, its bytes by significance, then zstd."""
+    """Return the Zarr codecs of an array in the archive layout: columns first, bytes sorted by significance, then zstd."""
     return [
         {"name": "transpose", "configuration": {"order": list(reversed(range(rank)))}},
         {"name": "bytes", "configuration": {"endian": "little"}} if item_bytes > 1 else {"name": "bytes"},
@@ -51,7 +51,7 @@ def archive_codecs(rank: int, item_bytes: int) -> list[dict[str, Any]]:
 
 
 def needed_files(fields: dict[str, FieldInfo], layout: str, rows: int) -> list[str]:
-    """Paths of all files that reading the rows opens, below the group's folder."""
+    """Return the paths of all files that are opened to read the rows, relative to the group's folder."""
     if layout == "mapped":
         return files_of(fields)
     chunks = range(-(-max(rows, 1) // ARCHIVE_ROWS))
@@ -63,12 +63,12 @@ def needed_files(fields: dict[str, FieldInfo], layout: str, rows: int) -> list[s
 
 
 def _archive_chunk(number: int, axes: int) -> str:
-    """Path of one chunk of an array in the archive layout, whose rows have `axes` axes."""
+    """Return the path of one chunk of an array in the archive layout; each row has `axes` axes."""
     return "/".join(["c", str(number)] + ["0"] * axes)
 
 
 def _check_blosc(path: Path, expected: int) -> None:
-    """Refuse a compressed chunk that says it holds anything but `expected` bytes, before memory is asked for."""
+    """Refuse a compressed chunk whose header does not name `expected` bytes, before memory is allocated for it."""
     with path.open("rb") as file:
         header = file.read(16)
     if len(header) < 16 or int.from_bytes(header[4:8], "little") != expected:
@@ -76,13 +76,13 @@ def _check_blosc(path: Path, expected: int) -> None:
 
 
 def read_rows(folder: Path, fields: dict[str, FieldInfo], rows: int) -> dict[str, Array]:
-    """Decompress every field of a part in the archive layout.
+    """Decompress every field of a part in the archive layout; return the arrays by name.
 
     Raises:
-        CacheDamaged: the Zarr metadata is not the one the manifest asks for, or a chunk cannot be decompressed.
+        CacheDamaged: the Zarr metadata does not fit the manifest, or a chunk cannot be decompressed.
     """
     zarr: Any = importlib.import_module("zarr")
-    found: dict[str, Array] = {}
+    arrays: dict[str, Array] = {}
     for name, info in fields.items():
         shape = [rows, *info.shape]
         dtype = np.dtype(info.dtype)
@@ -95,20 +95,20 @@ def read_rows(folder: Path, fields: dict[str, FieldInfo], rows: int) -> dict[str
                 folder / name / _archive_chunk(chunk, len(info.shape)), math.prod(chunk_shape) * dtype.itemsize
             )
         try:
-            found[name] = np.asarray(zarr.open_array(str(folder / name), mode="r")[...])
+            arrays[name] = np.asarray(zarr.open_array(str(folder / name), mode="r")[...])
         except Exception as error:
-            # zarr and its codecs raise anything from ValueError to RuntimeError for bytes that do not decompress
+            # zarr and its codecs raise many kinds of errors for damaged bytes, from ValueError to RuntimeError
             raise CacheDamaged(
                 f"{folder / name}: cannot be read: {one_line(error)}. Run `logitstore verify`."
             ) from error
-    return found
+    return arrays
 
 
 def map_rows(folder: Path, fields: dict[str, FieldInfo], rows: int) -> dict[str, Array]:
-    """Map every field of a part, read-only, without copying or reading a row.
+    """Map every field of a part, read-only; return the arrays by name. No row is read or copied.
 
     Raises:
-        CacheDamaged: the Zarr metadata is not the one the manifest asks for, or a chunk has another size.
+        CacheDamaged: the Zarr metadata does not fit the manifest, or a chunk has another size.
     """
     return {name: _map_field(folder / name, info, rows) for name, info in fields.items()}
 
@@ -130,7 +130,7 @@ def _map_field(folder: Path, info: FieldInfo, rows: int) -> Array:
         raise CacheDamaged(f"{chunk}: {size} bytes; {expected} expected. Run `logitstore verify`.")
     if not expected:
         return np.empty(shape, dtype)
-    # Arrow's map keeps no file descriptor, as numpy.memmap does: a process may have a thousand of those
+    # unlike numpy.memmap, Arrow keeps no file descriptor open; a process may have only about a thousand of them
     return np.frombuffer(pa.memory_map(str(chunk)).read_buffer(expected), dtype).reshape(shape)
 
 
@@ -139,7 +139,7 @@ def _check_metadata(
 ) -> None:
     try:
         stored = json.loads(path.read_bytes())
-        found = (
+        described = (
             stored["shape"],
             stored["data_type"],
             stored["chunk_grid"]["configuration"]["chunk_shape"],
@@ -155,5 +155,7 @@ def _check_metadata(
         codecs,
         {"name": "default", "configuration": {"separator": "/"}},
     )
-    if found != expected:
-        raise CacheDamaged(f"{path}: it describes {found}; the manifest asks for {expected}. Run `logitstore verify`.")
+    if described != expected:
+        raise CacheDamaged(
+            f"{path}: it describes {described}; the manifest asks for {expected}. Run `logitstore verify`."
+        )

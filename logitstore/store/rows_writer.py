@@ -1,7 +1,7 @@
-"""Writing `rows.zarr`, row range by row range, in any order.
+"""Write `rows.zarr`, one range of rows at a time, in any order.
 
-Mapped: zarr-python makes the metadata, the chunk files are filled in place. Archive: zarr-python compresses and writes all of
-a part when it is whole.
+Mapped layout: zarr-python writes the metadata, and the chunk files are filled in place. Archive layout: zarr-python compresses
+and writes all rows of a part when the part is complete.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from logitstore.store.rows import archive_codecs, chunk_name
 
 
 class MappedWriter:
-    """Open chunk files of one part, filled in any order."""
+    """Writer of the mapped layout: holds the chunk files of one part open, and fills them in any order."""
 
     def __init__(self, folder: Path, fields: dict[str, FieldInfo], rows: int) -> None:
         self._files: dict[str, tuple[int, np.dtype[Any], int]] = {}
@@ -51,7 +51,7 @@ class MappedWriter:
             self._files[name] = (descriptor, np.dtype(info.dtype).newbyteorder("<"), math.prod(info.shape))
 
     def write(self, first_row: int, fields: dict[str, Array]) -> None:
-        """Store consecutive rows from `first_row` on; every field must be given, with the same count of rows."""
+        """Write consecutive rows, beginning at `first_row`. Every field must be given, with the same count of rows."""
         for name, (descriptor, dtype, width) in self._files.items():
             content = np.ascontiguousarray(fields[name], dtype).data.cast("B")
             offset = first_row * width * dtype.itemsize
@@ -60,18 +60,18 @@ class MappedWriter:
                 content, offset = content[written:], offset + written
 
     def finish(self) -> None:
-        """Everything is written."""
+        """Finish after all rows are written."""
         self.close()
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         for descriptor, _, _ in self._files.values():
             os.close(descriptor)
         self._files = {}
 
 
 class ArchiveWriter:
-    """All rows of one part in memory, compressed when they are complete."""
+    """Writer of the archive layout: holds all rows of one part in memory, and compresses them when they are complete."""
 
     def __init__(self, folder: Path, fields: dict[str, FieldInfo], rows: int) -> None:
         self._folder, self._fields = folder, fields
@@ -80,7 +80,7 @@ class ArchiveWriter:
         }
 
     def write(self, first_row: int, fields: dict[str, Array]) -> None:
-        """Keep consecutive rows from `first_row` on."""
+        """Keep consecutive rows, beginning at `first_row`."""
         for name, array in self._arrays.items():
             array[first_row : first_row + len(fields[name])] = fields[name]
 
@@ -104,7 +104,7 @@ class ArchiveWriter:
             made[...] = array
 
     def close(self) -> None:
-        """Let go of the memory."""
+        """Free the memory."""
         self._arrays = {}
 
 
@@ -112,5 +112,5 @@ RowsWriter = MappedWriter | ArchiveWriter
 
 
 def open_writer(folder: Path, fields: dict[str, FieldInfo], rows: int, layout: str) -> RowsWriter:
-    """A writer of the rows of one part; `layout` is "mapped" or "archive"."""
+    """Return a writer of the rows of one part; `layout` is "mapped" or "archive"."""
     return (ArchiveWriter if layout == "archive" else MappedWriter)(folder, fields, rows)

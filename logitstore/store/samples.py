@@ -17,16 +17,16 @@ from logitstore.format.part_record import PartRecord
 
 
 def map_batch(path: Path, schema: pa.Schema) -> pa.RecordBatch:
-    """The one batch of a file, mapped.
+    """Map a file and return its only batch.
 
     Raises:
-        CacheDamaged: it is no whole Arrow file, has other columns or several batches, or nulls where there must be none.
+        CacheDamaged: it is not a whole Arrow file, has other columns, several batches, or nulls in a column without nulls.
     """
     try:
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
         batch = reader.get_batch(0) if reader.num_record_batches == 1 else None
         if batch is not None:
-            # offsets and lengths that lead out of the file would bring the process down when read
+            # reading with offsets or lengths beyond the end of the file would crash the process
             batch.validate(full=True)
     except (pa.ArrowException, OSError) as error:
         raise CacheDamaged(f"{path}: not a whole Arrow file ({error}). Run `logitstore verify`.") from error
@@ -41,10 +41,10 @@ class PartSamples(ABC):
     """The samples of one part.
 
     Attributes:
-        lengths_S: int64, positions of each: tokens of a text, 1 of a view.
-        row_start_S, row_count_S: the rows of each.
-        document_S: int64, what it was made from: the document, or the image.
-        nll_S: float32, mean negative logprob of its gold tokens or label, nats; NaN without any.
+        lengths_S: int64, count of positions of each sample: the tokens of a text; 1 for a view.
+        row_start_S, row_count_S: first row and count of rows of each sample.
+        document_S: int64, index of the source of each sample: its document or its image.
+        nll_S: float32, mean negative logprob of the gold tokens or the label, nats; NaN without any.
     """
 
     lengths_S: Array
@@ -58,11 +58,11 @@ class PartSamples(ABC):
 
     @abstractmethod
     def sample(self, index: int) -> Asked:
-        """Sample number `index` of the part."""
+        """Return sample number `index` of the part."""
 
     @abstractmethod
     def keys(self) -> list[str]:
-        """The key of each."""
+        """Return the keys of all samples."""
 
     @abstractmethod
     def domains(self) -> list[str | None]:

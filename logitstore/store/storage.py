@@ -14,7 +14,7 @@ from logitstore.store.layout import PARTS, SHARED, inside, part_folder
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there entirely or not at all; an existing one is replaced."""
+    """Write a file so that it appears whole or not at all; replace an existing file."""
     aside = _aside(path, content)
     os.replace(aside, path)
     sync_folder(path.parent)
@@ -22,7 +22,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 @contextmanager
 def alone(root: Path) -> Iterator[None]:
-    """Other processes wait meanwhile, where the system and the disk know how to make them."""
+    """Hold a lock on the folder `root`, so that other processes wait, if the system and the disk support such locks."""
     folder = os.open(root, os.O_RDONLY)
     try:
         with suppress(ImportError, OSError):
@@ -35,7 +35,7 @@ def alone(root: Path) -> Iterator[None]:
 
 
 def write_first(path: Path, content: bytes) -> bool:
-    """Like `write_whole`, but the first writer wins: False, and nothing changed, when `path` exists already."""
+    """Write a file like `write_whole`, but keep an existing file. Return False if `path` existed already."""
     aside = _aside(path, content)
     try:
         os.link(aside, path)
@@ -62,7 +62,7 @@ def _aside(path: Path, content: bytes) -> Path:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have a folder's entries, or a file's contents, on the disk."""
+    """Sync a folder's entries, or a file's contents, to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -71,30 +71,30 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Have everything below a folder on the disk, the contents before the entries that name them."""
+    """Sync everything below a folder to the disk: contents first, then the folders that name them."""
     for path in sorted(folder.rglob("*"), reverse=True):
         sync_folder(path)
     sync_folder(folder)
 
 
 def staging_folder(root: Path, part: int) -> Path:
-    """A new folder in which one writer prepares one part; readers never look into it. Raises CacheDamaged: see `inside`."""
+    """Make a new folder in which one writer prepares one part; readers ignore it. Raises CacheDamaged: see `inside`."""
     folder = inside(root, PARTS) / f"{part:05d}.partial-{secrets.token_hex(4)}"
     folder.mkdir(parents=True)
     return folder
 
 
 def drop_staging(root: Path, part: int) -> None:
-    """Remove what writers of this part left behind."""
+    """Remove the staging folders of this part."""
     for folder in (root / PARTS).glob(f"{part:05d}.partial-*"):
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def sweep(root: Path) -> None:
-    """Remove what killed writers left in a cache or tap that is complete, and in which nobody has anything left to write.
+    """Remove the remains of killed writers. Call it only for a complete cache or tap, to which nobody writes any more.
 
     Raises:
-        CacheDamaged: see `inside`; what lies behind a link is not the cache's to delete.
+        CacheDamaged: see `inside`; files behind a link do not belong to the cache and are not deleted.
     """
     parts, shared = inside(root, PARTS), inside(root, SHARED)
     for folder in parts.glob("*.partial-*"):
@@ -105,11 +105,11 @@ def sweep(root: Path) -> None:
 
 
 def commit(staged: Path, root: Path, part: int) -> None:
-    """Make a finished part visible by one rename; if another writer was first, keep that writer's part."""
+    """Make a finished part visible by one rename. If another writer was first, keep the part of that writer."""
     sync_tree(staged)
     target = part_folder(root, part)
     if target.exists() and not (target / RECORD_NAME).is_file():
-        # what is left of a part whose record is gone is no part
+        # a folder without a commit record is not a part
         os.rename(target, target.with_name(f"{target.name}.partial-{secrets.token_hex(4)}"))
     try:
         os.rename(staged, target)

@@ -1,4 +1,4 @@
-"""Reading taps: features of the teacher beside the parts of a cache, one folder a tap, mapped when asked for."""
+"""Read taps: features of the teacher stored next to the parts of a cache, one folder per tap. Parts are mapped at first use."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from logitstore.store.part import open_record, read_record
 from logitstore.store.rows import map_rows
 
 OPEN_PARTS = 4096
-"""Parts of a tap kept open, as of a cache."""
+"""Largest count of parts of a tap kept open, as for a cache."""
 
 
 def tap_folders(root: Path) -> list[str]:
-    """Names of the folders below `taps/` that hold a tap."""
+    """Return the names of the folders in `taps/` that hold a tap, sorted."""
     try:
         names = os.listdir(root / TAPS)
     except (FileNotFoundError, NotADirectoryError):
@@ -39,11 +39,11 @@ def tap_folders(root: Path) -> list[str]:
 
 
 def read_tap(root: Path, manifest: Manifest, name: str) -> TapPlan:
-    """The plan of a tap that is there.
+    """Return the plan of an existing tap.
 
     Raises:
-        CacheDamaged: its record is broken, or of another tap.
-        CacheMismatch: it belongs to another cache.
+        CacheDamaged: its record is broken, or belongs to another tap.
+        CacheMismatch: the tap belongs to another cache.
     """
     info = unseal(TapInfo, layout.inside(root, f"{tap_folder(name)}/{TAP_NAME}"))
     if info.name != name:
@@ -54,10 +54,10 @@ def read_tap(root: Path, manifest: Manifest, name: str) -> TapPlan:
 
 
 class Tap:
-    """One feature of the teacher, such as `hidden-8`: for every row of the cache's parts a row of numbers."""
+    """One stored feature of the teacher, such as `hidden-8`: one vector for every row of the cache."""
 
     def __init__(self, root: Path, manifest: Manifest, name: str) -> None:
-        """Read its plan and list its parts; no part is opened.
+        """Read the plan of the tap and list its parts. No part is opened.
 
         Raises:
             CacheDamaged, CacheMismatch: see `read_tap`.
@@ -76,17 +76,17 @@ class Tap:
 
     @property
     def complete(self) -> bool:
-        """Whether every part of the plan is committed."""
+        """True if every part of the plan is committed."""
         return len(self.part_numbers) == self.plan.parts
 
     @cached_property
     def records(self) -> list[PartRecord]:
-        """The commit records of all committed parts; read once, when first asked for."""
+        """The commit records of all committed parts; they are read once, at first use."""
         return [read_record(self.path, self.plan, part) for part in self.part_numbers]
 
     @cached_property
     def codec(self) -> FeatureCodec:
-        """Turns stored rows into float32[N, D], in NumPy or torch.
+        """The codec that decodes stored rows to float32[N, D], in NumPy or torch.
 
         Raises:
             CacheDamaged: the shared file cannot be read, or holds other arrays.
@@ -94,7 +94,7 @@ class Tap:
         return FeatureCodec(info=self.info, shared=load_tap_shared(self.path, self.info))
 
     def part(self, number: int) -> dict[str, Array]:
-        """The stored arrays of part `number`, mapped; opened when first asked for, and the last few thousand kept.
+        """Return the stored arrays of part `number`, mapped at first use. The last OPEN_PARTS parts stay open.
 
         Raises:
             CacheDamaged: a file is missing, truncated, foreign or outside the tap.
@@ -110,7 +110,7 @@ class Tap:
             return self._parts[number]
 
     def check_has(self, parts: Iterable[int]) -> None:
-        """Raises BadInput when some of the parts are not there."""
+        """Raise BadInput if some of the parts do not exist."""
         if missing := sorted(set(parts) - set(self.part_numbers)):
             raise BadInput(
                 f"{self._root}: the tap '{self.name}' lacks {len(missing)} of its parts, the first {missing[0]:05d}. "
@@ -119,7 +119,7 @@ class Tap:
 
 
 class Taps(Mapping[str, Tap]):
-    """The taps of a cache by name, each opened when first asked for, complete or not."""
+    """The taps of a cache by name, complete or not. Each is opened at first use."""
 
     def __init__(self, root: Path, manifest: Manifest) -> None:
         self._root, self._manifest = root, manifest
@@ -127,7 +127,7 @@ class Taps(Mapping[str, Tap]):
         self._open: dict[str, Tap] = {}
 
     def __getitem__(self, name: str) -> Tap:
-        """Raises BadInput when there is no such tap, saying how to add it; CacheDamaged, CacheMismatch: see `Tap`."""
+        """Return a tap. Raises BadInput if it does not exist (the message says how to add it), and the errors of `Tap`."""
         if name not in self._names:
             if not re.match(PATTERN, name):
                 raise BadInput(f"no tap is named '{name}'. Names are like hidden-8, final, query-8, key-8, value-8.")
@@ -139,7 +139,7 @@ class Taps(Mapping[str, Tap]):
         return self._open[name]
 
     def check_has(self, names: Iterable[str]) -> None:
-        """Raises BadInput when some taps are not there, saying how to add them all."""
+        """Raise BadInput if some taps do not exist; the message says how to add all of them."""
         wanted = sorted(names)
         if missing := [name for name in wanted if name not in self._names]:
             raise BadInput(
@@ -157,33 +157,33 @@ class Taps(Mapping[str, Tap]):
 
 
 def load_tap_shared(folder: Path, info: TapInfo) -> dict[str, Array]:
-    """The arrays of a tap's shared file, checked against its codec.
+    """Return the arrays of a tap's shared file, after checking them against its codec; none for a tap without such a file.
 
     Raises:
         CacheDamaged: the file cannot be read, or holds other arrays.
     """
-    found: dict[str, Array] = {}
+    arrays: dict[str, Array] = {}
     for name in info.shared:
         path = layout.inside(folder, name)
         try:
-            found = safetensors.numpy.load_file(path)
+            arrays = safetensors.numpy.load_file(path)
         except Exception as error:
-            # safetensors raises its own error, OSError or ValueError, depending on what is wrong with the file
+            # safetensors raises its own error, OSError or ValueError, depending on the damage
             raise CacheDamaged(f"{path}: cannot be read: {one_line(error)}. Run `logitstore verify`.") from error
         wanted = shared_shapes(info)
-        if {key: value.shape for key, value in found.items()} != wanted:
+        if {key: value.shape for key, value in arrays.items()} != wanted:
             raise CacheDamaged(
                 f"{path}: it does not hold the arrays {', '.join(wanted)} of this tap. Run `logitstore verify`."
             )
-        if any(value.dtype != np.float32 or not np.isfinite(value).all() for value in found.values()) or (
-            "std" in found and not (found["std"] > 0).all()
+        if any(value.dtype != np.float32 or not np.isfinite(value).all() for value in arrays.values()) or (
+            "std" in arrays and not (arrays["std"] > 0).all()
         ):
             raise CacheDamaged(f"{path}: its arrays are not finite float32, or a deviation is not positive.")
-    return found
+    return arrays
 
 
 def shared_shapes(info: TapInfo) -> dict[str, tuple[int, ...]]:
-    """The arrays of the shared file of a tap with a pilot, by name."""
+    """Return the shapes of the arrays in the shared file of a tap that is fitted on a pilot, by name."""
     if count := directions_of(info.codec):
         return {"mean": (info.width,), "directions": (count, info.width)}
     return {"mean": (info.width,), "std": (info.width,)}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
 import xxhash
-from transformers import PreTrainedTokenizerBase
 
 from logitstore.errors import CacheDamaged
 from logitstore.format.data import TokenizerInfo
@@ -15,10 +15,10 @@ from logitstore.store.layout import inside
 
 
 def read_pieces(cache: Cache) -> pa.ChunkedArray:
-    """Every token id's piece, mapped, in the order of the ids.
+    """Return the piece of every token id, mapped, in the order of the ids.
 
     Raises:
-        CacheDamaged: the file is missing or not a whole Arrow file with that column.
+        CacheDamaged: the file is missing, or is not a whole Arrow file with the column `piece`.
     """
     path = inside(cache.path, cache.manifest.shared_file("vocabulary"))
     try:
@@ -29,15 +29,15 @@ def read_pieces(cache: Cache) -> pa.ChunkedArray:
 
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    """Every id's piece, as the tokenizer spells it; ids that stand for nothing have an empty piece."""
+    """The piece of every id, as the tokenizer spells it; unused ids have an empty piece."""
 
     pieces: list[str]
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
-        known = tokenizer.get_vocab()
-        pieces = [""] * (max(known.values(), default=-1) + 1)
-        for piece, token in known.items():
+    def of(cls, id_of_piece: Mapping[str, int]) -> Vocabulary:
+        """Return the vocabulary of a tokenizer, from the id of every piece."""
+        pieces = [""] * (max(id_of_piece.values(), default=-1) + 1)
+        for piece, token in id_of_piece.items():
             pieces[token] = piece
         return cls(pieces=pieces)
 
@@ -53,7 +53,7 @@ class Vocabulary:
         return "metaspace" if any(piece.startswith("\u2581") for piece in self.pieces) else "plain"
 
     def arrow(self) -> bytes:
-        """The vocabulary as an Arrow IPC file with one string column, `piece`, in the order of the ids."""
+        """Return the vocabulary as an Arrow IPC file with one string column, `piece`, in the order of the ids."""
         table = pa.table({"piece": pa.array(self.pieces, pa.string())})
         sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, table.schema) as writer:

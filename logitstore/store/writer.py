@@ -24,7 +24,7 @@ from logitstore.store.samples import stored_samples
 class PartWriter:
     """Receives the answers about the samples of one part, in any order, and commits them together.
 
-    Used as a context: leaving it without `commit` drops what was staged.
+    Use it as a context: leaving it without `commit` drops the staged files.
     """
 
     def __init__(self, root: Path, manifest: Manifest, part: int, samples: Sequence[Asked]) -> None:
@@ -53,20 +53,21 @@ class PartWriter:
         self._staged.__exit__(kind, error, trace)
 
     def write(self, index: int, answer: Answer, facts: Answer | None = None, asked: Asked | None = None) -> None:
-        """Store what the teacher said about sample number `index` of this part.
+        """Store the teacher's answer about sample number `index` of this part.
 
         Args:
-            answer: the fields as stored.
-            facts: what is counted about the rows (`part_sums.FACTS`), as the teacher said it; None where `commit` is
-                given the sums, and the fields have the gold tokens' logprobs.
-            asked: the sample, where more is known of it now than when the part was begun.
+            index: index of the sample in the part.
+            answer: the fields in their stored form.
+            facts: the teacher's values that are counted (`part_sums.FACTS`). None if `commit` gets the sums and `answer`
+                holds the logprobs of the gold tokens.
+            asked: the sample, if it has more content now than when the part was begun, such as checksums of a view.
         """
         if asked is not None:
             self._samples[index] = asked
         self._staged.write(index, answer.fields)
-        # rounded as rows keep it, so a sample has the same score whatever is kept of its rows
-        said = answer if facts is None or "gold_logprob" in answer.fields else facts
-        gold_N = said["gold_logprob"].astype(np.float16).astype(np.float64)
+        # rounded as in stored rows, so that the score of a sample does not depend on the fields that are stored
+        scored = answer if facts is None or "gold_logprob" in answer.fields else facts
+        gold_N = scored["gold_logprob"].astype(np.float16).astype(np.float64)
         self._nll_S[index] = -gold_N.mean() if len(gold_N) else 0.0
         if facts is not None:
             self._sums = with_sample(self._sums, self._samples[index], facts, self._manifest.teacher.vocabulary)
@@ -75,11 +76,11 @@ class PartWriter:
         """Make the part visible.
 
         Args:
-            fidelity: what was measured on its rows.
-            sums: in place of those that were added up from `write`.
+            fidelity: the fidelity that was measured on its rows.
+            sums: replaces the sums that `write` added up.
 
         Raises:
-            StorageError: the folder cannot be written; nothing of the part is visible then.
+            StorageError: the folder cannot be written; the part is not visible then.
         """
         return self._staged.commit(sums or self._sums, fidelity, self._write_samples)
 
@@ -88,13 +89,13 @@ class PartWriter:
 
 
 class PartTaken(Exception):
-    """Another writer committed this part, and cleared away what was staged beside it."""
+    """Another writer has committed this part, and removed the other staging folders of the part."""
 
 
 class StagedPart:
     """Receives the stored rows of the samples of one part, in any order, and commits them together.
 
-    Used as a context: leaving it without `commit` drops what was staged.
+    Use it as a context: leaving it without `commit` drops the staged files.
     """
 
     def __init__(self, root: Path, plan: PartsPlan, part: int, samples: Sequence[Asked]) -> None:
@@ -105,7 +106,7 @@ class StagedPart:
             PartTaken: another writer was first.
         """
         self._root, self._plan, self._part, self._samples = root, plan, part, samples
-        # an interrupt may drop the part on one thread while another still writes or commits it
+        # an interrupt may drop the part on one thread while another thread still writes or commits it
         self._lock = threading.RLock()
         counts = np.array([sample.rows for sample in samples], np.int64)
         self._row_start_S = np.concatenate([[0], np.cumsum(counts)[:-1]])
@@ -134,7 +135,7 @@ class StagedPart:
         self._drop()
 
     def write(self, index: int, fields: dict[str, Array]) -> None:
-        """Store the rows of sample number `index` of this part, as they are to be stored."""
+        """Write the rows of sample number `index` of this part; `fields` are in their stored form."""
         with self._lock, storage_errors(self._root):
             if self._rows_writer is None:
                 raise RuntimeError("this part is closed")
@@ -150,12 +151,12 @@ class StagedPart:
         """Make the part visible.
 
         Args:
-            sums: what was counted about its rows.
-            fidelity: what was measured on its rows.
-            beside: writes what else belongs into the part's folder.
+            sums: the sums over its rows.
+            fidelity: the fidelity that was measured on its rows.
+            beside: writes the other files of the part into the folder that it gets.
 
         Raises:
-            StorageError: the folder cannot be written; nothing of the part is visible then.
+            StorageError: the folder cannot be written; the part is not visible then.
         """
         with self._lock:
             if self._rows_writer is None or not self._done_S.all():
@@ -168,7 +169,7 @@ class StagedPart:
                     self._rows_writer = None
                     return self._commit(sums or Sums(), fidelity or Fidelity())
             except FileNotFoundError:
-                # another writer of this part was first, and cleared away what was staged beside it
+                # another writer of this part was first, and removed this staging folder
                 if (layout.part_folder(self._root, self._part) / RECORD_NAME).is_file():
                     return read_record(self._root, self._plan, self._part)
                 raise

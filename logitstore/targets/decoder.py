@@ -18,6 +18,7 @@ from logitstore.core.registry import resolve
 from logitstore.core.types import Answer, Array
 from logitstore.format.codecs.answer import RowCodec, normalised
 from logitstore.format.row import RowInfo
+from logitstore.models.head import LinearHead
 from logitstore.store.cache import Cache
 from logitstore.targets.dense import dense_logprobs
 from logitstore.targets.shared import load_shared
@@ -102,7 +103,7 @@ def _tail(row: RowInfo, shared: Mapping[str, Tensor]) -> Tail:
     if row.tail.shape == "prior":
         return FixedTail.prior(shared["prior"])
     if row.tail.needs_hidden:
-        return LatentTail(shared["weight"], shared["base"], shared["bias"], float(shared["cap"]))
+        return LatentTail(LinearHead(shared["weight"], shared["base"], cap=float(shared["cap"])), shared["bias"])
     return FixedTail.uniform(row.vocabulary)
 
 

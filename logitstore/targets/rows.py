@@ -19,9 +19,9 @@ class RowBatch:
     """The rows of some samples, sample after sample.
 
     Attributes:
-        indices: numbers of the samples among those of their part, or those asked about.
-        samples: the samples; those of images complete, once they are about to be asked.
-        gold_N: int64, the token after each row's position, or the class; -1 where there is none.
+        indices: index of each sample in the list that the batches were made of, such as the samples of a part.
+        samples: the samples; a view has its checksums as soon as its batch goes to the teacher.
+        gold_N: int64, the token after each row's position, or the class; -1 if there is none.
     """
 
     indices: list[int]
@@ -30,12 +30,12 @@ class RowBatch:
 
     @property
     def counts(self) -> list[int]:
-        """Rows of each sample."""
+        """Count of rows of each sample."""
         return [sample.rows for sample in self.samples]
 
     @property
     def keys(self) -> list[str]:
-        """Of the samples."""
+        """Keys of the samples."""
         return [sample.key for sample in self.samples]
 
 
@@ -44,10 +44,10 @@ class RowChunk:
     """A few rows of a batch, on the teacher's device.
 
     Attributes:
-        span: which rows of the batch.
-        logits_nV: raw, with padding columns beyond the vocabulary.
-        hidden_nD: what the head made them from, if it was asked for.
-        gold_n: int64.
+        span: the rows of the batch that the chunk holds.
+        logits_nV: raw logits, with padding columns beyond the vocabulary.
+        hidden_nD: the hidden states that the head made the logits from; None if not requested.
+        gold_n: int64, gold tokens; see `RowBatch`.
     """
 
     span: slice
@@ -57,7 +57,7 @@ class RowChunk:
 
 
 def split(batch: RowBatch, targets: dict[str, Array]) -> Iterator[tuple[int, Answer]]:
-    """Each sample's number and its own rows of a batch's targets."""
+    """Yield the index of each sample in a batch, with its rows of the batch's targets."""
     ends = np.cumsum(batch.counts)
     for index, count, end in zip(batch.indices, batch.counts, ends, strict=True):
         yield index, Answer(fields={name: value[end - count : end] for name, value in targets.items()})

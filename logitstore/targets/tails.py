@@ -11,6 +11,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from logitstore.models.head import LinearHead
+
 
 @dataclass(frozen=True, eq=False)
 class FixedTail:
@@ -47,31 +49,33 @@ class FixedTail:
 
 @dataclass(frozen=True, eq=False)
 class LatentTail:
-    """Each row's own: cap * tanh((latent @ weight.T + base) / cap) + bias, from its coefficients or its hidden state.
+    """Each row's own: the logits of a linear head, from its coefficients or its hidden state, plus a shift after the cap.
+
+    The shared file of a tail keeps the head as "weight", "base" (its bias) and "cap", and the shift as "bias".
 
     Attributes:
-        weight_VR: any float dtype.
-        base_V, bias_V: float32, added before and after the cap.
-        cap: 0 for none.
+        head: of the coefficients.
+        shift_V: float32.
     """
 
-    weight_VR: Tensor
-    base_V: Tensor
-    bias_V: Tensor
-    cap: float = 0.0
+    head: LinearHead
+    shift_V: Tensor
 
     @property
     def vocabulary(self) -> int:
-        return len(self.base_V)
+        return self.head.vocabulary
 
     def logits(self, latent_NR: Tensor | None, rows: int, device: torch.device) -> Tensor:
-        """float32[N, V]: logits of the tail, row by row."""
+        """float32[N, V]: logits of the tail, row by row.
+
+        Raises:
+            ValueError: no coefficients are given.
+        """
         if latent_NR is None:
             raise ValueError("this tail is decoded from coefficients, and the targets have none")
-        weight_SV, bias_V = _on(self, device)
-        # one more coefficient, always 1, adds the base within the product
-        logits_NV = torch.nn.functional.pad(latent_NR.float(), (0, 1), value=1.0) @ weight_SV
-        return self.cap * torch.tanh(logits_NV / self.cap) + bias_V if self.cap else logits_NV
+        head, shift_V = _on(self, device)
+        logits_NV = head.logits(torch.nn.functional.pad(latent_NR.float(), (0, 1), value=1.0))
+        return logits_NV if shift_V is None else logits_NV + shift_V
 
 
 Tail = FixedTail | LatentTail
@@ -103,8 +107,15 @@ def _tempered(tail: FixedTail, temperature: float, device: torch.device) -> Temp
 
 
 @lru_cache(maxsize=4)
-def _on(tail: LatentTail, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The weights with one more line, the base, and the bias; without a cap the bias is part of the base."""
-    base_V, bias_V = tail.base_V.to(device), tail.bias_V.to(device)
-    last_V = base_V if tail.cap else base_V + bias_V
-    return torch.cat([tail.weight_VR.to(device).float(), last_V[:, None]], 1).T, bias_V
+def _on(tail: LatentTail, device: torch.device) -> tuple[LinearHead, Tensor | None]:
+    """Return the head and the shift on a device, with fewer passes over the logits.
+
+    The head takes one more coefficient, always 1, whose weights are the bias, so that the product adds it. Without a cap they
+    are bias and shift together, and no shift is left.
+    """
+    head, shift_V = tail.head, tail.shift_V.to(device)
+    last_V = head.base_V.to(device)
+    if not head.cap:
+        last_V = last_V + shift_V
+    weight_VS = torch.cat([head.scaled_weight_VD.to(device).float(), last_V[:, None]], 1)
+    return LinearHead(weight_VS, cap=head.cap), shift_V if head.cap else None

@@ -1,4 +1,4 @@
-"""Chats to tokens: the tokenizer's template, and which tokens the assistant said."""
+"""Turn chats into tokens with the tokenizer's template, and mark the tokens of the assistant."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from logitstore.errors import BadInput, ModelError
 
 
 def check_template(tokenizer: PreTrainedTokenizerBase, who: str) -> None:
-    """Raises ModelError when the tokenizer has no chat template."""
+    """Raise ModelError if the tokenizer has no chat template."""
     if not tokenizer.chat_template:
         raise ModelError(
             f"{who}: its tokenizer has no chat template, and the data are chats. "
@@ -19,13 +19,13 @@ def check_template(tokenizer: PreTrainedTokenizerBase, who: str) -> None:
 
 
 def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]]) -> tuple[list[int], list[bool]]:
-    """Token ids of a chat, and for each whether the assistant said it.
+    """Return the token ids of a chat, and a flag for each token: True if it belongs to the assistant's words.
 
-    Templates that mark the assistant's words themselves (`{% generation %}`) are trusted; for the others the assistant's
-    words are what its turn adds to the text before it, with the generation prompt counted as the template's.
+    If the template marks the assistant's words (`{% generation %}`), these marks are used. Otherwise, the assistant's words are
+    the text that its turn adds to the text before it; the generation prompt does not belong to them.
 
     Raises:
-        BadInput: the template renders an earlier turn differently once a later one is there, or refuses the chat.
+        BadInput: the template refuses the chat, or renders an earlier turn differently if a later one follows.
     """
     if not messages:
         return [], []
@@ -39,7 +39,7 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any
     except BadInput:
         raise
     except Exception as error:
-        # a template may raise anything about a chat it does not like; the chat is named, the reason kept
+        # a template may raise any error about a chat; the message names the chat and keeps the reason
         raise BadInput(f"the chat template refuses a chat that begins with {messages[0]!r:.120}: {error}") from error
 
 
@@ -67,8 +67,8 @@ def _encode_by_prefix(
             )
         spans.append((len(str(before)), len(after)))
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    said = [
+    is_assistant = [
         stop > start and any(first < stop and start < last for first, last in spans)
         for start, stop in encoded["offset_mapping"]
     ]
-    return list(encoded["input_ids"]), said
+    return list(encoded["input_ids"]), is_assistant

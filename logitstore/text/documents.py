@@ -1,4 +1,4 @@
-"""Finding the user's documents, and the column to read."""
+"""Open the user's documents, and find the column to read."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from logitstore.errors import BadInput
 
 @dataclass(frozen=True, kw_only=True)
 class DataSpec:
-    """Which documents to read.
+    """The specification of the documents to read.
 
     Attributes:
         source: a file, a glob, a folder, or the name of a hub data set (`name` or `name:config`).
         split: the split of the data set.
-        column: the column to read; None takes `messages` (a chat) or `text`, whichever there is.
-        domain_column: a column that names where a document comes from.
-        limit: at most this many documents.
+        column: the column to read; None takes `messages` (chats) if it exists, else `text`.
+        domain_column: a column that names the domain of a document.
+        limit: the largest count of documents.
     """
 
     source: str
@@ -31,10 +31,11 @@ class DataSpec:
 
 
 def open_documents(spec: DataSpec) -> tuple[datasets.Dataset, str, bool]:
-    """The documents, the name of the column to read, and whether that column holds chats.
+    """Return the documents, the name of the column to read, and True if that column holds chats.
 
     Raises:
-        BadInput: no such file, data set, split or column; no documents in it; a column that is neither text nor a chat.
+        BadInput: the file, data set, split or column does not exist; there are no documents; the column holds neither texts
+            nor chats.
     """
     documents = load(spec.source, spec.split)
     if spec.limit is not None:
@@ -65,7 +66,11 @@ def _column(documents: datasets.Dataset, spec: DataSpec) -> str:
 
 
 def _is_chat(documents: datasets.Dataset, column: str, spec: DataSpec) -> bool:
-    """Chats are lists of {role, content}; texts are strings."""
+    """Return True for a column of chats (lists of {role, content}), and False for a column of strings.
+
+    Raises:
+        BadInput: the column holds other values.
+    """
     first = next((value for value in documents[:100][column] if value is not None), None)
     if isinstance(first, list) and all(isinstance(turn, dict) and {"role", "content"} <= turn.keys() for turn in first):
         return True

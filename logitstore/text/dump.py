@@ -37,11 +37,11 @@ from logitstore.text.tokenizer import load_tokenizer, tokenizer_files
 def by_length(lengths_S: Array, budget: int) -> list[list[int]]:
     """Split samples into batches of similar length, the longest first.
 
-    A batch holds as many samples as keep count x longest within `budget` tokens, and at least one.
+    A batch holds at least one sample, and as many as keep (count of samples) x (longest length) within `budget` tokens.
 
     Args:
         lengths_S: tokens of each sample.
-        budget: most tokens in a batch, padding included.
+        budget: the largest count of tokens in a batch, padding included.
     """
     batches: list[list[int]] = []
     longest = 0
@@ -54,7 +54,7 @@ def by_length(lengths_S: Array, budget: int) -> list[list[int]]:
 
 
 PRESET = "small"
-"""What is kept of a row where nothing is said."""
+"""The preset if the user names none."""
 
 
 SAMPLES_PER_PART = 1024
@@ -111,7 +111,7 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
             f"{model}: it classifies images. Add --task image-classification to dump what it says of them."
         )
     tokenizer = load_tokenizer(model)
-    vocabulary = Vocabulary.of(tokenizer)
+    vocabulary = Vocabulary.of(tokenizer.get_vocab())
     real = min(len(vocabulary.pieces), head_rows(config))
     width = getattr(config.get_text_config(), "hidden_size", None)
     row = row_of(preset, settings.choices(), real, width)
@@ -181,7 +181,7 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
 
 
 def shared_files(tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary) -> dict[str, bytes]:
-    """The vocabulary and the tokenizer's files, by their paths in the cache."""
+    """Return the vocabulary and the tokenizer's files, by their paths in the cache."""
     pieces = vocabulary.arrow()
     files = tokenizer_files(tokenizer)
     folder = layout.shared_name("tokenizer", b"".join(files.values()))
@@ -190,13 +190,13 @@ def shared_files(tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary) -> 
 
 
 def text_batches(samples: list[Sample], budget: int) -> Iterator[TeacherBatch]:
-    """Texts of similar length together, at most `budget` tokens with their padding."""
+    """Yield batches of texts of similar length, with at most `budget` tokens each, padding included."""
     for indices in by_length(np.array([sample.length for sample in samples]), budget):
         yield collate(samples, indices)
 
 
 def collate(samples: list[Sample], indices: list[int]) -> TeacherBatch:
-    """Put texts into one batch. Padding is 0; causal attention never looks at it."""
+    """Return one batch of the texts at `indices`. The padding is 0; causal attention never sees it."""
     width = max(len(samples[index].tokens_T) for index in indices)
     tokens_BT = np.zeros((len(indices), width), np.int64)
     attention_BT = np.zeros((len(indices), width), np.int64)

@@ -17,7 +17,7 @@ from logitstore.core.types import Array
 class Window:
     """Tokens [start, stop) of a document; its rows are about the positions from `first` to stop - 2.
 
-    The positions before `first` are there as context: the window before has a row for each of them, made with more.
+    The positions before `first` are context only: the window before has a row for each of them, with more context.
     """
 
     start: int
@@ -26,11 +26,11 @@ class Window:
 
 
 def cut(length: int, max_length: int, overlap: int) -> list[Window]:
-    """Windows of at most `max_length` tokens over a document, each beginning `overlap` tokens before the last one's end.
+    """Return windows of at most `max_length` tokens over a document; each begins `overlap` tokens before the end of the last.
 
-    A position in an overlap keeps the row of the earlier window, which has seen more. With an overlap of at least one
-    token every position but the document's last has exactly one row; with none, the last position of each window but
-    the last has no row, because its gold token lies in the next window.
+    A position in an overlap keeps the row of the earlier window, which has more context. With an overlap of at least one
+    token, every position except the last of the document has exactly one row. Without overlap, the last position of each
+    earlier window has no row either, because its gold token lies in the next window.
     """
     windows = [Window(start=0, stop=min(length, max_length), first=0)]
     while (last := windows[-1]).stop < length:
@@ -40,23 +40,23 @@ def cut(length: int, max_length: int, overlap: int) -> list[Window]:
 
 
 def key_of(tokens_T: Array) -> str:
-    """The key of a sample: xxh3-128, in hex, of its tokens as little-endian uint32."""
+    """Return the key of a sample: xxh3-128, in hex, of its tokens as little-endian uint32."""
     return xxhash.xxh3_128_hexdigest(tokens_T.astype("<u4").tobytes())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One input of the data set, as it is put to the teacher.
+    """One input for the teacher, made from the data set.
 
     Attributes:
         key: hex digest of the tokens.
-        tokens_T: token ids [T]; int64, or in the stored dtype where the sample was read from a cache.
-        mask_T: bool[T]; True where the position has a row. The row at position t is about token t + 1, so the last
+        tokens_T: token ids [T]; int64, or the stored dtype if the sample was read from a cache.
+        mask_T: bool[T]; True if the position has a row. The row at position t is about token t + 1, so the last
             entry is always False.
         document: index of the document in the data set.
-        window: which window of the document this is, from 0.
+        window: number of the window in its document, from 0.
         start: offset of the window's first token in its document.
-        domain: where the document comes from, if the data says so.
+        domain: the origin of the document, if the data name it.
     """
 
     key: str
@@ -69,7 +69,7 @@ class Sample:
 
     @property
     def length(self) -> int:
-        """Tokens."""
+        """Count of tokens."""
         return len(self.tokens_T)
 
     @property

@@ -1,4 +1,4 @@
-"""The samples of a dump: documents tokenised once, cut into windows, numbered, fingerprinted."""
+"""Make the samples of a dump: tokenise the documents once, cut them into windows, number and fingerprint them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _BATCH = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Encoding:
-    """How documents become samples.
+    """The settings that turn documents into samples.
 
     Attributes:
-        max_length: most tokens in a sample.
-        overlap: tokens that two windows of a document share.
+        max_length: the largest count of tokens in a sample.
+        overlap: count of tokens that two neighbouring windows of a document share.
     """
 
     max_length: int = 1024
@@ -35,7 +35,7 @@ class Encoding:
 
 
 class Samples(Sequence[Sample]):
-    """Every sample of a data set, made on demand from the tokenised documents."""
+    """All samples of a data set, made on demand from the tokenised documents."""
 
     def __init__(
         self, documents: datasets.Dataset, chat: bool, column: str, encoding: Encoding, progress: Progress
@@ -71,12 +71,12 @@ class Samples(Sequence[Sample]):
 
     @property
     def rows_S(self) -> Array:
-        """int64: rows of every sample."""
+        """int64, count of rows of every sample."""
         return self._plan[:, 5]
 
     @property
     def lengths_S(self) -> Array:
-        """int64: tokens of every sample."""
+        """int64, count of tokens of every sample."""
         return self._plan[:, 3] - self._plan[:, 2]
 
     def rows_in(self, span: slice) -> int:
@@ -100,7 +100,7 @@ class Samples(Sequence[Sample]):
         )
 
     def _document(self, index: int) -> tuple[Array, Array]:
-        """int64 tokens, and which of them are to be predicted."""
+        """Return the tokens of a document, int64, and a flag for each: True if a row may be about it."""
         row = self._documents[index]
         tokens_T = np.asarray(row["tokens"], np.int64)
         return tokens_T, np.asarray(row["said"], np.bool_) if self.chat else np.ones(len(tokens_T), np.bool_)
@@ -111,7 +111,7 @@ class Samples(Sequence[Sample]):
 
 
 def _mask(said_T: Array, start: int, stop: int, first: int) -> Array:
-    """bool over the window: position t has a row when it is not before `first` and token t + 1 is to be predicted."""
+    """Return the row mask of a window, bool: position t has a row if t >= `first` and `said_T` marks token t + 1."""
     mask = np.zeros(stop - start, np.bool_)
     mask[:-1] = said_T[start + 1 : stop]
     mask[: max(first - start, 0)] = False
@@ -121,16 +121,20 @@ def _mask(said_T: Array, start: int, stop: int, first: int) -> Array:
 def open_samples(
     spec: DataSpec, encoding: Encoding, tokenizer: PreTrainedTokenizerBase, who: str, progress: Progress = no_progress
 ) -> Samples:
-    """Load, tokenise and cut the user's data.
+    """Load the user's data, tokenise them and cut them into samples.
 
-    The tokenised documents are kept in the `datasets` cache, so that the next process finds them there.
+    The tokenised documents are stored in the `datasets` cache, where the next process finds them.
 
     Args:
-        who: how to call the tokenizer's owner in messages.
+        spec: the documents to read.
+        encoding: length and overlap of the windows.
+        tokenizer: the tokenizer of the teacher.
+        who: name of the tokenizer's owner, for messages.
+        progress: receives the steps.
 
     Raises:
-        BadInput: the data cannot be read, or leave nothing to predict.
-        ModelError: the data are chats, and the tokenizer has no template for them.
+        BadInput: the data cannot be read, or no position in them has a row.
+        ModelError: the data are chats, and the tokenizer has no chat template.
     """
     documents, column, chat = open_documents(spec)
     if chat:
@@ -182,7 +186,7 @@ def _encode_chats(tokenizer: PreTrainedTokenizerBase, chats: list[Any]) -> dict[
 
 
 def _tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Changes with anything that changes the tokens: the vocabulary, the merges, the template."""
+    """Return a fingerprint of everything in a tokenizer that changes the tokens: vocabulary, merges, template."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     model = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
     text = model + repr(tokenizer.chat_template) + repr(tokenizer.special_tokens_map)

@@ -19,7 +19,7 @@ from logitstore.text.sample import Sample, key_of
 
 @cache
 def schema(token_dtype: str) -> pa.Schema:
-    """Columns of `samples.arrow`; docs/format.md says what each holds."""
+    """Return the columns of `samples.arrow`; docs/format.md describes each of them."""
     token = pa.from_numpy_dtype(np.dtype(token_dtype))
     return pa.schema(
         [
@@ -41,9 +41,9 @@ def write_samples(path: Path, samples: Sequence[Sample], nll_S: Array, token_dty
     """Write the samples of a part; rows are numbered in their order.
 
     Args:
-        path: the file to make.
+        path: the new file.
         samples: the part's samples, in order.
-        nll_S: float32, one mean negative gold logprob per sample, nats per row.
+        nll_S: float32, mean negative logprob of the gold tokens of each sample, nats per row.
         token_dtype: "uint16" or "uint32".
     """
     counts = np.array([sample.rows for sample in samples], np.int32)
@@ -78,7 +78,7 @@ class SamplesFile(PartSamples):
         """Map the file and check its header.
 
         Raises:
-            CacheDamaged: it is no Arrow file, has other columns, or does not hold `count` samples in one batch.
+            CacheDamaged: it is not an Arrow file, has other columns, or does not hold `count` samples in one batch.
         """
         batch = map_batch(path, schema(token_dtype))
         if batch.num_rows != count:
@@ -100,25 +100,25 @@ class SamplesFile(PartSamples):
         return int(self.batch.num_rows)
 
     def tokens_of(self, index: int) -> Array:
-        """A view of one sample's token ids, in the stored dtype."""
+        """Return a view of the token ids of one sample, in the stored dtype."""
         return np.asarray(self._tokens[self._token_offsets[index] : self._token_offsets[index + 1]])
 
     def mask_of(self, index: int) -> Array:
-        """bool: which positions of one sample have a row."""
+        """Return the row mask of one sample, bool: True for a position that has a row."""
         first = self._mask.offset + int(self._token_offsets[index])
         last = self._mask.offset + int(self._token_offsets[index + 1])
         bits = np.unpackbits(self._mask_bits[first // 8 : (last + 7) // 8], bitorder="little")
         return bits[first % 8 : first % 8 + last - first].view(np.bool_)
 
     def keys(self) -> list[str]:
-        """The samples' keys."""
-        found: list[str] = self.batch.column("key").to_pylist()
-        return found
+        """Return the keys of the samples."""
+        keys: list[str] = self.batch.column("key").to_pylist()
+        return keys
 
     def domains(self) -> list[str | None]:
-        """Where each sample's document comes from, if the data say so."""
-        found: list[str | None] = self.batch.column("domain").to_pylist()
-        return found
+        """Return the domain of each sample's document, or None if the data do not name it."""
+        domains: list[str | None] = self.batch.column("domain").to_pylist()
+        return domains
 
     def sample(self, index: int) -> Sample:
         value = {name: self.batch.column(name)[index].as_py() for name in ("key", "domain", "window", "start")}
@@ -131,7 +131,7 @@ class SamplesFile(PartSamples):
 
 
 def _whole(batch: pa.RecordBatch) -> bool:
-    """Whether no token or mask is null, and both have the same offsets."""
+    """Return True if no token and no mask is null, and both columns have the same offsets."""
     lists = batch.column("tokens"), batch.column("mask")
     nulls = any(column.values.null_count for column in lists)
     return not nulls and lists[0].offsets.equals(lists[1].offsets)

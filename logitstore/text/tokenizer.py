@@ -1,4 +1,4 @@
-"""The tokenizer: loading it, and telling what its ids mean so that a cache can refuse another one."""
+"""Load the tokenizer, and compare the meaning of its ids with a cache, so that a wrong tokenizer is refused."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from logitstore.store.vocabulary import Vocabulary
 
 
 def load_tokenizer(model: ModelRef) -> PreTrainedTokenizerBase:
-    """The tokenizer that belongs to a model.
+    """Return the tokenizer that belongs to a model.
 
     Raises:
-        ModelError: there is none, or it cannot be loaded.
+        ModelError: the model has no tokenizer, or it cannot be loaded.
     """
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model.name, **model.pretrained)
     except Exception as error:
-        # transformers raises nearly anything here, from OSError to KeyError; the reason is kept, the traceback chained
+        # transformers raises many kinds of errors, from OSError to KeyError; the message keeps the reason
         raise ModelError(f"{model}: no tokenizer could be loaded: {one_line(error)}") from error
     return tokenizer
 
 
 def tokenizer_files(tokenizer: PreTrainedTokenizerBase) -> dict[str, bytes]:
-    """The files of a saved tokenizer, by name, so that students can be saved with it where the teacher is not."""
+    """Return the files of a saved tokenizer, by name. With them, students can be saved on machines without the teacher."""
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         return {
@@ -44,15 +44,15 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, expected: TokenizerInfo,
     Merges and normalisation do not matter: the student sees the stored tokens, never the text.
 
     Args:
-        tokenizer: the student's.
-        expected: the cache's.
-        who: how to call the tokenizer's owner in the message.
-        pieces: the cache's vocabulary, to name the first id that differs.
+        tokenizer: the tokenizer of the student.
+        expected: the tokenizer of the cache.
+        who: name of the tokenizer's owner, for the message.
+        pieces: the vocabulary of the cache, to name the first id that differs.
 
     Raises:
-        CacheMismatch: with the first id that means something else.
+        CacheMismatch: an id has another meaning; the message names the first such id.
     """
-    vocabulary = Vocabulary.of(tokenizer)
+    vocabulary = Vocabulary.of(tokenizer.get_vocab())
     if vocabulary.info().fingerprint == expected.fingerprint:
         return
     there = vocabulary.pieces

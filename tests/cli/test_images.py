@@ -196,7 +196,7 @@ def test_a_training_that_cannot_be_is_refused(
 
 
 def test_a_language_model_is_no_teacher_of_images(refused_image_dump: Told, teacher: Path) -> None:
-    assert f"{teacher}: LlamaForCausalLM is no image classifier." in refused_image_dump(teacher=teacher)
+    assert f"{teacher}: LlamaForCausalLM is not an image classifier." in refused_image_dump(teacher=teacher)
 
 
 @pytest.mark.slow

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +20,7 @@ from logitstore.store.checks.verify import verify
 from logitstore.store.writer import PartTaken
 from tests.parts.files import tree
 from tests.parts.taps import small_taps_plan
+from tests.parts.warm import WarmProcess
 
 
 def test_any_mixture_of_parts_and_taps_that_are_there_ends_in_the_same_bytes(
@@ -62,12 +61,7 @@ def test_what_is_there_is_not_asked_for_again(tapped_copy: Path, teacher: Path) 
 def test_two_processes_begin_the_same_taps_together(tapped: Path, bare_copy: Path) -> None:
     """Both write all parts; whoever is first with one keeps it."""
     options = ["--hidden", "0,1,final", "--qkv", "2", "--tap-codec", "float32", "--device", "cpu"]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "logitstore", "add", str(bare_copy), *options], stderr=subprocess.PIPE, text=True
-        )
-        for _ in range(2)
-    ]
+    processes = [WarmProcess("add", bare_copy, *options) for _ in range(2)]
     for process in processes:
         _, stderr = process.communicate(timeout=180)
         assert process.returncode == 0, stderr

@@ -110,7 +110,7 @@ def test_a_damaged_pilot_is_one_clear_line(teacher: Path, texts: Path, tmp_path:
         path.write_bytes(path.read_bytes()[:100])
     done = logitstore_command("dump", *common)
     assert done.returncode == 2
-    assert "its contents are not those its name says" in done.stderr.replace("\n", " ")
+    assert "its contents do not match the checksum in its name" in done.stderr.replace("\n", " ")
     assert "Traceback" not in done.stderr
     assert not (out / MANIFEST_NAME).exists()
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,38 +12,40 @@ import pytest
 from logitstore.dump.dump import dump
 from logitstore.settings.dump import AddSettings, DumpSettings
 from tests.parts.commands import flags_of
-from tests.parts.tasks import Start, Task
+from tests.parts.tasks import MOST_KILLS, Start, Tally, Task
+from tests.parts.warm import WarmProcess
 
 
 @pytest.fixture
 def start() -> Iterator[Start]:
     """Begins a dump, or an add, in a process of its own; whatever is not over when the test is gets killed."""
-    processes: list[subprocess.Popen[str]] = []
+    processes: list[WarmProcess] = []
 
-    def begin(
-        settings: DumpSettings | AddSettings, stderr: Any = subprocess.PIPE, **variables: str
-    ) -> subprocess.Popen[str]:
+    def begin(settings: DumpSettings | AddSettings, stderr: Any = None, **variables: str) -> WarmProcess:
         arguments = (
             ["dump", *flags_of(settings)]
             if isinstance(settings, DumpSettings)
             else ["add", str(settings.cache), *flags_of(settings)]
         )
-        command = [sys.executable, "-m", "logitstore", *arguments]
-        output = {"stdout": subprocess.DEVNULL, "stderr": stderr, "text": True}
-        # a shell starts its background jobs with SIGINT ignored, and what they start would inherit that
-        listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-        processes.append(subprocess.Popen(command, env=os.environ | variables, preexec_fn=listen, **output))
+        processes.append(WarmProcess(*arguments, stderr=stderr, **variables))
         return processes[-1]
 
     yield begin
     for process in processes:
-        process.kill()
-        process.communicate()
+        process.close()
+
+
+@pytest.fixture
+def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
+    """Counts for the summary at the end of all tests."""
+    counts = Tally()
+    yield counts
+    request.node.user_properties.append(("tally", asdict(counts)))
 
 
 @pytest.fixture(scope="module")
 def many_parts(tmp_path_factory: pytest.TempPathFactory, task: Task) -> Path:
     """A complete cache of 113 or 90 parts of two samples, written by one process; do not change it."""
     cache = dump(task.plan(tmp_path_factory.mktemp("many") / "cache", **task.many))
-    assert cache.manifest.parts > 5 * max(task.kills, task.interrupts)
+    assert cache.manifest.parts > 5 * MOST_KILLS
     return cache.path

@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -25,10 +24,20 @@ from logitstore.store import layout
 from logitstore.store.cache import Cache
 from logitstore.store.checks.verify import verify
 from tests.parts.files import traces, tree
-from tests.parts.tasks import Start, Task, adding
+from tests.parts.tasks import FEW_KILLS, MOST_KILLS, SEEDS, Start, Tally, Task, adding
+from tests.parts.warm import WarmProcess
+
+HOW_MANY = pytest.mark.parametrize(
+    ("count", "seed"),
+    [
+        (FEW_KILLS, SEEDS[0]),
+        *(pytest.param(MOST_KILLS, seed, marks=pytest.mark.exhaustive) for seed in SEEDS),
+    ],
+)
+"""How often a dump is killed or interrupted, and by which random numbers."""
 
 
-def wait_until(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def wait_until(happened: Callable[[], bool], process: WarmProcess) -> None:
     """Wait for something that a process does; the process must live to do it."""
     deadline = time.monotonic() + 120
     while not happened():
@@ -42,11 +51,12 @@ def listing(folder: Path) -> set[str]:
 
 
 @pytest.mark.slow
+@HOW_MANY
 def test_a_dump_killed_at_many_moments_ends_byte_identical(
-    start: Start, task: Task, many_parts: Path, tmp_path: Path
+    start: Start, task: Task, many_parts: Path, tmp_path: Path, tally: Tally, count: int, seed: int
 ) -> None:
-    """Kills fall into the planning, the loading, the pilot, the shared files, and mostly into the writing of parts."""
-    chance = random.Random(20)
+    """Kills fall into the planning, the loading, the pilot, the shared files, and into the writing of parts."""
+    chance = random.Random(seed)
     plan = task.plan(tmp_path / "killed", **task.many)
     expected = tree(many_parts)
     out = plan.out
@@ -75,8 +85,8 @@ def test_a_dump_killed_at_many_moments_ends_byte_identical(
         lambda: (either(said("pilot"), new_parts(1)), 0.003),
     ]
     # the fewer kills, the fewer of the moments that resemble each other
-    begin = begin if task.kills > len(begin) else [begin[0], begin[7]]
-    within = [lambda: (new_parts(chance.randint(1, 4)), 0.04)] * (task.kills - len(begin))
+    begin = begin if count > len(begin) else [begin[0], begin[7]]
+    within = [lambda: (new_parts(chance.randint(1, 4)), 0.04)] * (count - len(begin))
     for moment in begin + within:
         with (tmp_path / "stderr").open("w") as stderr:
             reached, longest = moment()
@@ -86,6 +96,7 @@ def test_a_dump_killed_at_many_moments_ends_byte_identical(
             process.kill()
             assert process.wait() == -signal.SIGKILL, "the dump was over before it was killed"
         check_killed(out, expected)
+        tally.kills += 1
 
     last = start(plan, **own_data)
     _, stderr_text = last.communicate(timeout=120)
@@ -93,6 +104,7 @@ def test_a_dump_killed_at_many_moments_ends_byte_identical(
     assert verify(out) == []
     assert traces(out) == []
     assert tree(out) == expected
+    tally.identical += 1
 
 
 def check_killed(out: Path, expected: dict[str, bytes]) -> None:
@@ -137,14 +149,15 @@ def test_ctrl_c_says_how_to_go_on_and_the_next_dump_goes_on(
 
 
 @pytest.mark.slow
+@HOW_MANY
 def test_ctrl_c_at_any_moment_of_the_writing_leaves_only_whole_parts(
-    task: Task, many_parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: Task, many_parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tally: Tally, count: int, seed: int
 ) -> None:
     """The interrupt comes into the thread that asks the teacher, while the one behind writes or commits.
 
     One that Python drops, because it came within a finaliser, comes again: without it the dump would end.
     """
-    chance = random.Random(21)
+    chance = random.Random(seed)
     plan = task.plan(tmp_path / "cache", **task.many)
     armed = dumping = False
 
@@ -167,7 +180,7 @@ def test_ctrl_c_at_any_moment_of_the_writing_leaves_only_whole_parts(
     before = signal.signal(signal.SIGALRM, interrupt)
     interrupted = 0
     try:
-        for _ in range(task.interrupts):
+        for _ in range(count):
             armed, dumping = False, True
             try:
                 dump(plan, arm)
@@ -177,12 +190,14 @@ def test_ctrl_c_at_any_moment_of_the_writing_leaves_only_whole_parts(
                 interrupted += 1
             signal.setitimer(signal.ITIMER_REAL, 0)
             assert verify(plan.out) == []
+            tally.interrupts += 1
     finally:
         signal.signal(signal.SIGALRM, before)
-    assert interrupted == task.interrupts, "the dump was over before it was interrupted"
+    assert interrupted == count, "the dump was over before it was interrupted"
     assert dump(plan).complete
     assert traces(plan.out) == []
     assert tree(plan.out) == tree(many_parts)
+    tally.identical += 1
 
 
 def test_what_killed_writers_left_is_gone_after_the_next_dump(
@@ -202,15 +217,16 @@ def test_what_killed_writers_left_is_gone_after_the_next_dump(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("parts", [[19], pytest.param([16, 19, 24, 29, 34], marks=pytest.mark.exhaustive)])
 def test_adding_views_killed_at_some_moments_ends_byte_identical(
-    start: Start, two_views: Path, five_views: dict[str, bytes]
+    start: Start, two_views: Path, five_views: dict[str, bytes], tally: Tally, parts: list[int]
 ) -> None:
     def grown_to(parts: int) -> Callable[[], bool]:
         return lambda: (
             unseal(Manifest, two_views / MANIFEST_NAME).views == 5 and len(layout.committed_parts(two_views)) >= parts
         )
 
-    for wanted in (16, 19):
+    for wanted in parts:
         process = start(adding(two_views, "2-4"))
         wait_until(grown_to(wanted), process)
         process.kill()
@@ -220,6 +236,8 @@ def test_adding_views_killed_at_some_moments_ends_byte_identical(
             name = layout.part_folder(two_views, part).relative_to(two_views).as_posix()
             for path, content in tree(two_views / name).items():
                 assert content == five_views[f"{name}/{path}"]
+        tally.kills += 1
     add(adding(two_views, "2-4"))
     assert traces(two_views) == []
     assert tree(two_views) == five_views
+    tally.identical += 1

@@ -14,7 +14,7 @@ from logitstore.format.codecs.answer import RowCodec
 from logitstore.format.codecs.channels import Channels
 from logitstore.format.codecs.log2 import Log2
 from logitstore.format.presets import row_of
-from logitstore.models.head import Head
+from logitstore.models.head import LinearHead
 from logitstore.targets.decoder import Decoder
 from logitstore.targets.dense import dense_logprobs
 from logitstore.targets.targets import Targets
@@ -80,7 +80,7 @@ def _divergence_at_two() -> float:
     weight_VD[:40, 8:] = 0
     weight_VD[40:, :8] = 0
     base_V = torch.where(torch.arange(400) < 40, 0.0, -6.0)
-    head = Head(weight_VD, base_V)
+    head = LinearHead(weight_VD, base_V)
     hidden_ND = torch.randn(900, 16, generator=generator)
     row = row_of("small", {"k": 4, "sketch_bytes": 3}, 400, 16)
     logits_NV = head.logits(hidden_ND)

@@ -16,7 +16,7 @@ from logitstore.dump.sparsify.reduce import sparsifier_of
 from logitstore.dump.sparsify.sketch import TailPilot
 from logitstore.format.presets import PRESETS, TYPICAL_KL, row_of
 from logitstore.format.row import RowInfo
-from logitstore.models.head import Head
+from logitstore.models.head import LinearHead
 from logitstore.store.rows import map_rows, read_rows
 from logitstore.store.rows_writer import open_writer
 from logitstore.targets.decoder import Decoder
@@ -28,7 +28,7 @@ from tests.parts.places import ROOT
 CODEC_RESULTS = ROOT / "benchmarks" / "results" / "codec.json"
 
 
-def shared_of(row: RowInfo, head: Head, logits_NV: Tensor, hidden_ND: Tensor) -> dict[str, Tensor]:
+def shared_of(row: RowInfo, head: LinearHead, logits_NV: Tensor, hidden_ND: Tensor) -> dict[str, Tensor]:
     """What all rows share, fitted on the rows themselves."""
     if row.tail.shape == "head":
         return head_tensors(head, hidden_ND)
@@ -42,7 +42,7 @@ def shared_of(row: RowInfo, head: Head, logits_NV: Tensor, hidden_ND: Tensor) ->
 @pytest.mark.parametrize("vocabulary", [300, 262_144])
 def test_every_preset_takes_any_vocabulary_from_the_pilot_to_the_file_and_back(vocabulary: int, tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
-    head = Head(torch.randn(vocabulary, 8, generator=generator), torch.zeros(vocabulary))
+    head = LinearHead(torch.randn(vocabulary, 8, generator=generator), torch.zeros(vocabulary))
     hidden_ND = torch.randn(40, 8, generator=generator)
     logits_NV = head.logits(hidden_ND)
     gold_N = torch.randint(0, vocabulary, (40,), generator=generator)

@@ -90,7 +90,7 @@ def test_classes_that_the_teacher_does_not_have_are_named(refused_image_dump: To
     )
     some = dict(enumerate([*WORDS[:9], "neuf"]))
     line = refused_image_dump(teacher=save_classifier(tmp_path / "some", small_vit(id2label=some, label2id={})))
-    assert "the data have the class 'nine', which the teacher has not, and 'eight', which it has." in line
+    assert "the data have the class 'nine', which the teacher does not have, and 'eight', which it has." in line
     flags = ["--task", "image-classification", "--teacher", few, "--dtype", "float32", "--device", "cpu"]
     told("dump", *flags, "--data", digits(tmp_path / "digits", range(20)), "--out", tmp_path / "out", "--no-labels")
     assert images_of(Cache(tmp_path / "out")).labels.tolist() == [-1] * 20

@@ -15,7 +15,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from logitstore.core.types import ModelRef
 from logitstore.dump.teachers.causal_lm import CausalTeacher
 from logitstore.errors import ModelError
-from logitstore.models.head import Head
+from logitstore.models.head import LinearHead
 from logitstore.models.load import load_config
 
 TINY: dict[str, Any] = {
@@ -65,7 +65,7 @@ def test_a_head_that_does_something_unknown_is_refused_by_name() -> None:
     with torch.inference_mode():
         logits = model(torch.randint(0, 70, (2, 9))).logits
     with pytest.raises(ModelError, match="Odd: its logits differ"):
-        Head.of(model, model.config, 64).matching("Odd", seen[0].flatten(0, 1), logits.flatten(0, 1))
+        LinearHead.of(model, model.config, 64).matching("Odd", seen[0].flatten(0, 1), logits.flatten(0, 1))
     model.set_output_embeddings(torch.nn.Bilinear(1, 1, 1))
     with pytest.raises(ModelError, match="Odd: its output layer is Bilinear"):
-        Head.of(model, model.config, 64)
+        LinearHead.of(model, model.config, 64)

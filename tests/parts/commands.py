@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from logitstore.settings.dump import AddSettings, DumpSettings
+from tests.parts.warm import WarmProcess
 
 PROGRESS = re.compile(
     r"(load the teacher|fingerprint|images) \.\.\.$|"
@@ -33,7 +34,14 @@ def flags_of(settings: DumpSettings | AddSettings) -> list[str]:
     return [text for name, value in said.items() for text in (f"--{name.replace('_', '-')}", str(value))]
 
 
-def logitstore_command(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own."""
+def logitstore_command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own, one that has the libraries loaded."""
+    process = WarmProcess(*arguments)
+    stdout, stderr = process.communicate()
+    return subprocess.CompletedProcess(list(arguments), process.wait(), stdout, stderr)
+
+
+def cold_command(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a user does."""
     command = [sys.executable, "-m", "logitstore", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **options)

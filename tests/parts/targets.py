@@ -7,7 +7,7 @@ import math
 import torch
 
 from logitstore.targets.targets import AnyTargets
-from logitstore.train.objectives import FixedTail, LatentTail, SampledTargets, Targets
+from logitstore.train.objectives import FixedTail, LatentTail, LinearHead, SampledTargets, Targets
 
 TAILS = ("none", "uniform", "prior", "latent", "capped latent", "latent alone", "samples")
 
@@ -36,7 +36,7 @@ def targets_of(tail: str, rows: int, k: int, vocabulary: int, seed: int = 0) -> 
         weight, base, bias = (
             torch.randn(*size, generator=draw) for size in ((vocabulary, 3), (vocabulary,), (vocabulary,))
         )
-        shape = LatentTail(weight, base, bias, cap=2.0 if tail == "capped latent" else 0.0)
+        shape = LatentTail(LinearHead(weight, base, cap=2.0 if tail == "capped latent" else 0.0), bias)
     if tail == "latent alone":
         ids, logprobs, mass = ids[:, :0], logprobs[:, :0], torch.zeros(rows)
     return Targets(ids, logprobs, mass, shape, latent)

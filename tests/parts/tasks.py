@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,34 @@ from typing import Any
 
 from logitstore.settings.dump import AddSettings, DumpSettings
 from logitstore.store.checks.verify import Problem
+from tests.parts.warm import WarmProcess
 
-Start = Callable[..., subprocess.Popen[str]]
+Start = Callable[..., WarmProcess]
+
+
+FEW_KILLS = 4
+"""Of a dump in `make test`."""
+
+MOST_KILLS = 16
+"""Of a dump in `make test-all`."""
+
+SEEDS = (20, 21, 22)
+"""Of the moments; `make test-all` takes all of them."""
+
+
+@dataclass
+class Tally:
+    """What came after kills and interrupts; `make test-all` prints the sums.
+
+    Attributes:
+        kills: kills after which all that was written was sound and as it would be in the end.
+        interrupts: the same for interrupts.
+        identical: caches that ended byte-identical to one that was written in one go.
+    """
+
+    kills: int = 0
+    interrupts: int = 0
+    identical: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +49,6 @@ class Task:
         small: changes that make it one of three small parts.
         many: changes that make it one of many parts.
         reading: the stages in which the data are read.
-        kills: how often a process that dumps is killed.
-        interrupts: how often a dump in this process is interrupted.
         split: the numbers of the many parts, divided in two.
         room: a disk too small for the whole dump.
         loaded: the shared folder that is loaded with whatever lies in it.
@@ -37,8 +60,6 @@ class Task:
     small: dict[str, Any]
     many: dict[str, Any]
     reading: tuple[str, ...]
-    kills: int
-    interrupts: int
     split: tuple[str, str]
     room: str
     loaded: str
@@ -53,8 +74,6 @@ def text_task(settings: Callable[..., DumpSettings]) -> Task:
         small={"limit": 6, "samples_per_part": 9},
         many={"samples_per_part": 2},
         reading=("tokenise", "windows"),
-        kills=20,
-        interrupts=20,
         split=("0-40,100-112", "41-99"),
         room="500k",
         loaded="tokenizer",
@@ -71,8 +90,6 @@ def image_task(settings: Callable[..., DumpSettings]) -> Task:
         small={"limit": 10, "samples_per_part": 10},
         many={"samples_per_part": 2, "augment": "crop,flip,mixup"},
         reading=("images",),
-        kills=4,
-        interrupts=10,
         split=("0-30,80-89", "31-79"),
         room="300k",
         loaded="processor",

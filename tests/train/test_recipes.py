@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +36,7 @@ from logitstore.train.students.build import fresh
 from logitstore.train.train import train
 from tests.parts.commands import logitstore_command
 from tests.parts.texts import VOCABULARY, plan_for, save_model
+from tests.parts.warm import WarmProcess, free_port
 
 STEPS = 20
 
@@ -174,11 +173,11 @@ def test_pulls_on_features_alone_train_in_two_processes(
     two = one.model_copy(update={"out": tmp_path / "two", "accumulate": 1})
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(json.dumps({"train": two.model_dump(mode="json")}))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29619"]
-    done = subprocess.run(
-        [*command, "-m", "logitstore", "train", "--config", str(recipe)], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
+    world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    processes = [WarmProcess("train", "--config", recipe, RANK=rank, LOCAL_RANK=rank, **world) for rank in ("0", "1")]
+    for process in processes:
+        _, stderr = process.communicate()
+        assert process.returncode == 0, stderr
     logs = [json.loads((tmp_path / name / "logitstore.json").read_text())["log"] for name in ("one", "two")]
     curves = [[entry["loss"] for entry in log if "loss" in entry] for log in logs]
     assert len(curves[0]) == 4

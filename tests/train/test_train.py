@@ -29,6 +29,7 @@ from logitstore.train.train import train
 from tests.parts.files import tree
 from tests.parts.texts import VOCABULARY
 from tests.parts.training import curve, plan_of
+from tests.parts.warm import free_port
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,7 @@ def test_two_processes_repeat_what_one_does_with_twice_the_accumulation(
     recipe = tmp_path / "recipe.yaml"
     plan = plan_of(cache, tmp_path / "two", student=str(small_student), max_steps=4)
     recipe.write_text(json.dumps({"train": plan.model_dump(mode="json")}))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29617"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
     done = subprocess.run(
         [*command, "-m", "logitstore", "train", "--config", str(recipe)], capture_output=True, text=True, timeout=300
     )

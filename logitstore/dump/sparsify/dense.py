@@ -1,4 +1,4 @@
-"""Every logprob, in the order of the ids: for small label sets.
+"""The dense sparsifier keeps every logprob, in the order of the ids. It is meant for small label sets.
 
 Axes: N rows, V vocabulary.
 """
@@ -15,7 +15,7 @@ from logitstore.dump.sparsify.summary import Summary
 
 @dataclass(frozen=True, kw_only=True)
 class Dense:
-    """Keeps the whole distribution. `k` is the vocabulary."""
+    """Keeps the whole distribution; `k` is the size of the vocabulary."""
 
     draws: ClassVar[int] = 0
 
@@ -23,7 +23,7 @@ class Dense:
     vocabulary: int
 
     def __call__(self, logits_NV: Tensor, gold_N: Tensor, uniform_ND: Tensor | None = None) -> dict[str, Tensor]:
-        """logprobs float32[N, V] in nats, and the scores.
+        """Return logprobs float32[N, V] in nats, and the scores.
 
         Raises:
             ModelError: a row holds NaN, or nothing but -inf.

@@ -1,4 +1,4 @@
-"""How far what is stored is from what the teacher said: measured on a random sample of rows while they pass by.
+"""Fidelity: the difference between the stored rows and the teacher's answers, measured on random rows during the dump.
 
 Axes: N rows, H temperatures, V vocabulary.
 """
@@ -21,51 +21,57 @@ from logitstore.targets.rows import RowBatch, RowChunk
 from logitstore.targets.targets import SampledTargets, Targets
 
 TEMPERATURES = (1.0, 2.0, 4.0)
-"""Each the double of the one before: `compare` makes use of that."""
+"""Each temperature is twice the one before it; `compare` depends on that."""
 
 
 NO_MASS = 1e30
-"""Stands for minus the logarithm of zero, where infinities would meet."""
+"""Replaces -log(0) where two infinities would be subtracted."""
 
 
 TOGETHER = 64
-"""Rows that are compared in one go: products with the sketch's weights are slow for a few rows."""
+"""Rows that are compared together: products with the sketch's weights are slow for a few rows."""
 
 
 RARE = 1e-5
-"""Tokens that the teacher gives less than this are rare."""
+"""A token is rare if the teacher gives it less than this probability."""
 
 
 REFERENCE_TEMPERATURE = 2.0
-"""The reference student is the teacher at this temperature: right in its order, and too flat."""
+"""The reference student is the teacher at this temperature: its order of tokens is right, its distribution too flat."""
 
 
 class FidelityCheck:
-    """Compares stored rows with the distributions they came from, and adds up how they differ.
+    """Compares stored rows with the distributions that they came from, and adds up the differences.
 
     Args:
-        decoder: of the cache that is being written; its codec is what the rows go through.
-        share: of the rows to compare, from 0 to 1.
-        against: whose distributions are given to `add`.
+        decoder: the decoder of the cache that is being written; its codec encodes the compared rows.
+        share: the share of the rows to compare, from 0 to 1.
+        against: "teacher" or "source": the owner of the distributions that `add` receives.
     """
 
     def __init__(self, decoder: Decoder, share: float, against: str = "teacher") -> None:
         self._decoder, self._share, self._against = decoder, share, against
-        self._found: list[Tensor] = []
+        self._figures: list[Tensor] = []
         self._waiting: list[tuple[Tensor, dict[str, Tensor]]] = []
 
     def chosen(self, batch: RowBatch) -> Array:
-        """bool[N]: the rows of a batch to compare, the same whoever asks."""
+        """Return bool[N]: the rows of a batch to compare. The choice depends on the keys of the samples only."""
         if self._share <= 0:
             return np.zeros(len(batch.gold_N), np.bool_)
         return np.concatenate([self.chosen_of(key, rows) for key, rows in zip(batch.keys, batch.counts, strict=True)])
 
     def chosen_of(self, key: str, rows: int) -> Array:
-        """bool[N]: the same of one sample."""
+        """Return bool[N]: the rows of one sample to compare."""
         return np.asarray(uniform(key, rows, 1, FIDELITY)[:, 0] < self._share)
 
     def look(self, chunk: RowChunk, kept: Mapping[str, Tensor], chosen_N: Array) -> None:
-        """Compare the chosen rows of a chunk, given what was kept of all its rows."""
+        """Compare the chosen rows of a chunk.
+
+        Args:
+            chunk: rows with the teacher's logits.
+            kept: the reduced targets of all rows of the chunk.
+            chosen_N: bool, the chosen rows of the whole batch.
+        """
         places = np.flatnonzero(chosen_N[chunk.span])
         if len(places):
             rows = torch.from_numpy(places).to(chunk.logits_nV.device)
@@ -87,11 +93,11 @@ class FidelityCheck:
                 self.add(truth, {name: value[some] for name, value in together.items()})
 
     def add(self, truth: Truth, kept: Mapping[str, Tensor]) -> None:
-        """Compare the rows of `truth` with their targets `kept`, not yet encoded."""
+        """Compare the rows of `truth` with their targets `kept`, which are not encoded yet."""
         self.add_encoded(truth, self._decoder.codec.encode({name: value.cpu().numpy() for name, value in kept.items()}))
 
     def add_encoded(self, truth: Truth, stored: Mapping[str, Array]) -> None:
-        """Compare the rows of `truth` with their fields `stored`."""
+        """Compare the rows of `truth` with their encoded fields `stored`."""
         device = truth.logprobs_NV.device
         decoded = self._decoder({name: torch.from_numpy(value).to(device) for name, value in stored.items()})
         if isinstance(decoded, SampledTargets):
@@ -102,21 +108,21 @@ class FidelityCheck:
         # the listed order is the rank order, also where coarse levels tie
         is_ranked = isinstance(decoded, Targets) and decoded.is_ranked
         first_N = decoded.ids_NK[:, 0] if is_ranked else stored_NV.argmax(-1)
-        self._found.append(compare(truth, stored_NV, first_N).cpu().double())
+        self._figures.append(compare(truth, stored_NV, first_N).cpu().double())
 
     def take(self) -> Fidelity:
-        """What was added up since the last time."""
+        """Return the sums since the last call, and begin new ones."""
         self._compare_waiting()
-        found_MN = (
-            torch.cat(self._found, 1) if self._found else torch.zeros(len(FIDELITY_NAMES), 0, dtype=torch.float64)
+        figures_MN = (
+            torch.cat(self._figures, 1) if self._figures else torch.zeros(len(FIDELITY_NAMES), 0, dtype=torch.float64)
         )
-        self._found = []
-        bounded_N = torch.isfinite(found_MN[:3]).all(0)
+        self._figures = []
+        bounded_N = torch.isfinite(figures_MN[:3]).all(0)
         sums = {}
-        for name, values_N in zip(FIDELITY_NAMES, found_MN, strict=True):
+        for name, values_N in zip(FIDELITY_NAMES, figures_MN, strict=True):
             counted_N = values_N[bounded_N] if name.startswith("kl_") else values_N
             sums[name] = (_short(float(counted_N.sum())), _short(float((counted_N**2).sum())))
-        rows = found_MN.shape[1]
+        rows = figures_MN.shape[1]
         return Fidelity(
             against="source" if self._against == "source" else "teacher",
             rows=rows,
@@ -127,13 +133,13 @@ class FidelityCheck:
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """What stored rows are compared with, worked out once for all ways to store them.
+    """The true distributions of some rows, computed once for all ways to store the rows.
 
     Attributes:
-        logprobs_NV: float32[N, V], at temperature 1, nats.
+        logprobs_NV: float32[N, V], logprobs at temperature 1, nats.
         probs_NHV: float32[N, H, V], probabilities at each of the temperatures.
         normaliser_HN: float32[H, N], log of the sum of p**(1/T).
-        directions_N2V: float32[N, 2, V], the reference student's gradient, and 1 where a token is rare.
+        directions_N2V: float32[N, 2, V], the gradient of the reference student, and 1 for each rare token.
     """
 
     logprobs_NV: Tensor
@@ -143,9 +149,9 @@ class Truth:
 
     @classmethod
     def of(cls, logits_NV: Tensor, vocabulary: int) -> Truth:
-        """From the teacher's raw logits, perhaps with padding columns; -inf marks tokens that cannot come."""
+        """Return the truth for the teacher's raw logits, with or without padding columns; -inf marks impossible tokens."""
         if logits_NV.device.type == "mps":
-            logits_NV = logits_NV.cpu()  # tails are found in float64, which this device does not have
+            logits_NV = logits_NV.cpu()  # tails are computed in float64, which this device does not have
         wide_NV = logits_NV[:, :vocabulary]
         logprobs_NV = torch.log_softmax(wide_NV if wide_NV.dtype == torch.float64 else wide_NV.float(), -1)
         tempered_NHV = logprobs_NV[:, None] / torch.tensor(TEMPERATURES, device=logprobs_NV.device)[:, None]
@@ -158,7 +164,7 @@ class Truth:
 
 
 def compare(truth: Truth, stored_NV: Tensor, first_N: Tensor) -> Tensor:
-    """float32[8, N]: one line per name in FIDELITY_NAMES.
+    """Return float32[8, N], one line for each name in FIDELITY_NAMES.
 
     With t and q the logprobs at temperature 1, true and stored, and p_T the true probabilities at T,
 
@@ -167,11 +173,11 @@ def compare(truth: Truth, stored_NV: Tensor, first_N: Tensor) -> Tensor:
     so one exponential, e^(q / 4), serves all temperatures: its square and its fourth power are the other two.
 
     Args:
-        truth: about N rows.
-        stored_NV: logprobs at temperature 1, nats.
-        first_N: int64, the most probable token as stored.
+        truth: the true distributions of the N rows.
+        stored_NV: stored logprobs at temperature 1, nats.
+        first_N: int64, the most probable token of each stored row.
     """
-    # a token without mass on both sides counts 0; one that only the stored side leaves out is further off than any other
+    # a token without mass on both sides has difference 0; one without mass on the stored side only has a huge difference
     difference_NV = truth.logprobs_NV.clamp(min=-NO_MASS) - stored_NV.clamp(min=-NO_MASS)
     is_unbounded_N = difference_NV.amax(-1) > NO_MASS / 2
     crossed_HN = (truth.probs_NHV @ difference_NV[:, :, None]).squeeze(-1).T
@@ -199,5 +205,5 @@ def compare(truth: Truth, stored_NV: Tensor, first_N: Tensor) -> Tensor:
 
 
 def _short(value: float) -> float:
-    """Ten digits: more than the sums deserve, and the same wherever they are added in another order of rows."""
+    """Return the value rounded to ten digits, so that another order of rows gives the same sum."""
     return float(f"{value:.10g}")

@@ -1,8 +1,8 @@
-"""The prior tail: one vector per cache that says how the mass outside the listed ids is usually spread.
+"""The prior tail: one vector per cache, the usual shape of the mass outside the listed ids.
 
-It is the mean over pilot rows of the teacher's distribution with the listed entries taken out, so rows with a heavy tail
-count for more; among all fixed vectors pi this one makes the mass-weighted KL of the tails smallest. A millionth of uniform
-is mixed in, so that no token that can come has no mass.
+It is the mean, over the pilot rows, of the teacher's distribution without the listed entries. So rows with a heavy tail have
+more weight. Among all fixed vectors, this one has the smallest mass-weighted KL of the tails. A millionth of the uniform
+distribution is mixed in, so that every possible token has some mass.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ UNIFORM_SHARE = 1e-6
 
 
 def prior_of(mean_tail_V: Tensor) -> Tensor:
-    """float32[V], positive, summing to one.
+    """Return the prior, float32[V], positive, with sum 1.
 
     Args:
-        mean_tail_V: float64[V], the mean of the unlisted probabilities.
+        mean_tail_V: float64[V], the mean or the sum of the unlisted probabilities over the pilot rows.
     """
     total = mean_tail_V.sum()
     size = len(mean_tail_V)

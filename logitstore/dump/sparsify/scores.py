@@ -1,4 +1,6 @@
-"""Nothing listed: the row is the teacher's final hidden state, and the head turns it into logits; or nothing at all is kept.
+"""The sparsifier that lists no tokens: a row is the teacher's final hidden state, or has scores only.
+
+The head turns a stored hidden state into logits.
 
 Axes: N rows, V vocabulary.
 """
@@ -15,7 +17,7 @@ from logitstore.dump.sparsify.summary import Summary
 
 @dataclass(frozen=True, kw_only=True)
 class Hidden:
-    """Keeps the scores; a hidden state itself is read off the teacher."""
+    """Keeps the scores. The hidden state itself does not pass through the sparsifier; it comes from the teacher."""
 
     draws: ClassVar[int] = 0
 
@@ -23,7 +25,7 @@ class Hidden:
     vocabulary: int
 
     def __call__(self, logits_NV: Tensor, gold_N: Tensor, uniform_ND: Tensor | None = None) -> dict[str, Tensor]:
-        """The scores.
+        """Return the scores.
 
         Raises:
             ModelError: a row holds NaN, or nothing but -inf.

@@ -1,15 +1,16 @@
 """The sketch: a few bytes of the final hidden state that shape each row's own tail.
 
-The tail's logits are decoded as cap(U c + w0) + b from R quantised coefficients c of the hidden state h. Which directions of h
-matter is measured by the Fisher information of the tails,
+The tail's logits are decoded as cap(U c + w0) + b from R quantised coefficients c of the hidden state h. The Fisher information
+of the tails measures the importance of the directions of h,
 
     F = mean over rows of R J W^T (diag(p) - p p^T) W J^T    (p restricted to the tail, R its mass, J the slope of the cap),
 
-because an error e of h costs about e^T F e / 2 nats of KL. Principal components of F^(1/2) h, so that an error costs the
-same in every one of them; then each component gets bits where one more saves most (reverse water-filling, Cover and Thomas
-2006, section 10.3.3), and the static bias b makes the mean decoded tail equal to the mean true tail.
+because an error e of h costs about e^T F e / 2 nats of KL. The coefficients are the principal components of F^(1/2) h, so that
+an error costs the same in each of them. Each bit goes to the component where it reduces the error most (reverse
+water-filling, Cover and Thomas 2006, section 10.3.3). The static bias b makes the mean decoded tail equal to the mean true
+tail.
 
-F is taken at temperatures 1 and 2 together: a budget spent at 1 alone starves students that are trained at 2.
+F is the sum over temperatures 1 and 2: with temperature 1 alone, students trained at 2 would get a worse tail.
 
 Axes: N rows, D channels, R coefficients, K listed, V vocabulary.
 """
@@ -24,33 +25,34 @@ from torch import Tensor
 
 from logitstore.dump.sparsify.prior import prior_of
 from logitstore.format.codecs.codebook import MOST_BITS, Codebook, lloyd_max, normal_codebook
-from logitstore.models.head import Head, capped
+from logitstore.models.head import LinearHead
 from logitstore.targets.chunks import chunk_rows
 
 TEMPERATURES = (1.0, 2.0)
 
 
 SMALLEST_EIGENVALUE = 1e-9
-"""Of F, relative to the largest: directions that change no tail are not divided by zero."""
+"""Lower bound of the eigenvalues of F, relative to the largest. It avoids a division by zero."""
 
 
 BIAS_ROUNDS, BIAS_STEP, BIAS_CAUTION = 3, 0.9, 0.3
-"""Rounds of fitting the bias, the share of the log ratio taken in each, and the mass added to both sides of the ratio, in
-average tail masses, so that tokens hardly seen in the pilot move little."""
+"""Fit of the bias: count of rounds, step of each round as a share of the log ratio, and the mass added to both sides of the
+ratio, in mean tail masses. The added mass keeps the bias small for tokens that are rare in the pilot."""
 
 
 BIAS_BOUND = 8.0
-"""Most by which the bias may move a logit."""
+"""The largest absolute value of the bias of a logit."""
 
 
 class TailPilot:
-    """What is learnt about tails from the pilot rows.
+    """Collects statistics of the tails of the pilot rows.
 
     Args:
-        head: of the teacher; without one (teachers that give logits only) just the mean tail is kept.
+        vocabulary: count of token ids.
+        head: the head of the teacher; without one (teachers that give logits only) only the mean tail is collected.
     """
 
-    def __init__(self, vocabulary: int, head: Head | None = None) -> None:
+    def __init__(self, vocabulary: int, head: LinearHead | None = None) -> None:
         self.rows = 0
         self._sum_V = torch.zeros(vocabulary, dtype=torch.float64)
         self._head = head
@@ -61,15 +63,15 @@ class TailPilot:
             device = head.weight_VD.device
             self._diagonal_V = torch.zeros(vocabulary, device=device)
             self._outer_DD = torch.zeros(head.width, head.width, device=device)
-            self._weight_VD = head.weight_VD.float() * head.multiplier
+            self._weight_VD = head.scaled_weight_VD.float()
 
     def add(self, logits_NV: Tensor, listed_NK: Tensor, hidden_ND: Tensor | None = None) -> None:
-        """Count rows.
+        """Add rows to the statistics.
 
         Args:
-            logits_NV: raw, perhaps with padding columns beyond the vocabulary.
-            listed_NK: ids that are not of the tail; an empty slot is an id at or above the vocabulary.
-            hidden_ND: what the head made them from.
+            logits_NV: raw logits, with or without padding columns beyond the vocabulary.
+            listed_NK: listed ids, which do not belong to the tail; an id at or above the vocabulary is an empty slot.
+            hidden_ND: the hidden states that the head made the logits from.
         """
         logits_NV = logits_NV[:, : len(self._sum_V)].float()
         tail_NV = without(torch.softmax(logits_NV, -1), listed_NK)
@@ -96,18 +98,18 @@ class TailPilot:
         return self._sum_V / max(self.rows, 1)
 
     def prior(self) -> Tensor:
-        """float32[V]: see `prior_of`."""
+        """Return the prior, float32[V]; see `prior_of`."""
         return prior_of(self._sum_V)
 
     def hidden(self) -> Tensor:
-        """float32[N, D]: the final hidden states of the rows."""
+        """Return the final hidden states of the rows, float32[N, D]."""
         return torch.cat(self._hidden)
 
     def sketch(self, size: int) -> dict[str, Tensor]:
-        """Fit a sketch of `size` bytes a row: the tensors of its shared file (docs/format.md).
+        """Fit a sketch of `size` bytes per row; return the tensors of its shared file (docs/format.md).
 
         Raises:
-            ValueError: the pilot was given no hidden states.
+            ValueError: `add` got no hidden states.
         """
         if self._head is None or not self._hidden:
             raise ValueError("a sketch needs the hidden states of the pilot")
@@ -131,13 +133,13 @@ class TailPilot:
             "widths": torch.tensor(widths, dtype=torch.uint8),
             "levels": torch.from_numpy(codebook.levels_RL),
             "weight": (self._weight_VD @ back_DR.float().to(device)).half().cpu(),
-            "base": (self._weight_VD @ mean_D.float().to(device) + self._head.base_V.float()).cpu(),
+            "base": (self._weight_VD @ mean_D.float().to(device) + self._head.base_V).cpu(),
             "cap": torch.tensor([self._head.cap]),
         }
         return shared | {"bias": self._bias(shared, codebook, hidden_ND, mass_N)}
 
     def _roots(self) -> tuple[Tensor, Tensor]:
-        """float64 F^(1/2) and F^(-1/2)."""
+        """Return F^(1/2) and F^(-1/2), float64[D, D]."""
         fisher_DD = torch.zeros_like(self._outer_DD)
         for first in range(0, len(self._diagonal_V), 1 << 16):
             rows = slice(first, first + (1 << 16))
@@ -149,35 +151,34 @@ class TailPilot:
         return (vectors_DD * values_D.sqrt()) @ vectors_DD.T, (vectors_DD * values_D.rsqrt()) @ vectors_DD.T
 
     def _bias(self, shared: dict[str, Tensor], codebook: Codebook, hidden_ND: Tensor, mass_N: Tensor) -> Tensor:
-        """float32[V]: added to the decoded tail logits, so that the mean decoded tail is the mean true one."""
+        """Return the bias of the decoded tail logits, float32[V]; it makes the mean decoded tail equal the mean true tail."""
         device = self._weight_VD.device
         latent_NR = codebook.decode(torch.from_numpy(codebook.encode(project(shared, hidden_ND).numpy())))
-        weight_VR = shared["weight"].float().to(device)
-        base_V, cap = shared["base"].to(device), float(shared["cap"])
+        head = LinearHead(shared["weight"].float().to(device), shared["base"].to(device), cap=float(shared["cap"]))
         true_V = self.mean_tail_V
         added = BIAS_CAUTION * true_V.mean()
-        bias_V = torch.zeros_like(base_V)
+        bias_V = torch.zeros(head.vocabulary, device=device)
         if not added > 0:
             return bias_V.cpu()
         for _ in range(BIAS_ROUNDS):
-            found_V = torch.zeros_like(true_V)
-            for rows in _slices(len(latent_NR), len(base_V), device):
-                logits_NV = capped(latent_NR[rows].to(device) @ weight_VR.T + base_V, cap) + bias_V
+            decoded_V = torch.zeros_like(true_V)
+            for rows in _slices(len(latent_NR), head.vocabulary, device):
+                logits_NV = head.logits(latent_NR[rows].to(device)) + bias_V
                 logits_NV = without(logits_NV, torch.cat(self._ids)[rows].to(device), -torch.inf)
                 tail_NV = torch.softmax(logits_NV, -1) * mass_N[rows].to(device)[:, None]
-                found_V += tail_NV.sum(0).cpu().double()
-            ratio_V = (true_V + added) / (found_V / self.rows + added)
+                decoded_V += tail_NV.sum(0).cpu().double()
+            ratio_V = (true_V + added) / (decoded_V / self.rows + added)
             bias_V = (bias_V + (BIAS_STEP * ratio_V.log()).float().to(device)).clamp(-BIAS_BOUND, BIAS_BOUND)
         return bias_V.cpu()
 
 
 def project(shared: dict[str, Tensor], hidden_ND: Tensor) -> Tensor:
-    """float32[N, R]: the coefficients of hidden states, of unit variance."""
+    """Return the coefficients of hidden states, float32[N, R], with unit variance."""
     return (hidden_ND.float() - shared["mean"].to(hidden_ND.device)) @ shared["projection"].to(hidden_ND.device)
 
 
 def without(values_NV: Tensor, listed_NK: Tensor, instead: float = 0.0) -> Tensor:
-    """A copy with the listed ids replaced; ids at or above V are empty slots."""
+    """Return a copy with the value `instead` at the listed ids; ids at or above V are empty slots."""
     count, vocabulary = values_NV.shape
     if listed_NK.shape[1] == 0:
         return values_NV
@@ -191,9 +192,13 @@ def without(values_NV: Tensor, listed_NK: Tensor, instead: float = 0.0) -> Tenso
 
 
 def allocate(variances: list[float], bits: int) -> tuple[int, ...]:
-    """Bits for every coefficient, the variances falling: each bit goes where it takes most from the squared error.
+    """Return the count of bits of every coefficient: each bit goes where it reduces the squared error most.
 
-    Coefficients that get none are left out; at least one is kept. No coefficient gets more than MOST_BITS.
+    Coefficients without bits are left out, but one is always kept. No coefficient gets more than MOST_BITS.
+
+    Args:
+        variances: variances of the coefficients, falling.
+        bits: count of bits of all coefficients together.
     """
     lost = [lloyd_max(width)[1] for width in range(MOST_BITS + 1)]
     widths = [0] * len(variances)

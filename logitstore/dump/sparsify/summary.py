@@ -1,7 +1,8 @@
-"""What the logits of a row come to, found in few passes over them: normaliser, entropy, and a coarse map of the vocabulary.
+"""Summaries of logits: normaliser, entropy, and a coarse map of the vocabulary, computed in few passes over the logits.
 
-The map holds the highest logit and the mass of every block of 64 tokens, so the most probable tokens are looked for in a few
-blocks, and the mass of all others is a sum over blocks; [N, V] is gone over a few rows at a time, in the processor's cache.
+The map holds the highest logit and the mass of every block of 64 tokens. So the search for the most probable tokens visits a
+few blocks only, and the mass of all others is a sum over blocks. The logits [N, V] are processed a few rows at a time, so
+that they stay in the processor's cache.
 
 Axes: N rows (n at a time), K kept, B blocks, C candidates, V vocabulary.
 """
@@ -17,15 +18,15 @@ from logitstore.errors import ModelError
 from logitstore.targets.chunks import SUMMARY_ELEMENTS, chunk_rows
 
 BLOCK = 64
-"""Tokens of a block. Block b holds the tokens b, b + B, b + 2 B, ...: neighbours in memory belong to different blocks."""
+"""Count of tokens in a block. Block b holds the tokens b, b + B, b + 2 B, ...: memory neighbours are in different blocks."""
 
 
 LOWEST, HIGHEST = -20.0, 50.0
-"""Between these, powers of the highest logit of a row and their sum over any vocabulary are far from the ends of float32."""
+"""If the highest logit of a row lies between these, its exponential and the row's sum are well inside the float32 range."""
 
 
 SPARE = 4
-"""Blocks looked into beyond the k that hold the k most probable tokens, for tokens that tie with the last of them."""
+"""Count of blocks searched beyond k, for tokens that tie with the last of the k most probable tokens."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,9 +34,9 @@ class Top:
     """The most probable tokens of N rows.
 
     Attributes:
-        ids_NK: int64, by falling logit, equal ones by rising id.
+        ids_NK: int64, by falling logit; equal logits by rising id.
         logprobs_NK: float32, nats.
-        outside_N: float32, the mass of all other tokens, summed over them and not found as a difference.
+        outside_N: float32, the mass of all other tokens, computed as a sum over them, not as a difference.
     """
 
     ids_NK: Tensor
@@ -45,12 +46,12 @@ class Top:
 
 @dataclass(frozen=True, eq=False)
 class Summary:
-    """Of N rows.
+    """The summary of N rows of logits.
 
     Attributes:
-        logits_NV: as the teacher gave them, without padding columns.
+        logits_NV: the teacher's raw logits, without padding columns.
         top_N: float32, the highest logit.
-        rest_N: float32, log sum exp less that; kept apart, for their sum has fewer digits than a logprob needs.
+        rest_N: float32, log sum exp minus `top_N`. The two are kept apart because their sum has too few digits for a logprob.
         entropy_N: float32, nats.
         highest_NB: float32, the highest logit of every block.
         mass_NB: float32, the probability of every block.
@@ -65,16 +66,16 @@ class Summary:
 
     @classmethod
     def of(cls, logits_NV: Tensor, vocabulary: int) -> Summary:
-        """Go over raw logits of any float dtype; -inf marks tokens that cannot come.
+        """Summarise raw logits of any float dtype; -inf marks impossible tokens.
 
-        With x = z - m and S = sum exp x: normaliser m + log S, entropy log S - sum x exp x / S. m is the highest logit of the
-        row, or 0 where that is small enough for the powers to be taken as they are.
+        With x = z - m and S = sum exp x, the normaliser is m + log S and the entropy is log S - sum x exp x / S. m is the
+        highest logit of the row, or 0 if that logit lies between LOWEST and HIGHEST.
 
         Raises:
-            ModelError: a row holds NaN, or nothing but -inf.
+            ModelError: a row holds NaN, or only -inf.
         """
         if logits_NV.device.type == "mps":
-            logits_NV = logits_NV.cpu()  # that device does not sort whole numbers of 64 bits
+            logits_NV = logits_NV.cpu()  # this device does not sort 64-bit integers
         logits_NV = logits_NV[:, :vocabulary]
         blocks = -(-vocabulary // BLOCK)
         size = max(min(chunk_rows(vocabulary, logits_NV.device.type, SUMMARY_ELEMENTS), len(logits_NV)), 1)
@@ -101,7 +102,7 @@ class Summary:
             torch.sum(power_nW.view(count, BLOCK, blocks), 1, out=mass_NB[some])
             torch.sum(power_nW.mul_(x_nW)[:, :vocabulary], 1, out=out_n)
             if out_n.isnan().any():
-                # 0 times the logarithm of 0 is 0
+                # a token without mass adds 0 * log 0 = 0 to the entropy, not NaN
                 torch.nansum(power_nW[:, :vocabulary], 1, out=out_n)
             wide_nW[:count, vocabulary:] = -torch.inf
         total_N, top_N = mass_NB.sum(1), highest_NB.amax(1)
@@ -117,29 +118,29 @@ class Summary:
         )
 
     def logprobs(self) -> Tensor:
-        """float32[N, V], nats."""
+        """Return the logprobs of all tokens, float32[N, V], nats."""
         return self._logprobs_of(self.logits_NV.float())
 
     def _logprobs_of(self, logits_NK: Tensor) -> Tensor:
         return logits_NK - self.top_N[:, None] - self.rest_N[:, None]
 
     def top(self, k: int) -> Top:
-        """The k most probable tokens, at least one and at most all.
+        """Return the k most probable tokens; k is from 1 to the size of the vocabulary.
 
-        The k highest logits lie in the k blocks with the highest maxima. With a few blocks more, tokens that tie with the
-        last one are seen as well; rows with still more ties are looked through whole.
+        The k highest logits lie in the k blocks with the highest maxima. A few more blocks are searched for tokens that tie
+        with the last one. Rows with still more ties are searched completely.
         """
         blocks = self.highest_NB.shape[1]
-        looked = min(k + SPARE, blocks)
-        chosen = self.highest_NB.topk(looked, sorted=False)
+        searched = min(k + SPARE, blocks)
+        chosen = self.highest_NB.topk(searched, sorted=False)
         starts_C = torch.arange(BLOCK, device=chosen.indices.device) * blocks
         ids_NC = (chosen.indices[:, :, None] + starts_C).flatten(1)
-        found = self._best(self.logits_NV, ids_NC, k)
+        best = self._best(self.logits_NV, ids_NC, k)
         rest_N = self.mass_NB.scatter(1, chosen.indices, 0.0).sum(1)
-        top = Top(found.ids_NK, found.logprobs_NK, (found.outside_N + rest_N).clamp(max=1.0))
-        if looked == blocks:
+        top = Top(best.ids_NK, best.logprobs_NK, (best.outside_N + rest_N).clamp(max=1.0))
+        if searched == blocks:
             return top
-        last_N = self.logits_NV.gather(1, found.ids_NK[:, -1:]).squeeze(1).float()
+        last_N = self.logits_NV.gather(1, best.ids_NK[:, -1:]).squeeze(1).float()
         if len(unclear_M := (chosen.values.amin(1) >= last_N).nonzero().squeeze(1)):
             whole = Summary(*(getattr(self, name)[unclear_M] for name in self.__dataclass_fields__))
             everything_MV = torch.arange(self.logits_NV.shape[1], device=unclear_M.device).expand(len(unclear_M), -1)
@@ -149,7 +150,7 @@ class Summary:
         return top
 
     def scores(self, gold_N: Tensor, top1_N: Tensor, listed_NK: Tensor | None) -> dict[str, Tensor]:
-        """What is kept about every row: `gold_logprob`, `entropy`, `top1`, and whether the gold token is listed."""
+        """Return the scores of every row: `gold_logprob`, `entropy`, `top1`, `gold_listed` (the gold token is listed)."""
         gold_N1 = gold_N[:, None].to(self.logits_NV.device)
         return {
             "gold_logprob": self._logprobs_of(self.logits_NV.gather(1, gold_N1).float()).squeeze(1),
@@ -159,9 +160,9 @@ class Summary:
         }
 
     def _best(self, logits_NV: Tensor, ids_NC: Tensor, k: int) -> Top:
-        """The best of some candidates, and the mass of the other candidates; ids beyond the vocabulary do not count."""
+        """Return the k best candidates, and the mass of the other candidates; ids beyond the vocabulary do not count."""
         vocabulary = logits_NV.shape[1]
-        # the sum with 0 makes -0 a 0, which has another key
+        # adding 0 turns -0 into 0, since the two have different keys
         logits_NC = logits_NV.gather(1, ids_NC.clamp(max=vocabulary - 1)).float() + 0.0
         keys_NC = _sortable(logits_NC, ids_NC).masked_fill_(ids_NC >= vocabulary, torch.iinfo(torch.int64).min)
         places_NK = keys_NC.topk(k).indices
@@ -171,15 +172,15 @@ class Summary:
 
 
 def ordered(logprobs_NV: Tensor, ids_NK: Tensor) -> Tensor:
-    """The ids by falling logprob, equal ones by rising id: two stable sorts, the less important key first."""
+    """Return the ids by falling logprob, equal logprobs by rising id: two stable sorts, the less important key first."""
     ids_NK = ids_NK.sort(-1).values
     order_NK = torch.sort(logprobs_NV.gather(1, ids_NK), dim=-1, descending=True, stable=True).indices
     return ids_NK.gather(1, order_NK)
 
 
 def _sortable(values: Tensor, ids: Tensor) -> Tensor:
-    """int64 that are ordered as float32 values are, equal ones against their ids."""
+    """Return int64 keys with the order of the float32 values; of equal values, the smaller id has the larger key."""
     bits = values.view(torch.int32)
-    # of negative floats the bits rise as the value falls
+    # the bits of negative floats rise as the value falls
     ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
     return (ordered.long() << 32) + (0x7FFFFFFF - ids)

@@ -1,4 +1,4 @@
-"""Top-k of the true vocabulary, with the exact mass of the rest.
+"""The top-k sparsifier: the most probable tokens of the true vocabulary, and the exact mass of the rest.
 
 Axes: N rows, K kept, V vocabulary.
 """
@@ -19,8 +19,8 @@ class TopK:
     """Keeps the k most probable tokens of each row.
 
     Attributes:
-        k: entries kept, at most the vocabulary.
-        vocabulary: token ids below this are real; the columns beyond are padding of the embedding and do not count.
+        k: count of entries kept, at most the vocabulary.
+        vocabulary: token ids below this are real; further columns are padding of the embedding and do not count.
     """
 
     draws: ClassVar[int] = 0
@@ -32,14 +32,14 @@ class TopK:
         """Reduce raw logits.
 
         Args:
-            logits_NV: any float dtype; reduced in float32. -inf marks tokens that cannot come.
+            logits_NV: any float dtype; reduced in float32. -inf marks impossible tokens.
             gold_N: int64, the token that really follows.
-            uniform_ND: not needed.
+            uniform_ND: not used.
 
         Returns:
             ids int64[N, K] by falling probability (equal ones by rising id), logprobs float32[N, K] in nats,
-            tail_logmass float32[N], the log of the mass outside the ids, summed over the tail itself and -inf when
-            there is none, and the scores.
+            tail_logmass float32[N], the log of the mass outside the ids (a sum over the tail itself; -inf without a
+            tail), and the scores.
 
         Raises:
             ModelError: a row holds NaN, or nothing but -inf.

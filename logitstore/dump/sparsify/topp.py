@@ -1,4 +1,4 @@
-"""The nucleus: the fewest tokens that hold a given mass together (Holtzman et al. 2020, section 3.1), up to k of them.
+"""The nucleus sparsifier: the smallest set of tokens with a given total mass, at most k (Holtzman et al. 2020, section 3.1).
 
 Axes: N rows, K slots, V vocabulary.
 """
@@ -15,11 +15,11 @@ from logitstore.dump.sparsify.topk import TopK, listing_only
 
 @dataclass(frozen=True, kw_only=True)
 class TopP:
-    """Keeps tokens by falling probability until they hold `top_p`; the other slots of a row stay empty.
+    """Keeps tokens by falling probability until their mass reaches `top_p`; the other slots of a row stay empty.
 
     Attributes:
-        k: slots, at most the vocabulary.
-        top_p: mass after which a row is full.
+        k: count of slots, at most the vocabulary.
+        top_p: the mass at which no more tokens are added.
         vocabulary: token ids below this are real.
     """
 

@@ -1,1 +1,1 @@
-"""Models that answer: what they are, and their logits."""
+"""Teachers: the models that answer, with their logits and features."""

@@ -1,4 +1,4 @@
-"""A causal language model as the teacher: any that transformers loads, from a folder, the hub or a GGUF file.
+"""A causal language model as the teacher: any model that transformers loads, from a folder, the hub or a GGUF file.
 
 Axes: B sequences, T tokens, D channels, V vocabulary.
 """
@@ -17,7 +17,7 @@ from logitstore.core.types import ModelRef
 from logitstore.dump.teachers.teacher import Teacher
 from logitstore.errors import ModelError
 from logitstore.format.tap_names import FINAL
-from logitstore.models.head import Head
+from logitstore.models.head import LinearHead
 from logitstore.models.hooks import taken_by
 from logitstore.models.load import DTYPES, load_weights, pick_device
 
@@ -26,7 +26,7 @@ class CausalTeacher(Teacher):
     """A loaded language model."""
 
     def __init__(self, model: ModelRef, config: PretrainedConfig, dtype: str, device: str) -> None:
-        """Load the weights; takes as long as transformers takes.
+        """Load the weights with transformers.
 
         Raises:
             ModelError: the model cannot be loaded, or the device does not exist.
@@ -35,12 +35,12 @@ class CausalTeacher(Teacher):
         self._config = config
         self._model = load_weights(model, config, DTYPES[dtype]).to(self.device).eval()
 
-    def head(self, vocabulary: int) -> Head:
-        return Head.of(self._model, self._config, vocabulary)
+    def head(self, vocabulary: int) -> LinearHead:
+        return LinearHead.of(self._model, self._config, vocabulary)
 
     @torch.inference_mode()
     def logits(self, inputs: Mapping[str, Tensor], **options: Any) -> Tensor:
-        """Raw logits [B, T, V'] of `input_ids` and `attention_mask`, int64[B, T], padded on the right; see `Teacher`."""
+        """Return raw logits [B, T, V'] of `input_ids` and `attention_mask`, int64[B, T], padded on the right; see `Teacher`."""
         moved = {name: value.to(self.device) for name, value in inputs.items()}
         output: Tensor = self._model(**moved, use_cache=False, **options).logits
         return output
@@ -52,7 +52,7 @@ class CausalTeacher(Teacher):
         return logits_BTV, seen[-1]
 
     def features(self, inputs: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
-        """The features named; of the logits only the last position's are made. See `Teacher`."""
+        """Return the named features; logits are computed for the last position only. See `Teacher`."""
         keep: dict[str, Any] = {}
         if "logits_to_keep" in inspect.signature(self._model.forward).parameters:
             keep = {"logits_to_keep": 1}
@@ -61,12 +61,12 @@ class CausalTeacher(Teacher):
         return seen
 
     def widths(self, names: Sequence[str]) -> dict[str, int]:
-        """D of the features named, found out with two tokens; see `Teacher`."""
+        """Return D of the named features, by running the model on two tokens; see `Teacher`."""
         tokens_BT = torch.zeros(1, 2, dtype=torch.int64)
         with self.recording([*names, FINAL]) as seen:
             _, taken_BTD = self.logits_and_hidden(
                 {"input_ids": tokens_BT, "attention_mask": torch.ones_like(tokens_BT)}
             )
         if FINAL in names and not torch.equal(seen[FINAL], taken_BTD):
-            raise ModelError(f"{self.name}: its output layer takes something else than its final hidden states.")
+            raise ModelError(f"{self.name}: its output layer does not take its final hidden states.")
         return {name: int(seen[name].shape[-1]) for name in names}

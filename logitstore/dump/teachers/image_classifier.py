@@ -1,6 +1,6 @@
-"""An image classifier as the teacher: any that transformers loads, or CLIP with the names of the classes.
+"""An image classifier as the teacher: any classifier that transformers loads, or CLIP with the names of the classes.
 
-Axes: B images, D channels, C classes, T the one position of an image.
+Axes: B images, D channels, C classes, T = 1, the only position of an image.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from transformers import PretrainedConfig
 from logitstore.core.types import ModelRef
 from logitstore.dump.teachers.teacher import Teacher
 from logitstore.errors import ModelError
-from logitstore.models.head import Head
+from logitstore.models.head import LinearHead
 from logitstore.models.hooks import taken_by
 from logitstore.models.load import DTYPES, load_weights, pick_device
 from logitstore.models.shape import classifier_of, size_errors
@@ -25,7 +25,7 @@ class ImageTeacher(Teacher):
     """A loaded classifier."""
 
     def __init__(self, model: ModelRef, config: PretrainedConfig, dtype: str, device: str) -> None:
-        """Load the weights; takes as long as transformers takes.
+        """Load the weights with transformers.
 
         Raises:
             ModelError: the model cannot be loaded, or the device does not exist.
@@ -37,15 +37,12 @@ class ImageTeacher(Teacher):
 
     @property
     def classes(self) -> int:
-        """How many it tells apart."""
+        """Count of the classes."""
         return int(self._model.config.num_labels)
 
-    def head(self, vocabulary: int) -> Head:
+    def head(self, vocabulary: int) -> LinearHead:
         layer = self._classifier()
-        base_C = (
-            torch.zeros(vocabulary, device=layer.weight.device) if layer.bias is None else layer.bias.detach().float()
-        )
-        return Head(layer.weight.detach(), base_C)
+        return LinearHead(layer.weight.detach(), None if layer.bias is None else layer.bias.detach())
 
     def _classifier(self) -> nn.Linear:
         layer = classifier_of(self._model)
@@ -55,10 +52,10 @@ class ImageTeacher(Teacher):
 
     @torch.inference_mode()
     def logits(self, inputs: Mapping[str, Tensor], **options: Any) -> Tensor:
-        """Raw logits [B, 1, C] of `pixel_values`, float32[B, 3, H, W]; see `Teacher`.
+        """Return raw logits [B, 1, C] for `pixel_values`, float32[B, 3, H, W]; see `Teacher`.
 
         Raises:
-            ModelError: it cannot take images of this size.
+            ModelError: the model does not accept images of this size.
         """
         with size_errors(self.name, pixels_B3HW := self._pixels(inputs)):
             output: Tensor = self._model(pixel_values=pixels_B3HW, **options).logits

@@ -1,4 +1,4 @@
-"""What every teacher can: give logits for inputs, show features of its forward pass, be told from another by its weights.
+"""The interface of every teacher: logits, features of the forward pass, and a fingerprint of the weights.
 
 Axes: B sequences or images, T positions, D channels, V vocabulary.
 """
@@ -14,7 +14,7 @@ import torch
 import xxhash
 from torch import Tensor
 
-from logitstore.models.head import Head
+from logitstore.models.head import LinearHead
 from logitstore.models.hooks import recording
 
 
@@ -22,7 +22,7 @@ class Teacher(ABC):
     """A loaded teacher.
 
     Attributes:
-        device: where it runs.
+        device: the device that the model runs on.
     """
 
     device: torch.device
@@ -30,39 +30,39 @@ class Teacher(ABC):
 
     @property
     def name(self) -> str:
-        """The model's class."""
+        """Name of the model's class."""
         return type(self._model).__name__
 
     @abstractmethod
-    def head(self, vocabulary: int) -> Head:
-        """How its hidden states become logits of the first `vocabulary` tokens.
+    def head(self, vocabulary: int) -> LinearHead:
+        """Return the head, which turns hidden states into logits of the first `vocabulary` tokens.
 
         Raises:
-            ModelError: not by a linear head.
+            ModelError: the model has no linear head.
         """
 
     @abstractmethod
     def logits(self, inputs: Mapping[str, Tensor], **options: Any) -> Tensor:
-        """Raw logits [B, T, V'] in the model's dtype, V' including padding rows of the embedding.
+        """Return raw logits [B, T, V'] in the model's dtype; V' includes padding rows of the embedding.
 
         Args:
-            inputs: of the model, on any device.
-            options: of the model's forward.
+            inputs: inputs of the model, on any device.
+            options: further arguments of the model's forward.
         """
 
     @abstractmethod
     def logits_and_hidden(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The logits, and the final hidden state [B, T, D] that its output layer made them from."""
+        """Return the logits, and the final hidden state [B, T, D] that the output layer made them from."""
 
     def recording(self, names: Sequence[str]) -> AbstractContextManager[dict[str, Tensor]]:
-        """A context in which `logits` also gives the features named; see `logitstore.models.hooks`."""
+        """Return a context in which calls of `logits` also record the named features; see `logitstore.models.hooks`."""
         return recording(self._model, names)
 
     def features(self, inputs: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
-        """The features named, [B, T, D] each in the model's dtype.
+        """Return the named features, each [B, T, D] in the model's dtype.
 
         Raises:
-            ModelError: a feature that this model does not have.
+            ModelError: the model does not have a feature.
         """
         with self.recording(names) as seen:
             self.logits(inputs)
@@ -70,14 +70,14 @@ class Teacher(ABC):
 
     @abstractmethod
     def widths(self, names: Sequence[str]) -> dict[str, int]:
-        """D of the features named.
+        """Return D, the count of channels, of each named feature.
 
         Raises:
-            ModelError: a feature that this model does not have, or hidden states that its output layer does not take.
+            ModelError: the model does not have a feature, or its output layer does not take the final hidden states.
         """
 
     def fingerprint(self) -> str:
-        """xxh3-128 over the name, dtype, shape and bytes of every parameter, in order."""
+        """Return the xxh3-128 of the name, dtype, shape and bytes of every parameter, in order."""
         return self._fingerprint("")
 
     def _fingerprint(self, also: str) -> str:

@@ -15,21 +15,21 @@ from transformers import AutoTokenizer, PretrainedConfig
 from logitstore.core.types import ModelRef
 from logitstore.dump.teachers.image_classifier import ImageTeacher
 from logitstore.errors import BadInput, ModelError, one_line
-from logitstore.models.head import Head
+from logitstore.models.head import LinearHead
 from logitstore.models.load import DTYPES, ZERO_SHOT, load_weights, pick_device
 from logitstore.models.shape import size_errors
 
 
 class ZeroShotTeacher(ImageTeacher):
-    """CLIP and its like: the classes are named by texts, whose embeddings are the output layer (Radford et al. 2021, 3.1)."""
+    """CLIP or a similar model: embeddings of texts that name the classes are the output layer (Radford et al. 2021, 3.1)."""
 
     def __init__(
         self, model: ModelRef, config: PretrainedConfig, dtype: str, device: str, texts: Sequence[str]
     ) -> None:
-        """Load the weights and embed one text a class.
+        """Load the weights and embed one text for each class.
 
         Raises:
-            ModelError: the model or its tokenizer cannot be loaded, texts are all the same to it, or the device does not exist.
+            ModelError: the model or its tokenizer cannot be loaded, two texts have equal tokens, or the device does not exist.
         """
         self.device = pick_device(device)
         self._dtype = DTYPES[dtype]
@@ -41,9 +41,9 @@ class ZeroShotTeacher(ImageTeacher):
             with torch.inference_mode():
                 embedded_CD = _pooled(self._model.get_text_features(**encoded))
         except Exception as error:
-            # tokenizers and towers fail in many ways; the reason is kept, the traceback chained
+            # tokenizers and encoders raise many kinds of errors; the message keeps the reason, the traceback is chained
             raise ModelError(f"{model}: the names of the classes cannot be embedded: {one_line(error)}") from error
-        # cut off at the end, or unknown to a tokenizer without a vocabulary
+        # texts may become equal if they are cut off at the end, or unknown to a tokenizer without a vocabulary
         if len({tuple(ids) for ids in encoded["input_ids"].tolist()}) < len(self._texts):
             raise ModelError(
                 f"{model}: its tokenizer gives several classes the same tokens. Shorten the --prompt, or save the tokenizer "
@@ -56,8 +56,8 @@ class ZeroShotTeacher(ImageTeacher):
     def classes(self) -> int:
         return len(self._texts)
 
-    def head(self, vocabulary: int) -> Head:
-        return Head(self._weight_CD, torch.zeros(vocabulary, device=self._weight_CD.device))
+    def head(self, vocabulary: int) -> LinearHead:
+        return LinearHead(self._weight_CD)
 
     def logits(self, inputs: Mapping[str, Tensor], **options: Any) -> Tensor:
         return self.logits_and_hidden(inputs)[0]
@@ -77,11 +77,11 @@ class ZeroShotTeacher(ImageTeacher):
         return {}
 
     def fingerprint(self) -> str:
-        """With the texts, which decide the answers as the weights do."""
+        """Return a fingerprint of the weights and the texts, since both decide the answers."""
         return self._fingerprint("\0".join(self._texts))
 
 
 def _pooled(output: Any) -> Tensor:
-    """The embeddings, which some versions of transformers wrap in an output."""
+    """Return the embeddings; some versions of transformers wrap them in an output object."""
     embedded: Tensor = output if isinstance(output, Tensor) else output.pooler_output
     return embedded

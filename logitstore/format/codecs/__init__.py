@@ -1,5 +1,5 @@
-"""From values to bytes of fixed stride and back; one value codec a file.
+"""Value codecs turn values into bytes of fixed width and back. Each file holds one codec.
 
-`encode` takes and gives NumPy arrays. `decode` takes an array of NumPy or of torch and gives one of the same library on the
-same device, so packed bytes may cross to a GPU before they are widened; nothing here imports torch.
+`encode` takes and returns NumPy arrays. `decode` takes an array of NumPy or torch, and returns one of the same library on the
+same device. So packed bytes can be copied to a GPU before they are widened. Nothing here imports torch.
 """

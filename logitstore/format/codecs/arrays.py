@@ -1,4 +1,4 @@
-"""What NumPy and torch spell differently, so that one decoder serves both."""
+"""Functions for arrays of NumPy and of torch, so that one decoder works for both."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from logitstore.core.types import Array
 
 
 def library(array: Any) -> Any:
-    """The module, numpy or torch, that an array belongs to. A tensor can only come from where torch is loaded."""
+    """Return the module of an array, numpy or torch. If the array is a tensor, torch is loaded already."""
     return np if isinstance(array, np.ndarray) else sys.modules["torch"]
 
 
 def wide(array: Any) -> Any:
-    """The array as int64."""
+    """Return the array as int64."""
     return array.astype(np.int64) if isinstance(array, np.ndarray) else array.long()
 
 
 def real(array: Any) -> Any:
-    """The array as float32."""
+    """Return the array as float32."""
     return cast(array, "float32")
 
 
 def cast(array: Any, dtype: str) -> Any:
-    """The array with another type of values, by its name."""
+    """Return the array with the dtype of the given name."""
     return array.astype(dtype) if isinstance(array, np.ndarray) else array.to(getattr(library(array), dtype))
 
 
 def look_up(table: Array, numbers: Any) -> Any:
-    """table[numbers], in the library and on the device of `numbers`, whole numbers of any width and shape."""
+    """Return table[numbers], in the library and on the device of `numbers`, which are integers of any width and shape."""
     if isinstance(numbers, np.ndarray):
         return table[numbers]
     flat = numbers.flatten()
@@ -40,5 +40,5 @@ def look_up(table: Array, numbers: Any) -> Any:
 
 
 def beside(constants: Any, array: Any) -> Any:
-    """Constants of NumPy in the library and on the device of `array`."""
+    """Return NumPy constants in the library and on the device of `array`."""
     return constants if isinstance(array, np.ndarray) else library(array).as_tensor(constants, device=array.device)

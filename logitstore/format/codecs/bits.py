@@ -1,7 +1,7 @@
-"""Whole numbers of fixed but different width, packed bit by bit into the bytes of one row.
+"""Bit packing: whole numbers, each with its own fixed width in bits, are packed into the bytes of one row.
 
 Number j of a row occupies the bits o_j, ..., o_j + b_j - 1, where o_j is the sum of the widths before it. Bit i of a row is
-bit i mod 8 of its byte i // 8, the lowest first. The bits left over in the last byte are 0.
+bit i mod 8 of its byte i // 8, the lowest first. Unused bits of the last byte are 0.
 
 Axes: N rows, K numbers of a row, B bytes of a row.
 """
@@ -18,12 +18,12 @@ from logitstore.core.types import Array
 from logitstore.format.codecs.arrays import beside, wide
 
 MOST_BITS = 24
-"""Widest number: with an offset of up to 7 bits it still lies within four bytes."""
+"""The largest width: with an offset of up to 7 bits, such a number lies within four bytes."""
 
 
 @dataclass(frozen=True)
 class Bits:
-    """Packs K numbers a row; `widths` holds their bits, each from 0 to 24."""
+    """Packs K numbers per row; `widths` holds their widths in bits, each from 0 to 24."""
 
     widths: tuple[int, ...]
 
@@ -33,18 +33,18 @@ class Bits:
 
     @property
     def bytes(self) -> int:
-        """Bytes of a row."""
+        """Count of bytes of a row."""
         return -(-sum(self.widths) // 8)
 
     @cached_property
     def _plan(self) -> tuple[Array, Array, Array]:
-        """For every number its first byte, its shift within it, and its mask."""
+        """Arrays with the first byte, the shift inside this byte, and the mask of every number."""
         ends = np.cumsum(np.array(self.widths, np.int64))
         starts = ends - np.array(self.widths, np.int64)
         return starts // 8, starts % 8, (1 << np.array(self.widths, np.int64)) - 1
 
     def encode(self, numbers_NK: Array) -> Array:
-        """uint8[N, B].
+        """Return the packed rows, uint8[N, B].
 
         Raises:
             ValueError: a number does not fit its width.
@@ -61,7 +61,7 @@ class Bits:
         return row[:, : self.bytes]
 
     def decode(self, packed_NB: Any) -> Any:
-        """int64[N, K]."""
+        """Return the numbers, int64[N, K]."""
         if not self.bytes:
             return beside(np.zeros((len(packed_NB), len(self.widths)), np.int64), packed_NB)
         _, shift_K, mask_K = (beside(each, packed_NB) for each in self._plan)

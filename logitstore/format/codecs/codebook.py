@@ -1,9 +1,9 @@
-"""Coefficients of unit variance, each rounded to the nearest of a few levels of its own, the numbers of levels packed.
+"""Codebooks: coefficients of unit variance are rounded to the nearest of a few levels; the level numbers are packed.
 
-The levels are those that lose the least squared error on a normal distribution (Lloyd 1982, Max 1960): at 2 bits a ninth
-of the variance is lost, where equal steps over four standard deviations lose a third.
+Each coefficient has levels of its own. They have the smallest squared error on a normal distribution (Lloyd 1982, Max 1960):
+with 2 bits a ninth of the variance is lost, while equal steps over four standard deviations lose a third.
 
-Axes: N rows, R coefficients, L levels of the widest one.
+Axes: N rows, R coefficients, L levels of the widest coefficient.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ MOST_BITS = 8
 
 @dataclass(frozen=True, eq=False)
 class Codebook:
-    """R coefficients a row in `widths` bits each.
+    """Codec of R coefficients per row, in `widths` bits each.
 
     Attributes:
-        widths: bits of every coefficient.
+        widths: count of bits of every coefficient.
         levels_RL: float32, rising; coefficient j has its first 2 ** widths[j] levels.
     """
 
@@ -36,11 +36,11 @@ class Codebook:
 
     @cached_property
     def packing(self) -> Bits:
-        """How the numbers of the levels lie in a row."""
+        """The bit packing of the level numbers."""
         return Bits(self.widths)
 
     def encode(self, coefficients_NR: Array) -> Array:
-        """uint8[N, B]: the number of the nearest level of every coefficient, packed."""
+        """Return the packed numbers of the nearest levels, uint8[N, B]."""
         numbers_NR = np.empty(coefficients_NR.shape, np.int64)
         for place, width in enumerate(self.widths):
             levels = self.levels_RL[place, : 1 << width]
@@ -48,7 +48,7 @@ class Codebook:
         return self.packing.encode(numbers_NR)
 
     def decode(self, stored_NB: Any) -> Any:
-        """float32[N, R]."""
+        """Return the levels of the coefficients, float32[N, R]."""
         numbers_NR = self.packing.decode(stored_NB)
         levels_RL = beside(self.levels_RL, stored_NB)
         offsets_R = beside(np.arange(len(self.widths)) * self.levels_RL.shape[1], stored_NB)
@@ -56,7 +56,7 @@ class Codebook:
 
 
 def normal_codebook(widths: tuple[int, ...]) -> Codebook:
-    """The codebook for normal coefficients of unit variance."""
+    """Return the codebook for normal coefficients of unit variance."""
     widest = 1 << max(widths)
     levels_RL = np.zeros((len(widths), widest), np.float32)
     for place, width in enumerate(widths):
@@ -67,15 +67,16 @@ def normal_codebook(widths: tuple[int, ...]) -> Codebook:
 
 @cache
 def lloyd_max(bits: int) -> tuple[Array, float]:
-    """The levels of the best quantiser of a standard normal, and the share of the variance it loses.
+    """Return the levels of the best quantiser of a standard normal, and the share of the variance that it loses.
 
-    Newton on the conditions of Max (1960): every level is the mean of its cell, every border lies half-way between two.
+    Newton's method solves the conditions of Max (1960): every level is the mean of its cell, and every border lies half-way
+    between two levels.
     """
     if bits == 0:
         return np.zeros(1, np.float32), 1.0
     normal = NormalDist()
     count = 1 << bits
-    # Panter and Dite: the density of the best levels goes with the cube root of the normal's, again a normal
+    # Panter and Dite: the best levels have the density of the cube root of the normal density, which is normal again
     levels = np.array([normal.inv_cdf((place + 0.5) / count) * np.sqrt(3) for place in range(count)])
     for _ in range(200):
         means, mass, density = _cells(levels)
@@ -89,7 +90,7 @@ def lloyd_max(bits: int) -> tuple[Array, float]:
 
 
 def _cells(levels: Array) -> tuple[Array, Array, Array]:
-    """Mean and mass of every cell of a standard normal, and its density at the borders, the infinite ones included."""
+    """Return mean and mass of every cell of a standard normal, and its density at all borders, infinite ones included."""
     normal = NormalDist()
     borders = (levels[1:] + levels[:-1]) / 2
     density = np.concatenate([[0.0], np.exp(-(borders**2) / 2) / np.sqrt(2 * np.pi), [0.0]])
@@ -99,7 +100,7 @@ def _cells(levels: Array) -> tuple[Array, Array, Array]:
 
 
 def _jacobian(levels: Array, means: Array, mass: Array, density: Array) -> Array:
-    """Derivatives of (level - mean of its cell) by every level; a border moves with half of each neighbour."""
+    """Return the derivatives of (level - mean of its cell) by every level; a border moves by half of each neighbour's move."""
     borders = (levels[1:] + levels[:-1]) / 2
     count = len(levels)
     by_level = np.eye(count)

@@ -1,4 +1,4 @@
-"""The values of a tap as bytes and back: rounded floats, one byte a channel, or coefficients of principal directions.
+"""Codec of the values of a tap: rounded floats, one byte per channel, or coefficients of principal directions.
 
 Axes: N rows, D channels, R coefficients.
 """
@@ -23,18 +23,19 @@ class FeatureCodec:
     """The codec of a tap.
 
     Attributes:
-        info: of the tap.
-        shared: what all rows share: `mean` float32[D] and `std` float32[D] (int8), or `mean` and `directions` float32[R, D],
-            orthonormal (pca).
+        info: the plan of the tap.
+        shared: arrays that all rows share: `mean` float32[D] and `std` float32[D] (int8), or `mean` and `directions`
+            float32[R, D], orthonormal (pca).
     """
 
     info: TapInfo
     shared: Mapping[str, Array]
 
     def encode(self, values_ND: Any) -> dict[str, Any]:
-        """The stored arrays of some rows, float32[N, D], in the library and on the device of the rows.
+        """Return the stored arrays of rows, float32[N, D], in the library and on the device of the rows.
 
-        What is too large for a type becomes the largest it has. Bfloat16, which NumPy lacks, takes tensors only.
+        Values beyond the range of the stored type are clipped to it. The codec bfloat16 takes tensors only, because NumPy has
+        no such type.
         """
         if self.info.codec == "int8":
             stored_ND, scale_N = self._channels.encode(values_ND)
@@ -49,7 +50,7 @@ class FeatureCodec:
         return {"values": stored.view(xp.uint16) if dtype == "bfloat16" else stored}
 
     def decode(self, stored: Mapping[str, Any]) -> Any:
-        """float32[N, D], in the library and on the device of `stored`."""
+        """Return the values, float32[N, D], in the library and on the device of `stored`."""
         values = stored["values"]
         if self.info.codec == "int8":
             return self._channels.decode(values, stored["scale"])
@@ -65,7 +66,7 @@ class FeatureCodec:
 
 
 def from_bfloat16(bits_ND: Any) -> Any:
-    """float32[N, D] from the bits of bfloat16."""
+    """Return float32[N, D] from the bits of bfloat16."""
     if isinstance(bits_ND, np.ndarray):
         return (bits_ND.astype(np.uint32) << 16).view(np.float32)
     return bits_ND.view(library(bits_ND).bfloat16).float()

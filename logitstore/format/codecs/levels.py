@@ -1,7 +1,7 @@
-"""Logprobs as levels of p**(1/4): fine where probabilities are large, and still there where they are tiny.
+"""Logprobs stored as levels of p**(1/4): fine steps for large probabilities, and no tiny probability becomes 0.
 
-With b bits and L = 2**b - 1, level c from 1 to L stands for p = (c / L)**4, and level 0 for p = 0. Equal steps of p**(1/4)
-lose less KL than equal steps of p, of its root or of its logarithm at the same number of bits.
+With b bits and L = 2**b - 1, level c from 1 to L stands for p = (c / L)**4, and level 0 for p = 0. With the same number of
+bits, equal steps of p**(1/4) lose less KL than equal steps of p, of its square root or of its logarithm.
 
 Axes: N rows, K entries.
 """
@@ -23,7 +23,7 @@ POWER = 4
 
 @dataclass(frozen=True)
 class Levels:
-    """K logprobs a row in `bits` bits each, packed unless they fill their bytes."""
+    """Codec of K logprobs per row in `bits` bits each; they are packed unless `bits` is 8."""
 
     bits: int
     k: int
@@ -45,22 +45,23 @@ class Levels:
 
     @property
     def mass_error(self) -> float:
-        """Most by which the decoded listed mass of a row may differ from the mass that was encoded.
+        """Largest difference between the decoded listed mass of a row and the encoded one.
 
-        The fourth root of the mass is a norm of the quarter powers, each of which moves by at most half a step, so that of K
-        entries moves by at most K**(1/4) / (2 L) (Minkowski); probabilities below half a step may gain (1 / L)**4 each.
+        The fourth root of the mass is the 4-norm of the values p**(1/4). Each value changes by at most half a step, so the
+        norm of K values changes by at most K**(1/4) / (2 L) (Minkowski). Probabilities below half a step may gain (1 / L)**4
+        each.
         """
         moved = self.k ** (1 / POWER) / (2 * self.top)
         return float((1 + moved) ** POWER - 1 + self.k / self.top**POWER) + 1e-6
 
     def encode(self, logprobs_NK: Array) -> Array:
-        """uint8[N, B]. A probability above 0 never becomes 0."""
+        """Return the packed levels, uint8[N, B]. A probability above 0 never becomes 0."""
         probs_NK = np.exp(logprobs_NK.astype(np.float32))
         levels_NK = np.rint(self.top * np.sqrt(np.sqrt(probs_NK)))
         levels_NK = np.where(np.isneginf(logprobs_NK), 0, np.clip(levels_NK, 1, self.top)).astype(np.uint8)
         return levels_NK if self.bits == 8 else self._packing.encode(levels_NK)
 
     def decode(self, stored_NB: Any) -> Any:
-        """float32[N, K], nats; not normalised."""
+        """Return the logprobs, float32[N, K], nats; not normalised."""
         levels_NK = stored_NB if self.bits == 8 else self._packing.decode(stored_NB)
         return look_up(self.table, levels_NK)

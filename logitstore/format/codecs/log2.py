@@ -1,7 +1,7 @@
-"""A mass on a logarithmic scale: from 1 down to 2**-32, and exactly 0.
+"""Codec of a mass on a logarithmic scale: from 1 down to 2**-32, and exactly 0.
 
-With b bits and L = 2**b - 1, level c from 1 to L stands for 2**(-32 (L - c) / (L - 1)), and level 0 for no mass at all. A
-smaller mass than 2**-32 becomes 2**-32: too little to see, and still a tail.
+With b bits and L = 2**b - 1, level c from 1 to L stands for 2**(-32 (L - c) / (L - 1)), and level 0 for mass 0. A positive
+mass below 2**-32 becomes 2**-32: a negligible mass, but still a tail.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ OCTAVES = 32
 
 @dataclass(frozen=True)
 class Log2:
-    """Log masses in 8 or 16 bits."""
+    """Codec of log masses in 8 or 16 bits."""
 
     bits: int
 
@@ -30,7 +30,7 @@ class Log2:
 
     @property
     def bound(self) -> float:
-        """Most by which a decoded log mass may differ, nats, where it is above 2**-32."""
+        """Largest error of a decoded log mass, nats, if the mass is above 2**-32."""
         return 0.5 * OCTAVES / (self.top - 1) * float(np.log(2)) * (1 + 1e-5)
 
     @cached_property
@@ -41,7 +41,7 @@ class Log2:
         return np.where(levels == 0, -np.inf, masses).astype(np.float32)
 
     def encode(self, logmass_N: Array) -> Array:
-        """uint8[N] or uint16[N]."""
+        """Return the levels, uint8[N] or uint16[N]."""
         octaves_N = logmass_N.astype(np.float64) / np.log(2)
         with np.errstate(invalid="ignore"):
             levels_N = np.clip(np.rint(self.top + octaves_N * (self.top - 1) / OCTAVES), 1, self.top)
@@ -49,5 +49,5 @@ class Log2:
         return levels_N.astype(np.uint8 if self.bits == 8 else np.uint16)
 
     def decode(self, stored_N: Any) -> Any:
-        """float32[N], nats."""
+        """Return the log masses, float32[N], nats."""
         return look_up(self.table, stored_N)

@@ -1,4 +1,4 @@
-"""Encoded image files: their pixels and their checksum.
+"""Read encoded image files: their pixels and their checksum.
 
 Axes: H height, W width, C red, green and blue.
 """
@@ -18,26 +18,26 @@ SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2"}
     | {".ppm", ".pgm", ".pbm", ".pnm"}
 )
-"""What the names of image files end in, in lower case."""
+"""The endings of the names of image files, in lower case."""
 
 
-# no others: Pillow would hand EPS to Ghostscript
+# only these formats: Pillow would run Ghostscript for EPS
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 
 
 def decode(content: bytes, key: str) -> Array:
-    """uint8 [H, W, C]: the picture in an encoded file, as a viewer shows it.
+    """Return the picture in an encoded file, uint8 [H, W, C], as a viewer shows it.
 
-    It is turned upright by its EXIF tag. Transparent pixels are laid on white. Of 16 bits the upper 8 are kept. Of several
-    frames the first is taken. Colour profiles are not applied.
+    The EXIF tag turns it upright. Transparent pixels are drawn on white. Of 16 bits the upper 8 are kept. Of several frames
+    the first is taken. Colour profiles are not applied.
 
     Args:
         content: a JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, JPEG 2000 or PNM file.
-        key: what to call the image in messages.
+        key: name of the image for messages.
 
     Raises:
-        BadInput: no image of these kinds; damaged or truncated; more than 179 million pixels (Pillow's guard against
-            decompression bombs); 32-bit pixels, whose range no file states.
+        BadInput: the file is not an image of these kinds; it is damaged or truncated; it has more than 179 million pixels
+            (Pillow's guard against decompression bombs); its pixels are 32-bit, whose range no file states.
     """
     try:
         with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
@@ -45,20 +45,24 @@ def decode(content: bytes, key: str) -> Array:
             return np.array(_on_white(_eight_bits(image)).convert("RGB"))
     except UnidentifiedImageError as error:
         reason = f"is no {', '.join(_FORMATS)} file" if content else "the file is empty"
-        raise BadInput(f"image '{key}': cannot be decoded: {reason}. Mend or remove it.") from error
+        raise BadInput(f"image '{key}': cannot be decoded: {reason}. Repair or remove it.") from error
     except Exception as error:
-        # each decoder fails in its own way; the reason is kept, the traceback chained
-        raise BadInput(f"image '{key}': cannot be decoded: {one_line(error)}. Mend or remove it.") from error
+        # decoders raise many kinds of errors; the message keeps the reason, the traceback is chained
+        raise BadInput(f"image '{key}': cannot be decoded: {one_line(error)}. Repair or remove it.") from error
 
 
 def content_hash(content: bytes) -> int:
-    """The xxh3-64 checksum of an encoded file."""
+    """Return the xxh3-64 checksum of an encoded file."""
     return xxhash.xxh3_64_intdigest(content)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Pillow would clip 16 bits at 255 instead of scaling them."""
-    # Pillow scales PNM files of 9 to 16 bits to 16, and calls them 32-bit
+    """Return the image with 8 bits per channel. Pillow would clip 16-bit values at 255 instead of scaling them.
+
+    Raises:
+        ValueError: the pixels are 32-bit.
+    """
+    # Pillow scales PNM files of 9 to 16 bits to 16 bits, but gives them a 32-bit mode
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):

@@ -1,7 +1,7 @@
-"""Images as files in a folder; its subfolders are their classes.
+"""Read images from files in a folder; its subfolders are the classes.
 
 The builder `imagefolder` of `datasets` is not used: it silently drops images when a name or a class contains "test" or "val",
-drops all labels when one image lies beside the class folders, passes over linked folders, and fails on brackets in paths.
+drops all labels if one image lies next to the class folders, skips linked folders, and fails on brackets in paths.
 """
 
 from __future__ import annotations
@@ -18,26 +18,28 @@ _SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "
 
 
 def files_below(folder: Path) -> list[str]:
-    """The paths of all files below a folder, relative to it, with forward slashes, sorted by code point.
+    """Return the paths of all files below a folder, relative to it, with forward slashes, sorted by code point.
 
-    Links are followed; names that begin with a dot, and macOS's `__MACOSX`, are passed over.
+    Links are followed. Names that begin with a dot, and `__MACOSX` of macOS, are skipped.
 
     Raises:
-        BadInput: a folder that cannot be read; a name that is not UTF-8.
+        BadInput: a folder cannot be read, or a name is not UTF-8.
     """
     return sorted(_walk(folder))
 
 
 def image_folder(folder: Path, names: list[str], split: str) -> ImageSource:
-    """The images of a folder, by path; the first folder on an image's path is its class, and beside those it has none.
+    """Return the images of a folder. The first folder on the path of an image is its class; without one it has no class.
 
-    Where all the subfolders are named like splits, `split` is read, and its subfolders are the classes.
+    If all subfolders are named like splits, only the subfolder `split` is read, and its subfolders are the classes.
 
     Args:
-        names: the paths of the images relative to the folder, in order, at least one; these are the keys.
+        folder: the folder.
+        names: the paths of the images relative to the folder, in order, at least one; they are the keys.
+        split: name of the split.
 
     Raises:
-        BadInput: no such split.
+        BadInput: there is no such split.
     """
     splits = {_top(name) for name in names}
     inside = ""
@@ -78,12 +80,12 @@ def _seen(name: str) -> bool:
 
 
 def _leads_up(parent: str, name: str) -> bool:
-    """Whether a link leads to a folder that it lies in, so that following it would never end."""
+    """Return True for a link to a folder that contains the link; following it would never end."""
     path = os.path.join(parent, name)
     return os.path.islink(path) and Path(os.path.realpath(parent)).is_relative_to(os.path.realpath(path))
 
 
 def _refuse(error: OSError) -> None:
     raise BadInput(
-        f"--data: the folder {error.filename} cannot be read: {error.strerror}. Give yourself access."
+        f"--data: the folder {error.filename} cannot be read: {error.strerror}. Change its permissions."
     ) from error

@@ -1,4 +1,4 @@
-"""The user's images, from a folder, from WebDataset tars or from a data set: keys, classes, files and pictures.
+"""Open the user's images in a folder, WebDataset tars or a data set: keys, classes, files and pictures.
 
 Axes: N images, H height, W width, C red, green and blue.
 """
@@ -26,16 +26,16 @@ from logitstore.image.data.tars import image_tars
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSpec:
-    """Which images to read.
+    """The specification of the images to read.
 
     Attributes:
-        source: a folder of images; a WebDataset tar or a glob of them; or a data set with a column of images: a file, a glob,
-            a folder, one that `save_to_disk` wrote, or a hub name (`name` or `name:config`).
+        source: a folder of images; a WebDataset tar or a glob of tars; or a data set with a column of images: a file, a glob,
+            a folder, a folder that `save_to_disk` wrote, or a hub name (`name` or `name:config`).
         split: the split of the data set, or the subfolder of a folder whose subfolders are splits.
         column: the column of images, or the extension of the tars' images; None takes the only one.
-        label_column: the column of classes, or the tars' extension or JSON entry; None takes the usual ones.
+        label_column: the column of classes, or the extension or JSON entry in tars; None takes the usual names.
         key_column: a column of the data set that names the images; None numbers them.
-        limit: at most this many images, the first ones.
+        limit: the largest count of images; the first ones are taken.
     """
 
     source: str
@@ -47,19 +47,19 @@ class ImageSpec:
 
 
 class Images:
-    """Images with a key each, and a class where the source tells one; safe to use from several threads.
+    """Images with keys and, if the source has them, classes. Safe to use from several threads.
 
     Attributes:
-        keys: what each image is called: its path below the folder, its key in the tar, its name or number in the data set.
-            They stay the same when the data are moved.
-        labels: int64[N]; -1 where there is none.
-        label_names: what the numbers mean, if it is known: class names of a source that has no numbers are sorted and
-            numbered from 0, whatever the limit.
-        fingerprint: xxh3-128, in hex, of the keys and labels in their order; says nothing about the files' content.
+        keys: the key of each image: its path in the folder, its key in the tar, or its name or number in the data set. Keys
+            do not change if the data are moved.
+        labels: int64[N], class numbers; -1 without a class.
+        label_names: names of the class numbers, if known. If a source has names only, all its names are sorted and numbered
+            from 0; the limit has no influence.
+        fingerprint: xxh3-128, in hex, of the keys and labels in their order; it does not cover the contents of the files.
     """
 
     def __init__(self, source: ImageSource, limit: int | None = None) -> None:
-        """Raises BadInput: a key that is there twice; classes that are neither all numbers nor all names."""
+        """Check and number the images. Raises BadInput: a key exists twice, or the classes mix numbers and names."""
         labels, self.label_names = _numbered(source.labels, source.label_names)
         self.keys = source.keys[:limit]
         self.labels = labels[:limit]
@@ -79,15 +79,15 @@ class Images:
         return self.keys[index]
 
     def content(self, index: int) -> bytes:
-        """The encoded file, as it lies in the data.
+        """Return the encoded file of an image, unchanged.
 
         Raises:
-            BadInput: it cannot be read any more.
+            BadInput: the file cannot be read.
         """
         return self._read(index)
 
     def picture(self, index: int) -> Array:
-        """uint8 [H, W, C]: the upright picture; see `decode`.
+        """Return the upright picture, uint8 [H, W, C]; see `decode`.
 
         Raises:
             BadInput: the file cannot be read or decoded.
@@ -96,13 +96,13 @@ class Images:
 
 
 def open_images(spec: ImageSpec, progress: Progress = no_progress) -> Images:
-    """Find the user's images; none is read before it is asked for.
+    """Find the user's images. An image is read only when it is used.
 
-    A folder is in the order of its paths; tars and data sets are in their own.
+    Images of a folder have the order of their paths; images of tars and data sets keep their order there.
 
     Raises:
-        BadInput: no such folder, file, split or column; no images; images and other data in one folder; damaged tars; keys or
-            classes that cannot be used.
+        BadInput: a folder, file, split or column does not exist; there are no images; a folder holds images and other data;
+            a tar is damaged; keys or classes cannot be used.
     """
     images = Images(_source(spec, progress), spec.limit)
     if not len(images):
@@ -155,16 +155,20 @@ def _refuse_columns(spec: ImageSpec) -> None:
 
 
 def _numbered(labels: Sequence[object], names: list[str] | None) -> tuple[Array, list[str] | None]:
-    """int64[N] class numbers, -1 for None, and what they mean."""
-    known = [label for label in labels if label is not None]
-    if known and all(isinstance(label, str) for label in known):
-        names = sorted({str(label) for label in known})
+    """Return class numbers, int64[N], with -1 for None, and the names of the numbers, if known.
+
+    Raises:
+        BadInput: the labels are neither all numbers nor all names.
+    """
+    given = [label for label in labels if label is not None]
+    if given and all(isinstance(label, str) for label in given):
+        names = sorted({str(label) for label in given})
         numbers = {name: number for number, name in enumerate(names)}
         return np.array([-1 if label is None else numbers[str(label)] for label in labels], np.int64), names
-    wrong = next((label for label in known if not (type(label) is int and -1 <= label < 2**31)), None)
+    wrong = next((label for label in given if not (type(label) is int and -1 <= label < 2**31)), None)
     if wrong is not None:
         raise BadInput(
-            f"--label-column: {wrong!r:.80} is no class, where the others are numbers. "
+            f"--label-column: {wrong!r:.80} is not a class number, but the others are. "
             "Give class numbers from 0 (-1 for none) throughout, or class names throughout."
         )
     return np.array([-1 if label is None else label for label in labels], np.int64), names

@@ -1,4 +1,4 @@
-"""What every source of images gives: their keys, what it says of their classes, and a way to read one."""
+"""The interface of all sources of images: keys, labels, and a function that reads one image."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class ImageSource:
     """The images of a source, in its order.
 
     Attributes:
-        keys: what each image is called; [N].
-        labels: the class of each image, by number or name, or None; [N].
-        label_names: what class numbers mean, where the source says it.
-        read: the encoded file of an image, by its index; safe to call from several threads. Raises BadInput.
+        keys: the key of each image; [N].
+        labels: the class of each image, a number or a name, or None; [N].
+        label_names: the names of the class numbers, if the source gives them.
+        read: returns the encoded file of an image by its index; safe to call from several threads. Raises BadInput.
     """
 
     keys: list[str]
@@ -27,7 +27,7 @@ class ImageSource:
 
 
 def read_file(path: Path, key: str, start: int = 0, size: int = -1) -> bytes:
-    """`size` bytes of a file from `start`, or all of them.
+    """Return `size` bytes of a file from `start`; with size -1, all bytes from `start`.
 
     Raises:
         BadInput: the file cannot be read, or ends too early.
@@ -47,6 +47,6 @@ def read_file(path: Path, key: str, start: int = 0, size: int = -1) -> bytes:
 
 
 def refuse_unless_utf8(name: str, where: Path) -> None:
-    """Raises BadInput: a name whose bytes are not UTF-8, which no cache could hold."""
+    """Raise BadInput if the bytes of a name are not UTF-8; a cache cannot store such a name."""
     if name.encode(errors="ignore").decode() != name:
         raise BadInput(f"--data {where}: the name {name!r} is not UTF-8. Rename it.")

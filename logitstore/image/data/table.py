@@ -1,4 +1,4 @@
-"""Images in a column of a data set that `datasets` reads; nothing is decoded."""
+"""Read images from a column of a data set of the library `datasets`. Nothing is decoded here."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from logitstore.image.data.source import ImageSource, read_file
 def image_table(
     table: datasets.Dataset, source: str, column: str | None, label_column: str | None, key_column: str | None
 ) -> ImageSource:
-    """The images of a data set, in its order.
+    """Return the images of a data set, in its order.
 
     Args:
-        source: what to call the data set in messages.
-        column: a column of images: of the type `Image`, of encoded files as bytes, or of {bytes, path}; None takes the only
-            one.
-        label_column: a column of class numbers (`ClassLabel` or integers) or names (strings); None takes `label`, or else
-            the only `ClassLabel`, or else none.
-        key_column: a column of names; None numbers the images from 0.
+        table: the data set.
+        source: name of the data set for messages.
+        column: a column of images: of the type `Image`, of encoded files as bytes, or of {bytes, path}. None takes the only
+            such column.
+        label_column: a column of class numbers (`ClassLabel` or integers) or names (strings). None takes `label` if it
+            holds classes, else the only `ClassLabel`, else no column.
+        key_column: a column of names. None numbers the images from 0.
 
     Raises:
-        BadInput: no such column; one that holds something else; several that might be meant.
+        BadInput: a column does not exist or holds other values, or several columns fit.
     """
     column = _image_column(table, source, column)
     label_column = _label_column(table, source, label_column)
@@ -64,22 +65,24 @@ def _check(table: datasets.Dataset, option: str, column: str) -> None:
 
 
 def _image_column(table: datasets.Dataset, source: str, column: str | None) -> str:
-    held = {name: feature for name, feature in table.features.items() if _holds_files(feature)}
+    file_columns = {name: feature for name, feature in table.features.items() if _holds_files(feature)}
     if column is not None:
         _check(table, "--column", column)
-        if column not in held:
+        if column not in file_columns:
             raise BadInput(
                 f"--column: column '{column}' holds no images but {table.features[column]}. "
                 "Give one of the type Image, of bytes, or of {bytes, path}."
             )
         return column
-    found: list[str] = [name for name, feature in held.items() if isinstance(feature, datasets.Image)] or list(held)
-    if len(found) != 1:
+    fitting: list[str] = [
+        name for name, feature in file_columns.items() if isinstance(feature, datasets.Image)
+    ] or list(file_columns)
+    if len(fitting) != 1:
         raise BadInput(
-            f"--data {source}: {len(found) or 'none'} of its columns hold{'' if found else 's'} images. "
-            f"Name the one to read with --column. Known: {', '.join(found or table.column_names)}."
+            f"--data {source}: {len(fitting) or 'none'} of its columns hold{'' if fitting else 's'} images. "
+            f"Name the one to read with --column. Known: {', '.join(fitting or table.column_names)}."
         )
-    return found[0]
+    return fitting[0]
 
 
 def _holds_files(feature: Any) -> bool:
@@ -99,12 +102,12 @@ def _label_column(table: datasets.Dataset, source: str, column: str | None) -> s
         return column
     if "label" in table.column_names and _holds_classes(table.features["label"]):
         return "label"
-    found = [name for name, feature in table.features.items() if isinstance(feature, datasets.ClassLabel)]
-    if len(found) > 1:
+    class_columns = [name for name, feature in table.features.items() if isinstance(feature, datasets.ClassLabel)]
+    if len(class_columns) > 1:
         raise BadInput(
-            f"--data {source}: several columns hold classes: {', '.join(found)}. Name one with --label-column."
+            f"--data {source}: several columns hold classes: {', '.join(class_columns)}. Name one with --label-column."
         )
-    return found[0] if found else None
+    return class_columns[0] if class_columns else None
 
 
 def _holds_classes(feature: Any) -> bool:
@@ -121,7 +124,7 @@ def _content(value: Any, key: str) -> bytes:
         raise BadInput(f"image '{key}': the row holds no image. Remove it from the data.")
     if "://" not in path:
         return read_file(Path(path), key)
-    # a member of a zip, which `datasets` leaves as it is
+    # a file inside a zip; `datasets` does not extract it
     try:
         with fsspec.open(path, "rb") as file:
             return bytes(file.read())

@@ -1,4 +1,4 @@
-"""Images in WebDataset tars: a member `key.jpg` beside `key.cls` or `key.json`, read where it lies.
+"""Read images from WebDataset tars: a member `key.jpg` next to `key.cls` or `key.json`. Nothing is extracted.
 
 The builder `webdataset` of `datasets` is not used: it copies the tars into its cache, and refuses JPEG and PNG in one tar.
 """
@@ -25,7 +25,7 @@ _NUMBER = re.compile(r"-?\d+")
 
 @dataclass(frozen=True, kw_only=True)
 class _Sample:
-    """The members of a tar that share a key: extension in lower case -> where its bytes lie."""
+    """The members of a tar that share a key: extension in lower case -> (first byte, count of bytes)."""
 
     tar: Path
     key: str
@@ -36,18 +36,20 @@ class _Sample:
 
 
 def image_tars(tars: list[Path], column: str | None, label_column: str | None, progress: Progress) -> ImageSource:
-    """The images of some tars, as they lie in them; samples without an image are passed over.
+    """Return the images of some tars, in their order; samples without an image are skipped.
 
-    A key is the path of a member up to the first dot of its name.
+    The key of a member is its path up to the first dot of its name.
 
     Args:
-        column: the extension of the members to read; None takes the one that is an image's.
-        label_column: the extension of the members that hold the class, or else an entry of `key.json`; None takes `cls` or
-            the entry `label` where there is one.
+        tars: paths of the tars.
+        column: the extension of the members to read; None takes the only image extension of each sample.
+        label_column: the extension of the members that hold the class, or an entry of `key.json`; None takes `cls`, else the
+            entry `label`.
+        progress: receives the steps.
 
     Raises:
-        BadInput: no plain tar; a member that is there twice; several images of one key; no class in any sample where
-            `label_column` is given.
+        BadInput: a file is not a plain tar; a member exists twice; a key has several images; `label_column` is given and no
+            sample has a class.
     """
     keys: list[str] = []
     labels: list[object] = []
@@ -74,7 +76,7 @@ def image_tars(tars: list[Path], column: str | None, label_column: str | None, p
 
 
 def _samples(path: Path) -> Iterator[_Sample]:
-    """The samples of a tar in the order of their first members, which need not stand together."""
+    """Yield the samples of a tar in the order of their first members; the members need not be neighbours."""
     samples: dict[str, _Sample] = {}
     try:
         for member in _members(path):
@@ -101,14 +103,14 @@ def _samples(path: Path) -> Iterator[_Sample]:
 def _members(path: Path) -> Iterator[tarfile.TarInfo]:
     with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
         yield from tar
-        # `tarfile` takes a header that is damaged or cut short for the end
+        # `tarfile` takes a damaged or truncated header for the end of the file
         file.seek(tar.offset)
         if any(file.read(tarfile.BLOCKSIZE)):
             raise tarfile.ReadError("it is damaged or cut short")
 
 
 def _image(sample: _Sample, column: str | None) -> str | None:
-    """The extension of the sample's image; None where it has none."""
+    """Return the extension of the sample's image; None if it has no image."""
     images = [extension for extension in sample.members if f".{extension.rpartition('.')[2]}" in SUFFIXES]
     if column is not None and images and column not in sample.members:
         raise BadInput(f"--column: '{sample.key}' has no member '.{column}'. {suggest(column, list(sample.members))}")
@@ -120,7 +122,7 @@ def _image(sample: _Sample, column: str | None) -> str | None:
 
 
 def _label(sample: _Sample, label_column: str | None) -> object:
-    """What the sample says of its class, by number or name; None where it says nothing."""
+    """Return the class of the sample, a number or a name; None if it has no class."""
     if (label_column or "cls") in sample.members:
         text = sample.read(label_column or "cls").decode("utf-8", "replace").strip()
         return int(text) if _NUMBER.fullmatch(text) else text or None
@@ -129,7 +131,7 @@ def _label(sample: _Sample, label_column: str | None) -> object:
     try:
         entries = json.loads(sample.read("json"))
     except ValueError as error:
-        raise BadInput(f"--data {sample.tar}: '{sample.key}.json' is no JSON: {one_line(error)}.") from error
+        raise BadInput(f"--data {sample.tar}: '{sample.key}.json' is not JSON: {one_line(error)}.") from error
     label = entries.get(label_column or "label") if isinstance(entries, dict) else None
-    # an entry nobody asked for may be anything, such as a caption's score
+    # without --label-column, the entry may be something else, such as the score of a caption
     return label if label_column is not None or isinstance(label, int | str) else None

@@ -8,15 +8,15 @@ from logitstore.store.samples import stored_samples
 
 
 def check_same_samples(cache: Cache, other: Cache, called: str) -> None:
-    """Refuse two caches, both complete, whose samples are not the same ones.
+    """Refuse two complete caches whose samples differ.
 
     Args:
-        cache: the one that the other must fit.
-        other: the other one.
-        called: what the command line calls it, to begin the message with.
+        cache: the cache that the other one must fit.
+        other: the other cache.
+        called: name of the other cache on the command line, for the beginning of the message.
 
     Raises:
-        CacheMismatch: with the likely reason.
+        CacheMismatch: the samples differ; the message gives the likely reason.
     """
     here, there = cache.manifest, other.manifest
     stored = stored_samples(here)

@@ -1,4 +1,4 @@
-"""`verify`: every checksum and every invariant of a cache; `repair` drops what is broken so that `dump` re-makes only that."""
+"""`verify` checks every checksum and invariant of a cache; `repair` drops broken files, so that `dump` makes them again."""
 
 from __future__ import annotations
 
@@ -29,8 +29,14 @@ _BLOCK_ROWS = 1 << 16
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One thing that is wrong. `part` is None for what all parts share, `tap` for what no tap holds; `file` is relative to
-    the cache."""
+    """One problem of a cache.
+
+    Attributes:
+        part: number of the part; None for a file that all parts share.
+        file: path of the file, relative to the cache.
+        what: description of the problem.
+        tap: name of the tap; None for a file outside all taps.
+    """
 
     part: int | None
     file: str
@@ -45,7 +51,7 @@ class Problem:
 
     @property
     def dropped(self) -> str:
-        """What `repair` drops because of it, relative to the cache."""
+        """Path that `repair` drops because of the problem, relative to the cache."""
         if self.part is None:
             return self.file
         root = "" if self.tap is None else f"{tap_folder(self.tap)}/"
@@ -53,10 +59,10 @@ class Problem:
 
 
 def verify(root: Path, progress: Progress = no_progress) -> list[Problem]:
-    """Everything that is wrong with a cache, in order; empty for a sound one. Missing parts are not wrong.
+    """Return all problems of a cache, in order; none for a sound cache. Missing parts are not problems.
 
     Raises:
-        NotACache: the folder holds no cache at all.
+        NotACache: the folder holds no cache.
     """
     try:
         manifest = unseal(Manifest, root / MANIFEST_NAME)
@@ -105,57 +111,57 @@ def _shared_samples(root: Path, manifest: Manifest, problems: list[Problem]) -> 
 
 
 def _count_problems(root: Path, manifest: Manifest, numbers: list[int]) -> list[Problem]:
-    """Whether the rows and tokens of all parts are those that the plan of a complete cache names."""
+    """Return a problem if the cache is complete and the counts of rows or tokens of its parts differ from the plan."""
     if len(numbers) < manifest.parts:
         return []
     records = [read_record(root, manifest, number) for number in numbers]
-    found = (sum(record.rows for record in records), sum(record.tokens for record in records))
+    counted = (sum(record.rows for record in records), sum(record.tokens for record in records))
     named = (manifest.rows * manifest.views, manifest.tokens * manifest.views)
-    if found == named:
+    if counted == named:
         return []
-    what = f"it names {named[0]} rows and {named[1]} tokens; the parts hold {found[0]} and {found[1]}"
+    what = f"it names {named[0]} rows and {named[1]} tokens; the parts hold {counted[0]} and {counted[1]}"
     return [Problem(part=None, file=MANIFEST_NAME, what=what)]
 
 
 def tap_problems(root: Path, manifest: Manifest, name: str, progress: Progress = no_progress) -> list[Problem]:
-    """What is wrong with one tap: its plan, its shared file, its parts."""
+    """Return the problems of one tap: of its plan, its shared file and its parts."""
     folder = tap_folder(name)
     try:
         tap = Tap(root, manifest, name)
     except LogitstoreError as error:
-        # what belongs to another cache is of no use to this one; a broken plan is written again as it was
+        # a tap of another cache is dropped as a whole; a broken plan is written again with the same contents
         file = folder if isinstance(error, CacheMismatch) else f"{folder}/{TAP_NAME}"
         return [Problem(part=None, file=file, what=str(error), tap=name)]
-    found = shared_problems(tap.path, tap.info)
-    if not found:
+    problems = shared_problems(tap.path, tap.info)
+    if not problems:
         try:
             _ = tap.codec
         except LogitstoreError as error:
-            found = [Problem(part=None, file=file, what=str(error)) for file in tap.info.shared]
+            problems = [Problem(part=None, file=file, what=str(error)) for file in tap.info.shared]
     numbers = layout.part_folders(tap.path)
     for done, number in enumerate(numbers, 1):
-        found += _tap_part_problems(root, tap, number)
+        problems += _tap_part_problems(root, tap, number)
         progress(Step(stage=f"verify {name}", done=done, total=len(numbers), part=number))
-    return [replace(problem, file=f"{folder}/{problem.file}", tap=name) for problem in found]
+    return [replace(problem, file=f"{folder}/{problem.file}", tap=name) for problem in problems]
 
 
 def _tap_part_problems(root: Path, tap: Tap, number: int) -> list[Problem]:
-    """What is wrong with one part of a tap; files are relative to the tap."""
+    """Return the problems of one part of a tap; their files are relative to the tap."""
     folder = f"{layout.PARTS}/{number:05d}"
     if number >= tap.plan.parts:
         return [Problem(part=number, file=folder, what="a part that the plan does not have")]
-    if found := _file_problems(tap.path, tap.plan, number):
-        return found
+    if file_problems := _file_problems(tap.path, tap.plan, number):
+        return file_problems
     try:
         fields = tap.part(number)
-        own = read_record(root, tap.plan.manifest, number)
+        cache_record = read_record(root, tap.plan.manifest, number)
     except NotACache:
-        own = None  # the part of the cache is not there, which is no fault
+        cache_record = None  # the part of the cache is missing, which is not a problem of the tap
     except LogitstoreError as error:
         return [Problem(part=number, file=folder, what=str(error))]
     rows = read_record(tap.path, tap.plan, number).rows
-    if own is not None and own.rows != rows:
-        return [Problem(part=number, file=folder, what=f"it has {rows} rows, that of the cache {own.rows}")]
+    if cache_record is not None and cache_record.rows != rows:
+        return [Problem(part=number, file=folder, what=f"it has {rows} rows, that of the cache {cache_record.rows}")]
     problems: dict[tuple[str, str], None] = {}
     for first in range(0, rows, _BLOCK_ROWS):
         block = {name: array[first : first + _BLOCK_ROWS] for name, array in fields.items()}
@@ -164,7 +170,7 @@ def _tap_part_problems(root: Path, tap: Tap, number: int) -> list[Problem]:
 
 
 def shared_problems(root: Path, manifest: Manifest | TapInfo) -> list[Problem]:
-    """What is wrong with the shared files of a cache or of a tap."""
+    """Return the problems of the shared files of a cache or of a tap."""
     problems = []
     for name, sealed in manifest.shared.items():
         try:
@@ -174,11 +180,11 @@ def shared_problems(root: Path, manifest: Manifest | TapInfo) -> list[Problem]:
             what = str(error)
         if what:
             problems.append(Problem(part=None, file=name, what=what))
-    # whatever lies in a shared folder is loaded with it
+    # every file in a shared folder is loaded with the folder, so unlisted files are problems
     folders = {Path(name).parent for name in manifest.shared} - {Path(layout.SHARED)}
     there = (path for folder in sorted(folders) for path in sorted((root / folder).glob("*")))
     for name in (path.relative_to(root).as_posix() for path in there):
-        # a writer that was killed leaves a file beginning with a dot, which nobody loads
+        # a killed writer leaves a file whose name begins with a dot; such files are not loaded
         if name not in manifest.shared and not Path(name).name.startswith("."):
             problems.append(Problem(part=None, file=name, what="a file that does not belong there"))
     return problems
@@ -208,7 +214,7 @@ def part_problems(root: Path, manifest: Manifest, number: int, shared: Any = Non
 
 
 def _file_problems(root: Path, plan: PartsPlan, number: int) -> list[Problem]:
-    """What is wrong with the record and the files of a part of a cache or of a tap."""
+    """Return the problems of the record and the files of a part of a cache or of a tap."""
     folder = f"{layout.PARTS}/{number:05d}"
     try:
         record = read_record(root, plan, number)
@@ -225,35 +231,35 @@ def _file_problems(root: Path, plan: PartsPlan, number: int) -> list[Problem]:
 
 
 def _difference(path: Path, size: int, checksum: str) -> str:
-    """How a file differs from its seal; empty when it does not."""
+    """Return the difference between a file and its seal in words; empty if there is none."""
     if not path.is_file():
         return "missing"
     try:
-        found = seal_of(path)
+        actual = seal_of(path)
     except OSError as error:
         return f"cannot be read ({error.strerror})"
-    if found.bytes != size:
-        return f"{found.bytes} bytes instead of {size}"
-    return "" if found.xxh3_128 == checksum else "its checksum does not match"
+    if actual.bytes != size:
+        return f"{actual.bytes} bytes instead of {size}"
+    return "" if actual.xxh3_128 == checksum else "its checksum does not match"
 
 
 def _row_invariants(part: Part, manifest: Manifest) -> Iterator[tuple[str, str]]:
     gold_N = np.concatenate([part[index].sample.gold_N for index in range(len(part.samples))]).astype(np.int64)
     codec, remade = RowCodec(row=manifest.row), manifest.is_derived
-    found: dict[tuple[str, str], None] = {}
+    problems: dict[tuple[str, str], None] = {}
     for first in range(0, part.record.rows, _BLOCK_ROWS):
         some = slice(first, first + _BLOCK_ROWS)
         block = {name: array[some] for name, array in part.fields.items()}
-        found |= dict.fromkeys(row_block_problems(block, gold_N[some], codec, remade=remade))
-    for field, what in found:
+        problems |= dict.fromkeys(row_block_problems(block, gold_N[some], codec, remade=remade))
+    for field, what in problems:
         yield f"{layout.ROWS_FOLDER}/{field}", what
 
 
 def repair(root: Path, problems: list[Problem]) -> list[str]:
-    """Drop what is broken: whole parts, shared files, or the manifest. The same dump command re-makes only that.
+    """Drop the broken pieces: whole parts, shared files, or the manifest. The same dump command makes only these again.
 
     Returns:
-        what was dropped, relative to the cache.
+        the dropped paths, relative to the cache.
 
     Raises:
         StorageError: the folder cannot be written.
@@ -270,7 +276,7 @@ def repair(root: Path, problems: list[Problem]) -> list[str]:
 
 
 def _ours(root: Path, name: str) -> Path:
-    """`root / name`, or the first link on the way there: what lies behind a link is not the cache's to delete."""
+    """Return `root / name`, or the first link on this path: files behind a link do not belong to the cache and must stay."""
     path = root
     for step in name.split("/"):
         path /= step

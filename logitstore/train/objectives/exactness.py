@@ -16,7 +16,7 @@ from logitstore.format.tap import needs_pilot
 from logitstore.store.cache import Cache
 
 LARGE_KL = 0.25
-"""Nats of KL between what is stored and what the teacher said, from which `train` warns."""
+"""KL between the stored rows and the teacher's answers, in nats; `train` warns above it."""
 
 
 _KINDS = {
@@ -28,46 +28,46 @@ _KINDS = {
 
 
 def fidelity_note(cache: Cache, name: str, temperature: float, taps: Collection[str] = ()) -> tuple[str, bool] | None:
-    """What a user should know of an objective on a cache before training, and whether it is a warning; None for exact ones.
+    """Return a sentence about an objective on a cache, and True if it is a warning; None if the objective is exact.
 
     Args:
-        cache: what is trained from.
-        name: of the objective.
-        temperature: at which it is taken.
-        taps: that it looks at.
+        cache: the cache to train from.
+        name: name of the objective.
+        temperature: temperature of the objective.
+        taps: names of the taps that the objective reads.
     """
     kind, why = exactness(name, cache.manifest.row, [cache.taps[tap].info.codec for tap in taps])
     if kind == "exact":
         return None
-    said = f"{name} is {_KINDS[kind]} on this cache: {why}"
-    found = None if taps else fidelity_of(cache.fidelity)
-    if found is None or (kind != "approximation" and cache.manifest.row.tail.shape != "none"):
-        return f"{said}.", False
-    nearest = min((1, 2, 4), key=lambda known: abs(math.log(known / temperature)))
-    figure = found[f"kl_t{nearest}"]
-    if figure is None or found["unbounded"] > 0:
+    sentence = f"{name} is {_KINDS[kind]} on this cache: {why}"
+    measured = None if taps else fidelity_of(cache.fidelity)
+    if measured is None or (kind != "approximation" and cache.manifest.row.tail.shape != "none"):
+        return f"{sentence}.", False
+    nearest = min((1, 2, 4), key=lambda measured_at: abs(math.log(measured_at / temperature)))
+    figure = measured[f"kl_t{nearest}"]
+    if figure is None or measured["unbounded"] > 0:
         return (
-            f"{said}; {found['unbounded'] / found['rows']:.1%} of the rows have tokens that can come and have no mass: the "
-            "student learns a cut-off teacher.",
+            f"{sentence}; {measured['unbounded'] / measured['rows']:.1%} of the rows have tokens that can come and have no "
+            "mass: the student learns a cut-off teacher.",
             True,
         )
-    said += (
+    sentence += (
         f"; at temperature {nearest} it is {figure['mean']:.2f} \u00b1 {figure['error']:.2f} nats of KL from its "
-        f"{found['against']}."
+        f"{measured['against']}."
     )
     if figure["mean"] <= LARGE_KL:
-        return said, False
+        return sentence, False
     colder = "Train at a lower temperature, or dump" if temperature > 1 else "Dump"
-    return f"{said} {colder} with --preset small, faithful or exact.", True
+    return f"{sentence} {colder} with --preset small, faithful or exact.", True
 
 
 def refuse_unless_exact(cache: Cache, name: str, taps: Collection[str] = ()) -> None:
-    """What --strict asks for.
+    """Refuse an objective that is not exact on the cache; `--strict` asks for this check.
 
     Args:
-        cache: what is trained from.
-        name: of the objective.
-        taps: that it looks at.
+        cache: the cache to train from.
+        name: name of the objective.
+        taps: names of the taps that the objective reads.
 
     Raises:
         BadInput: the objective is not exact on this cache.
@@ -75,14 +75,14 @@ def refuse_unless_exact(cache: Cache, name: str, taps: Collection[str] = ()) -> 
     kind, why = exactness(name, cache.manifest.row, [cache.taps[tap].info.codec for tap in taps])
     if kind == "exact":
         return
-    wiser = (
+    advice = (
         "Keep them as bfloat16"
         if taps
         else "Take another objective"
         if method_of(name).own
         else "Dump with --preset exact"
     )
-    raise BadInput(f"--strict: {name} is {_KINDS[kind]} on {cache.path}: {why}. {wiser}, or leave out --strict.")
+    raise BadInput(f"--strict: {name} is {_KINDS[kind]} on {cache.path}: {why}. {advice}, or leave out --strict.")
 
 
 def check_method(name: str, row: RowInfo, hottest: float) -> None:

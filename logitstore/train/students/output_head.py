@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from logitstore.errors import ModelError
-from logitstore.models.head import Head, LinearHead
+from logitstore.models.head import LinearHead
 
 
 class UnknownHead(Exception):
@@ -37,7 +38,7 @@ def output_head(student: PreTrainedModel, input_ids_BT: Tensor) -> LinearHead:
     was_training = student.training
     student.eval()
     try:
-        found = Head.of(student, student.config, head_width(layer))
+        found = LinearHead.of(student, student.config, head_width(layer))
         with torch.no_grad(), _seen(student) as hidden:
             logits_BTV = student(input_ids=input_ids_BT, use_cache=False).logits
             if student.base_model is student or hidden[-1].shape[-1] != found.width:
@@ -49,7 +50,7 @@ def output_head(student: PreTrainedModel, input_ids_BT: Tensor) -> LinearHead:
         raise UnknownHead(str(error).partition(". Use --preset")[0]) from error
     finally:
         student.train(was_training)
-    return LinearHead(layer.weight, layer.bias, found.multiplier, found.cap)
+    return replace(found, weight_VD=layer.weight, bias_V=layer.bias)
 
 
 def head_width(layer: nn.Module | None) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from logitstore.dump.fit import head_tensors
 from logitstore.dump.sparsify.reduce import sparsifier_of
-from logitstore.models.head import Head
+from logitstore.models.head import LinearHead
 from logitstore.targets.dense import dense_logprobs
 from tests.parts.kept_rows import listed_targets, numbers_for, row_for, teacher_logits
 
@@ -81,7 +81,7 @@ def test_with_every_token_kept_nothing_is_lost(
 @given(seed=st.integers(0, 1000))
 def test_hidden_states_give_the_dense_distribution_up_to_their_bytes(cap: float, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    head = Head(torch.randn(50, 8, generator=generator), torch.randn(50, generator=generator), 0.5, cap)
+    head = LinearHead(torch.randn(50, 8, generator=generator), torch.randn(50, generator=generator), 0.5, cap)
     hidden = torch.randn(20, 8, generator=generator) * torch.linspace(0.1, 10, 8) + 1
     row, shared, logits = row_for("hidden", 50, width=8), head_tensors(head, hidden), head.logits(hidden)
     kept = sparsifier_of(row)(logits, torch.zeros(20, dtype=torch.int64)) | {"latent": hidden}

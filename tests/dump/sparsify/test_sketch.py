@@ -14,12 +14,12 @@ from logitstore.dump.sparsify.reduce import sparsifier_of
 from logitstore.dump.sparsify.sketch import TailPilot, allocate, project
 from logitstore.format.codecs.codebook import lloyd_max
 from logitstore.format.row import RowInfo
-from logitstore.models.head import Head
+from logitstore.models.head import LinearHead
 from logitstore.targets.dense import dense_logprobs
 from tests.parts.kept_rows import listed_targets, row_for
 
 
-def kl_of_sketches(head: Head, sizes: list[int]) -> tuple[list[float], float]:
+def kl_of_sketches(head: LinearHead, sizes: list[int]) -> tuple[list[float], float]:
     """Mean KL of rows that were not in the pilot, by bytes, and with the prior instead."""
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(700, head.width, generator=generator) * torch.linspace(2, 0.3, head.width)
@@ -50,7 +50,7 @@ def test_a_sketch_tends_to_the_head_as_its_bytes_grow(multiplier: float, bias: f
     generator = torch.Generator().manual_seed(3)
     weight = 0.5 * torch.randn(200, 12, generator=generator) / multiplier
     found, prior = kl_of_sketches(
-        Head(weight, bias * torch.randn(200, generator=generator), multiplier, cap), [1, 2, 4, 8, 12]
+        LinearHead(weight, bias * torch.randn(200, generator=generator), multiplier, cap), [1, 2, 4, 8, 12]
     )
     assert found == sorted(found, reverse=True)
     assert found[0] < prior

@@ -197,6 +197,7 @@ def test_models_that_are_loaded_at_once_leave_transformers_as_it_was(teacher: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.real_teacher
 def test_a_real_model_s_cache_is_what_the_model_says(tmp_path: Path) -> None:
     """SmolLM2-135M in float32, real text, two windows; ids, logprobs, tail mass and gold logprob at every position."""
     name = teacher_gguf()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from logitstore.core.types import Array
 from logitstore.dump.fit import head_tensors
 from logitstore.format.codecs.channels import Channels
-from logitstore.models.head import Head
+from logitstore.models.head import LinearHead
 from tests.parts.codecs import in_torch, logprob_rows
 
 
@@ -47,7 +47,7 @@ def test_constant_channels_come_back() -> None:
 def test_a_channel_that_was_constant_in_the_pilot_may_move() -> None:
     pilot = torch.randn(500, 8, generator=torch.Generator().manual_seed(0))
     pilot[:, 0] = 3.0
-    shared = head_tensors(Head(torch.zeros(5, 8), torch.zeros(5)), pilot)
+    shared = head_tensors(LinearHead(torch.zeros(5, 8), torch.zeros(5)), pilot)
     codec = Channels(shared["mean"].numpy(), shared["std"].numpy())
     moved = pilot[:3].numpy().copy()
     moved[:, 0] += 0.2

@@ -69,7 +69,7 @@ def test_tars_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
         open_at(tmp_path / "c.tar.gz")
     with pytest.raises(BadInput, match="no images in it"):
         open_at(tar_of(tmp_path / "d.tar", {"0.txt": b"x"}))
-    with pytest.raises(BadInput, match=r"'0\.json' is no JSON"):
+    with pytest.raises(BadInput, match=r"'0\.json' is not JSON"):
         open_at(tar_of(tmp_path / "e.tar", {"0.png": FILES[0], "0.json": b"{"}))
     images = open_at(whole)
     whole.write_bytes(whole.read_bytes()[: second + 1000])

@@ -34,11 +34,11 @@ def from_hidden(
     dtype: torch.dtype | None = None,
     block: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """sum_n weights_n loss_n, and the lines of the loss; the same as `from_logits` of the head's logits.
+    """Return sum_n weights_n loss_n and the lines of the loss; the same as `from_logits` of the head's logits.
 
-    Block by block of rows, with Z = h W.T + b and G the gradient of the loss by multiplier Z, through the cap if there is one:
+    Block by block of rows, with Z = h W^T + b and G the gradient of the loss by multiplier Z, through the cap if there is one:
 
-        dh = multiplier G W,        dW = multiplier G.T h,        db = multiplier sum_n G_n
+        dh = multiplier * G W,        dW = multiplier * G^T h,        db = multiplier * sum_n G_n
 
     all three while Z and G, which share their memory, are at hand. Row weights are put on the narrow side, h and dh, unless the
     loss compares rows with each other: then they belong into G.
@@ -46,7 +46,7 @@ def from_hidden(
     Args:
         loss: of a chunk of rows.
         hidden_RD: what the head takes, of all positions.
-        head: of the student.
+        head: of the student: its weight and bias are the parameters themselves.
         rows_N: int64, the positions that have a row; each at most once.
         weights: of the rows in the sum.
         dtype: of the matrix products, as under autocast; without it that of the hidden states.
@@ -97,7 +97,7 @@ class _FromHidden(torch.autograd.Function):
             inside, outside = (own, 1.0) if loss.together else (1.0, own)
             factor_n1 = (outside[:, None] if isinstance(outside, Tensor) else outside) * (head.multiplier / boost)
             logits_nV = hidden_nD @ narrow_VD.T
-            lines.append(_to_gradient(logits_nV, loss, head, first, bias_V, inside * boost))
+            lines.append(_to_gradient(logits_nV, loss, head, first, inside * boost))
             if by_hidden_RD is not None:
                 by_hidden_RD[rows_n] = ((logits_nV @ narrow_VD) * factor_n1).to(hidden_RD.dtype)
             if needs_weight:
@@ -120,24 +120,13 @@ class _FromHidden(torch.autograd.Function):
         return *(scaled_(each, outputs[0] * ctx.peak) for each in taken(ctx, "gradients")), *(None,) * 6
 
 
-def _to_gradient(
-    logits_nV: Tensor,
-    loss: RowLoss,
-    head: LinearHead,
-    first: int,
-    bias_V: Tensor | None,
-    scale: Weights,
-) -> Tensor:
-    """The lines of the loss of a block; in place of h @ W.T the gradient of their scaled sum by the argument of the cap."""
+def _to_gradient(logits_nV: Tensor, loss: RowLoss, head: LinearHead, first: int, scale: Weights) -> Tensor:
+    """Return the lines of the loss of a block; write the gradient of their scaled sum by the cap's argument over h W^T."""
     lines = []
     chunk = loss.together or chunk_rows(logits_nV.shape[1], logits_nV.device.type, KERNEL_ELEMENTS)
     for start in range(0, len(logits_nV), chunk):
         own_nV = logits_nV[start : start + chunk]
-        work_nV = own_nV if is_wide(own_nV) else widened(own_nV)
-        if bias_V is not None:
-            work_nV += bias_V
-        if head.multiplier != 1:
-            work_nV *= head.multiplier
+        work_nV = head.from_products_(own_nV if is_wide(own_nV) else widened(own_nV))
         slope_nV = None
         if head.cap:
             work_nV.div_(head.cap).tanh_()

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from logitstore.models.head import LinearHead
 from logitstore.targets.dense import dense_logprobs, temper
 from logitstore.targets.tails import FixedTail, LatentTail
 from logitstore.targets.targets import Targets
@@ -29,8 +30,8 @@ def targets_of(tail: str, seed: int, rows: int = 4, k: int = 3, vocabulary: int 
         torch.randn(*shape, generator=generator) for shape in ((vocabulary, 5), (vocabulary,), (vocabulary,))
     )
     prior = torch.rand(vocabulary, generator=generator) + 0.01
-    shapes = {"prior": FixedTail.prior(prior), "latent": LatentTail(weight, base, bias, 2.0)}
-    shapes["head"] = LatentTail(weight, base, torch.zeros(vocabulary))
+    shapes = {"prior": FixedTail.prior(prior), "latent": LatentTail(LinearHead(weight, base, cap=2.0), bias)}
+    shapes["head"] = LatentTail(LinearHead(weight, base), torch.zeros(vocabulary))
     shape = shapes.get(tail, FixedTail.uniform(vocabulary))
     linear = latent.double() @ weight.double().T + base.double()
     logits = {

@@ -1,35 +1,36 @@
-"""`logitstore merge`."""
+"""`logitstore recode` and `logitstore merge`: one cache made from others."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-from logitstore_cli.options import Config, argument, option
 from logitstore_cli.show import Bars, console, going_on, say_made
 
+import logitstore
 from logitstore.core.registry import resolve
-from logitstore.format.part_record import fidelity_of
-from logitstore.settings.convert import MergeSettings
-from logitstore.settings.recipe import load
-from logitstore.store.cache import Cache
+
+if TYPE_CHECKING:
+    from logitstore.settings.convert import MergeSettings, RecodeSettings
 
 
-def merge(
-    caches: Annotated[list[Path] | None, argument(MergeSettings, "caches")] = None,
-    mean_probabilities: Annotated[
-        bool | None, option(MergeSettings, "mean_probabilities", "--mean-probabilities")
-    ] = None,
-    weights: Annotated[str | None, option(MergeSettings, "weights")] = None,
-    out: Annotated[Path | None, option(MergeSettings, "out")] = None,
-    config: Config = None,
-    preset: Annotated[str | None, option(MergeSettings, "preset")] = None,
-    k: Annotated[int | None, option(MergeSettings, "k", "-k", "--k")] = None,
-    tail: Annotated[str | None, option(MergeSettings, "tail")] = None,
-    sparsifier: Annotated[str | None, option(MergeSettings, "sparsifier")] = None,
-    logprobs: Annotated[str | None, option(MergeSettings, "logprobs")] = None,
-    layout: Annotated[str | None, option(MergeSettings, "layout")] = None,
-) -> None:
+def recode(settings: RecodeSettings) -> None:
+    """Make a smaller cache, or one in another layout, from a cache. No teacher runs.
+
+    From any cache of listed tokens: fewer of them, coarser logprobs, a plainer tail. From a cache of hidden states (preset
+    exact): anything. From every cache: the archive layout and back.
+
+    Example: logitstore recode my-cache --layout archive --out my-archive
+    """
+    with Bars() as progress, going_on(settings.out):
+        made = resolve("logitstore.convert.recode:recode")(settings, progress)
+    if left := ", ".join(logitstore.open(settings.cache).taps):
+        console.print(
+            f"not carried over: {left}; give `logitstore add {settings.out}` for them", highlight=False, soft_wrap=True
+        )
+    say_made(settings.out, made)
+
+
+def merge(settings: MergeSettings) -> None:
     """Make one cache of the mean of several teachers, from their caches of the same samples. No teacher runs.
 
     Dump each teacher alone, with the same data, windows and vocabulary, and any preset but sampled and scores; exact and
@@ -41,18 +42,16 @@ def merge(
 
     Example: logitstore merge --mean-probabilities one-cache other-cache --weights 1,2 -k 50 --out my-ensemble
     """
-    flags = {name: value for name, value in locals().items() if name != "config"}
-    asked = load(MergeSettings, "merge", config, flags | {"caches": caches or None})
-    with Bars() as progress, going_on(asked.out):
-        made = resolve("logitstore.convert.merge:merge")(asked, progress)
-    say_made(asked.out, made)
+    with Bars() as progress, going_on(settings.out):
+        made = resolve("logitstore.convert.merge:merge")(settings, progress)
+    say_made(settings.out, made)
     if error := _error(made):
         console.print(error, highlight=False, soft_wrap=True)
 
 
-def _error(made: Cache) -> str:
+def _error(made: logitstore.Cache) -> str:
     """What its rows lose of the mean; empty where that was not measured, or is right on average only."""
-    found = fidelity_of(made.fidelity)
+    found = resolve("logitstore.format.part_record:fidelity_of")(made.fidelity)
     if found is None or made.manifest.sparsifier.is_estimate:
         return ""
     said = f"KL to the mean of {len(made.manifest.merged_from or [])} caches: "

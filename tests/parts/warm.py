@@ -1,0 +1,233 @@
+"""The command line in a process of its own, without the seconds that importing torch and transformers takes.
+
+A server imports everything once. For each command it forks a child, which then runs `logitstore` as a fresh process would:
+its own process id, environment, output and end. A child can be killed like any process.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import gc
+import importlib
+import json
+import os
+import pkgutil
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from tests.parts.places import ROOT
+
+PACKAGES = ("logitstore", "logitstore_cli")
+MODELS = ("llama.modeling_llama", "vit.modeling_vit", "vit.image_processing_vit", "vit.image_processing_pil_vit")
+
+
+class WarmProcess:
+    """A command that runs, with the methods of `subprocess.Popen` that the tests need.
+
+    What it prints goes to files: to those that are given, or to others that `communicate` reads.
+    """
+
+    def __init__(self, *arguments: object, stderr: IO[str] | None = None, **variables: str) -> None:
+        self.returncode: int | None = None
+        self.stdout = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open as long as the process runs
+        self.stderr = stderr or tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self._server = socket.socket(socket.AF_UNIX)
+        self._server.connect(_server())
+        asked = {"arguments": [str(argument) for argument in arguments], "folder": os.getcwd()}
+        asked["variables"] = os.environ | variables
+        files = [self.stdout.fileno(), self.stderr.fileno()]
+        socket.send_fds(self._server, [b"files"], files)
+        self._server.sendall(json.dumps(asked).encode() + b"\n")
+        self._answers = self._server.makefile()
+        self.pid = int(self._answers.readline())
+
+    def poll(self) -> int | None:
+        """The exit code, or None as long as it runs."""
+        if self.returncode is None and select.select([self._server], [], [], 0)[0]:
+            self.wait()
+        return self.returncode
+
+    def wait(self, timeout: float = 300) -> int:
+        """The exit code, once it has ended; the number of a signal that ended it, negative."""
+        if self.returncode is None:
+            if not select.select([self._server], [], [], timeout)[0]:
+                raise TimeoutError(f"the command still runs after {timeout} seconds")
+            self.returncode = int(self._answers.readline())
+            self._answers.close()
+            self._server.close()
+        return self.returncode
+
+    def communicate(self, timeout: float = 300) -> tuple[str, str]:
+        """What it printed, once it has ended."""
+        self.wait(timeout)
+        printed = []
+        for file in (self.stdout, self.stderr):
+            file.seek(0)
+            printed.append(file.read())
+            file.close()
+        return printed[0], printed[1]
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def close(self) -> None:
+        """End it, if it still runs."""
+        self.kill()
+        self.wait()
+        self.stdout.close()
+        self.stderr.close()
+
+
+def free_port() -> int:
+    """A port that no process listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@functools.cache
+def _server() -> str:
+    """The address of a server, which ends with this process."""
+    address = str(Path(tempfile.mkdtemp(prefix="warm-")) / "server")
+    # a shell starts its background jobs with SIGINT ignored, and what they start would inherit that
+    process = subprocess.Popen(
+        [sys.executable, "-m", __name__, address],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+    def end() -> None:
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait()
+        Path(address).unlink(missing_ok=True)
+        Path(address).parent.rmdir()
+
+    atexit.register(end)
+    deadline = time.monotonic() + 300
+    while not Path(address).exists():
+        assert process.poll() is None, "the server of warm processes ended"
+        assert time.monotonic() < deadline, "the server of warm processes hangs"
+        time.sleep(0.01)
+    return address
+
+
+def _import_all() -> None:
+    """Import what a command may need; none of it may start a thread."""
+    from logitstore_cli import main  # noqa: PLC0415 - the variables must be set before the libraries load
+
+    main._quiet_libraries()
+    for name in PACKAGES:
+        package = importlib.import_module(name)
+        for module in pkgutil.walk_packages(package.__path__, f"{name}."):
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
+    for name in MODELS:
+        importlib.import_module(f"transformers.models.{name}")
+    for name in ("accelerate", "zarr", "tokenizers"):
+        importlib.import_module(name)
+
+
+def _serve(address: str) -> dict[str, Any]:
+    """Answer until whoever started this is gone; comes back in a child alone, with what it is asked to run."""
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(f"{address}.new")
+    server.listen(64)
+    os.rename(f"{address}.new", address)
+    while True:
+        ready, _, _ = select.select([server, sys.stdin], [], [], 1)
+        # children that have ended
+        while _reaped():
+            pass
+        if sys.stdin in ready:
+            os._exit(0)
+        if server in ready:
+            asker, _ = server.accept()
+            if os.fork() == 0:
+                server.close()
+                return _run_beside(asker)
+            asker.close()
+
+
+def _reaped() -> bool:
+    try:
+        return os.waitpid(-1, os.WNOHANG)[0] != 0
+    except ChildProcessError:
+        return False
+
+
+def _run_beside(asker: socket.socket) -> dict[str, Any]:
+    """Fork once more: the child goes on, this process tells its number and its end."""
+    _, files, _, _ = socket.recv_fds(asker, 5, 2)
+    with asker.makefile() as lines:
+        asked: dict[str, Any] = json.loads(lines.readline())
+    child = os.fork()
+    if child:
+        asker.sendall(f"{child}\n".encode())
+        _, status = os.waitpid(child, 0)
+        asker.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+        os._exit(0)
+    asker.close()
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(files[0], 1)
+    os.dup2(files[1], 2)
+    for file in files:
+        os.close(file)
+    return asked
+
+
+def _become(arguments: list[str], folder: str, variables: Mapping[str, str]) -> None:
+    """Make this process what a fresh one would be."""
+    import datasets  # noqa: PLC0415
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(variables)
+    datasets.config.HF_DATASETS_CACHE = Path(variables["HF_DATASETS_CACHE"])
+    sys.argv = ["logitstore", *arguments]
+    # by this the help knows the name of the command
+    sys.modules["__main__"].__package__ = None
+
+
+def _run() -> None:
+    """Run the command line and end as a process does, but for taking apart every module."""
+    from logitstore_cli.main import run  # noqa: PLC0415
+
+    code: Any = 1
+    try:
+        run()
+    except SystemExit as ended:
+        code = ended.code
+    except BaseException:
+        traceback.print_exc()
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    _import_all()
+    gc.freeze()
+    _become(**_serve(sys.argv[1]))
+    _run()
