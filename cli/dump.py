@@ -97,7 +97,7 @@ def _print_plan(settings: DumpSettings, manifest: Any, tap_bytes: int) -> None:
     free = resolve("logitstore.store.storage:free_bytes")(settings.out)
     error = resolve("logitstore.dump.pilot_file:expected_error")(settings.out, manifest)
     for line in (
-        *shown.dry_run(settings, manifest),
+        *shown.dry_run(manifest),
         f"rows       {rows:,}, preset {manifest.preset}: {manifest.sparsifier.name}, tail {manifest.tail.shape}",
         f"parts      {manifest.parts:,} of up to {manifest.samples_per_part:,} samples",
         f"size       about {size(expected)} of rows and samples ({bytes_per_row} B/row{of_taps}); {size(free)} free there",

@@ -41,6 +41,10 @@ class Table(Mapping[str, Any]):
             raise BadInput(f"no {self.noun} named '{name}'. {suggest(name, list(self._entries))}")
         return resolve(self._entries[name])
 
+    def __contains__(self, name: object) -> bool:
+        """Return True for a known name; nothing is imported."""
+        return name in self._entries
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
 

@@ -9,7 +9,6 @@ import numpy as np
 from logitstore.core.types import CachedSample
 from logitstore.format.manifest import Manifest
 from logitstore.report.tokens import Listed, Spell, TokenView
-from logitstore.settings.dump import DumpSettings
 from logitstore.store.cache import Cache
 
 VIEW_BYTES = 24
@@ -36,12 +35,12 @@ class ImageShown:
             )
         ]
 
-    def dry_run(self, settings: DumpSettings, manifest: Manifest) -> list[str]:
+    def dry_run(self, manifest: Manifest) -> list[str]:
         teacher, (data, view) = manifest.teacher, manifest.images
         height, width = view.size
         return [
-            f"teacher    {settings.teacher} ({teacher.architecture}, {teacher.vocabulary:,} classes, {settings.dtype})",
-            f"data       {settings.data}: {manifest.samples:,} images, {data.unlabelled:,} without a label",
+            f"teacher    {teacher.name} ({teacher.architecture}, {teacher.vocabulary:,} classes, {teacher.dtype})",
+            f"data       {data.source}: {manifest.samples:,} images, {data.unlabelled:,} without a label",
             f"views      {manifest.views:,} of each, {height} x {width}: {view.spelled}",
         ]
 

@@ -8,7 +8,6 @@ from logitstore.core.tasks import facet
 from logitstore.core.types import CachedSample
 from logitstore.format.manifest import Manifest
 from logitstore.report.tokens import Listed, Spell, TokenView
-from logitstore.settings.dump import DumpSettings
 from logitstore.store.cache import Cache
 
 
@@ -27,7 +26,7 @@ class Shown(Protocol):
         """
         ...
 
-    def dry_run(self, settings: DumpSettings, manifest: Manifest) -> list[str]:
+    def dry_run(self, manifest: Manifest) -> list[str]:
         """Describe teacher, data and samples of a dump that is prepared, one line each."""
         ...
 

@@ -1,24 +1,23 @@
-"""What each command is told: one validated record a command, from recipes and from the command line."""
+"""What each command is told: one validated record a command, from recipes and from the command line. No torch."""
 
 from __future__ import annotations
 
-from logitstore.core.record import Record
-from logitstore.settings.convert import MergeSettings, RecodeSettings
-from logitstore.settings.dump import AddSettings, DumpSettings, PilotSettings
-from logitstore.settings.look import InspectSettings, SelectSettings, VerifySettings
-from logitstore.settings.train import EvaluateSettings, SidecarSettings, TrainSettings
+from logitstore.core.registry import Table
 
-SETTINGS: dict[str, type[Record]] = {
-    "plan": PilotSettings,
-    "dump": DumpSettings,
-    "add": AddSettings,
-    "recode": RecodeSettings,
-    "merge": MergeSettings,
-    "inspect": InspectSettings,
-    "verify": VerifySettings,
-    "select": SelectSettings,
-    "sidecar": SidecarSettings,
-    "train": TrainSettings,
-    "evaluate": EvaluateSettings,
-}
-"""What each command is told, by its name."""
+SETTINGS = Table(
+    "command",
+    {
+        "plan": "logitstore.settings.dump:PilotSettings",
+        "dump": "logitstore.settings.dump:DumpSettings",
+        "add": "logitstore.settings.dump:AddSettings",
+        "recode": "logitstore.settings.convert:RecodeSettings",
+        "merge": "logitstore.settings.convert:MergeSettings",
+        "inspect": "logitstore.settings.look:InspectSettings",
+        "verify": "logitstore.settings.look:VerifySettings",
+        "select": "logitstore.settings.look:SelectSettings",
+        "sidecar": "logitstore.settings.train:SidecarSettings",
+        "train": "logitstore.settings.train:TrainSettings",
+        "evaluate": "logitstore.settings.train:EvaluateSettings",
+    },
+)
+"""The settings of each command, by its name. A record is imported when it is asked for: `inspect` needs none of the others."""

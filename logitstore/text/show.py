@@ -10,7 +10,6 @@ from logitstore.core.types import CachedSample
 from logitstore.format.manifest import Manifest
 from logitstore.format.presets import TYPICAL_KL
 from logitstore.report.tokens import Listed, Spell, TokenView
-from logitstore.settings.dump import DumpSettings
 from logitstore.store.cache import Cache
 
 
@@ -43,12 +42,12 @@ class TextShown:
             )
         return views
 
-    def dry_run(self, settings: DumpSettings, manifest: Manifest) -> list[str]:
+    def dry_run(self, manifest: Manifest) -> list[str]:
         teacher, (_, data) = manifest.teacher, manifest.text
         return [
-            f"teacher    {settings.teacher} ({teacher.architecture}, {teacher.vocabulary:,} tokens, {settings.dtype})",
-            f"data       {settings.data}: {data.documents:,} documents, {data.skipped:,} with nothing to predict",
-            f"samples    {manifest.samples:,} of at most {settings.max_length:,} tokens, {manifest.tokens:,} tokens in all",
+            f"teacher    {teacher.name} ({teacher.architecture}, {teacher.vocabulary:,} tokens, {teacher.dtype})",
+            f"data       {data.source}: {data.documents:,} documents, {data.skipped:,} with nothing to predict",
+            f"samples    {manifest.samples:,} of at most {data.max_length:,} tokens, {manifest.tokens:,} tokens in all",
         ]
 
     def sample_bytes(self, manifest: Manifest) -> int:

@@ -90,7 +90,7 @@ def test_the_class_column_is_found_or_asked_for(tmp_path: Path) -> None:
     table.select_columns(["image", "score"]).rename_column("score", "label").save_to_disk(tmp_path / "none")
     assert open_at(tmp_path / "none").labels.tolist() == [-1, -1]
     table_of(FILES[:2], label=(datasets.Value("int32"), [0, -7])).save_to_disk(tmp_path / "negative")
-    with pytest.raises(BadInput, match="-7 is no class"):
+    with pytest.raises(BadInput, match="-7 is not a class number"):
         open_at(tmp_path / "negative")
 
 

@@ -34,7 +34,7 @@ def test_classes_in_tars_may_be_names_or_stand_in_json(tmp_path: Path) -> None:
     assert open_at(tar, label_column="id").labels.tolist() == [4, 2, 7]
     with pytest.raises(BadInput, match=r"--label-column: no member ends in '\.kind'"):
         open_at(tar, label_column="kind")
-    with pytest.raises(BadInput, match=r"--label-column: \[1\] is no class"):
+    with pytest.raises(BadInput, match=r"--label-column: \[1\] is not a class number"):
         open_at(tar, label_column="note")
     named = tar_of(tmp_path / "b.tar", {"0.png": FILES[0], "0.cls": b"dog", "1.png": FILES[1], "1.cls": b""})
     assert open_at(named).labels.tolist() == [0, -1]
