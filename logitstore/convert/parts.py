@@ -60,7 +60,7 @@ def fit_on(
         for batch in batches([part.samples.sample(index) for index in indices], indices, row.vocabulary):
             chunks, _ = distributions(part, batch)
             for chunk in chunks:
-                pilot.add(chunk.logits_nV, listed_by(sparsifier, chunk, row.vocabulary), chunk.hidden_nD)
+                pilot.add(chunk.logits(), listed_by(sparsifier, chunk, row.vocabulary), chunk.hidden_nD)
             progress(Step(stage="pilot", done=min(pilot.rows, total), total=total))
     return fitted(pilot, row), pilot.rows
 

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from transformers import PretrainedConfig
+
 from logitstore.core.order import spread
 from logitstore.core.progress import Progress, Step, no_progress
 from logitstore.core.types import ModelRef
-from logitstore.dump.ask import TeacherBatch
 from logitstore.dump.begin import ensure_views
 from logitstore.dump.parts import ANSWERS, PartsWriter, finished, missing_work, write_parts
 from logitstore.dump.taps import TapRequest, begin_taps, finish_taps, taps_are_begun
 from logitstore.dump.task import AskAgain, Prepared, dump_task
-from logitstore.dump.teachers.teacher import Teacher
+from logitstore.dump.teachers import open_source, scheme_of
+from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
 from logitstore.errors import BadInput, CacheMismatch
+from logitstore.format.needs import Gives, check_features
 from logitstore.models.load import load_config
 from logitstore.settings.dump import AddSettings
 from logitstore.settings.tasks import refuse_set
@@ -56,8 +59,10 @@ def add(settings: AddSettings, progress: Progress = no_progress) -> Cache:
 def _add_taps(settings: AddSettings, cache: Cache, progress: Progress) -> Cache:
     """Write the features that `settings` name, or what is missing of them."""
     task = dump_task(cache.manifest.task)
-    teacher_name = ModelRef.parse(settings.teacher or cache.manifest.teacher.name)
-    names = task.taps(lambda: load_config(teacher_name), settings.hidden, settings.qkv)
+    name = settings.teacher or cache.manifest.teacher.name
+    if scheme_of(name) is not None:
+        _check_features(settings, open_source(name).gives, name)
+    names = task.taps(lambda: _config(name), settings.hidden, settings.qkv)
     taps = TapRequest(names=names, codec=settings.tap_codec)
     is_begun = taps_are_begun(settings.cache, cache.manifest, taps)
     work = missing_work(settings.cache, _committed(settings, cache), names)
@@ -125,6 +130,7 @@ def _teacher_again(
     """Load the teacher of a cache again.
 
     Raises:
+        BadInput: it does not give the features asked for.
         CacheMismatch: its weights are not those that the cache was made with.
     """
     again = AskAgain(
@@ -135,6 +141,7 @@ def _teacher_again(
         workers=settings.workers,
     )
     prepared = dump_task(cache.manifest.task).reopen(cache, again, progress)
+    _check_features(settings, prepared.gives, settings.teacher or cache.manifest.teacher.name)
     progress(Step(stage="load the teacher", done=0, total=1))
     teacher = prepared.load()
     progress(Step(stage="fingerprint", done=0, total=1))
@@ -145,6 +152,14 @@ def _teacher_again(
             "Give that teacher."
         )
     return prepared, teacher
+
+
+def _config(teacher: str) -> PretrainedConfig:
+    return load_config(ModelRef.parse(teacher)) if scheme_of(teacher) is None else open_source(teacher).pretrained
+
+
+def _check_features(settings: AddSettings, gives: Gives, teacher: str) -> None:
+    check_features({"--hidden": settings.hidden, "--qkv": settings.qkv}, gives, teacher)
 
 
 def _committed(settings: AddSettings, cache: Cache) -> list[int]:

@@ -1,61 +1,20 @@
 """Samples through the teacher: batches in, answers about every row out.
 
-Axes: B sequences, T tokens, N rows (n of a chunk), D channels, V vocabulary.
+Axes: B sequences, T tokens, N rows, D channels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from logitstore.core.progress import NO_STOPWATCH, Stopwatch
 from logitstore.core.types import Array
-from logitstore.dump.teachers.teacher import Teacher
-from logitstore.targets.chunks import ASKED_ELEMENTS, chunk_rows, runs
-from logitstore.targets.rows import RowBatch, RowChunk
-
-
-@dataclass(frozen=True, kw_only=True)
-class TeacherBatch(RowBatch):
-    """Some samples as inputs of the teacher, with the places of their rows.
-
-    Attributes:
-        inputs: inputs of the teacher, by name. Texts: `input_ids` and `attention_mask`, int64[B, T], padded on the right.
-            Images: `pixel_values`, float32[B, 3, H, W].
-        rows_N: int64, places of the rows in the flattened [B * T], sample after sample; T is 1 for images.
-    """
-
-    inputs: dict[str, Tensor]
-    rows_N: Tensor
-
-
-Batches = Callable[[list[Any]], Iterable[TeacherBatch]]
-"""A function that makes batches of samples."""
-
-
-def ask(teacher: Teacher, batch: TeacherBatch, hidden: bool, watch: Stopwatch = NO_STOPWATCH) -> Iterator[RowChunk]:
-    """Run the teacher on a batch; yield its answers about the rows, a few rows at a time."""
-    hidden_RD = None
-    with watch("forward"):
-        if hidden:
-            logits_BTV, hidden_BTD = teacher.logits_and_hidden(batch.inputs)
-            hidden_RD = hidden_BTD.flatten(0, 1)
-        else:
-            logits_BTV = teacher.logits(batch.inputs)
-    flat_RV = logits_BTV.flatten(0, 1)
-    rows_N = batch.rows_N.to(flat_RV.device)
-    for span, places in runs(rows_N, chunk_rows(flat_RV.shape[1], flat_RV.device.type, ASKED_ELEMENTS)):
-        yield RowChunk(
-            span=span,
-            logits_nV=flat_RV[places],
-            hidden_nD=None if hidden_RD is None else hidden_RD[places],
-            gold_n=batch.gold_N[span].to(flat_RV.device),
-        )
-
+from logitstore.dump.sparsify.reduce import RowReducer
+from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
+from logitstore.targets.rows import RowChunk
 
 Encode = Callable[[Tensor], dict[str, Tensor]]
 """A function that reduces the rows of a feature, float32[N, D], to the stored fields, on the teacher's device."""
@@ -81,31 +40,24 @@ def rows_of(seen: Mapping[str, Tensor], taps: Mapping[str, Encode], batch: Teach
     return kept
 
 
-Reduce = Callable[[TeacherBatch, RowChunk], dict[str, Tensor]]
-"""A function that reduces a few rows to their targets."""
-
-
 Answers = Iterator[tuple[TeacherBatch, Callable[[], dict[str, Array]]]]
 """Pairs of a batch and a function that waits for the batch's arrays and returns them."""
 
 
 def ask_rows(
     teacher: Teacher,
-    reduce: Reduce,
+    reduce: RowReducer,
     batches: Iterable[TeacherBatch],
-    hidden: bool = False,
     watch: Stopwatch = NO_STOPWATCH,
     taps: Mapping[str, Encode] | None = None,
 ) -> Answers:
     """Ask the teacher about samples, batch by batch.
 
     Args:
-        teacher: the teacher to ask.
-        reduce: makes the targets.
-        batches: batches of samples.
-        hidden: True if `reduce` needs the final hidden states.
-        watch: measures the time of each stage.
-        taps: functions that reduce the features stored next to the targets, by name.
+        reduce: makes the targets, and says what it wants of the teacher.
+        batches: of samples.
+        watch: times the stages.
+        taps: features that are given beside the targets, by name, and what is kept of them.
 
     Yields:
         the batch, and a function that waits for its targets and returns them as arrays on the host. Call it on another
@@ -113,12 +65,22 @@ def ask_rows(
     """
     for batch in batches:
         with teacher.recording(list(taps or {})) as seen:
-            chunks = [reduce(batch, chunk) for chunk in ask(teacher, batch, hidden, watch)]
+            chunks = [reduce(batch, chunk) for chunk in _timed(teacher.rows(batch, reduce.wants), watch)]
         targets = {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
         if taps:
             with watch("taps"):
                 targets |= rows_of(seen, taps, batch)
         yield batch, _to_host(targets)
+
+
+def _timed(chunks: Iterator[RowChunk], watch: Stopwatch) -> Iterator[RowChunk]:
+    """Yield the chunks; count the time that each takes to come as the teacher's."""
+    while True:
+        with watch("forward"):
+            chunk = next(chunks, None)
+        if chunk is None:
+            return
+        yield chunk
 
 
 def ask_features(

@@ -14,13 +14,13 @@ from logitstore.core.order import salt_of
 from logitstore.core.progress import Progress, Step, no_progress
 from logitstore.core.random import hashed
 from logitstore.core.types import Array, CachedSample
-from logitstore.dump.ask import TeacherBatch, ask
 from logitstore.dump.task import AskAgain, dump_task
-from logitstore.dump.teachers.teacher import Teacher
+from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
 from logitstore.errors import BadInput, CacheMismatch
 from logitstore.format.codecs.answer import RowCodec
+from logitstore.format.needs import LOGITS, TOP_LOGPROBS, called
 from logitstore.store.cache import Cache
-from logitstore.targets.rows import RowChunk
+from logitstore.targets.rows import RowChunk, TopLogprobs
 
 HALF_STEP = 2.0**-11
 """Relative half step of float16: the largest relative change from storing a logprob in float16."""
@@ -78,6 +78,10 @@ def audit(
     cache.check_targets(f"--against-teacher {teacher}")
     again = AskAgain(teacher=teacher, images=images, device=device)
     prepared = dump_task(cache.manifest.task).reopen(cache, again, progress)
+    if not prepared.gives & {LOGITS, TOP_LOGPROBS}:
+        raise BadInput(
+            f"--against-teacher {teacher}: it gives {called(prepared.gives)}, and no logprobs to compare with."
+        )
     loaded, batches = prepared.load(), prepared.batches
     count = max(round(share * len(cache)), 1)
     chosen = np.sort(np.argsort(hashed(np.arange(len(cache)), salt_of(seed, 0, 7)), kind="stable")[:count])
@@ -128,7 +132,7 @@ def _logprobs(
                 {name: np.concatenate([each[name] for each in fields])[chunk.span] for name in fields[0]},
                 vocabulary,
             )
-            for chunk in ask(teacher, batch, hidden=False)
+            for chunk in teacher.rows(batch, frozenset({LOGITS if LOGITS in teacher.gives else TOP_LOGPROBS}))
         ]
         rows = np.split(torch.cat(columns).double().cpu().numpy(), np.cumsum(batch.counts)[:-1])
         for index, values in zip(batch.indices, rows, strict=True):
@@ -137,8 +141,10 @@ def _logprobs(
 
 
 def _columns(chunk: RowChunk, stored: dict[str, Array], vocabulary: int) -> Tensor:
-    """Return the same columns as `_stored` for the rows of one chunk."""
-    logprobs_nV = torch.log_softmax(chunk.logits_nV[:, :vocabulary].float(), -1)
+    """The same columns as `_stored`, of a few rows."""
+    if chunk.top is not None:
+        return _listed_columns(chunk.top, stored)
+    logprobs_nV = torch.log_softmax(chunk.logits()[:, :vocabulary].float(), -1)
     columns = [logprobs_nV.gather(1, chunk.gold_n.clamp(min=0)[:, None])]
     if "ids" in stored:
         is_empty_nK = torch.from_numpy(np.isneginf(stored["logprobs"])).to(logprobs_nV.device)
@@ -149,6 +155,21 @@ def _columns(chunk: RowChunk, stored: dict[str, Array], vocabulary: int) -> Tens
             outside_nV = torch.nn.functional.pad(logprobs_nV.exp(), (0, 1)).scatter_(1, places_nK, 0.0)
             columns.append(outside_nV.sum(-1, keepdim=True).log())
         columns.append(listed_nK)
+    return torch.cat(columns, 1)
+
+
+def _listed_columns(top: TopLogprobs, stored: dict[str, Array]) -> Tensor:
+    """The same columns as `_stored`, from lists; a token that is not listed now is at most as probable as the last one is."""
+    logprobs_nK = top.logprobs_nK.double()
+    listed = torch.from_numpy(np.isfinite(stored["logprobs"])).to(logprobs_nK.device)
+    ids_nK = torch.from_numpy(stored["ids"].astype(np.int64)).to(logprobs_nK.device)
+    is_same_nKL = (ids_nK[:, :, None] == top.ids_nK[:, None, :]) & torch.isfinite(logprobs_nK)[:, None, :]
+    lowest_n = logprobs_nK.masked_fill(torch.isneginf(logprobs_nK), 0.0).amin(1)
+    found_nK = logprobs_nK[:, None, :].masked_fill(~is_same_nKL, -torch.inf).amax(2)
+    found_nK = torch.where(is_same_nKL.any(2), found_nK, lowest_n[:, None]).masked_fill(~listed, torch.nan)
+    columns = [top.gold_logprob_n.double()[:, None], found_nK]
+    if "tail_logmass" in stored:
+        columns.insert(1, (1.0 - found_nK.exp().nansum(1, keepdim=True)).clamp(min=0.0).log())
     return torch.cat(columns, 1)
 
 

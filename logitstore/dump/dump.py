@@ -13,14 +13,13 @@ from pathlib import Path
 from transformers import PretrainedConfig
 
 from logitstore.core.progress import NO_STOPWATCH, Progress, Step, Stopwatch, no_progress
-from logitstore.dump.ask import TeacherBatch
 from logitstore.dump.begin import Fit, begin, ensure_views, existing_manifest, target_folder
 from logitstore.dump.fit import fit_tail
 from logitstore.dump.parts import ANSWERS, PartsWriter, finished, missing_work, write_parts
 from logitstore.dump.pilot_file import kept_pilot
 from logitstore.dump.taps import TapRequest, begin_taps, expected_bytes, finish_taps, taps_are_begun, widths_of
 from logitstore.dump.task import Prepared, dump_task, prepare
-from logitstore.dump.teachers.teacher import Teacher
+from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
 from logitstore.format.manifest import Manifest
 from logitstore.settings.dump import DumpSettings
 from logitstore.store import layout

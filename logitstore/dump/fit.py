@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from logitstore.core.progress import Progress, Step
-from logitstore.dump.ask import Batches, ask
 from logitstore.dump.sparsify.reduce import sparsifier_of
 from logitstore.dump.sparsify.sketch import TailPilot
-from logitstore.dump.teachers.teacher import Teacher
+from logitstore.dump.teachers.teacher import Batches, Teacher
 from logitstore.errors import ModelError
 from logitstore.format.manifest import Manifest
+from logitstore.format.needs import wants_of
 from logitstore.format.row import RowInfo
 from logitstore.format.tap import directions_of
 from logitstore.models.head import LinearHead
@@ -55,17 +55,17 @@ def fit_tail(
         )
     pilot, sparsifier = TailPilot(vocabulary, head), sparsifier_of(manifest.row)
     for chunk in chunks:
-        pilot.add(chunk.logits_nV, listed_by(sparsifier, chunk, vocabulary), chunk.hidden_nD)
+        pilot.add(chunk.logits(), listed_by(sparsifier, chunk, vocabulary), chunk.hidden_nD)
     return fitted(pilot, manifest.row)
 
 
 def _pilot_chunks(
     manifest: Manifest, samples: list[Any], batches: Batches, teacher: Teacher, progress: Progress
 ) -> Iterator[RowChunk]:
-    """Yield the teacher's answers about the pilot samples."""
-    rows = 0
+    """What the teacher says about the pilot samples."""
+    rows, wants = 0, wants_of(manifest.row, teacher.gives)
     for batch in batches(samples):
-        for chunk in ask(teacher, batch, manifest.tail.needs_hidden):
+        for chunk in teacher.rows(batch, wants):
             rows += len(chunk.gold_n)
             yield chunk
         progress(Step(stage="pilot", done=rows, total=manifest.tail.pilot_rows))
@@ -75,7 +75,7 @@ def _matching(manifest: Manifest, teacher: Teacher, head: LinearHead, chunk: Row
     """Return the teacher's head after comparing it with the teacher's own logits of a few rows. Raises ModelError."""
     if chunk.hidden_nD is None:
         raise ValueError("this tail needs the teacher's hidden states")
-    head = head.matching(teacher.name, chunk.hidden_nD, chunk.logits_nV)
+    head = head.matching(teacher.name, chunk.hidden_nD, chunk.logits())
     if manifest.tail.width not in (None, head.width):
         raise ModelError(
             f"{teacher.name}: its head takes {head.width} channels, its configuration says {manifest.tail.width}. "
@@ -85,8 +85,8 @@ def _matching(manifest: Manifest, teacher: Teacher, head: LinearHead, chunk: Row
 
 
 def listed_by(sparsifier: Any, chunk: RowChunk, vocabulary: int) -> Tensor:
-    """Return int64[N, K]: the ids that a sparsifier lists for some rows; an empty slot holds the vocabulary size."""
-    kept = sparsifier(chunk.logits_nV, chunk.gold_n.clamp(min=0))
+    """int64[N, K]: what a sparsifier lists of some rows; empty slots are the vocabulary."""
+    kept = sparsifier(chunk.logits(), chunk.gold_n.clamp(min=0))
     listed_nK: Tensor = kept["ids"].masked_fill(torch.isneginf(kept["logprobs"]), vocabulary)
     return listed_nK
 

@@ -13,12 +13,12 @@ import torch
 from logitstore.core.background import BackgroundThread
 from logitstore.core.progress import NO_STOPWATCH, Progress, Step, Stopwatch
 from logitstore.core.types import Array, Asked
-from logitstore.dump.ask import Answers, TeacherBatch, ask_features, ask_rows
+from logitstore.dump.ask import Answers, ask_features, ask_rows
 from logitstore.dump.sparsify.fidelity import FidelityCheck
 from logitstore.dump.sparsify.reduce import RowReducer
 from logitstore.dump.taps import TapOut, encoders
 from logitstore.dump.task import Prepared
-from logitstore.dump.teachers.teacher import Teacher
+from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
 from logitstore.errors import storage_errors
 from logitstore.format.codecs.answer import RowCodec
 from logitstore.format.manifest import Manifest
@@ -88,7 +88,7 @@ class PartsWriter:
         decoder = Decoder(manifest.row, shared)
         self._codec = decoder.codec
         self._check = FidelityCheck(decoder, manifest.fidelity_rows / manifest.rows)
-        self._reduce = RowReducer.of(manifest.row, shared, self._check, watch)
+        self._reduce = RowReducer.of(manifest.row, shared, self._check, watch, teacher.gives)
         if watch is not NO_STOPWATCH and teacher.device.type == "cuda":
             watch.settle = partial(torch.cuda.synchronize, teacher.device)
 
@@ -130,8 +130,7 @@ class PartsWriter:
         batches = self._prepared.batches(asked)
         if ANSWERS not in names:
             return ask_features(self._teacher, batches, taps, self._watch)
-        needs_hidden = self.manifest.tail.needs_hidden
-        return ask_rows(self._teacher, self._reduce, batches, needs_hidden, self._watch, taps)
+        return ask_rows(self._teacher, self._reduce, batches, self._watch, taps)
 
 
 def write_parts(writer: PartsWriter, work: Work, stage: str, progress: Progress) -> None:

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from logitstore.core.progress import Progress, Step, no_progress
-from logitstore.dump.ask import TeacherBatch, ask
 from logitstore.dump.begin import target_folder
 from logitstore.dump.fit import fitted, head_tensors, listed_by
 from logitstore.dump.pilot_file import PilotRecord, keep_pilot
@@ -26,8 +25,10 @@ from logitstore.dump.sparsify.fidelity import FidelityCheck, Truth
 from logitstore.dump.sparsify.reduce import RowReducer, sparsifier_of
 from logitstore.dump.sparsify.sketch import TailPilot
 from logitstore.dump.task import Prepared, dump_task, prepare
-from logitstore.dump.teachers.teacher import Teacher
+from logitstore.dump.teachers import open_source, scheme_of
+from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
 from logitstore.errors import BadInput, ModelError, storage_errors
+from logitstore.format.needs import GIFTS, HIDDEN, LOGITS, Gives, called
 from logitstore.format.part_record import Fidelity, fidelity_of
 from logitstore.format.presets import row_of
 from logitstore.format.row import RowInfo
@@ -81,6 +82,7 @@ def plan(settings: PilotSettings, progress: Progress = no_progress) -> dict[str,
     """
     if (why := dump_task(settings.task).no_plan) is not None:
         raise BadInput(f"plan --task {settings.task}: {why}.")
+    _check_gives(settings.teacher)
     wanted = DumpSettings(**{name: getattr(settings, name) for name in TeacherSettings.model_fields})
     with target_folder(wanted.out):
         prepared = prepare(wanted, progress)
@@ -113,6 +115,14 @@ def plan(settings: PilotSettings, progress: Progress = no_progress) -> dict[str,
         "candidates": lines,
         "recommended": _recommended(lines),
     }
+
+
+def _check_gives(teacher: str) -> None:
+    """Refuse a teacher of lists: nothing but its whole distribution says what a row loses. Raises BadInput."""
+    if scheme_of(teacher) is not None and LOGITS not in (gives := open_source(teacher).gives):
+        raise BadInput(
+            f"plan needs {GIFTS[LOGITS]}; {teacher} gives {called(gives)}. Dump it with --preset topk --tail uniform."
+        )
 
 
 def _candidates(vocabulary: int, width: int | None) -> dict[str, Candidate]:
@@ -152,7 +162,7 @@ def _fit(
     rows, seconds = 0, 0.0
     deadline = time.monotonic() + 60 * settings.minutes
     for batch in _batches(prepared, samples):
-        chunks = ask(teacher, batch, head is not None)
+        chunks = teacher.rows(batch, _wants(head is not None))
         while True:
             began = time.monotonic()
             chunk = next(chunks, None)
@@ -164,7 +174,7 @@ def _fit(
                 pilots = _pilots(candidates, head, vocabulary)
             for name, pilot in pilots.items():
                 listed_nK = listed_by(sparsifier_of(candidates[name].row), chunk, vocabulary)
-                pilot.add(chunk.logits_nV, listed_nK, chunk.hidden_nD)
+                pilot.add(chunk.logits(), listed_nK, chunk.hidden_nD)
             if head is not None and chunk.hidden_nD is not None:
                 states.append(chunk.hidden_nD.float().cpu())
             rows += len(chunk.gold_n)
@@ -182,6 +192,10 @@ def _fit(
     return rows, seconds, why_not
 
 
+def _wants(needs_hidden: bool) -> Gives:
+    return frozenset({LOGITS, HIDDEN} if needs_hidden else {LOGITS})
+
+
 def _head(teacher: Teacher, vocabulary: int) -> tuple[LinearHead | None, str | None]:
     try:
         return teacher.head(vocabulary), None
@@ -195,7 +209,7 @@ def _matching(
     if head is None or chunk.hidden_nD is None:
         return None, why_not
     try:
-        return head.matching(teacher.name, chunk.hidden_nD, chunk.logits_nV), None
+        return head.matching(teacher.name, chunk.hidden_nD, chunk.logits()), None
     except ModelError as error:
         return None, str(error)
 
@@ -223,8 +237,8 @@ def _judge(
         candidate.keep = RowReducer.of(candidate.row, candidate.shared, None)
     rows = 0
     for batch in _batches(prepared, samples):
-        for chunk in ask(teacher, batch, needs_hidden):
-            truth = Truth.of(chunk.logits_nV, prepared.manifest.teacher.vocabulary)
+        for chunk in teacher.rows(batch, _wants(needs_hidden)):
+            truth = Truth.of(chunk.logits(), prepared.manifest.teacher.vocabulary)
             for candidate in candidates.values():
                 if candidate.check is None or candidate.keep is None:
                     continue

@@ -15,9 +15,9 @@ from transformers import PretrainedConfig
 
 from logitstore.core.progress import NO_STOPWATCH, Progress, Step, Stopwatch
 from logitstore.core.types import Array, Asked
-from logitstore.dump.ask import FINITE, Encode, TeacherBatch, ask_features
+from logitstore.dump.ask import FINITE, Encode, ask_features
 from logitstore.dump.fit import moments_for, shared_of
-from logitstore.dump.teachers.teacher import Teacher
+from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
 from logitstore.errors import BadInput, CacheMismatch, ModelError, storage_errors
 from logitstore.format.manifest import Manifest
 from logitstore.format.sealed import seal, seal_of_bytes, unseal

@@ -15,9 +15,11 @@ from logitstore.core.order import spread
 from logitstore.core.progress import Progress, no_progress
 from logitstore.core.tasks import facet
 from logitstore.core.types import Array
-from logitstore.dump.ask import Batches
-from logitstore.dump.teachers.teacher import Teacher
+from logitstore.dump.teachers.source import TeacherSource
+from logitstore.dump.teachers.teacher import Batches, Teacher
 from logitstore.format.manifest import Manifest, TeacherInfo
+from logitstore.format.needs import OF_A_MODEL, Gives, check_features, check_row
+from logitstore.format.row import RowInfo
 from logitstore.models.load import describe
 from logitstore.settings.dump import AddSettings, DumpSettings
 from logitstore.store.cache import Cache
@@ -43,7 +45,8 @@ class Prepared:
     Attributes:
         manifest: as it will be, but for the teacher's fingerprint and the shared files.
         samples: what the teacher will be asked about.
-        config: the teacher's configuration.
+        config: the teacher's configuration; an empty one for a teacher that gives no features.
+        gives: what the teacher can be asked for.
         batches: makes batches of the teacher from samples.
         files: gives the shared files that do not come from the teacher's weights, by their paths in the cache.
         load: loads the teacher.
@@ -55,6 +58,7 @@ class Prepared:
     config: PretrainedConfig
     batches: Batches
     load: Callable[[], Teacher]
+    gives: Gives = OF_A_MODEL
     files: Callable[[], dict[str, bytes]] = dict
     stored: Callable[[Cache], AskedSamples] | None = None
 
@@ -135,8 +139,26 @@ def dump_task(task: str) -> DumpTask:
 
 
 def prepare(settings: DumpSettings, progress: Progress = no_progress) -> Prepared:
-    """Prepare a dump; see `DumpTask.prepare`."""
-    return dump_task(settings.task).prepare(settings, progress)
+    """Prepare a dump; see `DumpTask.prepare`. Refuse a teacher that does not give what it needs; see `check_teacher`."""
+    prepared = dump_task(settings.task).prepare(settings, progress)
+    check_teacher(settings, prepared.manifest.row, prepared.gives)
+    return prepared
+
+
+def check_teacher(settings: DumpSettings, row: RowInfo, gives: Gives) -> None:
+    """Refuse a teacher that does not give what a dump needs; call it before the data are read.
+
+    Args:
+        settings: those of the dump.
+        row: what a row will hold.
+        gives: what the teacher gives.
+
+    Raises:
+        BadInput: which option needs what, what the teacher gives, and what to do.
+    """
+    asked = [f"--{name} {value}" for name in ("preset", "sparsifier", "tail") if (value := getattr(settings, name))]
+    check_row(" ".join(asked) or "the default preset", row, gives, settings.teacher)
+    check_features({"--hidden": settings.hidden, "--qkv": settings.qkv}, gives, settings.teacher)
 
 
 class CommittedSamples:
@@ -179,7 +201,7 @@ def created_by() -> dict[str, str]:
 
 
 def teacher_info(settings: DumpSettings, config: PretrainedConfig, vocabulary: int, width: int | None) -> TeacherInfo:
-    """Describe who will answer, but for the fingerprint of the weights."""
+    """Describe a model that will answer, but for the fingerprint of its weights."""
     architecture, plain = describe(config)
     return TeacherInfo(
         name=settings.teacher,
@@ -190,4 +212,18 @@ def teacher_info(settings: DumpSettings, config: PretrainedConfig, vocabulary: i
         width=width,
         architecture=architecture,
         config=plain,
+    )
+
+
+def source_info(settings: DumpSettings, source: TeacherSource, vocabulary: int) -> TeacherInfo:
+    """Describe a teacher that will answer, but for its fingerprint."""
+    return TeacherInfo(
+        name=settings.teacher,
+        revision=source.revision,
+        fingerprint="",
+        dtype=settings.dtype,
+        vocabulary=vocabulary,
+        width=source.width,
+        architecture=source.architecture,
+        config=dict(source.config),
     )

@@ -75,6 +75,9 @@ class RowKind:
         targets: where the function is that makes targets of stored rows, as `package.module:attribute`; it takes a `Decoder`
             and the stored fields. None where no row is kept.
         cut_to: the kinds that its rows can become without the teacher, by leaving out the least probable listed tokens.
+        of_lists: where the class is that makes its rows of a teacher's lists of the most probable tokens, in the same form,
+            called with k and the vocabulary; None where the whole distribution is needed. Tails that are fitted need that
+            always.
     """
 
     sparsifier: str
@@ -84,6 +87,7 @@ class RowKind:
     arguments: tuple[Argument, ...] = ()
     targets: str | None = None
     cut_to: tuple[str, ...] = ()
+    of_lists: str | None = None
 
     def __post_init__(self) -> None:
         """Raises ValueError, for the author of a plugin, when the attributes do not fit together."""
@@ -94,6 +98,8 @@ class RowKind:
             "rows that are kept have targets": self.keeps_rows == (self.targets is not None),
             "drawn tokens have counts": ("draws" in self.arguments) == self.is_estimate,
             "a sketch needs its field": ("sketch" in self.tails) == ("sketch" in self.fields),
+            "lists become ids and logprobs": self.of_lists is None
+            or (self.lists.is_chosen and not self.arguments and {"ids", "logprobs"} <= set(self.fields)),
             "a tail from the head needs hidden states": ("head" in self.tails) == self.keeps_hidden,
         }
         broken = [rule for rule, holds in rules.items() if not holds]
@@ -139,6 +145,7 @@ ROW_KINDS: dict[str, RowKind] = {
         tails=("sketch", "prior", "uniform", "none"),
         targets="logitstore.targets.decoder:listed",
         cut_to=("topk",),
+        of_lists="logitstore.dump.sparsify.lists:ListedTopK",
     ),
     "topp": RowKind(
         sparsifier="logitstore.dump.sparsify.topp:TopP",

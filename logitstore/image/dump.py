@@ -14,13 +14,15 @@ from transformers import PretrainedConfig
 from logitstore.core.order import spread
 from logitstore.core.progress import Progress, no_progress
 from logitstore.core.types import Array, ModelRef
-from logitstore.dump.task import AskAgain, CommittedSamples, Prepared, created_by, teacher_info
+from logitstore.dump.task import AskAgain, CommittedSamples, Prepared, check_teacher, created_by, teacher_info
+from logitstore.dump.teachers import model_of
 from logitstore.dump.teachers.image_classifier import ImageTeacher
 from logitstore.dump.teachers.teacher import Teacher
 from logitstore.dump.teachers.zero_shot import ZeroShotTeacher
 from logitstore.errors import BadInput, CacheMismatch
 from logitstore.format.data import ImagesInfo
 from logitstore.format.manifest import Manifest
+from logitstore.format.needs import Gives
 from logitstore.format.presets import row_of
 from logitstore.format.row import row_fields
 from logitstore.format.tap_names import FINAL, names_of
@@ -74,7 +76,7 @@ class ImageDump:
 def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
     """Prepare a dump of views of images."""
     refuse_other_tasks(settings, "dump", settings.task, f"--task {settings.task}")
-    model = ModelRef.parse(settings.teacher)
+    model = model_of(settings.teacher)
     config = load_config(model)
     is_zero_shot = compares_texts(config)
     names = classes_of(settings, config, is_zero_shot)
@@ -86,6 +88,8 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
     width = output_width(config, is_zero_shot)
     preset = settings.preset or ("topk" if len(names) <= FEW_CLASSES or width is None else "small")
     row = row_of(preset, settings.choices(), len(names), width)
+    gives = _gives(config)
+    check_teacher(settings, row, gives)
     pilot = (
         spread(len(images), len(images), settings.pilot_rows) if row.tail.shape in ("prior", "sketch", "head") else []
     )
@@ -129,6 +133,7 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
         samples=views(),
         stored=lambda cache: views(_contents(cache)),
         config=config,
+        gives=gives,
         batches=partial(
             view_batches, pictures=Pictures(images, view), size=settings.batch_images, workers=settings.workers
         ),
@@ -141,7 +146,7 @@ def _reopened(cache: Cache, again: AskAgain, progress: Progress) -> Prepared:
     """Prepare asking the teacher of a cache of views again."""
     manifest = cache.manifest
     data, view = manifest.images
-    model = ModelRef.parse(again.teacher or manifest.teacher.name)
+    model = model_of(again.teacher or manifest.teacher.name)
     config = load_config(model)
     classes = [str(name) for name in read_pieces(cache).to_pylist()]
     texts = [data.prompt.replace("{}", name) for name in classes] if data.prompt else []
@@ -161,6 +166,7 @@ def _reopened(cache: Cache, again: AskAgain, progress: Progress) -> Prepared:
         if again.views is None
         else Views(images.names(), labels, again.views, _contents(cache)),
         config=config,
+        gives=_gives(config),
         batches=partial(
             view_batches,
             pictures=pictures_of(cache, again.images, None, progress),
@@ -188,6 +194,10 @@ def _loader(
     if compares_texts(config):
         return partial(ZeroShotTeacher, model, config, dtype, device, texts)
     return partial(ImageTeacher, model, config, dtype, device)
+
+
+def _gives(config: PretrainedConfig) -> Gives:
+    return ZeroShotTeacher.gives if compares_texts(config) else ImageTeacher.gives
 
 
 def image_spec(settings: DumpSettings) -> ImageSpec:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from logitstore.core.progress import Progress, no_progress
 from logitstore.core.types import Array
-from logitstore.dump.ask import TeacherBatch
+from logitstore.dump.teachers.teacher import TeacherBatch
 from logitstore.errors import BadInput, CacheMismatch
 from logitstore.format.views import ViewInfo
 from logitstore.image.data.decode import content_hash, decode

@@ -1,4 +1,4 @@
-"""Loading models: configurations, weights, devices, and what they refuse."""
+"""Loading models: configurations, tokenizers, weights, devices, and what they refuse."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, GgufConfig, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    GgufConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from logitstore.core.registry import resolve
 from logitstore.core.tasks import task_of
@@ -49,6 +56,20 @@ def load_config(model: ModelRef) -> PretrainedConfig:
         where = "" if Path(model.name).exists() else "there is no such folder, and as a hub name it "
         raise ModelError(f"{model}: {where}cannot be loaded as a model: {one_line(error)}") from error
     return config
+
+
+def load_tokenizer(model: ModelRef) -> PreTrainedTokenizerBase:
+    """Return the tokenizer that belongs to a model.
+
+    Raises:
+        ModelError: there is none, or it cannot be loaded.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model.name, **model.pretrained)
+    except Exception as error:
+        # as above
+        raise ModelError(f"{model}: no tokenizer could be loaded: {one_line(error)}") from error
+    return tokenizer
 
 
 def load_weights(

@@ -1,6 +1,6 @@
 """Rows of samples on their way: batches of them, and chunks of a batch.
 
-Axes: N rows of a batch (n of a chunk), V vocabulary, D channels.
+Axes: N rows of a batch (n of a chunk), K slots of a list, V vocabulary, D channels.
 """
 
 from __future__ import annotations
@@ -40,20 +40,43 @@ class RowBatch:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TopLogprobs:
+    """What a teacher of lists says about n rows.
+
+    Attributes:
+        ids_nK: int64, the most probable tokens by falling probability.
+        logprobs_nK: float, nats at temperature 1, of the whole distribution; -inf in the empty slots after a shorter list.
+        gold_logprob_n: float, the logprob of `gold_n`, listed or not; anything where there is no gold token.
+    """
+
+    ids_nK: Tensor
+    logprobs_nK: Tensor
+    gold_logprob_n: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
 class RowChunk:
     """A few rows of a batch, on the teacher's device.
 
     Attributes:
-        span: the rows of the batch that the chunk holds.
-        logits_nV: raw logits, with padding columns beyond the vocabulary.
-        hidden_nD: the hidden states that the head made the logits from; None if not requested.
-        gold_n: int64, gold tokens; see `RowBatch`.
+        span: which rows of the batch.
+        gold_n: int64, the token after each row's position; -1 where there is none.
+        logits_nV: raw, with padding columns beyond the vocabulary; None from a teacher of lists.
+        hidden_nD: what the head made them from, if it was asked for.
+        top: the most probable tokens, from a teacher of lists.
     """
 
     span: slice
-    logits_nV: Tensor
-    hidden_nD: Tensor | None
     gold_n: Tensor
+    logits_nV: Tensor | None = None
+    hidden_nD: Tensor | None = None
+    top: TopLogprobs | None = None
+
+    def logits(self) -> Tensor:
+        """Return `logits_nV`, for what cannot do without. Raises ValueError where the teacher was not asked for logits."""
+        if self.logits_nV is None:
+            raise ValueError("these rows have no logits")
+        return self.logits_nV
 
 
 def split(batch: RowBatch, targets: dict[str, Array]) -> Iterator[tuple[int, Answer]]:

@@ -11,18 +11,18 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from logitstore.core.order import spread
 from logitstore.core.progress import Progress, no_progress
-from logitstore.core.types import Array, ModelRef
-from logitstore.dump.ask import TeacherBatch
-from logitstore.dump.task import AskAgain, CommittedSamples, Prepared, created_by, teacher_info
-from logitstore.dump.teachers.causal_lm import CausalTeacher
+from logitstore.core.types import Array
+from logitstore.dump.task import AskAgain, CommittedSamples, Prepared, check_teacher, created_by, source_info
+from logitstore.dump.teachers import open_source
+from logitstore.dump.teachers.teacher import TeacherBatch
 from logitstore.errors import BadInput, CacheMismatch, ModelError
 from logitstore.format.data import DataInfo
 from logitstore.format.manifest import Manifest
+from logitstore.format.needs import LOGITS
 from logitstore.format.presets import row_of
 from logitstore.format.row import row_fields
 from logitstore.format.tap_names import FINAL, names_of
-from logitstore.models.load import load_config
-from logitstore.models.shape import head_rows, layer_count
+from logitstore.models.shape import layer_count
 from logitstore.settings.dump import AddSettings, DumpSettings
 from logitstore.settings.tasks import refuse_other_tasks, refuse_set
 from logitstore.store import layout
@@ -31,7 +31,7 @@ from logitstore.store.vocabulary import Vocabulary
 from logitstore.text.documents import DataSpec
 from logitstore.text.sample import Sample
 from logitstore.text.samples import Encoding, open_samples
-from logitstore.text.tokenizer import load_tokenizer, tokenizer_files
+from logitstore.text.tokenizer import tokenizer_files
 
 
 def by_length(lengths_S: Array, budget: int) -> list[list[int]]:
@@ -72,19 +72,19 @@ class TextDump:
         if again.images is not None:
             raise BadInput(f"--images {again.images}: {cache.path} is a cache of text. Leave it out.")
         manifest = cache.manifest
-        model = ModelRef.parse(again.teacher or manifest.teacher.name)
-        config = load_config(model)
-        if head_rows(config) < manifest.teacher.vocabulary:
+        source = open_source(again.teacher or manifest.teacher.name)
+        if source.vocabulary < manifest.teacher.vocabulary:
             raise CacheMismatch(
-                f"{model}: its head has {head_rows(config)} rows; {cache.path} names ids up to "
+                f"{source.name}: its head has {source.vocabulary} rows; {cache.path} names ids up to "
                 f"{manifest.teacher.vocabulary - 1}. Give the teacher that made it."
             )
         return Prepared(
             manifest=manifest,
             samples=CommittedSamples(cache),
-            config=config,
+            config=source.pretrained,
+            gives=source.gives,
             batches=partial(text_batches, budget=manifest.batch_tokens),
-            load=partial(CausalTeacher, model, config, manifest.teacher.dtype, again.device),
+            load=partial(source.load, manifest.teacher.dtype, again.device),
         )
 
     def check_add(self, settings: AddSettings, cache: Cache) -> None:
@@ -104,17 +104,12 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
     """Prepare a dump of texts."""
     refuse_other_tasks(settings, "dump", settings.task, f"--task {settings.task}")
     preset = settings.preset or PRESET
-    model = ModelRef.parse(settings.teacher)
-    config = load_config(model)
-    if "ForImageClassification" in (config.architectures or [""])[0]:
-        raise ModelError(
-            f"{model}: it classifies images. Add --task image-classification to dump what it says of them."
-        )
-    tokenizer = load_tokenizer(model)
-    vocabulary = Vocabulary.of(tokenizer.get_vocab())
-    real = min(len(vocabulary.pieces), head_rows(config))
-    width = getattr(config.get_text_config(), "hidden_size", None)
-    row = row_of(preset, settings.choices(), real, width)
+    source = open_source(settings.teacher)
+    tokenizer = source.tokenizer()
+    vocabulary = Vocabulary.of(tokenizer)
+    real = min(len(vocabulary.pieces), source.vocabulary)
+    row = row_of(preset, settings.choices(), real, source.width)
+    check_teacher(settings, row, source.gives)
     overlap = min(128, settings.max_length // 8) if settings.overlap is None else settings.overlap
     if overlap >= settings.max_length:
         raise BadInput(f"--overlap {overlap}: it must be smaller than --max-length, which is {settings.max_length}.")
@@ -132,10 +127,10 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
         limit=settings.limit,
     )
     encoding = Encoding(max_length=settings.max_length, overlap=overlap)
-    samples = open_samples(spec, encoding, tokenizer, str(model), progress)
+    samples = open_samples(spec, encoding, tokenizer, source.name, progress)
     if samples.highest_token >= real:
         raise ModelError(
-            f"{model}: its tokenizer gives token id {samples.highest_token}, its head has rows for ids below {real}. "
+            f"{source.name}: its tokenizer gives token id {samples.highest_token}, its head has rows for ids below {real}. "
             "The model and the tokenizer do not belong together."
         )
     rows = int(samples.rows_S.sum())
@@ -143,7 +138,7 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
     tail = row.tail.model_copy(update={"pilot_rows": int(samples.rows_S[pilot].sum())})
     manifest = Manifest(
         created_by=created_by(),
-        teacher=teacher_info(settings, config, real, width),
+        teacher=source_info(settings, source, real),
         tokenizer=vocabulary.info(),
         data=DataInfo(
             source=settings.data,
@@ -162,7 +157,8 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
         tokens=int(samples.lengths_S.sum()),
         samples_per_part=per_part,
         batch_tokens=settings.batch_tokens,
-        fidelity_rows=settings.fidelity_rows if row.sparsifier.keeps_rows else 0,
+        # lists do not say how far they are from the whole distribution
+        fidelity_rows=settings.fidelity_rows if row.sparsifier.keeps_rows and LOGITS in source.gives else 0,
         preset=preset,
         sparsifier=row.sparsifier,
         tail=tail,
@@ -173,10 +169,11 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
     return Prepared(
         manifest=manifest,
         samples=samples,
-        config=config,
+        config=source.pretrained,
+        gives=source.gives,
         batches=partial(text_batches, budget=settings.batch_tokens),
         files=partial(shared_files, tokenizer, vocabulary),
-        load=partial(CausalTeacher, model, config, settings.dtype, settings.device),
+        load=partial(source.load, settings.dtype, settings.device),
     )
 
 

@@ -14,13 +14,13 @@ from transformers import PreTrainedTokenizerBase
 from logitstore.core.progress import Progress, Step, no_progress
 from logitstore.core.types import Array, ModelRef
 from logitstore.errors import BadInput
+from logitstore.models.load import load_tokenizer
 from logitstore.store.cache import Cache
 from logitstore.store.layout import inside
 from logitstore.targets.targets import AnyTargets
 from logitstore.text.batches import laid_out
 from logitstore.text.sample import cut
 from logitstore.text.stored import texts_of
-from logitstore.text.tokenizer import load_tokenizer
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.order import OrderedStream
 

@@ -1,30 +1,15 @@
-"""Load the tokenizer, and compare the meaning of its ids with a cache, so that a wrong tokenizer is refused."""
+"""The tokenizer: its files, and telling what its ids mean so that a cache can refuse another one."""
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from logitstore.core.types import ModelRef
-from logitstore.errors import CacheMismatch, ModelError, one_line
+from logitstore.errors import CacheMismatch
 from logitstore.format.data import TokenizerInfo
 from logitstore.store.vocabulary import Vocabulary
-
-
-def load_tokenizer(model: ModelRef) -> PreTrainedTokenizerBase:
-    """Return the tokenizer that belongs to a model.
-
-    Raises:
-        ModelError: the model has no tokenizer, or it cannot be loaded.
-    """
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model.name, **model.pretrained)
-    except Exception as error:
-        # transformers raises many kinds of errors, from OSError to KeyError; the message keeps the reason
-        raise ModelError(f"{model}: no tokenizer could be loaded: {one_line(error)}") from error
-    return tokenizer
 
 
 def tokenizer_files(tokenizer: PreTrainedTokenizerBase) -> dict[str, bytes]:

@@ -16,7 +16,7 @@ from logitstore.core.progress import Progress
 from logitstore.core.types import Array, ModelRef
 from logitstore.errors import BadInput, CacheMismatch, ModelError
 from logitstore.models.head import LinearHead
-from logitstore.models.load import config_from, describe, load_config
+from logitstore.models.load import config_from, describe, load_config, load_tokenizer
 from logitstore.models.shape import head_rows
 from logitstore.settings.train import EvaluateSettings, TrainSettings
 from logitstore.store.cache import Cache
@@ -26,7 +26,7 @@ from logitstore.store.vocabulary import read_pieces
 from logitstore.text.batches import TextCollator
 from logitstore.text.metrics import TextEvaluation, evaluate_text
 from logitstore.text.retokenise import TextLoader, encoded_anew
-from logitstore.text.tokenizer import check_tokenizer, load_tokenizer
+from logitstore.text.tokenizer import check_tokenizer
 from logitstore.train.evaluate import counted, loaded
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.curriculum import Curriculum

@@ -74,9 +74,10 @@ class FidelityCheck:
         """
         places = np.flatnonzero(chosen_N[chunk.span])
         if len(places):
-            rows = torch.from_numpy(places).to(chunk.logits_nV.device)
+            logits_nV = chunk.logits()
+            rows = torch.from_numpy(places).to(logits_nV.device)
             self._waiting.append(
-                (chunk.logits_nV[rows], {name: value[rows.to(value.device)] for name, value in kept.items()})
+                (logits_nV[rows], {name: value[rows.to(value.device)] for name, value in kept.items()})
             )
             if sum(len(logits_NV) for logits_NV, _ in self._waiting) >= TOGETHER:
                 self._compare_waiting()

@@ -14,6 +14,7 @@ from logitstore.core.progress import NO_STOPWATCH, Stopwatch
 from logitstore.core.random import DRAWS, uniform
 from logitstore.core.registry import resolve
 from logitstore.dump.sparsify.fidelity import FidelityCheck
+from logitstore.format.needs import LOGITS, OF_A_MODEL, Gives, wants_of
 from logitstore.format.row import RowInfo
 from logitstore.targets.rows import RowBatch, RowChunk
 from logitstore.targets.shared import latents_of
@@ -24,23 +25,32 @@ class RowReducer:
     """Reduces a chunk of the rows of a batch to what is stored of them, not yet encoded.
 
     Attributes:
-        sparsifier: of the cache.
+        sparsifier: of the cache; it takes raw logits, or what a teacher of lists gives.
+        wants: what the teacher is asked for.
         latents: makes coefficients, or what is stored of hidden states, of hidden states; None where nothing is.
         check: compares some of the rows with the teacher's; None for none.
         watch: times the stages.
     """
 
     sparsifier: Any
+    wants: Gives
     latents: Callable[[Tensor], Tensor] | None
     check: FidelityCheck | None
     watch: Stopwatch = NO_STOPWATCH
 
     @classmethod
     def of(
-        cls, row: RowInfo, shared: Mapping[str, Tensor], check: FidelityCheck | None, watch: Stopwatch = NO_STOPWATCH
+        cls,
+        row: RowInfo,
+        shared: Mapping[str, Tensor],
+        check: FidelityCheck | None,
+        watch: Stopwatch = NO_STOPWATCH,
+        gives: Gives = OF_A_MODEL,
     ) -> RowReducer:
-        """Return the reducer to rows of this kind."""
-        return cls(sparsifier_of(row), latents_of(row, shared), check, watch)
+        """Return the reducer to rows of this kind, from what the teacher gives. Raises BadInput where that is not enough."""
+        wants = wants_of(row, gives)
+        sparsifier = sparsifier_of(row) if LOGITS in wants else sparsifier_of_lists(row)
+        return cls(sparsifier, wants, latents_of(row, shared), check, watch)
 
     def __call__(self, batch: RowBatch, chunk: RowChunk) -> dict[str, Tensor]:
         with self.watch("select"):
@@ -57,11 +67,11 @@ class RowReducer:
 
     def _selected(self, batch: RowBatch, chunk: RowChunk) -> dict[str, Tensor]:
         """Return the sparsifier's choice; the gold logprob of a row without a gold token is NaN."""
-        uniform_nD = self._uniform(batch, chunk)
+        uniform_nD, said = self._uniform(batch, chunk), chunk.top or chunk.logits()
         if not bool((batch.gold_N[chunk.span] < 0).any()):
-            kept: dict[str, Tensor] = self.sparsifier(chunk.logits_nV, chunk.gold_n, uniform_nD)
+            kept: dict[str, Tensor] = self.sparsifier(said, chunk.gold_n, uniform_nD)
             return kept
-        kept = self.sparsifier(chunk.logits_nV, chunk.gold_n.clamp(min=0), uniform_nD)
+        kept = self.sparsifier(said, chunk.gold_n if chunk.top else chunk.gold_n.clamp(min=0), uniform_nD)
         is_gold_n = chunk.gold_n >= 0
         kept["gold_logprob"] = kept["gold_logprob"].masked_fill(~is_gold_n, torch.nan)
         kept["gold_listed"] = kept["gold_listed"] & is_gold_n
@@ -80,3 +90,11 @@ def sparsifier_of(row: RowInfo) -> Any:
     info = row.sparsifier
     arguments = {name: getattr(info, name) for name in info.kind.arguments}
     return resolve(info.kind.sparsifier)(k=info.k, vocabulary=row.vocabulary, **arguments)
+
+
+def sparsifier_of_lists(row: RowInfo) -> Any:
+    """Return what makes these rows of lists of the most probable tokens."""
+    info = row.sparsifier
+    if info.kind.of_lists is None:
+        raise ValueError(f"rows of kind {info.name} cannot be made from lists")
+    return resolve(info.kind.of_lists)(k=info.k, vocabulary=row.vocabulary)

@@ -7,23 +7,29 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
 from logitstore.core.types import ModelRef
-from logitstore.dump.teachers.teacher import Teacher
+from logitstore.dump.teachers.model import ModelTeacher
+from logitstore.dump.teachers.source import TeacherSource
 from logitstore.errors import ModelError
+from logitstore.format.needs import OF_A_MODEL, Gives
 from logitstore.format.tap_names import FINAL
 from logitstore.models.head import LinearHead
 from logitstore.models.hooks import taken_by
-from logitstore.models.load import DTYPES, load_weights, pick_device
+from logitstore.models.load import DTYPES, describe, load_config, load_tokenizer, load_weights, pick_device
+from logitstore.models.shape import head_rows
 
 
-class CausalTeacher(Teacher):
+class CausalTeacher(ModelTeacher):
     """A loaded language model."""
+
+    gives: ClassVar[Gives] = OF_A_MODEL
 
     def __init__(self, model: ModelRef, config: PretrainedConfig, dtype: str, device: str) -> None:
         """Load the weights with transformers.
@@ -51,8 +57,8 @@ class CausalTeacher(Teacher):
             logits_BTV = self.logits(inputs)
         return logits_BTV, seen[-1]
 
-    def features(self, inputs: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
-        """Return the named features; logits are computed for the last position only. See `Teacher`."""
+    def features(self, inputs: Mapping[str, Tensor], names: Sequence[str]) -> Mapping[str, Tensor]:
+        """The features named; of the logits only the last position's are made. See `Teacher`."""
         keep: dict[str, Any] = {}
         if "logits_to_keep" in inspect.signature(self._model.forward).parameters:
             keep = {"logits_to_keep": 1}
@@ -70,3 +76,33 @@ class CausalTeacher(Teacher):
         if FINAL in names and not torch.equal(seen[FINAL], taken_BTD):
             raise ModelError(f"{self.name}: its output layer does not take its final hidden states.")
         return {name: int(seen[name].shape[-1]) for name in names}
+
+
+def source(name: str) -> TeacherSource:
+    """Return what is known of a model before its weights are loaded.
+
+    Args:
+        name: a folder, a hub name, or folder::file.gguf.
+
+    Raises:
+        ModelError: there is no such model, or it classifies images.
+    """
+    model = ModelRef.parse(name)
+    config = load_config(model)
+    architecture, plain = describe(config)
+    if "ForImageClassification" in architecture:
+        raise ModelError(
+            f"{model}: it classifies images. Add --task image-classification to dump what it says of them."
+        )
+    return TeacherSource(
+        name=str(model),
+        gives=CausalTeacher.gives,
+        tokenizer=partial(load_tokenizer, model),
+        vocabulary=head_rows(config),
+        width=getattr(config.get_text_config(), "hidden_size", None),
+        architecture=architecture,
+        config=plain,
+        revision=getattr(config, "_commit_hash", None),
+        pretrained=config,
+        load=partial(CausalTeacher, model, config),
+    )

@@ -6,23 +6,26 @@ Axes: B images, D channels, C classes, T = 1, the only position of an image.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from logitstore.core.types import ModelRef
-from logitstore.dump.teachers.teacher import Teacher
+from logitstore.dump.teachers.model import ModelTeacher
 from logitstore.errors import ModelError
+from logitstore.format.needs import OF_A_MODEL, Gives
 from logitstore.models.head import LinearHead
 from logitstore.models.hooks import taken_by
 from logitstore.models.load import DTYPES, load_weights, pick_device
 from logitstore.models.shape import classifier_of, size_errors
 
 
-class ImageTeacher(Teacher):
-    """A loaded classifier."""
+class ImageTeacher(ModelTeacher):
+    """A loaded classifier; of its features only `final` is kept."""
+
+    gives: ClassVar[Gives] = OF_A_MODEL
 
     def __init__(self, model: ModelRef, config: PretrainedConfig, dtype: str, device: str) -> None:
         """Load the weights with transformers.

@@ -1,88 +1,106 @@
-"""The interface of every teacher: logits, features of the forward pass, and a fingerprint of the weights.
+"""What every teacher can do: answer about rows, and be told apart from another teacher.
 
-Axes: B sequences or images, T positions, D channels, V vocabulary.
+Axes: B sequences or images, T positions, N rows, D channels.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
-import xxhash
 from torch import Tensor
 
+from logitstore.errors import ModelError
+from logitstore.format.needs import Gives, called
 from logitstore.models.head import LinearHead
-from logitstore.models.hooks import recording
+from logitstore.targets.rows import RowBatch, RowChunk
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherBatch(RowBatch):
+    """Some samples as the teacher takes them, and where their rows are.
+
+    Attributes:
+        inputs: of the teacher, by name: of texts `input_ids` and `attention_mask`, int64[B, T], padded on the right; of
+            images `pixel_values`, float32[B, 3, H, W].
+        rows_N: int64, the rows' places in the flattened [B * T], sample after sample; T is 1 for images.
+    """
+
+    inputs: dict[str, Tensor]
+    rows_N: Tensor
+
+
+Batches = Callable[[list[Any]], Iterable[TeacherBatch]]
+"""How samples become batches."""
 
 
 class Teacher(ABC):
-    """A loaded teacher.
+    """A loaded teacher. One that gives neither hidden states nor features implements `name`, `rows` and `fingerprint` alone.
 
     Attributes:
-        device: the device that the model runs on.
+        gives: what it can be asked for, names of `logitstore.format.needs`; known before the weights are loaded.
+        device: where it runs.
     """
 
+    gives: ClassVar[Gives]
     device: torch.device
-    _model: Any
 
     @property
+    @abstractmethod
     def name(self) -> str:
-        """Name of the model's class."""
-        return type(self._model).__name__
+        """What messages call it, such as the model's class."""
 
     @abstractmethod
-    def head(self, vocabulary: int) -> LinearHead:
-        """Return the head, which turns hidden states into logits of the first `vocabulary` tokens.
-
-        Raises:
-            ModelError: the model has no linear head.
-        """
-
-    @abstractmethod
-    def logits(self, inputs: Mapping[str, Tensor], **options: Any) -> Tensor:
-        """Return raw logits [B, T, V'] in the model's dtype; V' includes padding rows of the embedding.
+    def rows(self, batch: TeacherBatch, wants: Gives) -> Iterator[RowChunk]:
+        """Answer about the rows of a batch, a few at a time, in their order.
 
         Args:
-            inputs: inputs of the model, on any device.
-            options: further arguments of the model's forward.
+            batch: the samples, and where their rows are.
+            wants: what every chunk must hold; a subset of `gives`, without features.
+
+        Raises:
+            ModelError: the teacher cannot answer.
         """
 
     @abstractmethod
-    def logits_and_hidden(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the logits, and the final hidden state [B, T, D] that the output layer made them from."""
+    def fingerprint(self) -> str:
+        """Return what tells this teacher from one that answers differently; for a model a checksum of its weights."""
 
-    def recording(self, names: Sequence[str]) -> AbstractContextManager[dict[str, Tensor]]:
-        """Return a context in which calls of `logits` also record the named features; see `logitstore.models.hooks`."""
-        return recording(self._model, names)
+    def head(self, vocabulary: int) -> LinearHead:
+        """Return how hidden states become logits of the first `vocabulary` tokens.
 
-    def features(self, inputs: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
-        """Return the named features, each [B, T, D] in the model's dtype.
+        Raises:
+            ModelError: not by a linear head.
+        """
+        raise ModelError(f"{self.name}: it gives {called(self.gives)}, and its output layer is not known.")
+
+    def recording(self, names: Sequence[str]) -> AbstractContextManager[Mapping[str, Tensor]]:
+        """Return a context in which `rows` also records the features named; see `logitstore.models.hooks`."""
+        self._refuse_features(names)
+        return nullcontext({})
+
+    def features(self, inputs: Mapping[str, Tensor], names: Sequence[str]) -> Mapping[str, Tensor]:
+        """Return the features named, [B, T, D] each in the model's dtype.
 
         Raises:
             ModelError: the model does not have a feature.
         """
-        with self.recording(names) as seen:
-            self.logits(inputs)
-        return seen
+        self._refuse_features(names)
+        return {}
 
-    @abstractmethod
     def widths(self, names: Sequence[str]) -> dict[str, int]:
-        """Return D, the count of channels, of each named feature.
+        """Return D of the features named.
 
         Raises:
             ModelError: the model does not have a feature, or its output layer does not take the final hidden states.
         """
+        self._refuse_features(names)
+        return {}
 
-    def fingerprint(self) -> str:
-        """Return the xxh3-128 of the name, dtype, shape and bytes of every parameter, in order."""
-        return self._fingerprint("")
-
-    def _fingerprint(self, also: str) -> str:
-        digest = xxhash.xxh3_128(also.encode())
-        for name, value in self._model.named_parameters():
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-        return digest.hexdigest()
+    def _refuse_features(self, names: Sequence[str]) -> None:
+        if names:
+            raise ModelError(f"{self.name}: it gives {called(self.gives)}, and no features.")

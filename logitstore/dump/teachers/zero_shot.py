@@ -6,7 +6,7 @@ Axes: B images, D channels, C classes, T the one position of an image.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,8 @@ from transformers import AutoTokenizer, PretrainedConfig
 
 from logitstore.core.types import ModelRef
 from logitstore.dump.teachers.image_classifier import ImageTeacher
-from logitstore.errors import BadInput, ModelError, one_line
+from logitstore.errors import ModelError, one_line
+from logitstore.format.needs import HIDDEN, LOGITS, Gives
 from logitstore.models.head import LinearHead
 from logitstore.models.load import DTYPES, ZERO_SHOT, load_weights, pick_device
 from logitstore.models.shape import size_errors
@@ -22,6 +23,8 @@ from logitstore.models.shape import size_errors
 
 class ZeroShotTeacher(ImageTeacher):
     """CLIP or a similar model: embeddings of texts that name the classes are the output layer (Radford et al. 2021, 3.1)."""
+
+    gives: ClassVar[Gives] = frozenset({LOGITS, HIDDEN})
 
     def __init__(
         self, model: ModelRef, config: PretrainedConfig, dtype: str, device: str, texts: Sequence[str]
@@ -70,10 +73,7 @@ class ZeroShotTeacher(ImageTeacher):
         return (hidden_BD @ self._weight_CD.T)[:, None], hidden_BD[:, None]
 
     def widths(self, names: Sequence[str]) -> dict[str, int]:
-        if names:
-            raise BadInput(
-                f"--hidden: no taps are kept of {self.name}, which compares images with texts. Leave it out."
-            )
+        self._refuse_features(names)
         return {}
 
     def fingerprint(self) -> str:

@@ -1,0 +1,91 @@
+"""A model of transformers as the teacher: its logits, its hidden states, and the features of its forward pass.
+
+Axes: B sequences or images, T positions, R = B * T, D channels, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+import xxhash
+from torch import Tensor
+
+from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
+from logitstore.format.needs import HIDDEN, Gives
+from logitstore.models.head import LinearHead
+from logitstore.models.hooks import recording
+from logitstore.targets.chunks import ASKED_ELEMENTS, chunk_rows, runs
+from logitstore.targets.rows import RowChunk
+
+
+class ModelTeacher(Teacher):
+    """A loaded model whose whole forward pass is at hand."""
+
+    _model: Any
+
+    @property
+    def name(self) -> str:
+        """The model's class."""
+        return type(self._model).__name__
+
+    @abstractmethod
+    def head(self, vocabulary: int) -> LinearHead:
+        """Return how hidden states become logits of the first `vocabulary` tokens; see `Teacher`."""
+
+    @abstractmethod
+    def logits(self, inputs: Mapping[str, Tensor], **options: Any) -> Tensor:
+        """Return raw logits [B, T, V'] in the model's dtype, V' including padding rows of the embedding.
+
+        Args:
+            inputs: of the model, on any device.
+            options: of the model's forward.
+        """
+
+    @abstractmethod
+    def logits_and_hidden(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the logits, and the final hidden state [B, T, D] that its output layer made them from."""
+
+    @abstractmethod
+    def widths(self, names: Sequence[str]) -> dict[str, int]:
+        """Return D of the features named; see `Teacher`."""
+
+    def rows(self, batch: TeacherBatch, wants: Gives) -> Iterator[RowChunk]:
+        """Run the model once, and give the logits of the rows, with their hidden states where `wants` has them."""
+        hidden_RD = None
+        if HIDDEN in wants:
+            logits_BTV, hidden_BTD = self.logits_and_hidden(batch.inputs)
+            hidden_RD = hidden_BTD.flatten(0, 1)
+        else:
+            logits_BTV = self.logits(batch.inputs)
+        flat_RV = logits_BTV.flatten(0, 1)
+        rows_N = batch.rows_N.to(flat_RV.device)
+        for span, places in runs(rows_N, chunk_rows(flat_RV.shape[1], flat_RV.device.type, ASKED_ELEMENTS)):
+            yield RowChunk(
+                span=span,
+                gold_n=batch.gold_N[span].to(flat_RV.device),
+                logits_nV=flat_RV[places],
+                hidden_nD=None if hidden_RD is None else hidden_RD[places],
+            )
+
+    def recording(self, names: Sequence[str]) -> AbstractContextManager[Mapping[str, Tensor]]:
+        return recording(self._model, names)
+
+    def features(self, inputs: Mapping[str, Tensor], names: Sequence[str]) -> Mapping[str, Tensor]:
+        with self.recording(names) as seen:
+            self.logits(inputs)
+        return seen
+
+    def fingerprint(self) -> str:
+        """Return xxh3-128 over the name, dtype, shape and bytes of every parameter, in order."""
+        return self._fingerprint("")
+
+    def _fingerprint(self, also: str) -> str:
+        digest = xxhash.xxh3_128(also.encode())
+        for name, value in self._model.named_parameters():
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
