@@ -27,6 +27,7 @@ from logitstore.dump.taps import TapRequest
 from logitstore.dump.task import prepare
 from logitstore.settings.dump import DumpSettings
 from logitstore.store import layout
+from logitstore.store.local_disk import LocalDisk
 from logitstore.targets.shared import load_shared
 
 FOLDER = Path("build/dump")
@@ -92,7 +93,7 @@ class Ready:
             self.teacher.logits(batch.inputs)
 
     def selected(self) -> None:
-        keep = RowReducer.of(self.manifest.row, load_shared(self.folder, self.manifest), None)
+        keep = RowReducer.of(self.manifest.row, load_shared(LocalDisk(self.folder), self.manifest), None)
         for _ in ask_rows(self.teacher, keep, self.prepared.batches(self.asked), hidden=True):
             pass
 
@@ -104,7 +105,7 @@ class Ready:
 
     def _write(self, changes: dict[str, int]) -> None:
         manifest = self.manifest.model_copy(update=changes)
-        PartsWriter(self.plan.out, manifest, self.prepared, self.teacher).write(0, [ANSWERS])
+        PartsWriter(LocalDisk(self.plan.out), manifest, self.prepared, self.teacher).write(0, [ANSWERS])
         shutil.rmtree(layout.part_folder(self.folder, 0))
 
 

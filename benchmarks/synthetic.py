@@ -26,6 +26,7 @@ from logitstore.image.view import View
 from logitstore.image.views.proof import versions
 from logitstore.store import layout
 from logitstore.store.cache import Cache
+from logitstore.store.local_disk import LocalDisk
 from logitstore.store.writer import PartWriter
 from logitstore.text.sample import Sample
 
@@ -120,7 +121,7 @@ def make_views(folder: Path, classes: int, *, views: int, samples_per_part: int,
     for part in range(manifest.parts):
         span = manifest.span(part)
         made = [View(name=names[image], image=image, view=0, label=-1) for image in range(span.start, span.stop)]
-        with PartWriter(folder, manifest, part, made) as writer:
+        with PartWriter(LocalDisk(folder), manifest, part, made) as writer:
             for number in range(len(made)):
                 place = (span.start + number) % INVENTED
                 fields = {name: value[place : place + 1] for name, value in invented.items()}
@@ -176,7 +177,7 @@ def write_part(folder: Path, manifest: Manifest, part: int, rows: int, invented:
         )
         for number in range(manifest.samples_in(part))
     ]
-    with PartWriter(folder, manifest, part, made) as writer:
+    with PartWriter(LocalDisk(folder), manifest, part, made) as writer:
         for number in range(len(made)):
             places = (np.arange(rows) + number * rows) % INVENTED
             writer.write(number, Answer(fields={name: value[places] for name, value in invented.items()}))

@@ -95,12 +95,13 @@ def _print_plan(settings: DumpSettings, manifest: Any, tap_bytes: int) -> None:
     expected = rows * bytes_per_row + shown.sample_bytes(manifest)
     of_taps = f", {tap_bytes} of them for taps" if tap_bytes else ""
     free = resolve("logitstore.store.storage:free_bytes")(settings.out)
+    room = "no limit" if free is None else f"{size(free)} free"
     error = resolve("logitstore.dump.pilot_file:expected_error")(settings.out, manifest)
     for line in (
         *shown.dry_run(manifest),
         f"rows       {rows:,}, preset {manifest.preset}: {manifest.sparsifier.name}, tail {manifest.tail.shape}",
         f"parts      {manifest.parts:,} of up to {manifest.samples_per_part:,} samples",
-        f"size       about {size(expected)} of rows and samples ({bytes_per_row} B/row{of_taps}); {size(free)} free there",
+        f"size       about {size(expected)} of rows and samples ({bytes_per_row} B/row{of_taps}); {room} there",
         f"error      {error or shown.typical_error(manifest)}",
         f"nothing was written to {settings.out}",
     ):

@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
+    from logitstore.core.place import Place
     from logitstore.core.progress import Step
     from logitstore.store.cache import Cache
 
@@ -105,7 +105,7 @@ class Bars:
 
 
 @contextmanager
-def going_on(out: Path) -> Iterator[None]:
+def going_on(out: Place) -> Iterator[None]:
     """Where parts of a cache are written: say at Ctrl-C what is left of them."""
     try:
         yield
@@ -116,7 +116,7 @@ def going_on(out: Path) -> Iterator[None]:
         raise
 
 
-def say_made(out: Path, made: Cache) -> None:
+def say_made(out: Place, made: Cache) -> None:
     """What was made from caches, and what a row of it costs."""
     on_disk = sum(seal.bytes for record in made.records for seal in record.files.values()) / max(made.rows, 1)
     console.print(

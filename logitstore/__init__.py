@@ -7,13 +7,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from logitstore.core.registry import resolve
 from logitstore.errors import LogitstoreError
 
 if TYPE_CHECKING:
+    from logitstore.core.place import Place
     from logitstore.core.types import Answer, CachedSample
     from logitstore.store.cache import Cache
     from logitstore.text.sample import Sample
@@ -24,7 +24,6 @@ __version__ = "0.1.0"
 
 __all__ = ["Answer", "Cache", "CachedSample", "LogitstoreError", "Sample", "open"]
 
-
 _LATER = {
     "Answer": "logitstore.core.types:Answer",
     "Cache": "logitstore.store.cache:Cache",
@@ -33,7 +32,7 @@ _LATER = {
 }
 
 
-def open(path: str | Path) -> Cache:
+def open(path: Place) -> Cache:
     """Open a cache for reading. Costs milliseconds whatever its size, and touches no row.
 
     Raises:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 
 class LogitstoreError(Exception):
@@ -57,8 +56,8 @@ _STORAGE = {
 
 
 @contextmanager
-def storage_errors(target: Path, then: str = "run the same command again") -> Iterator[None]:
-    """Turn errors of the operating system about writing below `target` into a StorageError; let other errors pass."""
+def storage_errors(target: object, then: str = "run the same command again") -> Iterator[None]:
+    """Retell the operating system's refusals to write below `target` as a StorageError; let other errors pass."""
     try:
         yield
     except OSError as error:

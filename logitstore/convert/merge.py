@@ -11,7 +11,6 @@ import json
 import math
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import torch
 import xxhash
@@ -20,16 +19,17 @@ import logitstore
 from logitstore.convert.parts import fit_on, shared_files, write_parts
 from logitstore.convert.row_source import Mean
 from logitstore.convert.rows import Remake
+from logitstore.core.place import Place
 from logitstore.core.progress import Progress, no_progress
 from logitstore.dump.begin import Fit, begin, target_folder
 from logitstore.errors import BadInput, CacheMismatch
 from logitstore.format.manifest import MANIFEST_NAME, Manifest, Member, TeacherInfo
 from logitstore.format.presets import row_of
 from logitstore.format.row import RowInfo
-from logitstore.format.sealed import unseal
 from logitstore.settings.convert import MergeSettings
 from logitstore.store.cache import Cache
 from logitstore.store.checks.same_samples import check_same_samples
+from logitstore.store.storage import Storage, open_storage, read_sealed
 from logitstore.targets.shared import load_shared
 
 
@@ -53,24 +53,25 @@ def merge(settings: MergeSettings, progress: Progress = no_progress) -> Cache:
     def fit() -> Fit:
         return fit_on(mean, first, row, settings.pilot_rows, progress) if row.tail.shape == "prior" else ({}, 0)
 
+    out = open_storage(settings.out)
     with target_folder(settings.out, settings.caches):
-        _refuse_another_mean(settings.out, wanted)
-        manifest = begin(settings.out, wanted, partial(shared_files, first), fit)
+        _refuse_another_mean(out, wanted)
+        manifest = begin(out, wanted, partial(shared_files, first), fit)
     # what is stored decides, also where another process began this cache
     remake = Remake(
         row=row,
-        shared=load_shared(settings.out, manifest),
+        shared=load_shared(out, manifest),
         distributions=mean,
         share=manifest.fidelity_rows / manifest.rows,
     )
     return write_parts(settings.out, manifest, first, remake, "merge", progress)
 
 
-def _check_named(paths: Sequence[Path]) -> None:
+def _check_named(paths: Sequence[Place]) -> None:
     if len(paths) < 2:
         given = f"only {paths[0]} was given" if paths else "none was given"
         raise BadInput(f"merge needs two caches or more: {given}. Name all whose mean you want.")
-    folders = [path.resolve() for path in paths]
+    folders = [open_storage(path).address for path in paths]
     twice = next((path for place, path in enumerate(paths) if folders[place] in folders[:place]), None)
     if twice is not None:
         raise BadInput(f"{twice}: it is named twice. Name each cache once, and say what it counts with --weights.")
@@ -98,7 +99,7 @@ def weights_of(text: str | None, count: int) -> list[float]:
     return [share / sum(shares) for share in shares]
 
 
-def _opened(paths: Sequence[Path]) -> list[Cache]:
+def _opened(paths: Sequence[Place]) -> list[Cache]:
     """Return the caches, checked as far as that is cheap."""
     caches = [Cache(path) for path in paths]
     for cache in caches:
@@ -174,11 +175,11 @@ def _mean_teacher(teachers: Sequence[TeacherInfo], members: Sequence[Member]) ->
     )
 
 
-def _refuse_another_mean(out: Path, wanted: Manifest) -> None:
+def _refuse_another_mean(out: Storage, wanted: Manifest) -> None:
     """Refuse a folder with the mean of other caches, in words: a fingerprint that differs says nothing to a user."""
-    if not (out / MANIFEST_NAME).exists():
+    if out.size(MANIFEST_NAME) is None:
         return
-    existing = unseal(Manifest, out / MANIFEST_NAME)
+    existing = read_sealed(Manifest, out, MANIFEST_NAME)
     if existing.teacher.fingerprint == wanted.teacher.fingerprint:
         return
     old, new = existing.merged_from, wanted.merged_from or []

@@ -6,13 +6,13 @@ target -> fit on rows of the sources -> cache.json and shared files -> part by p
 from __future__ import annotations
 
 from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 
 from logitstore.convert.row_source import RowSource, batches
 from logitstore.convert.rows import Recoder
 from logitstore.core.order import spread
+from logitstore.core.place import Place
 from logitstore.core.progress import Progress, Step
 from logitstore.dump.begin import Fit
 from logitstore.dump.fit import fitted, listed_by
@@ -22,15 +22,15 @@ from logitstore.dump.sparsify.sketch import TailPilot
 from logitstore.format.manifest import Manifest
 from logitstore.format.row import RowInfo
 from logitstore.models.head import LinearHead
-from logitstore.store import layout
 from logitstore.store.cache import Cache
+from logitstore.store.storage import open_storage
 from logitstore.store.writer import PartTaken, PartWriter
 
 
 def shared_files(source: Cache) -> dict[str, bytes]:
     """Return the contents of a cache's shared files by their paths, but for the tail's."""
     names = [name for name in source.manifest.shared if name != source.manifest.tail.file]
-    return {name: layout.inside(source.path, name).read_bytes() for name in names}
+    return {name: source.storage.read(name) for name in names}
 
 
 def fit_on(
@@ -66,7 +66,7 @@ def fit_on(
 
 
 def write_parts(
-    out: Path, manifest: Manifest, source: Cache, recoder: Recoder, stage: str, progress: Progress
+    out: Place, manifest: Manifest, source: Cache, recoder: Recoder, stage: str, progress: Progress
 ) -> Cache:
     """Write the missing parts, with the same numbers and samples as the parts of the source. Return the new cache.
 
@@ -74,7 +74,8 @@ def write_parts(
         CacheMismatch, CacheDamaged: existing parts belong to another plan or are not whole.
         StorageError: the disk is full or the folder cannot be written; committed parts stay.
     """
-    done = set(layout.committed_parts(out))
+    storage = open_storage(out)
+    done = set(storage.list_parts())
     rows = {record.part: record.rows for record in source.records if record.part not in done}
     written = 0
 
@@ -86,6 +87,6 @@ def write_parts(
     for number in rows:
         part = source.part(number)
         samples = [part.samples.sample(index) for index in range(len(part.samples))]
-        with suppress(PartTaken), PartWriter(out, manifest, number, samples) as writer:
+        with suppress(PartTaken), PartWriter(storage, manifest, number, samples) as writer:
             recoder.write(part, samples, writer, report_rows)
     return finished(out)

@@ -21,6 +21,7 @@ from logitstore.format.row import CodecInfo, RowInfo
 from logitstore.format.row_kinds import ARGUMENTS
 from logitstore.settings.convert import RecodeSettings
 from logitstore.store.cache import Cache
+from logitstore.store.storage import open_storage
 from logitstore.targets.shared import load_shared
 
 
@@ -41,11 +42,10 @@ def recode(settings: RecodeSettings, progress: Progress = no_progress) -> Cache:
     row = target_row(settings, source.manifest)
     wanted = _manifest(settings, source.manifest, row)
     with target_folder(settings.out, [settings.cache]):
-        manifest = begin(
-            settings.out, wanted, partial(shared_files, source), lambda: _fit(settings, source, row, progress)
-        )
+        out = open_storage(settings.out)
+        manifest = begin(out, wanted, partial(shared_files, source), lambda: _fit(settings, source, row, progress))
     # what is stored decides, also where another process began this cache
-    recoder = recoder_of(source, row, load_shared(settings.out, manifest))
+    recoder = recoder_of(source, row, load_shared(out, manifest))
     return write_parts(settings.out, manifest, source, recoder, "recode", progress)
 
 
@@ -139,5 +139,5 @@ def _fit(settings: RecodeSettings, source: Cache, row: RowInfo, progress: Progre
     if hidden is not None and row.tail.shape != "head":
         head = hidden.head if row.tail.shape == "sketch" else None
         return fit_on(hidden, source, row, settings.pilot_rows, progress, head)
-    shared, pilot_rows = load_shared(source.path, source.manifest), source.manifest.tail.pilot_rows
+    shared, pilot_rows = load_shared(source.storage, source.manifest), source.manifest.tail.pilot_rows
     return (shared if row.tail.shape == source.manifest.tail.shape else {"prior": shared["prior"]}), pilot_rows

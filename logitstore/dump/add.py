@@ -64,8 +64,8 @@ def _add_taps(settings: AddSettings, cache: Cache, progress: Progress) -> Cache:
         _check_features(settings, open_source(name).gives, name)
     names = task.taps(lambda: _config(name), settings.hidden, settings.qkv)
     taps = TapRequest(names=names, codec=settings.tap_codec)
-    is_begun = taps_are_begun(settings.cache, cache.manifest, taps)
-    work = missing_work(settings.cache, _committed(settings, cache), names)
+    is_begun = taps_are_begun(cache.storage, cache.manifest, taps)
+    work = missing_work(cache.storage, _committed(settings, cache), names)
     if work or not is_begun:
         prepared, teacher = _teacher_again(settings, cache, None, progress)
 
@@ -76,8 +76,8 @@ def _add_taps(settings: AddSettings, cache: Cache, progress: Progress) -> Cache:
             first = cache.first_sample_of(views[0]) if views else 0
             return prepared.batches([cache[first + index].sample for index in spread(count, rows, settings.pilot_rows)])
 
-        begun = begin_taps(settings.cache, cache.manifest, taps, teacher, pilot, progress)
-        write_parts(PartsWriter(settings.cache, cache.manifest, prepared, teacher, begun), work, "add", progress)
+        begun = begin_taps(cache.storage, cache.manifest, taps, teacher, pilot, progress)
+        write_parts(PartsWriter(cache.storage, cache.manifest, prepared, teacher, begun), work, "add", progress)
     cache = Cache(settings.cache)
     finish_taps(cache, names)
     return cache
@@ -87,13 +87,13 @@ def _add_views(settings: AddSettings, cache: Cache, progress: Progress) -> Cache
     """Write the views that `settings` name, or what is missing of them, as parts of the cache itself."""
     manifest = cache.manifest
     views = _views_wanted(settings, manifest.views)
-    work = missing_work(settings.cache, _parts_of_views(settings, views, manifest.parts_of_view), [ANSWERS])
+    work = missing_work(cache.storage, _parts_of_views(settings, views, manifest.parts_of_view), [ANSWERS])
     if work:
         prepared, teacher = _teacher_again(settings, cache, max(views[-1] + 1, manifest.views), progress)
-        more = ensure_views(settings.cache, views[-1] + 1)
-        write_parts(PartsWriter(settings.cache, more, prepared, teacher), work, "dump", progress)
+        more = ensure_views(cache.storage, views[-1] + 1)
+        write_parts(PartsWriter(cache.storage, more, prepared, teacher), work, "dump", progress)
     # also where nothing was left to do: a process that was stopped, or saw fewer views, may have left the plan behind
-    ensure_views(settings.cache, views[-1] + 1)
+    ensure_views(cache.storage, views[-1] + 1)
     return finished(settings.cache)
 
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import safetensors.torch
 from torch import Tensor
 
+from logitstore.core.place import Place
 from logitstore.errors import BadInput, CacheMismatch, storage_errors
 from logitstore.format.manifest import MANIFEST_NAME, Manifest
-from logitstore.format.sealed import seal, seal_of_bytes, unseal
+from logitstore.format.sealed import seal, seal_of_bytes
 from logitstore.format.tap import TAPS
-from logitstore.store import layout, storage
+from logitstore.store import layout
 from logitstore.store.checks.verify import shared_problems
+from logitstore.store.storage import Storage, open_storage, read_sealed
 from logitstore.targets.shared import load_shared
 
 Fit = tuple[dict[str, Tensor], int]
@@ -24,7 +24,7 @@ Fit = tuple[dict[str, Tensor], int]
 
 
 @contextmanager
-def target_folder(out: Path, sources: Sequence[Path] = (), *, resume: bool = True) -> Iterator[None]:
+def target_folder(out: Place, sources: Sequence[Place] = (), *, resume: bool = True) -> Iterator[None]:
     """Refuse, before any work, a folder that cannot become or is not the cache; remove a new one if the work fails at once.
 
     Args:
@@ -36,52 +36,45 @@ def target_folder(out: Path, sources: Sequence[Path] = (), *, resume: bool = Tru
         BadInput: `out` is a source or lies inside of one, is a file, holds something else, or may not be continued.
         StorageError: the folder cannot be written.
     """
+    target = open_storage(out)
     for source in sources:
-        if out.resolve() == source.resolve():
+        address = open_storage(source).address
+        if target.address == address:
             raise BadInput(f"--out {out}: it is the source itself. Choose another folder.")
-        if out.resolve().is_relative_to(source.resolve()):
+        if target.address.startswith(f"{address.rstrip('/')}/"):
             raise BadInput(f"--out {out}: it lies inside of {source}. Choose a folder outside of it.")
-    if out.exists() and not out.is_dir():
-        raise BadInput(f"--out {out}: a file stands there. Choose another folder.")
-    is_new = not out.exists()
-    with storage_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-        names = {name for name in os.listdir(out) if not name.startswith(".")}
-        (probe := out / f".probe.{os.getpid()}").touch()
-        probe.unlink(missing_ok=True)
-    if MANIFEST_NAME in names:
-        if not resume:
-            raise BadInput(f"--out {out}: a cache is there already. Choose another folder, or leave out --no-resume.")
-    elif names - {layout.PARTS, layout.SHARED, layout.PILOT, TAPS, "lost+found"}:
-        raise BadInput(f"--out {out}: the folder holds other files. Choose an empty or new one.")
-    try:
+    with ExitStack() as stack:
+        with storage_errors(out):
+            names = {name for name in stack.enter_context(target.claim()) if not name.startswith(".")}
+        if MANIFEST_NAME in names:
+            if not resume:
+                raise BadInput(
+                    f"--out {out}: a cache is there already. Choose another folder, or leave out --no-resume."
+                )
+        elif names - {layout.PARTS, layout.SHARED, layout.PILOT, TAPS, "lost+found"}:
+            raise BadInput(f"--out {out}: the folder holds other files. Choose an empty or new one.")
         yield
-    except BaseException:
-        if is_new:
-            with suppress(OSError):
-                out.rmdir()  # only an empty folder goes
-        raise
 
 
-def existing_manifest(root: Path, wanted: Manifest, but: set[str] | None = None) -> Manifest | None:
+def existing_manifest(storage: Storage, wanted: Manifest, but: set[str] | None = None) -> Manifest | None:
     """Return the manifest that is there, or None.
 
     Args:
-        root: folder of the cache.
+        storage: that of the cache.
         wanted: what this command would write.
         but: entries of the teacher that are not known yet.
 
     Raises:
         CacheMismatch: it is another plan.
     """
-    if not (root / MANIFEST_NAME).exists():
+    if storage.size(MANIFEST_NAME) is None:
         return None
-    manifest = unseal(Manifest, root / MANIFEST_NAME)
-    refuse_other_plan(root, manifest, wanted, but)
+    manifest = read_sealed(Manifest, storage, MANIFEST_NAME)
+    refuse_other_plan(storage, manifest, wanted, but)
     return manifest
 
 
-def refuse_other_plan(out: Path, there: Manifest, wanted: Manifest, but: set[str] | None = None) -> None:
+def refuse_other_plan(out: Storage, there: Manifest, wanted: Manifest, but: set[str] | None = None) -> None:
     """Compare two plans, except for what the pilot gave (each machine's may differ in the last bits) and `but`.
 
     Raises:
@@ -117,11 +110,13 @@ def _first_difference(there: Any, here: Any, name: str = "") -> tuple[str, Any, 
     return None if there == here else (name, there, here)
 
 
-def begin(root: Path, wanted: Manifest, files: Callable[[], dict[str, bytes]], fit: Callable[[], Fit]) -> Manifest:
+def begin(
+    storage: Storage, wanted: Manifest, files: Callable[[], dict[str, bytes]], fit: Callable[[], Fit]
+) -> Manifest:
     """Write the shared files and then `cache.json`, or make sure that those that are there belong to the same plan.
 
     Args:
-        root: the cache to be.
+        storage: that of the cache to be.
         wanted: its manifest, but for the shared files.
         files: gives the shared files that no pilot decides, by their paths in the cache.
         fit: gives what the rows share of their tails. What is stored decides, so it is called once in the life of a cache.
@@ -130,46 +125,46 @@ def begin(root: Path, wanted: Manifest, files: Callable[[], dict[str, bytes]], f
         CacheMismatch: another plan's cache is there, or a shared file is damaged and cannot be made again.
         StorageError: the disk is full or the folder cannot be written.
     """
-    existing = existing_manifest(root, wanted)
+    existing = existing_manifest(storage, wanted)
     if existing is None:
-        return _written_first(root, *_with_shared(wanted, files(), *fit()))
-    damaged = {problem.file for problem in shared_problems(root, existing)}
+        return _written_first(storage, *_with_shared(wanted, files(), *fit()))
+    damaged = {problem.file for problem in shared_problems(storage, existing)}
     if damaged:
-        tail = fit() if existing.tail.file in damaged else (load_shared(root, existing), existing.tail.pilot_rows)
+        tail = fit() if existing.tail.file in damaged else (load_shared(storage, existing), existing.tail.pilot_rows)
         manifest, contents = _with_shared(wanted, files(), *tail)
-        with storage_errors(root):
+        with storage_errors(storage):
             for name in sorted(damaged & existing.shared.keys()):
                 if existing.shared[name] != manifest.shared.get(name):
                     raise CacheMismatch(
-                        f"--out {root}: {name} is damaged, and making it again here gives other bits. "
+                        f"--out {storage}: {name} is damaged, and making it again here gives other bits. "
                         "Run this on the kind of machine that began the cache, or choose a new folder."
                     )
-                storage.write_whole(root / name, contents[name])
-    return ensure_views(root, wanted.views)
+                storage.put(name, contents[name])
+    return ensure_views(storage, wanted.views)
 
 
-def _written_first(root: Path, manifest: Manifest, contents: dict[str, bytes]) -> Manifest:
+def _written_first(storage: Storage, manifest: Manifest, contents: dict[str, bytes]) -> Manifest:
     """Write the shared files and the manifest; if another writer was first, its manifest decides."""
-    with storage_errors(root):
+    with storage_errors(storage):
         for name, content in contents.items():
-            storage.write_whole(root / name, content)
-        if storage.write_first(root / MANIFEST_NAME, seal(manifest)):
+            storage.put(name, content)
+        if storage.put_first(MANIFEST_NAME, seal(manifest)):
             return manifest
-        first = unseal(Manifest, root / MANIFEST_NAME)
-        refuse_other_plan(root, first, manifest)
+        first = read_sealed(Manifest, storage, MANIFEST_NAME)
+        refuse_other_plan(storage, first, manifest)
         for name in contents.keys() - first.shared.keys():
-            (root / name).unlink(missing_ok=True)
-    return ensure_views(root, manifest.views)
+            storage.remove(name)
+    return ensure_views(storage, manifest.views)
 
 
-def ensure_views(root: Path, views: int) -> Manifest:
+def ensure_views(storage: Storage, views: int) -> Manifest:
     """Return the manifest of a cache with at least `views` views of its data; write it again if it has fewer."""
-    with storage_errors(root), storage.alone(root):
-        manifest = unseal(Manifest, root / MANIFEST_NAME)
+    with storage_errors(storage), storage.alone():
+        manifest = read_sealed(Manifest, storage, MANIFEST_NAME)
         if manifest.views >= views:
             return manifest
         more = manifest.model_copy(update={"views": views})
-        storage.write_whole(root / MANIFEST_NAME, seal(more))
+        storage.put(MANIFEST_NAME, seal(more))
     return more
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 from transformers import PretrainedConfig
 
@@ -25,6 +24,7 @@ from logitstore.settings.dump import DumpSettings
 from logitstore.store import layout
 from logitstore.store.cache import Cache
 from logitstore.store.checks.verify import shared_problems
+from logitstore.store.storage import Storage, open_storage
 
 
 def dump(settings: DumpSettings, progress: Progress = no_progress, watch: Stopwatch = NO_STOPWATCH) -> Cache:
@@ -45,14 +45,15 @@ def dump(settings: DumpSettings, progress: Progress = no_progress, watch: Stopwa
     with target_folder(settings.out, resume=settings.resume):
         prepared = prepare(settings, progress)
         taps = taps_wanted(settings, prepared.config)
-    is_begun = _is_begun(settings.out, prepared.manifest, taps)
-    work = missing_work(settings.out, _parts_wanted(settings, prepared.manifest), [ANSWERS, *taps.names])
+    out = open_storage(settings.out)
+    is_begun = _is_begun(out, prepared.manifest, taps)
+    work = missing_work(out, _parts_wanted(settings, prepared.manifest), [ANSWERS, *taps.names])
     if work or not is_begun:
         progress(Step(stage="load the teacher", done=0, total=1))
         writer = open_writer(settings, prepared, prepared.load(), taps, progress, watch)
         write_parts(writer, work, "dump", progress)
     # also where nothing was left to do: a process that was stopped, or saw fewer views, may have left the plan behind
-    ensure_views(settings.out, prepared.manifest.views)
+    ensure_views(out, prepared.manifest.views)
     cache = finished(settings.out)
     finish_taps(cache, taps.names)
     return cache
@@ -71,33 +72,34 @@ def open_writer(
     progress(Step(stage="fingerprint", done=0, total=1))
     teacher_info = prepared.manifest.teacher.model_copy(update={"fingerprint": teacher.fingerprint()})
     wanted = prepared.manifest.model_copy(update={"teacher": teacher_info})
-    manifest = begin(settings.out, wanted, prepared.files, lambda: _fit(settings, prepared, wanted, teacher, progress))
+    out = open_storage(settings.out)
+    manifest = begin(out, wanted, prepared.files, lambda: _fit(settings, prepared, wanted, teacher, progress))
     prepared = prepared.continuing(Cache(settings.out))
 
     def pilot() -> Iterable[TeacherBatch]:
         return prepared.batches(prepared.pilot(settings.pilot_rows))
 
-    begun = begin_taps(settings.out, manifest, taps, teacher, pilot, progress)
-    return PartsWriter(settings.out, manifest, prepared, teacher, begun, watch)
+    begun = begin_taps(out, manifest, taps, teacher, pilot, progress)
+    return PartsWriter(out, manifest, prepared, teacher, begun, watch)
 
 
 def _fit(settings: DumpSettings, prepared: Prepared, wanted: Manifest, teacher: Teacher, progress: Progress) -> Fit:
     """Return what the rows share of their tails: what `plan` fitted and kept, or a fit on the pilot."""
-    kept = kept_pilot(settings.out, wanted)
+    kept = kept_pilot(open_storage(settings.out), wanted)
     if kept is not None:
         return kept
     samples = prepared.pilot(settings.pilot_rows)
     return fit_tail(wanted, samples, prepared.batches, teacher, progress), wanted.tail.pilot_rows
 
 
-def _is_begun(root: Path, wanted: Manifest, taps: TapRequest) -> bool:
+def _is_begun(storage: Storage, wanted: Manifest, taps: TapRequest) -> bool:
     """Say whether the manifest, the shared files and the taps are there and whole.
 
     Raises:
         CacheMismatch: another plan is there.
     """
-    manifest = existing_manifest(root, wanted, but={"fingerprint"})
-    return manifest is not None and not shared_problems(root, manifest) and taps_are_begun(root, manifest, taps)
+    manifest = existing_manifest(storage, wanted, but={"fingerprint"})
+    return manifest is not None and not shared_problems(storage, manifest) and taps_are_begun(storage, manifest, taps)
 
 
 def _parts_wanted(settings: DumpSettings, manifest: Manifest) -> list[int]:
@@ -136,7 +138,7 @@ class PartJob:
             ModelError, StorageError: see `dump`.
         """
         writer, taps = _writer_of(self.settings.model_dump_json())
-        names = missing_work(self.settings.out, [self.part], [ANSWERS, *taps.names]).get(self.part, [])
+        names = missing_work(open_storage(self.settings.out), [self.part], [ANSWERS, *taps.names]).get(self.part, [])
         writer.write(self.part, names)
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
 from logitstore.core.background import BackgroundThread
+from logitstore.core.place import Place
 from logitstore.core.progress import NO_STOPWATCH, Progress, Step, Stopwatch
 from logitstore.core.types import Array, Asked
 from logitstore.dump.ask import Answers, ask_features, ask_rows
@@ -24,8 +24,8 @@ from logitstore.format.codecs.answer import RowCodec
 from logitstore.format.manifest import Manifest
 from logitstore.format.part_record import FACTS
 from logitstore.format.tap import tap_folder
-from logitstore.store import layout, storage
 from logitstore.store.cache import Cache
+from logitstore.store.storage import Storage
 from logitstore.store.taps import Tap, tap_folders
 from logitstore.store.writer import PartTaken, PartWriter
 from logitstore.targets.decoder import Decoder
@@ -46,26 +46,30 @@ Work = Mapping[int, Collection[str]]
 """What is to be written: for each part, `ANSWERS` and the names of taps."""
 
 
-def missing_work(root: Path, parts: Iterable[int], names: Iterable[str]) -> dict[int, list[str]]:
+def missing_work(storage: Storage, parts: Iterable[int], names: Iterable[str]) -> dict[int, list[str]]:
     """Return what is not committed yet of some parts of a cache.
 
     Args:
-        root: folder of the cache.
+        storage: that of the cache.
         parts: numbers of the parts.
         names: `ANSWERS` and the names of taps; a tap that was not begun lacks all parts.
     """
-    begun = {ANSWERS, *tap_folders(root)}
-    folders = {name: root if name == ANSWERS else root / tap_folder(name) for name in names}
-    there = {name: set(layout.committed_parts(path)) if name in begun else set() for name, path in folders.items()}
+    begun = {ANSWERS, *tap_folders(storage)}
+    there = {name: set(_committed_parts(storage, name)) if name in begun else set() for name in names}
     missing = {part: [name for name, done in there.items() if part not in done] for part in parts}
     return {part: names for part, names in missing.items() if names}
+
+
+def _committed_parts(storage: Storage, name: str) -> list[int]:
+    """Return the parts that are committed of the cache itself or of a tap."""
+    return (storage if name == ANSWERS else storage.within(tap_folder(name))).list_parts()
 
 
 class PartsWriter:
     """Everything that is open while parts are written: the teacher, what becomes of its answers, and the taps.
 
     Args:
-        root: folder of the cache.
+        storage: that of the cache.
         manifest: that of the cache, which is begun.
         prepared: the samples, and how they become batches.
         teacher: the teacher, loaded.
@@ -75,16 +79,17 @@ class PartsWriter:
 
     def __init__(
         self,
-        root: Path,
+        storage: Storage,
         manifest: Manifest,
         prepared: Prepared,
         teacher: Teacher,
         taps: Sequence[Tap] = (),
         watch: Stopwatch = NO_STOPWATCH,
     ) -> None:
-        self._root, self.manifest, self._prepared, self._teacher, self._watch = root, manifest, prepared, teacher, watch
+        self._storage, self.manifest, self._prepared = storage, manifest, prepared
+        self._teacher, self._watch = teacher, watch
         self._taps = {tap.name: tap for tap in taps}
-        shared = load_shared(root, manifest)
+        shared = load_shared(storage, manifest)
         decoder = Decoder(manifest.row, shared)
         self._codec = decoder.codec
         self._check = FidelityCheck(decoder, manifest.fidelity_rows / manifest.rows)
@@ -121,8 +126,8 @@ class PartsWriter:
     def _begin(self, name: str, part: int, asked: list[Asked]) -> PartOut:
         """Stage a part of the cache itself or of a tap. Raises PartTaken if another process was first."""
         if name == ANSWERS:
-            return AnswerOut(self._root, self.manifest, part, asked, self._codec, self._check, self._watch)
-        return TapOut(self._root, self._taps[name], part, asked, self._watch)
+            return AnswerOut(self._storage, self.manifest, part, asked, self._codec, self._check, self._watch)
+        return TapOut(self._taps[name], part, asked, self._watch)
 
     def _answers(self, names: Collection[str], asked: list[Asked]) -> Answers:
         """Ask the teacher about some samples; without `ANSWERS` for features alone."""
@@ -182,17 +187,17 @@ def write_part(
             thread.submit(_commit, outs, watch)
 
 
-def finished(root: Path) -> Cache:
+def finished(place: Place) -> Cache:
     """Return the cache, with what was left by killed writers swept away if it is complete.
 
     Raises:
         CacheDamaged, CacheMismatch: parts that belong to another plan, or are not whole.
     """
-    cache = Cache(root)
+    cache = Cache(place)
     cache.check_sizes()
     if cache.complete:
-        with storage_errors(root):
-            storage.sweep(root)
+        with storage_errors(place):
+            cache.storage.sweep()
     return cache
 
 
@@ -217,7 +222,7 @@ class AnswerOut:
 
     def __init__(
         self,
-        root: Path,
+        storage: Storage,
         manifest: Manifest,
         part: int,
         samples: list[Asked],
@@ -226,7 +231,7 @@ class AnswerOut:
         watch: Stopwatch,
     ) -> None:
         """Stage the part. Raises PartTaken, StorageError: see `PartWriter`."""
-        self._writer = PartWriter(root, manifest, part, samples)
+        self._writer = PartWriter(storage, manifest, part, samples)
         self._codec, self._check, self._watch = codec, check, watch
 
     def __enter__(self) -> AnswerOut:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 import safetensors
@@ -11,14 +10,18 @@ import xxhash
 from pydantic import Field
 from torch import Tensor
 
+from logitstore.core.place import Place
 from logitstore.core.record import Record, RelativePath
 from logitstore.errors import CacheDamaged, one_line
 from logitstore.format.manifest import Manifest
 from logitstore.format.row import RowInfo
-from logitstore.format.sealed import seal, unseal
-from logitstore.store import layout, storage
+from logitstore.format.sealed import seal
+from logitstore.store import layout
+from logitstore.store.storage import Storage, open_storage, read_sealed
 
 PILOT_NAME = "pilot.json"
+
+_RECORD = f"{layout.PILOT}/{PILOT_NAME}"
 
 
 class PilotRecord(Record):
@@ -50,22 +53,22 @@ def _tail_of(row: RowInfo) -> str:
 
 
 def keep_pilot(
-    out: Path,
+    out: Storage,
     record: PilotRecord,
     fits: list[tuple[RowInfo, dict[str, Tensor]]],
     kl: list[tuple[RowInfo, float, float]],
 ) -> None:
-    """Write the fitted tails and the measured KL into the folder of the future cache."""
+    """Write the fitted tails and the measured KL into the place of the future cache."""
     files = {}
     for row, shared in fits:
         if not shared:
             continue
         content = safetensors.torch.save(shared)
         name = f"{layout.PILOT}/tail-{xxhash.xxh3_64_hexdigest(content)}.safetensors"
-        storage.write_whole(out / name, content)
+        out.put(name, content)
         files[_tail_of(row)] = name
-    storage.write_whole(
-        out / layout.PILOT / PILOT_NAME,
+    out.put(
+        _RECORD,
         seal(record.model_copy(update={"files": files, "kl": {_row_key(row): (one, two) for row, one, two in kl}})),
     )
 
@@ -76,44 +79,43 @@ def _row_key(row: RowInfo) -> str:
     return f"{_tail_of(row)} {codec.model_dump_json()}"
 
 
-def expected_error(out: Path, manifest: Manifest) -> str | None:
+def expected_error(place: Place, manifest: Manifest) -> str | None:
     """Say which error the pilot of this teacher and these data promises for a dump; None where there was none.
 
     Args:
-        out: folder of the cache to be.
+        place: where the cache is to lie.
         manifest: that of the dump that is prepared.
     """
     if not manifest.sparsifier.keeps_rows:
         return "none: scores only, which students cannot be distilled from"
-    path = out / layout.PILOT / PILOT_NAME
-    if not path.is_file():
+    out = open_storage(place)
+    if out.size(_RECORD) is None:
         return None
-    record = unseal(PilotRecord, path)
+    record = read_sealed(PilotRecord, out, _RECORD)
     kl = record.kl.get(_row_key(manifest.row))
     if kl is None or (record.name, record.data) != (manifest.teacher.name, manifest.data.fingerprint):
         return None
-    return f"KL about {kl[0]:.2g} nats at temperature 1 and {kl[1]:.2g} at 2, by the pilot in {path.parent}"
+    return f"KL about {kl[0]:.2g} nats at temperature 1 and {kl[1]:.2g} at 2, by the pilot in {out}/{layout.PILOT}"
 
 
-def kept_pilot(out: Path, manifest: Manifest) -> tuple[dict[str, Tensor], int] | None:
+def kept_pilot(out: Storage, manifest: Manifest) -> tuple[dict[str, Tensor], int] | None:
     """Return the tail that `plan` fitted for this teacher and data, and the count of rows it used; None without such a fit.
 
     Raises:
         CacheDamaged: the file of the fit cannot be read, or its contents have changed.
     """
-    path = out / layout.PILOT / PILOT_NAME
-    if not path.is_file():
+    if out.size(_RECORD) is None:
         return None
-    record = unseal(PilotRecord, path)
+    record = read_sealed(PilotRecord, out, _RECORD)
     name = record.files.get(_tail_of(manifest.row))
     if name is None or (record.teacher, record.data) != (manifest.teacher.fingerprint, manifest.data.fingerprint):
         return None
     try:
-        content = layout.inside(out, name).read_bytes()
+        content = out.read(name)
         if xxhash.xxh3_64_hexdigest(content) not in name:
             raise CacheDamaged(
-                f"{out / name}: its contents do not match the checksum in its name. Remove {path.parent}."
+                f"{out}/{name}: its contents do not match the checksum in its name. Remove {out}/{layout.PILOT}."
             )
         return safetensors.torch.load(content), record.rows
     except (OSError, safetensors.SafetensorError) as error:
-        raise CacheDamaged(f"{out / name}: cannot be read: {one_line(error)}. Remove {path.parent}.") from error
+        raise CacheDamaged(f"{out}/{name}: cannot be read: {one_line(error)}. Remove {out}/{layout.PILOT}.") from error

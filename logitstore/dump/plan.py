@@ -34,6 +34,7 @@ from logitstore.format.presets import row_of
 from logitstore.format.row import RowInfo
 from logitstore.models.head import LinearHead
 from logitstore.settings.dump import DumpSettings, PilotSettings, TeacherSettings
+from logitstore.store.storage import open_storage
 from logitstore.targets.decoder import Decoder
 from logitstore.targets.rows import RowChunk
 
@@ -305,4 +306,4 @@ def _keep(
     )
     with storage_errors(settings.out):
         fits = [(each.row, each.shared) for each in candidates.values()]
-        keep_pilot(settings.out, record, fits, kl)
+        keep_pilot(open_storage(settings.out), record, fits, kl)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import safetensors.torch
 import torch
@@ -20,15 +19,16 @@ from logitstore.dump.fit import moments_for, shared_of
 from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
 from logitstore.errors import BadInput, CacheMismatch, ModelError, storage_errors
 from logitstore.format.manifest import Manifest
-from logitstore.format.sealed import seal, seal_of_bytes, unseal
+from logitstore.format.sealed import seal, seal_of_bytes
 from logitstore.format.tap import DEFAULT_CODEC, TAP_NAME, TapInfo, directions_of, needs_pilot, tap_fields, tap_folder
 from logitstore.format.tap_names import FINAL
 from logitstore.models.moments import Moments
 from logitstore.models.shape import shape_of
-from logitstore.store import layout, storage
+from logitstore.store import layout
 from logitstore.store.cache import Cache
 from logitstore.store.checks.verify import shared_problems
 from logitstore.store.part import check_sizes
+from logitstore.store.storage import Storage, read_sealed
 from logitstore.store.taps import Tap, read_tap, tap_folders
 from logitstore.store.writer import StagedPart
 from logitstore.targets.rows import split
@@ -66,27 +66,27 @@ def expected_bytes(config: PretrainedConfig, wanted: TapRequest) -> int:
     return sum(info.bytes for each in fields for info in each.values())
 
 
-def taps_are_begun(root: Path, manifest: Manifest, wanted: TapRequest) -> bool:
+def taps_are_begun(storage: Storage, manifest: Manifest, wanted: TapRequest) -> bool:
     """Return True if all requested taps have a plan and sound shared files.
 
     Raises:
         CacheMismatch: an existing tap is stored in another way, or belongs to another cache.
     """
-    plans = _found(root, manifest, wanted)
+    plans = _found(storage, manifest, wanted)
     return len(plans) == len(wanted.names) and not any(
-        shared_problems(root / tap_folder(name), info) for name, info in plans.items()
+        shared_problems(storage.within(tap_folder(name)), info) for name, info in plans.items()
     )
 
 
-def _found(root: Path, manifest: Manifest, wanted: TapRequest) -> dict[str, TapInfo]:
+def _found(storage: Storage, manifest: Manifest, wanted: TapRequest) -> dict[str, TapInfo]:
     """Return the plans of the requested taps that exist already, by name."""
-    names = [name for name in tap_folders(root) if name in wanted.names]
-    plans = {name: read_tap(root, manifest, name).info for name in names}
+    names = [name for name in tap_folders(storage) if name in wanted.names]
+    plans = {name: read_tap(storage, manifest, name).info for name in names}
     for name, info in plans.items():
         if wanted.codec not in (None, info.codec):
             raise CacheMismatch(
-                f"--tap-codec {wanted.codec}: {root} has the tap '{name}' as {info.codec}. Leave out --tap-codec, or remove "
-                f"{root / tap_folder(name)} to begin it again."
+                f"--tap-codec {wanted.codec}: {storage} has the tap '{name}' as {info.codec}. Leave out --tap-codec, or remove "
+                f"{storage}/{tap_folder(name)} to begin it again."
             )
     return plans
 
@@ -106,7 +106,7 @@ def widths_of(teacher: Teacher, names: Sequence[str], codec: str | None) -> dict
 
 
 def begin_taps(
-    root: Path,
+    storage: Storage,
     manifest: Manifest,
     wanted: TapRequest,
     teacher: Teacher,
@@ -129,8 +129,8 @@ def begin_taps(
         BadInput, ModelError: see `widths_of`.
         CacheMismatch: see `taps_are_begun`; or a damaged shared file cannot be made again with the same bytes.
     """
-    existing = _found(root, manifest, wanted)
-    sound = {name for name, info in existing.items() if not shared_problems(root / tap_folder(name), info)}
+    existing = _found(storage, manifest, wanted)
+    sound = {name for name, info in existing.items() if not shared_problems(storage.within(tap_folder(name)), info)}
     names = [name for name in wanted.names if name not in sound]
     widths = widths_of(teacher, names, wanted.codec)
     codecs = {name: existing[name].codec if name in existing else wanted.codec or DEFAULT_CODEC for name in names}
@@ -150,8 +150,8 @@ def begin_taps(
             fields=tap_fields(codec, widths[name]),
             shared={file: seal_of_bytes(content)} if fit else {},
         )
-        _write(layout.inside(root, tap_folder(name)), info, {file: content} if fit else {}, existing.get(name))
-    return [Tap(root, manifest, name) for name in wanted.names]
+        _write(storage.within(tap_folder(name)), info, {file: content} if fit else {}, existing.get(name))
+    return [Tap(storage, manifest, name) for name in wanted.names]
 
 
 def _observe_pilot(
@@ -172,25 +172,25 @@ def _observe_pilot(
         progress(Step(stage="pilot of taps", done=done, total=total))
 
 
-def _write(folder: Path, info: TapInfo, contents: dict[str, bytes], existing: TapInfo | None) -> None:
+def _write(storage: Storage, info: TapInfo, contents: dict[str, bytes], existing: TapInfo | None) -> None:
     """Write the files of a tap. The first writer wins, as for a cache, because pilots may differ in the last bits.
 
     Raises:
         CacheMismatch: the tap exists, and its damaged shared file cannot be made again with the same bytes.
-        StorageError: the folder cannot be written.
+        StorageError: the storage cannot be written.
     """
     if existing not in (None, info):
         raise CacheMismatch(
-            f"{folder}: its shared file is damaged, and fitting it again here gives other bits. Run this on the kind of "
+            f"{storage}: its shared file is damaged, and fitting it again here gives other bits. Run this on the kind of "
             "machine that began the tap, or remove that folder to begin it again."
         )
-    with storage_errors(folder):
+    with storage_errors(storage):
         for name, content in contents.items():
-            storage.write_whole(folder / name, content)
-        if existing is None and not storage.write_first(folder / TAP_NAME, seal(info)):
-            first = unseal(TapInfo, folder / TAP_NAME)
+            storage.put(name, content)
+        if existing is None and not storage.put_first(TAP_NAME, seal(info)):
+            first = read_sealed(TapInfo, storage, TAP_NAME)
             for name in contents.keys() - first.shared.keys():
-                (folder / name).unlink(missing_ok=True)
+                storage.remove(name)
 
 
 def check_finite(name: str, kept: dict[str, Array]) -> None:
@@ -213,23 +213,21 @@ def finish_taps(cache: Cache, names: Sequence[str]) -> None:
     for name in names:
         tap = cache.taps[name]
         for record in tap.records:
-            check_sizes(tap.path, record.part, record)
+            check_sizes(tap.storage, record.part, record)
         if tap.complete:
-            with storage_errors(tap.path):
-                storage.sweep(tap.path)
+            with storage_errors(tap.storage):
+                tap.storage.sweep()
 
 
 class TapOut:
     """One part of a tap that is being written: stores and commits the encoded feature."""
 
-    def __init__(
-        self, root: Path, tap: Tap, part: int, samples: Sequence[Asked], watch: Stopwatch = NO_STOPWATCH
-    ) -> None:
+    def __init__(self, tap: Tap, part: int, samples: Sequence[Asked], watch: Stopwatch = NO_STOPWATCH) -> None:
         """Stage the part. Raises PartTaken, StorageError: see `StagedPart`."""
         self._watch = watch
         self.name = tap.name
         self._fields = list(tap.plan.fields)
-        self._staged = StagedPart(root / tap_folder(self.name), tap.plan, part, samples)
+        self._staged = StagedPart(tap.storage, tap.plan, part, samples)
 
     def __enter__(self) -> TapOut:
         return self

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,15 +52,31 @@ def unseal(kind: type[R], path: Path) -> R:
     """Read a sealed JSON file, and return its record of type `kind`.
 
     Raises:
+        NotACache, CacheDamaged: see `unseal_from`.
+    """
+    return unseal_from(kind, str(path.parent), path.name, path.read_bytes)
+
+
+def unseal_from(kind: type[R], folder: str, name: str, read: Callable[[], bytes]) -> R:
+    """Read a sealed JSON file from any storage.
+
+    Args:
+        kind: the record that it holds.
+        folder: the place of the file, for messages.
+        name: that of the file.
+        read: gives its contents; raises an OSError if it cannot.
+
+    Raises:
         NotACache: the file is no logitstore record, or of a newer format version.
         CacheDamaged: its checksum or its contents are wrong, or a package is missing that knows what it names.
     """
+    path = f"{folder}/{name}"
     try:
-        raw = path.read_bytes()
+        raw = read()
     except FileNotFoundError as error:
-        raise NotACache(f"{path.parent}: no {path.name} in it, so it is not a logitstore cache.") from error
+        raise NotACache(f"{folder}: no {name} in it, so it is not a logitstore cache.") from error
     except (NotADirectoryError, IsADirectoryError) as error:
-        raise NotACache(f"{path.parent}: a cache is a folder with a {path.name} in it.") from error
+        raise NotACache(f"{folder}: a cache is a folder with a {name} in it.") from error
     except OSError as error:
         raise CacheDamaged(f"{path}: cannot be read ({error.strerror}). {_WAY_OUT}") from error
     content = _parse(raw, path)
@@ -84,13 +101,8 @@ def is_sealed(raw: bytes) -> bool:
     return xxhash.xxh3_128_hexdigest(raw[: match.start(1)] + _BLANK + raw[match.end(1) :]).encode() == match.group(1)
 
 
-def _parse(raw: bytes, path: Path) -> dict[str, Any]:
-    """Return the JSON object of a file, after checking the format name and the version. The checksum is checked elsewhere.
-
-    Raises:
-        CacheDamaged: the contents are not JSON, or the version is not a whole number.
-        NotACache: the format name is wrong, or the version is newer.
-    """
+def _parse(raw: bytes, path: str) -> dict[str, Any]:
+    """Return the JSON object of a file, after checking the format name and the version. The checksum is checked elsewhere."""
     try:
         content = json.loads(raw)
     except (ValueError, RecursionError) as error:

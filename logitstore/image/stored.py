@@ -16,9 +16,9 @@ from logitstore.errors import BadInput, CacheDamaged
 from logitstore.format.manifest import Manifest
 from logitstore.format.part_record import PartRecord
 from logitstore.image.view import View
-from logitstore.store import layout
 from logitstore.store.cache import Cache
 from logitstore.store.samples import PartSamples, map_batch
+from logitstore.store.storage import Storage
 
 IMAGE_SCHEMA = pa.schema(
     [pa.field("key", pa.large_string(), nullable=False), pa.field("label", pa.int32(), nullable=False)]
@@ -155,8 +155,8 @@ class ViewSamples:
 
     shared = "images"
 
-    def open_shared(self, root: Path, manifest: Manifest) -> ImagesFile:
-        path = layout.inside(root, manifest.shared_file("images"))
+    def open_shared(self, storage: Storage, manifest: Manifest) -> ImagesFile:
+        path = storage.local(manifest.shared_file("images"))
         return ImagesFile(path, manifest.samples, manifest.teacher.vocabulary)
 
     def open(self, path: Path, manifest: Manifest, part: int, shared: ImagesFile) -> ViewsFile:

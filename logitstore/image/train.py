@@ -25,7 +25,6 @@ from logitstore.models.load import load_config
 from logitstore.models.shape import size_errors
 from logitstore.settings.train import EvaluateSettings, TrainSettings
 from logitstore.store.cache import Cache
-from logitstore.store.layout import inside
 from logitstore.store.selection import Selection
 from logitstore.store.vocabulary import read_pieces
 from logitstore.train.check import needs_labels
@@ -113,7 +112,7 @@ def processor_for(cache: Cache, student: ModelRef | None, edge: int | None) -> b
     Raises:
         ModelError: the student's own processor cannot be read, or names no size.
     """
-    kept = inside(cache.path, cache.manifest.shared_file("processor"))
+    kept = cache.storage.local(cache.manifest.shared_file("processor"))
     source = student if student is not None and _has_processor(student) else ModelRef(name=str(kept))
     if edge is None:
         return (Path(source.name) / PROCESSOR).read_bytes()

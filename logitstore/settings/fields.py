@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, ValidatorFunctionWrapHandler, WrapValidator
 from pydantic.fields import FieldInfo
 
+from logitstore.core.place import split_scheme
 from logitstore.core.schedule import Schedule
 from logitstore.errors import BadInput
 from logitstore.format.row_kinds import check_sparsifier
@@ -96,8 +97,25 @@ Weight = Annotated[float | str, BeforeValidator(_scheduled_or_balanced), AfterVa
 """Numbers, or schedules by which they change over the run; a weight may also be "balanced"."""
 
 
-Place = Annotated[Path, AfterValidator(lambda path: Path(os.path.expanduser(path)))]
-"""A path; a leading ~ is a home, also in a recipe or behind --out=, where no shell has looked at it."""
+def _local(place: object) -> object:
+    if isinstance(place, str) and split_scheme(place)[0]:
+        raise ValueError("only a cache can lie in another storage; give a path on the local disk")
+    return place
+
+
+FilePath = Annotated[Path, BeforeValidator(_local), AfterValidator(lambda path: Path(os.path.expanduser(path)))]
+"""A path on the local disk; a leading ~ is a home, also in a recipe or behind --out=, where no shell has looked at it."""
+
+
+def _placed(place: object, check: ValidatorFunctionWrapHandler) -> Path | str:
+    """Keep the address of another storage as it is, and make a path of anything else."""
+    if isinstance(place, str) and split_scheme(place)[0]:
+        return place
+    return Path(os.path.expanduser(check(place)))
+
+
+Place = Annotated[Path | str, WrapValidator(_placed)]
+"""Where a cache lies: a path as above, or a text `scheme://rest` of another storage, which is kept as it is."""
 
 
 Model = Annotated[str, AfterValidator(os.path.expanduser)]

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from logitstore.core.record import Record
-from logitstore.settings.fields import POSITIONAL, Model, Place
+from logitstore.settings.fields import POSITIONAL, FilePath, Model, Place
 
 
 class SelectSettings(Record):
@@ -19,7 +19,7 @@ class SelectSettings(Record):
     reference: Place | None = Field(
         None, description="A cache of the same samples by a smaller model, for the difference of the two."
     )
-    out: Place = Field(description="The selection file to write.")
+    out: FilePath = Field(description="The selection file to write.")
     method: Literal["difference", "top", "bottom", "random", "stratified", "llkd", "prune"] = Field(
         "difference",
         description="Those that the teacher finds more probable than the reference does (difference), with the highest or "

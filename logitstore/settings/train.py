@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from logitstore.core.methods import METHODS
 from logitstore.core.record import Record
 from logitstore.core.schedule import WAYS
-from logitstore.settings.fields import POSITIONAL, RECIPE_ONLY, Model, Place, Share, Temperature, Weight
+from logitstore.settings.fields import POSITIONAL, RECIPE_ONLY, FilePath, Model, Place, Share, Temperature, Weight
 from logitstore.settings.image import StudentsImages
 
 
@@ -50,7 +50,7 @@ class TrainSettings(StudentsImages):
         description="The model to train: a local folder or hub name. Without it: a fresh one, shaped like the teacher "
         "but for --layers, --hidden-size, ... Given several times, all are trained on the same batches, into folders of --out.",
     )
-    out: Place = Field(description="Folder for the trained student and its checkpoints.")
+    out: FilePath = Field(description="Folder for the trained student and its checkpoints.")
     copy_layers: str | None = Field(
         None,
         coerce_numbers_to_str=True,
@@ -107,7 +107,7 @@ class TrainSettings(StudentsImages):
     holdout: float = Field(
         0.05, ge=0, lt=1, description="Share of the documents, or images, kept out for evaluation; 0 keeps none."
     )
-    select: Place | None = Field(
+    select: FilePath | None = Field(
         None, description="Train on the samples of this selection only (see select), but for those held out."
     )
     views: str | None = Field(

@@ -12,15 +12,15 @@ from typing import Any, overload
 
 import numpy as np
 
+from logitstore.core.place import Place, split_scheme
 from logitstore.core.registry import resolve
 from logitstore.core.types import Array, CachedSample
 from logitstore.errors import BadInput
 from logitstore.format.manifest import MANIFEST_NAME, Manifest
 from logitstore.format.part_record import Fidelity, PartRecord, Sums, add_fidelity, add_sums
-from logitstore.format.sealed import unseal
-from logitstore.store import layout
 from logitstore.store.part import OPEN_ARCHIVES, Part, Shelf, check_files, check_sizes, open_samples, read_record
 from logitstore.store.samples import PartSamples, stored_samples
+from logitstore.store.storage import open_storage, read_sealed
 from logitstore.store.taps import Taps
 
 OPEN_PARTS = 4096
@@ -31,19 +31,27 @@ class Cache:
     """A cache opened for reading: a sequence of samples with the teacher's answers about them.
 
     `len(cache)` counts the samples of the committed parts; `cache[i]` and slices give `CachedSample`s whose arrays are
-    views of mapped files; `cache.loader(...)` returns a loader of batches of tensors.
+    views of mapped files; `cache.loader(...)` gives batches of tensors.
+
+    Attributes:
+        path: where the cache lies: a `Path` on the local disk, or a text such as `s3://bucket/name`.
+        storage: the storage there.
+        manifest: the contents of `cache.json`.
+        part_numbers: numbers of the committed parts, ascending.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: Place) -> None:
         """Read the manifest and list the parts; no part is opened.
 
         Raises:
             NotACache: the folder has no manifest, a foreign one, or one of a newer format version.
             CacheDamaged: the manifest does not match its checksum.
+            BadInput: no storage has the scheme of `path`.
         """
-        self.path = Path(path)
-        self.manifest = unseal(Manifest, self.path / MANIFEST_NAME)
-        self.part_numbers = [part for part in layout.committed_parts(self.path) if part < self.manifest.parts]
+        self.storage = open_storage(path)
+        self.path: Place = path if split_scheme(path)[0] else Path(path)
+        self.manifest = read_sealed(Manifest, self.storage, MANIFEST_NAME)
+        self.part_numbers = [part for part in self.storage.list_parts() if part < self.manifest.parts]
         counts = [self.manifest.samples_in(part) for part in self.part_numbers]
         self._numbers_P = np.array(self.part_numbers, np.int64)
         self._first_sample_P = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
@@ -67,7 +75,7 @@ class Cache:
     @cached_property
     def records(self) -> list[PartRecord]:
         """The commit records of all committed parts; they are read once, at first use."""
-        return [read_record(self.path, self.manifest, part) for part in self.part_numbers]
+        return [read_record(self.storage, self.manifest, part) for part in self.part_numbers]
 
     @property
     def rows(self) -> int:
@@ -89,7 +97,7 @@ class Cache:
     @cached_property
     def taps(self) -> Taps:
         """The taps of the cache (stored features of the teacher) by name, such as `hidden-8`; also incomplete ones."""
-        return Taps(self.path, self.manifest)
+        return Taps(self.storage, self.manifest)
 
     def locate(self, index: int) -> tuple[Part, int]:
         """Return the part that holds sample `index`, and the index of the sample in this part.
@@ -118,7 +126,7 @@ class Cache:
             if part is None:
                 opened = self._samples.get(number)
                 part = self._parts[number] = Part(
-                    self.path, self.manifest, number, self._shelf, opened, self.shared_samples
+                    self.storage, self.manifest, number, self._shelf, opened, self.shared_samples
                 )
                 self._samples[number] = part.samples
                 if len(self._parts) > OPEN_PARTS:
@@ -132,7 +140,7 @@ class Cache:
         Raises:
             CacheDamaged: the file is missing, truncated, foreign or outside the cache.
         """
-        return stored_samples(self.manifest).open_shared(self.path, self.manifest)
+        return stored_samples(self.manifest).open_shared(self.storage, self.manifest)
 
     @property
     def whole_views(self) -> list[int]:
@@ -152,7 +160,7 @@ class Cache:
         """Return the samples of part `number` without its rows, which costs less to open."""
         samples = self._samples.get(number)
         if samples is None:
-            samples = open_samples(self.path, self.manifest, number, self.shared_samples)
+            samples = open_samples(self.storage, self.manifest, number, self.shared_samples)
             if len(self._samples) < OPEN_PARTS:
                 self._samples[number] = samples
         return samples
@@ -208,9 +216,9 @@ class Cache:
         Raises:
             CacheDamaged: a size is wrong; the message names the first such part and file.
         """
-        check_files(self.path, "", self.manifest.shared)
+        check_files(self.storage, "", self.manifest.shared)
         for record in self.records:
-            check_sizes(self.path, record.part, record)
+            check_sizes(self.storage, record.part, record)
 
     def check_targets(self, wanted: str) -> None:
         """Refuse a cache that stores scores only, for a use that needs the targets of rows.

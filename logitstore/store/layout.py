@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 import xxhash
@@ -30,24 +31,38 @@ ROWS_FOLDER = "rows.zarr"
 _PART_NAME = re.compile(r"[0-9]{5}|[1-9][0-9]{5,}")
 
 
-def part_folder(root: Path, part: int) -> Path:
-    return root / PARTS / f"{part:05d}"
+def part_name(part: int) -> str:
+    """Return the name of the folder of a part."""
+    return f"{PARTS}/{part:05d}"
 
 
-def part_folders(root: Path) -> list[int]:
-    """Return the numbers of the folders in `parts/` that have the name of a part, ascending."""
-    try:
-        names = os.listdir(root / PARTS)
-    except FileNotFoundError:
-        return []
+def record_name(part: int) -> str:
+    """Return the name of the commit record of a part."""
+    return f"{PARTS}/{part:05d}/{RECORD_NAME}"
+
+
+def part_numbers(names: Iterable[str]) -> list[int]:
+    """Return the numbers of the names, of what lies below `parts/`, that look like parts, ascending."""
     return sorted(int(name) for name in names if _PART_NAME.fullmatch(name))
 
 
+def part_folder(root: Path, part: int) -> Path:
+    """Return the folder of a part of a cache on the local disk."""
+    return root / PARTS / f"{part:05d}"
+
+
 def committed_parts(root: Path) -> list[int]:
-    """Return the numbers of the committed parts, ascending. The cost is one listing of `parts/` and one stat per part."""
+    """Return the numbers of the committed parts of a cache on the local disk, ascending.
+
+    Costs one listing of `parts/` and a stat per part.
+    """
     parts = f"{root}/{PARTS}"
-    # plain strings: with a hundred thousand parts, making path objects would take longer than the calls of isfile
-    return [number for number in part_folders(root) if os.path.isfile(f"{parts}/{number:05d}/{RECORD_NAME}")]
+    try:
+        names = os.listdir(parts)
+    except FileNotFoundError:
+        return []
+    # plain strings: there may be a hundred thousand parts, and a path object takes longer than the question
+    return [number for number in part_numbers(names) if os.path.isfile(f"{parts}/{number:05d}/{RECORD_NAME}")]
 
 
 def shared_name(what: str, content: bytes, suffix: str = "") -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, Protocol
 
 from logitstore.core.memo import Memo
@@ -12,12 +10,13 @@ from logitstore.core.types import Answer, Array, CachedSample
 from logitstore.errors import CacheDamaged, CacheMismatch
 from logitstore.format.codecs.answer import RowCodec
 from logitstore.format.manifest import Manifest
-from logitstore.format.part_record import RECORD_NAME, PartRecord
+from logitstore.format.part_record import PartRecord
 from logitstore.format.row import FieldInfo
-from logitstore.format.sealed import FileSeal, unseal
+from logitstore.format.sealed import FileSeal
 from logitstore.store import layout
 from logitstore.store.rows import map_rows, needed_files, read_rows
 from logitstore.store.samples import PartSamples, stored_samples
+from logitstore.store.storage import Storage, read_sealed
 
 
 class PartsPlan(Protocol):
@@ -40,65 +39,63 @@ class PartsPlan(Protocol):
         ...
 
 
-def open_record(root: Path, plan: PartsPlan, number: int, also: Iterable[str] = ()) -> PartRecord:
+def open_record(storage: Storage, plan: PartsPlan, number: int, also: Iterable[str] = ()) -> PartRecord:
     """Return the commit record of a part, after checking that it lists all needed files and that they have the right sizes.
 
     Args:
-        root: the folder of a cache or of a tap.
-        plan: the plan of the cache or the tap.
-        number: number of the part.
-        also: needed files besides the rows.
+        storage: that of a cache or of a tap.
+        plan: that of the cache or of the tap.
+        number: of the part.
+        also: files that are needed besides the rows.
 
     Raises:
         CacheDamaged: a file is missing, truncated or outside the cache.
         CacheMismatch: the part was written under another plan.
     """
-    record = read_record(root, plan, number)
-    check_sizes(root, number, record)
+    record = read_record(storage, plan, number)
+    check_sizes(storage, number, record)
     rows = needed_files(plan.fields, plan.layout, record.rows)
     # only the listed files were checked not to lead outside the cache, so no other file may be opened
     needed = {*also, *(f"{layout.ROWS_FOLDER}/{file}" for file in rows)}
     if unlisted := sorted(needed - record.files.keys()):
-        raise CacheDamaged(f"{root}: the record of part {number:05d} does not list {', '.join(unlisted)}.")
+        raise CacheDamaged(f"{storage}: the record of part {number:05d} does not list {', '.join(unlisted)}.")
     return record
 
 
-def read_record(root: Path, plan: PartsPlan, number: int) -> PartRecord:
+def read_record(storage: Storage, plan: PartsPlan, number: int) -> PartRecord:
     """Return the commit record of a part.
 
     Raises:
         CacheDamaged: the record is broken, or about another part.
         CacheMismatch: the record belongs to another plan.
     """
-    record = unseal(PartRecord, layout.inside(root, f"{layout.PARTS}/{number:05d}/{RECORD_NAME}"))
+    record = read_sealed(PartRecord, storage, layout.record_name(number))
     if record.plan != plan.identity:
         raise CacheMismatch(
-            f"{root}: part {number:05d} was written under another plan. "
+            f"{storage}: part {number:05d} was written under another plan. "
             "Run `logitstore verify CACHE --repair`, then the command that wrote it again."
         )
     if record.part != number or record.samples != plan.samples_in(number):
-        raise CacheDamaged(f"{root}: the record of part {number:05d} is about another part. Run `logitstore verify`.")
+        raise CacheDamaged(
+            f"{storage}: the record of part {number:05d} is about another part. Run `logitstore verify`."
+        )
     return record
 
 
-def check_sizes(root: Path, number: int, record: PartRecord) -> None:
+def check_sizes(storage: Storage, number: int, record: PartRecord) -> None:
     """Raise CacheDamaged if a file of the part is missing, or its size differs from its seal."""
-    check_files(root, f"{layout.PARTS}/{number:05d}/", record.files)
+    check_files(storage, f"{layout.part_name(number)}/", record.files)
 
 
-def check_files(root: Path, folder: str, files: dict[str, FileSeal]) -> None:
+def check_files(storage: Storage, folder: str, files: dict[str, FileSeal]) -> None:
     """Raise CacheDamaged if one of the files below `folder` is missing, or its size differs from its seal."""
     for name, sealed in files.items():
-        path = layout.inside(root, f"{folder}{name}")
-        try:
-            status = path.stat()
-            size = status.st_size if stat.S_ISREG(status.st_mode) else None
-        except OSError:
-            size = None
+        size = storage.size(f"{folder}{name}")
         if size != sealed.bytes:
             what = "is missing" if size is None else f"has {size} bytes instead of {sealed.bytes}"
             raise CacheDamaged(
-                f"{root}: {folder}{name} {what}. Run `logitstore verify CACHE --repair`, then the command that wrote it again."
+                f"{storage}: {folder}{name} {what}. "
+                "Run `logitstore verify CACHE --repair`, then the command that wrote it again."
             )
 
 
@@ -115,7 +112,7 @@ class Part:
 
     def __init__(
         self,
-        root: Path,
+        storage: Storage,
         manifest: Manifest,
         number: int,
         shelf: Shelf | None = None,
@@ -129,9 +126,9 @@ class Part:
             CacheMismatch: the part was written under another plan.
         """
         self.number = number
-        self.folder = layout.inside(root, f"{layout.PARTS}/{number:05d}")
-        self.record = open_record(root, manifest, number, [layout.SAMPLES_FILE])
-        self.samples = samples or open_samples(root, manifest, number, shared)
+        self.folder = storage.local(layout.part_name(number))
+        self.record = open_record(storage, manifest, number, [layout.SAMPLES_FILE])
+        self.samples = samples or open_samples(storage, manifest, number, shared)
         self._manifest = manifest
         self._codec = RowCodec(row=manifest.row)
         self._shelf = shelf or Shelf(OPEN_ARCHIVES)
@@ -159,11 +156,11 @@ class Part:
         return CachedSample(sample=self.samples.sample(index), answer=Answer(fields=self._codec.readable(stored)))
 
 
-def open_samples(root: Path, manifest: Manifest, number: int, shared: Any = None) -> PartSamples:
+def open_samples(storage: Storage, manifest: Manifest, number: int, shared: Any = None) -> PartSamples:
     """Map the samples of a part.
 
     Args:
-        root: folder of the cache.
+        storage: that of the cache.
         manifest: that of the cache.
         number: of the part.
         shared: what all parts share about the samples, if it is open already.
@@ -171,6 +168,6 @@ def open_samples(root: Path, manifest: Manifest, number: int, shared: Any = None
     Raises:
         CacheDamaged: the file is missing, truncated, foreign or outside the cache.
     """
-    path = layout.inside(root, f"{layout.PARTS}/{number:05d}/{layout.SAMPLES_FILE}")
+    path = storage.local(f"{layout.part_name(number)}/{layout.SAMPLES_FILE}")
     stored = stored_samples(manifest)
-    return stored.open(path, manifest, number, stored.open_shared(root, manifest) if shared is None else shared)
+    return stored.open(path, manifest, number, stored.open_shared(storage, manifest) if shared is None else shared)

@@ -14,6 +14,7 @@ from logitstore.core.types import Array, Asked
 from logitstore.errors import CacheDamaged
 from logitstore.format.manifest import Manifest
 from logitstore.format.part_record import PartRecord
+from logitstore.store.storage import Storage
 
 
 def map_batch(path: Path, schema: pa.Schema) -> pa.RecordBatch:
@@ -75,7 +76,7 @@ class StoredSamples(Protocol):
     shared: str | None
     """The shared file that tells what all parts are about, such as "images"; None if the parts say all."""
 
-    def open_shared(self, root: Path, manifest: Manifest) -> Any:
+    def open_shared(self, storage: Storage, manifest: Manifest) -> Any:
         """Open the shared file, or return None if there is none.
 
         Raises:

@@ -18,8 +18,8 @@ from pydantic import Field, ValidationError
 from logitstore.core.record import Record
 from logitstore.core.types import Array
 from logitstore.errors import BadInput, CacheMismatch, storage_errors
-from logitstore.store import storage
 from logitstore.store.cache import Cache
+from logitstore.store.local_disk import write_whole
 
 FORMAT, VERSION = "logitstore-selection", 1
 
@@ -116,7 +116,7 @@ def write_selection(path: Path, selection: Selection) -> None:
     with pa.ipc.new_file(sink, schema) as writer:
         writer.write_batch(pa.record_batch(columns, schema=schema))
     with storage_errors(path):
-        storage.write_whole(path, bytes(sink.getvalue()))
+        write_whole(path, bytes(sink.getvalue()))
 
 
 def read_selection(path: Path) -> Selection:

@@ -1,128 +1,176 @@
-"""How files come to lie in a cache: whole, synced, by one rename, the commit record last."""
+"""Where a cache lies: what a storage does, and the table of schemes.
+
+A storage holds one cache or one tap. Names in it are relative and have forward slashes, such as `parts/00003/part.json`.
+"""
 
 from __future__ import annotations
 
-import os
-import secrets
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Protocol, TypeVar
 
-from logitstore.format.part_record import RECORD_NAME
-from logitstore.store.layout import PARTS, SHARED, inside, part_folder
+from logitstore.core.place import Place, split_scheme
+from logitstore.core.record import Record
+from logitstore.core.registry import suggest
+from logitstore.errors import BadInput
+from logitstore.format.sealed import unseal_from
+from logitstore.store.layout import record_name
+from logitstore.store.local_disk import LocalDisk
 
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it appears whole or not at all; replace an existing file."""
-    aside = _aside(path, content)
-    os.replace(aside, path)
-    sync_folder(path.parent)
-
-
-@contextmanager
-def alone(root: Path) -> Iterator[None]:
-    """Hold a lock on the folder `root`, so that other processes wait, if the system and the disk support such locks."""
-    folder = os.open(root, os.O_RDONLY)
-    try:
-        with suppress(ImportError, OSError):
-            import fcntl  # noqa: PLC0415
-
-            fcntl.flock(folder, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(folder)
+PLUGINS = "logitstore.storages"
+"""The entry-point group in which other packages name storages of theirs, by scheme."""
 
 
-def write_first(path: Path, content: bytes) -> bool:
-    """Write a file like `write_whole`, but keep an existing file. Return False if `path` existed already."""
-    aside = _aside(path, content)
-    try:
-        os.link(aside, path)
-    except FileExistsError:
-        return False
-    finally:
-        aside.unlink()
-    sync_folder(path.parent)
-    return True
+class Storage(Protocol):
+    """One place that holds a cache or a tap; `str` of it names the place in messages.
+
+    What it refuses for want of space, rights or a network is an OSError.
+    """
+
+    @property
+    def address(self) -> str:
+        """The place in full. Two storages are the same place if their addresses are equal; one lies in another if its
+        address continues the other's after a slash."""
+        ...
+
+    def within(self, name: str) -> Storage:
+        """Return the storage below a folder, such as that of a tap. Raises CacheDamaged: see `local`."""
+        ...
+
+    # reading
+
+    def read(self, name: str) -> bytes:
+        """Return the contents of a file.
+
+        Raises:
+            FileNotFoundError: there is none.
+            CacheDamaged: see `local`.
+        """
+        ...
+
+    def size(self, name: str) -> int | None:
+        """Return the bytes of a file; None if there is none. Raises CacheDamaged: see `local`."""
+        ...
+
+    def names(self, folder: str) -> list[str]:
+        """Return the names of what lies right below a folder; none for a folder that is not there."""
+        ...
+
+    def files(self, folder: str) -> list[str]:
+        """Return the names of all files below a folder, however deep, relative to the storage and sorted."""
+        ...
+
+    def list_parts(self) -> list[int]:
+        """Return the numbers of the committed parts, ascending."""
+        ...
+
+    def local(self, name: str) -> Path:
+        """Return a local path of a file or folder, such as that of a part, whose files can be mapped.
+
+        A storage that is not local brings the files here first. A path to nothing is returned for a name of nothing.
+
+        Raises:
+            CacheDamaged: the name leads outside the storage.
+        """
+        ...
+
+    # writing
+
+    def claim(self) -> AbstractContextManager[list[str]]:
+        """Make sure that the place can be written, and give the names of what lies in it.
+
+        A new place that is still empty is removed again if the work inside fails.
+
+        Raises:
+            BadInput: something stands there that can hold no cache.
+        """
+        ...
+
+    def put(self, name: str, content: bytes) -> None:
+        """Write a file so that it is there entirely or not at all; an existing one is replaced."""
+        ...
+
+    def put_first(self, name: str, content: bytes) -> bool:
+        """Write a file as `put` does, but the first writer wins: return False, and change nothing, if it exists."""
+        ...
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Make other processes that ask for the same wait, where the storage can do that."""
+        ...
+
+    def stage(self, part: int) -> Path:
+        """Return a new local folder in which one writer prepares a part; readers never look into it."""
+        ...
+
+    def commit(self, part: int, staged: Path) -> None:
+        """Make a staged part visible, its record `part.json` last. If another writer was first, that writer's part stays.
+
+        The staged folder is gone afterwards, with those that other writers of this part left.
+        """
+        ...
+
+    def remove(self, name: str) -> None:
+        """Remove a file, or a folder with all that is in it; nothing happens if there is none."""
+        ...
+
+    def sweep(self) -> None:
+        """Remove what killed writers left. Nobody may be writing."""
+        ...
+
+    def free_bytes(self) -> int | None:
+        """Return the bytes that are free there; None if there is no limit to ask for."""
+        ...
 
 
-def _aside(path: Path, content: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with aside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        aside.unlink(missing_ok=True)
-        raise
-    return aside
+STORAGES: dict[str, Callable[[str], Storage]] = {"": LocalDisk}
+"""What makes a storage of the text that follows `scheme://`, by scheme; a place without a scheme is a path on the local disk.
+
+Those of other packages stand under the entry point `logitstore.storages`."""
 
 
-def sync_folder(folder: Path) -> None:
-    """Sync a folder's entries, or a file's contents, to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync_tree(folder: Path) -> None:
-    """Sync everything below a folder to the disk: contents first, then the folders that name them."""
-    for path in sorted(folder.rglob("*"), reverse=True):
-        sync_folder(path)
-    sync_folder(folder)
-
-
-def staging_folder(root: Path, part: int) -> Path:
-    """Make a new folder in which one writer prepares one part; readers ignore it. Raises CacheDamaged: see `inside`."""
-    folder = inside(root, PARTS) / f"{part:05d}.partial-{secrets.token_hex(4)}"
-    folder.mkdir(parents=True)
-    return folder
-
-
-def drop_staging(root: Path, part: int) -> None:
-    """Remove the staging folders of this part."""
-    for folder in (root / PARTS).glob(f"{part:05d}.partial-*"):
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def sweep(root: Path) -> None:
-    """Remove the remains of killed writers. Call it only for a complete cache or tap, to which nobody writes any more.
+def open_storage(place: Place) -> Storage:
+    """Return the storage at a place: a path, or a text `scheme://rest`. Nothing there is touched.
 
     Raises:
-        CacheDamaged: see `inside`; files behind a link do not belong to the cache and are not deleted.
+        BadInput: no storage has the scheme.
     """
-    parts, shared = inside(root, PARTS), inside(root, SHARED)
-    for folder in parts.glob("*.partial-*"):
-        shutil.rmtree(folder, ignore_errors=True)
-    for aside in (*root.glob(".*.json.*"), *root.glob(".probe.*"), *shared.rglob(".*")):
-        if not aside.is_dir():
-            aside.unlink(missing_ok=True)
+    scheme, rest = split_scheme(place)
+    return (STORAGES.get(scheme) or _plugin(scheme, place))(rest)
 
 
-def commit(staged: Path, root: Path, part: int) -> None:
-    """Make a finished part visible by one rename. If another writer was first, keep the part of that writer."""
-    sync_tree(staged)
-    target = part_folder(root, part)
-    if target.exists() and not (target / RECORD_NAME).is_file():
-        # a folder without a commit record is not a part
-        os.rename(target, target.with_name(f"{target.name}.partial-{secrets.token_hex(4)}"))
-    try:
-        os.rename(staged, target)
-    except OSError:
-        if not (target / RECORD_NAME).is_file():
-            raise
-        shutil.rmtree(staged, ignore_errors=True)
-    sync_folder(target.parent)
-    drop_staging(root, part)
+def _plugin(scheme: str, place: Place) -> Callable[[str], Storage]:
+    """Return what another package makes storages of that scheme with. Plugins are looked for only where it is none of ours."""
+    found = {entry.name: entry for entry in entry_points(group=PLUGINS)}
+    if scheme not in found:
+        known = [name for name in (*STORAGES, *found) if name]
+        raise BadInput(
+            f"{place}: no storage has the scheme '{scheme}'. {suggest(scheme, known) if known else 'None is installed.'} "
+            "Install the package that has it, or give a path."
+        )
+    make: Callable[[str], Storage] = found[scheme].load()
+    return make
 
 
-def free_bytes(folder: Path) -> int:
-    """Return the bytes that are free on the disk that will hold `folder`."""
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
+def free_bytes(place: Place) -> int | None:
+    """Return the bytes that are free where a cache is to lie; None if there is no limit to ask for."""
+    return open_storage(place).free_bytes()
+
+
+R = TypeVar("R", bound=Record)
+
+
+def read_sealed(kind: type[R], storage: Storage, name: str) -> R:
+    """Read a sealed JSON file.
+
+    Raises:
+        NotACache, CacheDamaged: see `logitstore.format.sealed.unseal`; or the name leads outside the storage.
+    """
+    folder, _, file = f"{storage}/{name}".rpartition("/")
+    return unseal_from(kind, folder, file, lambda: storage.read(name))
+
+
+def is_committed(storage: Storage, part: int) -> bool:
+    """Say whether a part is there as a whole."""
+    return storage.size(record_name(part)) is not None

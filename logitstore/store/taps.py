@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
@@ -18,61 +16,65 @@ from logitstore.errors import BadInput, CacheDamaged, CacheMismatch, one_line
 from logitstore.format.codecs.feature import FeatureCodec
 from logitstore.format.manifest import Manifest
 from logitstore.format.part_record import PartRecord
-from logitstore.format.sealed import unseal
 from logitstore.format.tap import TAP_NAME, TAPS, TapInfo, TapPlan, directions_of, tap_folder
 from logitstore.format.tap_names import PATTERN, flags_for
 from logitstore.store import layout
 from logitstore.store.part import open_record, read_record
 from logitstore.store.rows import map_rows
+from logitstore.store.storage import Storage, read_sealed
 
 OPEN_PARTS = 4096
 """Largest count of parts of a tap kept open, as for a cache."""
 
 
-def tap_folders(root: Path) -> list[str]:
-    """Return the names of the folders in `taps/` that hold a tap, sorted."""
+def tap_folders(storage: Storage) -> list[str]:
+    """Return the names of the folders below `taps/` that hold a tap."""
+    names = (name for name in storage.names(TAPS) if re.match(PATTERN, name))
+    return sorted(name for name in names if _holds_tap(storage, name))
+
+
+def _holds_tap(storage: Storage, name: str) -> bool:
     try:
-        names = os.listdir(root / TAPS)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    return sorted(name for name in names if re.match(PATTERN, name) and (root / TAPS / name / TAP_NAME).is_file())
+        return storage.size(f"{tap_folder(name)}/{TAP_NAME}") is not None
+    except CacheDamaged:
+        return True  # a folder that leads outside is refused when the tap is opened
 
 
-def read_tap(root: Path, manifest: Manifest, name: str) -> TapPlan:
+def read_tap(storage: Storage, manifest: Manifest, name: str) -> TapPlan:
     """Return the plan of an existing tap.
 
     Raises:
         CacheDamaged: its record is broken, or belongs to another tap.
         CacheMismatch: the tap belongs to another cache.
     """
-    info = unseal(TapInfo, layout.inside(root, f"{tap_folder(name)}/{TAP_NAME}"))
+    info = read_sealed(TapInfo, storage, f"{tap_folder(name)}/{TAP_NAME}")
     if info.name != name:
-        raise CacheDamaged(f"{root}: {tap_folder(name)} holds the tap {info.name}. Remove that folder.")
+        raise CacheDamaged(f"{storage}: {tap_folder(name)} holds the tap {info.name}. Remove that folder.")
     if info.plan != manifest.identity:
-        raise CacheMismatch(f"{root}: {tap_folder(name)} belongs to another cache. Remove that folder.")
+        raise CacheMismatch(f"{storage}: {tap_folder(name)} belongs to another cache. Remove that folder.")
     return TapPlan(info=info, manifest=manifest)
 
 
 class Tap:
     """One stored feature of the teacher, such as `hidden-8`: one vector for every row of the cache."""
 
-    def __init__(self, root: Path, manifest: Manifest, name: str) -> None:
+    def __init__(self, storage: Storage, manifest: Manifest, name: str) -> None:
         """Read the plan of the tap and list its parts. No part is opened.
 
         Raises:
             CacheDamaged, CacheMismatch: see `read_tap`.
         """
-        self.plan = read_tap(root, manifest, name)
+        self.plan = read_tap(storage, manifest, name)
         self.name, self.info = name, self.plan.info
-        self.path = layout.inside(root, tap_folder(name))
-        self.part_numbers = [part for part in layout.committed_parts(self.path) if part < manifest.parts]
-        self._root = root
+        self.storage = storage.within(tap_folder(name))
+        self.part_numbers = [part for part in self.storage.list_parts() if part < manifest.parts]
+        self._cache = storage
         self._parts: OrderedDict[int, dict[str, Array]] = OrderedDict()
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
         done = f"{len(self.part_numbers)} of {self.plan.parts} parts"
-        return f"<Tap {self.path}: {self.info.width} channels as {self.info.codec}, {done}>"
+        return f"<Tap {self.storage}: {self.info.width} channels as {self.info.codec}, {done}>"
 
     @property
     def complete(self) -> bool:
@@ -82,7 +84,7 @@ class Tap:
     @cached_property
     def records(self) -> list[PartRecord]:
         """The commit records of all committed parts; they are read once, at first use."""
-        return [read_record(self.path, self.plan, part) for part in self.part_numbers]
+        return [read_record(self.storage, self.plan, part) for part in self.part_numbers]
 
     @cached_property
     def codec(self) -> FeatureCodec:
@@ -91,7 +93,7 @@ class Tap:
         Raises:
             CacheDamaged: the shared file cannot be read, or holds other arrays.
         """
-        return FeatureCodec(info=self.info, shared=load_tap_shared(self.path, self.info))
+        return FeatureCodec(info=self.info, shared=load_tap_shared(self.storage, self.info))
 
     def part(self, number: int) -> dict[str, Array]:
         """Return the stored arrays of part `number`, mapped at first use. The last OPEN_PARTS parts stay open.
@@ -102,8 +104,8 @@ class Tap:
         """
         with self._lock:
             if number not in self._parts:
-                record = open_record(self.path, self.plan, number)
-                rows = layout.inside(self.path, f"{layout.PARTS}/{number:05d}/{layout.ROWS_FOLDER}")
+                record = open_record(self.storage, self.plan, number)
+                rows = self.storage.local(layout.part_name(number)) / layout.ROWS_FOLDER
                 self._parts[number] = map_rows(rows, self.plan.fields, record.rows)
                 if len(self._parts) > OPEN_PARTS:
                     self._parts.popitem(last=False)
@@ -113,17 +115,17 @@ class Tap:
         """Raise BadInput if some of the parts do not exist."""
         if missing := sorted(set(parts) - set(self.part_numbers)):
             raise BadInput(
-                f"{self._root}: the tap '{self.name}' lacks {len(missing)} of its parts, the first {missing[0]:05d}. "
-                f"Run: logitstore add {self._root} {flags_for([self.name])}"
+                f"{self._cache}: the tap '{self.name}' lacks {len(missing)} of its parts, the first {missing[0]:05d}. "
+                f"Run: logitstore add {self._cache} {flags_for([self.name])}"
             )
 
 
 class Taps(Mapping[str, Tap]):
     """The taps of a cache by name, complete or not. Each is opened at first use."""
 
-    def __init__(self, root: Path, manifest: Manifest) -> None:
-        self._root, self._manifest = root, manifest
-        self._names = tap_folders(root)
+    def __init__(self, storage: Storage, manifest: Manifest) -> None:
+        self._cache, self._manifest = storage, manifest
+        self._names = tap_folders(storage)
         self._open: dict[str, Tap] = {}
 
     def __getitem__(self, name: str) -> Tap:
@@ -132,10 +134,10 @@ class Taps(Mapping[str, Tap]):
             if not re.match(PATTERN, name):
                 raise BadInput(f"no tap is named '{name}'. Names are like hidden-8, final, query-8, key-8, value-8.")
             raise BadInput(
-                f"{self._root}: it has no tap '{name}'. Run: logitstore add {self._root} {flags_for([name])}"
+                f"{self._cache}: it has no tap '{name}'. Run: logitstore add {self._cache} {flags_for([name])}"
             )
         if name not in self._open:
-            self._open[name] = Tap(self._root, self._manifest, name)
+            self._open[name] = Tap(self._cache, self._manifest, name)
         return self._open[name]
 
     def check_has(self, names: Iterable[str]) -> None:
@@ -143,7 +145,7 @@ class Taps(Mapping[str, Tap]):
         wanted = sorted(names)
         if missing := [name for name in wanted if name not in self._names]:
             raise BadInput(
-                f"{self._root}: it has no {', '.join(missing)}. Run: logitstore add {self._root} {flags_for(missing)}"
+                f"{self._cache}: it has no {', '.join(missing)}. Run: logitstore add {self._cache} {flags_for(missing)}"
             )
 
     def __contains__(self, name: object) -> bool:
@@ -156,7 +158,7 @@ class Taps(Mapping[str, Tap]):
         return len(self._names)
 
 
-def load_tap_shared(folder: Path, info: TapInfo) -> dict[str, Array]:
+def load_tap_shared(storage: Storage, info: TapInfo) -> dict[str, Array]:
     """Return the arrays of a tap's shared file, after checking them against its codec; none for a tap without such a file.
 
     Raises:
@@ -164,7 +166,7 @@ def load_tap_shared(folder: Path, info: TapInfo) -> dict[str, Array]:
     """
     arrays: dict[str, Array] = {}
     for name in info.shared:
-        path = layout.inside(folder, name)
+        path = storage.local(name)
         try:
             arrays = safetensors.numpy.load_file(path)
         except Exception as error:

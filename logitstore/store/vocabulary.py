@@ -11,7 +11,6 @@ import xxhash
 from logitstore.errors import CacheDamaged
 from logitstore.format.data import TokenizerInfo
 from logitstore.store.cache import Cache
-from logitstore.store.layout import inside
 
 
 def read_pieces(cache: Cache) -> pa.ChunkedArray:
@@ -20,7 +19,7 @@ def read_pieces(cache: Cache) -> pa.ChunkedArray:
     Raises:
         CacheDamaged: the file is missing, or is not a whole Arrow file with the column `piece`.
     """
-    path = inside(cache.path, cache.manifest.shared_file("vocabulary"))
+    path = cache.storage.local(cache.manifest.shared_file("vocabulary"))
     try:
         return pa.ipc.open_file(pa.memory_map(str(path))).read_all().column("piece")
     except (pa.ArrowException, OSError, KeyError) as error:

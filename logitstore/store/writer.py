@@ -15,10 +15,12 @@ from logitstore.errors import storage_errors
 from logitstore.format.manifest import Manifest
 from logitstore.format.part_record import HISTOGRAM_BINS, RECORD_NAME, Fidelity, PartRecord, Sums, with_sample
 from logitstore.format.sealed import seal, seal_of
-from logitstore.store import layout, storage
+from logitstore.store import layout
+from logitstore.store.local_disk import write_whole
 from logitstore.store.part import PartsPlan, read_record
 from logitstore.store.rows_writer import RowsWriter, open_writer
 from logitstore.store.samples import stored_samples
+from logitstore.store.storage import Storage, is_committed
 
 
 class PartWriter:
@@ -27,7 +29,7 @@ class PartWriter:
     Use it as a context: leaving it without `commit` drops the staged files.
     """
 
-    def __init__(self, root: Path, manifest: Manifest, part: int, samples: Sequence[Asked]) -> None:
+    def __init__(self, storage: Storage, manifest: Manifest, part: int, samples: Sequence[Asked]) -> None:
         """Stage part number `part`.
 
         Raises:
@@ -37,7 +39,7 @@ class PartWriter:
         self._manifest, self._samples = manifest, list(samples)
         self._nll_S = np.zeros(len(samples), np.float32)
         self._sums = Sums(entropy_histogram=[0] * HISTOGRAM_BINS)
-        self._staged = StagedPart(root, manifest, part, samples)
+        self._staged = StagedPart(storage, manifest, part, samples)
 
     @property
     def rows(self) -> int:
@@ -98,28 +100,28 @@ class StagedPart:
     Use it as a context: leaving it without `commit` drops the staged files.
     """
 
-    def __init__(self, root: Path, plan: PartsPlan, part: int, samples: Sequence[Asked]) -> None:
-        """Stage part number `part` below `root`, the folder of a cache or of a tap.
+    def __init__(self, storage: Storage, plan: PartsPlan, part: int, samples: Sequence[Asked]) -> None:
+        """Stage part number `part` of a cache or of a tap, in a folder that no reader looks into.
 
         Raises:
             StorageError: the folder cannot be written.
             PartTaken: another writer was first.
         """
-        self._root, self._plan, self._part, self._samples = root, plan, part, samples
-        # an interrupt may drop the part on one thread while another thread still writes or commits it
+        self._storage, self._plan, self._part, self._samples = storage, plan, part, samples
+        # an interrupt may drop the part on one thread while another still writes or commits it
         self._lock = threading.RLock()
         counts = np.array([sample.rows for sample in samples], np.int64)
         self._row_start_S = np.concatenate([[0], np.cumsum(counts)[:-1]])
         self._done_S = np.zeros(len(samples), np.bool_)
         self.rows = int(counts.sum())
         self._rows_writer: RowsWriter | None = None
-        with storage_errors(root):
-            self._folder = storage.staging_folder(root, part)
+        with storage_errors(storage):
+            self._folder = storage.stage(part)
             try:
                 self._rows_writer = open_writer(self._folder / layout.ROWS_FOLDER, plan.fields, self.rows, plan.layout)
             except FileNotFoundError as error:
                 self._drop()
-                if (layout.part_folder(root, part) / RECORD_NAME).is_file():
+                if is_committed(storage, part):
                     raise PartTaken(part) from error
                 raise
             except BaseException:
@@ -135,8 +137,8 @@ class StagedPart:
         self._drop()
 
     def write(self, index: int, fields: dict[str, Array]) -> None:
-        """Write the rows of sample number `index` of this part; `fields` are in their stored form."""
-        with self._lock, storage_errors(self._root):
+        """Store the rows of sample number `index` of this part, as they are to be stored."""
+        with self._lock, storage_errors(self._storage):
             if self._rows_writer is None:
                 raise RuntimeError("this part is closed")
             self._rows_writer.write(int(self._row_start_S[index]), fields)
@@ -162,16 +164,16 @@ class StagedPart:
             if self._rows_writer is None or not self._done_S.all():
                 raise RuntimeError(f"part {self._part} is not complete")
             try:
-                with storage_errors(self._root):
+                with storage_errors(self._storage):
                     if beside is not None:
                         beside(self._folder)
                     self._rows_writer.finish()
                     self._rows_writer = None
                     return self._commit(sums or Sums(), fidelity or Fidelity())
             except FileNotFoundError:
-                # another writer of this part was first, and removed this staging folder
-                if (layout.part_folder(self._root, self._part) / RECORD_NAME).is_file():
-                    return read_record(self._root, self._plan, self._part)
+                # another writer of this part was first, and cleared away what was staged beside it
+                if is_committed(self._storage, self._part):
+                    return read_record(self._storage, self._plan, self._part)
                 raise
 
     def _commit(self, sums: Sums, fidelity: Fidelity) -> PartRecord:
@@ -189,8 +191,8 @@ class StagedPart:
                 if path.is_file()
             },
         )
-        storage.write_whole(self._folder / RECORD_NAME, seal(record))
-        storage.commit(self._folder, self._root, self._part)
+        write_whole(self._folder / RECORD_NAME, seal(record))
+        self._storage.commit(self._part, self._folder)
         return record
 
     def _drop(self) -> None:

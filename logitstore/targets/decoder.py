@@ -115,7 +115,7 @@ def decoder_of(cache: Cache) -> Decoder:
         CacheDamaged: what its rows share cannot be read.
     """
     cache.check_targets("targets")
-    return Decoder(cache.manifest.row, load_shared(cache.path, cache.manifest))
+    return Decoder(cache.manifest.row, load_shared(cache.storage, cache.manifest))
 
 
 def top_of(cache: Cache, answer: Answer, k: int) -> tuple[Array, Array]:

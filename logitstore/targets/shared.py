@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import safetensors.torch
@@ -14,7 +13,7 @@ from logitstore.errors import CacheDamaged, one_line
 from logitstore.format.codecs.codebook import MOST_BITS
 from logitstore.format.manifest import Manifest
 from logitstore.format.row import RowInfo
-from logitstore.store.layout import inside
+from logitstore.store.storage import Storage
 
 
 def shared_shapes(row: RowInfo, widths: list[int]) -> dict[str, tuple[int, ...]]:
@@ -38,7 +37,7 @@ def shared_shapes(row: RowInfo, widths: list[int]) -> dict[str, tuple[int, ...]]
     return {}
 
 
-def load_shared(root: Path, manifest: Manifest) -> dict[str, Tensor]:
+def load_shared(storage: Storage, manifest: Manifest) -> dict[str, Tensor]:
     """Return the tensors of a cache's tail, checked against what its rows need.
 
     Raises:
@@ -46,7 +45,7 @@ def load_shared(root: Path, manifest: Manifest) -> dict[str, Tensor]:
     """
     if manifest.tail.file is None:
         return {}
-    path = inside(root, manifest.tail.file)
+    path = storage.local(manifest.tail.file)
     try:
         shared: dict[str, Tensor] = safetensors.torch.load_file(path)
     except Exception as error:

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from logitstore.core.place import Place
 from logitstore.core.progress import Progress, Step, no_progress
 from logitstore.core.types import Array, ModelRef
 from logitstore.errors import BadInput
 from logitstore.models.load import load_tokenizer
 from logitstore.store.cache import Cache
-from logitstore.store.layout import inside
 from logitstore.targets.targets import AnyTargets
 from logitstore.text.batches import laid_out
 from logitstore.text.sample import cut
@@ -44,7 +43,7 @@ class TextSamples:
         bytes: number of bytes of the text, in UTF-8, that the rows' tokens spell.
     """
 
-    path: Path
+    path: Place
     tokens: Array
     ends_S: Array
     lengths_S: Array
@@ -97,7 +96,7 @@ def encoded_anew(
             f"--text: {cache.path} holds chats, whose template is written in the teacher's tokens. "
             "Dump the chats with the student's tokenizer instead."
         )
-    cache_tokenizer = load_tokenizer(ModelRef(name=str(inside(cache.path, cache.manifest.shared_file("tokenizer")))))
+    cache_tokenizer = load_tokenizer(ModelRef(name=str(cache.storage.local(cache.manifest.shared_file("tokenizer")))))
     tokens: list[Array] = []
     lengths: list[int] = []
     firsts: list[int] = []

@@ -14,6 +14,7 @@ from logitstore.errors import BadInput, CacheDamaged
 from logitstore.format.manifest import Manifest
 from logitstore.format.part_record import PartRecord
 from logitstore.store.samples import PartSamples, map_batch
+from logitstore.store.storage import Storage
 from logitstore.text.sample import Sample, key_of
 
 
@@ -146,7 +147,7 @@ class TextSamples:
 
     shared = None
 
-    def open_shared(self, root: Path, manifest: Manifest) -> None:
+    def open_shared(self, storage: Storage, manifest: Manifest) -> None:
         """Open nothing: the parts of a cache of texts say all about them."""
 
     def open(self, path: Path, manifest: Manifest, part: int, shared: None) -> SamplesFile:

@@ -16,6 +16,7 @@ from logitstore.settings.tasks import refuse_other_tasks
 from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.store.selection import Selection, read_selection
+from logitstore.store.storage import open_storage
 from logitstore.train.students.build import parse_layers, shape_changes
 from logitstore.train.task import train_task
 from logitstore.train.terms import check_terms
@@ -98,9 +99,12 @@ def _check_out(settings: TrainSettings, names: list[str]) -> None:
     """Refuse a folder in which saving would overwrite something else."""
     if settings.out.exists() and not settings.out.is_dir():
         raise BadInput(f"--out {settings.out}: a file stands there. Choose another folder.")
-    taken = {settings.cache.resolve(), *(Path(ModelRef.parse(student).name).resolve() for student in settings.students)}
+    taken = {
+        open_storage(settings.cache).address,
+        *(str(Path(ModelRef.parse(student).name).resolve()) for student in settings.students),
+    }
     for place in (settings.out, *(settings.out / name for name in names)):
-        if place.resolve() in taken:
+        if str(place.resolve()) in taken:
             raise BadInput(f"--out {settings.out}: {place} is the cache or a student itself. Choose another folder.")
 
 

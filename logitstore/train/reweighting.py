@@ -16,8 +16,8 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 
 from logitstore.core.types import Array
 from logitstore.errors import BadInput
-from logitstore.store import storage
 from logitstore.store.cache import Cache
+from logitstore.store.local_disk import write_whole
 from logitstore.train.loader.domains import DomainOrder, behind, first_shares, next_shares
 from logitstore.train.loader.loader import Loader, evaluation_loader
 from logitstore.train.objectives import cross_entropy
@@ -119,7 +119,7 @@ class Reweighting(TrainerCallback):  # type: ignore[misc]
     def save(self, folder: Path) -> None:
         """Write the shares into the folder of a checkpoint."""
         content = {"domains": self.names.tolist(), "shares": [each.tolist() for each in self.order.shares]}
-        storage.write_whole(folder / STATE_NAME, json.dumps(content, indent=1).encode())
+        write_whole(folder / STATE_NAME, json.dumps(content, indent=1).encode())
 
     def _decide(self, student: Any, steps: int) -> None:
         """Add the shares of every span that begins at most LEAD steps from now."""

@@ -9,8 +9,8 @@ from typing import Any
 
 from logitstore.errors import BadInput
 from logitstore.settings.train import TrainSettings
-from logitstore.store import storage
 from logitstore.store.cache import Cache
+from logitstore.store.local_disk import write_whole
 
 SUMMARY_NAME = "logitstore.json"
 
@@ -75,7 +75,7 @@ def _read_summary(path: Path) -> dict[str, Any]:
 
 def write_summary(out: Path, summary: dict[str, Any]) -> None:
     """Write beside the student how it was made, and, once training is done, its figures."""
-    storage.write_whole(out / SUMMARY_NAME, json.dumps(_plain(summary), indent=1).encode())
+    write_whole(out / SUMMARY_NAME, json.dumps(_plain(summary), indent=1).encode())
 
 
 def _plain(value: Any) -> Any:

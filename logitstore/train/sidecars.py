@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
 
 import safetensors.torch
 import torch
@@ -22,7 +21,6 @@ from torch import Tensor
 from logitstore.core.progress import Progress, Step, no_progress
 from logitstore.errors import BadInput, StorageError, storage_errors
 from logitstore.models.moments import Moments
-from logitstore.store import storage
 from logitstore.store.cache import Cache
 from logitstore.train.loader.loader import Loader
 
@@ -93,22 +91,22 @@ def sidecar(cache: Cache, what: str, tap: str, progress: Progress = no_progress)
     Raises:
         BadInput: there is no such tap, or not all of it.
     """
-    path = path_of(cache, what, tap)
-    if path.is_file():
+    name, storage = name_of(cache, what, tap), cache.storage
+    if storage.size(name) is not None:
         with suppress(OSError, safetensors.SafetensorError):
-            stored: Tensors = safetensors.torch.load_file(path)
+            stored: Tensors = safetensors.torch.load(storage.read(name))
             if _kinds(stored) == _kinds_of(cache, what, tap):
                 return stored
     made = OF_TAPS[what](cache, tap, progress)
-    with suppress(StorageError), storage_errors(path.parent):
-        storage.write_whole(path, safetensors.torch.save(made))
+    with suppress(StorageError), storage_errors(storage):
+        storage.put(name, safetensors.torch.save(made))
     return made
 
 
-def path_of(cache: Cache, what: str, tap: str) -> Path:
-    """Return the path of a sidecar of a tap; its name has a hash of the numbers of the cache's parts."""
+def name_of(cache: Cache, what: str, tap: str) -> str:
+    """Return the name, in the cache, of a sidecar of a tap; it has a hash of the numbers of the cache's parts."""
     parts = xxhash.xxh3_64_hexdigest(",".join(map(str, cache.part_numbers)).encode())
-    return cache.path / FOLDER / f"{what}-{tap}-{cache.taps[tap].plan.identity}-{parts}.safetensors"
+    return f"{FOLDER}/{what}-{tap}-{cache.taps[tap].plan.identity}-{parts}.safetensors"
 
 
 def _kinds(tensors: Tensors) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:

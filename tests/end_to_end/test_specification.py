@@ -19,8 +19,8 @@ from logitstore.format.manifest import MANIFEST_NAME
 from logitstore.format.part_record import Fidelity
 from logitstore.format.row import CodecInfo, row_fields
 from logitstore.format.sealed import seal
-from logitstore.store import storage
 from logitstore.store.checks.verify import verify
+from logitstore.store.local_disk import LocalDisk, write_first, write_whole
 from logitstore.store.writer import PartWriter
 from tests.golden import make
 from tests.parts.specification import assert_same, read_from_the_specification
@@ -45,12 +45,12 @@ def coded(folder: Path, codec: CodecInfo) -> logitstore.Cache:
     described = row_fields(plain.sparsifier, plain.tail, codec, plain.teacher.vocabulary)
     plan = plain.model_copy(update={"codec": codec, "fields": described})
     stored = RowCodec(row=plan.row).encode(make.fields())
-    storage.write_whole(folder / "shared" / "notes.txt", make.NOTES)
-    storage.write_first(folder / MANIFEST_NAME, seal(plan))
+    write_whole(folder / "shared" / "notes.txt", make.NOTES)
+    write_first(folder / MANIFEST_NAME, seal(plan))
     done = 0
     for part in range(plan.parts):
         samples = make.samples()[part * make.SAMPLES_PER_PART : (part + 1) * make.SAMPLES_PER_PART]
-        with PartWriter(folder, plan, part, samples) as writer:
+        with PartWriter(LocalDisk(folder), plan, part, samples) as writer:
             for index, sample in enumerate(samples):
                 span = slice(done, done + sample.rows)
                 some = [{name: array[span] for name, array in rows.items()} for rows in (stored, make.facts())]

@@ -21,7 +21,7 @@ from logitstore.format.manifest import MANIFEST_NAME, Manifest, TeacherInfo
 from logitstore.format.part_record import Fidelity
 from logitstore.format.row import CodecInfo, FieldInfo, SparsifierInfo, TailInfo
 from logitstore.format.sealed import seal, seal_of_bytes
-from logitstore.store import storage
+from logitstore.store.local_disk import LocalDisk, write_first, write_whole
 from logitstore.store.writer import PartWriter
 from logitstore.text.sample import Sample
 
@@ -135,12 +135,12 @@ def manifest() -> Manifest:
 def write(folder: Path) -> None:
     """Write the cache into `folder` as a dump would: shared files, plan, parts."""
     plan, asked = manifest(), samples()
-    storage.write_whole(folder / "shared" / "notes.txt", NOTES)
-    storage.write_first(folder / MANIFEST_NAME, seal(plan))
+    write_whole(folder / "shared" / "notes.txt", NOTES)
+    write_first(folder / MANIFEST_NAME, seal(plan))
     done = 0
     for part in range(plan.parts):
         mine = asked[part * SAMPLES_PER_PART : (part + 1) * SAMPLES_PER_PART]
-        with PartWriter(folder, plan, part, mine) as writer:
+        with PartWriter(LocalDisk(folder), plan, part, mine) as writer:
             for index, sample in enumerate(mine):
                 span = slice(done, done + sample.rows)
                 answer, counted = (

@@ -21,7 +21,8 @@ from logitstore.format.sealed import seal, seal_of_bytes
 from logitstore.format.views import TransformInfo, ViewInfo
 from logitstore.image.stored import images_arrow
 from logitstore.image.view import View
-from logitstore.store import layout, storage
+from logitstore.store import layout
+from logitstore.store.local_disk import LocalDisk, write_first, write_whole
 from logitstore.store.vocabulary import Vocabulary
 from logitstore.store.writer import PartWriter
 
@@ -131,13 +132,13 @@ def write(folder: Path) -> None:
     """Write the cache into `folder` as a dump would: shared files, plan, parts."""
     plan, asked, rows = manifest(), views(), fields()
     for name, content in shared().items():
-        storage.write_whole(folder / name, content)
-    storage.write_first(folder / MANIFEST_NAME, seal(plan))
+        write_whole(folder / name, content)
+    write_first(folder / MANIFEST_NAME, seal(plan))
     top1_N = np.array(IDS)[:, 0]
     listed_N = (np.array(IDS) == np.array([view.label for view in asked])[:, None]).any(1)
     for part in range(plan.parts):
         span = plan.span(part)
-        with PartWriter(folder, plan, part, asked[span]) as writer:
+        with PartWriter(LocalDisk(folder), plan, part, asked[span]) as writer:
             for index, number in enumerate(range(span.start, span.stop)):
                 own = slice(number, number + 1)
                 answer = {name: array[own] for name, array in rows.items()}

@@ -15,7 +15,7 @@ from logitstore.dump.dump import dump
 from logitstore.dump.parts import write_part
 from logitstore.format.manifest import MANIFEST_NAME
 from logitstore.settings.dump import AddSettings
-from logitstore.store import storage
+from logitstore.store import local_disk
 from logitstore.store.cache import Cache
 from logitstore.store.checks.verify import verify
 from tests.parts.commands import Refused
@@ -54,18 +54,18 @@ def test_two_that_let_a_cache_grow_take_turns(
     pytest.importorskip("fcntl")
     cache = dump(images_plan(classifier, images, tmp_path / "cache", views=1, limit=3))
     begun, go_on = threading.Event(), threading.Event()
-    write_whole = storage.write_whole
+    write_whole = local_disk.write_whole
 
     def slowly(path: Path, content: bytes) -> None:
         begun.set()
         assert go_on.wait(60)
         write_whole(path, content)
 
-    monkeypatch.setattr("logitstore.dump.begin.layout.write_whole", slowly)
+    monkeypatch.setattr("logitstore.store.local_disk.write_whole", slowly)
     with ThreadPoolExecutor(2) as pool:
-        smaller = pool.submit(ensure_views, cache.path, 4)
+        smaller = pool.submit(ensure_views, cache.storage, 4)
         assert begun.wait(60)
-        larger = pool.submit(ensure_views, cache.path, 9)
+        larger = pool.submit(ensure_views, cache.storage, 9)
         assert not wait([larger], timeout=0.3).done
         go_on.set()
         assert (smaller.result().views, larger.result().views) == (4, 9)

@@ -21,9 +21,9 @@ from logitstore.format.part_record import RECORD_NAME, PartRecord
 from logitstore.format.sealed import seal, seal_of, unseal
 from logitstore.settings.convert import RecodeSettings
 from logitstore.settings.dump import AddSettings
-from logitstore.store import storage
 from logitstore.store.cache import Cache
 from logitstore.store.checks.verify import repair, verify
+from logitstore.store.local_disk import LocalDisk
 from tests.parts.files import tree
 from tests.parts.taps import small_taps_plan
 
@@ -122,7 +122,7 @@ def test_nothing_behind_a_link_is_swept(name: str, teacher: Path, texts: Path, t
     for again in (
         lambda: add(AddSettings(cache=tapped_copy, hidden="final", device="cpu")),
         lambda: dump(small_taps_plan(teacher, texts, tapped_copy, hidden="final")),
-        lambda: storage.sweep(tapped_copy / Path(name).parent),
+        lambda: LocalDisk(tapped_copy / Path(name).parent).sweep(),
     ):
         with pytest.raises(CacheDamaged, match="leads outside the cache"):
             again()

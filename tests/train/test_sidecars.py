@@ -14,9 +14,8 @@ import torch
 import logitstore
 from logitstore.dump.dump import dump
 from logitstore.errors import BadInput
-from logitstore.store import storage
 from logitstore.train import sidecars
-from logitstore.train.sidecars import directions, means, path_of, perplexity, sidecar
+from logitstore.train.sidecars import directions, means, name_of, perplexity, sidecar
 from tests.parts.commands import logitstore_command
 from tests.parts.texts import plan_for
 
@@ -72,7 +71,7 @@ def test_perplexity_by_domain_is_that_of_its_rows(cache: logitstore.Cache) -> No
 
 def test_a_sidecar_is_made_once_and_a_broken_one_is_made_again(tapped: logitstore.Cache) -> None:
     first = sidecar(tapped, "means", "final")
-    path = path_of(tapped, "means", "final")
+    path = tapped.path / name_of(tapped, "means", "final")
     before = path.stat().st_mtime_ns
     again = sidecar(tapped, "means", "final")
     assert path.stat().st_mtime_ns == before
@@ -92,7 +91,7 @@ def test_a_file_that_holds_something_else_is_made_again(tapped: logitstore.Cache
         made | {name: made[name][:, 1:].contiguous()},
         made | {name: made[name].double()},
     ):
-        storage.write_whole(path_of(tapped, what, "final"), safetensors.torch.save(other))
+        tapped.storage.put(name_of(tapped, what, "final"), safetensors.torch.save(other))
         found = sidecar(tapped, what, "final")
         assert found.keys() == made.keys()
         assert all(torch.equal(found[each].nan_to_num(), made[each].nan_to_num()) for each in made)
@@ -103,7 +102,7 @@ def test_a_sidecar_of_other_parts_is_another_file(tapped: logitstore.Cache, tmp_
     for lost in ("00000", "00001"):
         shutil.copytree(tapped.path, tmp_path / lost)
         shutil.rmtree(tmp_path / lost / "parts" / lost)
-    first, second = (path_of(logitstore.open(tmp_path / lost), "means", "final").name for lost in ("00000", "00001"))
+    first, second = (name_of(logitstore.open(tmp_path / lost), "means", "final") for lost in ("00000", "00001"))
     assert first != second
 
 

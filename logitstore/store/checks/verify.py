@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
+from logitstore.core.place import Place
 from logitstore.core.progress import Progress, Step, no_progress
 from logitstore.errors import CacheMismatch, LogitstoreError, NotACache, storage_errors
 from logitstore.format.codecs.answer import RowCodec
 from logitstore.format.manifest import MANIFEST_NAME, Manifest
 from logitstore.format.part_record import RECORD_NAME
-from logitstore.format.sealed import is_sealed, seal_of, unseal
+from logitstore.format.sealed import is_sealed, seal_of
 from logitstore.format.tap import TAP_NAME, TapInfo, tap_folder
 from logitstore.store import layout
 from logitstore.store.checks.rows import feature_block_problems, row_block_problems
 from logitstore.store.part import Part, PartsPlan, read_record
 from logitstore.store.samples import stored_samples
+from logitstore.store.storage import Storage, open_storage, read_sealed
 from logitstore.store.taps import Tap, tap_folders
 
 _BLOCK_ROWS = 1 << 16
@@ -58,41 +58,45 @@ class Problem:
         return f"{root}{layout.PARTS}/{self.part:05d}"
 
 
-def verify(root: Path, progress: Progress = no_progress) -> list[Problem]:
+def verify(place: Place, progress: Progress = no_progress) -> list[Problem]:
     """Return all problems of a cache, in order; none for a sound cache. Missing parts are not problems.
 
     Raises:
-        NotACache: the folder holds no cache.
+        NotACache: the place holds no cache at all.
     """
+    storage = open_storage(place)
     try:
-        manifest = unseal(Manifest, root / MANIFEST_NAME)
+        manifest = read_sealed(Manifest, storage, MANIFEST_NAME)
     except LogitstoreError as error:
-        path = root / MANIFEST_NAME
-        if not (root / layout.PARTS).is_dir() or (path.is_file() and is_sealed(path.read_bytes())):
+        if not storage.names(layout.PARTS) or _is_sealed_file(storage, MANIFEST_NAME):
             raise
         return [Problem(part=None, file=MANIFEST_NAME, what=str(error))]
-    problems = shared_problems(root, manifest)
-    samples_are_readable, shared, unreadable = _shared_samples(root, manifest, problems)
+    problems = shared_problems(storage, manifest)
+    samples_are_readable, shared, unreadable = _shared_samples(storage, manifest, problems)
     problems += unreadable
-    numbers = layout.part_folders(root)
+    numbers = layout.part_numbers(storage.names(layout.PARTS))
     for done, number in enumerate(numbers, 1):
         if number < manifest.parts:
             problems += (
-                part_problems(root, manifest, number, shared)
+                part_problems(storage, manifest, number, shared)
                 if samples_are_readable
-                else _file_problems(root, manifest, number)
+                else _file_problems(storage, manifest, number)
             )
         else:
             folder = f"{layout.PARTS}/{number:05d}"
             problems.append(Problem(part=number, file=folder, what="a part that the plan does not have"))
         progress(Step(stage="verify", done=done, total=len(numbers), part=number))
-    problems = problems or _count_problems(root, manifest, numbers)
-    for name in tap_folders(root):
-        problems += tap_problems(root, manifest, name, progress)
+    problems = problems or _count_problems(storage, manifest, numbers)
+    for name in tap_folders(storage):
+        problems += tap_problems(storage, manifest, name, progress)
     return problems
 
 
-def _shared_samples(root: Path, manifest: Manifest, problems: list[Problem]) -> tuple[bool, Any, list[Problem]]:
+def _is_sealed_file(storage: Storage, name: str) -> bool:
+    return storage.size(name) is not None and is_sealed(storage.read(name))
+
+
+def _shared_samples(storage: Storage, manifest: Manifest, problems: list[Problem]) -> tuple[bool, Any, list[Problem]]:
     """Open what all parts share about their samples.
 
     Return whether parts can be read, what was opened, and what is wrong with it. If something is wrong, parts cannot be read,
@@ -104,17 +108,17 @@ def _shared_samples(root: Path, manifest: Manifest, problems: list[Problem]) -> 
     )
     is_known = any(problem.file == file for problem in problems)
     try:
-        shared = stored.open_shared(root, manifest)
+        shared = stored.open_shared(storage, manifest)
     except LogitstoreError as error:
         return False, None, [] if is_known else [Problem(part=None, file=file, what=str(error))]
     return not is_known, shared, []
 
 
-def _count_problems(root: Path, manifest: Manifest, numbers: list[int]) -> list[Problem]:
+def _count_problems(storage: Storage, manifest: Manifest, numbers: list[int]) -> list[Problem]:
     """Return a problem if the cache is complete and the counts of rows or tokens of its parts differ from the plan."""
     if len(numbers) < manifest.parts:
         return []
-    records = [read_record(root, manifest, number) for number in numbers]
+    records = [read_record(storage, manifest, number) for number in numbers]
     counted = (sum(record.rows for record in records), sum(record.tokens for record in records))
     named = (manifest.rows * manifest.views, manifest.tokens * manifest.views)
     if counted == named:
@@ -123,43 +127,43 @@ def _count_problems(root: Path, manifest: Manifest, numbers: list[int]) -> list[
     return [Problem(part=None, file=MANIFEST_NAME, what=what)]
 
 
-def tap_problems(root: Path, manifest: Manifest, name: str, progress: Progress = no_progress) -> list[Problem]:
+def tap_problems(storage: Storage, manifest: Manifest, name: str, progress: Progress = no_progress) -> list[Problem]:
     """Return the problems of one tap: of its plan, its shared file and its parts."""
     folder = tap_folder(name)
     try:
-        tap = Tap(root, manifest, name)
+        tap = Tap(storage, manifest, name)
     except LogitstoreError as error:
         # a tap of another cache is dropped as a whole; a broken plan is written again with the same contents
         file = folder if isinstance(error, CacheMismatch) else f"{folder}/{TAP_NAME}"
         return [Problem(part=None, file=file, what=str(error), tap=name)]
-    problems = shared_problems(tap.path, tap.info)
+    problems = shared_problems(tap.storage, tap.info)
     if not problems:
         try:
             _ = tap.codec
         except LogitstoreError as error:
             problems = [Problem(part=None, file=file, what=str(error)) for file in tap.info.shared]
-    numbers = layout.part_folders(tap.path)
+    numbers = layout.part_numbers(tap.storage.names(layout.PARTS))
     for done, number in enumerate(numbers, 1):
-        problems += _tap_part_problems(root, tap, number)
+        problems += _tap_part_problems(storage, tap, number)
         progress(Step(stage=f"verify {name}", done=done, total=len(numbers), part=number))
     return [replace(problem, file=f"{folder}/{problem.file}", tap=name) for problem in problems]
 
 
-def _tap_part_problems(root: Path, tap: Tap, number: int) -> list[Problem]:
+def _tap_part_problems(storage: Storage, tap: Tap, number: int) -> list[Problem]:
     """Return the problems of one part of a tap; their files are relative to the tap."""
     folder = f"{layout.PARTS}/{number:05d}"
     if number >= tap.plan.parts:
         return [Problem(part=number, file=folder, what="a part that the plan does not have")]
-    if file_problems := _file_problems(tap.path, tap.plan, number):
+    if file_problems := _file_problems(tap.storage, tap.plan, number):
         return file_problems
     try:
         fields = tap.part(number)
-        cache_record = read_record(root, tap.plan.manifest, number)
+        cache_record = read_record(storage, tap.plan.manifest, number)
     except NotACache:
         cache_record = None  # the part of the cache is missing, which is not a problem of the tap
     except LogitstoreError as error:
         return [Problem(part=number, file=folder, what=str(error))]
-    rows = read_record(tap.path, tap.plan, number).rows
+    rows = read_record(tap.storage, tap.plan, number).rows
     if cache_record is not None and cache_record.rows != rows:
         return [Problem(part=number, file=folder, what=f"it has {rows} rows, that of the cache {cache_record.rows}")]
     problems: dict[tuple[str, str], None] = {}
@@ -169,41 +173,40 @@ def _tap_part_problems(root: Path, tap: Tap, number: int) -> list[Problem]:
     return [Problem(part=number, file=f"{folder}/{layout.ROWS_FOLDER}/{field}", what=what) for field, what in problems]
 
 
-def shared_problems(root: Path, manifest: Manifest | TapInfo) -> list[Problem]:
+def shared_problems(storage: Storage, manifest: Manifest | TapInfo) -> list[Problem]:
     """Return the problems of the shared files of a cache or of a tap."""
     problems = []
     for name, sealed in manifest.shared.items():
         try:
-            path = layout.inside(root, name)
-            what = _difference(path, sealed.bytes, sealed.xxh3_128)
+            what = _difference(storage.local(name), sealed.bytes, sealed.xxh3_128)
         except LogitstoreError as error:
             what = str(error)
         if what:
             problems.append(Problem(part=None, file=name, what=what))
     # every file in a shared folder is loaded with the folder, so unlisted files are problems
-    folders = {Path(name).parent for name in manifest.shared} - {Path(layout.SHARED)}
-    there = (path for folder in sorted(folders) for path in sorted((root / folder).glob("*")))
-    for name in (path.relative_to(root).as_posix() for path in there):
+    folders = {PurePosixPath(name).parent for name in manifest.shared} - {PurePosixPath(layout.SHARED)}
+    there = (f"{folder.as_posix()}/{name}" for folder in sorted(folders) for name in storage.names(folder.as_posix()))
+    for name in there:
         # a killed writer leaves a file whose name begins with a dot; such files are not loaded
-        if name not in manifest.shared and not Path(name).name.startswith("."):
+        if name not in manifest.shared and not PurePosixPath(name).name.startswith("."):
             problems.append(Problem(part=None, file=name, what="a file that does not belong there"))
     return problems
 
 
-def part_problems(root: Path, manifest: Manifest, number: int, shared: Any = None) -> list[Problem]:
+def part_problems(storage: Storage, manifest: Manifest, number: int, shared: Any = None) -> list[Problem]:
     """What is wrong with one part: its record, its files, and if those are whole, what they say.
 
     Args:
-        root: folder of the cache.
+        storage: that of the cache.
         manifest: of it.
         number: of the part.
         shared: what all parts share about their samples, if it is open already.
     """
     folder = f"{layout.PARTS}/{number:05d}"
-    if problems := _file_problems(root, manifest, number):
+    if problems := _file_problems(storage, manifest, number):
         return problems
     try:
-        part = Part(root, manifest, number, shared=shared)
+        part = Part(storage, manifest, number, shared=shared)
         _ = part.fields  # an archive is decompressed here, where what is wrong with it becomes a problem
     except LogitstoreError as error:
         return [Problem(part=number, file=folder, what=str(error))]
@@ -213,18 +216,19 @@ def part_problems(root: Path, manifest: Manifest, number: int, shared: Any = Non
     return [Problem(part=number, file=f"{folder}/{file}", what=what) for file, what in found]
 
 
-def _file_problems(root: Path, plan: PartsPlan, number: int) -> list[Problem]:
+def _file_problems(storage: Storage, plan: PartsPlan, number: int) -> list[Problem]:
     """Return the problems of the record and the files of a part of a cache or of a tap."""
     folder = f"{layout.PARTS}/{number:05d}"
     try:
-        record = read_record(root, plan, number)
+        record = read_record(storage, plan, number)
     except LogitstoreError as error:
         return [Problem(part=number, file=f"{folder}/{RECORD_NAME}", what=str(error))]
+    here = storage.local(folder)  # the record was read there, so it does not lead outside
     problems = []
     for name, sealed in record.files.items():
-        if what := _difference(root / folder / name, sealed.bytes, sealed.xxh3_128):
+        if what := _difference(here / name, sealed.bytes, sealed.xxh3_128):
             problems.append(Problem(part=number, file=f"{folder}/{name}", what=what))
-    there = {path.relative_to(root / folder).as_posix() for path in (root / folder).rglob("*") if not path.is_dir()}
+    there = {name.removeprefix(f"{folder}/") for name in storage.files(folder)}
     for name in sorted(there - record.files.keys() - {RECORD_NAME}):
         problems.append(Problem(part=number, file=f"{folder}/{name}", what="a file that does not belong there"))
     return problems
@@ -255,7 +259,7 @@ def _row_invariants(part: Part, manifest: Manifest) -> Iterator[tuple[str, str]]
         yield f"{layout.ROWS_FOLDER}/{field}", what
 
 
-def repair(root: Path, problems: list[Problem]) -> list[str]:
+def repair(place: Place, problems: list[Problem]) -> list[str]:
     """Drop the broken pieces: whole parts, shared files, or the manifest. The same dump command makes only these again.
 
     Returns:
@@ -264,22 +268,9 @@ def repair(root: Path, problems: list[Problem]) -> list[str]:
     Raises:
         StorageError: the folder cannot be written.
     """
+    storage = open_storage(place)
     dropped = sorted({problem.dropped for problem in problems})
-    with storage_errors(root):
+    with storage_errors(storage):
         for name in dropped:
-            path = _ours(root, name)
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            elif path.is_symlink() or path.exists():
-                os.unlink(path)
+            storage.remove(name)
     return dropped
-
-
-def _ours(root: Path, name: str) -> Path:
-    """Return `root / name`, or the first link on this path: files behind a link do not belong to the cache and must stay."""
-    path = root
-    for step in name.split("/"):
-        path /= step
-        if path.is_symlink():
-            break
-    return path

@@ -9,12 +9,12 @@ import threading
 from abc import ABC
 from collections.abc import Callable
 from functools import cached_property
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from logitstore.core.order import BUCKET_BATCHES, bucketed, in_windows, permuted, salt_of
+from logitstore.core.place import Place
 from logitstore.core.types import Array
 from logitstore.errors import BadInput
 from logitstore.train.loader.stream import BatchStream
@@ -27,7 +27,7 @@ class Source(Protocol):
     """A source tells how many samples it has, and how long they are; a `Cache` is one."""
 
     @property
-    def path(self) -> Path:
+    def path(self) -> Place:
         """The name of the source in messages."""
 
     def __len__(self) -> int: ...
