@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from logitstore.core.registry import resolve, suggest
@@ -100,39 +100,44 @@ TASKS: dict[str, Task] = {
 
 
 @cache
-def tasks() -> Mapping[str, Task]:
-    """Return all tasks by name: ours, and those of installed plugins.
-
-    Raises:
-        BadInput: a plugin gives something else than a `Task`, or takes a name that is taken.
-    """
-    known = dict(TASKS)
+def _plugins() -> dict[str, EntryPoint]:
+    """Return the tasks of installed packages, not yet imported. Raises BadInput when two tasks have one name."""
+    entries: dict[str, EntryPoint] = {}
     for entry in entry_points(group=PLUGINS):
-        task = entry.load()
-        if not isinstance(task, Task):
-            raise BadInput(f"the task '{entry.name}' of {entry.value} is no Task of {__name__}. Repair the plugin.")
-        if entry.name in known:
-            raise BadInput(f"the task '{entry.name}' of {entry.value}: the name is taken. Give the plugin another one.")
-        known[entry.name] = task
-    return known
-
-
-def task_of(name: str) -> Task:
-    """Return the task of that name.
-
-    Raises:
-        BadInput: no task has the name.
-    """
-    if not is_task(name):
-        raise BadInput(
-            f"no task named '{name}'. {suggest(name, list(tasks()))} A task of another package must be installed."
-        )
-    return TASKS.get(name) or tasks()[name]
+        if entry.name in TASKS or entry.name in entries:
+            raise BadInput(f"the task '{entry.name}' of {entry.value}: the name is taken. Rename the plugin's.")
+        entries[entry.name] = entry
+    return entries
 
 
 def is_task(name: str) -> bool:
-    """Say whether there is a task of that name. Plugins are looked for only where it is none of ours."""
-    return name in TASKS or name in tasks()
+    """Return True where a task has this name: one of ours, or of an installed package."""
+    return name in TASKS or name in _plugins()
+
+
+@cache
+def task_of(name: str) -> Task:
+    """Return the task with this name; a package that provides one is imported when it is asked for.
+
+    Raises:
+        BadInput: there is none, with the nearest name; or what a package provides is no `Task`.
+    """
+    if name in TASKS:
+        return TASKS[name]
+    if name not in _plugins():
+        raise BadInput(f"no task named '{name}'. {suggest(name, [*TASKS, *_plugins()])}")
+    entry = _plugins()[name]
+    task = entry.load()
+    if not isinstance(task, Task):
+        raise BadInput(f"the task '{name}' of {entry.value} is no {__name__}.Task. Repair the plugin.")
+    return task
+
+
+def check_task(name: str) -> str:
+    """Return the name of a task. Raises ValueError when there is none, with the nearest name."""
+    if not is_task(name):
+        raise ValueError(suggest(name, [*TASKS, *_plugins()]))
+    return name
 
 
 @cache

@@ -18,7 +18,7 @@ from logitstore.core.types import Array
 from logitstore.dump.teachers.source import TeacherSource
 from logitstore.dump.teachers.teacher import Batches, Teacher
 from logitstore.format.manifest import Manifest, TeacherInfo
-from logitstore.format.needs import OF_A_MODEL, Gives, check_features, check_row
+from logitstore.format.needs import LOGITS, OF_A_MODEL, Gives, check_features, check_row
 from logitstore.format.row import RowInfo
 from logitstore.models.load import describe
 from logitstore.settings.dump import AddSettings, DumpSettings
@@ -227,3 +227,27 @@ def source_info(settings: DumpSettings, source: TeacherSource, vocabulary: int) 
         architecture=source.architecture,
         config=dict(source.config),
     )
+
+
+def row_entries(
+    settings: DumpSettings, preset: str, row: RowInfo, pilot_rows: Callable[[], int], gives: Gives = OF_A_MODEL
+) -> dict[str, Any]:
+    """Return the entries of a manifest that say what is kept of a row and what keeps it.
+
+    Args:
+        settings: of the dump.
+        preset: its name.
+        row: what the preset and the settings make of a row.
+        pilot_rows: counts the rows of the pilot; called where the tail is fitted.
+        gives: what the teacher gives. Lists do not say how far they are from the whole distribution, so nothing is compared.
+    """
+    return {
+        "created_by": created_by(),
+        "fidelity_rows": settings.fidelity_rows if row.sparsifier.keeps_rows and LOGITS in gives else 0,
+        "preset": preset,
+        "sparsifier": row.sparsifier,
+        "tail": row.tail.model_copy(update={"pilot_rows": pilot_rows() if row.tail.is_fitted else 0}),
+        "codec": row.codec,
+        "fields": row.fields,
+        "shared": {},
+    }

@@ -8,9 +8,9 @@ from functools import cached_property
 from typing import Any, Literal, Self
 
 import xxhash
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
-from logitstore.core.record import Record, RelativePath
+from logitstore.core.record import NotKnownHere, Record, RelativePath
 from logitstore.core.tasks import is_task
 from logitstore.errors import BadInput, CacheDamaged
 from logitstore.format.data import AnyData, DataInfo, ImagesInfo, OtherData, TokenizerInfo
@@ -86,12 +86,19 @@ class Manifest(Record):
     fields: dict[str, FieldInfo]
     shared: dict[RelativePath, FileSeal]
 
+    @field_validator("task")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        if not is_task(name):
+            raise NotKnownHere(
+                f"the task '{name}' of this cache is not known here; install the package that provides it"
+            )
+        return name
+
     @model_validator(mode="after")
     def _known_fields(self) -> Self:
         """Refuse fields that are not of this version, because field names become paths."""
         row = self.row
-        if not is_task(self.task):
-            raise ValueError(f"the task '{self.task}' is not known here. Install the package that provides it")
         kinds = {"causal-lm": DataInfo, "image-classification": ImagesInfo}
         is_text, is_images = isinstance(self.data, DataInfo), isinstance(self.data, ImagesInfo)
         if (

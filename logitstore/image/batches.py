@@ -49,11 +49,12 @@ def collate_views(
     """
     rows = len(samples_M)
     located = located_samples(cache, samples_M) if pictures or taps else []
-    pixels_B3HW = None
+    inputs = {}
     if pictures is not None:
         pixels_B3HW, _ = pictures.batch(views_of(part.samples).sample(number) for part, number in located)
+        inputs = {"pixel_values": pixels_B3HW}
     return Batch(
-        pixel_values=pixels_B3HW,
+        inputs=inputs,
         rows=torch.arange(rows),
         row_mask=torch.ones(rows, dtype=torch.bool),
         answer=answer,

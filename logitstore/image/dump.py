@@ -14,7 +14,7 @@ from transformers import PretrainedConfig
 from logitstore.core.order import spread
 from logitstore.core.progress import Progress, no_progress
 from logitstore.core.types import Array, ModelRef
-from logitstore.dump.task import AskAgain, CommittedSamples, Prepared, check_teacher, created_by, teacher_info
+from logitstore.dump.task import AskAgain, CommittedSamples, Prepared, check_teacher, row_entries, teacher_info
 from logitstore.dump.teachers import model_of
 from logitstore.dump.teachers.image_classifier import ImageTeacher
 from logitstore.dump.teachers.teacher import Teacher
@@ -24,7 +24,6 @@ from logitstore.format.data import ImagesInfo
 from logitstore.format.manifest import Manifest
 from logitstore.format.needs import Gives
 from logitstore.format.presets import row_of
-from logitstore.format.row import row_fields
 from logitstore.format.tap_names import FINAL, names_of
 from logitstore.image.data.images import Images, ImageSpec, open_images
 from logitstore.image.labels import FEW_CLASSES, classes_of, compares_texts, labels_for, output_width
@@ -90,14 +89,9 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
     row = row_of(preset, settings.choices(), len(names), width)
     gives = _gives(config)
     check_teacher(settings, row, gives)
-    pilot = (
-        spread(len(images), len(images), settings.pilot_rows) if row.tail.shape in ("prior", "sketch", "head") else []
-    )
-    tail = row.tail.model_copy(update={"pilot_rows": len(pilot)})
     prompt = settings.prompt or PROMPT
     views = partial(Views, images.keys, np.full(len(images), -1) if view.mixes else labels, settings.views)
     manifest = Manifest(
-        created_by=created_by(),
         task="image-classification",
         teacher=teacher_info(settings, config, len(names), width),
         data=ImagesInfo(
@@ -120,13 +114,7 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
         tokens=len(images),
         samples_per_part=settings.samples_per_part or SAMPLES_PER_PART,
         batch_tokens=settings.batch_images,
-        fidelity_rows=settings.fidelity_rows if row.sparsifier.keeps_rows else 0,
-        preset=preset,
-        sparsifier=row.sparsifier,
-        tail=tail,
-        codec=row.codec,
-        fields=row_fields(row.sparsifier, row.tail, row.codec, len(names)),
-        shared={},
+        **row_entries(settings, preset, row, lambda: len(spread(len(images), len(images), settings.pilot_rows))),
     )
     return Prepared(
         manifest=manifest,

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from logitstore.core.types import CachedSample
 from logitstore.format.manifest import Manifest
-from logitstore.report.tokens import Listed, Spell, TokenView
+from logitstore.report.tokens import Listed, Spell, TokenView, class_view
 from logitstore.store.cache import Cache
 
 VIEW_BYTES = 24
@@ -18,22 +16,12 @@ VIEW_BYTES = 24
 class ImageShown:
     """What people see of views of images; see `logitstore.report.shown.Shown`."""
 
+    answers = "classes"
+    gold = "label"
+
     def tokens(self, sample: CachedSample, listed: Listed, spell: Spell, tokens: int, top: int) -> list[TokenView]:
-        view, answer = sample.sample, sample.answer
-        named = f" ({spell(view.label)})" if view.label >= 0 else ""
-        ids_K, probs_K = listed[0][0], np.exp(listed[1][0].astype(np.float64))
-        place = np.flatnonzero((ids_K == view.label) & (probs_K > 0))
-        return [
-            TokenView(
-                text=f"{view.name}, view {view.view}{named}",
-                probability=float(np.exp(answer["gold_logprob"][0].astype(np.float64))) if named else None,
-                rank=int(place[0]) + 1 if len(place) else None,
-                entropy=float(answer["entropy"][0]),
-                alternatives=tuple(
-                    (spell(int(ids_K[k])), float(probs_K[k])) for k in range(min(top, len(ids_K))) if probs_K[k] > 0
-                ),
-            )
-        ]
+        view = sample.sample
+        return class_view(f"{view.name}, view {view.view}", view.label, sample.answer, listed, spell, top)
 
     def dry_run(self, manifest: Manifest) -> list[str]:
         teacher, (data, view) = manifest.teacher, manifest.images

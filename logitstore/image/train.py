@@ -16,7 +16,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from logitstore.core.order import held_out
 from logitstore.core.progress import Progress
 from logitstore.core.types import ModelRef
-from logitstore.errors import BadInput, CacheMismatch
+from logitstore.errors import BadInput
 from logitstore.image.batches import ViewCollator
 from logitstore.image.order import view_order
 from logitstore.image.pictures import pictures_of
@@ -26,48 +26,16 @@ from logitstore.models.shape import size_errors
 from logitstore.settings.train import EvaluateSettings, TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.store.selection import Selection
-from logitstore.store.vocabulary import read_pieces
 from logitstore.train.check import needs_labels
 from logitstore.train.evaluate import counted, loaded
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.loader import Loader
 from logitstore.train.loader.stream import BatchStream
 from logitstore.train.metrics import Evaluation, evaluate_batches
+from logitstore.train.students.classes import check_classifier, class_names
 from logitstore.train.task import Place, RunData
 
 PROCESSOR = "preprocessor_config.json"
-
-
-def check_classifier(cache: Cache, student: ModelRef) -> None:
-    """Compare a student's classes with the cache's.
-
-    Raises:
-        ModelError: there is no such model.
-        CacheMismatch: the student has another number of classes, or gives them other names.
-    """
-    config = load_config(student)
-    names = [str(name) for name in read_pieces(cache).to_pylist()]
-    if config.num_labels != len(names):
-        raise CacheMismatch(
-            f"{student}: it has {config.num_labels} classes, {cache.path} {len(names)} ({', '.join(names[:3])}, ...). "
-            f"Choose a student with {len(names)} classes."
-        )
-    student_names = [str(config.id2label[number]) for number in range(len(names))]
-    differing = [
-        number for number in range(len(names)) if student_names[number] not in (names[number], f"LABEL_{number}")
-    ]
-    if differing and not all(name == f"LABEL_{number}" for number, name in enumerate(names)):
-        number = differing[0]
-        raise CacheMismatch(
-            f"{student}: class {number} is '{student_names[number]}' there and '{names[number]}' in {cache.path}. "
-            "Choose a student with the teacher's classes in the teacher's order."
-        )
-
-
-def class_names(cache: Cache) -> dict[str, Any]:
-    """Return the entries of a configuration that name its classes as the cache names them."""
-    names = [str(name) for name in read_pieces(cache).to_pylist()]
-    return {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
 
 
 def check_takes(student: PreTrainedModel, name: str, pixels_B3HW: Tensor) -> None:
@@ -217,5 +185,4 @@ class ImageTraining:
 def _in_dtype(batches: Iterable[Batch], dtype: torch.dtype) -> Iterator[Batch]:
     """Give the images in the dtype of the student, which not every classifier sees to itself."""
     for batch in batches:
-        pixels_B3HW = batch.pixel_values
-        yield batch if pixels_B3HW is None else replace(batch, pixel_values=pixels_B3HW.to(dtype))
+        yield replace(batch, inputs={name: value.to(dtype) for name, value in batch.inputs.items()})

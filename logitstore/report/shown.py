@@ -12,7 +12,15 @@ from logitstore.store.cache import Cache
 
 
 class Shown(Protocol):
-    """What people see of the samples of one task."""
+    """What people see of the samples of one task.
+
+    Attributes:
+        answers: what the teacher's distributions are over, such as "tokens".
+        gold: what is right, such as "gold token".
+    """
+
+    answers: str
+    gold: str
 
     def tokens(self, sample: CachedSample, listed: Listed, spell: Spell, tokens: int, top: int) -> list[TokenView]:
         """Return one sample through the teacher's eyes.

@@ -45,6 +45,30 @@ Spell = Callable[[int], str]
 """Gives the readable text of a token id or a class."""
 
 
+def class_view(text: str, label: int, answer: Answer, listed: Listed, spell: Spell, top: int) -> list[TokenView]:
+    """Return the one row of a sample that has a class.
+
+    Args:
+        text: what the sample is called.
+        label: number of its class; -1 without one.
+        answer, listed, spell, top: see `logitstore.report.shown.Shown.tokens`.
+    """
+    named = f" ({spell(label)})" if label >= 0 else ""
+    ids_K, probs_K = listed[0][0], np.exp(listed[1][0].astype(np.float64))
+    place = np.flatnonzero((ids_K == label) & (probs_K > 0))
+    return [
+        TokenView(
+            text=f"{text}{named}",
+            probability=float(np.exp(answer["gold_logprob"][0].astype(np.float64))) if named else None,
+            rank=int(place[0]) + 1 if len(place) else None,
+            entropy=float(answer["entropy"][0]),
+            alternatives=tuple(
+                (spell(int(ids_K[k])), float(probs_K[k])) for k in range(min(top, len(ids_K))) if probs_K[k] > 0
+            ),
+        )
+    ]
+
+
 def view(cache: Cache, index: int, tokens: int, top: int) -> list[TokenView]:
     """Return the teacher's view of the first tokens of a sample.
 

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from logitstore.core.record import Record
-from logitstore.settings.fields import DUMP_ONLY, POSITIONAL, RECIPE_ONLY, Model, Place
+from logitstore.core.tasks import TASKS
+from logitstore.settings.fields import DUMP_ONLY, POSITIONAL, RECIPE_ONLY, Model, Place, TaskName
 from logitstore.settings.image import ImagesPlace, ViewChoices
 from logitstore.settings.row import RowChoices, TapChoices
 
@@ -15,8 +16,11 @@ from logitstore.settings.row import RowChoices, TapChoices
 class TeacherSettings(Record):
     """What `plan` and `dump` are both told: whom to ask, and about what."""
 
-    task: Annotated[Literal["causal-lm", "image-classification"], DUMP_ONLY] = Field(
-        "causal-lm", description="What the teacher answers: the next token of texts, or the class of images."
+    task: Annotated[TaskName, DUMP_ONLY] = Field(
+        "causal-lm",
+        description="What the teacher answers: the next token of texts, or the class of images. Installed packages may add "
+        "tasks.",
+        examples=list(TASKS),
     )
     teacher: Model = Field(description="The model to ask: a local folder, a hub name, or folder::file.gguf.")
     data: str = Field(

@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 
 from logitstore.core.place import split_scheme
 from logitstore.core.schedule import Schedule
+from logitstore.core.tasks import check_task
 from logitstore.errors import BadInput
 from logitstore.format.row_kinds import check_sparsifier
 
@@ -124,3 +125,7 @@ Model = Annotated[str, AfterValidator(os.path.expanduser)]
 
 Sparsifier = Annotated[str, AfterValidator(check_sparsifier)]
 """A kind of row by name: one of ours, which the field's examples list, or of an installed package."""
+
+
+TaskName = Annotated[str, AfterValidator(check_task)]
+"""A task by name: one of ours, which the field's examples list, or of an installed package."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from logitstore.core.record import Record
-from logitstore.core.tasks import tasks
+from logitstore.core.tasks import TASKS, task_of
 from logitstore.errors import BadInput
 
 
@@ -21,9 +21,8 @@ def refuse_other_tasks(settings: Record, command: str, task: str, where: str) ->
     Raises:
         BadInput: naming the first that was given.
     """
-    known = tasks()
-    of_tasks = {name for each in known.values() for name in each.options.get(command, ())}
-    others = of_tasks - set(known[task].options.get(command, ()))
+    of_tasks = {name for each in TASKS.values() for name in each.options.get(command, ())}
+    others = of_tasks - set(task_of(task).options.get(command, ()))
     for name, field in type(settings).model_fields.items():
         if name in others and getattr(settings, name) != field.default:
             raise BadInput(f"--{name.replace('_', '-')}: it means nothing to {where}. Leave it out.")

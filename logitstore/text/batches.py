@@ -18,7 +18,7 @@ from logitstore.store.taps import Tap
 from logitstore.text.stored import texts_of
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.collate import Chosen
-from logitstore.train.loader.gather import gathered, gathered_features, located_samples
+from logitstore.train.loader.gather import gathered_answers, gathered_features, located_samples
 
 
 def collate(
@@ -37,8 +37,7 @@ def collate(
     spans = [part.span(number) for part, number in located]
     counts_M = np.array([span.stop - span.start for span in spans], np.int64)
     rows = int(counts_M.sum())
-    stored = [part.fields for part, _ in located]
-    answer = {name: torch.from_numpy(gathered(stored, spans, name, rows)) for name in cache.manifest.fields}
+    answer = gathered_answers(cache, located, spans, rows)
     lengths_M = np.array([part.samples.lengths_S[number] for part, number in located], np.int64)
     positions = (
         None if count == length - 1 else np.flatnonzero(texts_of(part.samples).mask_of(number))
@@ -88,12 +87,12 @@ def laid_out(
         places.append(np.arange(start, stop - 1) if positions_N is None else start + positions_N)
         counts.append(len(places[-1]))
     rows_N = np.concatenate(places)
+    if packed:
+        layout = {"position_ids": torch.from_numpy(_positions(starts_M, lengths_M, shape))}
+    else:
+        layout = {"attention_mask": torch.from_numpy((np.arange(shape[1]) < lengths_M[:, None]).astype(np.int64))}
     return Batch(
-        input_ids=torch.from_numpy(input_ids).view(shape),
-        attention_mask=None
-        if packed
-        else torch.from_numpy((np.arange(shape[1]) < lengths_M[:, None]).astype(np.int64)),
-        position_ids=torch.from_numpy(_positions(starts_M, lengths_M, shape)) if packed else None,
+        inputs={"input_ids": torch.from_numpy(input_ids).view(shape), **layout, "use_cache": False},
         rows=torch.from_numpy(rows_N),
         row_mask=torch.ones(len(rows_N), dtype=torch.bool),
         answer=answer,

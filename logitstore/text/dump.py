@@ -12,15 +12,13 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from logitstore.core.order import spread
 from logitstore.core.progress import Progress, no_progress
 from logitstore.core.types import Array
-from logitstore.dump.task import AskAgain, CommittedSamples, Prepared, check_teacher, created_by, source_info
+from logitstore.dump.task import AskAgain, CommittedSamples, Prepared, check_teacher, row_entries, source_info
 from logitstore.dump.teachers import open_source
 from logitstore.dump.teachers.teacher import TeacherBatch
 from logitstore.errors import BadInput, CacheMismatch, ModelError
 from logitstore.format.data import DataInfo
 from logitstore.format.manifest import Manifest
-from logitstore.format.needs import LOGITS
 from logitstore.format.presets import row_of
-from logitstore.format.row import row_fields
 from logitstore.format.tap_names import FINAL, names_of
 from logitstore.models.shape import layer_count
 from logitstore.settings.dump import AddSettings, DumpSettings
@@ -30,7 +28,7 @@ from logitstore.store.cache import Cache
 from logitstore.store.vocabulary import Vocabulary
 from logitstore.text.documents import DataSpec
 from logitstore.text.sample import Sample
-from logitstore.text.samples import Encoding, open_samples
+from logitstore.text.samples import Encoding, Samples, open_samples
 from logitstore.text.tokenizer import tokenizer_files
 
 
@@ -133,11 +131,7 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
             f"{source.name}: its tokenizer gives token id {samples.highest_token}, its head has rows for ids below {real}. "
             "The model and the tokenizer do not belong together."
         )
-    rows = int(samples.rows_S.sum())
-    pilot = spread(len(samples), rows, settings.pilot_rows) if row.tail.shape in ("prior", "sketch", "head") else []
-    tail = row.tail.model_copy(update={"pilot_rows": int(samples.rows_S[pilot].sum())})
     manifest = Manifest(
-        created_by=created_by(),
         teacher=source_info(settings, source, real),
         tokenizer=vocabulary.info(),
         data=DataInfo(
@@ -153,18 +147,11 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
             overlap=overlap,
         ),
         samples=len(samples),
-        rows=rows,
+        rows=int(samples.rows_S.sum()),
         tokens=int(samples.lengths_S.sum()),
         samples_per_part=per_part,
         batch_tokens=settings.batch_tokens,
-        # lists do not say how far they are from the whole distribution
-        fidelity_rows=settings.fidelity_rows if row.sparsifier.keeps_rows and LOGITS in source.gives else 0,
-        preset=preset,
-        sparsifier=row.sparsifier,
-        tail=tail,
-        codec=row.codec,
-        fields=row_fields(row.sparsifier, row.tail, row.codec, real),
-        shared={},
+        **row_entries(settings, preset, row, lambda: _pilot_rows(samples, settings.pilot_rows), source.gives),
     )
     return Prepared(
         manifest=manifest,
@@ -175,6 +162,11 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
         files=partial(shared_files, tokenizer, vocabulary),
         load=partial(source.load, settings.dtype, settings.device),
     )
+
+
+def _pilot_rows(samples: Samples, wanted: int) -> int:
+    """Return the count of rows of a pilot of about so many."""
+    return int(samples.rows_S[spread(len(samples), int(samples.rows_S.sum()), wanted)].sum())
 
 
 def shared_files(tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary) -> dict[str, bytes]:

@@ -16,6 +16,9 @@ from logitstore.store.cache import Cache
 class TextShown:
     """What people see of texts; see `logitstore.report.shown.Shown`."""
 
+    answers = "tokens"
+    gold = "gold token"
+
     def tokens(self, sample: CachedSample, listed: Listed, spell: Spell, tokens: int, top: int) -> list[TokenView]:
         text, answer = sample.sample, sample.answer
         row_of = {int(position) + 1: row for row, position in enumerate(text.positions_N)}

@@ -14,22 +14,18 @@ from torch import Tensor
 
 from logitstore.errors import BadInput
 
-_GROUPS = ("answer", "features")
-"""Fields that hold several tensors by name."""
+_GROUPS = ("inputs", "answer", "features")
+"""Fields that hold several values by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """A batch holds some samples, which are lines of tokens or views of images, and the teacher's answer about each row,
-    still packed as stored.
+    """A batch holds some samples as a student takes them, and the teacher's answer about each row, still packed as stored.
 
     Attributes:
-        input_ids: int64[B, T], padded on the right with 0; None for images.
-        attention_mask: int64[B, T], 1 on real tokens; None in a packed batch.
-        position_ids: int64[B, T], starting again from 0 at each sample of a packed batch; None otherwise.
-        pixel_values: float32[B, 3, H, W], the images as the teacher saw them; None for texts, and where images are left
-            out.
-        rows: int64[N], the place of each row in the flattened [B * T]; T is 1 for images.
+        inputs: the keyword arguments of the student, by name: of texts `input_ids`, `attention_mask` or `position_ids`, and
+            `use_cache`; of images `pixel_values`, or nothing where images are left out.
+        rows: int64[N], the place of each row in the flattened [B * T]; T is 1 where a sample has one row.
         row_mask: bool[N], False for rows that do not count.
         answer: the stored fields of the rows, by name; a `Decoder` turns them into targets on their own device.
         features: the stored arrays of taps, as `<tap>/<field>`; `Loader.features` decodes them.
@@ -40,10 +36,7 @@ class Batch:
         weight: float32[N], weight of each row in the loss; None where all rows weigh the same.
     """
 
-    input_ids: Tensor | None = None
-    attention_mask: Tensor | None = None
-    position_ids: Tensor | None = None
-    pixel_values: Tensor | None = None
+    inputs: dict[str, Any] = field(default_factory=dict)
     rows: Tensor
     row_mask: Tensor
     answer: dict[str, Tensor]
@@ -53,6 +46,26 @@ class Batch:
     source: int = 0
     weight: Tensor | None = None
     features: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def input_ids(self) -> Tensor | None:
+        """int64[B, T], the tokens of texts, padded on the right with 0; None for images."""
+        return self.inputs.get("input_ids")
+
+    @property
+    def attention_mask(self) -> Tensor | None:
+        """int64[B, T], 1 on real tokens of texts; None in a packed batch."""
+        return self.inputs.get("attention_mask")
+
+    @property
+    def position_ids(self) -> Tensor | None:
+        """int64[B, T], starting again from 0 at each text of a packed batch; None otherwise."""
+        return self.inputs.get("position_ids")
+
+    @property
+    def pixel_values(self) -> Tensor | None:
+        """float32[B, 3, H, W], the images as the teacher saw them; None for texts, and where images are left out."""
+        return self.inputs.get("pixel_values")
 
     @property
     def gold_logprob(self) -> Tensor:
@@ -65,8 +78,8 @@ class Batch:
         return self.answer["entropy"].float()
 
     def tensors(self) -> dict[str, Any]:
-        """Return the tensors by name, without those that are None; and `source`. Tensors of `answer` and `features` are
-        named `answer.<field>` and `features.<tap>/<field>`."""
+        """Return the tensors by name, without those that are None; and `source`. Values of `inputs`, `answer` and `features`
+        are named `inputs.<name>`, `answer.<field>` and `features.<tap>/<field>`."""
         named = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in _GROUPS}
         present = {name: value for name, value in named.items() if value is not None}
         grouped = {f"{group}.{name}": value for group in _GROUPS for name, value in getattr(self, group).items()}
@@ -97,15 +110,11 @@ class Batch:
         return Batch.of(changed)
 
     def model_inputs(self) -> dict[str, Any]:
-        """Return the keyword arguments for a model of transformers: a causal language model or an image classifier.
+        """Return the keyword arguments for a model of transformers.
 
         Raises:
             BadInput: the images were left out.
         """
-        if self.pixel_values is not None:
-            return {"pixel_values": self.pixel_values}
-        if self.input_ids is None:
+        if not self.inputs:
             raise BadInput("a batch of a loader made with with_images=False: it has nothing to show to a model.")
-        names = ("input_ids", "attention_mask", "position_ids")
-        present = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return present | {"use_cache": False}
+        return dict(self.inputs)

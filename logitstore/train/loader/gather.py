@@ -26,6 +26,12 @@ def gathered_features(
     return found
 
 
+def gathered_answers(cache: Cache, located: list[tuple[Part, int]], spans: list[slice], rows: int) -> dict[str, Tensor]:
+    """Return the stored fields of the rows of some samples."""
+    stored = [part.fields for part, _ in located]
+    return {name: torch.from_numpy(gathered(stored, spans, name, rows)) for name in cache.manifest.fields}
+
+
 def located_samples(cache: Cache, samples_M: Array) -> list[tuple[Part, int]]:
     """The parts that hold some samples, and the samples' numbers in them."""
     parts_M, numbers_M = cache.places(samples_M)

@@ -1,0 +1,15 @@
+"""A task in a package of its own, as any user may write one: the class of a short text. The record needs no torch."""
+
+from __future__ import annotations
+
+from logitstore.core.tasks import Task
+
+TASK = Task(
+    samples="labelled texts",
+    stored="logitstore_text_classification.stored:LabelledTexts",
+    dumping="logitstore_text_classification.dump:LabelledTextDump",
+    training="logitstore_text_classification.train:LabelledTextTraining",
+    shown="logitstore_text_classification.show:LabelledTextShown",
+    options={"dump": ("label_column", "max_length", "batch_tokens")},
+    models=("a text classifier", "transformers:AutoModelForSequenceClassification"),
+)
