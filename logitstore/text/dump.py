@@ -104,7 +104,7 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
     preset = settings.preset or PRESET
     source = open_source(settings.teacher)
     tokenizer = source.tokenizer()
-    vocabulary = Vocabulary.of(tokenizer)
+    vocabulary = Vocabulary.of(tokenizer.get_vocab())
     real = min(len(vocabulary.pieces), source.vocabulary)
     row = row_of(preset, settings.choices(), real, source.width)
     check_teacher(settings, row, source.gives)

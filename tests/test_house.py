@@ -1,0 +1,121 @@
+"""The rules of the house: how large a folder and a file may be, what is packed, and who may ask which task it is."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from logitstore.core.tasks import TASKS
+from logitstore.settings.dump import DumpSettings
+from logitstore.settings.train import EvaluateSettings, TrainSettings
+from tests.parts.places import ROOT
+
+PACKAGE = ROOT / "logitstore"
+CONFIG = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+MODULES = 12
+MORE = {"logitstore/train/objectives/logits": 16}
+"""Folders that may have more modules: of objectives each has its own."""
+
+PACKAGE_LINES, TEST_LINES = 320, 400
+LAYERS = 10
+PAGES = ("docs/architecture.md", "CONTRIBUTING.md", "README.md")
+SETTINGS = {"dump": DumpSettings, "train": TrainSettings, "evaluate": EvaluateSettings}
+ASKS_FOR_THE_TASK = re.compile(r"\bview is None|\bview is not None|\btask ==|\btask !=")
+
+
+def modules(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.py"))
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def test_no_folder_has_too_many_modules() -> None:
+    folders = {module.parent for module in modules(PACKAGE)}
+    counts = {name(folder): len([*folder.glob("*.py")]) - 1 for folder in folders}
+    assert {folder: count for folder, count in counts.items() if count > MORE.get(folder, MODULES)} == {}
+
+
+def test_no_file_is_too_long() -> None:
+    limits = {PACKAGE: PACKAGE_LINES, ROOT / "cli": PACKAGE_LINES, ROOT / "tests": TEST_LINES}
+    lines = {
+        (name(module), limit): len(module.read_text("utf-8").splitlines())
+        for folder, limit in limits.items()
+        for module in modules(folder)
+    }
+    assert {module: count for (module, limit), count in lines.items() if count > limit} == {}
+
+
+def test_every_folder_of_the_package_is_packed() -> None:
+    folders = {name(module.parent).replace("/", ".") for module in modules(PACKAGE)}
+    packed = set(CONFIG["tool"]["setuptools"]["packages"])
+    assert packed == folders | {"logitstore_cli"}
+    assert all((ROOT / folder.replace(".", "/") / "__init__.py").is_file() for folder in folders)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_path_that_a_page_names_exists(page: str) -> None:
+    text = (ROOT / page).read_text("utf-8")
+    named = {found for found in re.findall(r"`(logitstore/[^`\s]*)`", text) if "<" not in found and "*" not in found}
+    assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
+    dotted = set(re.findall(r"`(logitstore(?:\.\w+)+)(?::\w+)?`", text))
+    assert [path for path in sorted(dotted) if not _is_named(path)] == []
+
+
+def _is_named(dotted: str) -> bool:
+    """Return True for a module, for a public name of one, and for a group of entry points."""
+    place = ROOT / dotted.replace(".", "/")
+    within = place.parent.with_suffix(".py")
+    groups = (f'"{dotted}"' in module.read_text("utf-8") for module in modules(PACKAGE))
+    return (
+        place.is_dir()
+        or place.with_suffix(".py").is_file()
+        or (within.is_file() and place.name in within.read_text("utf-8"))
+        or any(groups)
+    )
+
+
+def test_nobody_below_the_tasks_asks_which_task_it_is() -> None:
+    allowed = PACKAGE / "format", PACKAGE / "core" / "tasks.py"
+    asking = [
+        f"{name(module)}: {line.strip()}"
+        for module in modules(PACKAGE)
+        if not any(module.is_relative_to(place) for place in allowed)
+        for line in module.read_text("utf-8").splitlines()
+        if ASKS_FOR_THE_TASK.search(line)
+    ]
+    assert asking == []
+
+
+def test_the_options_of_every_task_are_settings() -> None:
+    named = {
+        (command, option) for task in TASKS.values() for command, names in task.options.items() for option in names
+    }
+    assert [each for each in sorted(named) if each[1] not in SETTINGS[each[0]].model_fields] == []
+
+
+def test_the_facets_of_every_task_exist() -> None:
+    for task in TASKS.values():
+        for target in (task.stored, task.dumping, task.training, task.shown):
+            module, _, facet = target.partition(":")
+            tree = ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text("utf-8"))
+            assert facet in {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+def test_the_house_has_few_layers_and_no_exceptions() -> None:
+    contracts = CONFIG["tool"]["importlinter"]["contracts"]
+    (house,) = [each for each in contracts if each["type"] == "layers" and "containers" not in each]
+    assert len(house["layers"]) <= LAYERS
+    assert [each["name"] for each in contracts if each.get("ignore_imports")] == []
+    named = {layer.strip() for line in house["layers"] for layer in line.split("|")}
+    top = {
+        f"logitstore.{path.stem}"
+        for path in PACKAGE.iterdir()
+        if path.stem.isidentifier() and path.suffix in ("", ".py")
+    }
+    assert top - named - {"logitstore.__init__", "logitstore.__main__", "logitstore.__pycache__"} == set()
