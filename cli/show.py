@@ -1,4 +1,4 @@
-"""Progress on the terminal: a live bar where there is one, a line now and then where the output goes to a file."""
+"""Progress and lines on the terminal: a live bar where there is a terminal, else a line every few seconds."""
 
 from __future__ import annotations
 
@@ -23,6 +23,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables
 console = Console(markup=False)
 errors = Console(stderr=True, markup=False)
 
+
+def say(text: str, style: str | None = None) -> None:
+    """Print one line of text, whatever the width of the terminal and without colours for its numbers."""
+    console.print(text, style=style, highlight=False, soft_wrap=True)
+
+
 _UNITS = {
     "tokenise": "documents",
     "windows": "documents",
@@ -45,7 +51,7 @@ _QUIET_SECONDS = 10.0
 
 
 class Bars:
-    """Shows the steps of long work on the error stream, one bar a stage. A callable, to be passed as progress."""
+    """The progress of long work on the error stream, one bar for each stage. It is called with each step."""
 
     def __init__(self) -> None:
         self._live = sys.stderr.isatty()
@@ -106,34 +112,31 @@ class Bars:
 
 @contextmanager
 def going_on(out: Place) -> Iterator[None]:
-    """Where parts of a cache are written: say at Ctrl-C what is left of them."""
+    """At Ctrl-C, print which parts of the cache are kept. For commands that write parts."""
     try:
         yield
     except KeyboardInterrupt:
         errors.print(
-            f"interrupted. {out} keeps every part written so far; give the same command again to go on.", soft_wrap=True
+            f"interrupted. {out} keeps every part written so far; give the same command again to resume.",
+            soft_wrap=True,
         )
         raise
 
 
 def say_made(out: Place, made: Cache) -> None:
-    """What was made from caches, and what a row of it costs."""
+    """Print what was made from other caches, and the bytes of a row."""
     on_disk = sum(seal.bytes for record in made.records for seal in record.files.values()) / max(made.rows, 1)
-    console.print(
-        f"{out}: {made.rows:,} rows of {len(made):,} samples, {on_disk:.1f} B/row on disk with their samples",
-        highlight=False,
-        soft_wrap=True,
-    )
+    say(f"{out}: {made.rows:,} rows of {len(made):,} samples, {on_disk:.1f} B/row on disk with their samples")
 
 
 def still_missing(cache: Cache) -> str:
-    """How a line about a cache ends: whether parts of its plan are still to be written."""
+    """Return the end of a line about a cache: how many parts are still to be written, or "complete"."""
     missing = cache.manifest.parts - len(cache.part_numbers)
     return f"; {missing:,} of {cache.manifest.parts:,} parts are still to be written" if missing else ", complete"
 
 
 def size(count: float) -> str:
-    """Bytes as people read them."""
+    """Return a number of bytes in a unit that people read."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"

@@ -1,4 +1,4 @@
-"""`logitstore train`, and `logitstore recipes`, the methods it knows by name."""
+"""`logitstore train`, and `logitstore recipes`, which lists the methods that it knows by name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from logitstore_cli.show import Bars, console, errors
+from logitstore_cli.show import Bars, console, errors, say
 from rich.table import Column, Table
 
 from logitstore.core.registry import resolve
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 def train(settings: TrainSettings) -> None:
-    """Fit a student from a cache. No teacher is loaded.
+    """Train a student from a cache. No teacher is loaded.
 
-    What pulls the student is one --objective, or a method by its name with --recipe (see logitstore recipes).
+    Choose one --objective, or a published method by its name with --recipe (see logitstore recipes).
 
-    Works under torchrun; everything else that the transformers Trainer can do goes into the `trainer` setting of a recipe.
+    The command works under torchrun. Other options of the transformers Trainer go into the setting `trainer` of a recipe.
 
     Example: logitstore train my-cache --student ./my-model --copy-layers 6 --out my-student
     """
@@ -30,7 +30,7 @@ def train(settings: TrainSettings) -> None:
             figures = resolve("logitstore.train.train:train")(settings, progress, _tell)
         except KeyboardInterrupt:
             errors.print(
-                f"interrupted. Add --resume to go on from the last checkpoint in {settings.out}, if one was saved.",
+                f"interrupted. Add --resume to continue from the last checkpoint in {settings.out}, if one was saved.",
                 soft_wrap=True,
             )
             raise
@@ -40,7 +40,7 @@ def train(settings: TrainSettings) -> None:
     for name, value in figures.items():
         table.add_row(name, f"{value:,.4f}" if value % 1 else f"{value:,.0f}")
     console.print(table)
-    console.print(f"saved to {settings.out}", highlight=False, soft_wrap=True)
+    say(f"saved to {settings.out}")
 
 
 def _tell(text: str) -> None:
@@ -49,12 +49,15 @@ def _tell(text: str) -> None:
 
 
 def recipes(
-    action: Annotated[str | None, typer.Argument(help="Nothing to list them all, or show.", metavar="[show]")] = None,
-    name: Annotated[str | None, typer.Argument(help="With show: the recipe to print.")] = None,
+    action: Annotated[
+        str | None, typer.Argument(help="show prints one recipe. Default: list all.", metavar="[show]")
+    ] = None,
+    name: Annotated[str | None, typer.Argument(help="The recipe to print.")] = None,
 ) -> None:
-    """List the methods that train --recipe knows by name, or print one as a file to edit.
+    """List the recipes of published methods for train --recipe, or print one as a file to edit.
 
-    A recipe holds the paper's settings. Flags override it; what show prints can be saved, changed and given as --config.
+    A recipe holds the settings of the paper. Options override them. The output of show can be saved, edited and used as
+    --config.
 
     Example: logitstore recipes show taid
     """
@@ -62,12 +65,12 @@ def recipes(
     if action is None:
         table = Table(Column("recipe", no_wrap=True), "what it is", "paper", "needs", box=None, pad_edge=False)
         for each in names:
-            said = resolve("logitstore.settings.recipe:about")(each)
-            table.add_row(each, said["method"], said["paper"].partition(", ")[0], said["needs"])
+            about = resolve("logitstore.settings.recipe:about")(each)
+            table.add_row(each, about["method"], about["paper"].partition(", ")[0], about["needs"])
         console.print(table)
         return
     if action != "show":
-        raise BadInput(f"recipes {action}: say `recipes` to list them, or `recipes show NAME` to print one.")
+        raise BadInput(f"recipes {action}: give `recipes` to list them, or `recipes show NAME` to print one.")
     if name is None:
         raise BadInput(f"recipes show needs the name of a recipe. Known: {', '.join(names)}.")
     print(resolve("logitstore.settings.recipe:named_recipe")(name).read_text(encoding="utf-8"), end="")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import typer
-from logitstore_cli.show import Bars, console
+from logitstore_cli.show import Bars, console, say
 
 import logitstore
 from logitstore.core.registry import resolve
@@ -16,32 +16,30 @@ if TYPE_CHECKING:
 
 
 def verify(settings: VerifySettings) -> None:
-    """Check every checksum and every invariant of a cache. Exits with 1 when something is wrong.
+    """Check every checksum and every invariant of a cache. The exit code is 1 if something is wrong.
 
     Example: logitstore verify my-cache --repair
     """
     if settings.images is not None and settings.against_teacher is None:
         raise BadInput(
-            f"--images {settings.images}: only a teacher is shown them. Give --against-teacher, or leave it out."
+            f"--images {settings.images}: only --against-teacher reads images. Give it, or leave --images out."
         )
     with Bars() as progress:
         problems = resolve("logitstore.store.checks.verify:verify")(settings.cache, progress)
     for problem in problems:
-        console.print(str(problem), style="red", highlight=False, soft_wrap=True)
+        say(str(problem), style="red")
     if problems and settings.repair:
         for name in resolve("logitstore.store.checks.verify:repair")(settings.cache, problems):
-            console.print(f"dropped {name}", highlight=False, soft_wrap=True)
-        console.print("Give the command that wrote it again, dump or add, to make only that anew.")
+            say(f"dropped {name}")
+        console.print("Run the command that wrote it again, dump or add, to write only that again.")
     if problems:
         raise typer.Exit(1)
     opened = logitstore.open(settings.cache)
     missing = opened.manifest.parts - len(opened.part_numbers)
-    console.print(
+    say(
         f"{settings.cache}: sound: {len(opened.part_numbers)} parts, {opened.rows:,} rows"
         + (f"; {missing} parts are still to be dumped" if missing else "")
-        + "".join(f"; {name}: {len(tap.part_numbers)} parts" for name, tap in opened.taps.items()),
-        highlight=False,
-        soft_wrap=True,
+        + "".join(f"; {name}: {len(tap.part_numbers)} parts" for name, tap in opened.taps.items())
     )
     if settings.against_teacher is not None:
         _compare(settings)
@@ -58,12 +56,10 @@ def _compare(settings: VerifySettings) -> None:
             progress,
             settings.images,
         )
-    console.print(
+    say(
         f"{found.rows:,} rows asked again: stored values differ by at most {found.stored:.2g} nats beyond float16 rounding; "
         f"the teacher itself by {found.spread:.2g} nats between two batchings; allowed {found.tolerance:.2g}: "
-        + ("it agrees" if found.passed else "it DIFFERS"),
-        highlight=False,
-        soft_wrap=True,
+        + ("it agrees" if found.passed else "it DIFFERS")
     )
     if not found.same_weights:
         console.print("the teacher's weights are not the ones the cache was made with", style="red")

@@ -1,9 +1,10 @@
-"""Writes docs/cli.md, the command line reference, from the command line itself; with --check only compares."""
+"""Write docs/cli.md, the command line reference, from the command line itself. With --check, only compare."""
 
 from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,18 +18,18 @@ PAGE = Path(__file__).with_name("cli.md")
 
 
 def main(arguments: list[str]) -> None:
-    """Write the page, or with --check exit with 1 and one line when it is not what would be written."""
+    """Write the page. With --check, exit with 1 and one line if the page differs from what would be written."""
     if arguments not in ([], ["--check"]):
         sys.exit("usage: python docs/generate.py [--check]")
     text = reference()
     if not arguments:
         PAGE.write_text(text, encoding="utf-8")
     elif not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != text:
-        sys.exit(f"{PAGE}: not what the command line says. Run `python docs/generate.py` and commit the page.")
+        sys.exit(f"{PAGE}: it differs from the command line. Run `python docs/generate.py` and commit the page.")
 
 
 def reference() -> str:
-    """The whole page. It comes from the commands, the plans and the entry point, so nothing depends on a terminal."""
+    """Return the whole page. It comes from the commands, the settings and the entry point, not from a terminal."""
     group: Any = typer.main.get_command(cli.app)
     blocks = [
         "<!-- Written by docs/generate.py. Change the help texts in cli/ and logitstore/settings/fields.py instead. -->",
@@ -39,12 +40,12 @@ def reference() -> str:
             ("command", "what it does"),
             [(f"[`{name}`](#{name})", _summary(command)) for name, command in group.commands.items()],
         ),
-        "Every argument and option but `--config`, `--recipe`, `--dry-run` and `--json` may stand in a recipe instead, a YAML "
-        "file with one section a command: `--max-length 512` of `dump` is `max_length: 512` in its section `dump`. What the "
-        "command line says wins. Required settings may come from either.",
+        "Every argument and every option except `--config`, `--recipe`, `--dry-run`, `--profile` and `--json` can also be "
+        "set in a recipe, a YAML file with one section for each command: `--max-length 512` of `dump` is `max_length: 512` "
+        "in the section `dump`. The command line overrides the recipe. Required settings may come from either.",
         "## Exit codes",
         _table(("code", "meaning"), _exit_codes()),
-        "Errors go to the error stream: one line that says which value is wrong, what was expected and what to do.",
+        "An error is one line on the error stream: which value is wrong, what was expected and what to do.",
     ]
     for name, command in group.commands.items():
         blocks += _command(name, command.whole)
@@ -81,28 +82,35 @@ def _command(name: str, command: Any) -> list[str]:
 
 
 def _meaning(text: object) -> str:
-    """A help text without its default, which has a column of its own."""
+    """Return a help text without its default, which has its own column."""
     return str(text).partition(" (default ")[0].removesuffix(" (required)")
 
 
 def _flags(option: Any, settings: dict[str, FieldInfo]) -> str:
-    """Every spelling of an option, the long one first, with what it takes."""
+    """Return every spelling of an option, the long one first, with the kind of its value."""
     spellings = sorted(option.opts, key=len, reverse=True) + sorted(option.secondary_opts)
     value = "" if option.is_flag else f" {_value(settings.get(option.name), option.metavar)}"
     return ", ".join(f"`{spelling}{value}`" for spelling in spellings)
 
 
-def _value(setting: FieldInfo | None, said: str | None) -> str:
-    """What an option takes: its choices, or the kind of its value. Options without a setting say it, or take a file."""
+def _value(setting: FieldInfo | None, metavar: str | None) -> str:
+    """Return the choices of an option, or the kind of its value. Options that are no settings name it, or take a file."""
     if setting is None:
-        return said or "PATH"
-    kinds_of = (setting.annotation, *get_args(setting.annotation))
+        return metavar or "PATH"
+    kinds_of = list(_kinds(setting.annotation))
     if choices := [choice for kind in kinds_of for choice in get_args(kind) if isinstance(choice, str)]:
         return "|".join(choices)
     if setting.examples:
         return "|".join(setting.examples)
-    kinds = {int: "N", float: "X", Path: "PATH", str: "TEXT"}
-    return next(kinds[kind] for each in kinds_of for kind in (each, *get_args(each)) if kind in kinds)
+    words = {Path: "PATH", int: "N", float: "X", str: "TEXT"}
+    return next(word for kind, word in words.items() if kind in kinds_of)
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """Yield an annotation and everything that it is made of."""
+    yield annotation
+    for part in get_args(annotation):
+        yield from _kinds(part)
 
 
 def _default(option: Any, settings: dict[str, FieldInfo]) -> str:
@@ -117,7 +125,7 @@ def _default(option: Any, settings: dict[str, FieldInfo]) -> str:
 
 
 def _exit_codes() -> list[tuple[str, ...]]:
-    """The codes as the entry point's first docstring lists them."""
+    """Return the codes that the docstring of the entry point lists."""
     sentence = re.search(r"Exit codes: ([^\n]+)\.", cli.__doc__ or "")
     if sentence is None:
         sys.exit("cli/main.py: its docstring no longer has a line 'Exit codes: 0 done, 1 ...'. Write it there.")
@@ -129,7 +137,7 @@ def _summary(command: Any) -> str:
 
 
 def _prose(text: str) -> str:
-    """Help text as Markdown: flags in code font."""
+    """Return help text as Markdown, with flags in code font."""
     return re.sub(r"(?<![\w`-])--[a-z][a-z-]*(?: N\b)?", r"`\g<0>`", text)
 
 

@@ -94,7 +94,7 @@ METHODS = {
         needs_tail=True,
     ),
     "symmetric_kl": Method(
-        target=f"{_HERE}.symmetric_kl:symmetric_kl", says="half of both, T^2", paper="Jeffreys 1946", needs_tail=True
+        target=f"{_HERE}.divergences:symmetric_kl", says="half of both, T^2", paper="Jeffreys 1946", needs_tail=True
     ),
     "jensen_shannon": Method(
         target=f"{_HERE}.divergences:jensen_shannon",
@@ -102,7 +102,7 @@ METHODS = {
         paper="GKD, Agarwal et al. 2024",
     ),
     "total_variation": Method(
-        target=f"{_HERE}.total_variation:total_variation",
+        target=f"{_HERE}.divergences:total_variation",
         says="half the sum of abs(p - s)",
         paper="DistillSpec, Zhou et al. 2024",
     ),
@@ -119,7 +119,7 @@ METHODS = {
         needs_tail=True,
     ),
     "lumped_kl": Method(
-        target=f"{_HERE}.lumped_kl:lumped_kl",
+        target=f"{_HERE}.listed_kl:lumped_kl",
         says="KL with everything unlisted as one token, T = 1",
         paper="for comparison",
         needs_list=True,
@@ -128,7 +128,7 @@ METHODS = {
         because="a lower bound, whatever the shape of the tail",
     ),
     "renormalised_kl": Method(
-        target=f"{_HERE}.renormalised_kl:renormalised_kl",
+        target=f"{_HERE}.listed_kl:renormalised_kl",
         says="KL on the listed tokens alone, T^2",
         paper="for comparison",
         needs_list=True,
@@ -136,7 +136,7 @@ METHODS = {
         because="the mass of the tail is left out",
     ),
     "balanced_kl": Method(
-        target=f"{_HERE}.balanced_kl:balanced_kl",
+        target=f"{_HERE}.adaptive_kl:balanced_kl",
         says="forward and reverse KL, the one heavier where the student is surer than the teacher, the other where less, T^2",
         paper="BD-KD, Amara et al. 2022",
         needs_tail=True,
@@ -155,7 +155,7 @@ METHODS = {
         needs_gold=True,
     ),
     "one_for_all": Method(
-        target=f"{_HERE}.one_for_all:one_for_all",
+        target=f"{_HERE}.dkd:one_for_all",
         says="cross-entropy to p with its word on the gold token strengthened: weights (p + [gold])^gamma - [gold], T^2",
         paper="OFA-KD, Hao et al. 2023",
         needs_gold=True,
@@ -194,7 +194,7 @@ METHODS = {
         taps="hidden",
     ),
     "square_head": Method(
-        target=f"{_THERE}.square_head:SquareHead",
+        target=f"{_THERE}.match:SquareHead",
         form="features",
         says="squared error of hidden states over the mean square of the teacher's",
         paper="SquareHead, Kurtic et al. 2023",

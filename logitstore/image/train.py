@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,8 @@ def _has_processor(student: ModelRef) -> bool:
 
 class ImageTraining:
     """What a student is shown of images; see `logitstore.train.task.TrainTask`."""
+
+    rows_only: Mapping[str, Any] = MappingProxyType({"with_images": False})
 
     def collator(self, cache: Cache, **options: Any) -> ViewCollator:
         return ViewCollator(cache, **options)

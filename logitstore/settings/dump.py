@@ -14,7 +14,7 @@ from logitstore.settings.row import RowChoices, TapChoices
 
 
 class TeacherSettings(Record):
-    """What `plan` and `dump` are both told: whom to ask, and about what."""
+    """The settings that `plan` and `dump` share: the teacher and the data."""
 
     task: Annotated[TaskName, DUMP_ONLY] = Field(
         "causal-lm",
@@ -22,24 +22,27 @@ class TeacherSettings(Record):
         "tasks.",
         examples=list(TASKS),
     )
-    teacher: Model = Field(description="The model to ask: a local folder, a hub name, or folder::file.gguf.")
+    teacher: Model = Field(description="The teacher: a local folder, a hub name, or folder::file.gguf.")
     data: str = Field(
-        description="The documents: a file (json, jsonl, parquet, csv, txt), a glob, a folder or a hub data set. Or the "
-        "images: a folder, tars in the form of WebDataset, or a data set with a column of images."
+        description="Documents: a file (json, jsonl, parquet, csv, txt), a glob, a folder or a hub data set. Or images: "
+        "a folder, tar files as WebDataset writes them, or a data set with a column of images."
     )
-    out: Place = Field(description="The cache to write. One that this command began is gone on with.")
+    out: Place = Field(description="The cache to write. An interrupted run of the same command is resumed.")
     split: str = Field("train", description="Split of the data set.")
     column: str | None = Field(
-        None, description="Column to read: text, or chats. Without it: 'messages', else 'text'; of images the only one."
+        None,
+        description="Column with the texts, chats or images. Default: 'messages', else 'text', or the only column of images.",
     )
-    domain_column: str | None = Field(None, description="Column that says where a document comes from.")
+    domain_column: str | None = Field(None, description="Column that names the domain (source) of each document.")
     limit: int | None = Field(None, ge=1, description="Use only the first N documents.")
-    max_length: int = Field(1024, ge=2, description="Most tokens in a sample; longer documents are cut into windows.")
+    max_length: int = Field(
+        1024, ge=2, description="Maximum number of tokens in a sample. Longer documents are cut into windows."
+    )
     overlap: int | None = Field(
         None,
         ge=0,
         description="Tokens that neighbouring windows share, as context. "
-        "Without it: 128, or an eighth of --max-length if less.",
+        "Default: 128, or an eighth of --max-length if that is less.",
     )
     dtype: Literal["bfloat16", "float32", "float16"] = Field(
         "bfloat16", description="Number format of the teacher's weights and logits."
@@ -48,64 +51,64 @@ class TeacherSettings(Record):
     samples_per_part: Annotated[int | None, DUMP_ONLY] = Field(
         None,
         ge=1,
-        description="Samples in a part, the unit of writing and resuming. Without it 1,024 texts, or 8,192 views of images.",
+        description="Samples in a part, the unit of writing and resuming. Default: 1,024 texts, or 8,192 views of images.",
     )
-    batch_tokens: int = Field(2048, ge=1, description="Most tokens the teacher sees at once, padding included.")
+    batch_tokens: int = Field(
+        2048, ge=1, description="Maximum number of tokens in one batch of the teacher, padding included."
+    )
 
 
 class DumpSettings(TeacherSettings, ViewChoices, RowChoices, TapChoices):
-    """Everything `dump` is told."""
+    """The settings of `dump`."""
 
     pilot_rows: Annotated[int, RECIPE_ONLY] = Field(
         12288,
         ge=1,
-        description="Rows, spread over the data, from which prior and sketch are fitted before the first part.",
+        description="Rows, spread over the data, on which prior and sketch are fitted before the first part.",
     )
     fidelity_rows: int = Field(
-        2000, ge=0, description="Rows, spread over the data, on which what is stored is compared with the teacher."
+        2000, ge=0, description="Rows, spread over the data, whose stored values are compared with the teacher."
     )
     parts: str | None = Field(
         None,
         coerce_numbers_to_str=True,
-        description="Write only these parts, such as 0-99,120. Other processes may write the others at the same time.",
+        description="Write only these parts, such as 0-99,120. Other processes may write the other parts at the same time.",
     )
     resume: bool = Field(
-        True, description="Go on with a cache that this command began; --no-resume refuses one that exists."
+        True, description="Resume an interrupted run of the same command. --no-resume refuses a cache that exists."
     )
 
 
 class PilotSettings(TeacherSettings):
-    """Everything `plan` is told: what the dump would be told, and how much to try."""
+    """The settings of `plan`: those of the dump, and how much to try."""
 
     pilot_samples: int = Field(
-        300, ge=2, description="Most samples, spread over the data, that the teacher is asked about."
+        300, ge=2, description="Maximum number of samples, spread over the data, that the teacher answers."
     )
-    minutes: float = Field(2.0, gt=0, description="Stop asking after this many minutes.")
+    minutes: float = Field(2.0, gt=0, description="Stop after this many minutes.")
     epochs: float = Field(
-        1.0, gt=0, description="Passes that each student makes, for the comparison with a live teacher."
+        1.0, gt=0, description="Epochs that each student trains for, to compare the cost with that of a live teacher."
     )
 
 
 class AddSettings(TapChoices, ImagesPlace):
-    """Everything `add` is told."""
+    """The settings of `add`."""
 
     cache: Annotated[Place, POSITIONAL] = Field(description="The cache to add to.")
     views: str | None = Field(
         None,
         coerce_numbers_to_str=True,
         pattern=r"^\s*\d{1,6}(\s*-\s*\d{1,6})?\s*$",
-        description="Also ask about these views of the images, from 0, such as 10-19.",
+        description="Add these views of the images, counted from 0, such as 10-19.",
     )
     workers: int = Field(2, ge=1, description="Threads that read images and make their views.")
     teacher: Model | None = Field(
-        None, description="The cache's teacher, where it is not to be found under the name that the cache knows."
+        None, description="The teacher of the cache, if it is no longer found under the name that the cache records."
     )
     device: str = Field("auto", description="Where the teacher runs: auto, cpu, cuda, cuda:1, mps.")
-    pilot_rows: int = Field(
-        12288, ge=1, description="Rows, spread over the cache, from which int8 and pca-N are fitted."
-    )
+    pilot_rows: int = Field(12288, ge=1, description="Rows, spread over the cache, on which int8 and pca-N are fitted.")
     parts: str | None = Field(
         None,
         coerce_numbers_to_str=True,
-        description="Write only these parts, such as 0-99,120. Other processes may write the others at the same time.",
+        description="Write only these parts, such as 0-99,120. Other processes may write the other parts at the same time.",
     )

@@ -54,19 +54,19 @@ DUMP_ONLY = CommandLine(commands=("dump",))
 """An option of `dump`. The other commands that have the setting read it from a recipe only."""
 
 
-def _scheduled(said: Any) -> Any:
-    """A number as a number, also where it comes as text; a schedule as its text."""
-    if not isinstance(said, (str, int, float)) or isinstance(said, bool):
-        return said
+def _scheduled(value: Any) -> Any:
+    """Return a number as a number, also where it comes as text, and a schedule as its text."""
+    if not isinstance(value, (str, int, float)) or isinstance(value, bool):
+        return value
     try:
-        schedule = Schedule.of(said)
+        schedule = Schedule.of(value)
     except BadInput as error:
         raise ValueError(str(error)) from error
-    return schedule.first if schedule.shape == "constant" else said
+    return schedule.first if schedule.shape == "constant" else value
 
 
-def _scheduled_or_balanced(said: Any) -> Any:
-    return said if said == "balanced" else _scheduled(said)
+def _scheduled_or_balanced(value: Any) -> Any:
+    return value if value == "balanced" else _scheduled(value)
 
 
 def _a_share(value: float | str) -> float | str:
@@ -95,7 +95,7 @@ Temperature = Annotated[float | str, BeforeValidator(_scheduled), AfterValidator
 
 
 Weight = Annotated[float | str, BeforeValidator(_scheduled_or_balanced), AfterValidator(_not_negative)]
-"""Numbers, or schedules by which they change over the run; a weight may also be "balanced"."""
+"""Numbers, or schedules by which they change during the run. A weight may also be "balanced"."""
 
 
 def _local(place: object) -> object:
@@ -105,7 +105,7 @@ def _local(place: object) -> object:
 
 
 FilePath = Annotated[Path, BeforeValidator(_local), AfterValidator(lambda path: Path(os.path.expanduser(path)))]
-"""A path on the local disk; a leading ~ is a home, also in a recipe or behind --out=, where no shell has looked at it."""
+"""A path on the local disk. A leading ~ means the home folder, also in a recipe and after --out=."""
 
 
 def _placed(place: object, check: ValidatorFunctionWrapHandler) -> Path | str:
@@ -120,7 +120,7 @@ Place = Annotated[Path | str, WrapValidator(_placed)]
 
 
 Model = Annotated[str, AfterValidator(os.path.expanduser)]
-"""A model's folder, likewise, or its hub name."""
+"""The folder of a model, with ~ as in Place, or its hub name."""
 
 
 Sparsifier = Annotated[str, AfterValidator(check_sparsifier)]

@@ -8,53 +8,53 @@ from logitstore.core.record import Record
 
 
 class ViewChoices(Record):
-    """What `dump` is told about images."""
+    """The settings of `dump` about images."""
 
-    views: int = Field(1, ge=1, le=100_000, description="Views of each image: what a student sees in so many epochs.")
+    views: int = Field(1, ge=1, le=100_000, description="Views of each image. A student sees one view in each epoch.")
     augment: str | None = Field(
         None,
-        description="What makes one view unlike another: names with their options, such as "
-        "crop:scale=0.2-1,flip,jitter:hue=0,randaugment,erase,mixup,cutmix. Without it every view is the image as the "
-        "teacher's processor takes it.",
+        description="Random changes that make the views differ: names with their options, such as "
+        "crop:scale=0.2-1,flip,jitter:hue=0,randaugment,erase,mixup,cutmix. Default: none, every view is the image as "
+        "the teacher's processor prepares it.",
     )
     image_size: int | None = Field(
-        None, ge=1, le=4096, description="Edge of a view in pixels, where it is not what the teacher's processor says."
+        None, ge=1, le=4096, description="Edge of a view in pixels. Default: as the teacher's processor says."
     )
     seed: int = Field(0, ge=0, lt=1 << 63, description="Seed of the views.")
     label_column: str | None = Field(
         None,
-        description="Column of the classes, where it is not found by itself; a folder's classes are its subfolders.",
+        description="Column with the classes, if it is not found automatically. In a folder, the subfolders are the classes.",
     )
-    key_column: str | None = Field(None, description="Column that names the images; without it they are numbered.")
-    labels: bool = Field(True, description="Keep the labels that the data have; --no-labels leaves them out.")
+    key_column: str | None = Field(None, description="Column with a name for each image. Default: images are numbered.")
+    labels: bool = Field(True, description="Keep the labels of the data. --no-labels leaves them out.")
     classes: str | None = Field(
         None,
         description="Names of the classes, separated by commas, for teachers that compare images with texts (CLIP).",
     )
     prompt: str | None = Field(
         None,
-        description="The text that names a class to such a teacher; {} is the name. Without it 'a photo of a {}.'.",
+        description="Text that describes a class to a teacher with --classes; {} is the name. Default: 'a photo of a {}.'.",
     )
-    batch_images: int = Field(32, ge=1, description="Images the teacher sees at once.")
+    batch_images: int = Field(32, ge=1, description="Images in one batch of the teacher.")
     workers: int = Field(2, ge=1, description="Threads that read images and make their views.")
 
 
 class ImagesPlace(Record):
-    """What every command that reads a cache's images again may be told of them."""
+    """The setting of every command that reads the images of a cache again."""
 
     images: str | None = Field(
         None,
-        description="Where the images are, if not where they were when the cache was made (caches of images only).",
+        description="Folder or data set with the images, if they have moved since the dump (caches of images only).",
     )
 
 
 class StudentsImages(ImagesPlace):
-    """What the commands that show them to a student may be told."""
+    """The settings of the commands that show images to a student."""
 
     image_size: int | None = Field(
         None,
         ge=1,
         le=4096,
-        description="Edge of the views in pixels: the teacher's crops at another resolution. Without it what the student's "
-        "configuration or image processor says, or the teacher's.",
+        description="Edge of the views in pixels: the teacher's crops at another resolution. Default: as the student's "
+        "configuration or image processor says, else as for the teacher.",
     )

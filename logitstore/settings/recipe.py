@@ -1,4 +1,4 @@
-"""Recipes: a YAML file with one section a command, and flags that override it, become a validated plan."""
+"""Recipes: YAML files with one section for each command. Flags override them; the result is validated."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SECTIONS = tuple(SETTINGS)
 
 
 ABOUT = "about"
-"""A section for people: what a recipe is for."""
+"""The section that describes a recipe to people."""
 
 
 RECIPES_FOR = "train"
@@ -27,24 +27,24 @@ RECIPES_FOR = "train"
 
 
 NAMED = Path(__file__).with_name("recipes")
-"""The folder of the recipes that have a name."""
+"""The folder with the named recipes."""
 
 
 P = TypeVar("P", bound=Record)
 
 
 def load(kind: type[P], section: str, config: Path | None, flags: dict[str, Any], named: str | None = None) -> P:
-    """The plan of one command.
+    """Return the settings of one command.
 
     Args:
-        kind: the plan's class.
-        section: the command, and the section of the recipe that is read.
+        kind: the class of the settings.
+        section: the name of the command and of the section of the recipe.
         config: the user's recipe, if there is one.
-        flags: what the command line said; None where it said nothing.
-        named: one of our recipes, which the user's and then the flags override.
+        flags: the values from the command line; None for an option that was not given.
+        named: the name of one of our recipes. The user's recipe and then the flags override it.
 
     Raises:
-        BadInput: no such file, not a recipe, an unknown or missing or impossible setting.
+        BadInput: the file does not exist or is no recipe, or a setting is unknown, missing or impossible.
     """
     settings = _section(named_recipe(named), section) if named is not None else {}
     settings |= _section(config, section) if config is not None else {}
@@ -67,8 +67,8 @@ def load(kind: type[P], section: str, config: Path | None, flags: dict[str, Any]
         if first["type"] == "missing":
             what = "" if inside else f": {kind.model_fields[str(name)].description}"
             raise BadInput(f"{section} needs {flag}{what or '.'}") from error
-        said = first["msg"].removeprefix("Value error, ").removesuffix(".")
-        raise BadInput(f"{flag} {first['input']!s:.80}: {said}.") from error
+        reason = first["msg"].removeprefix("Value error, ").removesuffix(".")
+        raise BadInput(f"{flag} {first['input']!s:.80}: {reason}.") from error
 
 
 def _section(path: Path, section: str) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def _section(path: Path, section: str) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadInput(f"--config {path}: not valid YAML: {one_line(error)}") from error
     if not isinstance(content, dict) or not all(isinstance(value, dict) for value in content.values()):
-        raise BadInput(f"--config {path}: a recipe has one section a command: {', '.join(SECTIONS)}.")
+        raise BadInput(f"--config {path}: a recipe has one section for each command: {', '.join(SECTIONS)}.")
     unknown = next((name for name in content if name not in (ABOUT, *SECTIONS)), None)
     if unknown is not None:
         raise BadInput(f"--config {path}: no section named '{unknown}'. {suggest(str(unknown), list(SECTIONS))}")
@@ -87,15 +87,15 @@ def _section(path: Path, section: str) -> dict[str, Any]:
 
 
 def recipe_names() -> list[str]:
-    """The recipes that have a name."""
+    """Return the names of our recipes, sorted."""
     return sorted(path.stem for path in NAMED.glob("*.yaml"))
 
 
 def named_recipe(name: str) -> Path:
-    """The file of a recipe of ours.
+    """Return the file of one of our recipes.
 
     Raises:
-        BadInput: there is none of that name.
+        BadInput: there is no recipe with that name.
     """
     if name not in recipe_names():
         raise BadInput(f"no recipe named '{name}'. {suggest(name, recipe_names())}")
@@ -103,6 +103,6 @@ def named_recipe(name: str) -> Path:
 
 
 def about(name: str) -> dict[str, str]:
-    """What a recipe of ours is for: `method`, `paper`, `needs`, `advice`."""
+    """Return the description of one of our recipes: `method`, `paper`, `needs`, `advice`."""
     found: dict[str, str] = yaml.safe_load(named_recipe(name).read_text(encoding="utf-8"))[ABOUT]
     return found

@@ -14,25 +14,25 @@ from logitstore.settings.image import StudentsImages
 
 
 class SidecarSettings(Record):
-    """Everything `sidecar` is told."""
+    """The settings of `sidecar`."""
 
-    cache: Annotated[Place, POSITIONAL] = Field(description="The cache to go through.")
+    cache: Annotated[Place, POSITIONAL] = Field(description="The cache to read.")
     of: Literal["perplexity", "means", "pca"] = Field(
         "perplexity",
-        description="The teacher's perplexity on each domain; or of a tap the mean of every channel and before every token, "
-        "or its main directions.",
+        description="The teacher's perplexity on each domain (perplexity), the mean of a tap for every channel and before "
+        "every token (means), or the main directions of a tap (pca).",
     )
-    tap: str = Field("final", description="The tap that means and pca are of.")
+    tap: str = Field("final", description="The tap that means and pca read.")
 
 
 class TermSettings(Record):
-    """One more pull that is added to the loss.
+    """A further objective that is added to the loss.
 
     Attributes:
-        name: of the objective.
-        weight: of it in the sum; "balanced" makes a pull on features as heavy as those on logits together.
-        temperature: of a pull on logits.
-        options: of the objective.
+        name: the objective.
+        weight: its weight in the sum. "balanced" gives an objective on features the same weight as all those on logits.
+        temperature: the temperature of an objective on logits.
+        options: the options of the objective, by name.
     """
 
     name: str
@@ -42,27 +42,27 @@ class TermSettings(Record):
 
 
 class TrainSettings(StudentsImages):
-    """Everything `train` is told."""
+    """The settings of `train`."""
 
     cache: Annotated[Place, POSITIONAL] = Field(description="The cache to learn from.")
     student: Model | list[Model] | None = Field(
         None,
-        description="The model to train: a local folder or hub name. Without it: a fresh one, shaped like the teacher "
-        "but for --layers, --hidden-size, ... Given several times, all are trained on the same batches, into folders of --out.",
+        description="The model to train: a local folder or hub name. Default: a fresh one, shaped like the teacher "
+        "except for --layers, --hidden-size, ... Several are trained on the same batches, each into a folder of --out.",
     )
     out: FilePath = Field(description="Folder for the trained student and its checkpoints.")
     copy_layers: str | None = Field(
         None,
         coerce_numbers_to_str=True,
-        description="Keep only these decoder layers of --student: numbers such as 0,6,12, or how many, such as 5.",
+        description="Keep only these decoder layers of --student: numbers such as 0,6,12, or a count such as 5.",
     )
     prune: bool = Field(
         False,
-        description="Make --student as narrow as --hidden-size, --intermediate-size, --heads and --kv-heads say, and keep what "
-        "is most active on the cache's text.",
+        description="Reduce --student to --hidden-size, --intermediate-size, --heads and --kv-heads, and keep the channels and "
+        "heads that are most active on the text of the cache.",
     )
     prune_samples: int | None = Field(
-        None, ge=1, description="Samples of the cache by which --prune judges; without it 256."
+        None, ge=1, description="Samples of the cache on which --prune measures activity. Default: 256."
     )
     layers: int | None = Field(None, ge=1, description="Decoder layers of a fresh student.")
     hidden_size: int | None = Field(None, ge=1, description="Width of a fresh or pruned student.")
@@ -71,87 +71,84 @@ class TrainSettings(StudentsImages):
     kv_heads: int | None = Field(None, ge=1, description="Key-value heads of a fresh or pruned student.")
     alpha: Share = Field(
         1.0,
-        description="Weight of the objective; cross-entropy on the gold tokens has the rest. 0: gold tokens only. "
+        description="Weight of the objective; cross-entropy on the gold tokens has the rest. 0 means gold tokens only. "
         f"It is {WAYS}.",
     )
     objective: str = Field(
         "forward_kl",
-        description=f"What pulls the student towards the teacher: {', '.join(METHODS)}; or none, where `terms` of a recipe do.",
+        description=f"What the student minimises: {', '.join(METHODS)}; or none, if `terms` of a recipe replace it.",
     )
     temperature: Temperature = Field(1.0, description="Temperature of the objective; a number or a schedule.")
-    options: Annotated[dict[str, Any], RECIPE_ONLY] = Field(
-        {}, description="Options of the objective, by name (recipe files only)."
-    )
+    options: Annotated[dict[str, Any], RECIPE_ONLY] = Field({}, description="Options of the objective, by name.")
     terms: Annotated[list[TermSettings], RECIPE_ONLY] = Field(
         [],
-        description="Further pulls that are added to the loss: name, weight, temperature, options (recipe files only).",
+        description="Further objectives that are added to the loss: name, weight, temperature, options.",
     )
     strict: bool = Field(
         False, description="Refuse a cache that gives the objective only a bound, an estimate or an approximation."
     )
     epochs: float = Field(1.0, gt=0, description="Passes over the training samples.")
-    max_steps: int = Field(-1, ge=-1, description="Stop after this many optimizer steps instead; -1 goes by --epochs.")
+    max_steps: int = Field(-1, ge=-1, description="Stop after this many optimizer steps. -1 means --epochs decides.")
     batch_size: int = Field(8, ge=1, description="Samples in a batch, on each device.")
-    accumulate: int = Field(1, ge=1, description="Batches whose gradients are summed before a step.")
+    accumulate: int = Field(1, ge=1, description="Batches whose gradients are summed before an optimizer step.")
     learning_rate: float = Field(5e-4, gt=0, description="Peak learning rate.")
-    scheduler: str = Field("cosine", description="Learning-rate schedule, by its transformers name.")
+    scheduler: str = Field("cosine", description="Learning-rate schedule, by its name in transformers.")
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
     weight_decay: float = Field(0.0, ge=0, description="Weight decay of AdamW.")
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="Number format of the forward and backward pass; the weights stay float32."
     )
-    device: Literal["auto", "cpu"] = Field("auto", description="auto takes a GPU where there is one.")
+    device: Literal["auto", "cpu"] = Field("auto", description="auto uses a GPU if there is one.")
     packed: bool = Field(
-        False, description="Lay several samples into one line instead of padding each; they do not see each other."
+        False,
+        description="Put several samples into one row of a batch instead of padding each. They do not see each other.",
     )
-    holdout: float = Field(
-        0.05, ge=0, lt=1, description="Share of the documents, or images, kept out for evaluation; 0 keeps none."
-    )
+    holdout: float = Field(0.05, ge=0, lt=1, description="Share of the documents, or images, held out for evaluation.")
     select: FilePath | None = Field(
-        None, description="Train on the samples of this selection only (see select), but for those held out."
+        None, description="Train only on the samples of this selection file (see select) that are not held out."
     )
     views: str | None = Field(
         None,
         coerce_numbers_to_str=True,
-        description="Views to learn from, such as 0-9, one an epoch in this order, again and again; without it all.",
+        description="Views to learn from, such as 0-9: one per epoch in this order, again and again. Default: all.",
     )
     views_per_step: int = Field(
-        1, ge=1, description="Views of an image that come together; an epoch then takes so many of each image."
+        1, ge=1, description="Views of an image in one step. An epoch then has this many views of each image."
     )
     text: bool = Field(
         False,
-        description="Train on the text alone, encoded anew by the student's own tokenizer, whichever it is; needs --alpha 0.",
+        description="Train on the text alone, tokenised again with the student's own tokenizer. Needs --alpha 0.",
     )
     curriculum: Literal["easy-first", "hard-first", "cyclical"] | None = Field(
         None,
-        description="Order by the teacher's nll: easy or hard samples first, in the first epoch, or in cycles of epochs that "
-        "read only the easier ones. Without it all are mixed.",
+        description="Order of the samples by the teacher's nll: easy or hard ones first, in the first epoch, or cycles of "
+        "epochs that read only the easier ones. Default: a mixed order.",
     )
     curriculum_start: float | None = Field(
-        None, gt=0, le=1, description="Share of the samples that a curriculum begins with; without it 0.25."
+        None, gt=0, le=1, description="Share of the samples that a curriculum begins with. Default: 0.25."
     )
     reweight_domains: int | None = Field(
         None,
         ge=1,
-        description="After every so many steps, look at the student on held-out samples of each domain, and read those more "
-        "often on which it is further behind its teacher (DDK). Not with --text, --curriculum, --prune or several --student.",
+        description="Every so many steps, evaluate the student on held-out samples of each domain, and read those domains more "
+        "often in which it is further from its teacher (DDK). Not with --text, --curriculum, --prune or several --student.",
     )
     evaluate_every: int | None = Field(
-        None, ge=1, description="Evaluate after every so many steps; without it, four times a run."
+        None, ge=1, description="Evaluate every so many steps. Default: four times in a run."
     )
     save_every: int | None = Field(
-        None, ge=1, description="Keep a checkpoint after every so many steps; without it, after each epoch."
+        None, ge=1, description="Save a checkpoint every so many steps. Default: after each epoch."
     )
-    resume: bool = Field(False, description="Go on from the last checkpoint in --out.")
+    resume: bool = Field(False, description="Continue from the last checkpoint in --out.")
     workers: int = Field(1, ge=0, description="Threads that prepare batches ahead.")
     seed: int = Field(0, ge=0, description="Seed of the order of the samples and of fresh weights.")
     trainer: Annotated[dict[str, Any], RECIPE_ONLY] = Field(
-        {}, description="Further TrainingArguments, by name (recipe files only)."
+        {}, description="Further TrainingArguments of transformers, by name."
     )
 
     @property
     def students(self) -> list[str]:
-        """All that are named."""
+        """The students that are named, none for a fresh one."""
         return [self.student] if isinstance(self.student, str) else self.student or []
 
     @field_validator("student")
@@ -161,18 +158,18 @@ class TrainSettings(StudentsImages):
 
 
 class EvaluateSettings(StudentsImages):
-    """Everything `evaluate` is told."""
+    """The settings of `evaluate`."""
 
     cache: Annotated[Place, POSITIONAL] = Field(description="The cache to compare with.")
     student: Model = Field(description="The student: a local folder, a hub name, or folder::file.gguf.")
     samples: Literal["heldout", "all"] = Field(
-        "heldout", description="Judge on the samples that `train` kept out with the same --holdout, or on all."
+        "heldout", description="Evaluate on the samples that `train` held out with the same --holdout, or on all."
     )
-    holdout: float = Field(0.05, gt=0, lt=1, description="Share of the documents, or images, that `train` kept out.")
+    holdout: float = Field(0.05, gt=0, lt=1, description="Share of the documents, or images, that `train` held out.")
     text: bool = Field(
         False,
-        description="Judge on the text alone, encoded anew by the student's own tokenizer: the figures of students with "
-        "different tokenizers can then be compared per byte.",
+        description="Evaluate on the text alone, tokenised again with the student's own tokenizer, so that students with "
+        "different tokenizers can be compared per byte.",
     )
     batch_size: int = Field(8, ge=1, description="Samples in a batch.")
     dtype: Literal["bfloat16", "float32", "float16"] = Field(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,8 @@ def check_reading(settings: TrainSettings) -> None:
 
 class TextTraining:
     """What a student is shown of texts; see `logitstore.train.task.TrainTask`."""
+
+    rows_only: Mapping[str, Any] = MappingProxyType({})
 
     def collator(self, cache: Cache, **options: Any) -> TextCollator:
         return TextCollator(cache, **options)

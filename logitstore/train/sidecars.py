@@ -23,6 +23,7 @@ from logitstore.errors import BadInput, StorageError, storage_errors
 from logitstore.models.moments import Moments
 from logitstore.store.cache import Cache
 from logitstore.train.loader.loader import Loader
+from logitstore.train.task import train_task
 
 FOLDER = "sidecars"
 
@@ -132,7 +133,7 @@ def _width(cache: Cache, tap: str) -> int:
 
 def _passes(cache: Cache, tap: str, progress: Progress) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the rows of a tap and their gold tokens, batch by batch."""
-    loader = Loader(cache, batch_size=64, shuffle=False, taps=[tap], with_images=False)
+    loader = Loader(cache, batch_size=64, shuffle=False, taps=[tap], **train_task(cache).rows_only)
     for number in range(len(loader)):
         batch = loader.at(0, number)
         yield loader.features(batch)[tap], batch.gold

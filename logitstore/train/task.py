@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -72,6 +72,9 @@ class RunData:
 
 class TrainTask(Protocol):
     """What a task shows a student; the third facet of a task, see `logitstore.core.tasks`."""
+
+    rows_only: Mapping[str, Any]
+    """Options of a loader whose batches leave out what is costly to make and only a student looks at."""
 
     def collator(self, cache: Cache, **options: Any) -> Collator:
         """Return what lays the samples of a cache into batches; see `logitstore.train.loader.collate`.

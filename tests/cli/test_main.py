@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.parts.broken import OF_TEXT, truncate
-from tests.parts.commands import Command, error_line, logitstore_command
+from tests.parts.commands import Command, cold_command, error_line, logitstore_command
 
 # exit codes
 
@@ -75,15 +75,16 @@ def test_a_process_that_is_refused_prints_one_line_and_exits_with_2(
 ) -> None:
     data = tmp_path / "letters.jsonl"
     data.write_text('{"text": "a"}\n')
-    for arguments, expected in (
-        (["dump", "--teacher", teacher, "--data", data, "--out", tmp_path / "out"], str(data)),
+    for command, arguments, expected in (
+        (cold_command, ["dump", "--teacher", teacher, "--data", data, "--out", tmp_path / "out"], str(data)),
         (
+            logitstore_command,
             ["train", own_cache, "--student", "nobody/such-a-student", "--out", tmp_path / "out"],
             "nobody/such-a-student",
         ),
-        (["inspect", tmp_path], f"{tmp_path}: no cache.json"),
+        (cold_command, ["inspect", tmp_path], f"{tmp_path}: no cache.json"),
     ):
-        done = logitstore_command(*arguments)
+        done = command(*arguments)
         assert done.returncode == 2
         assert done.stdout == ""
         assert expected in error_line(done.stderr)

@@ -13,14 +13,14 @@ from tests.parts.merge import Caches
 from tests.parts.texts import VOCABULARY, plan_for, save_model
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def teachers(tmp_path_factory: pytest.TempPathFactory, teacher: Path, tokenizer: PreTrainedTokenizerFast) -> list[Path]:
     """Two teachers of one vocabulary; the head of the first has padding, and the second is of another shape."""
     other = save_model(tmp_path_factory.mktemp("other"), tokenizer, VOCABULARY, seed=7, hidden_size=48)
     return [teacher, other]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def caches(tmp_path_factory: pytest.TempPathFactory, teachers: list[Path], texts: Path) -> Caches:
     """`dense-0` is what the first teacher said, by the sparsifier or preset `dense`; the second's have other parts."""
     folder = tmp_path_factory.mktemp("caches")

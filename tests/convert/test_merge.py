@@ -269,9 +269,7 @@ def test_all_that_takes_a_cache_takes_a_mean(
     tmp_path: Path,
 ) -> None:
     out = tmp_path / "out"
-    done = command(
-        "merge", "--mean-probabilities", caches["exact-0"].path, caches["exact-1"].path, "--out", out, "-k", "30"
-    )
+    done = command("merge", caches["exact-0"].path, caches["exact-1"].path, "--out", out, "-k", "30")
     shown = capsys.readouterr()
     assert done == 0, shown.err
     made = logitstore.open(out)

@@ -30,7 +30,7 @@ def refused_merge(refused: Refused, caches: Caches, tmp_path: Path) -> Refused:
     def call(sources: list[Any], *flags: object, out: Path | None = None) -> str:
         paths = [caches[each].path if isinstance(each, str) else each for each in sources]
         target = out or tmp_path / "out"
-        line = refused("merge", "--mean-probabilities", *paths, "--out", target, *flags)
+        line = refused("merge", *paths, "--out", target, *flags)
         assert out is not None or not target.exists()
         return line
 
@@ -74,23 +74,18 @@ def test_rows_that_a_mean_cannot_have_are_refused(refused_merge: Refused, flags:
     assert says in refused_merge(["topk-0", "topk-1"], *flags)
 
 
-def test_how_many_caches_and_which_way_must_be_said(
+def test_fewer_than_two_caches_or_the_same_one_twice_are_refused(
     refused_merge: Refused,
     refused: Refused,
     caches: Caches,
     tmp_path: Path,
 ) -> None:
-    one, other = caches["topk-0"].path, caches["topk-1"].path
+    one = caches["topk-0"].path
     assert f"needs two caches or more: only {one} was given" in refused_merge(["topk-0"])
-    assert "merge needs CACHES: " in refused("merge", "--mean-probabilities", "--out", tmp_path / "out")
-    assert "merge needs --mean-probabilities: " in refused("merge", one, other, "--out", tmp_path / "out")
+    assert "merge needs CACHES: " in refused("merge", "--out", tmp_path / "out")
     line = refused_merge(["topk-0", "topk-1", one.parent / "." / "topk-0"])
     assert f"{one}: it is named twice" in line
     assert "--weights" in line
-    (tmp_path / "recipe.yaml").write_text(
-        f"merge:\n  caches: [{one}, {other}]\n  mean_probabilities: false\n  out: {tmp_path / 'out'}\n"
-    )
-    assert "it must be true" in refused("merge", "--config", tmp_path / "recipe.yaml")
 
 
 def test_caches_without_whole_distributions_are_refused(refused_merge: Refused, caches: Caches) -> None:
@@ -148,7 +143,7 @@ def test_a_sample_that_is_another_one_in_spite_of_its_fingerprint_is_named(
     for number in (0, 1):
         path = parts / f"{number:05d}" / "part.json"
         reseal(path, lambda record, number=number: record.update(part=number))
-    line = refused("merge", "--mean-probabilities", other, copy, "--out", tmp_path / "out")
+    line = refused("merge", other, copy, "--out", tmp_path / "out")
     assert f"{copy}: its sample 0 has the key " in line
     assert "although the data have the same fingerprint" in line
 
@@ -211,13 +206,13 @@ def test_what_a_mean_without_a_tail_leaves_out_is_told(
     tmp_path: Path,
 ) -> None:
     paths = [caches[f"topk-{number}"].path for number in (0, 1)]
-    assert command("merge", "--mean-probabilities", *paths, "--tail", "none", "--out", tmp_path / "out") == 0
+    assert command("merge", *paths, "--tail", "none", "--out", tmp_path / "out") == 0
     assert "KL to the mean of 2 caches: infinite in 100.0% of the rows" in capsys.readouterr().out
 
 
 def test_the_help_teaches(command: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert command("merge", "--help") == 0
     shown = " ".join(capsys.readouterr().out.split())
-    for word in ("--mean-probabilities", "--weights", "same data, windows and vocabulary", "No teacher runs"):
+    for word in ("--weights", "same data, windows and vocabulary", "No teacher runs"):
         assert word in shown
     assert math.isclose(sum(weights_of("1,2,4", 3)), 1.0)

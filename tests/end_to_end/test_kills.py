@@ -137,7 +137,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_next_dump_goes_on(
     assert process.returncode == 130
     assert "Traceback" not in stderr
     assert stderr.splitlines()[-1] == (
-        f"interrupted. {plan.out} keeps every part written so far; give the same command again to go on."
+        f"interrupted. {plan.out} keeps every part written so far; give the same command again to resume."
     )
     assert verify(plan.out) == []
     interrupted = Cache(plan.out)

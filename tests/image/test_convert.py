@@ -35,11 +35,7 @@ def test_the_mean_of_two_teachers_is_that_of_their_probabilities(
     whole: dict[str, Any] = {"k": 10, "tail": "none", "logprobs": "float32"}
     first = dump(images_plan(classifier, images, tmp_path / "first", **whole))
     second = dump(images_plan(other, images, tmp_path / "second", samples_per_part=7, **whole))
-    made = merge(
-        MergeSettings(
-            caches=[first.path, second.path], mean_probabilities=True, out=tmp_path / "mean", weights="1,3", **whole
-        )
-    )
+    made = merge(MergeSettings(caches=[first.path, second.path], out=tmp_path / "mean", weights="1,3", **whole))
     assert verify(made.path) == []
     loaders = [each.loader(batch_size=len(first), shuffle=False, workers=0) for each in (first, second, made)]
     batches = [next(iter(loader)) for loader in loaders]
@@ -50,7 +46,7 @@ def test_the_mean_of_two_teachers_is_that_of_their_probabilities(
     settings = {"cache": made.path, "student": str(student), "out": tmp_path / "out", "max_steps": 2, "device": "cpu"}
     train(load(TrainSettings, "train", None, settings, named="meal_v2"))
     unlike = dump(images_plan(other, images, tmp_path / "unlike", seed=5, **whole))
-    said = refused("merge", "--mean-probabilities", first.path, unlike.path, "--out", tmp_path / "no")
+    said = refused("merge", first.path, unlike.path, "--out", tmp_path / "no")
     assert "their views are made in other ways" in said
 
 
@@ -60,7 +56,7 @@ def test_views_that_were_added_are_recoded_and_merged_by_the_same_command(
     cache = dump(images_plan(classifier, images, tmp_path / "cache", views=1))
     recoding = RecodeSettings(cache=cache.path, out=tmp_path / "recoded", k=4)
     shutil.copytree(cache.path, tmp_path / "twin")
-    merging = MergeSettings(caches=[cache.path, tmp_path / "twin"], out=tmp_path / "merged", mean_probabilities=True)
+    merging = MergeSettings(caches=[cache.path, tmp_path / "twin"], out=tmp_path / "merged")
     for made in (recode(recoding), merge(merging)):
         assert (made.manifest.views, len(made)) == (1, 60)
     for grown in (cache.path, tmp_path / "twin"):

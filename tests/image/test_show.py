@@ -49,7 +49,7 @@ def test_the_teacher_is_asked_again_about_a_share_of_the_views(
 
 def test_verify_refuses_images_that_nobody_is_shown(image_cache: Cache, images: Path, refused: Refused) -> None:
     line = refused("verify", image_cache.path, "--images", images)
-    assert line.endswith(f"--images {images}: only a teacher is shown them. Give --against-teacher, or leave it out.")
+    assert line.endswith(f"--images {images}: only --against-teacher reads images. Give it, or leave --images out.")
 
 
 def test_inspect_tells_what_a_cache_of_images_is(

@@ -16,7 +16,7 @@ Caches = dict[str, logitstore.Cache]
 
 
 def plan(caches: list[logitstore.Cache], out: Path, **changes: Any) -> MergeSettings:
-    return MergeSettings(caches=[cache.path for cache in caches], mean_probabilities=True, out=out, **changes)
+    return MergeSettings(caches=[cache.path for cache in caches], out=out, **changes)
 
 
 def merged(caches: list[logitstore.Cache], out: Path, **changes: Any) -> logitstore.Cache:

@@ -18,8 +18,9 @@ from logitstore.train.objectives.features.relations import relation, relation_kl
 
 
 class Attention(FeatureObjective):
-    """Compute KL(teacher || student) of the attention and of the value relation, added up (MiniLM, Wang et al. 2020,
-    section 3).
+    """Compute KL(teacher || student) of the attention and of the value relation, added up.
+
+    The method is MiniLM's (Wang et al. 2020, section 3).
 
     The attention of a head is softmax(Q K' / sqrt(C)); its value relation is softmax(V V' / sqrt(C)). A row's KL is the
     mean over heads, then over pairs of layers. Where query heads share keys and values, each query head is used with those

@@ -33,8 +33,9 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sides:
-    """Sides hold the features of both models about the same N rows. Rows come sample after sample, in the order of
-    positions.
+    """Sides hold the features of both models about the same N rows.
+
+    Rows come sample after sample, in the order of positions.
 
     Attributes:
         student: by name, float[N, D_S] each.

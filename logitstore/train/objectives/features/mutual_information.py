@@ -57,8 +57,9 @@ def _log_baseline(scores_NN: Tensor, alpha: float) -> Tensor:
 
 
 class Critic(nn.Module):
-    """A critic computes f(x, y) = <g(x), h(y)>, with g and h of one hidden layer each (a separable critic, as in Poole et
-    al. 2019).
+    """A critic computes f(x, y) = <g(x), h(y)>, with g and h of one hidden layer each.
+
+    It is a separable critic, as in Poole et al. 2019.
 
     Rows are scaled to unit root mean square first, because hidden states of different layers differ by orders of magnitude.
     """

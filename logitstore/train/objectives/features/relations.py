@@ -24,8 +24,9 @@ HIDDEN = -1e30
 
 
 class Relations(FeatureObjective):
-    """Compute KL(teacher || student) of the relations QQ, KK and VV, the three added up (MiniLMv2, Wang et al. 2021,
-    section 3.1).
+    """Compute KL(teacher || student) of the relations QQ, KK and VV, the three added up.
+
+    The method is MiniLMv2's (Wang et al. 2021, section 3.1).
 
     Queries, keys and values are cut into the same number of relation heads on both sides, whatever the models' own heads
     and widths are. A row's KL is the mean over relation heads, then over pairs of layers.

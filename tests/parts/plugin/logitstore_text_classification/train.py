@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,8 @@ class LabelledTextCollator:
 
 class LabelledTextTraining:
     """What a student is shown of labelled texts; see `logitstore.train.task.TrainTask`."""
+
+    rows_only: Mapping[str, Any] = MappingProxyType({})
 
     def collator(self, cache: Cache, **options: Any) -> LabelledTextCollator:
         return LabelledTextCollator(cache, **options)
