@@ -75,6 +75,7 @@ def sidecar(settings: SidecarSettings) -> None:
 
 def _summary_table(summary: dict[str, Any]) -> Table:
     teacher, parts, disk = summary["teacher"], summary["parts"], summary["disk"]
+    shown = facet(summary["task"], "shown")
     state = "complete" if summary["complete"] else f"{parts['committed']} of {parts['planned']} parts committed"
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in (
@@ -82,11 +83,11 @@ def _summary_table(summary: dict[str, Any]) -> Table:
         (
             "teacher",
             f"{teacher['name']} ({teacher['architecture']}, {teacher['vocabulary']:,} "
-            f"{'classes' if summary['view'] else 'tokens'}, {teacher['dtype']})",
+            f"{shown.answers}, {teacher['dtype']})",
         ),
         ("weights", teacher["fingerprint"]),
         *_origin(summary),
-        *facet(summary["task"], "shown").summary(summary),
+        *shown.summary(summary),
         ("samples", f"{summary['samples']:,}"),
         ("rows", _rows(summary)),
         (
@@ -97,7 +98,7 @@ def _summary_table(summary: dict[str, Any]) -> Table:
         ("targets", _targets(summary)),
         ("tail mass", f"{summary['mean_tail_mass']:.4f} mean"),
         ("entropy", f"{summary['mean_entropy']:.3f} nats mean"),
-        ("label" if summary["view"] else "gold token", _gold(summary)),
+        (shown.gold, _gold(summary)),
     ):
         table.add_row(Text(name, "bold"), Text(value))
     return table

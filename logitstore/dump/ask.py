@@ -86,7 +86,7 @@ def _timed(chunks: Iterator[RowChunk], watch: Stopwatch) -> Iterator[RowChunk]:
 def ask_features(
     teacher: Teacher, batches: Iterable[TeacherBatch], taps: Mapping[str, Encode], watch: Stopwatch = NO_STOPWATCH
 ) -> Answers:
-    """Yield reduced features only, in the same form as `score`. A language model computes logits of the last position only."""
+    """Yield reduced features only, in the form of `ask_rows`. A language model computes logits of the last position only."""
     for batch in batches:
         with watch("forward"):
             seen = teacher.features(batch.inputs, list(taps))

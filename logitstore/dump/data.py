@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import glob
+import importlib
 from pathlib import Path
-
-import datasets
+from typing import TYPE_CHECKING, Any
 
 from logitstore.core.registry import suggest
 from logitstore.errors import BadInput, one_line
+
+if TYPE_CHECKING:
+    import datasets
 
 BUILDERS = {
     ".json": "json",
@@ -24,6 +27,11 @@ BUILDERS = {
 }
 
 
+def library() -> Any:
+    """Import the library `datasets`. It takes half a second, so whoever reads no data set does not import it."""
+    return importlib.import_module("datasets")
+
+
 def load(source: str, split: str) -> datasets.Dataset:
     """Return the rows of a split of a data set; there may be none.
 
@@ -34,10 +42,10 @@ def load(source: str, split: str) -> datasets.Dataset:
     Raises:
         BadInput: the file, data set or split does not exist; the files are of different or unknown kinds, or cannot be read.
     """
-    datasets.disable_progress_bars()
+    library().disable_progress_bars()
     name, options = _builder(source)
     try:
-        return datasets.load_dataset(name, split=split, **options)
+        return library().load_dataset(name, split=split, **options)
     except ValueError as error:
         raise BadInput(f"--data {source}, --split {split}: {one_line(error)}") from error
     except Exception as error:
@@ -67,10 +75,10 @@ def load_saved(source: str, split: str) -> datasets.Dataset:
         BadInput: there is no such split, or files cannot be read.
     """
     try:
-        saved = datasets.load_from_disk(str(Path(source).expanduser()))
+        saved: Any = library().load_from_disk(str(Path(source).expanduser()))
     except Exception as error:
         raise _unreadable(source, error) from error
-    splits = saved if isinstance(saved, datasets.DatasetDict) else {str(saved.split or "train"): saved}
+    splits = saved if isinstance(saved, dict) else {str(saved.split or "train"): saved}
     if split not in splits:
         raise BadInput(f"--data {source}: no split named '{split}'. {suggest(split, list(splits))}")
     return splits[split]

@@ -61,7 +61,7 @@ class MergeSettings(RowChoices):
     def _without_hidden_states(cls, value: Any) -> Any:
         if value in ("small", "faithful", "archive", "exact", "hidden", "sketch"):
             raise ValueError(
-                "it is made from the hidden states of one teacher, and a mean of several teachers has none. "
+                "it is made of one teacher's hidden states, and a mean of several teachers has none. "
                 "Use --preset topk, with more tokens (-k 50) for a smaller error"
             )
         return value

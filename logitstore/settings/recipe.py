@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import ValidationError
 
 from logitstore.core.record import Record
@@ -72,6 +72,7 @@ def load(kind: type[P], section: str, config: Path | None, flags: dict[str, Any]
 
 
 def _section(path: Path, section: str) -> dict[str, Any]:
+    yaml: Any = importlib.import_module("yaml")  # only here: most commands read no recipe
     try:
         content = yaml.safe_load(Path(os.path.expanduser(path)).read_text(encoding="utf-8"))
     except OSError as error:
@@ -104,5 +105,6 @@ def named_recipe(name: str) -> Path:
 
 def about(name: str) -> dict[str, str]:
     """Return the description of one of our recipes: `method`, `paper`, `needs`, `advice`."""
+    yaml: Any = importlib.import_module("yaml")
     found: dict[str, str] = yaml.safe_load(named_recipe(name).read_text(encoding="utf-8"))[ABOUT]
     return found

@@ -60,8 +60,8 @@ class PartWriter:
         Args:
             index: index of the sample in the part.
             answer: the fields in their stored form.
-            facts: the teacher's values that are counted (`part_sums.FACTS`). None if `commit` gets the sums and `answer`
-                holds the logprobs of the gold tokens.
+            facts: the teacher's values that are counted (`FACTS` of `logitstore.format.part_record`). None if `commit`
+                gets the sums and `answer` holds the logprobs of the gold tokens.
             asked: the sample, if it has more content now than when the part was begun, such as checksums of a view.
         """
         if asked is not None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import datasets
+from typing import TYPE_CHECKING
 
 from logitstore.core.registry import suggest
 from logitstore.dump.data import load
 from logitstore.errors import BadInput
+
+if TYPE_CHECKING:
+    import datasets
 
 
 @dataclass(frozen=True, kw_only=True)

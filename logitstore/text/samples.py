@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
 import numpy as np
 import xxhash
 from transformers import PreTrainedTokenizerBase
 
 from logitstore.core.progress import Progress, Step, no_progress
 from logitstore.core.types import Array
+from logitstore.dump.data import library
 from logitstore.errors import BadInput
 from logitstore.text.chat import check_template, encode_chat
 from logitstore.text.documents import DataSpec, open_documents
 from logitstore.text.sample import Sample, cut, key_of
+
+if TYPE_CHECKING:
+    import datasets
 
 _BATCH = 256
 
@@ -150,18 +153,19 @@ def open_samples(
         progress(Step(stage="tokenise", done=done, total=len(documents)))
         return encoded
 
-    features = {"tokens": datasets.List(datasets.Value("int32"))}
+    types = library()
+    features = {"tokens": types.List(types.Value("int32"))}
     if chat:
-        features["said"] = datasets.List(datasets.Value("bool"))
+        features["said"] = types.List(types.Value("bool"))
     if spec.domain_column is not None:
-        features["domain"] = datasets.Value("string")
+        features["domain"] = types.Value("string")
     identity = (documents._fingerprint, column, spec.domain_column, chat, _tokenizer_identity(tokenizer))
     tokenised = documents.map(
         encode,
         batched=True,
         batch_size=_BATCH,
         remove_columns=documents.column_names,
-        features=datasets.Features(features),
+        features=types.Features(features),
         new_fingerprint=xxhash.xxh3_64_hexdigest(repr(identity).encode()),
     )
     samples = Samples(tokenised, chat, column, encoding, progress)

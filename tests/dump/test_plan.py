@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -67,12 +68,25 @@ def test_fidelity_rows_are_the_same_whatever_the_batches(teacher: Path, texts: P
     assert found[0].sums["kl_t1"][0] == pytest.approx(found[1].sums["kl_t1"][0], rel=1e-3)
 
 
-def test_what_the_plan_fits_is_what_the_dump_uses(teacher: Path, texts: Path, tmp_path: Path) -> None:
-    out = tmp_path / "cache"
-    common = ["--teacher", teacher, "--data", texts, "--out", out, "--max-length", "96", "--dtype", "float32"]
-    done = logitstore_command("plan", *common, "--json")
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory, teacher: Path, texts: Path) -> tuple[Path, str]:
+    """A folder with a pilot of windows of 96 tokens, and what `plan` printed."""
+    out = tmp_path_factory.mktemp("planned") / "cache"
+    done = logitstore_command("plan", *told(teacher, texts, out), "--json")
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    return out, done.stdout
+
+
+def told(teacher: Path, texts: Path, out: Path, max_length: int = 96) -> list[object]:
+    return ["--teacher", teacher, "--data", texts, "--out", out, "--max-length", max_length, "--dtype", "float32"]
+
+
+def test_what_the_plan_fits_is_what_the_dump_uses(
+    teacher: Path, texts: Path, tmp_path: Path, planned: tuple[Path, str]
+) -> None:
+    out = shutil.copytree(planned[0], tmp_path / "cache")
+    common = told(teacher, texts, out)
+    found = json.loads(planned[1])
     lines = {line["name"]: line for line in found["candidates"]}
     assert {"small", "faithful", "exact", "topk", "sampled"} <= lines.keys()
     assert lines["exact"]["kl_t1"]["mean"] < lines["small"]["kl_t1"]["mean"] + 1e-3 < lines["topk"]["kl_t1"]["mean"]
@@ -91,24 +105,24 @@ def test_what_the_plan_fits_is_what_the_dump_uses(teacher: Path, texts: Path, tm
     assert logitstore_command("verify", out).returncode == 0
 
 
-def test_a_pilot_of_other_data_is_not_used(teacher: Path, texts: Path, tmp_path: Path) -> None:
-    out = tmp_path / "cache"
-    common = ["--teacher", teacher, "--data", texts, "--out", out, "--dtype", "float32"]
-    assert logitstore_command("plan", *common, "--max-length", "64").returncode == 0
-    assert logitstore_command("dump", *common, "--max-length", "96").returncode == 0
-    files = {path.name for path in (out / "pilot").iterdir()}
+def test_a_pilot_of_other_data_is_not_used(
+    teacher: Path, texts: Path, tmp_path: Path, planned: tuple[Path, str]
+) -> None:
+    out = shutil.copytree(planned[0], tmp_path / "cache")
+    assert logitstore_command("dump", *told(teacher, texts, out, max_length=64)).returncode == 0
+    files = {path.name for path in (planned[0] / "pilot").iterdir()}
     tail = logitstore.open(out).manifest.tail.file
     assert tail is not None
     assert Path(tail).name not in files
 
 
-def test_a_damaged_pilot_is_one_clear_line(teacher: Path, texts: Path, tmp_path: Path) -> None:
-    out = tmp_path / "cache"
-    common = ["--teacher", teacher, "--data", texts, "--out", out, "--max-length", "96", "--dtype", "float32"]
-    assert logitstore_command("plan", *common).returncode == 0
+def test_a_damaged_pilot_is_one_clear_line(
+    teacher: Path, texts: Path, tmp_path: Path, planned: tuple[Path, str]
+) -> None:
+    out = shutil.copytree(planned[0], tmp_path / "cache")
     for path in (out / "pilot").glob("*.safetensors"):
         path.write_bytes(path.read_bytes()[:100])
-    done = logitstore_command("dump", *common)
+    done = logitstore_command("dump", *told(teacher, texts, out))
     assert done.returncode == 2
     assert "its contents do not match the checksum in its name" in done.stderr.replace("\n", " ")
     assert "Traceback" not in done.stderr

@@ -20,7 +20,7 @@ from transformers import (
 import logitstore
 from logitstore.core import tasks
 from logitstore.errors import BadInput, CacheDamaged
-from tests.parts.commands import Command, Refused, logitstore_command
+from tests.parts.commands import Command, Refused, cold_command
 from tests.parts.files import tree
 from tests.parts.places import ROOT
 from tests.parts.texts import TEXTS, VOCABULARY
@@ -159,6 +159,24 @@ def test_options_of_other_tasks_are_refused(
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.parametrize("given", [["--preset", "small"], ["--hidden", "final"]])
+def test_what_its_teacher_does_not_give_is_refused(
+    installed: None, options: list[object], refused: Refused, tmp_path: Path, given: list[object]
+) -> None:
+    cut = options[: options.index("--k")] + options[options.index("--k") + 2 :]
+    line = refused("dump", *cut, "--out", tmp_path / "cache", *given)
+    assert line.startswith(f"error: {given[0]} {given[1]}")
+    assert "gives logits of the whole vocabulary" in line
+
+
+def test_a_dry_run_describes_it(
+    installed: None, options: list[object], command: Command, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert command("dump", *options, "--out", tmp_path / "cache", "--dry-run") == 0
+    assert "reviews.jsonl: 40 labelled texts" in capsys.readouterr().out
+    assert not (tmp_path / "cache" / "cache.json").exists()
+
+
 def test_other_commands_refuse_what_means_nothing_to_it(made: Path, refused: Refused, tmp_path: Path) -> None:
     nothing = f"it means nothing to {made}, a cache of labelled texts. Leave it out."
     train = ["train", made, "--out", tmp_path / "student", "--layers", 1]
@@ -189,7 +207,7 @@ def test_an_unknown_task_is_refused_with_the_nearest_name(
 
 def test_an_installed_package_is_found_by_itself(made: Path) -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(PLUGINS), os.environ.get("PYTHONPATH", "")])}
-    done = logitstore_command("inspect", made, "--json", env=environment)
+    done = cold_command("inspect", made, "--json", env=environment)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["task"] == "text-classification"
 

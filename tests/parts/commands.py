@@ -34,9 +34,9 @@ def flags_of(settings: DumpSettings | AddSettings) -> list[str]:
     return [text for name, value in said.items() for text in (f"--{name.replace('_', '-')}", str(value))]
 
 
-def logitstore_command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own, one that has the libraries loaded."""
-    process = WarmProcess(*arguments)
+def logitstore_command(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own, one that has the libraries loaded; with variables of its environment."""
+    process = WarmProcess(*arguments, **variables)
     stdout, stderr = process.communicate()
     return subprocess.CompletedProcess(list(arguments), process.wait(), stdout, stderr)
 

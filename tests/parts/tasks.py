@@ -17,7 +17,7 @@ Start = Callable[..., WarmProcess]
 FEW_KILLS = 4
 """Of a dump in `make test`."""
 
-MOST_KILLS = 14
+MOST_KILLS = 16
 """Of a dump in `make test-all`."""
 
 SEEDS = (20, 21, 22)
@@ -74,7 +74,7 @@ def text_task(settings: Callable[..., DumpSettings]) -> Task:
         small={"limit": 6, "samples_per_part": 9},
         many={"samples_per_part": 2},
         reading=("tokenise", "windows"),
-        split=("0-30,60-74", "31-59"),
+        split=("0-40,100-112", "41-99"),
         room="500k",
         loaded="tokenizer",
         kinds={"shared/tokenizer/tokenizer.json"},

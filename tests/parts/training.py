@@ -18,6 +18,7 @@ from logitstore.train.learner import Learner
 from logitstore.train.loader.loader import Loader
 from logitstore.train.objectives.criterion import Criterion
 from logitstore.train.trainer import DistillTrainer
+from tests.parts.warm import WarmProcess, free_port
 
 
 def plan_of(cache: logitstore.Cache, out: Path, **changes: Any) -> TrainSettings:
@@ -46,3 +47,12 @@ def trainer_of(cache: logitstore.Cache, student: Path, tmp_path: Path, **changes
     loader = Loader(cache, batch_size=4)
     learner = Learner(student=model, criterion=Criterion.mixed(**pulls), **changes)
     return DistillTrainer(learners=[learner], args=arguments, train_loader=loader, held_out_loader=None)
+
+
+def train_in_two(recipe: Path) -> None:
+    """Train in two processes that know of each other by the variables that `torchrun` sets."""
+    world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    processes = [WarmProcess("train", "--config", recipe, RANK=rank, LOCAL_RANK=rank, **world) for rank in ("0", "1")]
+    for process in processes:
+        _, stderr = process.communicate()
+        assert process.returncode == 0, stderr

@@ -204,6 +204,8 @@ def _become(arguments: list[str], folder: str, variables: Mapping[str, str]) -> 
     os.environ.update(variables)
     datasets.config.HF_DATASETS_CACHE = Path(variables["HF_DATASETS_CACHE"])
     sys.argv = ["logitstore", *arguments]
+    # after the folder of the script, as Python does at its start
+    sys.path[1:1] = [path for path in variables.get("PYTHONPATH", "").split(os.pathsep) if path]
     # by this the help knows the name of the command
     sys.modules["__main__"].__package__ = None
 

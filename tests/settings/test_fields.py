@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args, get_origin
+from typing import Any, get_args, get_origin
 
 import pytest
 
@@ -15,8 +15,12 @@ from logitstore.settings.train import TrainSettings
 
 def places(kind: type[Record]) -> list[str]:
     """Settings that are paths, or may be none."""
-    kinds = {name: (field.annotation, *get_args(field.annotation)) for name, field in kind.model_fields.items()}
-    return [name for name, each in kinds.items() if any(Path in (one, *get_args(one)) for one in each)]
+    return [name for name, field in kind.model_fields.items() if Path in parts_of(field.annotation)]
+
+
+def parts_of(annotation: Any) -> list[Any]:
+    """An annotation and everything that it is made of."""
+    return [annotation, *(part for each in get_args(annotation) for part in parts_of(each))]
 
 
 @pytest.mark.parametrize("command", SETTINGS)

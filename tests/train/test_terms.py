@@ -49,7 +49,7 @@ def test_every_objective_trains_and_falls(
         "student": str(small_student),
         "objective": objective,
         "alpha": 0.9,
-        "epochs": 2.0,
+        "max_steps": 12,
         "precision": "bfloat16",
         "options": {"start": 1.0} if objective == "taid" else {},  # else its target runs away from the student
     }

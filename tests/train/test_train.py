@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from logitstore.train.loader.loader import Loader
 from logitstore.train.train import train
 from tests.parts.files import tree
 from tests.parts.texts import VOCABULARY
-from tests.parts.training import curve, plan_of
+from tests.parts.training import curve, plan_of, train_in_two
 from tests.parts.warm import free_port
 
 
@@ -91,19 +92,25 @@ def test_a_log_of_few_lines_misses_no_step_where_a_run_is_gone_on_with(
     assert [entry["train_loss"] for entry in log if "train_loss" in entry] == [figures["train_loss"]]
 
 
-@pytest.mark.slow
-def test_two_processes_repeat_what_one_does_with_twice_the_accumulation(
-    cache: logitstore.Cache, small_student: Path, tmp_path: Path
-) -> None:
-    train(plan_of(cache, tmp_path / "one", student=str(small_student), accumulate=2, max_steps=4))
-    recipe = tmp_path / "recipe.yaml"
-    plan = plan_of(cache, tmp_path / "two", student=str(small_student), max_steps=4)
-    recipe.write_text(json.dumps({"train": plan.model_dump(mode="json")}))
+def torchrun(recipe: Path) -> None:
+    """Train in two processes that PyTorch starts."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
     done = subprocess.run(
         [*command, "-m", "logitstore", "train", "--config", str(recipe)], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("in_two", [train_in_two, pytest.param(torchrun, marks=pytest.mark.exhaustive)])
+def test_two_processes_repeat_what_one_does_with_twice_the_accumulation(
+    cache: logitstore.Cache, small_student: Path, tmp_path: Path, in_two: Callable[[Path], None]
+) -> None:
+    train(plan_of(cache, tmp_path / "one", student=str(small_student), accumulate=2, max_steps=4))
+    recipe = tmp_path / "recipe.yaml"
+    plan = plan_of(cache, tmp_path / "two", student=str(small_student), max_steps=4)
+    recipe.write_text(json.dumps({"train": plan.model_dump(mode="json")}))
+    in_two(recipe)
     one, two = curve(tmp_path / "one"), curve(tmp_path / "two")
     assert one.keys() == two.keys()
     assert [two[step] for step in one] == pytest.approx(list(one.values()), rel=1e-3)

@@ -15,15 +15,15 @@ import xxhash
 from torch import Tensor
 
 from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
-from logitstore.format.needs import HIDDEN, Gives
-from logitstore.models.head import LinearHead
+from logitstore.errors import ModelError
+from logitstore.format.needs import HIDDEN, Gives, called
 from logitstore.models.hooks import recording
 from logitstore.targets.chunks import ASKED_ELEMENTS, chunk_rows, runs
 from logitstore.targets.rows import RowChunk
 
 
 class ModelTeacher(Teacher):
-    """A loaded model whose whole forward pass is at hand."""
+    """A loaded model whose whole forward pass is at hand. One that gives logits alone implements `logits` alone."""
 
     _model: Any
 
@@ -31,10 +31,6 @@ class ModelTeacher(Teacher):
     def name(self) -> str:
         """The model's class."""
         return type(self._model).__name__
-
-    @abstractmethod
-    def head(self, vocabulary: int) -> LinearHead:
-        """Return how hidden states become logits of the first `vocabulary` tokens; see `Teacher`."""
 
     @abstractmethod
     def logits(self, inputs: Mapping[str, Tensor], **options: Any) -> Tensor:
@@ -45,13 +41,13 @@ class ModelTeacher(Teacher):
             options: of the model's forward.
         """
 
-    @abstractmethod
     def logits_and_hidden(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the logits, and the final hidden state [B, T, D] that its output layer made them from."""
+        """Return the logits, and the final hidden state [B, T, D] that its output layer made them from.
 
-    @abstractmethod
-    def widths(self, names: Sequence[str]) -> dict[str, int]:
-        """Return D of the features named; see `Teacher`."""
+        Raises:
+            ModelError: the model gives no hidden states.
+        """
+        raise ModelError(f"{self.name}: it gives {called(self.gives)}.")
 
     def rows(self, batch: TeacherBatch, wants: Gives) -> Iterator[RowChunk]:
         """Run the model once, and give the logits of the rows, with their hidden states where `wants` has them."""

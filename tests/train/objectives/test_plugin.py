@@ -13,12 +13,12 @@ import yaml
 
 import logitstore
 from logitstore.targets.dense import dense_logprobs
-from tests.parts.commands import cold_command
+from tests.parts.commands import logitstore_command
 from tests.parts.places import ROOT
 from tests.parts.targets import targets_of
 
 PLUGIN = ROOT / "tests" / "parts" / "plugin"
-ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(PLUGIN), os.environ.get("PYTHONPATH", "")])}
+ENVIRONMENT = {"PYTHONPATH": os.pathsep.join([str(PLUGIN), os.environ.get("PYTHONPATH", "")])}
 
 
 def test_a_plugin_s_objective_is_the_formula_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,7 +36,7 @@ def test_a_plugin_s_objective_trains_a_student(cache: logitstore.Cache, small_st
     recipe.write_text(yaml.safe_dump({"train": {"objective": "brier", "options": {"scale": 10.0}, "device": "cpu"}}))
     out = tmp_path / "student"
     options = ["--student", small_student, "--out", out, "--config", recipe, "--learning-rate", "3e-3"]
-    done = cold_command("train", cache.path, *options, env=ENVIRONMENT)
+    done = logitstore_command("train", cache.path, *options, **ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     logged = [entry["brier"] for entry in json.loads((out / "logitstore.json").read_text())["log"] if "brier" in entry]
     assert logged[-1] < logged[0]
@@ -48,12 +48,12 @@ def test_options_and_names_of_plugins_are_checked_as_ours_are(
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump({"train": {"objective": "brier", "options": {"scal": 10.0}}}))
     options = ["--student", small_student, "--out", tmp_path / "student"]
-    done = cold_command("train", cache.path, *options, "--config", recipe, env=ENVIRONMENT)
+    done = logitstore_command("train", cache.path, *options, "--config", recipe, **ENVIRONMENT)
     assert done.returncode == 2
     assert "no option named 'scal'. Did you mean 'scale'?" in done.stderr
-    done = cold_command("train", cache.path, *options, "--objective", "brir", env=ENVIRONMENT)
+    done = logitstore_command("train", cache.path, *options, "--objective", "brir", **ENVIRONMENT)
     assert done.returncode == 2
     assert "Did you mean 'brier'?" in done.stderr
-    done = cold_command("train", cache.path, *options, "--objective", "brier")
+    done = logitstore_command("train", cache.path, *options, "--objective", "brier")
     assert done.returncode == 2
     assert "no objective named 'brier'" in done.stderr

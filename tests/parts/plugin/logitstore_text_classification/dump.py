@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,22 +15,23 @@ from transformers import PretrainedConfig
 from logitstore.core.progress import Progress
 from logitstore.core.registry import suggest
 from logitstore.core.types import ModelRef
-from logitstore.dump.ask import TeacherBatch
 from logitstore.dump.data import load
-from logitstore.dump.task import AskAgain, CommittedSamples, Prepared, row_entries, teacher_info
-from logitstore.dump.teachers.teacher import Teacher
+from logitstore.dump.task import AskAgain, CommittedSamples, Prepared, check_teacher, row_entries, teacher_info
+from logitstore.dump.teachers import model_of
+from logitstore.dump.teachers.model import ModelTeacher
+from logitstore.dump.teachers.teacher import TeacherBatch
 from logitstore.errors import BadInput, ModelError
 from logitstore.format.data import OtherData
 from logitstore.format.manifest import Manifest
+from logitstore.format.needs import LOGITS, Gives
 from logitstore.format.presets import row_of
-from logitstore.models.head import Head
-from logitstore.models.load import DTYPES, load_config, load_weights, pick_device
+from logitstore.models.load import DTYPES, load_config, load_tokenizer, load_weights, pick_device
+from logitstore.models.shape import shape_of
 from logitstore.settings.dump import AddSettings, DumpSettings
 from logitstore.settings.tasks import refuse_other_tasks
 from logitstore.store.cache import Cache
 from logitstore.store.vocabulary import Vocabulary
 from logitstore.text.dump import by_length, shared_files
-from logitstore.text.tokenizer import load_tokenizer
 from logitstore_text_classification.encode import Encoder
 from logitstore_text_classification.stored import LabelledText
 
@@ -38,8 +39,10 @@ NAME = "text-classification"
 SAMPLES_PER_PART = 8192
 
 
-class TextClassifier(Teacher):
-    """A loaded classifier of texts."""
+class TextClassifier(ModelTeacher):
+    """A loaded classifier of texts; its logits alone are used."""
+
+    gives: ClassVar[Gives] = frozenset({LOGITS})
 
     def __init__(self, model: ModelRef, config: PretrainedConfig, dtype: str, device: str) -> None:
         self.device = pick_device(device)
@@ -50,18 +53,6 @@ class TextClassifier(Teacher):
         moved = {name: value.to(self.device) for name, value in inputs.items()}
         output: Tensor = self._model(**moved, **options).logits
         return output[:, None]
-
-    def head(self, vocabulary: int) -> Head:
-        return self._refuse()
-
-    def logits_and_hidden(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        return self._refuse()
-
-    def widths(self, names: Sequence[str]) -> dict[str, int]:
-        return {name: self._refuse() for name in names}
-
-    def _refuse(self) -> NoReturn:
-        raise ModelError(f"{self.name}: of text classifiers logits alone are known. Use --preset topk.")
 
 
 class AllTexts(list[LabelledText]):
@@ -92,14 +83,15 @@ class LabelledTextDump:
 
     def prepare(self, settings: DumpSettings, progress: Progress) -> Prepared:
         refuse_other_tasks(settings, "dump", settings.task, f"--task {settings.task}")
-        model = ModelRef.parse(settings.teacher)
+        model = model_of(settings.teacher)
         config = load_config(model)
         if "ForSequenceClassification" not in (config.architectures or [""])[0]:
             raise ModelError(f"{model}: it is no text classifier.")
         classes = [str(config.id2label[number]) for number in range(config.num_labels)]
-        samples = AllTexts(_texts(settings, classes))
         preset = settings.preset or "topk"
-        row = row_of(preset, settings.choices(), len(classes), None)
+        row = row_of(preset, settings.choices(), len(classes), shape_of(config)["hidden_size"])
+        check_teacher(settings, row, TextClassifier.gives)
+        samples = AllTexts(_texts(settings, classes))
         tokenizer = load_tokenizer(model)
         encode = Encoder(tokenizer, min(settings.max_length, getattr(config, "max_position_embeddings", 1 << 30)))
         encode.lengths([sample.text for sample in samples])
@@ -126,6 +118,7 @@ class LabelledTextDump:
             manifest=manifest,
             samples=samples,
             config=config,
+            gives=TextClassifier.gives,
             batches=partial(batches, encode=encode, budget=settings.batch_tokens),
             files=partial(shared_files, tokenizer, Vocabulary(pieces=classes)),
             load=partial(TextClassifier, model, config, settings.dtype, settings.device),
@@ -133,13 +126,14 @@ class LabelledTextDump:
 
     def reopen(self, cache: Cache, again: AskAgain, progress: Progress) -> Prepared:
         manifest = cache.manifest
-        model = ModelRef.parse(again.teacher or manifest.teacher.name)
+        model = model_of(again.teacher or manifest.teacher.name)
         config = load_config(model)
         encode = Encoder(load_tokenizer(model), manifest.data.max_length)
         return Prepared(
             manifest=manifest,
             samples=CommittedSamples(cache),
             config=config,
+            gives=TextClassifier.gives,
             batches=partial(batches, encode=encode, budget=manifest.batch_tokens),
             load=partial(TextClassifier, model, config, manifest.teacher.dtype, again.device),
         )
@@ -148,8 +142,7 @@ class LabelledTextDump:
         raise BadInput(f"{settings.cache}: nothing can be added to a cache of labelled texts.")
 
     def taps(self, config: Callable[[], PretrainedConfig], hidden: str | None, qkv: str | None) -> list[str]:
-        if hidden is not None:
-            raise BadInput(f"--hidden {hidden}: no features of text classifiers are kept. Leave it out.")
+        """Return no names: `dump` refuses features of a teacher that gives none."""
         return []
 
 

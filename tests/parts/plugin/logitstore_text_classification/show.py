@@ -7,7 +7,6 @@ from typing import Any
 from logitstore.core.types import CachedSample
 from logitstore.format.manifest import Manifest
 from logitstore.report.tokens import Listed, Spell, TokenView, class_view, visible
-from logitstore.settings.dump import DumpSettings
 from logitstore.store.cache import Cache
 
 
@@ -21,11 +20,11 @@ class LabelledTextShown:
         text = sample.sample
         return class_view(visible(text.text[:tokens]), text.label, sample.answer, listed, spell, top)
 
-    def dry_run(self, settings: DumpSettings, manifest: Manifest) -> list[str]:
+    def dry_run(self, manifest: Manifest) -> list[str]:
         teacher = manifest.teacher
         return [
-            f"teacher    {settings.teacher} ({teacher.architecture}, {teacher.vocabulary:,} classes, {settings.dtype})",
-            f"data       {settings.data}: {manifest.samples:,} labelled texts",
+            f"teacher    {teacher.name} ({teacher.architecture}, {teacher.vocabulary:,} classes, {teacher.dtype})",
+            f"data       {manifest.data.source}: {manifest.samples:,} labelled texts",
         ]
 
     def sample_bytes(self, manifest: Manifest) -> int:

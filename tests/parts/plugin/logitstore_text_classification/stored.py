@@ -19,6 +19,7 @@ from logitstore.errors import CacheDamaged
 from logitstore.format.manifest import Manifest
 from logitstore.format.part_record import PartRecord
 from logitstore.store.samples import PartSamples, map_batch
+from logitstore.store.storage import Storage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +96,7 @@ class LabelledTexts:
 
     shared = None
 
-    def open_shared(self, root: Path, manifest: Manifest) -> None:
+    def open_shared(self, storage: Storage, manifest: Manifest) -> None:
         """Open nothing: the parts say all."""
 
     def open(self, path: Path, manifest: Manifest, part: int, shared: Any) -> LabelledTextFile:
