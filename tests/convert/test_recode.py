@@ -49,7 +49,9 @@ def targets_of(cache: logitstore.Cache, sample: int) -> Targets:
     return found
 
 
-@pytest.mark.parametrize("preset", ["small", "exact", "topk", "sampled"])
+@pytest.mark.parametrize(
+    "preset", ["small", "sampled", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("exact", "topk"))]
+)
 def test_to_the_archive_and_back_is_bit_identical(
     sources: dict[str, logitstore.Cache], preset: str, tmp_path: Path
 ) -> None:

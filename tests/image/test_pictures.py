@@ -74,7 +74,7 @@ def test_how_views_are_made_for_the_teacher_changes_nothing(classifier: Path, im
     assert len(set(proofs[0])) == 14
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # of the views alone, test_proof.py says it
 def test_another_process_on_another_kind_of_processor_shows_the_same(
     classifier: Path, images: Path, tmp_path: Path, seen: Seen
 ) -> None:

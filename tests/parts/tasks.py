@@ -14,7 +14,7 @@ from tests.parts.warm import WarmProcess
 Start = Callable[..., WarmProcess]
 
 
-FEW_KILLS = 4
+FEW_KILLS = 3
 """Of a dump in `make test`."""
 
 MOST_KILLS = 16
@@ -74,7 +74,7 @@ def text_task(settings: Callable[..., DumpSettings]) -> Task:
         small={"limit": 6, "samples_per_part": 9},
         many={"samples_per_part": 2},
         reading=("tokenise", "windows"),
-        split=("0-40,100-112", "41-99"),
+        split=("0-30,81-91", "31-80"),
         room="500k",
         loaded="tokenizer",
         kinds={"shared/tokenizer/tokenizer.json"},

@@ -50,7 +50,7 @@ def test_every_objective_trains_and_falls(
         "objective": objective,
         "alpha": 0.9,
         "max_steps": 12,
-        "precision": "bfloat16",
+        "precision": "bfloat16" if objective == "reverse_kl" else "float32",
         "options": {"start": 1.0} if objective == "taid" else {},  # else its target runs away from the student
     }
     train(plan_of(cache, tmp_path / "out", **options))

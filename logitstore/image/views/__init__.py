@@ -1,6 +1,6 @@
 """Make views: what a model is shown of an image, the same to the last bit whenever and wherever it is made again.
 
-Each file has one transform; its fields are the options of `view_info`. A framing gets the height and width of a picture,
+The fields of a transform are the options of `view_info`. A framing gets the height and width of a picture,
 the aspect of a view and uniform numbers, and returns a box. A mixing gets the size of a view and uniform numbers, and
 returns the weight of the view, and the box of its partner if there is one. Every other transform gets a picture and uniform
 numbers, and returns a picture. A picture is 8-bit before and after every transform.
@@ -17,10 +17,10 @@ TRANSFORMS = Table(
         "center": "logitstore.image.views.framing:Center",
         "crop": "logitstore.image.views.framing:Crop",
         "flip": "logitstore.image.views.framing:Flip",
-        "jitter": "logitstore.image.views.colour:Jitter",
-        "grayscale": "logitstore.image.views.colour:Grayscale",
+        "jitter": "logitstore.image.views.jitter:Jitter",
+        "grayscale": "logitstore.image.views.pixels:Grayscale",
         "randaugment": "logitstore.image.views.randaugment:RandAugment",
-        "erase": "logitstore.image.views.erase:Erase",
+        "erase": "logitstore.image.views.pixels:Erase",
         "mixup": "logitstore.image.views.mix:Mixup",
         "cutmix": "logitstore.image.views.mix:Cutmix",
     },

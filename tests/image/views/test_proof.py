@@ -196,7 +196,7 @@ def test_without_kornia_only_the_transforms_that_need_it_are_refused() -> None:
 import sys
 sys.modules["kornia"] = None
 from logitstore.errors import BadInput
-from logitstore.views.replay import replay
+from logitstore.image.views.replay import replay
 from tests.parts.views import info_of, picture
 replay(picture(), info_of("crop,flip,grayscale,erase,mixup,cutmix"), 0, 0)
 for text in ("crop,jitter", "whole,randaugment"):

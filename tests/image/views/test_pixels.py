@@ -1,4 +1,4 @@
-"""Erasing is that of the specification."""
+"""Grey and erased pixels are those of the specification."""
 
 from __future__ import annotations
 
@@ -8,8 +8,16 @@ import numpy as np
 import torch
 
 from logitstore.image.views.replay import replay
-from tests.parts.view_formulas import philox
+from tests.parts.view_formulas import philox, to_levels
 from tests.parts.views import info_of, picture
+
+
+def test_greys_are_the_luma() -> None:
+    plain = replay(picture(), info_of("whole"), 0, 0).numpy().astype(np.float64)
+    expected = to_levels(0.299 * plain[0] + 0.587 * plain[1] + 0.114 * plain[2])
+    grey = replay(picture(), info_of("whole,grayscale:p=1"), 0, 0)
+    np.testing.assert_array_equal(grey, np.stack([expected] * 3))
+    assert torch.equal(replay(picture(), info_of("whole,grayscale:p=0"), 0, 0).float(), torch.from_numpy(plain).float())
 
 
 def test_erasing_is_that_of_the_specification() -> None:
