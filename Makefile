@@ -51,7 +51,7 @@ lint: $(READY)
 # cli/ is imported as logitstore_cli; mypy finds it by that name through a link
 types: $(READY)
 	mkdir -p $(TYPES) && ln -sfn ../../cli $(TYPES)/logitstore_cli
-	MYPYPATH=$(TYPES) $(BIN)/mypy -p logitstore -p logitstore_cli
+	MYPYPATH=$(TYPES):benchmarks $(BIN)/mypy -p logitstore -p logitstore_cli $(patsubst benchmarks/%.py,-m %,$(wildcard benchmarks/*.py))
 
 contracts: $(READY)
 	$(BIN)/lint-imports

@@ -37,7 +37,7 @@ from logitstore.format.part_record import FIDELITY_NAMES
 from logitstore.format.presets import row_of
 from logitstore.format.row import SCORES
 from logitstore.models.head import LinearHead
-from logitstore.models.load import load_config
+from logitstore.models.load import load_config, load_tokenizer
 from logitstore.store.rows_writer import open_writer
 from logitstore.targets.chunks import chunk_rows
 from logitstore.targets.decoder import Decoder
@@ -46,7 +46,6 @@ from logitstore.targets.shared import latents_of
 from logitstore.targets.tails import FixedTail
 from logitstore.targets.targets import SampledTargets, Targets
 from logitstore.text.sample import key_of
-from logitstore.text.tokenizer import load_tokenizer
 from machine import describe_run
 
 RESULTS = Path(__file__).parent / "results" / "codec.json"
@@ -159,9 +158,9 @@ def main() -> None:
         if done % 50 == 0:
             sys.stdout.write(f"{some.stop:,} of {len(judged.gold_N):,} rows\n")
             sys.stdout.flush()
-    size = {"judged_rows": len(judged.gold_N), "pilot_rows": len(pilot_rows.gold_N), "teacher_rows_per_second": round(
+    sizes = {"judged_rows": len(judged.gold_N), "pilot_rows": len(pilot_rows.gold_N), "teacher_rows_per_second": round(
         len(judged.gold_N) / judged.seconds, 1)}  # fmt: skip
-    results = describe_run() | {"size": size, "lines": [line.result() for line in lines]}
+    results = describe_run() | {"size": sizes, "lines": [line.result() for line in lines]}
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     for result in results["lines"]:
         sys.stdout.write(f"{json.dumps(result)}\n")

@@ -87,7 +87,7 @@ def write_texts() -> None:
 def cut_students(teacher: str) -> None:
     """Cut the students in a process of its own, which is the last to load the teacher."""
     code = (
-        "import sys; from logitstore.train.students.build import copied; from logitstore.text.tokenizer import load_tokenizer;"
+        "import sys; from logitstore.train.students.build import copied; from logitstore.models.load import load_tokenizer;"
         "from logitstore.core.types import ModelRef; teacher = ModelRef.parse(sys.argv[1]);"
         "[(copied(teacher, spec.partition('=')[2]).save_pretrained(spec.partition('=')[0]),"
         " load_tokenizer(teacher).save_pretrained(spec.partition('=')[0])) for spec in sys.argv[2:]]"

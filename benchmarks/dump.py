@@ -90,11 +90,11 @@ class Ready:
 
     def forward(self) -> None:
         for batch in self.prepared.batches(self.asked):
-            self.teacher.logits(batch.inputs)
+            self.teacher.features(batch.inputs, [])
 
     def selected(self) -> None:
         keep = RowReducer.of(self.manifest.row, load_shared(LocalDisk(self.folder), self.manifest), None)
-        for _ in ask_rows(self.teacher, keep, self.prepared.batches(self.asked), hidden=True):
+        for _ in ask_rows(self.teacher, keep, self.prepared.batches(self.asked)):
             pass
 
     def written(self) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from logitstore.dump.teachers.teacher import Teacher
+from logitstore.dump.teachers.model import ModelTeacher
 from logitstore.targets.chunks import chunk_rows
 from logitstore.targets.dense import row_dot
 from logitstore.train.loader.batch import Batch
@@ -36,7 +36,7 @@ class LiveRows:
 class LiveTrainer(DistillTrainer):
     """Train on the teacher's answers about each batch as it comes; the stored answers about its rows are not used."""
 
-    def __init__(self, *, teacher: Teacher, **options: Any) -> None:
+    def __init__(self, *, teacher: ModelTeacher, **options: Any) -> None:
         super().__init__(**options)
         self._teacher = teacher
 

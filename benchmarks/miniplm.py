@@ -25,14 +25,13 @@ from demo import find_teacher
 from logitstore.core.order import held_out
 from logitstore.core.types import ModelRef
 from logitstore.dump.dump import dump
-from logitstore.models.load import load_config, load_weights
+from logitstore.models.load import load_config, load_tokenizer, load_weights
 from logitstore.select.select import select
 from logitstore.settings.dump import DumpSettings
 from logitstore.settings.look import SelectSettings
 from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.text.metrics import evaluate_text
-from logitstore.text.tokenizer import load_tokenizer
 from logitstore.train.loader.loader import evaluation_loader
 from logitstore.train.students.build import copied
 from logitstore.train.train import train

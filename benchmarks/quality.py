@@ -36,13 +36,12 @@ from logitstore.dump.sparsify.sketch import TailPilot
 from logitstore.dump.teachers.causal_lm import CausalTeacher
 from logitstore.format.presets import row_of
 from logitstore.models.head import LinearHead
-from logitstore.models.load import load_config
+from logitstore.models.load import load_config, load_tokenizer
 from logitstore.targets.decoder import Decoder
 from logitstore.targets.shared import latents_of
 from logitstore.targets.tails import LatentTail
 from logitstore.targets.targets import AnyTargets, Targets
 from logitstore.text.sample import key_of
-from logitstore.text.tokenizer import load_tokenizer
 from logitstore.train.objectives import cross_entropy, forward_kl, lumped_kl, renormalised_kl, rowwise
 from logitstore.train.students.build import copied
 from machine import describe_run

@@ -18,24 +18,26 @@ import torch
 
 from demo import find_teacher
 from logitstore.core.types import ModelRef
-from logitstore.dump.ask import ask, ask_rows
+from logitstore.dump.ask import ask_rows
 from logitstore.dump.sparsify.prior import prior_of
+from logitstore.dump.sparsify.reduce import RowReducer
 from logitstore.dump.sparsify.sketch import TailPilot
 from logitstore.dump.sparsify.topk import TopK
 from logitstore.dump.teachers.causal_lm import CausalTeacher
-from logitstore.models.load import load_config
+from logitstore.format.needs import LOGITS
+from logitstore.models.load import load_config, load_tokenizer
 from logitstore.targets.dense import dense_logprobs
 from logitstore.targets.rows import split
 from logitstore.targets.tails import FixedTail
 from logitstore.targets.targets import Targets
 from logitstore.text.dump import collate, text_batches
 from logitstore.text.sample import Sample
-from logitstore.text.tokenizer import load_tokenizer
 
 RESULTS = Path(__file__).parent / "results" / "teacher_noise.json"
 DOCUMENTS = slice(40, 64)
 LENGTH = 200
 K = 16
+WANTS = frozenset({LOGITS})
 
 
 def main() -> None:
@@ -77,9 +79,8 @@ def make_sample(number: int, tokens: list[int]) -> Sample:
 def answers(teacher: CausalTeacher, sparsifier: TopK, samples: list[Sample], budget: int) -> dict[str, np.ndarray]:
     """Return every row's values, in the order of the samples."""
     fields_of: dict[int, dict[str, np.ndarray]] = {}
-    for batch, targets in ask_rows(
-        teacher, lambda _, chunk: sparsifier(chunk.logits_nV, chunk.gold_n), text_batches(samples, budget)
-    ):
+    keep = RowReducer(sparsifier=sparsifier, wants=WANTS, latents=None, check=None)
+    for batch, targets in ask_rows(teacher, keep, text_batches(samples, budget)):
         fields_of |= {index: answer.fields for index, answer in split(batch, targets())}
     return {name: np.concatenate([fields_of[index][name] for index in range(len(samples))]) for name in fields_of[0]}
 
@@ -104,7 +105,7 @@ def tail_shapes(teacher: CausalTeacher, sparsifier: TopK, samples: list[Sample])
     vocabulary = sparsifier.vocabulary
     weighted, normalised_V = TailPilot(vocabulary), torch.zeros(vocabulary, dtype=torch.float64)
     for index in range(half):
-        for chunk in ask(teacher, collate(samples, [index]), hidden=False):
+        for chunk in teacher.rows(collate(samples, [index]), WANTS):
             ids_NK = sparsifier(chunk.logits_nV, chunk.gold_n)["ids"]
             weighted.add(chunk.logits_nV, ids_NK)
             tail_NV = torch.softmax(chunk.logits_nV.float(), -1).scatter_(1, ids_NK, 0.0)
@@ -117,7 +118,7 @@ def tail_shapes(teacher: CausalTeacher, sparsifier: TopK, samples: list[Sample])
     sums = {name: {1.0: 0.0, 2.0: 0.0} for name in tails}
     rows = 0
     for index in range(half, len(samples)):
-        for chunk in ask(teacher, collate(samples, [index]), hidden=False):
+        for chunk in teacher.rows(collate(samples, [index]), WANTS):
             kept = sparsifier(chunk.logits_nV, chunk.gold_n)
             rows += len(chunk.gold_n)
             for name, tail in tails.items():

@@ -69,8 +69,9 @@ def sidecar(settings: SidecarSettings) -> None:
     for name, value in found.items():
         table.add_row(name, " x ".join(map(str, value.shape)), str(value.dtype).removeprefix("torch."))
     console.print(table)
-    path = resolve("logitstore.train.sidecars:path_of")(opened, settings.of, settings.tap)
-    say(f"kept in {path}" if path.is_file() else "not kept: the cache cannot be written")
+    name = resolve("logitstore.train.sidecars:name_of")(opened, settings.of, settings.tap)
+    kept = opened.storage.size(name) is not None
+    say(f"kept in {opened.path / name}" if kept else "not kept: the cache cannot be written")
 
 
 def _summary_table(summary: dict[str, Any]) -> Table:

@@ -61,8 +61,8 @@ def _command(name: str, command: Any) -> list[str]:
     blocks = [f"## {name}", *(_prose(" ".join(paragraph.split())) for paragraph in paragraphs), _code(usage)]
     blocks.append(_code("$ " + " ".join(example.removeprefix("Example:").split()), "console"))
     if arguments:
-        rows = [(f"`{each.name.upper()}`", _prose(each.help)) for each in arguments]
-        blocks.append(_table(("argument", "meaning"), rows))
+        told = [(f"`{each.name.upper()}`", _prose(each.help)) for each in arguments]
+        blocks.append(_table(("argument", "meaning"), told))
     if not options:
         return blocks
     rows = [

@@ -118,9 +118,12 @@ def test_large_sums_lose_no_row(tapped: logitstore.Cache, monkeypatch: pytest.Mo
 
 def test_the_command_shows_and_refuses(tapped: logitstore.Cache, cache: logitstore.Cache) -> None:
     shown = logitstore_command("sidecar", tapped.path)
+    assert shown.returncode == 0, shown.stderr
     assert "topic 0" in shown.stdout
     kept = logitstore_command("sidecar", tapped.path, "--of", "pca")
+    assert kept.returncode == 0, kept.stderr
     assert "basis" in kept.stdout
+    assert f"kept in {tapped.path}" in kept.stdout.replace("\n", "")
     missing = logitstore_command("sidecar", cache.path, "--of", "means")
     assert missing.returncode == 2
     assert "logitstore add" in missing.stderr
