@@ -34,6 +34,7 @@ def train(settings: TrainSettings) -> None:
                 soft_wrap=True,
             )
             raise
+    resolve("logitstore.train.train:leave")()
     if os.environ.get("RANK", "0") != "0":
         return
     table = Table("figure", "value", box=None, pad_edge=False)

@@ -106,6 +106,12 @@ def train(
     return figures
 
 
+def leave() -> None:
+    """Destroy the process group that torchrun's processes share, if there is one. A process that ends in it may abort."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 Made = dict[str, tuple[Learner, str]]
 """The students by name, each with the reason why its loss is taken from its logits, where it is."""
 
