@@ -76,6 +76,12 @@ torch.set_num_threads(1)
 gc.freeze()
 
 
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """A test draws the same numbers whichever tests ran before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_datasets_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("datasets")
