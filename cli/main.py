@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import Any
 
 import typer
+from logitstore_cli.bus_error import tell_of_bus_errors
 from logitstore_cli.convert import merge, recode
 from logitstore_cli.dump import add, dump
 from logitstore_cli.evaluate import evaluate
@@ -86,6 +87,7 @@ def run() -> None:
     """Run the command line and exit."""
     _quiet_libraries()
     sys.unraisablehook = _interrupt_again
+    tell_of_bus_errors()
     try:
         code = app(standalone_mode=False) or 0
         sys.stdout.flush()
