@@ -25,9 +25,9 @@ from tests.parts.texts import plan_for
 
 ERRNOS = ("EIO", "ESTALE", "EMFILE", "ENAMETOOLONG", "EOPNOTSUPP", "EINVAL", "ENOSPC", "EROFS", "EACCES", "EDQUOT")
 COMMANDS = ("dump", "add", "recode", "merge", "select", "repair", "verify", "inspect", "train", "evaluate")
-FEW = 3
+FEW = 2
 """Calls of each command that are refused in `make test`; `make test-all` refuses MANY of them."""
-MANY = 60
+MANY = 12
 
 Run = Callable[..., dict[str, Any]]
 
@@ -92,7 +92,7 @@ def prepared(
         "add": ["add", cache, "--hidden", "final", "--tap-codec", "int8", "--device", "cpu"],
         "recode": ["recode", cache, "--out", out, "-k", 3, "--layout", "archive"],
         "merge": ["merge", cache, sources["two"], "--out", out, "-k", 4, "--tail", "uniform"],
-        "select": ["select", cache, "--score", "confidence", "--ratio", 0.5, "--out", out],
+        "select": ["select", cache, "--method", "top", "--score", "nll", "--ratio", 0.5, "--out", out],
         "repair": ["verify", cache, "--repair"],
         "verify": ["verify", cache],
         "inspect": ["inspect", cache, "--sample", 3],
@@ -154,7 +154,9 @@ def test_a_refused_call_ends_a_command_in_one_line(
         is_mended = command == "repair" and not verify(place / "cache")
         if done["code"] == 2:
             again = run(*arguments)
-            assert again["code"] == (0 if is_mended else usual), f"{said}\n{again['stderr']}"
+            # the last call of a run comes after it is finished
+            is_over = command == "train" and "is finished" in again["stderr"]
+            assert is_over or again["code"] == (0 if is_mended else usual), f"{said}\n{again['stderr']}"
         assert traces(place) == [], said
         if command != "train":
             assert tree(place) == expected, said
