@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import Any
 
 import typer
+from logitstore_cli.bus_error import tell_of_bus_errors
 from logitstore_cli.convert import merge, recode
 from logitstore_cli.dump import add, dump
 from logitstore_cli.evaluate import evaluate
@@ -29,7 +30,7 @@ from typer.core import TyperCommand, TyperGroup
 
 import logitstore
 from logitstore.core.registry import resolve
-from logitstore.errors import LogitstoreError
+from logitstore.errors import LogitstoreError, refusal_of, retold
 
 COMMANDS = (plan, dump, add, recode, merge, inspect, verify, sidecar, select, train, recipes, evaluate)
 
@@ -86,12 +87,15 @@ def run() -> None:
     """Run the command line and exit."""
     _quiet_libraries()
     sys.unraisablehook = _interrupt_again
+    tell_of_bus_errors()
     try:
-        sys.exit(app(standalone_mode=False) or 0)
-    except LogitstoreError as error:
-        line = str(error).replace("\n", "\\n")
-        errors.print(f"error: {line}", highlight=False, markup=False, soft_wrap=True)
-        sys.exit(2)
+        code = app(standalone_mode=False) or 0
+        sys.stdout.flush()
+        sys.exit(code)
+    except BrokenPipeError:
+        # whoever read the output has enough of it; what is left is not written at the end of the process either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(1)
     except (KeyboardInterrupt, typer.Abort):
         # the event loop of zarr-python would complain about a write that nobody waits for; its folder is already removed
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
@@ -99,6 +103,22 @@ def run() -> None:
     except _USAGE_ERROR as error:
         error.show()
         sys.exit(2)
+    except Exception as error:
+        line = _line_of(error)
+        if line is None:
+            raise
+        errors.print(f"error: {line}", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(2)
+
+
+def _line_of(error: Exception) -> str | None:
+    """Return the line that says what a user can mend: an error of logitstore's, or a refusal of the operating system,
+    wherever it came from. None for a bug, which stays a traceback."""
+    refusal = refusal_of(error)
+    if refusal is not None:
+        is_named = refusal.filename is not None or not isinstance(error, LogitstoreError)
+        error = retold(refusal, None if is_named else str(error).partition(": ")[0])
+    return str(error).replace("\n", "\\n") if isinstance(error, LogitstoreError) else None
 
 
 def _interrupt_again(lost: sys.UnraisableHookArgs) -> None:

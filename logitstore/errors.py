@@ -6,12 +6,14 @@ LogitstoreError
 ├── NotACache         a folder that is not a logitstore cache, or a cache of a newer format
 ├── CacheDamaged      a cache whose files are missing, truncated or changed
 ├── CacheMismatch     a sound cache that does not fit the plan, the teacher or the student it is used with
-└── StorageError      the target cannot be written: disk full, read-only, no permission
+└── StorageError      the system refuses to read or write: disk full, read-only, no permission, a failing disk
 """
 
 from __future__ import annotations
 
 import errno
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -41,10 +43,10 @@ class CacheMismatch(LogitstoreError):
 
 
 class StorageError(LogitstoreError):
-    """The target cannot be written."""
+    """The system refuses to read or write a file."""
 
 
-_STORAGE = {
+_REASONS = {
     errno.ENOSPC: "no space left on the device. Free some space",
     errno.EDQUOT: "the disk quota is used up. Free some space",
     errno.EROFS: "the file system is read-only. Choose another folder",
@@ -52,19 +54,89 @@ _STORAGE = {
     errno.EPERM: "permission denied. Choose a folder you may write to",
     errno.ENOTDIR: "a part of the path is a file, not a folder. Choose another folder",
     errno.EEXIST: "a file stands where a folder is needed. Choose another folder",
+    errno.EISDIR: "a folder stands where a file is needed. Choose another name",
+    errno.ENOENT: "no such file or folder. Check that nobody removes it meanwhile",
+    errno.ENAMETOOLONG: "the name is too long for the file system. Choose a shorter path",
+    errno.ELOOP: "its links lead in a circle. Choose another path",
+    errno.EIO: "the disk, or the connection to it, failed. Check it",
+    errno.ESTALE: "the network file system no longer knows the file. Mount it again",
+    errno.EMFILE: "too many open files. Raise the limit with `ulimit -n`",
+    errno.ENFILE: "too many open files in the whole system. Close other programs",
+    errno.ENOMEM: "out of memory. Close other programs",
+    errno.EOPNOTSUPP: "the file system does not support this. Choose a folder on another one",
+    errno.ENOSYS: "the file system does not support this. Choose a folder on another one",
+    errno.EINVAL: "the file system does not support this. Choose a folder on another one",
 }
+_WRITES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+_UNREAD = {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM}
+"""What says nothing about a file's contents when it is read."""
+
+_BUGS = {errno.EBADF, errno.EFAULT, errno.ECHILD, errno.ENOTTY, errno.EPIPE, errno.EINTR}
+"""What only a program does wrong, or what is no refusal: these stay tracebacks."""
+
+_OF_RUST = re.compile(r"\(os error (\d+)\)")
+_OF_TORCH = re.compile(r"PytorchStreamWriter|inline_container|unexpected pos|iostream error|cannot be opened")
+
+
+def refusal_of(error: BaseException) -> OSError | None:
+    """Return the refusal of the operating system that is behind an error; None if there is none, or if only a bug causes it.
+
+    The libraries tell it in their own ways: Rust by the number in the text, torch's writer without a number. A CacheDamaged
+    counts if it was raised because the system could not read, which says nothing about what is in the file.
+    """
+    if isinstance(error, OSError):
+        return error if error.errno and error.errno not in _BUGS else None
+    if isinstance(error, LogitstoreError):
+        refusal = None if error.__cause__ is None else refusal_of(error.__cause__)
+        return refusal if refusal and isinstance(error, CacheDamaged) and refusal.errno in _UNREAD else None
+    if found := _OF_RUST.search(str(error)):
+        number = int(found[1])
+        return None if number in _BUGS else OSError(number, os.strerror(number))
+    if isinstance(error, RuntimeError) and _OF_TORCH.search(str(error)):
+        before = error.__cause__ or error.__context__
+        # most often the disk is full; a writer that cannot say why has only that to say
+        return (None if before is None else refusal_of(before)) or OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return None
+
+
+def retold(refusal: OSError, target: object = None, then: str = "run the same command again") -> StorageError:
+    """Return a refusal of the operating system as an error of logitstore's.
+
+    Args:
+        refusal: what the system said.
+        target: the place that was worked on; None to name the file alone.
+        then: what to do when the reason is gone.
+    """
+    number = refusal.errno or 0
+    name = errno.errorcode.get(number, str(number))
+    reason = _REASONS.get(number) or f"{os.strerror(number)} ({name}). Mend that"
+    if number not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOENT) and name not in reason:
+        head, dot, tail = reason.partition(". ")
+        reason = f"{head} ({name}){dot}{tail}"
+    what = "cannot write" if number in _WRITES else "cannot read or write"
+    file = None if refusal.filename is None else os.fsdecode(refusal.filename)
+    if target is None:
+        place = f"{file or 'a file'}: {what}"
+    else:
+        place = f"{target}: {what}" + (f" {file}" if file and number not in _WRITES else "")
+    return StorageError(f"{place}: {reason} and {then}.")
 
 
 @contextmanager
 def storage_errors(target: object, then: str = "run the same command again") -> Iterator[None]:
-    """Retell the operating system's refusals to write below `target` as a StorageError; let other errors pass."""
+    """Retell the operating system's refusals below `target` as a StorageError; let other errors pass.
+
+    A file that is not there passes too: the callers know what it means.
+    """
     try:
         yield
-    except OSError as error:
-        reason = _STORAGE.get(error.errno or 0)
-        if reason is None:
+    except LogitstoreError:
+        raise
+    except Exception as error:
+        refusal = refusal_of(error)
+        if refusal is None or isinstance(error, FileNotFoundError):
             raise
-        raise StorageError(f"{target}: cannot write: {reason} and {then}.") from error
+        raise retold(refusal, target, then) from error
 
 
 def one_line(error: BaseException) -> str:

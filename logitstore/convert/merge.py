@@ -145,6 +145,7 @@ def _manifest(settings: MergeSettings, caches: Sequence[Cache], weights: Sequenc
         update={
             "created_by": {"logitstore": logitstore.__version__, "torch": torch.__version__},
             "recoded_from": None,
+            "origin": None,
             "merged_from": members,
             "teacher": _mean_teacher([cache.manifest.teacher for cache in caches], members),
             "fidelity_rows": max(cache.manifest.fidelity_rows for cache in caches),

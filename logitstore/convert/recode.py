@@ -122,6 +122,8 @@ def _manifest(settings: RecodeSettings, source: Manifest, row: RowInfo) -> Manif
     return source.model_copy(
         update={
             "recoded_from": source.identity,
+            # a copy has the rows of its source, so it comes from where they came from
+            "origin": source.origin if is_copy(source.row, row) else source.identity,
             "preset": settings.preset or (source.preset if is_copy(source.row, row) else None),
             "sparsifier": row.sparsifier,
             "tail": row.tail,

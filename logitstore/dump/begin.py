@@ -78,10 +78,17 @@ def refuse_other_plan(out: Storage, there: Manifest, wanted: Manifest, but: set[
     """Compare two plans, except for what the pilot gave (each machine's may differ in the last bits) and `but`.
 
     Raises:
-        CacheMismatch: the two plans differ.
+        CacheMismatch: the two plans differ, or their rows are made from other sources.
     """
+    if there.made_from != wanted.made_from:
+        raise CacheMismatch(
+            f"--out {out}: the rows there {_made(there)}, those of this command {_made(wanted)}. "
+            "Choose another folder, or give the same source as before."
+        )
     old, new = there.identity_fields(), wanted.identity_fields()
     for fields in (old, new):
+        # an older version wrote no origin, and what it recoded is continued
+        fields.pop("origin", None)
         del fields["shared"], fields["tail"]["file"], fields["tail"]["pilot_rows"]
         for name in but or ():
             del fields["teacher"][name]
@@ -92,6 +99,14 @@ def refuse_other_plan(out: Storage, there: Manifest, wanted: Manifest, but: set[
             f"--out {out}: the cache there has {name} = {before!s:.80}, this command asks for {now!s:.80}. "
             "Choose another folder, or give the same options as before."
         )
+
+
+def _made(manifest: Manifest) -> str:
+    """Say where the rows of a plan come from, for the middle of a message."""
+    plans = ", ".join(f"{plan:.8}" for plan, _ in manifest.made_from)
+    if not plans:
+        return f"come from the teacher {manifest.teacher.name}"
+    return f"are recoded from plan {plans}" if manifest.recoded_from else f"are a mean of the plans {plans}"
 
 
 def _choices_first(key: str) -> tuple[bool, str]:

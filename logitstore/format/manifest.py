@@ -66,6 +66,7 @@ class Manifest(Record):
     version: Literal[1] = 1
     created_by: dict[str, str]
     recoded_from: str | None = None
+    origin: str | None = None
     merged_from: list[Member] | None = Field(None, min_length=2)
     task: str = "causal-lm"
     teacher: TeacherInfo
@@ -124,10 +125,11 @@ class Manifest(Record):
 
     @model_serializer(mode="wrap")
     def _plain(self, plain_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave `merged_from` out if it is None, so that caches of one teacher keep the bytes of older versions."""
+        """Leave `origin` and `merged_from` out if they are None, so that caches keep the bytes of older versions."""
         plain: dict[str, Any] = plain_of(self)
-        if self.merged_from is None:
-            plain.pop("merged_from", None)
+        for name in ("origin", "merged_from"):
+            if getattr(self, name) is None:
+                plain.pop(name, None)
         return plain
 
     @property
@@ -139,6 +141,13 @@ class Manifest(Record):
     def is_derived(self) -> bool:
         """True if the rows were made from other caches, and not from a teacher's answers."""
         return self.recoded_from is not None or self.merged_from is not None
+
+    @property
+    def made_from(self) -> list[tuple[str, float]]:
+        """The caches that the rows were made from: the identity of the plan of each, and its weight. Empty for a dump."""
+        if self.recoded_from is not None:
+            return [(self.recoded_from, 1.0)]
+        return [(member.plan, member.weight) for member in self.merged_from or []]
 
     @property
     def layout(self) -> str:
@@ -221,7 +230,10 @@ class Manifest(Record):
         return token_dtype(self.teacher.vocabulary)
 
     def identity_fields(self) -> dict[str, Any]:
-        """Return every entry that decides the contents of the parts; names, paths, versions and origins are left out."""
+        """Return every entry that decides the contents of the parts; names, paths and versions are left out.
+
+        `origin` stands for `recoded_from`, and the fingerprint of the teacher of a mean for `merged_from`.
+        """
         plan = self.model_dump(
             mode="json",
             exclude={"created_by": True, "recoded_from": True, "merged_from": True, "teacher": {"name", "revision"}},

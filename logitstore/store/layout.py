@@ -62,7 +62,15 @@ def committed_parts(root: Path) -> list[int]:
     except FileNotFoundError:
         return []
     # plain strings: there may be a hundred thousand parts, and a path object takes longer than the question
-    return [number for number in part_numbers(names) if os.path.isfile(f"{parts}/{number:05d}/{RECORD_NAME}")]
+    return [number for number in part_numbers(names) if _is_file(f"{parts}/{number:05d}/{RECORD_NAME}")]
+
+
+def _is_file(path: str) -> bool:
+    """Say whether a file is there. A refusal to say is raised: a part that a failing disk hides is not a missing one."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def shared_name(what: str, content: bytes, suffix: str = "") -> str:

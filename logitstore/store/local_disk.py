@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from logitstore.errors import BadInput
 from logitstore.format.part_record import RECORD_NAME
+from logitstore.store import leases
 from logitstore.store.layout import PARTS, SHARED, committed_parts, inside, part_folder
 
 
@@ -20,6 +22,7 @@ class LocalDisk:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
+        self._leases: dict[Path, int] = {}
 
     def __str__(self) -> str:
         return str(self.root)
@@ -37,7 +40,7 @@ class LocalDisk:
     def size(self, name: str) -> int | None:
         try:
             found = inside(self.root, name).stat()
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         return found.st_size if stat.S_ISREG(found.st_mode) else None
 
@@ -83,37 +86,40 @@ class LocalDisk:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        folder = os.open(self.root, os.O_RDONLY)
-        try:
-            with suppress(ImportError, OSError):
-                import fcntl  # noqa: PLC0415
-
-                fcntl.flock(folder, fcntl.LOCK_EX)
+        with leases.in_turn(self.root):
             yield
-        finally:
-            os.close(folder)
 
     def stage(self, part: int) -> Path:
         """Return a new folder beside the parts. Raises CacheDamaged: `parts` is a link that leads outside."""
-        folder = inside(self.root, PARTS) / f"{part:05d}.partial-{secrets.token_hex(4)}"
-        folder.mkdir(parents=True)
-        return folder
+        parts = inside(self.root, PARTS)
+        while True:
+            folder = parts / f"{part:05d}.partial-{secrets.token_hex(4)}"
+            folder.mkdir(parents=True)
+            lease = leases.take(folder)
+            if lease is not None:
+                self._leases[folder] = lease
+                return folder
 
     def commit(self, part: int, staged: Path) -> None:
         sync_tree(staged)
         target = part_folder(self.root, part)
         if target.exists() and not (target / RECORD_NAME).is_file():
             # what is left of a part whose record is gone is no part
-            os.rename(target, target.with_name(f"{target.name}.partial-{secrets.token_hex(4)}"))
+            with suppress(FileNotFoundError):
+                os.rename(target, target.with_name(f"{target.name}.partial-{secrets.token_hex(4)}"))
         try:
             os.rename(staged, target)
         except OSError:
             if not (target / RECORD_NAME).is_file():
                 raise
-            shutil.rmtree(staged, ignore_errors=True)
         sync_folder(target.parent)
-        for folder in (self.root / PARTS).glob(f"{part:05d}.partial-*"):
-            shutil.rmtree(folder, ignore_errors=True)
+        self.drop(staged)
+        _sweep((self.root / PARTS).glob(f"{part:05d}.partial-*"))
+
+    def drop(self, staged: Path) -> None:
+        shutil.rmtree(staged, ignore_errors=True)
+        if (lease := self._leases.pop(staged, None)) is not None:
+            os.close(lease)
 
     def remove(self, name: str) -> None:
         """Remove what the name leads to, or the first link on the way: what lies behind a link is not the cache's to delete."""
@@ -123,6 +129,8 @@ class LocalDisk:
             if path.is_symlink():
                 break
         if path.is_dir() and not path.is_symlink():
+            # a part without its record is none, so one that is removed by half is written again
+            (path / RECORD_NAME).unlink(missing_ok=True)
             shutil.rmtree(path)
         elif path.is_symlink() or path.exists():
             os.unlink(path)
@@ -130,11 +138,9 @@ class LocalDisk:
     def sweep(self) -> None:
         """Remove what killed writers left. Raises CacheDamaged: what lies behind a link is not the cache's to delete."""
         parts, shared = inside(self.root, PARTS), inside(self.root, SHARED)
-        for folder in parts.glob("*.partial-*"):
-            shutil.rmtree(folder, ignore_errors=True)
-        for aside in (*self.root.glob(".*.json.*"), *self.root.glob(".probe.*"), *shared.rglob(".*")):
-            if not aside.is_dir():
-                aside.unlink(missing_ok=True)
+        _sweep(parts.glob("*.partial-*"))
+        asides = (*self.root.glob(".*.json.*"), *self.root.glob(".probe.*"), *shared.rglob(".*"))
+        _sweep(path for path in asides if not path.is_dir())
 
     def free_bytes(self) -> int:
         folder = self.root
@@ -143,45 +149,92 @@ class LocalDisk:
         return shutil.disk_usage(folder).free
 
 
+def _sweep(left: Iterable[Path]) -> None:
+    """Remove what writers left, but not what one still holds."""
+    for path in left:
+        if path.is_symlink():
+            path.unlink(missing_ok=True)
+        elif (lease := leases.abandoned(path)) is not None:
+            try:
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+            finally:
+                os.close(lease)
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that it is there entirely or not at all; an existing one is replaced."""
-    aside = _aside(path, content)
-    os.replace(aside, path)
+    with _aside(path, content) as aside:
+        os.replace(aside, path)
     sync_folder(path.parent)
+
+
+_WITHOUT_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK, errno.EXDEV, errno.EACCES}
 
 
 def write_first(path: Path, content: bytes) -> bool:
     """Like `write_whole`, but the first writer wins: False, and nothing changed, when `path` exists already."""
-    aside = _aside(path, content)
-    try:
-        os.link(aside, path)
-    except FileExistsError:
-        return False
-    finally:
-        aside.unlink()
+    with _aside(path, content) as aside:
+        try:
+            os.link(aside, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in _WITHOUT_LINKS:
+                raise
+            # a file system without hard links: one after the other looks whether it is the first
+            with leases.in_turn(path.parent):
+                if path.exists():
+                    return False
+                os.rename(aside, path)
     sync_folder(path.parent)
     return True
 
 
-def _aside(path: Path, content: bytes) -> Path:
+@contextmanager
+def _aside(path: Path, content: bytes) -> Iterator[Path]:
+    """Write a file under another name, held until it has the right one; what is left of it goes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    lease = None
     try:
+        while lease is None:
+            aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+            aside.touch()
+            lease = leases.take(aside)
         with aside.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-    except OSError:
-        aside.unlink(missing_ok=True)
-        raise
-    return aside
+        yield aside
+    finally:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+        if lease is not None:
+            os.close(lease)
+
+
+_NO_SYNC = {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EISDIR}
 
 
 def sync_folder(folder: Path) -> None:
-    """Have a folder's entries, or a file's contents, on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Have a folder's entries on the disk, or leave that to a file system that cannot be asked for it."""
+    try:
+        sync_file(folder)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+
+
+def sync_file(path: Path) -> None:
+    """Have a file's contents on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        error.filename = str(path)
+        raise
     finally:
         os.close(descriptor)
 
@@ -189,5 +242,5 @@ def sync_folder(folder: Path) -> None:
 def sync_tree(folder: Path) -> None:
     """Have everything below a folder on the disk, the contents before the entries that name them."""
     for path in sorted(folder.rglob("*"), reverse=True):
-        sync_folder(path)
+        (sync_folder if path.is_dir() else sync_file)(path)
     sync_folder(folder)

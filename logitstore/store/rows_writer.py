@@ -13,10 +13,20 @@ from typing import Any
 
 import numpy as np
 import zarr
+from zarr.abc.buffer import Buffer
+from zarr.storage import LocalStore
 
 from logitstore.core.types import Array
 from logitstore.format.row import ARCHIVE_ROWS, FieldInfo
 from logitstore.store.rows import archive_codecs, chunk_name
+
+
+class _StagedStore(LocalStore):  # type: ignore[misc]
+    """A folder that one writer fills. zarr-python's own would need hard links, which some file systems do not have."""
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        if not (self.root / key).exists():
+            await self.set(key, value)
 
 
 class MappedWriter:
@@ -31,7 +41,7 @@ class MappedWriter:
             raise
 
     def _create(self, folder: Path, fields: dict[str, FieldInfo], rows: int) -> None:
-        group = zarr.create_group(str(folder), zarr_format=3)
+        group = zarr.create_group(_StagedStore(folder), zarr_format=3)
         for name, info in fields.items():
             shape = (rows, *info.shape)
             group.create_array(
@@ -86,7 +96,7 @@ class ArchiveWriter:
 
     def finish(self) -> None:
         """Compress and write every field."""
-        group = zarr.create_group(str(self._folder), zarr_format=3)
+        group = zarr.create_group(_StagedStore(self._folder), zarr_format=3)
         for name, array in self._arrays.items():
             transpose, _, blosc = archive_codecs(array.ndim, array.dtype.itemsize)
             made = group.create_array(

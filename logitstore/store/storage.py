@@ -101,14 +101,19 @@ class Storage(Protocol):
         ...
 
     def stage(self, part: int) -> Path:
-        """Return a new local folder in which one writer prepares a part; readers never look into it."""
+        """Return a new local folder in which one writer prepares a part; readers never look into it, and nobody sweeps it
+        away before it is committed or dropped, or its writer has ended."""
         ...
 
     def commit(self, part: int, staged: Path) -> None:
         """Make a staged part visible, its record `part.json` last. If another writer was first, that writer's part stays.
 
-        The staged folder is gone afterwards, with those that other writers of this part left.
+        The staged folder is gone afterwards, with those that killed writers of this part left.
         """
+        ...
+
+    def drop(self, staged: Path) -> None:
+        """Remove a staged folder that is not to be committed; nothing happens if it is gone."""
         ...
 
     def remove(self, name: str) -> None:
@@ -116,7 +121,7 @@ class Storage(Protocol):
         ...
 
     def sweep(self) -> None:
-        """Remove what killed writers left. Nobody may be writing."""
+        """Remove what killed writers left, and nothing of those that still write."""
         ...
 
     def free_bytes(self) -> int | None:

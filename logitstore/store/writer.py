@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -91,7 +90,7 @@ class PartWriter:
 
 
 class PartTaken(Exception):
-    """Another writer has committed this part, and removed the other staging folders of the part."""
+    """Another writer has committed this part."""
 
 
 class StagedPart:
@@ -116,14 +115,11 @@ class StagedPart:
         self.rows = int(counts.sum())
         self._rows_writer: RowsWriter | None = None
         with storage_errors(storage):
+            if is_committed(storage, part):
+                raise PartTaken(part)
             self._folder = storage.stage(part)
             try:
                 self._rows_writer = open_writer(self._folder / layout.ROWS_FOLDER, plan.fields, self.rows, plan.layout)
-            except FileNotFoundError as error:
-                self._drop()
-                if is_committed(storage, part):
-                    raise PartTaken(part) from error
-                raise
             except BaseException:
                 self._drop()
                 raise
@@ -200,4 +196,4 @@ class StagedPart:
             if self._rows_writer is not None:
                 self._rows_writer.close()
                 self._rows_writer = None
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._storage.drop(self._folder)

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from logitstore.errors import BadInput
+import safetensors
+
+from logitstore.errors import BadInput, refusal_of
 from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
-from logitstore.store.local_disk import write_whole
+from logitstore.store.local_disk import sync_tree, write_whole
 
 SUMMARY_NAME = "logitstore.json"
+
+STATE_NAME = "trainer_state.json"
 
 
 def conditions(settings: TrainSettings, world_size: int) -> dict[str, Any]:
@@ -32,10 +41,11 @@ def conditions(settings: TrainSettings, world_size: int) -> dict[str, Any]:
 
 
 def checkpoint_of(settings: TrainSettings, world_size: int, cache: Cache, selection: str | None = None) -> str | None:
-    """Return the checkpoint to resume from, if the plan asks for that; without --resume, refuse a folder with a run in it."""
-    # transformers writes the state last, so a checkpoint without it is incomplete
-    states = [path for path in settings.out.glob("checkpoint-*/trainer_state.json") if path.parent.name[11:].isdigit()]
-    newest = max((path.parent for path in states), key=lambda folder: int(folder.name[11:]), default=None)
+    """Return the checkpoint to resume from, if the plan asks for that; without --resume, refuse a folder with a run in it.
+
+    A checkpoint that was cut off while it was written is passed over for the one before it.
+    """
+    newest = next((folder for folder in reversed(checkpoints(settings.out)) if is_whole(folder)), None)
     summary = _read_summary(settings.out / SUMMARY_NAME)
     if not settings.resume:
         if newest is not None or "figures" in summary:
@@ -46,7 +56,7 @@ def checkpoint_of(settings: TrainSettings, world_size: int, cache: Cache, select
     if "figures" in summary:
         raise BadInput(f"--resume: the run in {settings.out} is finished. Choose another --out to train again.")
     if newest is None:
-        raise BadInput(f"--resume: no checkpoint in {settings.out}. Leave --resume out to start again.")
+        raise BadInput(f"--resume: no whole checkpoint in {settings.out}. Leave --resume out to start again.")
     for name, now in conditions(settings, world_size)["plan"].items():
         if (before := summary.get("plan", {}).get(name, now)) != now:
             raise BadInput(
@@ -63,6 +73,70 @@ def checkpoint_of(settings: TrainSettings, world_size: int, cache: Cache, select
             f"--resume: the run in {settings.out} began on {before} processes, not {world_size}. Use as many."
         )
     return str(newest)
+
+
+def checkpoints(out: Path) -> list[Path]:
+    """Return the folders of a run's checkpoints, whole or not, by their steps."""
+    found = [path for path in out.glob("checkpoint-*") if path.name[11:].isdigit() and path.is_dir()]
+    return sorted(found, key=lambda folder: int(folder.name[11:]))
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Say whether all files of a checkpoint are there to their ends. transformers writes `trainer_state.json` last."""
+    files = [path for path in checkpoint.rglob("*") if path.is_file()]
+    return (checkpoint / STATE_NAME).is_file() and all(_is_whole_file(path) for path in files)
+
+
+def _is_whole_file(path: Path) -> bool:
+    if path.suffix == ".json":
+        try:
+            json.loads(path.read_bytes())
+        except (ValueError, RecursionError):
+            return False
+    elif path.suffix == ".safetensors":
+        try:
+            with safetensors.safe_open(path, "numpy"):
+                pass
+        except safetensors.SafetensorError as error:
+            if refusal_of(error) is not None:
+                raise
+            return False
+    elif path.suffix in (".pt", ".pth", ".bin"):
+        # a zip, whose table of contents stands at its end
+        return zipfile.is_zipfile(path)
+    return True
+
+
+def drop_cut_off(out: Path) -> None:
+    """Remove the checkpoints that are not whole, such as the one that no longer fitted on the disk."""
+    for folder in checkpoints(out):
+        if not is_whole(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def whole_student(out: Path, is_writer: bool) -> Iterator[Path]:
+    """Give a folder beside the checkpoints to save a student in; its files move to `out` when all of them are written.
+
+    Args:
+        out: folder of the run.
+        is_writer: whether this process is the one that writes.
+    """
+    aside = out / ".student"
+    if is_writer:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+    try:
+        yield aside
+        if is_writer:
+            sync_tree(aside)
+            for path in sorted(path for path in aside.rglob("*") if path.is_file()):
+                target = out / path.relative_to(aside)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(path, target)
+    finally:
+        if is_writer:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def _read_summary(path: Path) -> dict[str, Any]:

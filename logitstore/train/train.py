@@ -5,7 +5,9 @@ cache -> check that the student fits -> split -> loaders -> student -> Trainer -
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import re
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -15,7 +17,7 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from logitstore.core.progress import Progress, no_progress
 from logitstore.core.types import ModelRef
-from logitstore.errors import BadInput, one_line, storage_errors
+from logitstore.errors import BadInput, one_line, refusal_of, storage_errors
 from logitstore.models.load import pick_device
 from logitstore.models.shape import layer_count, shape_of
 from logitstore.settings.train import TrainSettings
@@ -25,7 +27,7 @@ from logitstore.train.callbacks import DivergenceWarning, Report
 from logitstore.train.check import checked_students, layers_of, selection_for
 from logitstore.train.learner import Learner
 from logitstore.train.loader.stream import BatchStream
-from logitstore.train.run_folder import checkpoint_of, conditions, write_summary
+from logitstore.train.run_folder import checkpoint_of, conditions, drop_cut_off, whole_student, write_summary
 from logitstore.train.sidecars import sidecar
 from logitstore.train.students.build import made_student
 from logitstore.train.task import Place, train_task
@@ -80,28 +82,34 @@ def train(
         name: _learner(settings, cache, name, student, data.train, progress, begin)
         for name, student in students.items()
     }
-    trainer = DistillTrainer(
-        learners=[learner for learner, _ in made.values()],
-        args=arguments,
-        train_loader=data.train,
-        held_out_loader=data.held_out,
-        judge=data.judge,
-        also_save=save,
-        callbacks=[Report(progress), DivergenceWarning(list(students), notice), *filter(None, [data.companion])],
-    )
+    with packages_named(settings.trainer):
+        trainer = DistillTrainer(
+            learners=[learner for learner, _ in made.values()],
+            args=arguments,
+            train_loader=data.train,
+            held_out_loader=data.held_out,
+            judge=data.judge,
+            also_save=save,
+            callbacks=[Report(progress), DivergenceWarning(list(students), notice), *filter(None, [data.companion])],
+        )
     for text in fidelity_notes(settings, cache, layers) + _head_notes(made, trainer):
         notice(text)
     summary = _summary(settings, cache, selection, made, trainer)
     with storage_errors(settings.out, then="run the same command with --resume"):
         if trainer.is_world_process_zero():
             write_summary(settings.out, summary)
-        trainer.train(resume_from_checkpoint=checkpoint)
+        _trained(trainer, settings, checkpoint)
         steps = float(trainer.state.global_step)
         figures = {"train_loss": trainer.mean_loss, "steps": steps} | _last_evaluation(trainer)
-        trainer.save_model(str(settings.out))
+        # what goes to the hub is read from --out while it is saved
+        hub = trainer.args.push_to_hub
+        saving = nullcontext(settings.out) if hub else whole_student(settings.out, trainer.is_world_process_zero())
+        with saving as folder:
+            trainer.save_model(str(folder))
+            if trainer.is_world_process_zero():
+                for name, save_beside in savers.items():
+                    save_beside(folder / name)
         if trainer.is_world_process_zero():
-            for name, save_beside in savers.items():
-                save_beside(settings.out / name)
             write_summary(settings.out, summary | {"figures": figures, "log": trainer.state.log_history})
     return figures
 
@@ -110,6 +118,35 @@ def leave() -> None:
     """Destroy the process group that torchrun's processes share, if there is one. A process that ends in it may abort."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def _trained(trainer: DistillTrainer, settings: TrainSettings, checkpoint: str | None) -> None:
+    """Train. A checkpoint that could not be written whole is removed, so that it takes no space from the next try."""
+    try:
+        with packages_named(settings.trainer):
+            trainer.train(resume_from_checkpoint=checkpoint)
+    except Exception as error:
+        if refusal_of(error) is not None and trainer.is_world_process_zero():
+            drop_cut_off(settings.out)
+        raise
+
+
+@contextmanager
+def packages_named(options: dict[str, Any]) -> Iterator[None]:
+    """Say in one line which package an option of the Trainer lacks.
+
+    Args:
+        options: those that were passed on to it as they are.
+    """
+    try:
+        yield
+    except (ImportError, RuntimeError, ValueError) as error:
+        if not options or not (isinstance(error, ImportError) or re.search(r"\binstall", str(error))):
+            raise
+        asked = ", ".join(f"{name}: {value}" for name, value in options.items())
+        raise BadInput(
+            f"trainer: a package is missing for one of {asked:.200}: {one_line(error)} Install it, or leave the option out."
+        ) from error
 
 
 Made = dict[str, tuple[Learner, str]]
@@ -236,7 +273,7 @@ def _arguments(settings: TrainSettings) -> TrainingArguments:
     if taken:
         raise BadInput(f"trainer: '{taken[0]}' is set by an option of train. Use that.")
     try:
-        with storage_errors(settings.out):
+        with storage_errors(settings.out), packages_named(settings.trainer):
             arguments = TrainingArguments(**training | settings.trainer)
     except (TypeError, ValueError) as error:
         raise BadInput(f"the training options do not go together: {one_line(error)}") from error

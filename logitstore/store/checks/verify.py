@@ -11,7 +11,7 @@ import numpy as np
 
 from logitstore.core.place import Place
 from logitstore.core.progress import Progress, Step, no_progress
-from logitstore.errors import CacheMismatch, LogitstoreError, NotACache, storage_errors
+from logitstore.errors import CacheMismatch, LogitstoreError, NotACache, refusal_of, retold, storage_errors
 from logitstore.format.codecs.answer import RowCodec
 from logitstore.format.manifest import MANIFEST_NAME, Manifest
 from logitstore.format.part_record import RECORD_NAME
@@ -63,6 +63,7 @@ def verify(place: Place, progress: Progress = no_progress) -> list[Problem]:
 
     Raises:
         NotACache: the place holds no cache at all.
+        StorageError, OSError: the system refuses to read a file, which says nothing about what is in it.
     """
     storage = open_storage(place)
     try:
@@ -70,7 +71,7 @@ def verify(place: Place, progress: Progress = no_progress) -> list[Problem]:
     except LogitstoreError as error:
         if not storage.names(layout.PARTS) or _is_sealed_file(storage, MANIFEST_NAME):
             raise
-        return [Problem(part=None, file=MANIFEST_NAME, what=str(error))]
+        return [Problem(part=None, file=MANIFEST_NAME, what=_told(error))]
     problems = shared_problems(storage, manifest)
     samples_are_readable, shared, unreadable = _shared_samples(storage, manifest, problems)
     problems += unreadable
@@ -110,7 +111,7 @@ def _shared_samples(storage: Storage, manifest: Manifest, problems: list[Problem
     try:
         shared = stored.open_shared(storage, manifest)
     except LogitstoreError as error:
-        return False, None, [] if is_known else [Problem(part=None, file=file, what=str(error))]
+        return False, None, [] if is_known else [Problem(part=None, file=file, what=_told(error))]
     return not is_known, shared, []
 
 
@@ -135,13 +136,13 @@ def tap_problems(storage: Storage, manifest: Manifest, name: str, progress: Prog
     except LogitstoreError as error:
         # a tap of another cache is dropped as a whole; a broken plan is written again with the same contents
         file = folder if isinstance(error, CacheMismatch) else f"{folder}/{TAP_NAME}"
-        return [Problem(part=None, file=file, what=str(error), tap=name)]
+        return [Problem(part=None, file=file, what=_told(error), tap=name)]
     problems = shared_problems(tap.storage, tap.info)
     if not problems:
         try:
             _ = tap.codec
         except LogitstoreError as error:
-            problems = [Problem(part=None, file=file, what=str(error)) for file in tap.info.shared]
+            problems = [Problem(part=None, file=file, what=_told(error)) for file in tap.info.shared]
     numbers = layout.part_numbers(tap.storage.names(layout.PARTS))
     for done, number in enumerate(numbers, 1):
         problems += _tap_part_problems(storage, tap, number)
@@ -162,7 +163,7 @@ def _tap_part_problems(storage: Storage, tap: Tap, number: int) -> list[Problem]
     except NotACache:
         cache_record = None  # the part of the cache is missing, which is not a problem of the tap
     except LogitstoreError as error:
-        return [Problem(part=number, file=folder, what=str(error))]
+        return [Problem(part=number, file=folder, what=_told(error))]
     rows = read_record(tap.storage, tap.plan, number).rows
     if cache_record is not None and cache_record.rows != rows:
         return [Problem(part=number, file=folder, what=f"it has {rows} rows, that of the cache {cache_record.rows}")]
@@ -180,7 +181,7 @@ def shared_problems(storage: Storage, manifest: Manifest | TapInfo) -> list[Prob
         try:
             what = _difference(storage.local(name), sealed.bytes, sealed.xxh3_128)
         except LogitstoreError as error:
-            what = str(error)
+            what = _told(error)
         if what:
             problems.append(Problem(part=None, file=name, what=what))
     # every file in a shared folder is loaded with the folder, so unlisted files are problems
@@ -209,7 +210,7 @@ def part_problems(storage: Storage, manifest: Manifest, number: int, shared: Any
         part = Part(storage, manifest, number, shared=shared)
         _ = part.fields  # an archive is decompressed here, where what is wrong with it becomes a problem
     except LogitstoreError as error:
-        return [Problem(part=number, file=folder, what=str(error))]
+        return [Problem(part=number, file=folder, what=_told(error))]
     # rows are looked at only where the samples say rightly which they are
     broken = stored_samples(manifest).problems(part.samples, part.record, manifest)
     found = [(layout.SAMPLES_FILE, what) for what in broken] or list(_row_invariants(part, manifest))
@@ -222,7 +223,7 @@ def _file_problems(storage: Storage, plan: PartsPlan, number: int) -> list[Probl
     try:
         record = read_record(storage, plan, number)
     except LogitstoreError as error:
-        return [Problem(part=number, file=f"{folder}/{RECORD_NAME}", what=str(error))]
+        return [Problem(part=number, file=f"{folder}/{RECORD_NAME}", what=_told(error))]
     here = storage.local(folder)  # the record was read there, so it does not lead outside
     problems = []
     for name, sealed in record.files.items():
@@ -234,14 +235,19 @@ def _file_problems(storage: Storage, plan: PartsPlan, number: int) -> list[Probl
     return problems
 
 
+def _told(error: LogitstoreError) -> str:
+    """Return what is wrong with a file. Raises StorageError if the system refuses to read it: `repair` would drop it."""
+    refusal = refusal_of(error)
+    if refusal is not None:
+        raise retold(refusal, str(error).partition(": ")[0]) from error
+    return str(error)
+
+
 def _difference(path: Path, size: int, checksum: str) -> str:
     """Return the difference between a file and its seal in words; empty if there is none."""
     if not path.is_file():
         return "missing"
-    try:
-        actual = seal_of(path)
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"
+    actual = seal_of(path)
     if actual.bytes != size:
         return f"{actual.bytes} bytes instead of {size}"
     return "" if actual.xxh3_128 == checksum else "its checksum does not match"

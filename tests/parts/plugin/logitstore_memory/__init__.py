@@ -99,6 +99,9 @@ class MemoryStorage:
                 self.put(f"{folder}/part.json", record)
         shutil.rmtree(staged)
 
+    def drop(self, staged: Path) -> None:
+        shutil.rmtree(staged, ignore_errors=True)
+
     def remove(self, name: str) -> None:
         with _LOCK:
             for each in [name, *self.files(name)]:

@@ -1,0 +1,140 @@
+"""What the operating system refuses is told in one line, whichever library it came through; bugs are told as bugs."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import safetensors
+import safetensors.torch
+import torch
+from logitstore_cli import main
+
+from logitstore.errors import CacheDamaged, StorageError, refusal_of, retold, storage_errors
+from tests.parts.commands import error_line
+
+REFUSALS = (
+    *(
+        "EIO",
+        "ESTALE",
+        "EMFILE",
+        "ENFILE",
+        "ENAMETOOLONG",
+        "EOPNOTSUPP",
+        "EINVAL",
+        "ENOSPC",
+        "EROFS",
+        "EACCES",
+        "EPERM",
+    ),
+    *(
+        "EDQUOT",
+        "ENOSYS",
+        "ENOTDIR",
+        "EISDIR",
+        "ELOOP",
+        "ENOMEM",
+        "EBUSY",
+        "ETXTBSY",
+        "EXDEV",
+        "EFBIG",
+        "ENXIO",
+        "ENODEV",
+    ),
+    *("ETIMEDOUT", "EREMOTEIO", "ENOLCK", "EMLINK", "EAGAIN", "ENOENT"),
+)
+
+
+def ended(monkeypatch: pytest.MonkeyPatch, error: Exception) -> int:
+    """The exit code of a command that ends in an error."""
+
+    def app(**options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(main, "app", app)
+    with pytest.raises(SystemExit) as caught:
+        main.run()
+    assert isinstance(caught.value.code, int)
+    return caught.value.code
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_every_refusal_is_one_line_that_names_the_file_and_the_way_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    number = getattr(errno, name)
+    assert ended(monkeypatch, OSError(number, os.strerror(number), "/some/file")) == 2
+    line = error_line(capsys.readouterr().err)
+    assert "/some/file" in line
+    assert line.endswith("run the same command again.")
+    with pytest.raises(StorageError if name != "ENOENT" else FileNotFoundError), storage_errors("/some"):
+        raise OSError(number, os.strerror(number))
+
+
+@pytest.mark.parametrize(
+    "bug",
+    [
+        ValueError("no such thing"),
+        KeyError("k"),
+        OSError("no number"),
+        OSError(errno.EBADF, "Bad file descriptor"),
+        RuntimeError("shapes differ"),
+    ],
+)
+def test_a_bug_stays_a_traceback(monkeypatch: pytest.MonkeyPatch, bug: Exception) -> None:
+    def app(**options: object) -> None:
+        try:
+            raise OSError(errno.EIO, "behind it")
+        except OSError:
+            raise bug  # noqa: B904 - as where the handling of an error goes wrong
+
+    monkeypatch.setattr(main, "app", app)
+    with pytest.raises(type(bug)):
+        main.run()
+
+
+def test_what_libraries_say_in_place_of_the_system_is_understood(tmp_path: Path) -> None:
+    def refused(write: object) -> OSError:
+        with pytest.raises((OSError, RuntimeError, safetensors.SafetensorError)) as caught:
+            write()  # type: ignore[operator]
+        refusal = refusal_of(caught.value)
+        assert refusal is not None, caught.value
+        return refusal
+
+    tensors = {"a": torch.zeros(40_000)}
+    nowhere = tmp_path / "nothing" / "file"
+    assert refused(lambda: safetensors.torch.save_file(tensors, nowhere)).errno == errno.ENOENT
+    full = Path("/dev/full")
+    if full.exists():
+        with full.open("wb", buffering=0) as file:
+            assert refused(lambda: torch.save(tensors, file)).errno == errno.ENOSPC
+
+
+def test_a_file_that_cannot_be_read_is_not_called_damaged(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damaged = CacheDamaged("cache/part.json: cannot be read. Run `logitstore verify CACHE --repair`.")
+    for number, is_told in ((errno.EMFILE, True), (errno.EIO, True), (errno.ENOENT, False), (errno.EISDIR, False)):
+        damaged.__cause__ = OSError(number, os.strerror(number))
+        assert ended(monkeypatch, damaged) == 2
+        line = error_line(capsys.readouterr().err)
+        assert "cache/part.json" in line
+        assert ("--repair" not in line) == is_told
+
+
+def test_a_reader_that_has_enough_ends_the_command_without_a_word(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "dup2", lambda *descriptors: None)
+    assert ended(monkeypatch, BrokenPipeError(errno.EPIPE, "Broken pipe")) == 1
+    assert capsys.readouterr().err == ""
+    assert sys.stdout is not None
+
+
+def test_a_place_and_a_file_in_it_are_both_named() -> None:
+    told = str(retold(OSError(errno.EIO, "Input/output error", "/out/parts/1"), "/out"))
+    assert told.startswith("/out: cannot read or write /out/parts/1: ")
+    assert "(EIO)" in told
