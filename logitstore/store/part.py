@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Protocol
 
+import numpy as np
+
 from logitstore.core.memo import Memo
 from logitstore.core.types import Answer, Array, CachedSample
 from logitstore.errors import CacheDamaged, CacheMismatch
@@ -129,6 +131,7 @@ class Part:
         self.folder = storage.local(layout.part_name(number))
         self.record = open_record(storage, manifest, number, [layout.SAMPLES_FILE])
         self.samples = samples or open_samples(storage, manifest, number, shared)
+        self._check_spans()
         self._manifest = manifest
         self._codec = RowCodec(row=manifest.row)
         self._shelf = shelf or Shelf(OPEN_ARCHIVES)
@@ -136,6 +139,20 @@ class Part:
         self._mapped: dict[str, Array] | None = None
         if manifest.layout == "mapped":
             self._mapped = map_rows(self.folder / layout.ROWS_FOLDER, manifest.fields, self.record.rows)
+
+    def _check_spans(self) -> None:
+        """Refuse samples whose rows are others than those of the part, before memory is asked for them."""
+        counts_S = self.samples.row_count_S.astype(np.int64)
+        ends_S = np.cumsum(counts_S)
+        if (
+            (counts_S < 0).any()
+            or ends_S[-1] != self.record.rows
+            or (ends_S - counts_S != self.samples.row_start_S).any()
+        ):
+            raise CacheDamaged(
+                f"{self.folder / layout.SAMPLES_FILE}: the row spans do not follow each other from 0 to the part's rows. "
+                "Run `logitstore verify`."
+            )
 
     @property
     def fields(self) -> dict[str, Array]:
