@@ -16,6 +16,7 @@ from logitstore.format.part_record import PartRecord
 from logitstore.format.row import FieldInfo
 from logitstore.format.sealed import FileSeal
 from logitstore.store import layout
+from logitstore.store.checks.rows import check_values
 from logitstore.store.rows import map_rows, needed_files, read_rows
 from logitstore.store.samples import PartSamples, stored_samples
 from logitstore.store.storage import Storage, read_sealed
@@ -133,7 +134,7 @@ class Part:
         self.samples = samples or open_samples(storage, manifest, number, shared)
         self._check_spans()
         self._manifest = manifest
-        self._codec = RowCodec(row=manifest.row)
+        self.codec = RowCodec(row=manifest.row)
         self._shelf = shelf or Shelf(OPEN_ARCHIVES)
         # mapping checks the metadata here, not in the middle of an epoch
         self._mapped: dict[str, Array] | None = None
@@ -168,9 +169,20 @@ class Part:
         return slice(start, start + int(self.samples.row_count_S[index]))
 
     def __getitem__(self, index: int) -> CachedSample:
+        return CachedSample(
+            sample=self.samples.sample(index), answer=Answer(fields=self.codec.readable(self.stored(index)))
+        )
+
+    def stored(self, index: int) -> dict[str, Array]:
+        """Return the stored fields of the rows of sample number `index` of this part; they are views.
+
+        Raises:
+            CacheDamaged: a value is one that no teacher gives.
+        """
         span = self.span(index)
-        stored = {name: array[span] for name, array in self.fields.items()}
-        return CachedSample(sample=self.samples.sample(index), answer=Answer(fields=self._codec.readable(stored)))
+        rows = {name: array[span] for name, array in self.fields.items()}
+        check_values(rows, self.codec, lambda: f"{self.folder / layout.ROWS_FOLDER}: among the rows of sample {index}")
+        return rows
 
 
 def open_samples(storage: Storage, manifest: Manifest, number: int, shared: Any = None) -> PartSamples:

@@ -67,12 +67,12 @@ class Storage(Protocol):
         ...
 
     def local(self, name: str) -> Path:
-        """Return a local path of a file or folder, such as that of a part, whose files can be mapped. What is neither is refused.
+        """Return a local path of a file or folder, such as that of a part, whose files can be mapped.
 
         A storage that is not local brings the files here first. A path to nothing is returned for a name of nothing.
 
         Raises:
-            CacheDamaged: the name leads outside the storage.
+            CacheDamaged: the name leads outside the storage, or to neither a file nor a folder.
         """
         ...
 

@@ -242,7 +242,10 @@ def _file_problems(storage: Storage, plan: PartsPlan, number: int) -> list[Probl
 
 
 def _difference(storage: Storage, name: str, sealed: FileSeal) -> str:
-    """Return the difference between a file and its seal in words; empty if there is none. Only a file of the right size is read."""
+    """Return the difference between a file and its seal in words; empty if there is none.
+
+    Only a file of the right size is read.
+    """
     try:
         path, size = storage.local(name), storage.size(name)
     except LogitstoreError as error:
@@ -259,7 +262,7 @@ def _difference(storage: Storage, name: str, sealed: FileSeal) -> str:
 
 
 def _row_invariants(part: Part, manifest: Manifest) -> Iterator[tuple[str, str]]:
-    gold_N = np.concatenate([part[index].sample.gold_N for index in range(len(part.samples))]).astype(np.int64)
+    gold_N = np.concatenate([part.samples.sample(index).gold_N for index in range(len(part.samples))]).astype(np.int64)
     codec, remade = RowCodec(row=manifest.row), manifest.is_derived
     problems: dict[tuple[str, str], None] = {}
     for first in range(0, part.record.rows, _BLOCK_ROWS):
