@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json as plain_json
 import re
 from typing import TYPE_CHECKING, Any
 
-from logitstore_cli.show import Bars, Json, console, say, size
+from logitstore_cli.show import Bars, Json, console, say, say_json, size
 from rich.table import Table
 from rich.text import Text
 
@@ -32,13 +31,13 @@ def inspect(settings: InspectSettings, json: Json = False) -> None:
     if settings.sample is not None:
         views = resolve("logitstore.report.tokens:view")(opened, settings.sample, settings.tokens, settings.top)
         if json:
-            print(plain_json.dumps([vars(each) for each in views], ensure_ascii=False))
+            say_json([vars(each) for each in views], indent=None)
         else:
             console.print(_token_table(views))
         return
     summary = resolve("logitstore.report.summary:summarise")(opened)
     if json:
-        print(plain_json.dumps(summary, indent=1, ensure_ascii=False))
+        say_json(summary)
         return
     console.print(_summary_table(summary))
     console.print(_field_table(summary["fields"]))

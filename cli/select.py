@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json as plain_json
 from typing import TYPE_CHECKING, Any
 
-from logitstore_cli.show import Json, console, say
+from logitstore_cli.show import Json, console, say, say_json
 from rich.table import Table
 
 from logitstore.core.registry import resolve
@@ -26,7 +25,7 @@ def select(settings: SelectSettings, json: Json = False) -> None:
     """
     found = resolve("logitstore.select.select:select")(settings)
     if json:
-        print(plain_json.dumps(_plain(found), indent=1, ensure_ascii=False))
+        say_json(_plain(found))
         return
     console.print(_table(found))
     if len(found.domains) > 1:

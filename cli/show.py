@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -10,8 +12,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 
 if TYPE_CHECKING:
     from logitstore.core.place import Place
@@ -20,8 +23,34 @@ if TYPE_CHECKING:
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
-console = Console(markup=False)
-errors = Console(stderr=True, markup=False)
+
+class _PlainConsole(Console):
+    """A console that shows control characters as text: what a file says never steers the terminal."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            if segment.control or not _UNPRINTABLE.search(segment.text):
+                yield segment
+            else:
+                yield Segment(escaped(segment.text), segment.style)
+
+
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters but tab and newline, marks that turn the direction of writing, and halves of characters."""
+
+
+def escaped(text: str) -> str:
+    """Return a text with its unprintable characters written as in JSON, such as \\u001b for an escape."""
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+console = _PlainConsole(markup=False)
+errors = _PlainConsole(stderr=True, markup=False)
+
+
+def say_json(value: object, indent: int | None = 1) -> None:
+    """Print a value as JSON, without characters that would steer a terminal."""
+    sys.stdout.write(escaped(json.dumps(value, indent=indent, ensure_ascii=False)) + "\n")
 
 
 def say(text: str, style: str | None = None) -> None:

@@ -170,8 +170,8 @@ def _same_rows(cache: Cache, numbers: list[int], samples: Sequence[Asked]) -> Fi
 
 def _joined(places: Sequence[tuple[Part, int]]) -> Fields:
     """Return what is stored about the rows of some samples, one sample after the other."""
-    pieces = [(part.fields, part.span(index)) for part, index in places]
-    return {name: np.concatenate([fields[name][span] for fields, span in pieces]) for name in pieces[0][0]}
+    pieces = [part.stored(index) for part, index in places]
+    return {name: np.concatenate([fields[name] for fields in pieces]) for name in pieces[0]}
 
 
 def _spans(rows: int, vocabulary: int) -> Iterator[slice]:

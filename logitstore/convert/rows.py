@@ -45,8 +45,7 @@ class Recoder:
             report_rows: is called now and then.
         """
         for index, sample in enumerate(samples):
-            span = part.span(index)
-            writer.write(index, Answer(fields={name: np.asarray(array[span]) for name, array in part.fields.items()}))
+            writer.write(index, Answer(fields={name: np.asarray(array) for name, array in part.stored(index).items()}))
             report_rows(sample.rows)
         writer.commit(part.record.fidelity, part.record.sums)
 
@@ -69,7 +68,7 @@ class Relist(Recoder):
     def write(self, part: Part, samples: Sequence[Asked], writer: PartWriter, report_rows: ReportRows) -> None:
         check = FidelityCheck(self.new, self.share, against="source")
         for index, sample in enumerate(samples):
-            stored = {name: np.array(array[part.span(index)]) for name, array in part.fields.items()}
+            stored = {name: np.array(array) for name, array in part.stored(index).items()}
             kept = relisted(self.old.codec.decode(stored), self.row.sparsifier.k)
             encoded = self.new.codec.encode(kept)
             for name in ("sketch", "gold_logprob", "entropy"):

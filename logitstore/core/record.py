@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
 def _inside(path: str) -> str:
@@ -19,11 +19,25 @@ RelativePath = Annotated[str, AfterValidator(_inside)]
 """A relative path with forward slashes that stays inside its folder."""
 
 
+def _shared(path: str) -> str:
+    if not path.startswith("shared/"):
+        raise ValueError(f"the path '{path}' of a shared file leads outside the cache's folder 'shared'")
+    return path
+
+
+SharedPath = Annotated[RelativePath, AfterValidator(_shared)]
+"""The relative path of a shared file: below the folder `shared`, so that nothing else is read, or removed, in its place."""
+
+
+Count = Annotated[int, Field(ge=0, lt=1 << 53)]
+"""A count or a size that is read from a file: small enough that the products of a plan stay exact."""
+
+
 class NotKnownHere(ValueError):
     """A value of a sound record that only another package can read, and that package is not installed."""
 
 
 class Record(BaseModel):
-    """A frozen record that refuses unknown names."""
+    """A frozen record that refuses unknown names, and numbers that are not finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

@@ -6,14 +6,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, Tag
 
-from logitstore.core.record import Record
+from logitstore.core.record import Count, Record
 
 
 class TokenizerInfo(Record):
     """The meaning of the token ids. `spelling` names the way to turn a piece of the vocabulary into text."""
 
     fingerprint: str
-    size: int = Field(ge=1)
+    size: Count = Field(ge=1)
     spelling: Literal["byte-level", "metaspace", "plain"]
 
 
@@ -26,10 +26,10 @@ class DataInfo(Record):
     column: str
     domain_column: str | None = None
     fingerprint: str
-    documents: int = Field(ge=0)
-    skipped: int = Field(ge=0)
-    max_length: int = Field(ge=2)
-    overlap: int = Field(ge=0)
+    documents: Count
+    skipped: Count
+    max_length: Count = Field(ge=2)
+    overlap: Count
 
 
 class ImagesInfo(Record):
@@ -52,13 +52,13 @@ class ImagesInfo(Record):
     fingerprint: str
     classes: str
     prompt: str | None = None
-    unlabelled: int = Field(ge=0)
+    unlabelled: Count
 
 
 class OtherData(Record):
     """What was asked, where the task is another package's. `kind` names it; the task may keep further entries."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
 
     source: str
     kind: str

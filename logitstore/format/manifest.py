@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 import xxhash
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
-from logitstore.core.record import NotKnownHere, Record, RelativePath
+from logitstore.core.record import Count, NotKnownHere, Record, SharedPath
 from logitstore.core.tasks import is_task
 from logitstore.errors import BadInput, CacheDamaged
 from logitstore.format.data import AnyData, DataInfo, ImagesInfo, OtherData, TokenizerInfo
@@ -38,8 +38,8 @@ class TeacherInfo(Record):
     revision: str | None = None
     fingerprint: str
     dtype: str
-    vocabulary: int = Field(ge=1)
-    width: int | None = Field(None, ge=1)
+    vocabulary: int = Field(ge=1, le=1 << 32)
+    width: Count | None = Field(None, ge=1)
     architecture: str
     config: dict[str, Any]
 
@@ -72,20 +72,20 @@ class Manifest(Record):
     teacher: TeacherInfo
     tokenizer: TokenizerInfo | None = None
     data: AnyData
-    views: int = Field(1, ge=1)
+    views: Count = Field(1, ge=1)
     view: ViewInfo | None = None
-    samples: int = Field(ge=1)
-    rows: int = Field(ge=1)
-    tokens: int = Field(ge=1)
-    samples_per_part: int = Field(ge=1)
-    batch_tokens: int = Field(ge=1)
-    fidelity_rows: int = Field(0, ge=0)
+    samples: Count = Field(ge=1)
+    rows: Count = Field(ge=1)
+    tokens: Count = Field(ge=1)
+    samples_per_part: Count = Field(ge=1)
+    batch_tokens: Count = Field(ge=1)
+    fidelity_rows: Count = 0
     preset: str | None = None
     sparsifier: SparsifierInfo
     tail: TailInfo
     codec: CodecInfo
     fields: dict[str, FieldInfo]
-    shared: dict[RelativePath, FileSeal]
+    shared: dict[SharedPath, FileSeal]
 
     @field_validator("task")
     @classmethod

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from logitstore.core.record import Record, RelativePath
+from logitstore.core.record import Count, Record, RelativePath
 from logitstore.core.types import Answer, Array, Asked
 from logitstore.format.sealed import FileSeal
 
@@ -115,11 +115,11 @@ class Sums(Record):
     tail_mass: float = 0.0
     entropy: float = 0.0
     gold_logprob: float = 0.0
-    gold_impossible: int = 0
-    gold_is_top1: int = 0
-    gold_is_listed: int = 0
-    no_gold: int = 0
-    entropy_histogram: list[int] = Field(default_factory=list)
+    gold_impossible: Count = 0
+    gold_is_top1: Count = 0
+    gold_is_listed: Count = 0
+    no_gold: Count = 0
+    entropy_histogram: list[Count] = Field(default_factory=list)
 
 
 FIDELITY_NAMES = ("kl_t1", "kl_t2", "kl_t4", "top1", "rare_true", "rare_stored", "gradient_error", "gradient")
@@ -141,8 +141,8 @@ class Fidelity(Record):
     """
 
     against: Literal["teacher", "source"] = "teacher"
-    rows: int = Field(0, ge=0)
-    unbounded: int = Field(0, ge=0)
+    rows: Count = 0
+    unbounded: Count = 0
     sums: dict[str, tuple[float, float]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -158,10 +158,23 @@ class PartRecord(Record):
     format: Literal["logitstore"] = "logitstore"
     version: Literal[1] = 1
     plan: str
-    part: int = Field(ge=0)
-    samples: int = Field(ge=1)
-    rows: int = Field(ge=0)
-    tokens: int = Field(ge=0)
+    part: Count
+    samples: Count = Field(ge=1)
+    rows: Count
+    tokens: Count
     sums: Sums
     fidelity: Fidelity
     files: dict[RelativePath, FileSeal]
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        """Refuse sums and counts that no rows have. Sums of float32 values may miss their bounds by a rounding error."""
+        sums, slack = self.sums, 1e-3 * self.rows
+        if not (
+            -slack <= sums.tail_mass <= self.rows + slack and sums.entropy >= -slack and sums.gold_logprob <= slack
+        ):
+            raise ValueError("its sums are not those of its rows")
+        counts = (sums.gold_impossible, sums.gold_is_top1, sums.gold_is_listed, sums.no_gold, self.fidelity.rows)
+        if max(counts) > self.rows or sum(sums.entropy_histogram) > self.rows:
+            raise ValueError("it counts more rows than it has")
+        return self

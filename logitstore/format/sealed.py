@@ -15,13 +15,21 @@ from typing import Any, TypeVar
 import xxhash
 from pydantic import Field, ValidationError
 
-from logitstore.core.record import NotKnownHere, Record
+from logitstore.core.record import Count, NotKnownHere, Record
 from logitstore.errors import CacheDamaged, NotACache
 
 FORMAT = "logitstore"
 
 
 VERSION = 1
+
+
+LARGEST = 16 << 20
+"""Most bytes of a sealed file; one of a usual cache has some kilobytes."""
+
+
+DEEPEST = 64
+"""Most objects and lists inside each other in a sealed file."""
 
 
 _BLANK = b"0" * 32
@@ -36,7 +44,7 @@ R = TypeVar("R", bound=Record)
 class FileSeal(Record):
     """Size in bytes and xxh3-128 (hex) of one file."""
 
-    bytes: int = Field(ge=0)
+    bytes: Count
     xxh3_128: str = Field(pattern="^[0-9a-f]{32}$")
 
 
@@ -84,7 +92,8 @@ def unseal_from(kind: type[R], folder: str, name: str, read: Callable[[], bytes]
         raise CacheDamaged(f"{path}: its checksum does not match its contents. {_WAY_OUT}")
     content.pop("checksum", None)
     try:
-        return kind.model_validate(content)
+        # as JSON, so that strict types still take a list for a tuple
+        return kind.model_validate_json(json.dumps(content), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         if isinstance(unknown := first.get("ctx", {}).get("error"), NotKnownHere):
@@ -107,6 +116,8 @@ def _parse(raw: bytes, path: str) -> dict[str, Any]:
         content = json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise CacheDamaged(f"{path}: not valid JSON ({error}). {_WAY_OUT}") from error
+    if _is_deep(content):
+        raise CacheDamaged(f"{path}: more than {DEEPEST} objects and lists inside each other. {_WAY_OUT}")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise NotACache(f"{path}: this file was not written by logitstore ('format' is not '{FORMAT}').")
     version = content.get("version")
@@ -118,6 +129,17 @@ def _parse(raw: bytes, path: str) -> dict[str, Any]:
             "Install a newer logitstore."
         )
     return content
+
+
+def _is_deep(content: Any) -> bool:
+    """Return True if more than DEEPEST objects and lists lie inside each other. It goes level by level, without recursion."""
+    level = [content]
+    for _ in range(DEEPEST + 1):
+        inside = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list))
+        level = [value for values in inside for value in values]
+        if not level:
+            return False
+    return True
 
 
 _WAY_OUT = "Run `logitstore verify CACHE --repair`, then the command that wrote it again."

@@ -11,7 +11,7 @@ from typing import Literal, Self
 import xxhash
 from pydantic import Field, model_validator
 
-from logitstore.core.record import Record, RelativePath
+from logitstore.core.record import Count, Record, SharedPath
 from logitstore.format.manifest import Manifest
 from logitstore.format.row import FieldInfo
 from logitstore.format.sealed import FileSeal
@@ -71,11 +71,11 @@ class TapInfo(Record):
     version: Literal[1] = 1
     plan: str = Field(pattern="^[0-9a-f]{32}$")
     name: str = Field(pattern=PATTERN)
-    width: int = Field(ge=1)
+    width: Count = Field(ge=1)
     codec: str = Field(pattern=CODEC_PATTERN)
-    pilot_rows: int = Field(0, ge=0)
+    pilot_rows: Count = 0
     fields: dict[str, FieldInfo]
-    shared: dict[RelativePath, FileSeal]
+    shared: dict[SharedPath, FileSeal]
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:

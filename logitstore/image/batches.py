@@ -18,10 +18,11 @@ from logitstore.errors import BadInput
 from logitstore.image.pictures import Pictures, pictures_of
 from logitstore.image.stored import labels_of, views_of
 from logitstore.store.cache import Cache
+from logitstore.store.checks.rows import check_values
 from logitstore.store.taps import Tap
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.collate import Chosen
-from logitstore.train.loader.gather import gathered_features, located_samples
+from logitstore.train.loader.gather import gathered_features, located_samples, parts_text
 
 
 def collate_views(
@@ -80,6 +81,8 @@ def view_answers(cache: Cache, samples_M: Array) -> dict[str, Array]:
             np.take(stored[name], numbers, 0, rows_M[start:stop], "clip")
         order.append(places_M)
         start = stop
+        codec = cache.part(part).codec
+    check_values(gathered, codec, lambda: parts_text(cache, np.unique(cache.places(samples_M)[0]).tolist()))
     back_M = np.argsort(np.concatenate(order))
     return {name: np.take(rows_M, back_M, 0) for name, rows_M in gathered.items()}
 

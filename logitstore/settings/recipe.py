@@ -22,6 +22,22 @@ ABOUT = "about"
 """The section that describes a recipe to people."""
 
 
+LARGEST = 1 << 20
+"""Most characters of a recipe."""
+
+
+MOST_VALUES = 10_000
+"""Most values of a recipe, its aliases written out."""
+
+
+DEEPEST = 32
+"""Most lists and sections inside each other in a recipe."""
+
+
+LONGEST_NUMBER = 100
+"""Most characters of a number in a recipe."""
+
+
 RECIPES_FOR = "train"
 """The command that takes a recipe by name."""
 
@@ -74,10 +90,14 @@ def load(kind: type[P], section: str, config: Path | None, flags: dict[str, Any]
 def _section(path: Path, section: str) -> dict[str, Any]:
     yaml: Any = importlib.import_module("yaml")  # only here: most commands read no recipe
     try:
-        content = yaml.safe_load(Path(os.path.expanduser(path)).read_text(encoding="utf-8"))
+        with Path(os.path.expanduser(path)).open(encoding="utf-8") as file:
+            text = file.read(LARGEST + 1)
+        _check_small(yaml, text, path)
+        content = yaml.safe_load(text)
     except OSError as error:
         raise BadInput(f"--config {path}: cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
+        # a number of thousands of digits is a ValueError, one of minutes and seconds an OverflowError
         raise BadInput(f"--config {path}: not valid YAML: {one_line(error)}") from error
     if not isinstance(content, dict) or not all(isinstance(value, dict) for value in content.values()):
         raise BadInput(f"--config {path}: a recipe has one section for each command: {', '.join(SECTIONS)}.")
@@ -85,6 +105,54 @@ def _section(path: Path, section: str) -> dict[str, Any]:
     if unknown is not None:
         raise BadInput(f"--config {path}: no section named '{unknown}'. {suggest(str(unknown), list(SECTIONS))}")
     return dict(content.get(section, {}))
+
+
+def _check_small(yaml: Any, text: str, path: Path) -> None:
+    """Refuse a recipe that is larger than people write, as it stands or with its aliases written out.
+
+    The events of the parser are counted before anything is made of them.
+
+    Raises:
+        BadInput: it is too long, too deep, too large, has an alias inside of what it names, or a number of too many digits.
+    """
+    if len(text) > LARGEST:
+        raise BadInput(f"--config {path}: longer than {LARGEST} characters, so it is no recipe.")
+    sizes: dict[str, int] = {}  # of what has an anchor, with its aliases written out
+    open_nodes: list[tuple[str | None, int]] = []
+    total = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        kind = type(event).__name__
+        if kind in ("MappingStartEvent", "SequenceStartEvent"):
+            sizes.pop(event.anchor, None)
+            open_nodes.append((event.anchor, total))
+            total += 1
+        elif kind in ("MappingEndEvent", "SequenceEndEvent"):
+            anchor, before = open_nodes.pop()
+            if anchor is not None:
+                sizes[anchor] = total - before
+        elif kind == "ScalarEvent":
+            total += 1
+            if event.anchor is not None:
+                sizes[event.anchor] = 1
+            if (
+                event.style is None
+                and len(event.value) > LONGEST_NUMBER
+                and not event.value.strip("0123456789abcdefx:_+-.")
+            ):
+                raise BadInput(
+                    f"--config {path}: {event.value[:20]}...: a number of more than {LONGEST_NUMBER} characters. Shorten it."
+                )
+        elif kind == "AliasEvent":
+            if event.anchor not in sizes:
+                raise BadInput(
+                    f"--config {path}: the alias *{event.anchor} names nothing above it, or what it stands in."
+                )
+            total += sizes[event.anchor]
+        if total > MOST_VALUES or len(open_nodes) > DEEPEST:
+            what = f"{MOST_VALUES} values" if total > MOST_VALUES else f"{DEEPEST} lists or sections inside each other"
+            raise BadInput(
+                f"--config {path}: more than {what}, so it is no recipe. Write what it needs without aliases."
+            )
 
 
 def recipe_names() -> list[str]:

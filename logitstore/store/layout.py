@@ -61,6 +61,8 @@ def committed_parts(root: Path) -> list[int]:
         names = os.listdir(parts)
     except FileNotFoundError:
         return []
+    except NotADirectoryError as error:
+        raise CacheDamaged(f"{parts}: a file stands there in place of the folder of parts. Remove it.") from error
     # plain strings: there may be a hundred thousand parts, and a path object takes longer than the question
     return [number for number in part_numbers(names) if _is_file(f"{parts}/{number:05d}/{RECORD_NAME}")]
 
@@ -79,21 +81,51 @@ def shared_name(what: str, content: bytes, suffix: str = "") -> str:
 
 
 def inside(root: Path, relative: str) -> Path:
-    """Return `root / relative`; refuse a path that leaves `root` through links.
+    """Return `root / relative`; refuse a path that leads out of `root`, or through a link below it, even to the same cache.
 
     Raises:
-        CacheDamaged: the path resolves to a place outside `root`.
+        CacheDamaged: a piece of the path is a link, or leads upwards.
     """
-    path = root / relative
-    if not _has_links(str(root), relative):
-        return path
+    if _has_links(str(root), relative):
+        raise CacheDamaged(
+            f"{root}: '{relative}' is or lies behind a link, which leads outside the cache. Do not use this cache."
+        )
+    return root / relative
+
+
+def regular(root: Path, relative: str) -> Path:
+    """Return `root / relative` as `inside` does; refuse what is neither a file nor a folder, such as a pipe or a device.
+
+    Raises:
+        CacheDamaged: a piece of the path is a link, or the path leads to a pipe, a device or a socket.
+    """
+    path = inside(root, relative)
     try:
-        target = path.resolve()
-    except (OSError, RuntimeError) as error:
-        raise CacheDamaged(f"{root}: '{relative}' is a link that leads to itself. Do not use this cache.") from error
-    if not target.is_relative_to(root.resolve()):
-        raise CacheDamaged(f"{root}: '{relative}' leads outside the cache. Do not use this cache.")
+        mode = os.lstat(path).st_mode
+    except OSError:
+        return path
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise CacheDamaged(f"{path}: neither a file nor a folder. Do not use this cache.")
     return path
+
+
+def read_regular(root: Path, relative: str) -> bytes:
+    """Return the contents of a regular file below `root`; nothing else is waited for or read.
+
+    Raises:
+        CacheDamaged: a piece of the path is a link, or the path leads to a pipe, a device or a socket.
+        OSError: there is no such file, or it cannot be read.
+    """
+    path = regular(root, relative)
+    # should a pipe or a link have taken its place since, opening it neither hangs nor follows
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise IsADirectoryError(f"{path}: not a file")
+        return b"".join(iter(lambda: os.read(descriptor, 1 << 20), b""))
+    finally:
+        os.close(descriptor)
 
 
 def _has_links(root: str, relative: str) -> bool:
@@ -107,7 +139,7 @@ def _has_links(root: str, relative: str) -> bool:
         try:
             if stat.S_ISLNK(os.lstat(path).st_mode):
                 return True
-        except OSError:
+        except (OSError, ValueError):
             return False
     return False
 

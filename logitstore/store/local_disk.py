@@ -14,7 +14,7 @@ from pathlib import Path
 from logitstore.errors import BadInput
 from logitstore.format.part_record import RECORD_NAME
 from logitstore.store import leases
-from logitstore.store.layout import PARTS, SHARED, committed_parts, inside, part_folder
+from logitstore.store.layout import PARTS, SHARED, committed_parts, inside, part_folder, read_regular, regular
 
 
 class LocalDisk:
@@ -35,7 +35,7 @@ class LocalDisk:
         return LocalDisk(inside(self.root, name))
 
     def read(self, name: str) -> bytes:
-        return inside(self.root, name).read_bytes()
+        return read_regular(self.root, name)
 
     def size(self, name: str) -> int | None:
         try:
@@ -58,7 +58,7 @@ class LocalDisk:
         return committed_parts(self.root)
 
     def local(self, name: str) -> Path:
-        return inside(self.root, name)
+        return regular(self.root, name)
 
     @contextmanager
     def claim(self) -> Iterator[list[str]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Protocol
 
+import numpy as np
+
 from logitstore.core.memo import Memo
 from logitstore.core.types import Answer, Array, CachedSample
 from logitstore.errors import CacheDamaged, CacheMismatch
@@ -14,6 +16,7 @@ from logitstore.format.part_record import PartRecord
 from logitstore.format.row import FieldInfo
 from logitstore.format.sealed import FileSeal
 from logitstore.store import layout
+from logitstore.store.checks.rows import check_values
 from logitstore.store.rows import map_rows, needed_files, read_rows
 from logitstore.store.samples import PartSamples, stored_samples
 from logitstore.store.storage import Storage, read_sealed
@@ -129,13 +132,28 @@ class Part:
         self.folder = storage.local(layout.part_name(number))
         self.record = open_record(storage, manifest, number, [layout.SAMPLES_FILE])
         self.samples = samples or open_samples(storage, manifest, number, shared)
+        self._check_spans()
         self._manifest = manifest
-        self._codec = RowCodec(row=manifest.row)
+        self.codec = RowCodec(row=manifest.row)
         self._shelf = shelf or Shelf(OPEN_ARCHIVES)
         # mapping checks the metadata here, not in the middle of an epoch
         self._mapped: dict[str, Array] | None = None
         if manifest.layout == "mapped":
             self._mapped = map_rows(self.folder / layout.ROWS_FOLDER, manifest.fields, self.record.rows)
+
+    def _check_spans(self) -> None:
+        """Refuse samples whose rows are others than those of the part, before memory is asked for them."""
+        counts_S = self.samples.row_count_S.astype(np.int64)
+        ends_S = np.cumsum(counts_S)
+        if (
+            (counts_S < 0).any()
+            or ends_S[-1] != self.record.rows
+            or (ends_S - counts_S != self.samples.row_start_S).any()
+        ):
+            raise CacheDamaged(
+                f"{self.folder / layout.SAMPLES_FILE}: the row spans do not follow each other from 0 to the part's rows. "
+                "Run `logitstore verify`."
+            )
 
     @property
     def fields(self) -> dict[str, Array]:
@@ -151,9 +169,20 @@ class Part:
         return slice(start, start + int(self.samples.row_count_S[index]))
 
     def __getitem__(self, index: int) -> CachedSample:
+        return CachedSample(
+            sample=self.samples.sample(index), answer=Answer(fields=self.codec.readable(self.stored(index)))
+        )
+
+    def stored(self, index: int) -> dict[str, Array]:
+        """Return the stored fields of the rows of sample number `index` of this part; they are views.
+
+        Raises:
+            CacheDamaged: a value is one that no teacher gives.
+        """
         span = self.span(index)
-        stored = {name: array[span] for name, array in self.fields.items()}
-        return CachedSample(sample=self.samples.sample(index), answer=Answer(fields=self._codec.readable(stored)))
+        rows = {name: array[span] for name, array in self.fields.items()}
+        check_values(rows, self.codec, lambda: f"{self.folder / layout.ROWS_FOLDER}: among the rows of sample {index}")
+        return rows
 
 
 def open_samples(storage: Storage, manifest: Manifest, number: int, shared: Any = None) -> PartSamples:

@@ -19,6 +19,9 @@ from logitstore.core.types import Array
 from logitstore.errors import CacheDamaged, one_line
 from logitstore.format.row import ARCHIVE_ROWS, FieldInfo
 
+LARGEST_METADATA = 1 << 16
+"""Most bytes of the `zarr.json` of an array."""
+
 
 def chunk_name(rank: int) -> str:
     """Return the path of the only chunk of an array with `rank` axes, relative to the array's folder."""
@@ -138,6 +141,8 @@ def _check_metadata(
     path: Path, info: FieldInfo, shape: list[int], chunk_shape: list[int], codecs: list[dict[str, Any]]
 ) -> None:
     try:
+        if path.stat().st_size > LARGEST_METADATA:
+            raise CacheDamaged(f"{path}: too large for the metadata of a Zarr array. Run `logitstore verify`.")
         stored = json.loads(path.read_bytes())
         described = (
             stored["shape"],
@@ -146,7 +151,7 @@ def _check_metadata(
             stored["codecs"],
             stored["chunk_key_encoding"],
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CacheDamaged(f"{path}: not the metadata of a Zarr array. Run `logitstore verify`.") from error
     expected = (
         shape,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import struct
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,18 +26,86 @@ def map_batch(path: Path, schema: pa.Schema) -> pa.RecordBatch:
         CacheDamaged: it is not a whole Arrow file, has other columns, several batches, or nulls in a column without nulls.
     """
     try:
-        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        reader = open_arrow(pa.memory_map(str(path)))
         batch = reader.get_batch(0) if reader.num_record_batches == 1 else None
         if batch is not None:
             # reading with offsets or lengths beyond the end of the file would crash the process
             batch.validate(full=True)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, struct.error) as error:
         raise CacheDamaged(f"{path}: not a whole Arrow file ({error}). Run `logitstore verify`.") from error
     if batch is None or not batch.schema.equals(schema):
         raise CacheDamaged(f"{path}: its columns or its count of batches are wrong. Run `logitstore verify`.")
     if any(column.null_count for field, column in zip(schema, batch.columns, strict=True) if not field.nullable):
         raise CacheDamaged(f"{path}: it has nulls. Run `logitstore verify`.")
     return batch
+
+
+def open_arrow(file: pa.NativeFile) -> pa.RecordBatchFileReader:
+    """Open an Arrow file, after making sure that its buffers are not compressed: a few bytes could become any number.
+
+    Raises:
+        pa.ArrowException, struct.error: it is not an Arrow file, has dictionaries, or a batch whose buffers are compressed.
+    """
+    size = file.size()
+    if size < 18 or file.read_at(6, 0) != _MAGIC or file.read_at(6, size - 6) != _MAGIC:
+        raise pa.ArrowInvalid("it does not begin and end as an Arrow file")
+    (length,) = struct.unpack("<i", file.read_at(4, size - 10))
+    if not 0 < length <= size - 18:
+        raise pa.ArrowInvalid("its footer is larger than the file")
+    footer = _Table.root(file.read_at(length, size - 10 - length))
+    if footer.vector(2)[0]:
+        raise pa.ArrowInvalid("it has dictionaries")
+    count, first = footer.vector(3)
+    for block in range(count):
+        offset, metadata = struct.unpack_from("<qi", footer.buffer, first + 24 * block)
+        if not (offset >= 0 and 8 < metadata <= size and offset + metadata <= size):
+            raise pa.ArrowInvalid("a batch lies beyond the end of the file")
+        message = file.read_at(metadata, offset)
+        skipped = 8 if message[:4] == b"\xff" * 4 else 4
+        if _Table.root(message[skipped:]).table(2).place(3) is not None:
+            raise pa.ArrowInvalid("its buffers are compressed")
+    file.seek(0)
+    return pa.ipc.open_file(file)
+
+
+_MAGIC = b"ARROW1"
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A table of a flatbuffer, as Arrow writes its footer and its messages; fields are known by number."""
+
+    buffer: bytes
+    start: int
+
+    @classmethod
+    def root(cls, buffer: bytes) -> _Table:
+        return cls(buffer, struct.unpack_from("<I", buffer)[0])
+
+    def place(self, number: int) -> int | None:
+        """Return where the value of a field stands; None for a field that is left out."""
+        fields = self.start - struct.unpack_from("<i", self.buffer, self.start)[0]
+        if fields < 0:
+            raise struct.error("a table of the file has no description")
+        if 4 + 2 * number >= struct.unpack_from("<H", self.buffer, fields)[0]:
+            return None
+        offset = struct.unpack_from("<H", self.buffer, fields + 4 + 2 * number)[0]
+        return self.start + offset if offset else None
+
+    def _target(self, number: int) -> int | None:
+        place = self.place(number)
+        return None if place is None else place + int(struct.unpack_from("<I", self.buffer, place)[0])
+
+    def vector(self, number: int) -> tuple[int, int]:
+        """Return the count of a vector's entries, and where the first stands; 0 entries for one that is left out."""
+        target = self._target(number)
+        return (0, 0) if target is None else (struct.unpack_from("<I", self.buffer, target)[0], target + 4)
+
+    def table(self, number: int) -> _Table:
+        target = self._target(number)
+        if target is None:
+            raise struct.error("a message of the file is empty")
+        return _Table(self.buffer, target)
 
 
 class PartSamples(ABC):

@@ -6,6 +6,7 @@ Axes: S samples of the data, M chosen.
 from __future__ import annotations
 
 import json
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from logitstore.core.types import Array
 from logitstore.errors import BadInput, CacheMismatch, storage_errors
 from logitstore.store.cache import Cache
 from logitstore.store.local_disk import write_whole
+from logitstore.store.samples import open_arrow
 
 FORMAT, VERSION = "logitstore-selection", 1
 
@@ -126,13 +128,13 @@ def read_selection(path: Path) -> Selection:
         BadInput: there is no file, or it is no selection, has a newer version, or is damaged.
     """
     try:
-        reader = pa.ipc.open_file(pa.BufferReader(path.read_bytes()))
+        reader = open_arrow(pa.BufferReader(path.read_bytes()))
         batch = reader.get_batch(0) if reader.num_record_batches == 1 else None
         if batch is not None:
             batch.validate(full=True)
     except OSError as error:
         raise BadInput(f"--select {path}: cannot be read: {error.strerror or error}.") from error
-    except pa.ArrowException as error:
+    except (pa.ArrowException, struct.error) as error:
         raise BadInput(f"--select {path}: not a whole selection file. {_WAY_OUT}") from error
     content = _parsed(path, (reader.schema.metadata or {}).get(_KEY))
     given = content.pop("checksum", None)

@@ -14,8 +14,8 @@ from typing import Protocol, TypeVar
 from logitstore.core.place import Place, split_scheme
 from logitstore.core.record import Record
 from logitstore.core.registry import suggest
-from logitstore.errors import BadInput
-from logitstore.format.sealed import unseal_from
+from logitstore.errors import BadInput, CacheDamaged
+from logitstore.format.sealed import LARGEST, unseal_from
 from logitstore.store.layout import record_name
 from logitstore.store.local_disk import LocalDisk
 
@@ -72,7 +72,7 @@ class Storage(Protocol):
         A storage that is not local brings the files here first. A path to nothing is returned for a name of nothing.
 
         Raises:
-            CacheDamaged: the name leads outside the storage.
+            CacheDamaged: the name leads outside the storage, or to neither a file nor a folder.
         """
         ...
 
@@ -173,7 +173,20 @@ def read_sealed(kind: type[R], storage: Storage, name: str) -> R:
         NotACache, CacheDamaged: see `logitstore.format.sealed.unseal`; or the name leads outside the storage.
     """
     folder, _, file = f"{storage}/{name}".rpartition("/")
-    return unseal_from(kind, folder, file, lambda: storage.read(name))
+    return unseal_from(kind, folder, file, lambda: read_small(storage, name))
+
+
+def read_small(storage: Storage, name: str) -> bytes:
+    """Return the contents of a sealed JSON file, after looking at its size.
+
+    Raises:
+        CacheDamaged: it is larger than any such file, or see `Storage.read`.
+    """
+    if (storage.size(name) or 0) > LARGEST:
+        raise CacheDamaged(
+            f"{storage}: {name} is larger than {LARGEST} bytes, so it is no record. Do not use this cache."
+        )
+    return storage.read(name)
 
 
 def is_committed(storage: Storage, part: int) -> bool:

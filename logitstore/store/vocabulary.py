@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ import xxhash
 from logitstore.errors import CacheDamaged
 from logitstore.format.data import TokenizerInfo
 from logitstore.store.cache import Cache
+from logitstore.store.samples import open_arrow
 
 
 def read_pieces(cache: Cache) -> pa.ChunkedArray:
@@ -21,8 +23,8 @@ def read_pieces(cache: Cache) -> pa.ChunkedArray:
     """
     path = cache.storage.local(cache.manifest.shared_file("vocabulary"))
     try:
-        return pa.ipc.open_file(pa.memory_map(str(path))).read_all().column("piece")
-    except (pa.ArrowException, OSError, KeyError) as error:
+        return open_arrow(pa.memory_map(str(path))).read_all().column("piece")
+    except (pa.ArrowException, OSError, KeyError, struct.error) as error:
         raise CacheDamaged(f"{path}: the cache's vocabulary cannot be read. Run `logitstore verify`.") from error
 
 

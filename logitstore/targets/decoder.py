@@ -16,6 +16,7 @@ from torch import Tensor
 
 from logitstore.core.registry import resolve
 from logitstore.core.types import Answer, Array
+from logitstore.errors import CacheDamaged
 from logitstore.format.codecs.answer import RowCodec, normalised
 from logitstore.format.row import RowInfo
 from logitstore.models.head import LinearHead
@@ -52,10 +53,28 @@ class Decoder:
         """Return the targets of N rows, on the device of `stored`."""
         return self._targets(self, stored)
 
+    def check_packed(self, answer: Mapping[str, Tensor]) -> None:
+        """Refuse packed ids beyond the vocabulary, which the reader of the cache cannot see without unpacking them.
+
+        On a GPU this waits for the device, so only ids with room for such values are looked at.
+
+        Raises:
+            CacheDamaged: there is one.
+        """
+        vocabulary = self.row.vocabulary
+        if self.row.codec.ids != "packed" or vocabulary & (vocabulary - 1) == 0 or not answer["ids"].numel():
+            return
+        if bool(((answer["ids"] >= vocabulary) & (answer["logprobs"] > -torch.inf)).any()):
+            raise CacheDamaged(
+                f"a packed id is not below the vocabulary of {vocabulary}. "
+                "Run `logitstore verify CACHE --repair`, then the command that wrote it again."
+            )
+
 
 def listed(decoder: Decoder, stored: Mapping[str, Tensor]) -> Targets:
     """Return the targets of rows that list tokens with a tail; a sketch may be missing where only the list is wanted."""
     answer = decoder.codec.decode({name: stored[name] for name in ("ids", "logprobs", "tail_logmass")})
+    decoder.check_packed(answer)
     mass_N = answer["tail_logmass"]
     if decoder.row.tail.shape == "none":
         mass_N = torch.full_like(mass_N, -torch.inf)
@@ -71,6 +90,7 @@ def drawn(decoder: Decoder, stored: Mapping[str, Tensor]) -> SampledTargets:
     A listed token weighs p. A drawn one weighs count / draws * p / q, where q = p**tau / Z is what it was drawn from.
     """
     answer, info = decoder.codec.decode(stored), decoder.row.sparsifier
+    decoder.check_packed(answer)
     logprobs_NK, counts_ND = answer["logprobs"], answer["counts"]
     drawn_ND = logprobs_NK[:, info.k :]
     log_ratio_ND = (1 - float(info.exponent or 1)) * drawn_ND

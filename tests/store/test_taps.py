@@ -65,7 +65,8 @@ def test_what_is_broken_is_dropped_and_added_again(spoilt: str, bare_copy: Path)
     part = re.search(r"parts/\d+", spoilt)
     assert repair(bare_copy, problems) == [f"taps/hidden-1/{part[0] if part else spoilt}"]
     assert {name: whole[name] for name in tree(bare_copy)} == tree(bare_copy)
-    assert verify(bare_copy) == []
+    # parts without the record of their tap are named until `add` writes it again
+    assert [problem.file for problem in verify(bare_copy)] == (["taps/hidden-1"] if spoilt == "tap.json" else [])
     add(plan)
     assert tree(bare_copy) == whole
 

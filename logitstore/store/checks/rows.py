@@ -5,13 +5,15 @@ Axes: N rows, K slots.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
 from logitstore.core.types import Array
+from logitstore.errors import CacheDamaged
 from logitstore.format.codecs.answer import RowCodec
 from logitstore.format.codecs.feature import from_bfloat16
+from logitstore.format.row import RowInfo
 
 _LISTED = ("ids", "logprobs", "tail_logmass", "counts", "log_normaliser")
 
@@ -51,6 +53,78 @@ def row_block_problems(
     entropy_N = block["entropy"].astype(np.float64)
     if not ((entropy_N >= 0) & (entropy_N <= np.log(max(vocabulary, 2)) * 1.001)).all():
         yield "entropy", "it is negative, NaN or above log(vocabulary)"
+
+
+def check_values(block: Mapping[str, Array], codec: RowCodec, where: Callable[[], str]) -> None:
+    """Refuse rows with values that no teacher gives, before a loss is made of them. It is cheap, so every reader does it.
+
+    Of bytes without a value that means nothing, such as levels, nothing is looked at; packed ids are checked where they are
+    unpacked. `row_block_problems`, which `verify` uses, looks at everything.
+
+    Args:
+        block: stored fields of some rows, each contiguous in memory.
+        codec: of the cache.
+        where: gives the place of the rows, for the message.
+
+    Raises:
+        CacheDamaged: a value is impossible.
+    """
+    found = next(_impossible(block, codec), None)
+    if found is not None:
+        raise CacheDamaged(
+            f"{where()}: {found}. Run `logitstore verify CACHE --repair`, then the command that wrote it again."
+        )
+
+
+def _impossible(block: Mapping[str, Array], codec: RowCodec) -> Iterator[str]:
+    ids, logprobs, row = block.get("ids"), block.get("logprobs"), codec.row
+    is_plain = ids is not None and logprobs is not None and ids.size > 0 and codec.fields["ids"].codec == "plain"
+    if is_plain and int(block["ids"].max()) >= row.vocabulary:
+        # an empty slot may hold any id
+        answer = codec.decode({"ids": block["ids"], "logprobs": block["logprobs"]})
+        if ((answer["ids"] >= row.vocabulary) & ~np.isneginf(answer["logprobs"])).any():
+            yield f"ids: an id is not below the vocabulary of {row.vocabulary}"
+    if logprobs is not None and logprobs.size and logprobs.dtype.kind == "f":
+        # as whole numbers, which are compared many times faster than float16: a float that is not above 0 has the sign bit,
+        # and the larger its pattern, the lower it is; a NaN is beyond the pattern of -inf
+        pattern = logprobs.view(f"u{logprobs.itemsize}")
+        lowest = np.array(-np.inf, logprobs.dtype).view(pattern.dtype)
+        is_strange = pattern.max() > lowest or logprobs.view(f"i{logprobs.itemsize}").max() > 0
+        if is_strange and not (logprobs <= 0).all():
+            yield "logprobs: a logprob is positive or NaN"
+        if (
+            "ids" in block
+            and _rises(pattern, row)
+            and any(
+                (some_NK[:, 1:] > some_NK[:, :-1]).any()
+                for some_NK in (logprobs[:, : row.sparsifier.k], logprobs[:, row.sparsifier.k :])
+            )
+        ):
+            yield "logprobs: a row is not in falling order"
+    for name, is_possible in _SCALARS.items():
+        if name in block and block[name].dtype.kind == "f" and not is_possible(block[name]).all():
+            yield f"{name}: a value is impossible"
+
+
+_SCALARS: dict[str, Callable[[Array], Array]] = {
+    "tail_logmass": lambda values_N: values_N <= 0,
+    "gold_logprob": lambda values_N: ~(values_N > 0),
+    "entropy": lambda values_N: (values_N >= 0) & (values_N < np.inf),
+    "hidden_scale": lambda values_N: (values_N > 0) & (values_N < np.inf),
+    "log_normaliser": np.isfinite,
+}
+
+
+def _rises(pattern_NK: Array, row: RowInfo) -> bool:
+    """Return True if a logprob may be above the one before it in its row. One pass over contiguous memory."""
+    flat = pattern_NK.reshape(-1)
+    rises = np.empty(len(flat), np.bool_)
+    np.less(flat[1:], flat[:-1], out=rises[:-1])
+    rises_NK = rises.reshape(pattern_NK.shape)
+    rises_NK[:, -1] = False
+    if row.sparsifier.k:
+        rises_NK[:, row.sparsifier.k - 1] = False
+    return bool(rises.any())
 
 
 def feature_block_problems(block: dict[str, Array], codec: str) -> Iterator[tuple[str, str]]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,14 @@ from logitstore.errors import CacheMismatch, LogitstoreError, NotACache, refusal
 from logitstore.format.codecs.answer import RowCodec
 from logitstore.format.manifest import MANIFEST_NAME, Manifest
 from logitstore.format.part_record import RECORD_NAME
-from logitstore.format.sealed import is_sealed, seal_of
-from logitstore.format.tap import TAP_NAME, TapInfo, tap_folder
+from logitstore.format.sealed import FileSeal, is_sealed, seal_of
+from logitstore.format.tap import TAP_NAME, TAPS, TapInfo, tap_folder
+from logitstore.format.tap_names import PATTERN
 from logitstore.store import layout
 from logitstore.store.checks.rows import feature_block_problems, row_block_problems
 from logitstore.store.part import Part, PartsPlan, read_record
 from logitstore.store.samples import stored_samples
-from logitstore.store.storage import Storage, open_storage, read_sealed
+from logitstore.store.storage import Storage, open_storage, read_sealed, read_small
 from logitstore.store.taps import Tap, tap_folders
 
 _BLOCK_ROWS = 1 << 16
@@ -90,11 +92,21 @@ def verify(place: Place, progress: Progress = no_progress) -> list[Problem]:
     problems = problems or _count_problems(storage, manifest, numbers)
     for name in tap_folders(storage):
         problems += tap_problems(storage, manifest, name, progress)
-    return problems
+    return problems + _taps_without_record(storage)
+
+
+def _taps_without_record(storage: Storage) -> list[Problem]:
+    """Return a problem for each folder below `taps/` that has parts and no record, so that nobody can read them."""
+    folders = [tap_folder(name) for name in storage.names(TAPS) if re.match(PATTERN, name)]
+    return [
+        Problem(part=None, file=folder, what=f"it has parts and no {TAP_NAME}", tap=folder.rpartition("/")[2])
+        for folder in folders
+        if TAP_NAME not in storage.names(folder) and layout.part_numbers(storage.names(f"{folder}/{layout.PARTS}"))
+    ]
 
 
 def _is_sealed_file(storage: Storage, name: str) -> bool:
-    return storage.size(name) is not None and is_sealed(storage.read(name))
+    return storage.size(name) is not None and is_sealed(read_small(storage, name))
 
 
 def _shared_samples(storage: Storage, manifest: Manifest, problems: list[Problem]) -> tuple[bool, Any, list[Problem]]:
@@ -178,11 +190,7 @@ def shared_problems(storage: Storage, manifest: Manifest | TapInfo) -> list[Prob
     """Return the problems of the shared files of a cache or of a tap."""
     problems = []
     for name, sealed in manifest.shared.items():
-        try:
-            what = _difference(storage.local(name), sealed.bytes, sealed.xxh3_128)
-        except LogitstoreError as error:
-            what = _told(error)
-        if what:
+        if what := _difference(storage, name, sealed):
             problems.append(Problem(part=None, file=name, what=what))
     # every file in a shared folder is loaded with the folder, so unlisted files are problems
     folders = {PurePosixPath(name).parent for name in manifest.shared} - {PurePosixPath(layout.SHARED)}
@@ -224,10 +232,9 @@ def _file_problems(storage: Storage, plan: PartsPlan, number: int) -> list[Probl
         record = read_record(storage, plan, number)
     except LogitstoreError as error:
         return [Problem(part=number, file=f"{folder}/{RECORD_NAME}", what=_told(error))]
-    here = storage.local(folder)  # the record was read there, so it does not lead outside
     problems = []
     for name, sealed in record.files.items():
-        if what := _difference(here / name, sealed.bytes, sealed.xxh3_128):
+        if what := _difference(storage, f"{folder}/{name}", sealed):
             problems.append(Problem(part=number, file=f"{folder}/{name}", what=what))
     there = {name.removeprefix(f"{folder}/") for name in storage.files(folder)}
     for name in sorted(there - record.files.keys() - {RECORD_NAME}):
@@ -243,18 +250,24 @@ def _told(error: LogitstoreError) -> str:
     return str(error)
 
 
-def _difference(path: Path, size: int, checksum: str) -> str:
-    """Return the difference between a file and its seal in words; empty if there is none."""
-    if not path.is_file():
+def _difference(storage: Storage, name: str, sealed: FileSeal) -> str:
+    """Return the difference between a file and its seal in words; empty if there is none.
+
+    Only a file of the right size is read.
+    """
+    try:
+        path, size = storage.local(name), storage.size(name)
+    except LogitstoreError as error:
+        return _told(error)
+    if size is None:
         return "missing"
-    actual = seal_of(path)
-    if actual.bytes != size:
-        return f"{actual.bytes} bytes instead of {size}"
-    return "" if actual.xxh3_128 == checksum else "its checksum does not match"
+    if size != sealed.bytes:
+        return f"{size} bytes instead of {sealed.bytes}"
+    return "" if seal_of(path).xxh3_128 == sealed.xxh3_128 else "its checksum does not match"
 
 
 def _row_invariants(part: Part, manifest: Manifest) -> Iterator[tuple[str, str]]:
-    gold_N = np.concatenate([part[index].sample.gold_N for index in range(len(part.samples))]).astype(np.int64)
+    gold_N = np.concatenate([part.samples.sample(index).gold_N for index in range(len(part.samples))]).astype(np.int64)
     codec, remade = RowCodec(row=manifest.row), manifest.is_derived
     problems: dict[tuple[str, str], None] = {}
     for first in range(0, part.record.rows, _BLOCK_ROWS):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from logitstore.core.types import Array
 from logitstore.store.cache import Cache
+from logitstore.store.checks.rows import check_values
 from logitstore.store.part import Part
 from logitstore.store.taps import Tap
 
@@ -27,9 +28,20 @@ def gathered_features(
 
 
 def gathered_answers(cache: Cache, located: list[tuple[Part, int]], spans: list[slice], rows: int) -> dict[str, Tensor]:
-    """Return the stored fields of the rows of some samples."""
+    """Return the stored fields of the rows of some samples.
+
+    Raises:
+        CacheDamaged: a value is one that no teacher gives.
+    """
     stored = [part.fields for part, _ in located]
-    return {name: torch.from_numpy(gathered(stored, spans, name, rows)) for name in cache.manifest.fields}
+    values = {name: gathered(stored, spans, name, rows) for name in cache.manifest.fields}
+    check_values(values, located[0][0].codec, lambda: parts_text(cache, {part.number for part, _ in located}))
+    return {name: torch.from_numpy(value) for name, value in values.items()}
+
+
+def parts_text(cache: Cache, parts: Iterable[int]) -> str:
+    """Return the place of some parts, for messages."""
+    return f"{cache.path}: among the rows of the parts {', '.join(f'{part:05d}' for part in sorted(parts))}"
 
 
 def located_samples(cache: Cache, samples_M: Array) -> list[tuple[Part, int]]:
