@@ -90,19 +90,41 @@ def load_weights(
         ModelError: the model cannot be loaded for this task, or not all of its weights can.
     """
     called, auto_class = models_of(task)
-    options: dict[str, Any] = dict(model.pretrained)
+    options: dict[str, Any] = {**model.pretrained, "output_loading_info": True, "ignore_mismatched_sizes": True}
     if model.gguf:
         options["quantization_config"] = GgufConfig(dequantize=True)
     try:
         with _LOADING:
-            loaded: PreTrainedModel = auto_class.from_pretrained(model.name, config=config, dtype=dtype, **options)
+            loaded, report = auto_class.from_pretrained(model.name, config=config, dtype=dtype, **options)
     except Exception as error:
         # as above
         raise ModelError(f"{model}: cannot be loaded as {called}: {one_line(error)}") from error
-    lacking = next((name for name, weight in loaded.named_parameters() if weight.is_meta), None)
-    if lacking is not None:
-        raise ModelError(f"{model}: transformers loads no values for its weight {lacking}. Is the file whole?")
-    return loaded
+    _refuse_random_weights(model, loaded, report, called)
+    whole: PreTrainedModel = loaded
+    return whole
+
+
+def _refuse_random_weights(model: ModelRef, loaded: PreTrainedModel, report: dict[str, Any], called: str) -> None:
+    """Refuse a model some of whose weights did not come from its file: transformers draws them at random.
+
+    A weight that is tied to another one is not missing; a buffer is made by the model itself.
+
+    Raises:
+        ModelError: a weight is missing, or has another shape in the file.
+    """
+    for name, in_file, wanted in sorted(report["mismatched_keys"]):
+        raise ModelError(
+            f"{model}: its file has the weight {name} in shape {tuple(in_file)}, its configuration asks for {tuple(wanted)}. "
+            "Give the configuration that belongs to the file."
+        )
+    weights = dict(loaded.named_parameters())
+    missing = set(report["missing_keys"]) & weights.keys() | {name for name, each in weights.items() if each.is_meta}
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ModelError(
+            f"{model}: its file has no values for the weight {min(missing)}{more}, so it is not a whole "
+            f"{type(loaded).__name__}. Give {called} with all its weights."
+        )
 
 
 def config_from(plain: dict[str, Any]) -> PretrainedConfig:
