@@ -19,30 +19,27 @@ class ModelRef:
     """The place of a model: a local folder or hub name, and the name of a GGUF file in it, if any.
 
     `folder::file.gguf` names a GGUF file in a folder (or hub repository).
-
-    Attributes:
-        name: the folder or hub name.
-        gguf: the name of the file.
-        runs_code: whether Python code that lies beside the model may be run. Never true of what lies in a cache.
     """
 
     name: str
     gguf: str | None = None
-    runs_code: bool = False
 
     @classmethod
-    def parse(cls, text: str, *, runs_code: bool = False) -> ModelRef:
+    def parse(cls, text: str) -> ModelRef:
         # a folder may have the two colons in its name
         name, _, gguf = (text, "", "") if Path(text).is_dir() else text.partition("::")
-        return cls(name=name, gguf=gguf or None, runs_code=runs_code)
+        return cls(name=name, gguf=gguf or None)
 
     def __str__(self) -> str:
         return f"{self.name}::{self.gguf}" if self.gguf else self.name
 
     @property
     def pretrained(self) -> dict[str, Any]:
-        """Keyword arguments for `from_pretrained` of transformers. Without a word it would ask whether to run code."""
-        return {"trust_remote_code": self.runs_code} | ({"gguf_file": self.gguf} if self.gguf else {})
+        """Keyword arguments for `from_pretrained` of transformers.
+
+        Code that lies beside a model is never run; left to itself, transformers asks on the terminal whether to.
+        """
+        return {"trust_remote_code": False} | ({"gguf_file": self.gguf} if self.gguf else {})
 
 
 class Asked(Protocol):

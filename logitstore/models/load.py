@@ -130,11 +130,15 @@ def _refuse_random_weights(model: ModelRef, loaded: PreTrainedModel, report: dic
 def config_from(plain: dict[str, Any]) -> PretrainedConfig:
     """Return the configuration that `describe` made plain, with defaults and with the names that all configurations share.
 
+    What names code (`auto_map`) is left out: the configuration may come from a stranger's cache.
+
     Raises:
         ModelError: this transformers does not know such a kind of model, or refuses the entries.
     """
     try:
-        config: PretrainedConfig = AutoConfig.for_model(**plain)
+        config: PretrainedConfig = AutoConfig.for_model(
+            **{name: value for name, value in plain.items() if name != "auto_map"}
+        )
     except Exception as error:
         # as above
         raise ModelError(f"the teacher's configuration ({plain.get('model_type')}): {one_line(error)}") from error
@@ -157,6 +161,24 @@ def pick_device(device: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ModelError(f"--device {device}: not available here ({one_line(error)}). Try --device cpu.") from error
     return picked
+
+
+_IN_HARDWARE = {"avx512_bf16", "amx_bf16", "bf16", "sve_bf16"}
+"""What PyTorch calls the instructions of processors, x86 and ARM, that multiply numbers in bfloat16."""
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Say whether a device computes in bfloat16; where it does not, bfloat16 is slower than float32."""
+    if device.type == "cpu":
+        return any(torch.cpu.get_capabilities().get(name) for name in _IN_HARDWARE)
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def pick_dtype(dtype: str, device: str) -> str:
+    """Return the number format of that name; `auto` is bfloat16 where the device computes in it, else float32."""
+    if dtype != "auto":
+        return dtype
+    return "bfloat16" if has_bfloat16(pick_device(device)) else "float32"
 
 
 def describe(config: PretrainedConfig) -> tuple[str, dict[str, Any]]:

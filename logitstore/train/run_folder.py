@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from logitstore.errors import BadInput
+from logitstore.models.load import pick_dtype
 from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.store.local_disk import write_whole
@@ -29,6 +30,15 @@ def conditions(settings: TrainSettings, world_size: int) -> dict[str, Any]:
         "trainer",
     }
     return {"world_size": world_size, "plan": settings.model_dump(mode="json", exclude=freely_changed)}
+
+
+def with_precision(settings: TrainSettings) -> TrainSettings:
+    """Return the settings with a number format in place of `auto`: that of the run that is resumed, else what fits the
+    device."""
+    if settings.precision != "auto":
+        return settings
+    before = _read_summary(settings.out / SUMMARY_NAME).get("plan", {}).get("precision") if settings.resume else None
+    return settings.model_copy(update={"precision": before or pick_dtype("auto", settings.device)})
 
 
 def checkpoint_of(settings: TrainSettings, world_size: int, cache: Cache, selection: str | None = None) -> str | None:
