@@ -31,7 +31,7 @@ TEXTS = FOLDER / "texts.jsonl"
 DOCUMENTS = 26
 HOLDOUT = "0.1"
 STUDENTS = {"6 layers": "student-6", "3 layers": "student-3"}
-TRAINING = ["--precision", "bfloat16", "--batch-size", "2", "--learning-rate", "5e-4", "--holdout", HOLDOUT]
+TRAINING = ["--precision", "auto", "--batch-size", "2", "--learning-rate", "5e-4", "--holdout", HOLDOUT]
 
 console = Console()
 

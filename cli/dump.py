@@ -46,8 +46,8 @@ def dump(settings: DumpSettings, dry_run: DryRun = False, profile: Profile = Fal
     if profile:
         _print_profile(watch)
     say(
-        f"{settings.out}: {cache.rows:,} rows of {len(cache):,} samples, {cache.manifest.bytes_per_row} B/row"
-        + still_missing(cache)
+        f"{settings.out}: {cache.rows:,} rows of {len(cache):,} samples, {cache.manifest.bytes_per_row} B/row, "
+        f"teacher in {cache.manifest.teacher.dtype}" + still_missing(cache)
     )
 
 

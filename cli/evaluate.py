@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as plain_json
 from typing import TYPE_CHECKING
 
-from logitstore_cli.show import Bars, Json, console
+from logitstore_cli.show import Bars, Json, console, say
 from rich.table import Table
 
 from logitstore.core.registry import resolve
@@ -45,3 +45,4 @@ def evaluate(settings: EvaluateSettings, json: Json = False) -> None:
         shown = "unknown" if value != value else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
         table.add_row(name, shown, _MEANING[name])
     console.print(table)
+    say(f"student in {resolve('logitstore.models.load:pick_dtype')(settings.dtype, settings.device)}")

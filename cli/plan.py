@@ -28,7 +28,7 @@ def plan(settings: PilotSettings, json: Json = False) -> None:
         return
     say(
         f"{found['rows']:,} rows of {found['samples']:,} samples; the teacher answers {found['teacher_rows_per_second']:,.0f} "
-        f"rows/s; fitted on {found['pilot_rows']:,} rows, judged on {found['judged_rows']:,} others"
+        f"rows/s in {found['dtype']}; fitted on {found['pilot_rows']:,} rows, judged on {found['judged_rows']:,} others"
     )
     console.print(_table(found["candidates"], found["recommended"]))
     console.print("KL in nats, 95% intervals; pays: from how many students on a cache is cheaper than the teacher")

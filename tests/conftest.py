@@ -33,6 +33,7 @@ from transformers import PreTrainedTokenizerFast
 import logitstore
 from logitstore.dump.dump import dump
 from logitstore.format.manifest import MANIFEST_NAME
+from logitstore.models import load
 from logitstore.select.select import select
 from logitstore.settings.dump import DumpSettings
 from logitstore.settings.look import SelectSettings
@@ -69,6 +70,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         )
 
 
+# `auto` is float32, whatever the processor, so that figures are the same on every machine
+load.has_bfloat16 = lambda device: False
 settings.register_profile("logitstore", deadline=None, max_examples=40, derandomize=True)
 settings.load_profile("logitstore")
 torch.set_num_threads(1)

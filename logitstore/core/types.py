@@ -6,6 +6,7 @@ Axes: N rows, K kept entries, T tokens of one sample.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy.typing as npt
@@ -25,16 +26,20 @@ class ModelRef:
 
     @classmethod
     def parse(cls, text: str) -> ModelRef:
-        name, _, gguf = text.partition("::")
+        # a folder may have the two colons in its name
+        name, _, gguf = (text, "", "") if Path(text).is_dir() else text.partition("::")
         return cls(name=name, gguf=gguf or None)
 
     def __str__(self) -> str:
         return f"{self.name}::{self.gguf}" if self.gguf else self.name
 
     @property
-    def pretrained(self) -> dict[str, str]:
-        """Keyword arguments for `from_pretrained` of transformers."""
-        return {"gguf_file": self.gguf} if self.gguf else {}
+    def pretrained(self) -> dict[str, Any]:
+        """Keyword arguments for `from_pretrained` of transformers.
+
+        Code that lies beside a model is never run; left to itself, transformers asks on the terminal whether to.
+        """
+        return {"trust_remote_code": False} | ({"gguf_file": self.gguf} if self.gguf else {})
 
 
 class Asked(Protocol):

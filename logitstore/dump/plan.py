@@ -106,6 +106,7 @@ def plan(settings: PilotSettings, progress: Progress = no_progress) -> dict[str,
     _keep(settings, prepared, teacher, candidates, lines, fitted_rows)
     return {
         "teacher": settings.teacher,
+        "dtype": manifest.teacher.dtype,
         "data": settings.data,
         "samples": manifest.samples,
         "rows": manifest.rows,

@@ -17,12 +17,13 @@ from logitstore.core.tasks import facet
 from logitstore.core.types import Array
 from logitstore.dump.teachers.source import TeacherSource
 from logitstore.dump.teachers.teacher import Batches, Teacher
-from logitstore.format.manifest import Manifest, TeacherInfo
+from logitstore.format.manifest import MANIFEST_NAME, Manifest, TeacherInfo
 from logitstore.format.needs import LOGITS, OF_A_MODEL, Gives, check_features, check_row
 from logitstore.format.row import RowInfo
-from logitstore.models.load import describe
+from logitstore.models.load import describe, pick_dtype
 from logitstore.settings.dump import AddSettings, DumpSettings
 from logitstore.store.cache import Cache
+from logitstore.store.storage import open_storage, read_sealed
 
 
 class AskedSamples(Protocol):
@@ -140,9 +141,21 @@ def dump_task(task: str) -> DumpTask:
 
 def prepare(settings: DumpSettings, progress: Progress = no_progress) -> Prepared:
     """Prepare a dump; see `DumpTask.prepare`. Refuse a teacher that does not give what it needs; see `check_teacher`."""
-    prepared = dump_task(settings.task).prepare(settings, progress)
+    prepared = dump_task(settings.task).prepare(_with_dtype(settings), progress)
     check_teacher(settings, prepared.manifest.row, prepared.gives)
     return prepared
+
+
+def _with_dtype(settings: DumpSettings) -> DumpSettings:
+    """Return the settings with a number format in place of `auto`: that of a cache that is there, else what fits the device."""
+    if settings.dtype != "auto":
+        return settings
+    storage = open_storage(settings.out)
+    if storage.size(MANIFEST_NAME) is not None:
+        dtype = read_sealed(Manifest, storage, MANIFEST_NAME).teacher.dtype
+    else:
+        dtype = pick_dtype(settings.dtype, settings.device)
+    return settings.model_copy(update={"dtype": dtype})
 
 
 def check_teacher(settings: DumpSettings, row: RowInfo, gives: Gives) -> None:

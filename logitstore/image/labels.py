@@ -10,7 +10,7 @@ from transformers import PretrainedConfig
 from logitstore.core.types import Array
 from logitstore.errors import BadInput, ModelError
 from logitstore.image.data.images import Images
-from logitstore.models.shape import shape_of
+from logitstore.models.shape import refuse_no_softmax, shape_of
 from logitstore.settings.dump import DumpSettings
 
 FEW_CLASSES = 16
@@ -45,6 +45,7 @@ def classes_of(settings: DumpSettings, config: PretrainedConfig, is_zero_shot: b
     architecture = (config.architectures or [""])[0]
     if "ForImageClassification" not in architecture:
         raise ModelError(f"{settings.teacher}: {architecture or config.model_type} is not an image classifier.")
+    refuse_no_softmax(config, settings.teacher)
     return [str(config.id2label[number]) for number in range(config.num_labels)]
 
 

@@ -118,6 +118,8 @@ class LinearHead:
             ModelError: neither gives the model's own logits, up to their dtype's rounding.
         """
         own_NV = logits_NV[:, : self.vocabulary].float()
+        if own_NV.isnan().any() or own_NV.isposinf().any():
+            raise ModelError(f"{name}: some of its logits are no numbers. {overflow_advice(logits_NV.dtype)}")
         if not torch.isfinite(own_NV).all():
             raise ModelError(f"{name}: some of its logits are not finite, so no head gives them. Use --preset topk.")
         # products are summed in another order here; a few units in the last place of the largest logit
@@ -130,3 +132,10 @@ class LinearHead:
             f"{name}: its logits differ from head times hidden state by {apart:.3g}: this architecture does something "
             "to them that logitstore does not know. Use --preset topk."
         )
+
+
+def overflow_advice(dtype: torch.dtype) -> str:
+    """Return what to do about logits that are NaN or infinite, as the end of a message."""
+    if dtype == torch.float16:
+        return "They overflow float16: use --dtype bfloat16 or float32."
+    return "Check its weights." if dtype == torch.float32 else "Try --dtype float32, or check its weights."

@@ -90,29 +90,55 @@ def load_weights(
         ModelError: the model cannot be loaded for this task, or not all of its weights can.
     """
     called, auto_class = models_of(task)
-    options: dict[str, Any] = dict(model.pretrained)
+    options: dict[str, Any] = {**model.pretrained, "output_loading_info": True, "ignore_mismatched_sizes": True}
     if model.gguf:
         options["quantization_config"] = GgufConfig(dequantize=True)
     try:
         with _LOADING:
-            loaded: PreTrainedModel = auto_class.from_pretrained(model.name, config=config, dtype=dtype, **options)
+            loaded, report = auto_class.from_pretrained(model.name, config=config, dtype=dtype, **options)
     except Exception as error:
         # as above
         raise ModelError(f"{model}: cannot be loaded as {called}: {one_line(error)}") from error
-    lacking = next((name for name, weight in loaded.named_parameters() if weight.is_meta), None)
-    if lacking is not None:
-        raise ModelError(f"{model}: transformers loads no values for its weight {lacking}. Is the file whole?")
-    return loaded
+    _refuse_random_weights(model, loaded, report, called)
+    whole: PreTrainedModel = loaded
+    return whole
+
+
+def _refuse_random_weights(model: ModelRef, loaded: PreTrainedModel, report: dict[str, Any], called: str) -> None:
+    """Refuse a model some of whose weights did not come from its file: transformers draws them at random.
+
+    A weight that is tied to another one is not missing; a buffer is made by the model itself.
+
+    Raises:
+        ModelError: a weight is missing, or has another shape in the file.
+    """
+    for name, in_file, wanted in sorted(report["mismatched_keys"]):
+        raise ModelError(
+            f"{model}: its file has the weight {name} in shape {tuple(in_file)}, its configuration asks for {tuple(wanted)}. "
+            "Give the configuration that belongs to the file."
+        )
+    weights = dict(loaded.named_parameters())
+    missing = set(report["missing_keys"]) & weights.keys() | {name for name, each in weights.items() if each.is_meta}
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ModelError(
+            f"{model}: its file has no values for the weight {min(missing)}{more}, so it is not a whole "
+            f"{type(loaded).__name__}. Give {called} with all its weights."
+        )
 
 
 def config_from(plain: dict[str, Any]) -> PretrainedConfig:
     """Return the configuration that `describe` made plain, with defaults and with the names that all configurations share.
 
+    What names code (`auto_map`) is left out: the configuration may come from a stranger's cache.
+
     Raises:
         ModelError: this transformers does not know such a kind of model, or refuses the entries.
     """
     try:
-        config: PretrainedConfig = AutoConfig.for_model(**plain)
+        config: PretrainedConfig = AutoConfig.for_model(
+            **{name: value for name, value in plain.items() if name != "auto_map"}
+        )
     except Exception as error:
         # as above
         raise ModelError(f"the teacher's configuration ({plain.get('model_type')}): {one_line(error)}") from error
@@ -135,6 +161,24 @@ def pick_device(device: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ModelError(f"--device {device}: not available here ({one_line(error)}). Try --device cpu.") from error
     return picked
+
+
+_IN_HARDWARE = {"avx512_bf16", "amx_bf16", "bf16", "sve_bf16"}
+"""What PyTorch calls the instructions of processors, x86 and ARM, that multiply numbers in bfloat16."""
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Say whether a device computes in bfloat16; where it does not, bfloat16 is slower than float32."""
+    if device.type == "cpu":
+        return any(torch.cpu.get_capabilities().get(name) for name in _IN_HARDWARE)
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def pick_dtype(dtype: str, device: str) -> str:
+    """Return the number format of that name; `auto` is bfloat16 where the device computes in it, else float32."""
+    if dtype != "auto":
+        return dtype
+    return "bfloat16" if has_bfloat16(pick_device(device)) else "float32"
 
 
 def describe(config: PretrainedConfig) -> tuple[str, dict[str, Any]]:

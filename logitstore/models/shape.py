@@ -75,6 +75,22 @@ def classifier_of(model: Any) -> nn.Linear | None:
     return layers[-1] if layers else None
 
 
+def refuse_no_softmax(config: PretrainedConfig, who: object) -> None:
+    """Refuse a classifier whose outputs are not the logits of one softmax over its classes.
+
+    Raises:
+        ModelError: it gives each class a probability of its own, or numbers, or has one class alone.
+    """
+    kind = getattr(config, "problem_type", None)
+    if kind not in (None, "single_label_classification"):
+        raise ModelError(
+            f"{who}: its problem_type is {kind}, so its outputs are no softmax over classes. "
+            "Give a classifier of single_label_classification."
+        )
+    if config.num_labels < 2:
+        raise ModelError(f"{who}: it has {config.num_labels} class. Give a classifier of two classes or more.")
+
+
 def head_rows(config: PretrainedConfig) -> int:
     """Return the number of rows of the model's head: its vocabulary with padding."""
     return int(config.get_text_config().vocab_size)

@@ -44,8 +44,10 @@ class TeacherSettings(Record):
         description="Tokens that neighbouring windows share, as context. "
         "Default: 128, or an eighth of --max-length if that is less.",
     )
-    dtype: Literal["bfloat16", "float32", "float16"] = Field(
-        "bfloat16", description="Number format of the teacher's weights and logits."
+    dtype: Literal["auto", "bfloat16", "float32", "float16"] = Field(
+        "auto",
+        description="Number format of the teacher's weights and logits. auto is that of the cache that is continued; for a new "
+        "one bfloat16 where the device computes in it, else float32.",
     )
     device: str = Field("auto", description="Where the teacher runs: auto, cpu, cuda, cuda:1, mps.")
     samples_per_part: Annotated[int | None, DUMP_ONLY] = Field(

@@ -95,8 +95,10 @@ class TrainSettings(StudentsImages):
     scheduler: str = Field("cosine", description="Learning-rate schedule, by its name in transformers.")
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
     weight_decay: float = Field(0.0, ge=0, description="Weight decay of AdamW.")
-    precision: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="Number format of the forward and backward pass; the weights stay float32."
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="Number format of the forward and backward pass; the weights stay float32. auto is that of the run that is "
+        "resumed; for a new one bfloat16 where the device computes in it, else float32.",
     )
     device: Literal["auto", "cpu"] = Field("auto", description="auto uses a GPU if there is one.")
     packed: bool = Field(
@@ -172,7 +174,8 @@ class EvaluateSettings(StudentsImages):
         "different tokenizers can be compared per byte.",
     )
     batch_size: int = Field(8, ge=1, description="Samples in a batch.")
-    dtype: Literal["bfloat16", "float32", "float16"] = Field(
-        "float32", description="Number format of the student's weights."
+    dtype: Literal["auto", "bfloat16", "float32", "float16"] = Field(
+        "auto",
+        description="Number format of the student's weights. auto is bfloat16 where the device computes in it, else float32.",
     )
     device: str = Field("auto", description="Where the student runs: auto, cpu, cuda, cuda:1, mps.")

@@ -20,6 +20,7 @@ from logitstore.format.data import DataInfo
 from logitstore.format.manifest import Manifest
 from logitstore.format.presets import row_of
 from logitstore.format.tap_names import FINAL, names_of
+from logitstore.models.causal import check_window
 from logitstore.models.shape import layer_count
 from logitstore.settings.dump import AddSettings, DumpSettings
 from logitstore.settings.tasks import refuse_other_tasks, refuse_set
@@ -103,6 +104,7 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
     refuse_other_tasks(settings, "dump", settings.task, f"--task {settings.task}")
     preset = settings.preset or PRESET
     source = open_source(settings.teacher)
+    check_window(source.pretrained, settings.max_length, source.name)
     tokenizer = source.tokenizer()
     vocabulary = Vocabulary.of(tokenizer.get_vocab())
     real = min(len(vocabulary.pieces), source.vocabulary)

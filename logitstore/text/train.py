@@ -16,6 +16,7 @@ from logitstore.core.order import held_out
 from logitstore.core.progress import Progress
 from logitstore.core.types import Array, ModelRef
 from logitstore.errors import BadInput, CacheMismatch, ModelError
+from logitstore.models.causal import check_causal, position_limit, refuse_other_heads
 from logitstore.models.head import LinearHead
 from logitstore.models.load import config_from, describe, load_config, load_tokenizer
 from logitstore.models.shape import head_rows
@@ -106,12 +107,7 @@ class TextTraining:
         return {}
 
     def check_made(self, settings: TrainSettings, student: PreTrainedModel, name: str, loader: BatchStream) -> None:
-        limit = getattr(student.config.get_text_config(), "max_position_embeddings", None)
-        if limit is not None and loader.longest > limit:
-            raise CacheMismatch(
-                f"the cache has samples of {loader.longest} tokens; the student takes at most {limit}. "
-                f"Choose another student, or dump with --max-length {limit}."
-            )
+        _check_loaded(student, name, loader)
         if settings.packed:
             check_packing(student, name)
 
@@ -132,12 +128,30 @@ class TextTraining:
             texts = encoded_anew(cache, samples_M, text_tokenizer(student), progress)
             text_loader = TextLoader(texts, batch_size=settings.batch_size, shuffle=False)
             model, device = loaded(settings, student, cache.manifest.task)
+            _check_loaded(model, student, text_loader)
             return evaluate_text(model, counted(text_loader, progress), device, size=text_loader.text_bytes)
         cache.check_targets("evaluate (without --text)")
         check_student(cache, student)
         loader = evaluation_loader(cache, kept_M, batch_size=settings.batch_size)
         model, device = loaded(settings, student, cache.manifest.task)
+        _check_loaded(model, student, loader)
         return evaluate_batches(model, counted(loader, progress), loader.targets, device)
+
+
+def _check_loaded(student: PreTrainedModel, name: object, loader: BatchStream) -> None:
+    """Refuse a student that cannot take the samples, or that looks at the tokens it is to predict.
+
+    Raises:
+        CacheMismatch: a sample is longer than the student's positions.
+        ModelError: the student is not causal.
+    """
+    limit = position_limit(student.config)
+    if limit is not None and loader.longest > limit:
+        raise CacheMismatch(
+            f"the cache has samples of {loader.longest} tokens; the student takes at most {limit}. "
+            f"Choose another student, or dump with --max-length {limit}."
+        )
+    check_causal(student, name)
 
 
 def judge_text(
@@ -220,7 +234,9 @@ def check_student(cache: Cache, student: ModelRef) -> None:
         ModelError: there is no such model.
         CacheMismatch: the student's head has fewer rows than the teacher's vocabulary, or its tokenizer has other tokens.
     """
-    rows, needed = head_rows(load_config(student)), cache.manifest.teacher.vocabulary
+    config = load_config(student)
+    refuse_other_heads(config, student)
+    rows, needed = head_rows(config), cache.manifest.teacher.vocabulary
     if rows < needed:
         raise CacheMismatch(
             f"{student}: targets in {cache.path} name token ids up to {needed - 1}, but the student's head has {rows} "

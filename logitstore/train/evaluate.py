@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from logitstore.core.progress import Progress, Step, no_progress
 from logitstore.core.tasks import task_of
 from logitstore.core.types import ModelRef
-from logitstore.models.load import DTYPES, load_config, load_weights, pick_device
+from logitstore.models.load import DTYPES, load_config, load_weights, pick_device, pick_dtype
 from logitstore.settings.tasks import refuse_other_tasks
 from logitstore.settings.train import EvaluateSettings
 from logitstore.store.cache import Cache
@@ -38,7 +38,8 @@ def evaluate(settings: EvaluateSettings, progress: Progress = no_progress) -> An
 def loaded(settings: EvaluateSettings, student: ModelRef, task: str) -> tuple[PreTrainedModel, torch.device]:
     """Load the student that is judged, in evaluation mode; return it with its device. Raises ModelError."""
     device = pick_device(settings.device)
-    model = load_weights(student, load_config(student), DTYPES[settings.dtype], task).to(device).eval()
+    dtype = DTYPES[pick_dtype(settings.dtype, settings.device)]
+    model = load_weights(student, load_config(student), dtype, task).to(device).eval()
     return model, device
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import safetensors
 
 from logitstore.errors import BadInput, refusal_of
+from logitstore.models.load import pick_dtype
 from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.store.local_disk import sync_tree, write_whole
@@ -38,6 +39,15 @@ def conditions(settings: TrainSettings, world_size: int) -> dict[str, Any]:
         "trainer",
     }
     return {"world_size": world_size, "plan": settings.model_dump(mode="json", exclude=freely_changed)}
+
+
+def with_precision(settings: TrainSettings) -> TrainSettings:
+    """Return the settings with a number format in place of `auto`: that of the run that is resumed, else what fits the
+    device."""
+    if settings.precision != "auto":
+        return settings
+    before = _read_summary(settings.out / SUMMARY_NAME).get("plan", {}).get("precision") if settings.resume else None
+    return settings.model_copy(update={"precision": before or pick_dtype("auto", settings.device)})
 
 
 def checkpoint_of(settings: TrainSettings, world_size: int, cache: Cache, selection: str | None = None) -> str | None:

@@ -27,7 +27,14 @@ from logitstore.train.callbacks import DivergenceWarning, Report
 from logitstore.train.check import checked_students, layers_of, selection_for
 from logitstore.train.learner import Learner
 from logitstore.train.loader.stream import BatchStream
-from logitstore.train.run_folder import checkpoint_of, conditions, drop_cut_off, whole_student, write_summary
+from logitstore.train.run_folder import (
+    checkpoint_of,
+    conditions,
+    drop_cut_off,
+    whole_student,
+    with_precision,
+    write_summary,
+)
 from logitstore.train.sidecars import sidecar
 from logitstore.train.students.build import made_student
 from logitstore.train.task import Place, train_task
@@ -63,6 +70,7 @@ def train(
     """
     cache = Cache(settings.cache)
     cache.check_sizes()
+    settings = with_precision(settings)
     task = train_task(cache)
     students = checked_students(settings, cache)
     selection = selection_for(settings, cache)
@@ -92,6 +100,7 @@ def train(
             also_save=save,
             callbacks=[Report(progress), DivergenceWarning(list(students), notice), *filter(None, [data.companion])],
         )
+    notice(f"note: forward and backward pass in {settings.precision}, on {arguments.device.type}.")
     for text in fidelity_notes(settings, cache, layers) + _head_notes(made, trainer):
         notice(text)
     summary = _summary(settings, cache, selection, made, trainer)

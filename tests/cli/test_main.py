@@ -76,7 +76,11 @@ def test_a_process_that_is_refused_prints_one_line_and_exits_with_2(
     data = tmp_path / "letters.jsonl"
     data.write_text('{"text": "a"}\n')
     for command, arguments, expected in (
-        (logitstore_command, ["dump", "--teacher", teacher, "--data", data, "--out", tmp_path / "out"], str(data)),
+        (
+            logitstore_command,
+            ["dump", "--teacher", teacher, "--data", data, "--out", tmp_path / "out", "--max-length", "96"],
+            str(data),
+        ),
         (
             logitstore_command,
             ["train", own_cache, "--student", "nobody/such-a-student", "--out", tmp_path / "out"],

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from logitstore.errors import ModelError
+from logitstore.models.head import overflow_advice
 from logitstore.targets.chunks import SUMMARY_ELEMENTS, chunk_rows
 
 BLOCK = 64
@@ -107,7 +108,7 @@ class Summary:
             wide_nW[:count, vocabulary:] = -torch.inf
         total_N, top_N = mass_NB.sum(1), highest_NB.amax(1)
         if total_N.isnan().any():
-            raise ModelError("the teacher gave NaN logits. Try --dtype float32, or check the model.")
+            raise ModelError(f"the teacher gave logits that are no numbers. {overflow_advice(logits_NV.dtype)}")
         return cls(
             logits_NV=logits_NV,
             top_N=top_N,

@@ -20,6 +20,7 @@ from logitstore.dump.teachers.source import TeacherSource
 from logitstore.errors import ModelError
 from logitstore.format.needs import OF_A_MODEL, Gives
 from logitstore.format.tap_names import FINAL
+from logitstore.models.causal import check_causal, refuse_other_heads
 from logitstore.models.head import LinearHead
 from logitstore.models.hooks import taken_by
 from logitstore.models.load import DTYPES, describe, load_config, load_tokenizer, load_weights, pick_device
@@ -35,11 +36,12 @@ class CausalTeacher(ModelTeacher):
         """Load the weights with transformers.
 
         Raises:
-            ModelError: the model cannot be loaded, or the device does not exist.
+            ModelError: the model cannot be loaded, or looks at later tokens, or the device does not exist.
         """
         self.device = pick_device(device)
         self._config = config
         self._model = load_weights(model, config, DTYPES[dtype]).to(self.device).eval()
+        check_causal(self._model, model)
 
     def head(self, vocabulary: int) -> LinearHead:
         return LinearHead.of(self._model, self._config, vocabulary)
@@ -85,7 +87,7 @@ def source(name: str) -> TeacherSource:
         name: a folder, a hub name, or folder::file.gguf.
 
     Raises:
-        ModelError: there is no such model, or it classifies images.
+        ModelError: there is no such model, or its output is not over tokens.
     """
     model = ModelRef.parse(name)
     config = load_config(model)
@@ -94,6 +96,7 @@ def source(name: str) -> TeacherSource:
         raise ModelError(
             f"{model}: it classifies images. Add --task image-classification to dump what it says of them."
         )
+    refuse_other_heads(config, model)
     return TeacherSource(
         name=str(model),
         gives=CausalTeacher.gives,

@@ -10,14 +10,14 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PretrainedConfig
+from transformers import PretrainedConfig
 
 from logitstore.core.types import ModelRef
 from logitstore.dump.teachers.image_classifier import ImageTeacher
 from logitstore.errors import ModelError, one_line
 from logitstore.format.needs import HIDDEN, LOGITS, Gives
 from logitstore.models.head import LinearHead
-from logitstore.models.load import DTYPES, ZERO_SHOT, load_weights, pick_device
+from logitstore.models.load import DTYPES, ZERO_SHOT, load_tokenizer, load_weights, pick_device
 from logitstore.models.shape import size_errors
 
 
@@ -39,7 +39,7 @@ class ZeroShotTeacher(ImageTeacher):
         self._model = load_weights(model, config, self._dtype, ZERO_SHOT).to(self.device).eval()
         self._texts = list(texts)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(model.name)
+            tokenizer = load_tokenizer(model)
             encoded = tokenizer(self._texts, padding=True, truncation=True, return_tensors="pt").to(self.device)
             with torch.inference_mode():
                 embedded_CD = _pooled(self._model.get_text_features(**encoded))

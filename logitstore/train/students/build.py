@@ -51,7 +51,7 @@ def fresh(teacher_config: dict[str, Any], changes: dict[str, int], task: str = "
     _resize_layer_lists(plain, list(range(changes.get("num_hidden_layers", layer_count(teacher)))))
     try:
         config = AutoConfig.for_model(**plain)
-        model: PreTrainedModel = models_of(task)[1].from_config(config, dtype=torch.float32)
+        model: PreTrainedModel = models_of(task)[1].from_config(config, dtype=torch.float32, trust_remote_code=False)
     except Exception as error:
         # configurations and layers raise errors of many classes: keep the reason, chain the traceback
         raise BadInput(f"no student can be made with {changes}: {one_line(error)}") from error

@@ -7,6 +7,7 @@ from typing import Any
 from logitstore.core.types import ModelRef
 from logitstore.errors import CacheMismatch
 from logitstore.models.load import load_config
+from logitstore.models.shape import refuse_no_softmax
 from logitstore.store.cache import Cache
 from logitstore.store.vocabulary import read_pieces
 
@@ -15,10 +16,11 @@ def check_classifier(cache: Cache, student: ModelRef) -> None:
     """Compare a student's classes with the cache's.
 
     Raises:
-        ModelError: there is no such model.
+        ModelError: there is no such model, or its outputs are no softmax over classes.
         CacheMismatch: the student has another number of classes, or gives them other names.
     """
     config = load_config(student)
+    refuse_no_softmax(config, student)
     names = [str(name) for name in read_pieces(cache).to_pylist()]
     if config.num_labels != len(names):
         raise CacheMismatch(

@@ -200,7 +200,7 @@ def narrowed(model: PreTrainedModel, importance: Importance, widths: Widths) -> 
                 value = value.index_select(axis, chosen[what].to(value.device))
         weights[name] = value
     try:
-        narrow: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=model.dtype)
+        narrow: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=model.dtype, trust_remote_code=False)
         narrow.load_state_dict(weights)
     except Exception as error:
         # as above

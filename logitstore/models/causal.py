@@ -1,0 +1,186 @@
+"""What makes a model a causal language model: its output layer, the positions it has, and that it looks at no later token.
+
+Axes: B sequences, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel
+
+from logitstore.errors import ModelError, one_line
+
+OTHER_HEADS = ("Classification", "QuestionAnswering", "MultipleChoice", "Regression", "RewardModel")
+"""Parts of the names of architectures whose output is not a distribution over tokens."""
+
+
+FROM_PADDING = (
+    "camembert",
+    "data2vec-text",
+    "ibert",
+    "longformer",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+)
+"""Kinds of models that count positions from the padding token's id plus 1, so that as many of their positions are unused."""
+
+
+TRIED_TOKENS = 12
+"""Number of tokens of the probe; the last third of them is changed."""
+
+
+NOISE_FACTOR = 4
+"""A change of earlier logits counts if it is this many times the change that another sequence of the batch causes."""
+
+
+NOISE_LIMIT = 0.1
+"""Share of the spread of its logits that another sequence of the batch may change of a model's answer.
+
+Rounding in bfloat16 stays far below it.
+"""
+
+
+def refuse_other_heads(config: PretrainedConfig, who: object) -> None:
+    """Refuse a model whose output layer is not over tokens, by the architecture that its configuration names.
+
+    Its missing weights do not always tell: an output layer that is tied to the embedding is never missing.
+
+    Raises:
+        ModelError: it classifies, ranks or answers in another way.
+    """
+    for architecture in config.architectures or ():
+        if any(part in architecture for part in OTHER_HEADS):
+            raise ModelError(
+                f"{who}: it is a {architecture}, whose output is no distribution over tokens. Give a causal language model."
+            )
+
+
+def position_limit(config: PretrainedConfig) -> int | None:
+    """Return the largest number of tokens that a language model can take; None where its configuration sets no limit."""
+    text = config.get_text_config()
+    named = (getattr(text, name, None) for name in ("max_position_embeddings", "max_seq_len"))
+    limit = next((number for number in named if isinstance(number, int) and number > 0), None)
+    if limit is None:
+        return None
+    if text.model_type in FROM_PADDING:
+        return limit - (text.pad_token_id or 0) - 1
+    return max([limit, *(_stretched(limit, rope) for rope in _ropes(text))])
+
+
+def _ropes(config: PretrainedConfig) -> list[dict[str, Any]]:
+    """Return the parameters of the rotary positions; some models have a set for each kind of layer."""
+    given = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    nested = [each for each in given.values() if isinstance(each, dict)]
+    return nested or [given]
+
+
+def _stretched(limit: int, rope: dict[str, Any]) -> int:
+    """Return the number of positions that a scaling of rotary positions reaches."""
+    factor = rope.get("factor")
+    if not isinstance(factor, int | float):
+        return limit
+    return int((rope.get("original_max_position_embeddings") or limit) * factor)
+
+
+def check_window(config: PretrainedConfig, max_length: int, who: object) -> None:
+    """Refuse windows that are longer than a model's positions.
+
+    Raises:
+        ModelError: the model takes fewer tokens.
+    """
+    limit = position_limit(config)
+    if limit is not None and max_length > limit:
+        raise ModelError(
+            f"--max-length {max_length}: {who} has positions for {limit} tokens. Give --max-length {limit} or less."
+        )
+
+
+@torch.inference_mode()
+def check_causal(model: PreTrainedModel, who: object) -> None:
+    """Refuse a model whose logits depend on later tokens: change some, and compare the logits before them.
+
+    The model answers about two sequences at once. Changing the second shows how much the answer about the first varies for
+    reasons that carry no information: experts round differently when they get other tokens. Most models do not vary.
+
+    Raises:
+        ModelError: earlier logits change, the answer about a sequence depends on its neighbour, or the model cannot be run.
+    """
+    limit = position_limit(model.config)
+    length = min(TRIED_TOKENS, limit or TRIED_TOKENS)
+    first_T, other_T, neighbour_T, stranger_T = _tokens(model.config, length)
+    split = length - max(length // 3, 1)
+    if split < 1:
+        return
+    changed_T = torch.cat([first_T[:split], other_T[split:]])
+    was_training = model.training
+    model.eval()
+    try:
+        before_TV = _answer(model, first_T, neighbour_T)[:split]
+        noise = _apart(before_TV, _answer(model, first_T, stranger_T)[:split])
+        change = _apart(before_TV, _answer(model, changed_T, neighbour_T)[:split])
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        # models raise errors of nearly any class about inputs that they do not take
+        raise ModelError(f"{who}: it cannot be run as a causal language model: {one_line(error)}") from error
+    finally:
+        model.train(was_training)
+    finite = before_TV[before_TV.isfinite()]
+    spread = float((finite - finite.mean()).abs().max()) if len(finite) else 0.0
+    name = type(model).__name__
+    if noise > NOISE_LIMIT * spread:
+        raise ModelError(
+            f"{who}: its answer about one sequence depends on the others of the batch or on chance (its logits change by "
+            f"{noise:.2g}), so {name} cannot be used. Give a causal language model."
+        )
+    if change > NOISE_FACTOR * noise + _rounding(model) * spread:
+        raise ModelError(
+            f"{who}: {name} looks at later tokens: changing them changes the logits before them by {change:.2g}. Give a "
+            "causal language model; where this one has is_decoder in its configuration, set it to true if it was trained so."
+        )
+
+
+def _rounding(model: PreTrainedModel) -> float:
+    """Return the share of the spread by which rounding may change logits although no other sequence changed them.
+
+    Where there are no experts, each position is computed by the same operations whatever comes later.
+    """
+    has_experts = any("expert" in name for name, _ in model.named_modules())
+    return torch.finfo(model.dtype).eps * (1.0 if has_experts else 0.125)
+
+
+def _tokens(config: PretrainedConfig, length: int) -> Tensor:
+    """Return int64[4, T]: tokens without a meaning of their own, each time others at the same place."""
+    text = config.get_text_config()
+    special: set[int] = set()
+    for name, value in text.to_dict().items():
+        if name.endswith("token_id"):
+            special |= {each for each in (value if isinstance(value, list) else [value]) if isinstance(each, int)}
+    rows = int(text.vocab_size)
+    usable = [token for token in range(min(rows, 1000)) if token not in special] or [0]
+    step = max(len(usable) // 5, 1)
+    return torch.tensor(
+        [[usable[(step * line + 7 * place + 3) % len(usable)] for place in range(length)] for line in range(4)]
+    )
+
+
+def _answer(model: PreTrainedModel, tokens_T: Tensor, neighbour_T: Tensor) -> Tensor:
+    """Return the logits [T, V] of a sequence that is shown with another one."""
+    tokens_BT = torch.stack([tokens_T, neighbour_T]).to(model.device)
+    output: Any = model(input_ids=tokens_BT, attention_mask=torch.ones_like(tokens_BT), use_cache=False)
+    logits_TV: Tensor = output.logits[0].float()
+    if logits_TV.shape[0] != len(tokens_T):
+        raise ValueError(f"it gives logits of {logits_TV.shape[0]} positions for {len(tokens_T)} tokens")
+    return logits_TV
+
+
+def _apart(a: Tensor, b: Tensor) -> float:
+    """Return the largest difference of the entries that are finite in both; what is not finite is refused elsewhere."""
+    both = a.isfinite() & b.isfinite()
+    return float((a[both] - b[both]).abs().max()) if both.any() else 0.0
