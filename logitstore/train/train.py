@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,13 +22,14 @@ from logitstore.models.shape import layer_count, shape_of
 from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.store.selection import Selection
-from logitstore.train.callbacks import DivergenceWarning, Report
 from logitstore.train.check import checked_students, layers_of, selection_for
 from logitstore.train.learner import Learner
 from logitstore.train.loader.stream import BatchStream
-from logitstore.train.run_folder import checkpoint_of, conditions, write_summary
+from logitstore.train.loop.callbacks import DivergenceWarning, Report
+from logitstore.train.run_folder import check_schedule, checkpoint_of, conditions, write_summary
 from logitstore.train.sidecars import sidecar
 from logitstore.train.students.build import made_student
+from logitstore.train.students.zeros import KeepZeros, Zeros, zeros_kept
 from logitstore.train.task import Place, train_task
 from logitstore.train.terms import check_exact, compared, criterion_of, fidelity_notes
 from logitstore.train.trainer import DistillTrainer
@@ -71,6 +73,8 @@ def train(
     place = Place(rank=arguments.process_index, world_size=arguments.world_size, workers=settings.workers)
     first = next(iter(students.values()))
     data = task.open(settings, cache, first, selection, taps, place, progress)
+    if checkpoint is not None:
+        check_schedule(Path(checkpoint), settings, arguments.train_batch_size, len(data.train))
     begin = save = None
     if data.companion is not None:
         begin = partial(data.companion.begin, device=arguments.device, checkpoint=checkpoint)
@@ -80,22 +84,35 @@ def train(
         name: _learner(settings, cache, name, student, data.train, progress, begin)
         for name, student in students.items()
     }
+
+    def keep_conditions(folder: Path) -> None:
+        write_summary(folder, summary)
+
     trainer = DistillTrainer(
         learners=[learner for learner, _ in made.values()],
         args=arguments,
         train_loader=data.train,
         held_out_loader=data.held_out,
         judge=data.judge,
-        also_save=save,
+        also_save=[keep_conditions, *filter(None, [save])],
         callbacks=[Report(progress), DivergenceWarning(list(students), notice), *filter(None, [data.companion])],
     )
-    for text in fidelity_notes(settings, cache, layers) + _head_notes(made, trainer):
+    notes = fidelity_notes(settings, cache, layers) + _head_notes(made, trainer)
+    kept = _zeros_kept(settings, trainer, students, notes)
+    if settings.learning_rate_batch is not None:
+        notes.append(
+            f"note: the learning rate is {arguments.learning_rate:.3g}: {settings.learning_rate:g} is for steps of "
+            f"{settings.learning_rate_batch} samples."
+        )
+    for text in notes:
         notice(text)
     summary = _summary(settings, cache, selection, made, trainer)
     with storage_errors(settings.out, then="run the same command with --resume"):
         if trainer.is_world_process_zero():
             write_summary(settings.out, summary)
         trainer.train(resume_from_checkpoint=checkpoint)
+        for student, (zeros, who) in kept.items():
+            zeros.check(student, who)
         steps = float(trainer.state.global_step)
         figures = {"train_loss": trainer.mean_loss, "steps": steps} | _last_evaluation(trainer)
         trainer.save_model(str(settings.out))
@@ -173,6 +190,31 @@ def _head_notes(made: Made, trainer: DistillTrainer) -> list[str]:
     return notes
 
 
+def _zeros_kept(
+    settings: TrainSettings, trainer: DistillTrainer, students: dict[str, ModelRef | None], notes: list[str]
+) -> dict[PreTrainedModel, tuple[Zeros, str]]:
+    """Let the trainer keep the zeros of its students; return these students with their zeros and their names.
+
+    Raises:
+        BadInput: a student has none although --keep-zeros is given, or its weights are in pieces.
+    """
+    kept = {}
+    for learner in trainer.learners:
+        who = str(students[learner.name] or "the fresh student")
+        zeros, note = zeros_kept(learner.student, who, keep=settings.keep_zeros, kept_from=settings.keep_zeros_from)
+        notes += [note] if note else []
+        if zeros is not None:
+            kept[learner.student] = (zeros, who)
+    if kept and not trainer.weights_are_whole:
+        raise BadInput(
+            f"--keep-zeros: under {trainer.accelerator.distributed_type} the weights are in pieces, whose zeros are not known. "
+            "Train without it, or with --no-keep-zeros."
+        )
+    if kept:
+        trainer.add_callback(KeepZeros([(student, zeros) for student, (zeros, _) in kept.items()]))
+    return kept
+
+
 def _summary(
     settings: TrainSettings, cache: Cache, selection: Selection | None, made: Made, trainer: DistillTrainer
 ) -> dict[str, Any]:
@@ -236,4 +278,7 @@ def _arguments(settings: TrainSettings) -> TrainingArguments:
         raise BadInput(f"the training options do not go together: {one_line(error)}") from error
     if len(settings.students) > 1 and arguments.world_size > 1:
         raise BadInput("several --student in several processes: train each in a run of its own, or all in one process.")
+    if settings.learning_rate_batch is not None:
+        samples = settings.batch_size * settings.views_per_step * settings.accumulate * arguments.world_size
+        arguments.learning_rate = settings.learning_rate * samples / settings.learning_rate_batch
     return arguments
