@@ -6,6 +6,7 @@ cache -> check that the student fits -> split -> loaders -> student -> Trainer -
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,9 @@ from logitstore.store.selection import Selection
 from logitstore.train.check import checked_students, layers_of, selection_for
 from logitstore.train.learner import Learner
 from logitstore.train.loader.stream import BatchStream
+from logitstore.train.loop.arguments import BY_EVALUATION, best_model, check_trainer_section, package_errors
 from logitstore.train.loop.callbacks import DivergenceWarning, Report
+from logitstore.train.metrics import Evaluation
 from logitstore.train.run_folder import check_schedule, checkpoint_of, conditions, write_summary
 from logitstore.train.sidecars import sidecar
 from logitstore.train.students.build import made_student
@@ -66,7 +69,7 @@ def train(
     task = train_task(cache)
     students = checked_students(settings, cache)
     selection = selection_for(settings, cache)
-    arguments = _arguments(settings)
+    arguments = _arguments(settings, _figures(settings, cache))
     checkpoint = checkpoint_of(settings, arguments.world_size, cache, None if selection is None else selection.checksum)
     layers = {layers_of(settings, cache, student) for student in students.values()}
     taps = _taps_read(settings, cache, layers, arguments)
@@ -88,15 +91,16 @@ def train(
     def keep_conditions(folder: Path) -> None:
         write_summary(folder, summary)
 
-    trainer = DistillTrainer(
-        learners=[learner for learner, _ in made.values()],
-        args=arguments,
-        train_loader=data.train,
-        held_out_loader=data.held_out,
-        judge=data.judge,
-        also_save=[keep_conditions, *filter(None, [save])],
-        callbacks=[Report(progress), DivergenceWarning(list(students), notice), *filter(None, [data.companion])],
-    )
+    with package_errors():
+        trainer = DistillTrainer(
+            learners=[learner for learner, _ in made.values()],
+            args=arguments,
+            train_loader=data.train,
+            held_out_loader=data.held_out,
+            judge=data.judge,
+            also_save=[keep_conditions, *filter(None, [save])],
+            callbacks=[Report(progress), DivergenceWarning(list(students), notice), *filter(None, [data.companion])],
+        )
     notes = fidelity_notes(settings, cache, layers) + _head_notes(made, trainer)
     kept = _zeros_kept(settings, trainer, students, notes)
     if settings.learning_rate_batch is not None:
@@ -110,7 +114,8 @@ def train(
     with storage_errors(settings.out, then="run the same command with --resume"):
         if trainer.is_world_process_zero():
             write_summary(settings.out, summary)
-        trainer.train(resume_from_checkpoint=checkpoint)
+        with package_errors():
+            trainer.train(resume_from_checkpoint=checkpoint)
         for student, (zeros, who) in kept.items():
             zeros.check(student, who)
         steps = float(trainer.state.global_step)
@@ -231,15 +236,27 @@ def _summary(
 
 
 def _last_evaluation(trainer: DistillTrainer) -> dict[str, float]:
-    """Return the figures after the last step; evaluate now if there are none yet."""
-    for entry in trainer.state.log_history:
+    """Return the figures of the student that is saved, which is that after the last step or the best; evaluate now if there
+    are none yet."""
+    state = trainer.state
+    is_best = trainer.args.load_best_model_at_end and state.best_model_checkpoint is not None
+    saved = state.best_global_step if is_best else state.global_step
+    for entry in state.log_history:
         figures = {name: value for name, value in entry.items() if name.rpartition("/")[2].startswith("eval_")}
-        if figures and entry["step"] == trainer.state.global_step:
+        if figures and entry["step"] == saved:
             return figures
     return trainer.evaluate()
 
 
-def _arguments(settings: TrainSettings) -> TrainingArguments:
+def _figures(settings: TrainSettings, cache: Cache) -> list[str]:
+    """Return the names of the figures of the held-out samples; the first is what a run is judged by."""
+    if settings.text or not cache.manifest.sparsifier.keeps_rows:
+        return ["cross_entropy", "perplexity", "nats_per_byte"]
+    return ["kl", *(each.name for each in fields(Evaluation) if each.name not in ("kl", "rows"))]
+
+
+def _arguments(settings: TrainSettings, figures: list[str]) -> TrainingArguments:
+    check_trainer_section(settings.trainer)
     training: dict[str, Any] = {
         "output_dir": str(settings.out),
         "num_train_epochs": settings.epochs,
@@ -267,13 +284,17 @@ def _arguments(settings: TrainSettings) -> TrainingArguments:
     }
     if settings.precision == "float16" and pick_device(settings.device).type == "cpu":
         raise BadInput("--precision float16 needs a GPU. Use bfloat16 or float32.")
-    fixed = training.keys() - {"save_strategy", "save_total_limit", "logging_steps", "report_to", "disable_tqdm"}
-    taken = sorted(settings.trainer.keys() & (fixed | {"dataloader_num_workers"}))
-    if taken:
-        raise BadInput(f"trainer: '{taken[0]}' is set by an option of train. Use that.")
+    best = best_model(
+        settings.trainer,
+        figures if settings.holdout else (),
+        students=max(len(settings.students), 1),
+        saves=settings.save_every is not None,
+    )
+    if best.get("save_steps") == BY_EVALUATION:
+        best["save_steps"] = training["eval_steps"]
     try:
-        with storage_errors(settings.out):
-            arguments = TrainingArguments(**training | settings.trainer)
+        with storage_errors(settings.out), package_errors():
+            arguments = TrainingArguments(**training | settings.trainer | best)
     except (TypeError, ValueError) as error:
         raise BadInput(f"the training options do not go together: {one_line(error)}") from error
     if len(settings.students) > 1 and arguments.world_size > 1:
