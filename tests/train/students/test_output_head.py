@@ -42,4 +42,6 @@ def test_a_student_whose_base_model_is_bypassed_trains(
     assert len(losses) == 6
     assert all(loss < losses[0] + 1 for loss in losses)
     before, after = (AutoModelForCausalLM.from_pretrained(tmp_path / each).state_dict() for each in ("student", "out"))
-    assert all(not torch.equal(before[each], after[each]) for each in before if each.endswith("self_attn.v_proj.weight"))
+    assert all(
+        not torch.equal(before[each], after[each]) for each in before if each.endswith("self_attn.v_proj.weight")
+    )
