@@ -83,7 +83,7 @@ def on_command_line(name: str, kind: type[Record]) -> list[str]:
 
 def _option(name: str, field: FieldInfo) -> Any:
     flag, default = f"--{name.replace('_', '-')}", field.default
-    if default is True:
+    if default is True or (default is None and bool in _kinds(field.annotation)):
         flag += f"/--no-{name.replace('_', '-')}"
     # in parentheses, because square brackets are markup to typer
     shown = "" if default is None or isinstance(default, bool) else f" (default {default})"

@@ -156,7 +156,7 @@ METHODS = {
     ),
     "one_for_all": Method(
         target=f"{_HERE}.dkd:one_for_all",
-        says="cross-entropy to p with its word on the gold token strengthened: weights (p + [gold])^gamma - [gold], T^2",
+        says="cross-entropy to p with its word on the gold token strengthened: weights (p + [gold])^gamma - [gold]",
         paper="OFA-KD, Hao et al. 2023",
         needs_gold=True,
     ),
@@ -182,7 +182,7 @@ METHODS = {
     ),
     "standardised_kl": Method(
         target=f"{_HERE}.standardised_kl:standardised_kl",
-        says="KL between logits divided by their standard deviations, T^2",
+        says="KL between logits divided by their standard deviations (of a sample), T^2",
         paper="Sun et al. 2024; at T = 1 MIX-KD, Choi et al. 2023",
         needs_tail=True,
     ),

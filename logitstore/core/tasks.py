@@ -60,6 +60,7 @@ TASKS: dict[str, Task] = {
                 "curriculum",
                 "curriculum_start",
                 "reweight_domains",
+                "reweight_kind",
                 "prune",
                 "hidden_size",
                 "intermediate_size",

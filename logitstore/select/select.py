@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import logitstore
+from logitstore.core.tasks import task_of
 from logitstore.core.types import Array
 from logitstore.errors import BadInput, CacheMismatch
 from logitstore.select.choice import Amount, Candidates, Choice
@@ -129,6 +130,11 @@ def _check(settings: SelectSettings, method: Method) -> None:
 def _opened(path: object) -> Cache:
     cache = Cache(str(path))
     cache.check_sizes()
+    task = task_of(cache.manifest.task)
+    if "select" not in task.options.get("train", ()):
+        raise BadInput(
+            f"{cache.path}: a cache of {task.samples}, of which train reads no selection. Train on all of them."
+        )
     if not cache.complete:
         raise CacheMismatch(f"{cache.path}: not all of its parts are there. Finish its dump first.")
     return cache

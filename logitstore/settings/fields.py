@@ -21,8 +21,8 @@ from logitstore.format.row_kinds import check_sparsifier
 class CommandLine:
     """How the command line takes a setting. Metadata of a field, where the plain rules do not decide it.
 
-    The plain rules: every setting is an option of each command that has it, and is spelled like its name. A flag that is on
-    by default is also spelled with --no-.
+    The plain rules: every setting is an option of each command that has it, and is spelled like its name. A flag that is on,
+    or may be on, by default is also spelled with --no-.
 
     Attributes:
         flags: the spellings of the option.

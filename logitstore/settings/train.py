@@ -64,6 +64,17 @@ class TrainSettings(StudentsImages):
     prune_samples: int | None = Field(
         None, ge=1, description="Samples of the cache on which --prune measures activity. Default: 256."
     )
+    keep_zeros: bool | None = Field(
+        None,
+        description="Keep the weights of --student that are 0 at 0. Default: on with a recipe for sparse students, such as "
+        "squarehead or ast, if at least a quarter of the student's weights are 0.",
+    )
+    keep_zeros_from: Annotated[float | None, RECIPE_ONLY] = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Share of zeros in a student's weights from which they are kept without --keep-zeros.",
+    )
     layers: int | None = Field(None, ge=1, description="Decoder layers of a fresh student.")
     hidden_size: int | None = Field(None, ge=1, description="Width of a fresh or pruned student.")
     intermediate_size: int | None = Field(None, ge=1, description="Width of a fresh or pruned student's MLP.")
@@ -92,6 +103,12 @@ class TrainSettings(StudentsImages):
     batch_size: int = Field(8, ge=1, description="Samples in a batch, on each device.")
     accumulate: int = Field(1, ge=1, description="Batches whose gradients are summed before an optimizer step.")
     learning_rate: float = Field(5e-4, gt=0, description="Peak learning rate.")
+    learning_rate_batch: int | None = Field(
+        None,
+        ge=1,
+        description="Samples in an optimizer step for which --learning-rate is meant. It is multiplied by those in a step "
+        "of the run over this number. Default: --learning-rate is taken as it is.",
+    )
     scheduler: str = Field("cosine", description="Learning-rate schedule, by its name in transformers.")
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
     weight_decay: float = Field(0.0, ge=0, description="Weight decay of AdamW.")
@@ -134,6 +151,11 @@ class TrainSettings(StudentsImages):
         ge=1,
         description="Every so many steps, evaluate the student on held-out samples of each domain, and read those domains more "
         "often in which it is further from its teacher (DDK). Not with --text, --curriculum, --prune or several --student.",
+    )
+    reweight_kind: Literal["perplexity", "nll"] | None = Field(
+        None,
+        description="What --reweight-domains compares of student and teacher: their perplexities, as DDK does, or their mean "
+        "nll, which differs less. The ratio counts as 10 at most. Default: perplexity.",
     )
     evaluate_every: int | None = Field(
         None, ge=1, description="Evaluate every so many steps. Default: four times in a run."

@@ -24,7 +24,8 @@ def tokenizer_files(tokenizer: PreTrainedTokenizerBase) -> dict[str, bytes]:
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, expected: TokenizerInfo, who: str, pieces: list[str]) -> None:
-    """Refuse a tokenizer whose ids do not mean what the cached ids mean.
+    """Refuse a tokenizer whose ids do not mean what the cached ids mean. It may have more added tokens, such
+    as one for padding; more tokens of its own would cut a text otherwise than the teacher's tokenizer does.
 
     Merges and normalisation do not matter: the student sees the stored tokens, never the text.
 
@@ -43,8 +44,11 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, expected: TokenizerInfo,
     there = vocabulary.pieces
     width = max(len(pieces), len(there))
     padded = [(a, b) for a, b in zip(_padded(pieces, width), _padded(there, width), strict=True)]
-    first = next((index for index, (a, b) in enumerate(padded) if a != b), len(pieces))
-    a, b = padded[first] if first < width else ("", "")
+    added = tokenizer.get_added_vocab()
+    first = next((index for index, (a, b) in enumerate(padded) if a != b and not (a == "" and b in added)), None)
+    if first is None:
+        return
+    a, b = padded[first]
     raise CacheMismatch(
         f"{who}: its tokenizer is not the cache's: id {first} is {b!r} there and {a!r} in the cache. "
         "Choose a student with the teacher's tokenizer, or dump again with the student's; "

@@ -70,6 +70,8 @@ def check_reading(settings: TrainSettings) -> None:
             f"--reweight-domains {settings.reweight_domains} with {other}: what is read follows one student as it is. "
             "Leave one out."
         )
+    if settings.reweight_kind is not None and settings.reweight_domains is None:
+        raise BadInput(f"--reweight-kind {settings.reweight_kind}: it changes nothing without --reweight-domains.")
     if settings.curriculum_start is not None and settings.curriculum is None:
         raise BadInput(f"--curriculum-start {settings.curriculum_start:g}: it changes nothing without a --curriculum.")
 
@@ -197,6 +199,7 @@ def _opened(
             batch_size=settings.batch_size,
             step_samples=settings.batch_size * settings.accumulate * place.world_size,
             every=settings.reweight_domains,
+            kind=settings.reweight_kind,
         )
         order = reweighting.order
         mixing["ahead"] = AHEAD

@@ -18,7 +18,7 @@ from logitstore.core.types import Array
 from logitstore.errors import BadInput
 from logitstore.store.cache import Cache
 from logitstore.store.local_disk import write_whole
-from logitstore.train.loader.domains import DomainOrder, behind, first_shares, next_shares
+from logitstore.train.loader.domains import DomainOrder, Kind, behind, first_shares, next_shares
 from logitstore.train.loader.loader import Loader, evaluation_loader
 from logitstore.train.objectives import cross_entropy
 from logitstore.train.objectives.kernels.rowwise import rowwise
@@ -30,8 +30,12 @@ ALPHA = 0.5
 """alpha of `next_shares`; the paper's value."""
 
 
-JUDGED = 64
-"""Most held-out samples of a domain on which the student is evaluated; the paper takes 500."""
+JUDGED = 500
+"""Most held-out samples of a domain on which the student is evaluated; the paper's value."""
+
+
+OLDEST: Kind = "nll"
+"""What runs compared whose checkpoints do not say it."""
 
 
 AHEAD = 1
@@ -49,10 +53,20 @@ class Reweighting(TrainerCallback):  # type: ignore[misc]
     Attributes:
         order: the order of the samples to train on.
         names: names of the domains.
+        kind: what is compared of student and teacher.
     """
 
     def __init__(
-        self, cache: Cache, train_M: Array, held_M: Array, *, seed: int, batch_size: int, step_samples: int, every: int
+        self,
+        cache: Cache,
+        train_M: Array,
+        held_M: Array,
+        *,
+        seed: int,
+        batch_size: int,
+        step_samples: int,
+        every: int,
+        kind: Kind | None = None,
     ) -> None:
         """Choose the held-out samples to evaluate on, and read the teacher's losses on them.
 
@@ -64,6 +78,7 @@ class Reweighting(TrainerCallback):  # type: ignore[misc]
             batch_size: samples that the student sees at once when it is evaluated.
             step_samples: samples of an optimizer step, over all ranks.
             every: optimizer steps between two evaluations.
+            kind: what is compared of student and teacher; None for that of the run which is resumed, or the perplexity.
 
         Raises:
             BadInput: there are fewer than two domains, or a domain without held-out samples.
@@ -75,7 +90,8 @@ class Reweighting(TrainerCallback):  # type: ignore[misc]
                 f"--reweight-domains: the samples to train on are of one domain. Dump {cache.path} with --domain-column."
             )
         self.order = DomainOrder(domain_S=domain_M, seed=seed, span=every * step_samples)
-        self._every = every
+        self._every, self._asked = every, kind
+        self.kind: Kind = kind or "perplexity"
         judged = []
         for name in self.names:
             members_M = held_M[domains[held_M] == name]
@@ -100,12 +116,18 @@ class Reweighting(TrainerCallback):  # type: ignore[misc]
         """
         if checkpoint is not None:
             try:
-                saved = json.loads((Path(checkpoint) / STATE_NAME).read_text(encoding="utf-8"))["shares"]
-            except (OSError, ValueError, KeyError) as error:
+                saved = json.loads((Path(checkpoint) / STATE_NAME).read_text(encoding="utf-8"))
+                self.order.shares[:] = [np.array(each, np.float64) for each in saved["shares"]]
+            except (OSError, ValueError, KeyError, TypeError) as error:
                 raise BadInput(
                     f"--resume: {checkpoint}: no shares of domains in it. Start again in another folder."
                 ) from error
-            self.order.shares[:] = [np.array(each, np.float64) for each in saved]
+            kind: Kind = saved.get("kind", OLDEST)
+            if self._asked not in (None, kind):
+                raise BadInput(
+                    f"--resume: the run began with --reweight-kind {kind}, not {self._asked}. Give the same."
+                )
+            self.kind = kind
             return
         before = next(student.parameters()).device
         self._decide(student.to(device), 0)
@@ -118,7 +140,8 @@ class Reweighting(TrainerCallback):  # type: ignore[misc]
 
     def save(self, folder: Path) -> None:
         """Write the shares into the folder of a checkpoint."""
-        content = {"domains": self.names.tolist(), "shares": [each.tolist() for each in self.order.shares]}
+        shares = [each.tolist() for each in self.order.shares]
+        content = {"kind": self.kind, "domains": self.names.tolist(), "shares": shares}
         write_whole(folder / STATE_NAME, json.dumps(content, indent=1).encode())
 
     def _decide(self, student: Any, steps: int) -> None:
@@ -126,7 +149,7 @@ class Reweighting(TrainerCallback):  # type: ignore[misc]
         shares, wanted = self.order.shares, (steps + LEAD) // self._every + 1
         if len(shares) >= wanted:
             return
-        behind_D = behind(self._look(student), self._teacher_D)
+        behind_D = behind(self._look(student), self._teacher_D, self.kind)
         if not shares:
             shares.append(first_shares(behind_D))
         while len(shares) < wanted:

@@ -57,6 +57,8 @@ def checkpoint_of(settings: TrainSettings, world_size: int, cache: Cache, select
     """
     newest = next((folder for folder in reversed(checkpoints(settings.out)) if is_whole(folder)), None)
     summary = _read_summary(settings.out / SUMMARY_NAME)
+    if newest is not None and not summary:
+        summary = _read_summary(newest / SUMMARY_NAME)
     if not settings.resume:
         if newest is not None or "figures" in summary:
             raise BadInput(
@@ -147,6 +149,35 @@ def whole_student(out: Path, is_writer: bool) -> Iterator[Path]:
     finally:
         if is_writer:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def check_schedule(checkpoint: Path, settings: TrainSettings, batch_size: int, batches: int) -> None:
+    """Refuse a checkpoint that stands elsewhere in the data than this run would at its step, whatever is known of its plan.
+
+    Args:
+        checkpoint: the folder.
+        settings: of this run.
+        batch_size: samples in a batch of a process.
+        batches: batches of an epoch, for each process.
+
+    Raises:
+        BadInput: the samples that the run has seen are not those of this schedule.
+    """
+    state = _read_summary(checkpoint / "trainer_state.json")
+    updates = -(-batches // settings.accumulate)
+    epochs, steps = divmod(int(state.get("global_step", 0)), updates)
+    expected = epochs + min(steps * settings.accumulate, batches) / batches
+    before = (state.get("train_batch_size") or batch_size, state.get("epoch", expected))
+    if before[0] != batch_size or abs(before[1] - expected) > SLACK:
+        raise BadInput(
+            f"--resume: {checkpoint} was written in batches of {before[0]}, after {before[1]:.6g} epochs; with --batch-size "
+            f"{settings.batch_size}, --accumulate {settings.accumulate} and as many processes as now, its step would be after "
+            f"{expected:.6g}. Give the options that the run began with."
+        )
+
+
+SLACK = 1e-6
+"""Rounding of a number of epochs."""
 
 
 def _read_summary(path: Path) -> dict[str, Any]:

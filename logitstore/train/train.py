@@ -5,10 +5,11 @@ cache -> check that the student fits -> split -> loaders -> student -> Trainer -
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Collection
+from contextlib import nullcontext
+from dataclasses import fields
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,11 +24,14 @@ from logitstore.models.shape import layer_count, shape_of
 from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.store.selection import Selection
-from logitstore.train.callbacks import DivergenceWarning, Report
 from logitstore.train.check import checked_students, layers_of, selection_for
 from logitstore.train.learner import Learner
 from logitstore.train.loader.stream import BatchStream
+from logitstore.train.loop.arguments import BY_EVALUATION, best_model, check_trainer_section, package_errors
+from logitstore.train.loop.callbacks import DivergenceWarning, Report
+from logitstore.train.metrics import Evaluation
 from logitstore.train.run_folder import (
+    check_schedule,
     checkpoint_of,
     conditions,
     drop_cut_off,
@@ -37,6 +41,7 @@ from logitstore.train.run_folder import (
 )
 from logitstore.train.sidecars import sidecar
 from logitstore.train.students.build import made_student
+from logitstore.train.students.zeros import KeepZeros, Zeros, zeros_kept
 from logitstore.train.task import Place, train_task
 from logitstore.train.terms import check_exact, compared, criterion_of, fidelity_notes
 from logitstore.train.trainer import DistillTrainer
@@ -74,13 +79,15 @@ def train(
     task = train_task(cache)
     students = checked_students(settings, cache)
     selection = selection_for(settings, cache)
-    arguments = _arguments(settings)
+    arguments = _arguments(settings, _figures(settings, cache))
     checkpoint = checkpoint_of(settings, arguments.world_size, cache, None if selection is None else selection.checksum)
     layers = {layers_of(settings, cache, student) for student in students.values()}
     taps = _taps_read(settings, cache, layers, arguments)
     place = Place(rank=arguments.process_index, world_size=arguments.world_size, workers=settings.workers)
     first = next(iter(students.values()))
     data = task.open(settings, cache, first, selection, taps, place, progress)
+    if checkpoint is not None:
+        check_schedule(Path(checkpoint), settings, arguments.train_batch_size, len(data.train))
     begin = save = None
     if data.companion is not None:
         begin = partial(data.companion.begin, device=arguments.device, checkpoint=checkpoint)
@@ -90,24 +97,37 @@ def train(
         name: _learner(settings, cache, name, student, data.train, progress, begin)
         for name, student in students.items()
     }
-    with packages_named(settings.trainer):
+
+    def keep_conditions(folder: Path) -> None:
+        write_summary(folder, summary)
+
+    with package_errors():
         trainer = DistillTrainer(
             learners=[learner for learner, _ in made.values()],
             args=arguments,
             train_loader=data.train,
             held_out_loader=data.held_out,
             judge=data.judge,
-            also_save=save,
+            also_save=[keep_conditions, *filter(None, [save])],
             callbacks=[Report(progress), DivergenceWarning(list(students), notice), *filter(None, [data.companion])],
         )
     notice(f"note: forward and backward pass in {settings.precision}, on {arguments.device.type}.")
-    for text in fidelity_notes(settings, cache, layers) + _head_notes(made, trainer):
+    notes = fidelity_notes(settings, cache, layers) + _head_notes(made, trainer)
+    kept = _zeros_kept(settings, trainer, students, notes)
+    if settings.learning_rate_batch is not None:
+        notes.append(
+            f"note: the learning rate is {arguments.learning_rate:.3g}: {settings.learning_rate:g} is for steps of "
+            f"{settings.learning_rate_batch} samples."
+        )
+    for text in notes:
         notice(text)
     summary = _summary(settings, cache, selection, made, trainer)
     with storage_errors(settings.out, then="run the same command with --resume"):
         if trainer.is_world_process_zero():
             write_summary(settings.out, summary)
         _trained(trainer, settings, checkpoint)
+        for student, (zeros, who) in kept.items():
+            zeros.check(student, who)
         steps = float(trainer.state.global_step)
         figures = {"train_loss": trainer.mean_loss, "steps": steps} | _last_evaluation(trainer)
         # what goes to the hub is read from --out while it is saved
@@ -132,30 +152,12 @@ def leave() -> None:
 def _trained(trainer: DistillTrainer, settings: TrainSettings, checkpoint: str | None) -> None:
     """Train. A checkpoint that could not be written whole is removed, so that it takes no space from the next try."""
     try:
-        with packages_named(settings.trainer):
+        with package_errors():
             trainer.train(resume_from_checkpoint=checkpoint)
     except Exception as error:
         if refusal_of(error) is not None and trainer.is_world_process_zero():
             drop_cut_off(settings.out)
         raise
-
-
-@contextmanager
-def packages_named(options: dict[str, Any]) -> Iterator[None]:
-    """Say in one line which package an option of the Trainer lacks.
-
-    Args:
-        options: those that were passed on to it as they are.
-    """
-    try:
-        yield
-    except (ImportError, RuntimeError, ValueError) as error:
-        if not options or not (isinstance(error, ImportError) or re.search(r"\binstall", str(error))):
-            raise
-        asked = ", ".join(f"{name}: {value}" for name, value in options.items())
-        raise BadInput(
-            f"trainer: a package is missing for one of {asked:.200}: {one_line(error)} Install it, or leave the option out."
-        ) from error
 
 
 Made = dict[str, tuple[Learner, str]]
@@ -225,6 +227,31 @@ def _head_notes(made: Made, trainer: DistillTrainer) -> list[str]:
     return notes
 
 
+def _zeros_kept(
+    settings: TrainSettings, trainer: DistillTrainer, students: dict[str, ModelRef | None], notes: list[str]
+) -> dict[PreTrainedModel, tuple[Zeros, str]]:
+    """Let the trainer keep the zeros of its students; return these students with their zeros and their names.
+
+    Raises:
+        BadInput: a student has none although --keep-zeros is given, or its weights are in pieces.
+    """
+    kept = {}
+    for learner in trainer.learners:
+        who = str(students[learner.name] or "the fresh student")
+        zeros, note = zeros_kept(learner.student, who, keep=settings.keep_zeros, kept_from=settings.keep_zeros_from)
+        notes += [note] if note else []
+        if zeros is not None:
+            kept[learner.student] = (zeros, who)
+    if kept and not trainer.weights_are_whole:
+        raise BadInput(
+            f"--keep-zeros: under {trainer.accelerator.distributed_type} the weights are in pieces, whose zeros are not known. "
+            "Train without it, or with --no-keep-zeros."
+        )
+    if kept:
+        trainer.add_callback(KeepZeros([(student, zeros) for student, (zeros, _) in kept.items()]))
+    return kept
+
+
 def _summary(
     settings: TrainSettings, cache: Cache, selection: Selection | None, made: Made, trainer: DistillTrainer
 ) -> dict[str, Any]:
@@ -241,15 +268,27 @@ def _summary(
 
 
 def _last_evaluation(trainer: DistillTrainer) -> dict[str, float]:
-    """Return the figures after the last step; evaluate now if there are none yet."""
-    for entry in trainer.state.log_history:
+    """Return the figures of the student that is saved, which is that after the last step or the best; evaluate now if there
+    are none yet."""
+    state = trainer.state
+    is_best = trainer.args.load_best_model_at_end and state.best_model_checkpoint is not None
+    saved = state.best_global_step if is_best else state.global_step
+    for entry in state.log_history:
         figures = {name: value for name, value in entry.items() if name.rpartition("/")[2].startswith("eval_")}
-        if figures and entry["step"] == trainer.state.global_step:
+        if figures and entry["step"] == saved:
             return figures
     return trainer.evaluate()
 
 
-def _arguments(settings: TrainSettings) -> TrainingArguments:
+def _figures(settings: TrainSettings, cache: Cache) -> list[str]:
+    """Return the names of the figures of the held-out samples; the first is what a run is judged by."""
+    if settings.text or not cache.manifest.sparsifier.keeps_rows:
+        return ["cross_entropy", "perplexity", "nats_per_byte"]
+    return ["kl", *(each.name for each in fields(Evaluation) if each.name not in ("kl", "rows"))]
+
+
+def _arguments(settings: TrainSettings, figures: list[str]) -> TrainingArguments:
+    check_trainer_section(settings.trainer)
     training: dict[str, Any] = {
         "output_dir": str(settings.out),
         "num_train_epochs": settings.epochs,
@@ -277,15 +316,22 @@ def _arguments(settings: TrainSettings) -> TrainingArguments:
     }
     if settings.precision == "float16" and pick_device(settings.device).type == "cpu":
         raise BadInput("--precision float16 needs a GPU. Use bfloat16 or float32.")
-    fixed = training.keys() - {"save_strategy", "save_total_limit", "logging_steps", "report_to", "disable_tqdm"}
-    taken = sorted(settings.trainer.keys() & (fixed | {"dataloader_num_workers"}))
-    if taken:
-        raise BadInput(f"trainer: '{taken[0]}' is set by an option of train. Use that.")
+    best = best_model(
+        settings.trainer,
+        figures if settings.holdout else (),
+        students=max(len(settings.students), 1),
+        saves=settings.save_every is not None,
+    )
+    if best.get("save_steps") == BY_EVALUATION:
+        best["save_steps"] = training["eval_steps"]
     try:
-        with storage_errors(settings.out), packages_named(settings.trainer):
-            arguments = TrainingArguments(**training | settings.trainer)
+        with storage_errors(settings.out), package_errors():
+            arguments = TrainingArguments(**training | settings.trainer | best)
     except (TypeError, ValueError) as error:
         raise BadInput(f"the training options do not go together: {one_line(error)}") from error
     if len(settings.students) > 1 and arguments.world_size > 1:
         raise BadInput("several --student in several processes: train each in a run of its own, or all in one process.")
+    if settings.learning_rate_batch is not None:
+        samples = settings.batch_size * settings.views_per_step * settings.accumulate * arguments.world_size
+        arguments.learning_rate = settings.learning_rate * samples / settings.learning_rate_batch
     return arguments

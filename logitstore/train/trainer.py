@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainerControl
 
-from logitstore.train.callbacks import CriterionCallback, EpochCallback, EpochSteps, LogBeforeSaving
 from logitstore.train.learner import Learner
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.stream import BatchStream
+from logitstore.train.loop.callbacks import CriterionCallback, EpochCallback, EpochSteps, LogBeforeSaving
 from logitstore.train.metrics import evaluate_batches
 
 CRITERION_NAME = "criterion.safetensors"
@@ -41,7 +41,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         held_out_loader: BatchStream | None,
         learners: Sequence[Learner],
         judge: Callable[..., Any] = evaluate_batches,
-        also_save: Callable[[Path], None] | None = None,
+        also_save: Sequence[Callable[[Path], None]] = (),
         **options: Any,
     ) -> None:
         """Set up the Trainer for these students and batches.
@@ -51,7 +51,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
             held_out_loader: the batches to judge on, if any.
             learners: the students; several in one process only.
             judge: judges a student on them; see `evaluate_batches`.
-            also_save: writes what else a run goes on from into the folder of a checkpoint.
+            also_save: write what else a run goes on from into the folder of a checkpoint.
             options: of `Trainer`.
         """
         self._loader, self._held_out, self.learners = train_loader, held_out_loader, list(learners)
@@ -215,8 +215,8 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         super()._save_optimizer_and_scheduler(output_dir)
         if not self.is_world_process_zero():
             return
-        if self._also_save is not None:
-            self._also_save(Path(output_dir))
+        for write in self._also_save:
+            write(Path(output_dir))
         if kept := self.criteria.state_dict():
             whole = {name: value.contiguous() for name, value in kept.items()}
             safetensors.torch.save_file(whole, Path(output_dir) / CRITERION_NAME)
@@ -231,8 +231,13 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
     def head_is_whole(self) -> bool:
         """True if the weight of an output layer is in one piece outside of the model's forward, which it is not under FSDP,
         DeepSpeed or DataParallel."""
+        return self.args.n_gpu <= 1 and self.weights_are_whole
+
+    @cached_property
+    def weights_are_whole(self) -> bool:
+        """True if each process has all weights of the students in one piece, which it has not under FSDP or DeepSpeed."""
         kind = str(self.accelerator.distributed_type).rpartition(".")[2]
-        return self.args.n_gpu <= 1 and kind in ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU")
+        return kind in ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU")
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"

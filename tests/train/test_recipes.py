@@ -77,7 +77,9 @@ OF_IMAGES = {"fkd"}
 
 @pytest.mark.parametrize("recipe", [name for name in recipe_names() if name not in OF_IMAGES])
 def test_every_recipe_trains(recipe: str, tapped: logitstore.Cache, student: Path, tmp_path: Path) -> None:
-    asked = train_plan(recipe, tapped, student, tmp_path / "out")
+    # to re-weight domains, samples of each must be held out; a rate for 512 samples would be too small to see
+    changes: dict[str, Any] = {"ddk": {"holdout": 0.4}, "tinyvit": {"learning_rate_batch": 4}}.get(recipe, {})
+    asked = train_plan(recipe, tapped, student, tmp_path / "out", **changes)
     train(asked)
     log = [each for each in json.loads((tmp_path / "out" / "logitstore.json").read_text())["log"] if "loss" in each]
     assert [each["step"] for each in log] == list(range(1, STEPS + 1))
@@ -94,7 +96,7 @@ def test_every_recipe_trains(recipe: str, tapped: logitstore.Cache, student: Pat
 @pytest.mark.parametrize("recipe", recipe_names())
 def test_a_recipe_says_what_it_is_and_names_what_there_is(recipe: str) -> None:
     said = about(recipe)
-    assert set(said) == {"method", "paper", "needs", "advice"}
+    assert set(said) - {"left_out"} == {"method", "paper", "needs", "advice"}
     assert named_by(recipe) <= {"none", *METHODS}
 
 

@@ -51,7 +51,7 @@ def test_the_shares_follow_the_student_and_are_saved(
     sums = {name: [0.0, 0.0, 0.0] for name in saved["domains"]}
     for name, found in sums.items():
         own = [int(s) for s in kept_out if cache[int(s)].sample.domain == name]
-        for s in (own[int(place)] for place in np.unique(np.linspace(0, len(own) - 1, 64).round())):
+        for s in (own[int(place)] for place in np.unique(np.linspace(0, len(own) - 1, 500).round())):
             each = cache[s]
             logits = model(torch.from_numpy(each.sample.tokens_T.astype(np.int64))[None]).logits[0]
             gold = torch.log_softmax(logits.double(), -1)[each.sample.positions_N, each.sample.gold_N]

@@ -8,6 +8,7 @@ Axes: D domains, S samples, M places.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
@@ -24,12 +25,28 @@ SMALLEST = 1e-6
 """Nats. A smaller nll of the teacher counts as this; otherwise only a domain that the teacher knows by heart would be read."""
 
 
-def behind(student_D: Array, teacher_D: Array) -> Array:
-    """Return float64[D]: how far the student is behind on each domain, as its nll over the teacher's, nats per row each.
+LARGEST = 10.0
+"""A larger ratio counts as this: the shares go with exp(ratio), and a student that knows little has perplexities hundreds of
+times the teacher's, of which only the largest would be read. Ratios in the paper are below 3."""
 
-    DDK divides the losses of the two models; here these are read as the nll, of which the perplexity is a power.
+
+Kind = Literal["perplexity", "nll"]
+"""What is compared of the two models."""
+
+
+def behind(student_D: Array, teacher_D: Array, kind: Kind = "perplexity") -> Array:
+    """Return float64[D]: how far the student is behind on each domain, from 0 to LARGEST.
+
+    Args:
+        student_D, teacher_D: mean nll on the gold tokens of each domain, nats per row.
+        kind: "perplexity" divides the perplexities, exp(nll), as DDK does (Liu et al. 2024, equation 1: the exponentials of the
+            mean cross-entropies on the domain's validation set); "nll" divides the nll themselves, which differ less.
     """
-    return np.asarray(student_D, np.float64) / np.maximum(np.asarray(teacher_D, np.float64), SMALLEST)
+    student_D, teacher_D = np.asarray(student_D, np.float64), np.asarray(teacher_D, np.float64)
+    if kind == "perplexity":
+        # in the exponent, where a quotient of two overflows would be no number
+        return np.asarray(np.exp(np.minimum(student_D - teacher_D, np.log(LARGEST))))
+    return np.asarray(np.minimum(student_D / np.maximum(teacher_D, SMALLEST), LARGEST))
 
 
 def first_shares(behind_D: Array) -> Array:
@@ -46,7 +63,7 @@ def next_shares(shares_D: Array, behind_D: Array, alpha: float) -> Array:
 
     Args:
         shares_D: r_t.
-        behind_D: the student's nll over the teacher's.
+        behind_D: ratios of student to teacher; see `behind`.
         alpha: from 0, where all domains are alike, to 1; 0.5 in the paper.
     """
     psi_D = shares_D * np.exp(behind_D - behind_D.max())

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from logitstore.core.progress import Progress, Step
 from logitstore.core.types import ModelRef
@@ -20,6 +19,7 @@ from logitstore.models.shape import layer_count, layer_list
 from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.train.loader.stream import BatchStream
+from logitstore.train.students.layers import check_alike, fewer_layers, resize_layer_lists
 from logitstore.train.students.output_head import UnknownHead, output_head
 from logitstore.train.students.prune import Widths, importance_of, narrow_config, narrowed
 from logitstore.train.task import train_task
@@ -48,7 +48,7 @@ def fresh(teacher_config: dict[str, Any], changes: dict[str, int], task: str = "
     if "hidden_size" in changes or "num_attention_heads" in changes:
         plain.pop("head_dim", None)
     plain |= {key: changes[name] for name, key in keys.items()}
-    _resize_layer_lists(plain, list(range(changes.get("num_hidden_layers", layer_count(teacher)))))
+    resize_layer_lists(plain, list(range(changes.get("num_hidden_layers", layer_count(teacher)))))
     try:
         config = AutoConfig.for_model(**plain)
         model: PreTrainedModel = models_of(task)[1].from_config(config, dtype=torch.float32, trust_remote_code=False)
@@ -110,37 +110,27 @@ def keep_layers(model: PreTrainedModel, layers: list[int]) -> PreTrainedModel:
         new = new_number.get(int(match[1]))
         return None if new is None else f"{prefix}.{new}.{name[match.end() :]}"
 
-    smaller: PreTrainedModel = type(model)._from_config(_fewer_layers(model.config, layers), dtype=model.dtype)
+    config = fewer_layers(model.config, layers)
+    try:
+        smaller: PreTrainedModel = type(model)._from_config(config, dtype=model.dtype)
+        kept: Any = smaller.get_submodule(prefix)
+    except Exception as error:
+        # configurations and layers raise errors of many classes: keep the reason, chain the traceback
+        raise ModelError(
+            f"{type(model).__name__}: it cannot be made with layers {layers}: {one_line(error)}"
+        ) from error
+    if len(kept) != len(layers):
+        raise ModelError(
+            f"{type(model).__name__}: its number of layers is not num_hidden_layers, so none can be left out."
+        )
     weights = {new: value for name, value in model.state_dict().items() if (new := renamed(name)) is not None}
     try:
         smaller.load_state_dict(weights)
     except RuntimeError as error:
         raise ModelError(f"{type(model).__name__}: its layers are not alike, so they cannot be chosen from.") from error
+    for number, layer in enumerate(layers):
+        check_alike(model.get_submodule(f"{prefix}.{layer}"), kept[number], f"{type(model).__name__}: layer {layer}")
     return smaller
-
-
-def _fewer_layers(config: PretrainedConfig, layers: list[int]) -> PretrainedConfig:
-    smaller = copy.deepcopy(config)
-    if hasattr(smaller, "quantization_config"):
-        del smaller.quantization_config
-    text = smaller.get_text_config()
-    plain = {name: getattr(text, name, None) for name in _LAYER_LISTS}
-    _resize_layer_lists(plain, layers)
-    for name, value in plain.items():
-        if value is not None:
-            setattr(text, name, value)
-    text.num_hidden_layers = len(layers)
-    return smaller
-
-
-_LAYER_LISTS = ("layer_types", "no_rope_layers", "mlp_layer_types")
-
-
-def _resize_layer_lists(plain: dict[str, Any], layers: list[int]) -> None:
-    """Cut the configuration's lists with one entry a layer to the layers kept; for a deeper stack, repeat them."""
-    for name in _LAYER_LISTS:
-        if isinstance(old := plain.get(name), list) and old:
-            plain[name] = [old[layer % len(old)] for layer in layers]
 
 
 PRUNE_SAMPLES = 256

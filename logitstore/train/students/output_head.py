@@ -41,7 +41,8 @@ def output_head(student: PreTrainedModel, input_ids_BT: Tensor) -> LinearHead:
         found = LinearHead.of(student, student.config, head_width(layer))
         with torch.no_grad(), _seen(student) as hidden:
             logits_BTV = student(input_ids=input_ids_BT, use_cache=False).logits
-            if student.base_model is student or hidden[-1].shape[-1] != found.width:
+            # the base model of OPT and of decoders of the Bart family is bypassed
+            if student.base_model is student or not hidden or hidden[-1].shape[-1] != found.width:
                 raise UnknownHead(f"{type(student).__name__} has no part that gives its final hidden states")
             if logits_BTV.shape[-1] != len(found.weight_VD):
                 raise UnknownHead(f"{type(student).__name__} gives {logits_BTV.shape[-1]} logits from a larger layer")

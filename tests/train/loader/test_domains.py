@@ -9,7 +9,7 @@ from logitstore.train.loader.domains import DomainOrder, behind, first_shares, n
 
 
 def test_domains_on_which_the_student_is_behind_get_more_and_none_is_left_out() -> None:
-    found = behind(np.array([2.0, 4.0, 3.0]), np.array([2.0, 2.0, 0.0]))
+    found = behind(np.array([2.0, 4.0, 3.0]), np.array([2.0, 2.0, 0.0]), "nll")
     assert found[:2].tolist() == [1.0, 2.0]
     assert np.isfinite(found).all()
     ratio = np.array([1.0, 2.0, 1.5])

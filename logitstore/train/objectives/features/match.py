@@ -65,7 +65,8 @@ class SquareHead(FeatureObjective):
     """The sum over pairs of layers of MSE(s, t) / (MSE(t, 0) + eps) (Kurtic et al. 2023).
 
     Both errors are means over the rows that count and their channels. The denominator is one number for the batch, the
-    numerator each row's own, so the mean over the rows that count is the paper's value.
+    numerator each row's own, so the mean over the rows that count is the paper's value. The default eps is the authors'
+    (IST-DASLab/SparseFinetuning, scripts/train): the rounding of bfloat16, 2**-7.
 
     Args:
         shapes: of both models; where widths differ, a learned linear map takes s to the teacher's.
@@ -76,7 +77,7 @@ class SquareHead(FeatureObjective):
         BadInput: layers that are not there.
     """
 
-    def __init__(self, shapes: Shapes, *, layers: str = "all", eps: float = 1e-6) -> None:
+    def __init__(self, shapes: Shapes, *, layers: str = "all", eps: float = 2**-7) -> None:
         super().__init__()
         self.eps = eps
         self.projections = Projections(shapes, self.pairs(shapes.student_layers, shapes.teacher_layers, layers=layers))

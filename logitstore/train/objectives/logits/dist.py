@@ -31,7 +31,8 @@ def dist(
     r is Pearson's correlation of a row's probabilities over the teacher's vocabulary, r_v that of a token's probabilities over
     the N rows. The mean is over the tokens to which the teacher gives more mass in one row than in another, and the second term
     is the same number in every row. A teacher's row or token without variance has no correlation and adds nothing; where the
-    student alone has none, the correlation counts as 0.
+    student alone has none, the correlation counts as 0. The authors' scripts (hunto/image_classification_sota) add 2 of it to 1
+    of cross-entropy, at T = 1 on ImageNet and 4 on CIFAR-100.
 
     Args:
         student_NV: raw student logits; reduced in float32 (float64 stays).

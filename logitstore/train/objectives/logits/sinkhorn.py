@@ -27,7 +27,9 @@ def sinkhorn_distance(
 
     W_ij = sum_v |s_i(v) - p_j(v)|, and P is exp(-W / epsilon) with its rows and then its columns divided by their sums,
     `iterations` times. The paper's distance is the sum over all rows, since all of P sums to N: N times the mean over rows. A
-    mean over rows stays between 0 and 2, however many rows travel together.
+    mean over rows stays between 0 and 2, however many rows travel together. The authors' script (2018cx/SinKD, loss.py)
+    weighs the sum over 16 rows by 0.0008 * 20 / 8 = 0.002, which is 0.032 of the mean, beside 0.8 of a KL at T = 2 without
+    a factor T**2 and 0.2 of cross-entropy.
 
     Args:
         student_NV: raw student logits; reduced in float32 (float64 stays).

@@ -17,9 +17,10 @@ from logitstore.train.objectives.kernels.dense_pair import distribution_of, kl_b
 def standardised_kl(student_NV: Tensor, targets: AnyTargets, *, temperature: float = 2.0) -> Tensor:
     """T**2 * KL(softmax(z_p / (sigma_p T)) || softmax(z / (sigma T))) per row, each side's sigma its own (Sun et al. 2024).
 
-    sigma is the standard deviation of a row's logits over the teacher's vocabulary. The paper's logit standardisation takes the
-    mean out as well, which a softmax does not see; for the same reason logprobs serve as the teacher's logits. At T = 1 sigma
-    takes the place of the temperature, as in MIX-KD (Choi et al. 2023). A row of equal logits is divided by 1.
+    sigma is the standard deviation of a row's logits over the teacher's vocabulary, that of a sample (divided by V - 1), as in
+    the code of both papers. The paper's logit standardisation takes the mean out as well, which a softmax does not see; for the
+    same reason logprobs serve as the teacher's logits. At T = 1 sigma takes the place of the temperature, as in MIX-KD (Choi et
+    al. 2023; hchoi71/MIX-KD, distiller_zoo/MIXSTD.py). A row of equal logits is divided by 1.
 
     Args:
         student_NV: raw student logits; reduced in float32 (float64 stays).
@@ -54,6 +55,6 @@ def _in_units_of_spread(logits_NV: Tensor, vocabulary: int) -> Tensor:
     is_counted_NW, counted_NW = ~is_none_NV[:, :vocabulary], logits_NV[:, :vocabulary]
     count_N1 = is_counted_NW.sum(-1, keepdim=True)
     deviation_NW = (counted_NW - counted_NW.sum(-1, keepdim=True) / count_N1) * is_counted_NW
-    variance_N1 = deviation_NW.square().sum(-1, keepdim=True) / count_N1
+    variance_N1 = deviation_NW.square().sum(-1, keepdim=True) / (count_N1 - 1).clamp(min=1)
     spread_N1 = torch.where(variance_N1 > 0, variance_N1, 1.0).sqrt()
     return (logits_NV / spread_N1).masked_fill(is_none_NV, -torch.inf)

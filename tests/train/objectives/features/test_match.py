@@ -49,7 +49,7 @@ def test_square_head_averages_to_the_quotient_of_errors_of_the_batch() -> None:
     sides.mask_N[[0, 5]] = False
     counted = sides.mask_N
     expected = sum(
-        nn.functional.mse_loss(own[counted], other[counted]) / (other[counted].square().mean() + 1e-6)
+        nn.functional.mse_loss(own[counted], other[counted]) / (other[counted].square().mean() + 2**-7)
         for own, other in projected(module, sides)
     )
     torch.testing.assert_close(module(sides)[counted].mean(), torch.as_tensor(expected))

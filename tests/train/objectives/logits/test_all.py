@@ -52,7 +52,7 @@ def reference_dkd(targets: Targets, student: Tensor, gold: Tensor, temperature: 
         others = [v for v in range(len(p)) if v != y]
         p_rest, s_rest = p[others].sum(), s[others].sum()
         target = kl(torch.stack([p[y], p_rest]), torch.stack([s[y], s_rest]))
-        found.append(temperature**2 * (target + 8 * kl(p[others] / p_rest, s[others] / s_rest)))
+        found.append(temperature**2 * (target + 0.5 * kl(p[others] / p_rest, s[others] / s_rest)))
     return torch.stack(found)
 
 
@@ -100,8 +100,8 @@ def reference_standardised(targets: Targets, student: Tensor, gold: Tensor, temp
     found = []
     for teacher_V, student_V in zip(teacher, student, strict=True):
         known, own = teacher_V[torch.isfinite(teacher_V)], student_V[:VOCABULARY]
-        p = torch.softmax((teacher_V - known.mean()) / known.std(correction=0) / temperature, -1)
-        s = torch.softmax((student_V - own.mean()) / own.std(correction=0) / temperature, -1)
+        p = torch.softmax((teacher_V - known.mean()) / known.std(correction=1) / temperature, -1)
+        s = torch.softmax((student_V - own.mean()) / own.std(correction=1) / temperature, -1)
         found.append(temperature**2 * kl(p, s))
     return torch.stack(found)
 
@@ -127,7 +127,7 @@ def reference_one_for_all(targets: Targets, student: Tensor, gold: Tensor, tempe
     for teacher_V, student_V, y in zip(teacher, student, gold.tolist(), strict=True):
         p, s = at(teacher_V, temperature), at(student_V, temperature)
         terms = [-((p[v] + float(v == y)) ** 1.5 - float(v == y)) * s[v].log() for v in range(len(p)) if p[v] > 0]
-        found.append(temperature**2 * torch.stack(terms).sum())
+        found.append(torch.stack(terms).sum())
     return torch.stack(found)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logitstore.train.callbacks import parting
+from logitstore.train.loop.callbacks import parting
 
 
 def log_of(cross_entropies: list[float], kls: list[float]) -> list[dict[str, Any]]:

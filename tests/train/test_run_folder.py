@@ -1,0 +1,73 @@
+"""A run goes on at the sample where it stopped, or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import logitstore
+from logitstore.errors import BadInput
+from logitstore.train.train import train
+from tests.parts.training import curve, plan_of
+
+
+@pytest.fixture(scope="module")
+def whole(cache: logitstore.Cache, small_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three epochs with a checkpoint in the middle of its second one."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    train(plan(cache, small_student, out, trainer={"logging_steps": 1, "save_total_limit": None}))
+    return out
+
+
+def plan(cache: logitstore.Cache, student: Path, out: Path, **changes: Any) -> Any:
+    usual = {"student": str(student), "epochs": 3.0, "batch_size": 4, "accumulate": 2, "save_every": 5, "holdout": 0}
+    return plan_of(cache, out, **usual | changes)
+
+
+def stopped(whole: Path, folder: Path, *, knows: str) -> Path:
+    """Return a folder with the checkpoint alone, which knows what is asked: its plan, or nothing but its own state."""
+    shutil.copytree(whole / "checkpoint-5", folder / "checkpoint-5")
+    if knows == "folder":
+        summary = json.loads((whole / "logitstore.json").read_text())
+        del summary["figures"], summary["log"]
+        (folder / "logitstore.json").write_text(json.dumps(summary))
+    if knows != "checkpoint":
+        (folder / "checkpoint-5" / "logitstore.json").unlink()
+    return folder
+
+
+@pytest.mark.parametrize("knows", ["folder", "checkpoint", "state"])
+@pytest.mark.parametrize("changes", [{"batch_size": 8}, {"accumulate": 1}, {"accumulate": 4}, {"batch_size": 3}])
+def test_another_schedule_is_refused_whatever_is_left_of_the_run(
+    knows: str, changes: dict[str, Any], whole: Path, cache: logitstore.Cache, small_student: Path, tmp_path: Path
+) -> None:
+    out = stopped(whole, tmp_path / "out", knows=knows)
+    (name,) = changes
+    spelled = name.replace("_", "-")
+    with pytest.raises(BadInput, match=f"--resume: .*({name} = |--{spelled} {changes[name]}).* Give the"):
+        train(plan(cache, small_student, out, **changes, resume=True))
+
+
+@pytest.mark.parametrize("knows", ["folder", "checkpoint", "state"])
+def test_the_same_schedule_goes_on(
+    knows: str, whole: Path, cache: logitstore.Cache, small_student: Path, tmp_path: Path
+) -> None:
+    out = stopped(whole, tmp_path / "out", knows=knows)
+    train(plan(cache, small_student, out, resume=True))
+    assert curve(out) == curve(whole)
+
+
+def test_the_learning_rate_is_scaled_to_the_samples_of_a_step(
+    cache: logitstore.Cache, small_student: Path, tmp_path: Path
+) -> None:
+    """microsoft/Cream, TinyViT/main.py: the rate times batch size, processes and accumulation over 512."""
+    options = {"learning_rate": 2.5e-4, "learning_rate_batch": 512, "warmup": 0.0, "scheduler": "constant"}
+    said: list[str] = []
+    train(plan(cache, small_student, tmp_path / "out", **options, max_steps=1, save_every=None), notice=said.append)
+    log = json.loads((tmp_path / "out" / "logitstore.json").read_text())["log"]
+    assert log[0]["learning_rate"] == pytest.approx(2.5e-4 * 4 * 2 / 512)
+    assert any("the learning rate is 3.91e-06" in each for each in said)
