@@ -11,8 +11,9 @@ import xxhash
 from transformers import PretrainedConfig
 
 from logitstore.core.order import spread
-from logitstore.core.progress import Progress, no_progress
+from logitstore.core.progress import Progress, Step, no_progress
 from logitstore.core.types import Array, ModelRef
+from logitstore.dump.parts import ANSWERS, missing_work
 from logitstore.dump.task import AskAgain, CommittedSamples, Prepared, check_teacher, row_entries, teacher_info
 from logitstore.dump.teachers import model_of
 from logitstore.dump.teachers.image_classifier import ImageTeacher
@@ -25,6 +26,7 @@ from logitstore.format.needs import Gives
 from logitstore.format.presets import row_of
 from logitstore.format.tap_names import FINAL, names_of
 from logitstore.format.views import ViewInfo
+from logitstore.image.data.damage import damaged, left_out, refuse_damaged
 from logitstore.image.data.images import Images, ImageSpec, open_images
 from logitstore.image.labels import FEW_CLASSES, classes_of, compares_texts, labels_for, output_width
 from logitstore.image.pictures import Pictures, pictures_of, view_batches
@@ -81,7 +83,8 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
     config = load_config(model)
     is_zero_shot = compares_texts(config)
     names = classes_of(settings, config, is_zero_shot)
-    images = open_images(image_spec(settings), progress)
+    found = open_images(image_spec(settings), progress)
+    images, skipped = _usable(found, settings, progress)
     labels = labels_for(images, names, str(model)) if settings.labels else np.full(len(images), -1)
     processor = load_processor(model, config)
     view = recorded(view_info(settings, processor, _some(images)), _view_there(settings), processor)
@@ -108,6 +111,7 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
             classes=xxhash.xxh3_128_hexdigest("\0".join(names).encode()),
             prompt=prompt if is_zero_shot else None,
             unlabelled=unlabelled,
+            skipped=skipped,
         ),
         views=settings.views,
         view=view,
@@ -118,6 +122,7 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
         batch_tokens=settings.batch_images,
         **row_entries(settings, preset, row, lambda: len(spread(len(images), len(images), settings.pilot_rows))),
     )
+    load = _loader(model, config, settings.dtype, settings.device, [prompt.replace("{}", name) for name in names])
     return Prepared(
         manifest=manifest,
         samples=views(),
@@ -128,8 +133,38 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
             view_batches, pictures=Pictures(images, view), size=settings.batch_images, workers=settings.workers
         ),
         files=partial(_files, images, labels, names, processor),
-        load=_loader(model, config, settings.dtype, settings.device, [prompt.replace("{}", name) for name in names]),
+        load=_after_check(images, settings, manifest, progress, load),
     )
+
+
+def _usable(images: Images, settings: DumpSettings, progress: Progress) -> tuple[Images, tuple[str, ...]]:
+    """Return the images without those that are left out, and the keys of these. Raises BadInput: nothing is left."""
+    if not settings.skip_damaged:
+        return images, ()
+    found = damaged(images, range(len(images)), settings.workers, progress)
+    for line in left_out(found):
+        progress(Step(stage=line, done=1, total=1))
+    if len(found) == len(images):
+        refuse_damaged(images, found, settings.data)
+    return images.without(found), tuple(images.keys[place] for place in found)
+
+
+def _after_check(
+    images: Images, settings: DumpSettings, manifest: Manifest, progress: Progress, load: Callable[[], Teacher]
+) -> Callable[[], Teacher]:
+    """Return what loads the teacher, after it has looked at every image that is still to be shown to it."""
+
+    def checked() -> Teacher:
+        if not settings.skip_damaged:
+            wanted = (
+                range(manifest.parts) if settings.parts is None else layout.parse_parts(settings.parts, manifest.parts)
+            )
+            spans = [manifest.span(part) for part in missing_work(open_storage(settings.out), wanted, [ANSWERS])]
+            places = {sample % len(images) for span in spans for sample in range(span.start, span.stop)}
+            refuse_damaged(images, damaged(images, sorted(places), settings.workers, progress), settings.data)
+        return load()
+
+    return checked
 
 
 def _some(images: Images) -> list[Array]:

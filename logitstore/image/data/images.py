@@ -6,8 +6,10 @@ Axes: N images, H height, W width, C red, green and blue.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -67,10 +69,23 @@ class Images:
         if len(set(self.keys)) < len(self.keys):
             twice = Counter(self.keys).most_common(1)[0][0]
             raise BadInput(f"--data: two images have the key '{twice}'. Give every image a key of its own.")
+
+    @cached_property
+    def fingerprint(self) -> str:
         digest = xxhash.xxh3_128()
         for key, label in zip(self.keys, self.labels, strict=True):
             digest.update(f"{label} {key}\0".encode())
-        self.fingerprint = digest.hexdigest()
+        return digest.hexdigest()
+
+    def without(self, places: Collection[int]) -> Images:
+        """Return the same images but some, which keep their classes and get other places."""
+        kept = [place for place in range(len(self)) if place not in places]
+        other = copy(self)
+        other.__dict__.pop("fingerprint", None)
+        other.keys, other.labels = [self.keys[place] for place in kept], self.labels[kept]
+        read = self._read
+        other._read = lambda index: read(kept[index])
+        return other
 
     def __len__(self) -> int:
         return len(self.keys)

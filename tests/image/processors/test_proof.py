@@ -1,4 +1,4 @@
-"""A view that nothing changes is the picture that the teacher's own image processor makes, pixel by pixel, or the processor is refused."""
+"""A view that nothing changes is the picture of the teacher's own image processor, or the processor is refused."""
 
 from __future__ import annotations
 
