@@ -42,8 +42,8 @@ def refuse_damaged(images: Images, found: dict[int, str], source: str) -> None:
     first = "; ".join(_shortened(reason) for reason in list(found.values())[:NAMED])
     more = f"; and {len(found) - NAMED:,} more" if len(found) > NAMED else ""
     raise BadInput(
-        f"--data {source}: {len(found):,} of {len(images):,} images cannot be used: {first}{more}. Put whole files in their places "
-        "and give the same command again, which goes on; or leave them out with --skip-damaged, in a new --out."
+        f"--data {source}: {len(found):,} of {len(images):,} images cannot be used: {first}{more}. Put whole files in their "
+        "places and give the same command again, which goes on; or leave them out with --skip-damaged, in a new --out."
     )
 
 
