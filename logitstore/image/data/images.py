@@ -21,7 +21,7 @@ from logitstore.core.types import Array
 from logitstore.dump.data import files_of, is_saved, load, load_saved
 from logitstore.errors import BadInput
 from logitstore.image.data.decode import SUFFIXES, decode
-from logitstore.image.data.folder import files_below, image_folder
+from logitstore.image.data.folder import files_below, image_folder, linked_folders
 from logitstore.image.data.source import ImageSource
 from logitstore.image.data.tars import image_tars
 
@@ -141,6 +141,8 @@ def _source(spec: ImageSpec, progress: Progress) -> ImageSource:
             _refuse_columns(spec)
             if not images:
                 raise _no_images(spec)
+            for line in linked_folders(path, images):
+                progress(Step(stage=line, done=1, total=1))
             return image_folder(path, images, spec.split)
     files = files_of(spec.source)
     if files and all(".tar" in file.suffixes or file.suffix == ".tgz" for file in files):

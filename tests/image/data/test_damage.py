@@ -78,3 +78,16 @@ def test_a_dump_goes_on_when_the_whole_file_is_back(classifier: Path, tmp_path: 
         dump(plan)
     last.write_bytes(content)
     assert dump(plan).complete
+
+
+def test_a_folder_that_is_a_link_is_said(tmp_path: Path) -> None:
+    data = digits(tmp_path / "data", range(8))
+    (data / "again").symlink_to(next(each for each in data.iterdir() if each.is_dir()), target_is_directory=True)
+    (data / "outside").symlink_to(digits(tmp_path / "more", range(2), labelled=False), target_is_directory=True)
+    stages: list[str] = []
+    open_images(ImageSpec(source=str(data)), lambda step: stages.append(step.stage))
+    again, outside = [stage for stage in stages if "is a link to" in stage]
+    assert again.startswith("the folder 'again'")
+    assert again.endswith("its images are there twice")
+    assert outside.startswith("the folder 'outside'")
+    assert "twice" not in outside
