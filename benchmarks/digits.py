@@ -19,9 +19,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, ResNetConfig, ResNetForImageClassification, set_seed
 
+from logitstore.core.types import ModelRef
 from logitstore.image.data.images import ImageSpec, open_images
 from logitstore.image.pictures import Pictures
-from logitstore.image.processor import view_info
+from logitstore.image.processors.chosen import view_info
+from logitstore.image.processors.saved import load_processor
 from logitstore.image.view import Views
 from logitstore.settings.dump import DumpSettings
 
@@ -91,7 +93,9 @@ def teach() -> None:
     """Train the teacher, 315,000 weights, on the labels of views of its images, and save it."""
     folder = FOLDER / "teacher"
     images = open_images(ImageSpec(source=str(FOLDER / "taught")))
-    info = view_info(plan_of("taught", FOLDER, augment=AUGMENT), PROCESSOR, str(folder))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
+    info = view_info(plan_of("taught", FOLDER, augment=AUGMENT), load_processor(ModelRef(name=str(folder))))
     views, pictures = Views(images.keys, images.labels, TEACHER_EPOCHS), Pictures(images, info)
     model = resnet(0, 64, 64, 128).train()
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3)

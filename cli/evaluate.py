@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from logitstore_cli.show import Bars, Json, console, say
 from rich.table import Table
 
+import logitstore
 from logitstore.core.registry import resolve
 
 if TYPE_CHECKING:
@@ -28,6 +29,19 @@ _MEANING = {
     "calibration_error": "expected calibration error of the student, 15 bins",
 }
 
+_OF_TEXTS = ("perplexity", "acceptance", "nats_per_byte")
+"""Figures that mean something for texts alone."""
+
+_OF_CLASSES = {
+    "cross_entropy": "student on the labels, nats",
+    "teacher_cross_entropy": "teacher on the same labels, nats",
+    "accuracy": "rows whose label is the student's most probable class",
+    "top5_accuracy": "rows whose label is among the student's five most probable classes",
+    "kl_lower_bound": "KL with the tail as one class, a lower bound of the full KL, nats; unknown without a tail",
+    "agreement": "rows with the same most probable class",
+}
+"""What figures mean where the teacher's answers are about classes."""
+
 
 def evaluate(settings: EvaluateSettings, json: Json = False) -> None:
     """Compare a student with the teacher's answers in a cache. No teacher is loaded.
@@ -40,9 +54,14 @@ def evaluate(settings: EvaluateSettings, json: Json = False) -> None:
         known = {name: None if value != value else value for name, value in found.items()}  # NaN is no JSON
         print(plain_json.dumps(known, indent=1))
         return
+    manifest = logitstore.open(settings.cache).manifest
+    is_text = manifest.tokenizer is not None
+    meaning = _MEANING if is_text else _MEANING | _OF_CLASSES
     table = Table("figure", "value", "meaning", box=None, pad_edge=False)
     for name, value in found.items():
+        if (not is_text and name in _OF_TEXTS) or (name == "top5_accuracy" and manifest.teacher.vocabulary <= 5):
+            continue  # a figure that means nothing here
         shown = "unknown" if value != value else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
-        table.add_row(name, shown, _MEANING[name])
+        table.add_row(name, shown, meaning[name])
     console.print(table)
     say(f"student in {resolve('logitstore.models.load:pick_dtype')(settings.dtype, settings.device)}")

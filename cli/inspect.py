@@ -33,7 +33,7 @@ def inspect(settings: InspectSettings, json: Json = False) -> None:
         if json:
             say_json([vars(each) for each in views], indent=None)
         else:
-            console.print(_token_table(views))
+            console.print(_token_table(views, opened.manifest.tokenizer is not None))
         return
     summary = resolve("logitstore.report.summary:summarise")(opened)
     if json:
@@ -144,7 +144,8 @@ def _fidelity_table(summary: dict[str, Any]) -> Table:
     whom = "the teacher" if found["against"] == "teacher" else made_from
     title = f"fidelity: {found['rows']:,} random rows against {whom}, 95% intervals"
     table = Table("figure", "mean", "±", box=None, pad_edge=False, title=title, title_justify="left")
-    for name, meaning in _FIDELITY.items():
+    meanings = _FIDELITY if summary["tokenizer"] else _FIDELITY | _FIDELITY_OF_CLASSES
+    for name, meaning in meanings.items():
         figure = found.get(name)
         if figure is None:
             table.add_row(meaning, "unbounded", "")
@@ -163,6 +164,12 @@ _FIDELITY = {
     "rare_true": "mass of tokens below 1e-5: before storing",
     "rare_stored": "mass of tokens below 1e-5: as stored",
     "gradient_error": "error along a student's mean gradient, relative",
+}
+
+_FIDELITY_OF_CLASSES = {
+    "top1": "same most probable class",
+    "rare_true": "mass of classes below 1e-5: before storing",
+    "rare_stored": "mass of classes below 1e-5: as stored",
 }
 
 
@@ -215,8 +222,10 @@ def _short(text: str) -> str:
     return counted if len(counted) <= _CELL else counted[: _CELL - 1] + "\u2026"
 
 
-def _token_table(views: list[TokenView]) -> Table:
-    table = Table("token", "p", "rank", "entropy", "the teacher's top", box=None, pad_edge=False)
+def _token_table(views: list[TokenView], is_text: bool) -> Table:
+    table = Table(
+        "token" if is_text else "sample", "p", "rank", "entropy", "the teacher's top", box=None, pad_edge=False
+    )
     for each in views:
         if each.entropy is None:
             table.add_row(Text(_short(each.text)), "", "", "", Text("context", "dim"))

@@ -86,6 +86,7 @@ TASKS: dict[str, Task] = {
                 "label_column",
                 "key_column",
                 "labels",
+                "skip_damaged",
                 "classes",
                 "prompt",
                 "batch_images",

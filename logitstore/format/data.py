@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Discriminator, Field, Tag
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_serializer
 
 from logitstore.core.record import Count, Record
 
@@ -40,6 +41,7 @@ class ImagesInfo(Record):
         classes: checksum of the names of the teacher's classes, in order.
         prompt: the text for each class, with `{}` for its name; only for a teacher that compares images with texts.
         unlabelled: count of images without a true label for the picture that the teacher saw.
+        skipped: keys of the images that were left out because they could not be read or decoded.
     """
 
     source: str
@@ -53,6 +55,15 @@ class ImagesInfo(Record):
     classes: str
     prompt: str | None = None
     unlabelled: Count
+    skipped: tuple[str, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _plain(self, plain_of: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Leave `skipped` out if it is empty, so that such caches keep the bytes of older versions."""
+        plain = plain_of(self)
+        if not self.skipped:
+            plain.pop("skipped", None)
+        return plain
 
 
 class OtherData(Record):

@@ -6,11 +6,11 @@ docs/format.md, "Views of images", describes each transform.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StrictFloat, StrictInt, field_validator, model_validator
+from pydantic import Field, StrictFloat, StrictInt, field_validator, model_serializer, model_validator
 
 from logitstore.core.record import Record
 from logitstore.core.registry import suggest
@@ -18,13 +18,10 @@ from logitstore.errors import BadInput
 
 Number = Annotated[StrictInt, Field(ge=0, lt=1 << 31)] | StrictFloat
 
-
 Argument = Number | tuple[Number, Number]
-
 
 MOST_PIXELS = 4096
 """The longest edge of a view. The limit keeps a wrong size in a manifest from making a reader allocate much memory."""
-
 
 _NUMBER = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 
@@ -95,6 +92,10 @@ def _chance(default: float) -> Option:
 OPTIONS: dict[str, dict[str, Option]] = {
     "whole": {},
     "center": {"share": Option(default=0.875, low=0.01, high=1)},
+    "middle": {"share": Option(default=0.875, low=0.01, high=1)},
+    "shortest": {"edge": Option(default=256, low=1, high=8192), "longest": Option(default=0, low=0, high=8192)},
+    "squash": {"height": Option(default=256, low=1, high=8192), "width": Option(default=256, low=1, high=8192)},
+    "native": {},
     "crop": {
         "scale": Option(default=(0.08, 1.0), low=0.001, high=1),
         "ratio": Option(default=(3 / 4, 4 / 3), low=0.01, high=100),
@@ -119,14 +120,11 @@ OPTIONS: dict[str, dict[str, Option]] = {
 }
 """The options of each transform."""
 
-
-FRAMING = ("whole", "center", "crop")
+FRAMING = ("whole", "center", "crop", "middle", "shortest", "squash", "native")
 """Transforms that choose the visible part of a picture; one of them must be the first transform."""
-
 
 MIXING = ("mixup", "cutmix")
 """Transforms that mix in another image; they must be the last transforms."""
-
 
 NEEDS_KORNIA = ("jitter", "randaugment")
 
@@ -177,15 +175,11 @@ class TransformInfo(Record):
 
 
 Side = Annotated[StrictInt, Field(ge=1, le=MOST_PIXELS)]
-
-
 Centre = Annotated[float, Field(ge=-1e6, le=1e6)]
-
-
 Spread = Annotated[float, Field(ge=1e-6, le=1e6)]
-
-
 Version = Annotated[str, Field(pattern=r"^[0-9A-Za-z.!_-]{1,40}$")]
+Interpolation = Literal["bilinear", "bicubic", "nearest", "box", "hamming", "lanczos"]
+Channels = Literal["rgb", "bgr", "luma"]
 
 
 class ViewInfo(Record):
@@ -196,17 +190,28 @@ class ViewInfo(Record):
         transforms: the transforms, in the order of their application.
         interpolation: interpolation of the framing.
         mean, std: mean and deviation of the channels, in [0, 1] units; a model gets (view / 255 - mean) / std.
+        channels: what a model gets of the levels: as they are, in the reverse order, or their luma alone. `mean` and `std` are
+            those of the result.
         seed: seed of all random numbers.
         versions: versions of the libraries that can change a pixel, by name; see `libraries`.
     """
 
     size: tuple[Side, Side]
     transforms: tuple[TransformInfo, ...]
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    interpolation: Interpolation = "bilinear"
     mean: tuple[Centre, Centre, Centre]
     std: tuple[Spread, Spread, Spread]
+    channels: Channels = "rgb"
     seed: StrictInt = Field(0, ge=0, lt=1 << 63)
     versions: dict[str, Version]
+
+    @model_serializer(mode="wrap")
+    def _plain(self, plain_of: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Leave `channels` out if they are as usual, so that such views keep the bytes of older versions."""
+        plain = plain_of(self)
+        if self.channels == "rgb":
+            plain.pop("channels", None)
+        return plain
 
     @property
     def spelled(self) -> str:

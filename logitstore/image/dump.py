@@ -5,30 +5,33 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import xxhash
 from transformers import PretrainedConfig
 
 from logitstore.core.order import spread
-from logitstore.core.progress import Progress, no_progress
+from logitstore.core.progress import Progress, Step, no_progress
 from logitstore.core.types import Array, ModelRef
+from logitstore.dump.parts import ANSWERS, missing_work
 from logitstore.dump.task import AskAgain, CommittedSamples, Prepared, check_teacher, row_entries, teacher_info
 from logitstore.dump.teachers import model_of
 from logitstore.dump.teachers.image_classifier import ImageTeacher
 from logitstore.dump.teachers.teacher import Teacher
 from logitstore.dump.teachers.zero_shot import ZeroShotTeacher
-from logitstore.errors import BadInput, CacheMismatch
+from logitstore.errors import BadInput, CacheMismatch, LogitstoreError
 from logitstore.format.data import ImagesInfo
-from logitstore.format.manifest import Manifest
+from logitstore.format.manifest import MANIFEST_NAME, Manifest
 from logitstore.format.needs import Gives
 from logitstore.format.presets import row_of
 from logitstore.format.tap_names import FINAL, names_of
+from logitstore.format.views import ViewInfo
+from logitstore.image.data.damage import damaged, left_out, refuse_damaged
 from logitstore.image.data.images import Images, ImageSpec, open_images
 from logitstore.image.labels import FEW_CLASSES, classes_of, compares_texts, labels_for, output_width
 from logitstore.image.pictures import Pictures, pictures_of, view_batches
-from logitstore.image.processor import load_processor, view_info
+from logitstore.image.processors.chosen import recorded, view_info
+from logitstore.image.processors.saved import Processor, load_processor
 from logitstore.image.stored import images_arrow, images_of, views_of
 from logitstore.image.view import Views
 from logitstore.models.load import load_config
@@ -36,6 +39,7 @@ from logitstore.settings.dump import AddSettings, DumpSettings
 from logitstore.settings.tasks import refuse_other_tasks
 from logitstore.store import layout
 from logitstore.store.cache import Cache
+from logitstore.store.storage import open_storage, read_sealed
 from logitstore.store.vocabulary import Vocabulary, read_pieces
 
 SAMPLES_PER_PART = 8192
@@ -79,10 +83,11 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
     config = load_config(model)
     is_zero_shot = compares_texts(config)
     names = classes_of(settings, config, is_zero_shot)
-    images = open_images(image_spec(settings), progress)
+    found = open_images(image_spec(settings), progress)
+    images, skipped = _usable(found, settings, progress)
     labels = labels_for(images, names, str(model)) if settings.labels else np.full(len(images), -1)
-    processor = load_processor(model)
-    view = view_info(settings, processor, settings.teacher)
+    processor = load_processor(model, config)
+    view = recorded(view_info(settings, processor, _some(images)), _view_there(settings), processor)
     unlabelled = len(images) if view.mixes else int((labels < 0).sum())
     width = output_width(config, is_zero_shot)
     preset = settings.preset or ("topk" if len(names) <= FEW_CLASSES or width is None else "small")
@@ -106,6 +111,7 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
             classes=xxhash.xxh3_128_hexdigest("\0".join(names).encode()),
             prompt=prompt if is_zero_shot else None,
             unlabelled=unlabelled,
+            skipped=skipped,
         ),
         views=settings.views,
         view=view,
@@ -116,6 +122,7 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
         batch_tokens=settings.batch_images,
         **row_entries(settings, preset, row, lambda: len(spread(len(images), len(images), settings.pilot_rows))),
     )
+    load = _loader(model, config, settings.dtype, settings.device, [prompt.replace("{}", name) for name in names])
     return Prepared(
         manifest=manifest,
         samples=views(),
@@ -126,8 +133,55 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
             view_batches, pictures=Pictures(images, view), size=settings.batch_images, workers=settings.workers
         ),
         files=partial(_files, images, labels, names, processor),
-        load=_loader(model, config, settings.dtype, settings.device, [prompt.replace("{}", name) for name in names]),
+        load=_after_check(images, settings, manifest, progress, load),
     )
+
+
+def _usable(images: Images, settings: DumpSettings, progress: Progress) -> tuple[Images, tuple[str, ...]]:
+    """Return the images without those that are left out, and the keys of these. Raises BadInput: nothing is left."""
+    if not settings.skip_damaged:
+        return images, ()
+    found = damaged(images, range(len(images)), settings.workers, progress)
+    for line in left_out(found):
+        progress(Step(stage=line, done=1, total=1))
+    if len(found) == len(images):
+        refuse_damaged(images, found, settings.data)
+    return images.without(found), tuple(images.keys[place] for place in found)
+
+
+def _after_check(
+    images: Images, settings: DumpSettings, manifest: Manifest, progress: Progress, load: Callable[[], Teacher]
+) -> Callable[[], Teacher]:
+    """Return what loads the teacher, after it has looked at every image that is still to be shown to it."""
+
+    def checked() -> Teacher:
+        if not settings.skip_damaged:
+            wanted = (
+                range(manifest.parts) if settings.parts is None else layout.parse_parts(settings.parts, manifest.parts)
+            )
+            spans = [manifest.span(part) for part in missing_work(open_storage(settings.out), wanted, [ANSWERS])]
+            places = {sample % len(images) for span in spans for sample in range(span.start, span.stop)}
+            refuse_damaged(images, damaged(images, sorted(places), settings.workers, progress), settings.data)
+        return load()
+
+    return checked
+
+
+def _some(images: Images) -> list[Array]:
+    """Return the first picture of the data, if it can be read."""
+    try:
+        return [images.picture(0)]
+    except BadInput:
+        return []
+
+
+def _view_there(settings: DumpSettings) -> ViewInfo | None:
+    """Return how the views of the cache are made that the dump goes on with; None where there is none."""
+    storage = open_storage(settings.out)
+    try:
+        return read_sealed(Manifest, storage, MANIFEST_NAME).view
+    except LogitstoreError:
+        return None
 
 
 def _reopened(cache: Cache, again: AskAgain, progress: Progress) -> Prepared:
@@ -200,11 +254,11 @@ def image_spec(settings: DumpSettings) -> ImageSpec:
     )
 
 
-def _files(images: Images, labels: Array, names: list[str], processor: dict[str, Any]) -> dict[str, bytes]:
+def _files(images: Images, labels: Array, names: list[str], processor: Processor) -> dict[str, bytes]:
     """Return the shared files by path: names of the classes, the images, and the teacher's image processor."""
     classes = Vocabulary(pieces=names).arrow()
     table = images_arrow(images.keys, labels)
-    processor_json = json.dumps(processor, indent=1, sort_keys=True).encode() + b"\n"
+    processor_json = json.dumps(processor.said, indent=1, sort_keys=True).encode() + b"\n"
     return {
         layout.shared_name("vocabulary", classes, ".arrow"): classes,
         layout.shared_name("images", table, ".arrow"): table,

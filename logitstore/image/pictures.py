@@ -39,16 +39,22 @@ class Pictures:
         info: how the views are made.
         size: height and width of the views, where they differ from `info.size`.
         places: int64, the place of each image among `images`; None leaves each image in its own place.
+        shown: gives mean, std and channels, where they are not those of `info`.
 
     Raises:
         CacheMismatch: the installed libraries are not those that the views were first made with.
     """
 
     def __init__(
-        self, images: Images, info: ViewInfo, size: tuple[int, int] | None = None, places: Array | None = None
+        self,
+        images: Images,
+        info: ViewInfo,
+        size: tuple[int, int] | None = None,
+        places: Array | None = None,
+        shown: ViewInfo | None = None,
     ) -> None:
         check_versions(info)
-        self.images, self.info = images, info
+        self.images, self.info, self._shown = images, info, shown or info
         self._places = np.arange(len(images)) if places is None else places
         self._size = None if size == info.size else size
 
@@ -66,7 +72,7 @@ class Pictures:
         partners_B3HW = None
         if any(mixes):
             partners_B3HW = torch.stack([picture if other is None else other for picture, other, _, _ in made])
-        return finish(pictures_B3HW, self.info, partners_B3HW, mixes), [view for _, _, _, view in made]
+        return finish(pictures_B3HW, self._shown, partners_B3HW, mixes), [view for _, _, _, view in made]
 
     def _made(self, view: View) -> tuple[Tensor, Tensor | None, Mix | None, View]:
         """Return the view's picture, its partner's picture, how they are mixed, and the view with content and digest filled
@@ -99,7 +105,11 @@ class Pictures:
 
 
 def pictures_of(
-    cache: Cache, source: str | Path | None = None, size: int | None = None, progress: Progress = no_progress
+    cache: Cache,
+    source: str | Path | None = None,
+    size: int | None = None,
+    progress: Progress = no_progress,
+    shown: ViewInfo | None = None,
 ) -> Pictures:
     """Return a maker of the views of a cache's images, which are found in the user's data by their keys.
 
@@ -108,6 +118,7 @@ def pictures_of(
         source: the data, where they have moved since the cache was made.
         size: edge of the views, where it is not the teacher's.
         progress: receives the steps.
+        shown: see `Pictures`.
 
     Raises:
         BadInput: the cache holds text; or the data cannot be read, or lack an image.
@@ -141,7 +152,7 @@ def pictures_of(
             + ". Give the data that the cache was made from."
         )
     places = np.array([place_of[name] for name in names], np.int64)
-    return Pictures(images, info, None if size is None else (size, size), places)
+    return Pictures(images, info, None if size is None else (size, size), places, shown)
 
 
 def view_batches(views: list[View], pictures: Pictures, size: int, workers: int) -> Iterator[TeacherBatch]:

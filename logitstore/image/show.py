@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from logitstore.core.types import CachedSample
 from logitstore.format.manifest import Manifest
+from logitstore.format.views import MIXING
+from logitstore.image.stored import images_of
 from logitstore.report.tokens import Listed, Spell, TokenView, class_view
 from logitstore.store.cache import Cache
+
+MIXED = "mixed views have no label of their own"
+
+NAMED = 5
+"""Most images that are named of those that were left out."""
 
 VIEW_BYTES = 24
 """Of a view in `samples.arrow`."""
@@ -28,7 +36,9 @@ class ImageShown:
         height, width = view.size
         return [
             f"teacher    {teacher.name} ({teacher.architecture}, {teacher.vocabulary:,} classes, {teacher.dtype})",
-            f"data       {data.source}: {manifest.samples:,} images, {data.unlabelled:,} without a label",
+            f"data       {data.source}: {manifest.samples:,} images, "
+            + (MIXED if view.mixes else f"{data.unlabelled:,} without a label")
+            + _skipped(data.skipped),
             f"views      {manifest.views:,} of each, {height} x {width}: {view.spelled}",
         ]
 
@@ -45,7 +55,8 @@ class ImageShown:
         return [
             (
                 "data",
-                f"{data['source']} [{data['split']}], {summary['images']:,} images, {data['unlabelled']:,} unlabelled",
+                f"{data['source']} [{data['split']}], {summary['images']:,} images, {_labels(summary)}"
+                + _skipped(data.get("skipped", ())),
             ),
             ("views", f"{summary['views']:,} of each, {height} x {width}, {view['interpolation']}: {view['spelled']}"),
             ("made with", f"{libraries}; seed {view['seed']}"),
@@ -53,3 +64,19 @@ class ImageShown:
 
     def added(self, cache: Cache) -> str:
         return f"{cache.manifest.views:,} views of {cache.manifest.samples:,} images"
+
+
+def _labels(summary: dict[str, Any]) -> str:
+    """Say how many images have labels; of mixed views the cache keeps those of the images."""
+    if not any(each["name"] in MIXING for each in summary["view"]["transforms"]):
+        return f"{summary['data']['unlabelled']:,} unlabelled"
+    labelled = int((images_of(Cache(summary["path"])).labels >= 0).sum())
+    return f"{summary['images'] - labelled:,} unlabelled; {MIXED}"
+
+
+def _skipped(keys: Sequence[str]) -> str:
+    """Say which images were left out, the first of them by their keys."""
+    if not keys:
+        return ""
+    more = f" and {len(keys) - NAMED:,} more" if len(keys) > NAMED else ""
+    return f"; {len(keys):,} left out because they are damaged: {', '.join(keys[:NAMED])}{more}"

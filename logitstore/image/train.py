@@ -18,10 +18,12 @@ from logitstore.core.order import held_out
 from logitstore.core.progress import Progress
 from logitstore.core.types import ModelRef
 from logitstore.errors import BadInput
+from logitstore.format.views import ViewInfo
 from logitstore.image.batches import ViewCollator
 from logitstore.image.order import view_order
 from logitstore.image.pictures import pictures_of
-from logitstore.image.processor import edge_of, load_processor, resized
+from logitstore.image.processors.proof import prove_numbers
+from logitstore.image.processors.saved import load_processor
 from logitstore.models.load import load_config
 from logitstore.models.shape import size_errors
 from logitstore.settings.train import EvaluateSettings, TrainSettings
@@ -67,7 +69,23 @@ def size_of(student: ModelRef, config: PretrainedConfig) -> int | None:
     edge: Any = getattr(config, "image_size", None)
     if isinstance(edge, int):
         return edge
-    return edge_of(load_processor(student), str(student)) if _has_processor(student) else None
+    return load_processor(student, config).edge if _has_processor(student) else None
+
+
+def shown_to(cache: Cache, student: ModelRef | None) -> ViewInfo:
+    """Return the views of a cache with the mean, deviation and channels that a student is shown: those of the image processor
+    saved with it, with which it will be used; without one those of the teacher.
+
+    Raises:
+        ModelError: the image processor cannot be read, or does something else than its settings say.
+    """
+    view = cache.manifest.images[1]
+    if student is None or not _has_processor(student):
+        return view
+    processor = load_processor(student, load_config(student))
+    found = processor.described
+    prove_numbers(processor, found)
+    return view.model_copy(update={"mean": found.mean, "std": found.std, "channels": found.channels})
 
 
 def processor_for(cache: Cache, student: ModelRef | None, edge: int | None) -> bytes:
@@ -85,8 +103,7 @@ def processor_for(cache: Cache, student: ModelRef | None, edge: int | None) -> b
     source = student if student is not None and _has_processor(student) else ModelRef(name=str(kept))
     if edge is None:
         return (Path(source.name) / PROCESSOR).read_bytes()
-    settings = resized(load_processor(source), str(source), edge)
-    return json.dumps(settings, indent=2).encode() + b"\n"
+    return json.dumps(load_processor(source).at(edge).said, indent=2).encode() + b"\n"
 
 
 def _has_processor(student: ModelRef) -> bool:
@@ -124,7 +141,7 @@ class ImageTraining:
     ) -> RunData:
         """Open the views to train on, and the first view of those images that are held out."""
         size = settings.image_size or (None if student is None else size_of(student, load_config(student)))
-        pictures = pictures_of(cache, settings.images, size, progress)
+        pictures = pictures_of(cache, settings.images, size, progress, shown_to(cache, student))
         kept_out_I = held_out(np.arange(cache.manifest.samples), settings.holdout)
         order = view_order(cache, np.flatnonzero(~kept_out_I), settings.views, settings.views_per_step, settings.seed)
         options: dict[str, Any] = {"pictures": pictures, **vars(place)}
@@ -178,7 +195,7 @@ class ImageTraining:
             samples=order.firsts[0] + images_I,
             shuffle=False,
             batch_size=settings.batch_size,
-            pictures=pictures_of(cache, settings.images, size, progress),
+            pictures=pictures_of(cache, settings.images, size, progress, shown_to(cache, student)),
         )
         model, device = loaded(settings, student, cache.manifest.task)
         check_takes(model, settings.student, loader.at(0, 0).model_inputs()["pixel_values"])

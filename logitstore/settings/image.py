@@ -27,6 +27,10 @@ class ViewChoices(Record):
     )
     key_column: str | None = Field(None, description="Column with a name for each image. Default: images are numbered.")
     labels: bool = Field(True, description="Keep the labels of the data. --no-labels leaves them out.")
+    skip_damaged: bool = Field(
+        False,
+        description="Leave out the images that cannot be read or decoded, and name them. Default: the dump is refused.",
+    )
     classes: str | None = Field(
         None,
         description="Names of the classes, separated by commas, for teachers that compare images with texts (CLIP).",

@@ -46,8 +46,14 @@ def test_a_framing_is_put_first_where_none_is_named() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "the first transform must be one of whole, center, crop, but there is none. Put one of them first."),
-        ("flip", "the first transform must be one of whole, center, crop, but the first is 'flip'. Put one"),
+        (
+            "",
+            "squash, native, but there is none. Put one of them first.",
+        ),
+        (
+            "flip",
+            "middle, shortest, squash, native, but the first is 'flip'. Put one",
+        ),
         ("flip,crop", "the first is 'flip'. Put one of them first."),
         ("crop,center", "a picture is framed once, but both 'crop' and 'center' are named. Leave one out."),
         ("crop,flip,flip", "the transform 'flip' is named twice. Name it once."),
@@ -133,7 +139,7 @@ def hostile(place: str, value: object) -> str:
         ("transforms/4/arguments/n", 2.0),
         ("transforms/4/arguments/n", 10**9),
         ("transforms/6/arguments/alpha", 1e-300),
-        ("interpolation", "nearest"),
+        ("interpolation", "cubic"),
         ("mean", [0, 0]),
         ("mean", [0, 0, float("nan")]),
         ("std", [0, 1, 1]),

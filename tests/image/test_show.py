@@ -116,7 +116,7 @@ def test_a_dry_run_tells_images_views_and_size_and_writes_nothing(
 ) -> None:
     plan = images_plan(classifier, images, tmp_path / "out", augment="crop,mixup")
     out = told("dump", *flags_of(plan), "--dry-run")
-    assert f"data       {images}: 60 images, 60 without a label" in out
+    assert f"data       {images}: 60 images, mixed views have no label of their own" in out
     assert "views      3 of each, 16 x 16: crop,mixup" in out
     assert "rows       180" in out
     assert "parts      9 of up to 25 samples" in out
@@ -125,3 +125,25 @@ def test_a_dry_run_tells_images_views_and_size_and_writes_nothing(
     on_disk = sum(len(content) for name, content in tree(cache.path / "parts").items() if "/c/" in name)
     samples = 180 * 28
     assert expected == pytest.approx((on_disk + samples) / 1000, rel=0.2)
+
+
+def test_inspect_counts_the_labels_of_images_whose_views_are_mixed(
+    told: Told, classifier: Path, images: Path, tmp_path: Path
+) -> None:
+    cache = dump(images_plan(classifier, images, tmp_path / "mixed", augment="crop,mixup", views=1))
+    table = re.sub(r"\s+", " ", told("inspect", cache.path))
+    assert "60 images, 2 unlabelled; mixed views have no label of their own" in table
+
+
+def test_words_and_figures_of_texts_are_not_printed_for_images(
+    told: Told, image_cache: Cache, classifier: Path
+) -> None:
+    shown = ["--student", classifier, "--samples", "all", "--device", "cpu"]
+    for out in (
+        told("inspect", image_cache.path),
+        told("inspect", image_cache.path, "--sample", 0),
+        told("evaluate", image_cache.path, *shown),
+    ):
+        figures = out.split("rows.zarr")[0]
+        assert not re.search("token|perplexity|drafted|nats_per_byte", figures), figures
+    assert "top5_accuracy" in told("evaluate", image_cache.path, *shown)

@@ -45,10 +45,12 @@ def decode(content: bytes, key: str) -> Array:
             return np.array(_on_white(_eight_bits(image)).convert("RGB"))
     except UnidentifiedImageError as error:
         reason = f"is no {', '.join(_FORMATS)} file" if content else "the file is empty"
-        raise BadInput(f"image '{key}': cannot be decoded: {reason}. Repair or remove it.") from error
+        raise BadInput(f"image '{key}': cannot be decoded: {reason}. Put a whole file in its place.") from error
     except Exception as error:
         # decoders raise many kinds of errors; the message keeps the reason, the traceback is chained
-        raise BadInput(f"image '{key}': cannot be decoded: {one_line(error)}. Repair or remove it.") from error
+        raise BadInput(
+            f"image '{key}': cannot be decoded: {one_line(error)}. Put a whole file in its place."
+        ) from error
 
 
 def content_hash(content: bytes) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from logitstore.core.registry import suggest
 from logitstore.errors import BadInput
@@ -26,6 +26,21 @@ def files_below(folder: Path) -> list[str]:
         BadInput: a folder cannot be read, or a name is not UTF-8.
     """
     return sorted(_walk(folder))
+
+
+def linked_folders(folder: Path, names: list[str]) -> Iterator[str]:
+    """Yield a line for each folder on the paths of some files that is a link, and say if what it leads to is read twice.
+
+    Args:
+        folder: the folder.
+        names: paths of files relative to it.
+    """
+    whole = folder.resolve()
+    for each in sorted({str(above) for name in names for above in PurePosixPath(name).parents if above.name}):
+        if (folder / each).is_symlink():
+            target = (folder / each).resolve()
+            twice = ", so its images are there twice" if target.is_relative_to(whole) else ""
+            yield f"the folder '{each}' is a link to {target}{twice}"
 
 
 def image_folder(folder: Path, names: list[str], split: str) -> ImageSource:

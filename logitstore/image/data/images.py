@@ -6,8 +6,10 @@ Axes: N images, H height, W width, C red, green and blue.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -19,7 +21,7 @@ from logitstore.core.types import Array
 from logitstore.dump.data import files_of, is_saved, load, load_saved
 from logitstore.errors import BadInput
 from logitstore.image.data.decode import SUFFIXES, decode
-from logitstore.image.data.folder import files_below, image_folder
+from logitstore.image.data.folder import files_below, image_folder, linked_folders
 from logitstore.image.data.source import ImageSource
 from logitstore.image.data.tars import image_tars
 
@@ -67,10 +69,23 @@ class Images:
         if len(set(self.keys)) < len(self.keys):
             twice = Counter(self.keys).most_common(1)[0][0]
             raise BadInput(f"--data: two images have the key '{twice}'. Give every image a key of its own.")
+
+    @cached_property
+    def fingerprint(self) -> str:
         digest = xxhash.xxh3_128()
         for key, label in zip(self.keys, self.labels, strict=True):
             digest.update(f"{label} {key}\0".encode())
-        self.fingerprint = digest.hexdigest()
+        return digest.hexdigest()
+
+    def without(self, places: Collection[int]) -> Images:
+        """Return the same images but some, which keep their classes and get other places."""
+        kept = [place for place in range(len(self)) if place not in places]
+        other = copy(self)
+        other.__dict__.pop("fingerprint", None)
+        other.keys, other.labels = [self.keys[place] for place in kept], self.labels[kept]
+        read = self._read
+        other._read = lambda index: read(kept[index])
+        return other
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -126,6 +141,8 @@ def _source(spec: ImageSpec, progress: Progress) -> ImageSource:
             _refuse_columns(spec)
             if not images:
                 raise _no_images(spec)
+            for line in linked_folders(path, images):
+                progress(Step(stage=line, done=1, total=1))
             return image_folder(path, images, spec.split)
     files = files_of(spec.source)
     if files and all(".tar" in file.suffixes or file.suffix == ".tgz" for file in files):

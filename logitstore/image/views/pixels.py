@@ -1,4 +1,4 @@
-"""Change pixels: grayscale, and noise in a box."""
+"""Change pixels: mirrored, grey, and noise in a box."""
 
 from __future__ import annotations
 
@@ -17,6 +17,16 @@ TRIES = 10
 
 
 @dataclass(frozen=True, kw_only=True)
+class Flip:
+    """Mirror the picture, with chance p."""
+
+    p: float
+
+    def __call__(self, picture_3HW: Tensor, uniforms: Uniforms) -> Tensor:
+        return picture_3HW.flip(-1) if uniforms.happens(self.p) else picture_3HW
+
+
+@dataclass(frozen=True, kw_only=True)
 class Grayscale:
     """Put the luma of ITU-R BT.601, 0.299 R + 0.587 G + 0.114 B, into all channels, with chance p."""
 
@@ -25,8 +35,13 @@ class Grayscale:
     def __call__(self, picture_3HW: Tensor, uniforms: Uniforms) -> Tensor:
         if not uniforms.happens(self.p):
             return picture_3HW
-        red_HW, green_HW, blue_HW = picture_3HW.double()
-        return rounded(0.299 * red_HW + 0.587 * green_HW + 0.114 * blue_HW).repeat(3, 1, 1)
+        return luma(picture_3HW).repeat(3, 1, 1)
+
+
+def luma(picture_3HW: Tensor) -> Tensor:
+    """Return uint8[..., 1, H, W]: the luma of pictures uint8[..., 3, H, W]."""
+    red_1HW, green_1HW, blue_1HW = torch.split(picture_3HW.double(), 1, -3)
+    return rounded(0.299 * red_1HW + 0.587 * green_1HW + 0.114 * blue_1HW)
 
 
 @dataclass(frozen=True, kw_only=True)

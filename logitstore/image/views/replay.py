@@ -11,7 +11,6 @@ from logitstore.core.types import Array
 from logitstore.errors import BadInput
 from logitstore.format.views import MIXING, TransformInfo, ViewInfo
 from logitstore.image.views import TRANSFORMS
-from logitstore.image.views.framing import framed
 from logitstore.image.views.uniforms import Uniforms, seed_of
 
 
@@ -37,9 +36,9 @@ def replay(picture_HW3: Array, info: ViewInfo, image: int, view: int, size: tupl
         raise ValueError(f"a picture is uint8[H, W, 3], not {picture_HW3.dtype}{list(picture_HW3.shape)}")
     key = seed_of(info.seed, image, view)
     framing, *others = info.transforms
-    height, width = picture_HW3.shape[:2]
-    box = _made(framing)(height, width, info.size[1] / info.size[0], Uniforms(key, 0))
-    picture_3HW = framed(picture_HW3, box, size or info.size, info.interpolation)
+    picture_3HW: Tensor = _made(framing).frame(
+        picture_HW3, info.size, size or info.size, info.interpolation, Uniforms(key, 0)
+    )
     for stream, transform in enumerate(others, 1):
         if transform.name not in MIXING:
             picture_3HW = _made(transform)(picture_3HW, Uniforms(key, stream))

@@ -59,8 +59,8 @@ def zero_shot_plan(clip: Path, images: Path, out: Path, **changes: Any) -> DumpS
 def test_zero_shot_answers_are_those_of_the_model_and_its_texts(clip: Path, images: Path, tmp_path: Path) -> None:
     cache = dump(zero_shot_plan(clip, images, tmp_path / "cache"))
     assert cache.manifest.view is not None
-    # what its image processor does: the middle 16 of the 20 pixels of the shorter edge
-    assert cache.manifest.view.spelled == "center:share=0.8,flip"
+    # what its image processor does: resize the shorter side to 20 pixels, and take the middle 16
+    assert cache.manifest.view.spelled == "shortest:edge=20,flip"
     assert cache.manifest.view.interpolation == "bicubic"
     model = AutoModel.from_pretrained(clip).eval()
     tokenizer = PreTrainedTokenizerFast.from_pretrained(clip)

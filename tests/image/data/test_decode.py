@@ -33,7 +33,7 @@ from tests.parts.image_files import FILES, drawn, encoded, folder_of, open_at, t
 def test_what_cannot_be_decoded_is_named_by_its_key_in_one_line(tmp_path: Path, content: bytes, reason: str) -> None:
     images = open_at(folder_of(tmp_path, {"a/b.jpg": content}))
     with pytest.raises(
-        BadInput, match=f"^image 'a/b.jpg': cannot be decoded: .*{reason}.* Repair or remove it.$"
+        BadInput, match=f"^image 'a/b.jpg': cannot be decoded: .*{reason}.* Put a whole file in its place.$"
     ) as caught:
         images.picture(0)
     assert "\n" not in str(caught.value)

@@ -14,13 +14,22 @@ from transformers import (
 )
 
 from logitstore.dump.dump import dump
-from logitstore.image.processor import edge_of, resized
+from logitstore.image.processors.described import edge_of, resized
 from logitstore.settings.train import EvaluateSettings, TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.train.evaluate import evaluate
 from logitstore.train.train import train
 from tests.parts.commands import Refused
-from tests.parts.images import SIZE, WORDS, images_plan, save_classifier, save_processor, small_resnet, small_vit
+from tests.parts.images import (
+    PROCESSOR,
+    SIZE,
+    WORDS,
+    images_plan,
+    save_classifier,
+    save_processor,
+    small_resnet,
+    small_vit,
+)
 from tests.parts.vision import Told
 
 
@@ -64,22 +73,29 @@ def test_a_student_of_another_size_is_saved_with_it_and_judged_at_it(
 
 
 @pytest.mark.parametrize(
-    ("said", "resized_to"),
+    ("kind", "said", "resized_to"),
     [
-        ({"size": {"height": 16, "width": 16}}, {"size": {"height": 32, "width": 32}}),
-        ({"size": {"shortest_edge": 16}}, {"size": {"shortest_edge": 32}}),
-        ({"size": 16}, {"size": 32}),
+        ("ViTImageProcessor", {"size": {"height": 16, "width": 16}}, {"size": {"height": 32, "width": 32}}),
+        ("ViTImageProcessor", {"size": 16}, {"size": 32}),
         (
+            "CLIPImageProcessor",
             {"size": {"shortest_edge": 20}, "do_center_crop": True, "crop_size": {"height": 16, "width": 16}},
             {"size": {"shortest_edge": 40}, "do_center_crop": True, "crop_size": {"height": 32, "width": 32}},
         ),
-        ({"size": {"shortest_edge": 16}, "crop_pct": 0.8}, {"size": {"shortest_edge": 32}, "crop_pct": 0.8}),
+        (
+            "ConvNextImageProcessor",
+            {"size": {"shortest_edge": 16}, "crop_pct": 0.8},
+            {"size": {"shortest_edge": 32}, "crop_pct": 0.8},
+        ),
     ],
 )
-def test_a_processor_for_another_size_keeps_its_framing(said: dict[str, Any], resized_to: dict[str, Any]) -> None:
+def test_a_processor_for_another_size_keeps_its_framing(
+    kind: str, said: dict[str, Any], resized_to: dict[str, Any]
+) -> None:
+    said = PROCESSOR | {"image_processor_type": kind} | said
     assert edge_of(said, "it") == 16
-    found = resized(said, "it", 32)
-    assert found == resized_to
+    found = said | resized(said, "it", 32)
+    assert found == said | resized_to
     assert edge_of(found, "it") == 32
 
 
@@ -129,17 +145,22 @@ def test_a_teacher_without_an_image_processor_is_named(
     ("changes", "said"),
     [
         ({"size": {"height": 5000, "width": 5000}}, "size.0: Input should be less than or equal to 4096"),
-        ({"size": {"height": 0, "width": 16}}, "size.0: Input should be greater than or equal to 1"),
-        ({"size": None}, "names no size. Mend its preprocessor_config.json."),
+        ({"size": {"height": 0, "width": 16}}, "squash:height=0: must be a whole number from 1 to 8192"),
+        ({"size": None}, "names no size that views can have. Mend its preprocessor_config.json."),
         ({"image_mean": [0.5]}, "mean.1: Field required"),
-        ({"image_mean": 0.5}, "no views can be made as its image processor says"),
         ({"image_std": [0, 0, 0]}, "std.0: Input should be greater"),
         ({"image_mean": None}, "names no image_mean. Save it anew"),
         ({"resample": None}, "names no resample. Save it anew"),
-        ({"resample": 0}, "resizes in Pillow's way 0; known are 2 and 3."),
+        ({"resample": 6}, "resizes in Pillow's way 6; known are 0 to 5."),
         ({"resample": "x"}, "no views can be made as its image processor says"),
-        ({"do_rescale": False}, "does not scale levels to [0, 1]"),
-        ({"rescale_factor": 1.0}, "does not scale levels to [0, 1]"),
+        (
+            {"image_processor_type": "NoImageProcessor"},
+            "transformers cannot build its image processor (NoImageProcessor)",
+        ),
+        (
+            {"image_processor_type": "DonutImageProcessor"},
+            "views cannot be what its image processor, DonutImageProcessorPil",
+        ),
     ],
     ids=str,
 )

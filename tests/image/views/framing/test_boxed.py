@@ -13,7 +13,7 @@ import torch
 
 from logitstore.core.types import Array
 from logitstore.image.views.boxes import Box
-from logitstore.image.views.framing import Center, Crop, framed
+from logitstore.image.views.framing.boxed import Center, Crop, framed
 from logitstore.image.views.levels import picture_of, rounded, unit
 from logitstore.image.views.randaugment import OPERATIONS
 from logitstore.image.views.replay import replay
