@@ -38,7 +38,7 @@ from logitstore.format.presets import row_of
 from logitstore.format.row import SCORES
 from logitstore.models.head import LinearHead
 from logitstore.models.load import load_config, load_tokenizer
-from logitstore.store.rows_writer import open_writer
+from logitstore.store.staged.rows_writer import open_writer
 from logitstore.targets.chunks import chunk_rows
 from logitstore.targets.decoder import Decoder
 from logitstore.targets.dense import dense_logprobs

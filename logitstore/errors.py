@@ -68,8 +68,8 @@ _REASONS = {
     errno.EINVAL: "the file system does not support this. Choose a folder on another one",
 }
 _WRITES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
-_UNREAD = {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM}
-"""What says nothing about a file's contents when it is read."""
+_OF_THE_CACHE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENODEV}
+"""What is wrong with the cache itself when one of its files is read: something else, or nothing, stands there."""
 
 _BUGS = {errno.EBADF, errno.EFAULT, errno.ECHILD, errno.ENOTTY, errno.EPIPE, errno.EINTR}
 """What only a program does wrong, or what is no refusal: these stay tracebacks."""
@@ -88,7 +88,7 @@ def refusal_of(error: BaseException) -> OSError | None:
         return error if error.errno and error.errno not in _BUGS else None
     if isinstance(error, LogitstoreError):
         refusal = None if error.__cause__ is None else refusal_of(error.__cause__)
-        return refusal if refusal and isinstance(error, CacheDamaged) and refusal.errno in _UNREAD else None
+        return refusal if refusal and isinstance(error, CacheDamaged) and refusal.errno not in _OF_THE_CACHE else None
     if found := _OF_RUST.search(str(error)):
         number = int(found[1])
         return None if number in _BUGS else OSError(number, os.strerror(number))

@@ -117,7 +117,13 @@ def test_a_file_that_cannot_be_read_is_not_called_damaged(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     damaged = CacheDamaged("cache/part.json: cannot be read. Run `logitstore verify CACHE --repair`.")
-    for number, is_told in ((errno.EMFILE, True), (errno.EIO, True), (errno.ENOENT, False), (errno.EISDIR, False)):
+    for number, is_told in (
+        *(
+            (number, True)
+            for number in (errno.EMFILE, errno.EIO, errno.ESTALE, errno.EOPNOTSUPP, errno.EINVAL, errno.EACCES)
+        ),
+        *((number, False) for number in (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENODEV)),
+    ):
         damaged.__cause__ = OSError(number, os.strerror(number))
         assert ended(monkeypatch, damaged) == 2
         line = error_line(capsys.readouterr().err)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from logitstore.errors import BadInput
 from logitstore.format.part_record import RECORD_NAME
-from logitstore.store import leases
 from logitstore.store.layout import PARTS, SHARED, committed_parts, inside, part_folder, read_regular, regular
+from logitstore.store.staged import leases
 
 
 class LocalDisk:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -118,7 +119,13 @@ def write_selection(path: Path, selection: Selection) -> None:
     with pa.ipc.new_file(sink, schema) as writer:
         writer.write_batch(pa.record_batch(columns, schema=schema))
     with storage_errors(path):
-        write_whole(path, bytes(sink.getvalue()))
+        try:
+            write_whole(path, bytes(sink.getvalue()))
+        except OSError:
+            # a file that may not outlive a power cut must not stand in the way of the next try
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+            raise
 
 
 def read_selection(path: Path) -> Selection:

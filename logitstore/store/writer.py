@@ -17,8 +17,8 @@ from logitstore.format.sealed import seal, seal_of
 from logitstore.store import layout
 from logitstore.store.local_disk import write_whole
 from logitstore.store.part import PartsPlan, read_record
-from logitstore.store.rows_writer import RowsWriter, open_writer
 from logitstore.store.samples import stored_samples
+from logitstore.store.staged.rows_writer import RowsWriter, open_writer
 from logitstore.store.storage import Storage, is_committed
 
 

@@ -18,7 +18,7 @@ from logitstore.format.presets import PRESETS, TYPICAL_KL, row_of
 from logitstore.format.row import RowInfo
 from logitstore.models.head import LinearHead
 from logitstore.store.rows import map_rows, read_rows
-from logitstore.store.rows_writer import open_writer
+from logitstore.store.staged.rows_writer import open_writer
 from logitstore.targets.decoder import Decoder
 from logitstore.targets.dense import dense_logprobs
 from logitstore.targets.shared import latents_of

@@ -17,9 +17,9 @@ import pytest
 
 from logitstore.dump.dump import dump
 from logitstore.settings.dump import DumpSettings
-from logitstore.store import leases
 from logitstore.store.checks.verify import verify
 from logitstore.store.local_disk import LocalDisk
+from logitstore.store.staged import leases
 from tests.parts.files import traces, tree
 
 
