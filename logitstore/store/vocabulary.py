@@ -11,8 +11,10 @@ import xxhash
 
 from logitstore.errors import CacheDamaged
 from logitstore.format.data import TokenizerInfo
+from logitstore.format.manifest import Manifest
 from logitstore.store.cache import Cache
 from logitstore.store.samples import open_arrow
+from logitstore.store.storage import Storage
 
 
 def read_pieces(cache: Cache) -> pa.ChunkedArray:
@@ -21,7 +23,12 @@ def read_pieces(cache: Cache) -> pa.ChunkedArray:
     Raises:
         CacheDamaged: the file is missing, or is not a whole Arrow file with the column `piece`.
     """
-    path = cache.storage.local(cache.manifest.shared_file("vocabulary"))
+    return pieces_in(cache.storage, cache.manifest)
+
+
+def pieces_in(storage: Storage, manifest: Manifest) -> pa.ChunkedArray:
+    """Return what `read_pieces` does, of a cache that is not opened. Raises CacheDamaged as it does."""
+    path = storage.local(manifest.shared_file("vocabulary"))
     try:
         return open_arrow(pa.memory_map(str(path))).read_all().column("piece")
     except (pa.ArrowException, OSError, KeyError, struct.error) as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from logitstore.errors import BadInput
-from logitstore.settings.recipe import load, recipe_names
+from logitstore.settings.recipe import load
 from logitstore.settings.train import TrainSettings
 
 LAUGHS = "a0: &a0 {x: 1}\n" + "".join(
@@ -21,10 +21,10 @@ LAUGHS = "a0: &a0 {x: 1}\n" + "".join(
         LAUGHS,
         "train: &a {x: *a}\n",
         f"train: {{out: {'[' * 5000}{']' * 5000}}}\n",
-        f"train: {{lr: {'9' * 5000}}}\n",
+        f"train: {{learning_rate: {'9' * 5000}}}\n",
         f"train: {{steps: 0x{'f' * 5000}}}\n",
-        "train: {lr: .inf}\n",
-        "train: {lr: .nan}\n",
+        "train: {learning_rate: .inf}\n",
+        "train: {learning_rate: .nan}\n",
         "train: {out: " + "x" * (1 << 20) + "}\n",
         "train: [" + "1, " * 20_000 + "]\n",
     ],
@@ -35,13 +35,12 @@ def test_a_recipe_without_end_is_refused(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(BadInput) as caught:
         load(TrainSettings, "train", path, {})
-    assert len(str(caught.value)) < 400
+    assert len(str(caught.value)) < 800
 
 
 def test_an_alias_that_people_write_is_followed(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
-    path.write_text("plan: &same {}\ndump: *same\ntrain: {caches: [x], out: y}\n")
+    path.write_text("plan: &same {}\ndump: *same\ntrain: {cache: x, learning_rate: 0, out: y}\n")
     with pytest.raises(BadInput) as caught:
         load(TrainSettings, "train", path, {})
-    assert "alias" not in str(caught.value)
-    assert recipe_names()
+    assert "--learning-rate" in str(caught.value)

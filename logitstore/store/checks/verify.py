@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
+import xxhash
 
 from logitstore.core.place import Place
 from logitstore.core.progress import Progress, Step, no_progress
@@ -25,6 +26,7 @@ from logitstore.store.part import Part, PartsPlan, read_record
 from logitstore.store.samples import stored_samples
 from logitstore.store.storage import Storage, open_storage, read_sealed, read_small
 from logitstore.store.taps import Tap, tap_folders
+from logitstore.store.vocabulary import Vocabulary, pieces_in
 
 _BLOCK_ROWS = 1 << 16
 
@@ -75,6 +77,7 @@ def verify(place: Place, progress: Progress = no_progress) -> list[Problem]:
             raise
         return [Problem(part=None, file=MANIFEST_NAME, what=_told(error))]
     problems = shared_problems(storage, manifest)
+    problems = problems or _vocabulary_problems(storage, manifest)
     samples_are_readable, shared, unreadable = _shared_samples(storage, manifest, problems)
     problems += unreadable
     numbers = layout.part_numbers(storage.names(layout.PARTS))
@@ -93,6 +96,23 @@ def verify(place: Place, progress: Progress = no_progress) -> list[Problem]:
     for name in tap_folders(storage):
         problems += tap_problems(storage, manifest, name, progress)
     return problems + _taps_without_record(storage)
+
+
+def _vocabulary_problems(storage: Storage, manifest: Manifest) -> list[Problem]:
+    """Return a problem if the pieces of the vocabulary are not those whose checksum the plan holds. Their seal is right."""
+    if not any(name.startswith(f"{layout.SHARED}/vocabulary-") for name in manifest.shared):
+        return []
+    try:
+        pieces: list[str] = pieces_in(storage, manifest).to_pylist()
+    except LogitstoreError as error:
+        return [Problem(part=None, file=manifest.shared_file("vocabulary"), what=str(error))]
+    if manifest.tokenizer is not None:
+        is_right = Vocabulary(pieces=pieces).info() == manifest.tokenizer
+    else:
+        named = getattr(manifest.data, "classes", None)
+        is_right = named in (None, xxhash.xxh3_128_hexdigest("\0".join(pieces).encode()))
+    what = "its pieces are not those whose checksum cache.json names"
+    return [] if is_right else [Problem(part=None, file=manifest.shared_file("vocabulary"), what=what)]
 
 
 def _taps_without_record(storage: Storage) -> list[Problem]:
