@@ -73,7 +73,7 @@ def files_of(source: str) -> list[Path]:
 
 def _pattern(path: Path) -> str:
     """Return a glob in which the leading folders that exist under their own names stand for themselves."""
-    found, parts = Path(), []
+    found, parts = Path(), list[str]()
     for place, part in enumerate(path.parts):
         found /= part
         if not found.exists():
