@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import importlib
+import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import xxhash
 
 from logitstore.core.registry import suggest
 from logitstore.errors import BadInput, one_line
@@ -62,8 +67,43 @@ def files_of(source: str) -> list[Path]:
     path = Path(source).expanduser()
     if path.is_file():
         return [path]
-    matches = sorted(glob.glob(str(path), recursive=True)) if glob.has_magic(str(path)) else []
+    matches = sorted(glob.glob(_pattern(path), recursive=True)) if glob.has_magic(str(path)) else []
     return [Path(match) for match in matches if Path(match).is_file()]
+
+
+def _pattern(path: Path) -> str:
+    """Return a glob in which the leading folders that exist under their own names stand for themselves."""
+    found, parts = Path(), list[str]()
+    for place, part in enumerate(path.parts):
+        found /= part
+        if not found.exists():
+            return str(Path(*parts, *path.parts[place:]))
+        parts.append(glob.escape(part))
+    return str(Path(*parts))
+
+
+_EXPANDED = re.compile(r"[*?\[\]{}\ud800-\udfff]|::|:/")
+"""What `datasets` or fsspec reads as a pattern, a chain of file systems, or a protocol; or what they cannot encode."""
+
+
+def _literal(path: Path) -> str:
+    """Return a path that `datasets` takes as it stands: where it would expand the path itself, a link to it.
+
+    The links lie beside the data sets that `datasets` keeps. Their names follow from the path and from the state of the file,
+    so a file that has changed is read again.
+    """
+    path = path.absolute()
+    if not _EXPANDED.search(str(path)):
+        return str(path)
+    state = path.stat()
+    identity = f"{state.st_size} {state.st_mtime_ns} ".encode() + os.fsencode(path)
+    folder = Path(library().config.HF_DATASETS_CACHE) / "logitstore-links"
+    folder.mkdir(parents=True, exist_ok=True)
+    link = folder / (xxhash.xxh3_128_hexdigest(identity) + path.suffix)
+    # a link of an earlier run leads to the same file
+    with contextlib.suppress(FileExistsError):
+        link.symlink_to(path)
+    return str(link)
 
 
 def load_saved(source: str, split: str) -> datasets.Dataset:
@@ -92,13 +132,41 @@ def _builder(source: str) -> tuple[str, dict[str, object]]:
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        return str(path), {}
+        if not _EXPANDED.search(str(path.absolute())):
+            return str(path), {}
+        return _builder_of(source, _files_below(source, path), documents=False)
     files = files_of(source)
     if not files:
         if path.suffix.lower() in BUILDERS or glob.has_magic(source) or source.startswith((".", "/", "~")):
             raise BadInput(f"--data {source}: no such file. Give a file, a glob, a folder or a hub data set.")
         name, _, config = source.partition(":")
         return name, {"name": config} if config else {}
+    return _builder_of(source, files)
+
+
+def _files_below(source: str, folder: Path) -> list[Path]:
+    """Return the data files of a folder whose path `datasets` would expand, for the one split that it has.
+
+    Raises:
+        BadInput: there are none, or their names may name splits, which only `datasets` tells apart.
+    """
+    inside = (file.relative_to(folder) for file in sorted(folder.rglob("*")) if file.suffix.lower() in BUILDERS)
+    files = [file for file in inside if (folder / file).is_file() and file.name != "README.md"]
+    if not files:
+        raise BadInput(f"--data {source}: no data files in it. Give files ending in {', '.join(BUILDERS)}.")
+    if any(_SPLITS.search(str(file).lower()) for file in files):
+        raise BadInput(
+            f"--data {source}: it holds files named like splits, which cannot be told apart in a folder with such a path. "
+            "Name the files with a glob, or rename the folder without any of * ? [ ] { } and colons."
+        )
+    return [folder / file for file in files]
+
+
+_SPLITS = re.compile(r"(?<![a-z])(train|training|test|testing|eval|evaluation|dev|val|valid|validation)(?![a-z])")
+
+
+def _builder_of(source: str, files: list[Path], documents: bool = True) -> tuple[str, dict[str, object]]:
+    """Return the builder name and the options for some files; `documents` takes a file of plain text as one document."""
     if not any(file.stat().st_size for file in files):
         raise BadInput(f"--data {source}: the data set is empty. Give one that is not.")
     kinds = {file.suffix.lower() for file in files}
@@ -108,9 +176,12 @@ def _builder(source: str) -> tuple[str, dict[str, object]]:
             f"--data {source}: files ending in {', '.join(sorted(kinds))}. "
             f"Give files of one kind, ending in {', '.join(BUILDERS)}."
         )
-    options: dict[str, object] = {"data_files": [str(file) for file in files]}
-    if kinds <= {".txt", ".md", ".rst"}:
+    options: dict[str, object] = {"data_files": [_literal(file) for file in files]}
+    if documents and kinds <= {".txt", ".md", ".rst"}:
         options["sample_by"] = "document"
+    if builders == {"csv"}:
+        # "NA" and "null" are texts; only an empty cell has none
+        options |= {"keep_default_na": False, "na_values": [""]}
     if kinds == {".tsv"}:
         options["sep"] = "\t"
     return str(builders.pop()), options

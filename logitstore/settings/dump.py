@@ -31,7 +31,8 @@ class TeacherSettings(Record):
     split: str = Field("train", description="Split of the data set.")
     column: str | None = Field(
         None,
-        description="Column with the texts, chats or images. Default: 'messages', else 'text', or the only column of images.",
+        description="Column with the texts, chats or images. Default: 'messages', else 'text', else 'completion' "
+        "beside 'prompt'; or the only column of images.",
     )
     domain_column: str | None = Field(None, description="Column that names the domain (source) of each document.")
     limit: int | None = Field(None, ge=1, description="Use only the first N documents.")

@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from logitstore.errors import BadInput, ModelError
+
+ASKED_WITH = ("tools", "documents", "chat_template_kwargs")
+"""Columns that `apply_chat_template` takes beside the messages; the last one holds more arguments by name."""
+
+_PROBE = "logitstore-probe"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chat:
+    """One chat of the data.
+
+    Attributes:
+        messages: its turns, each with a `role`.
+        context: number of leading turns that are context only.
+        arguments: what else the template is given.
+    """
+
+    messages: list[dict[str, Any]]
+    context: int = 0
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 def check_template(tokenizer: PreTrainedTokenizerBase, who: str) -> None:
@@ -18,54 +41,160 @@ def check_template(tokenizer: PreTrainedTokenizerBase, who: str) -> None:
         )
 
 
-def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]]) -> tuple[list[int], list[bool]]:
+def turns_of(value: Any, where: str) -> list[dict[str, Any]]:
+    """Return the turns of a chat: a list of messages, or the same as JSON text.
+
+    Raises:
+        BadInput: it is something else; `where` names its place.
+    """
+    turns = _parsed(value, where)
+    if turns is None:
+        return []
+    if not is_chat(turns):
+        raise BadInput(f"{where}: {value!r:.80} is no chat. Give a list of messages, each with a role and a content.")
+    return [_without_nulls(turn, keep=("content",)) for turn in turns]
+
+
+def arguments_of(row: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return what a row gives to the template beside its messages. Raises BadInput: a value that cannot be used."""
+    values = {name: _without_nulls(_parsed(row.get(name), where)) for name in ASKED_WITH}
+    more = values.pop("chat_template_kwargs") or {}
+    if not isinstance(more, dict):
+        raise BadInput(f"{where}: chat_template_kwargs is {more!r:.80}. Give an object of arguments by name.")
+    for name, value in values.items():
+        if value and not isinstance(value, list):
+            raise BadInput(f"{where}: {name} is {value!r:.80}. Give a list.")
+    lists = {
+        name: [_parsed(each, where) if name == "tools" else each for each in value]
+        for name, value in values.items()
+        if value
+    }
+    return lists | more
+
+
+def is_chat(value: Any) -> bool:
+    """Return True for a list of messages."""
+    return isinstance(value, list) and all(
+        isinstance(turn, dict) and isinstance(turn.get("role"), str) for turn in value
+    )
+
+
+def is_chat_text(value: Any) -> bool:
+    """Return True for JSON text that spells a chat of at least one message."""
+    if not (isinstance(value, str) and value.lstrip().startswith("[")):
+        return False
+    try:
+        parsed = json.loads(value)
+    except (ValueError, RecursionError):
+        return False
+    return bool(parsed) and is_chat(parsed)
+
+
+def _parsed(value: Any, where: str) -> Any:
+    if not isinstance(value, str):
+        return value
+    if not value.strip():
+        return None
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{where}: {value!r:.80} is not JSON: {error}. Give JSON, or the values themselves.") from error
+
+
+def _without_nulls(value: Any, keep: tuple[str, ...] = ()) -> Any:
+    """Leave out keys without a value: Arrow gives every row all keys that any row of the column has."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(each) for key, each in value.items() if each is not None or key in keep}
+    if isinstance(value, list):
+        return [_without_nulls(each) for each in value]
+    return value
+
+
+def encode_chat(tokenizer: PreTrainedTokenizerBase, chat: Chat, where: str) -> list[tuple[list[int], list[bool]]]:
     """Return the token ids of a chat, and a flag for each token: True if it belongs to the assistant's words.
 
     If the template marks the assistant's words (`{% generation %}`), these marks are used. Otherwise, the assistant's words are
-    the text that its turn adds to the text before it; the generation prompt does not belong to them.
+    what its turn adds to the generation prompt. A template may render earlier turns differently once later ones follow. Then
+    each turn that differs is rendered as the model saw it, and the chat gives several pairs.
 
     Raises:
-        BadInput: the template refuses the chat, or renders an earlier turn differently if a later one follows.
+        BadInput: the template refuses the chat, or a turn cannot be told from what stands before it.
     """
-    if not messages:
-        return [], []
+    if not chat.messages:
+        return [([], [])]
     try:
-        if "{% generation" in _template(tokenizer) or "{%- generation" in _template(tokenizer):
+        template = str(tokenizer.get_chat_template(tools=chat.arguments.get("tools")))
+        if not chat.context and ("{% generation" in template or "{%- generation" in template):
             encoded = tokenizer.apply_chat_template(
-                messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+                chat.messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True, **chat.arguments
             )
-            return list(encoded["input_ids"]), [bool(flag) for flag in encoded["assistant_masks"]]
-        return _encode_by_prefix(tokenizer, messages)
-    except BadInput:
-        raise
+            return [(list(encoded["input_ids"]), [bool(flag) for flag in encoded["assistant_masks"]])]
+        return [_encoded(tokenizer, text, spans) for text, spans in _renderings(tokenizer, chat)]
+    except BadInput as error:
+        raise BadInput(f"{where}: {error}") from error
     except Exception as error:
         # a template may raise any error about a chat; the message names the chat and keeps the reason
-        raise BadInput(f"the chat template refuses a chat that begins with {messages[0]!r:.120}: {error}") from error
+        begins = f"a chat that begins with {chat.messages[0]!r:.120}"
+        raise BadInput(f"{where}: the chat template refuses {begins}: {error}") from error
 
 
-def _template(tokenizer: PreTrainedTokenizerBase) -> str:
-    template = tokenizer.chat_template
-    return template if isinstance(template, str) else str(template.get("default", ""))
-
-
-def _encode_by_prefix(
-    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]]
-) -> tuple[list[int], list[bool]]:
-    text = str(tokenizer.apply_chat_template(messages, tokenize=False))
-    spans = []
-    for turn, message in enumerate(messages):
-        if message["role"] != "assistant":
+def _renderings(tokenizer: PreTrainedTokenizerBase, chat: Chat) -> list[tuple[str, list[tuple[int, int]]]]:
+    """Return the texts that show every turn of the assistant as it was when it was said, and the spans of these turns."""
+    found: list[tuple[str, list[tuple[int, int]]]] = []
+    for turn, message in enumerate(chat.messages):
+        if message["role"] != "assistant" or turn < chat.context:
             continue
-        before = (
-            tokenizer.apply_chat_template(messages[:turn], tokenize=False, add_generation_prompt=True) if turn else ""
+        text, start = _turn(tokenizer, chat, turn)
+        spans = [(start, len(text))]
+        if found and text.startswith(found[-1][0]):
+            spans = found.pop()[1] + spans
+        found.append((text, spans))
+    whole = _render(tokenizer, chat, chat.messages)
+    if not found:
+        return [(whole, [])]
+    if whole.startswith(found[-1][0]):
+        found[-1] = (whole, found[-1][1])
+    return found
+
+
+def _turn(tokenizer: PreTrainedTokenizerBase, chat: Chat, turn: int) -> tuple[str, int]:
+    """Return the chat up to the end of a turn of the assistant, and where its words begin."""
+    earlier = chat.messages[:turn]
+    after = _render(tokenizer, chat, [*earlier, chat.messages[turn]])
+    if not turn:
+        return after, 0
+    before = _render(tokenizer, chat, earlier, add_generation_prompt=True)
+    if after.startswith(before):
+        return after, len(before)
+    context = _common(_render(tokenizer, chat, earlier), before)
+    if after.startswith(context):
+        # the generation prompt says more than the finished turn does, such as the beginning of a thought
+        return after, len(_common(before, after))
+    # the turn changes what stands before it: its words are found by comparison with another turn in its place
+    header = before[len(context) :]
+    other = _render(tokenizer, chat, [*earlier, {"role": "assistant", "content": _PROBE}])
+    begins = after.rfind(header, 0, len(_common(after, other))) if header else -1
+    if begins < 0 or header in other[begins + len(header) : other.find(_PROBE)]:
+        raise BadInput(
+            f"the chat template renders what stands before message {turn} differently once it follows, so the assistant's "
+            "words cannot be told apart. Use a template that marks them with {% generation %}."
         )
-        after = str(tokenizer.apply_chat_template(messages[: turn + 1], tokenize=False))
-        if not (text.startswith(after) and after.startswith(str(before))):
-            raise BadInput(
-                "the chat template renders earlier turns differently once later ones follow, so the assistant's words "
-                "cannot be told apart. Use a template that marks them with {% generation %}."
-            )
-        spans.append((len(str(before)), len(after)))
+    return before + after[begins + len(header) :], len(before)
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, chat: Chat, messages: list[dict[str, Any]], **options: Any) -> str:
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, **options, **chat.arguments))
+
+
+def _common(one: str, other: str) -> str:
+    """Return the longest beginning that two texts share."""
+    differs = (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return one[: next(differs, min(len(one), len(other)))]
+
+
+def _encoded(
+    tokenizer: PreTrainedTokenizerBase, text: str, spans: list[tuple[int, int]]
+) -> tuple[list[int], list[bool]]:
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     is_assistant = [
         stop > start and any(first < stop and start < last for first, last in spans)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from logitstore.core.registry import suggest
 from logitstore.dump.data import load
 from logitstore.errors import BadInput
+from logitstore.text.chat import is_chat, is_chat_text
 
 if TYPE_CHECKING:
     import datasets
@@ -20,7 +21,7 @@ class DataSpec:
     Attributes:
         source: a file, a glob, a folder, or the name of a hub data set (`name` or `name:config`).
         split: the split of the data set.
-        column: the column to read; None takes `messages` (chats) if it exists, else `text`.
+        column: the column to read; None takes `messages` (chats) if it exists, else `text`, else `completion` beside `prompt`.
         domain_column: a column that names the domain of a document.
         limit: the largest count of documents.
     """
@@ -53,12 +54,12 @@ def open_documents(spec: DataSpec) -> tuple[datasets.Dataset, str, bool]:
 
 
 def _column(documents: datasets.Dataset, spec: DataSpec) -> str:
-    names = documents.column_names
+    names: list[str] = documents.column_names
     if spec.column is not None:
         if spec.column not in names:
             raise BadInput(f"--column: no column named '{spec.column}'. {suggest(spec.column, names)}")
         return spec.column
-    for usual in ("messages", "text"):
+    for usual in ("messages", "text", *(("completion",) if "prompt" in names else ())):
         if usual in names:
             return usual
     raise BadInput(
@@ -68,13 +69,13 @@ def _column(documents: datasets.Dataset, spec: DataSpec) -> str:
 
 
 def _is_chat(documents: datasets.Dataset, column: str, spec: DataSpec) -> bool:
-    """Return True for a column of chats (lists of {role, content}), and False for a column of strings.
+    """Return True for a column of chats (lists of {role, content}, or the same as JSON text), and False for one of strings.
 
     Raises:
         BadInput: the column holds other values.
     """
     first = next((value for value in documents[:100][column] if value is not None), None)
-    if isinstance(first, list) and all(isinstance(turn, dict) and {"role", "content"} <= turn.keys() for turn in first):
+    if is_chat(first) or is_chat_text(first):
         return True
     if first is None or isinstance(first, str):
         return False

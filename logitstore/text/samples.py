@@ -14,7 +14,7 @@ from logitstore.core.progress import Progress, Step, no_progress
 from logitstore.core.types import Array
 from logitstore.dump.data import library
 from logitstore.errors import BadInput
-from logitstore.text.chat import check_template, encode_chat
+from logitstore.text.chat import ASKED_WITH, Chat, arguments_of, check_template, encode_chat, turns_of
 from logitstore.text.documents import DataSpec, open_documents
 from logitstore.text.sample import Sample, cut, key_of
 
@@ -43,31 +43,46 @@ class Samples(Sequence[Sample]):
     def __init__(
         self, documents: datasets.Dataset, chat: bool, column: str, encoding: Encoding, progress: Progress
     ) -> None:
-        """Cut tokenised documents (columns `tokens`, `said` for chats, `domain` if known) into samples."""
+        """Cut tokenised documents into samples.
+
+        Args:
+            documents: columns `tokens`, `document`, `said` for chats, `domain` if known. A chat that is rendered more than
+                once has several rows, one after the other.
+            chat: whether only some tokens may have rows.
+            column: the column that was read.
+            encoding: how to cut.
+            progress: receives the steps.
+        """
         self.chat, self.column = chat, column
-        self.documents = len(documents)
+        self._number_of: list[int] = documents["document"][:] if len(documents) else []
+        self.documents = len(set(self._number_of))
         self._documents = documents.with_format("numpy")
         plan: list[tuple[int, int, int, int, int, int]] = []
         digest = xxhash.xxh3_128()
         highest = -1
+        numbered = 0
         for document in range(len(documents)):
             tokens_T, said_T = self._document(document)
             highest = max(highest, int(tokens_T.max(initial=-1)))
-            for number, window in enumerate(cut(len(tokens_T), encoding.max_length, encoding.overlap)):
+            if document and self._number_of[document] != self._number_of[document - 1]:
+                numbered = 0
+            windows = cut(len(tokens_T), encoding.max_length, encoding.overlap)
+            for number, window in enumerate(windows, numbered):
                 mask_T = _mask(said_T, window.start, window.stop, window.first)
                 rows = int(mask_T.sum())
                 if rows:
                     plan.append((document, number, window.start, window.stop, window.first, rows))
-                    head = f"{document} {window.start} {window.stop} {self._domain(document) or ''}\n"
+                    head = f"{self._number_of[document]} {window.start} {window.stop} {self._domain(document) or ''}\n"
                     digest.update(head.encode())
                     digest.update(tokens_T[window.start : window.stop].astype("<u4").tobytes())
                     digest.update(np.packbits(mask_T).tobytes())
+            numbered += len(windows)
             if document % _BATCH == 0 or document == len(documents) - 1:
                 progress(Step(stage="windows", done=document + 1, total=len(documents)))
         self._plan = np.array(plan, np.int64).reshape(-1, 6)
         self.fingerprint = digest.hexdigest()
         self.highest_token = highest
-        self.skipped = self.documents - len(np.unique(self._plan[:, 0]))
+        self.skipped = self.documents - len({self._number_of[row] for row in self._plan[:, 0]})
 
     def __len__(self) -> int:
         return len(self._plan)
@@ -96,7 +111,7 @@ class Samples(Sequence[Sample]):
             key=key_of(window_T),
             tokens_T=window_T,
             mask_T=_mask(said_T, start, stop, first),
-            document=document,
+            document=self._number_of[document],
             window=number,
             start=start,
             domain=self._domain(document),
@@ -142,33 +157,61 @@ def open_samples(
     documents, column, chat = open_documents(spec)
     if chat:
         check_template(tokenizer, who)
+    names = documents.column_names
+    context = "prompt" if column == "completion" and "prompt" in names else None
+    others = [name for name in (context, *(ASKED_WITH if chat else ())) if name in names]
+    domains = [] if spec.domain_column is None else [spec.domain_column]
+    documents = documents.select_columns(list(dict.fromkeys([column, *others, *domains])))
     done = 0
 
-    def encode(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    def encode(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
         nonlocal done
-        encoded = _encode_chats(tokenizer, batch[column]) if chat else _encode_texts(tokenizer, batch[column], column)
-        if spec.domain_column is not None:
-            encoded["domain"] = [None if value is None else str(value) for value in batch[spec.domain_column]]
+        rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+        places = [f"--data {spec.source}, row {index + 1}" for index in indices]
+        if chat:
+            found = _encode_chats(tokenizer, rows, column, context, places)
+        elif context:
+            found = [
+                [_completed(tokenizer, row[context], row[column], where)]
+                for row, where in zip(rows, places, strict=True)
+            ]
+        else:
+            found = [[(tokens, [])] for tokens in _encode_texts(tokenizer, batch[column], column)]
+        encoded: dict[str, list[Any]] = {
+            "tokens": [tokens for pairs in found for tokens, _ in pairs],
+            "document": [index for index, pairs in zip(indices, found, strict=True) for _ in pairs],
+        }
+        if partly:
+            encoded["said"] = [said for pairs in found for _, said in pairs]
+        for domain in domains:
+            values = [None if value is None else str(value) for value in batch[domain]]
+            encoded["domain"] = [value for value, pairs in zip(values, found, strict=True) for _ in pairs]
         done += len(batch[column])
         progress(Step(stage="tokenise", done=done, total=len(documents)))
         return encoded
 
     types = library()
-    features = {"tokens": types.List(types.Value("int32"))}
-    if chat:
+    partly = chat or context is not None
+    features = {"tokens": types.List(types.Value("int32")), "document": types.Value("int64")}
+    if partly:
         features["said"] = types.List(types.Value("bool"))
     if spec.domain_column is not None:
         features["domain"] = types.Value("string")
-    identity = (documents._fingerprint, column, spec.domain_column, chat, _tokenizer_identity(tokenizer))
+    identity = (documents._fingerprint, column, others, spec.domain_column, chat, _tokenizer_identity(tokenizer))
     tokenised = documents.map(
         encode,
         batched=True,
+        with_indices=True,
         batch_size=_BATCH,
         remove_columns=documents.column_names,
         features=types.Features(features),
         new_fingerprint=xxhash.xxh3_64_hexdigest(repr(identity).encode()),
     )
-    samples = Samples(tokenised, chat, column, encoding, progress)
+    samples = Samples(tokenised, partly, column, encoding, progress)
+    apart = len(tokenised) - len(documents)
+    if apart:
+        note = f"the chat template rewrites earlier turns: {apart:,} turns more are samples of their own"
+        progress(Step(stage="windows", done=len(tokenised), total=len(tokenised), note=note))
     if not len(samples):
         raise BadInput(
             f"--data {spec.source}: none of its {len(documents)} documents has a token to predict "
@@ -177,16 +220,41 @@ def open_samples(
     return samples
 
 
-def _encode_texts(tokenizer: PreTrainedTokenizerBase, texts: list[Any], column: str) -> dict[str, list[Any]]:
+def _encode_texts(tokenizer: PreTrainedTokenizerBase, texts: list[Any], column: str) -> list[list[int]]:
     wrong = next((text for text in texts if text is not None and not isinstance(text, str)), None)
     if wrong is not None:
         raise BadInput(f"column '{column}' holds {wrong!r:.80} where a string is expected. Check --column.")
-    return {"tokens": tokenizer([text or "" for text in texts], verbose=False)["input_ids"]}
+    encoded: list[list[int]] = tokenizer([text or "" for text in texts], verbose=False)["input_ids"]
+    return encoded
 
 
-def _encode_chats(tokenizer: PreTrainedTokenizerBase, chats: list[Any]) -> dict[str, list[Any]]:
-    pairs = [encode_chat(tokenizer, chat or []) for chat in chats]
-    return {"tokens": [tokens for tokens, _ in pairs], "said": [said for _, said in pairs]}
+def _encode_chats(
+    tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]], column: str, context: str | None, places: list[str]
+) -> list[list[tuple[list[int], list[bool]]]]:
+    encoded = []
+    for row, where in zip(rows, places, strict=True):
+        before = turns_of(row[context], where) if context else []
+        messages = [*before, *turns_of(row[column], where)]
+        chat = Chat(messages=messages, context=len(before), arguments=arguments_of(row, where))
+        encoded.append(encode_chat(tokenizer, chat, where))
+    return encoded
+
+
+def _completed(
+    tokenizer: PreTrainedTokenizerBase, prompt: Any, completion: Any, where: str
+) -> tuple[list[int], list[bool]]:
+    """Return the tokens of a prompt with its completion, and a flag for each: True if it belongs to the completion."""
+    for name, value in (("prompt", prompt), ("completion", completion)):
+        if value is not None and not isinstance(value, str):
+            raise BadInput(
+                f"{where}: {name} is {value!r:.80} where a string is expected. Give both as texts, or as chats."
+            )
+    if not completion:
+        return [], []
+    begins = len(prompt or "")
+    encoded = tokenizer((prompt or "") + completion, return_offsets_mapping=True, verbose=False)
+    said = [stop > max(start, begins) for start, stop in encoded["offset_mapping"]]
+    return list(encoded["input_ids"]), said
 
 
 def _tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:

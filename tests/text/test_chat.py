@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from transformers import PreTrainedTokenizerFast
 
 from logitstore.errors import BadInput, ModelError
-from logitstore.text.samples import Samples
+from logitstore.text.documents import DataSpec
+from logitstore.text.samples import Encoding, Samples, open_samples
 from tests.parts.documents import open_file
 from tests.parts.texts import train_tokenizer
 
@@ -63,14 +66,143 @@ def test_long_chats_are_cut_into_windows_that_keep_the_mask(tmp_path: Path, toke
     assert "".join(said(samples, tokenizer)) == "".join(f"Answer {number}.<|end|>" for number in range(12))
 
 
-def test_templates_that_rewrite_earlier_turns_are_refused(tmp_path: Path) -> None:
+GENERATION = "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+THINKING_DROPPED = (
+    "{% for m in messages %}<|{{ m.role }}|>{% if m.role == 'assistant' and not loop.last %}{{ m.content.split('~')[-1] }}"
+    "{% else %}{{ m.content }}{% endif %}<|end|>{% endfor %}" + GENERATION
+)
+SUFFIX_AT_THE_END = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% else %}<|system|>{% endif %}"
+)
+PROMPT_BEGINS_A_THOUGHT = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content.split('~')[-1] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>think{% endif %}"
+)
+TWO_TURNS = [
+    {"role": "user", "content": "One?"},
+    {"role": "assistant", "content": "hm~First."},
+    {"role": "user", "content": "Two?"},
+    {"role": "assistant", "content": "oh~Second."},
+]
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        (
+            THINKING_DROPPED,
+            [
+                ("<|user|>One?<|end|><|assistant|>", "hm~First.<|end|>"),
+                ("<|user|>One?<|end|><|assistant|>First.<|end|><|user|>Two?<|end|><|assistant|>", "oh~Second.<|end|>"),
+            ],
+        ),
+        (
+            SUFFIX_AT_THE_END,
+            [
+                ("<|user|>One?<|end|><|assistant|>", "hm~First.<|end|><|system|>"),
+                (
+                    "<|user|>One?<|end|><|assistant|>hm~First.<|end|><|user|>Two?<|end|><|assistant|>",
+                    "oh~Second.<|end|><|system|>",
+                ),
+            ],
+        ),
+    ],
+)
+def test_turns_are_samples_of_their_own_where_later_ones_rewrite_them(
+    tmp_path: Path, template: str, expected: list[tuple[str, str]]
+) -> None:
     rewriting = train_tokenizer()
-    rewriting.chat_template = (
-        "{% for message in messages %}{% if loop.last or message['role'] == 'user' %}"
-        "{{ message['content'] }}{% endif %}{% endfor %}"
-    )
-    with pytest.raises(BadInput, match="generation"):
-        open_file(chats(tmp_path, [CHAT]), rewriting)
+    rewriting.chat_template = template
+    samples = open_file(chats(tmp_path, [TWO_TURNS, TWO_TURNS[:2]]), rewriting)
+    whole = [rewriting.decode(sample.tokens_T.tolist()) for sample in samples]
+    assert whole == [before + words for before, words in [*expected, expected[0]]]
+    assert said(samples, rewriting) == [words for _, words in [*expected, expected[0]]]
+    assert [(sample.document, sample.window) for sample in samples] == [(0, 0), (0, 1), (1, 0)]
+    assert (samples.documents, samples.skipped) == (2, 0)
+
+
+def test_a_generation_prompt_may_say_more_than_the_finished_turn(tmp_path: Path) -> None:
+    thinking = train_tokenizer()
+    thinking.chat_template = PROMPT_BEGINS_A_THOUGHT
+    samples = open_file(chats(tmp_path, [TWO_TURNS]), thinking)
+    assert said(samples, thinking) == ["First.<|end|>Second.<|end|>"]
+
+
+TOOLS = "{% if tools %}<|system|>{{ tools | tojson }}<|end|>{% endif %}"
+CALLS = (
+    TOOLS + "{{ flag or '' }}{% for m in messages %}<|{{ m.role }}|>{{ m.content or '' }}"
+    "{% if m.tool_calls %}{{ m.tool_calls | tojson }}{% endif %}<|end|>{% endfor %}" + GENERATION
+)
+
+
+def call(**arguments: Any) -> list[dict[str, Any]]:
+    made = [{"type": "function", "function": {"name": "f", "arguments": arguments}}]
+    return [TWO_TURNS[0], {"role": "assistant", "content": None, "tool_calls": made}]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("tools_as_text", [False, True])
+def test_chats_are_rendered_with_their_tools_and_without_keys_they_never_had(
+    tmp_path: Path, suffix: str, tools_as_text: bool
+) -> None:
+    calling = train_tokenizer()
+    calling.chat_template = CALLS
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    rows = [
+        {"messages": call(x=1, y=2), "tools": tools, "chat_template_kwargs": {"flag": "so"}},
+        {"messages": call(city="Ulm"), "tools": None, "chat_template_kwargs": None},
+    ]
+    expected = [
+        calling.apply_chat_template(
+            row["messages"], tools=row["tools"], tokenize=False, **(row["chat_template_kwargs"] or {})
+        )
+        for row in rows
+    ]
+    if tools_as_text:
+        rows[0]["tools"] = json.dumps(tools)
+    path = tmp_path / f"chats{suffix}"
+    if suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    spec = DataSpec(source=str(path))
+    samples = open_samples(spec, Encoding(max_length=400, overlap=8), calling, "the teacher")
+
+    def sorted_keys(text: str) -> str:
+        return "".join(sorted(text))  # Arrow may sort the keys of an object
+
+    found = [calling.decode(sample.tokens_T.tolist()) for sample in samples]
+    assert [sorted_keys(text) for text in found] == [sorted_keys(text) for text in expected]
+
+
+def test_chats_as_json_text_are_chats(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    plain = open_file(chats(tmp_path, [CHAT]), tokenizer)
+    as_text = open_file(chats(tmp_path, [json.dumps(CHAT)]), tokenizer)
+    assert as_text.fingerprint == plain.fingerprint
+
+
+def test_a_chat_that_cannot_be_used_is_named(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    path = chats(tmp_path, [json.dumps(CHAT), "no chat"])
+    with pytest.raises(BadInput, match=r"chats\.jsonl, row 2: 'no chat' is not JSON"):
+        open_file(path, tokenizer)
+    picky = train_tokenizer()
+    picky.chat_template = "{{ raise_exception('too long') if messages | length > 2 }}" + CALLS
+    with pytest.raises(BadInput, match=r"chats\.jsonl, row 2: .*too long"):
+        open_file(chats(tmp_path, [CHAT[:2], CHAT]), picky)
+
+
+@pytest.mark.parametrize("column", [None, "completion"])
+def test_a_prompt_is_the_context_of_its_completion(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, column: str | None
+) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(json.dumps({"prompt": "two and two is", "completion": " four"}) + "\n")
+    samples = open_file(path, tokenizer, column=column)
+    assert tokenizer.decode(samples[0].tokens_T.tolist()) == "two and two is four"
+    assert said(samples, tokenizer) == [" four"]
+    path.write_text(json.dumps({"prompt": CHAT[:4], "completion": CHAT[4:]}) + "\n")
+    assert said(open_file(path, tokenizer, column=column), tokenizer) == ["Grün 🙂<|end|>"]
 
 
 def test_chats_without_a_template_are_refused(tmp_path: Path) -> None:
