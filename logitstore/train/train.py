@@ -18,8 +18,7 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from logitstore.core.progress import Progress, no_progress
 from logitstore.core.types import ModelRef
-from logitstore.errors import BadInput, one_line, refusal_of, storage_errors
-from logitstore.models.load import pick_device
+from logitstore.errors import BadInput, refusal_of, storage_errors
 from logitstore.models.shape import layer_count, shape_of
 from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
@@ -27,7 +26,7 @@ from logitstore.store.selection import Selection
 from logitstore.train.check import checked_students, layers_of, selection_for
 from logitstore.train.learner import Learner
 from logitstore.train.loader.stream import BatchStream
-from logitstore.train.loop.arguments import BY_EVALUATION, best_model, check_trainer_section, package_errors
+from logitstore.train.loop.arguments import package_errors, training_arguments
 from logitstore.train.loop.callbacks import DivergenceWarning, Report
 from logitstore.train.metrics import Evaluation
 from logitstore.train.run_folder import (
@@ -45,9 +44,6 @@ from logitstore.train.students.zeros import KeepZeros, Zeros, zeros_kept
 from logitstore.train.task import Place, train_task
 from logitstore.train.terms import check_exact, compared, criterion_of, fidelity_notes
 from logitstore.train.trainer import DistillTrainer
-
-EVALUATIONS = 0.25
-"""Share of a run between two evaluations, if the plan gives none."""
 
 
 def no_notice(text: str) -> None:
@@ -79,7 +75,7 @@ def train(
     task = train_task(cache)
     students = checked_students(settings, cache)
     selection = selection_for(settings, cache)
-    arguments = _arguments(settings, _figures(settings, cache))
+    arguments = training_arguments(settings, _figures(settings, cache))
     checkpoint = checkpoint_of(settings, arguments.world_size, cache, None if selection is None else selection.checksum)
     layers = {layers_of(settings, cache, student) for student in students.values()}
     taps = _taps_read(settings, cache, layers, arguments)
@@ -285,53 +281,3 @@ def _figures(settings: TrainSettings, cache: Cache) -> list[str]:
     if settings.text or not cache.manifest.sparsifier.keeps_rows:
         return ["cross_entropy", "perplexity", "nats_per_byte"]
     return ["kl", *(each.name for each in fields(Evaluation) if each.name not in ("kl", "rows"))]
-
-
-def _arguments(settings: TrainSettings, figures: list[str]) -> TrainingArguments:
-    check_trainer_section(settings.trainer)
-    training: dict[str, Any] = {
-        "output_dir": str(settings.out),
-        "num_train_epochs": settings.epochs,
-        "max_steps": settings.max_steps,
-        "per_device_train_batch_size": settings.batch_size,
-        "gradient_accumulation_steps": settings.accumulate,
-        "learning_rate": settings.learning_rate,
-        "lr_scheduler_type": settings.scheduler,
-        "warmup_steps": settings.warmup,
-        "weight_decay": settings.weight_decay,
-        "fp16": settings.precision == "float16",
-        "use_cpu": pick_device(settings.device).type == "cpu",
-        "seed": settings.seed,
-        "eval_strategy": "steps" if settings.holdout else "no",
-        "eval_steps": settings.evaluate_every or EVALUATIONS,
-        "save_strategy": "steps" if settings.save_every else "epoch",
-        "save_steps": settings.save_every or 500,
-        "save_total_limit": 2,
-        "logging_steps": 10,
-        "logging_nan_inf_filter": False,  # the filter would ask the device for the loss at every step
-        "report_to": "none",
-        "disable_tqdm": True,
-        "remove_unused_columns": False,
-        "ddp_find_unused_parameters": False,
-    }
-    if settings.precision == "float16" and pick_device(settings.device).type == "cpu":
-        raise BadInput("--precision float16 needs a GPU. Use bfloat16 or float32.")
-    best = best_model(
-        settings.trainer,
-        figures if settings.holdout else (),
-        students=max(len(settings.students), 1),
-        saves=settings.save_every is not None,
-    )
-    if best.get("save_steps") == BY_EVALUATION:
-        best["save_steps"] = training["eval_steps"]
-    try:
-        with storage_errors(settings.out), package_errors():
-            arguments = TrainingArguments(**training | settings.trainer | best)
-    except (TypeError, ValueError) as error:
-        raise BadInput(f"the training options do not go together: {one_line(error)}") from error
-    if len(settings.students) > 1 and arguments.world_size > 1:
-        raise BadInput("several --student in several processes: train each in a run of its own, or all in one process.")
-    if settings.learning_rate_batch is not None:
-        samples = settings.batch_size * settings.views_per_step * settings.accumulate * arguments.world_size
-        arguments.learning_rate = settings.learning_rate * samples / settings.learning_rate_batch
-    return arguments

@@ -7,7 +7,7 @@ The first two are refused by name, so that what is accepted has its effect.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from importlib.util import find_spec
@@ -17,7 +17,9 @@ from transformers import TrainingArguments
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
 from logitstore.core.registry import suggest
-from logitstore.errors import BadInput, one_line
+from logitstore.errors import BadInput, one_line, storage_errors
+from logitstore.models.load import pick_device
+from logitstore.settings.train import TrainSettings
 
 _BATCHES = "batches come from the cache"
 _LOSS = "the loss is that of the objective"
@@ -180,3 +182,66 @@ def package_errors() -> Iterator[None]:
                 f"trainer: a package is missing: {one_line(error)} Install it, or leave the entry out."
             ) from error
         raise
+
+
+EVALUATIONS = 0.25
+"""Share of a run between two evaluations, if the plan gives none."""
+
+
+def training_arguments(settings: TrainSettings, figures: Sequence[str]) -> TrainingArguments:
+    """Return the arguments of the Trainer.
+
+    Args:
+        settings: of the run.
+        figures: names of the figures of the held-out samples; the first is what a run is judged by.
+
+    Raises:
+        BadInput: an entry of the section `trainer` has an option of `train`, has no effect, or does not go with another one.
+    """
+    check_trainer_section(settings.trainer)
+    training: dict[str, Any] = {
+        "output_dir": str(settings.out),
+        "num_train_epochs": settings.epochs,
+        "max_steps": settings.max_steps,
+        "per_device_train_batch_size": settings.batch_size,
+        "gradient_accumulation_steps": settings.accumulate,
+        "learning_rate": settings.learning_rate,
+        "lr_scheduler_type": settings.scheduler,
+        "warmup_steps": settings.warmup,
+        "weight_decay": settings.weight_decay,
+        "fp16": settings.precision == "float16",
+        "use_cpu": pick_device(settings.device).type == "cpu",
+        "seed": settings.seed,
+        "eval_strategy": "steps" if settings.holdout else "no",
+        "eval_steps": settings.evaluate_every or EVALUATIONS,
+        "save_strategy": "steps" if settings.save_every else "epoch",
+        "save_steps": settings.save_every or 500,
+        "save_total_limit": 2,
+        "logging_steps": 10,
+        "logging_nan_inf_filter": False,  # the filter would ask the device for the loss at every step
+        "report_to": "none",
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "ddp_find_unused_parameters": False,
+    }
+    if settings.precision == "float16" and pick_device(settings.device).type == "cpu":
+        raise BadInput("--precision float16 needs a GPU. Use bfloat16 or float32.")
+    best = best_model(
+        settings.trainer,
+        figures if settings.holdout else (),
+        students=max(len(settings.students), 1),
+        saves=settings.save_every is not None,
+    )
+    if best.get("save_steps") == BY_EVALUATION:
+        best["save_steps"] = training["eval_steps"]
+    try:
+        with storage_errors(settings.out), package_errors():
+            arguments = TrainingArguments(**training | settings.trainer | best)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"the training options do not go together: {one_line(error)}") from error
+    if len(settings.students) > 1 and arguments.world_size > 1:
+        raise BadInput("several --student in several processes: train each in a run of its own, or all in one process.")
+    if settings.learning_rate_batch is not None:
+        samples = settings.batch_size * settings.views_per_step * settings.accumulate * arguments.world_size
+        arguments.learning_rate = settings.learning_rate * samples / settings.learning_rate_batch
+    return arguments
