@@ -48,7 +48,10 @@ def test_a_file_that_is_no_image_is_named(stopped: Told, classifier: Path, own_i
         ("corp", "transforms 'corp': no transform named 'corp'. Did you mean 'crop'?"),
         ("crop:scael=0.2-1", "crop has no option 'scael'. Did you mean 'scale'?"),
         ("crop:scale=0-1", "crop:scale=0-1: must be a range within 0.001 to 1"),
-        ("flip,crop", "the first transform must be one of whole, center, crop, but the first is 'flip'"),
+        (
+            "flip,crop",
+            "the first transform must be one of whole, center, crop, middle, shortest, squash, native, but the first is 'flip'",
+        ),
         ("crop,mixup,flip", "'flip' comes after 'mixup'"),
         ("crop,flip,flip", "the transform 'flip' is named twice"),
         ("crop,,flip", "a name is missing between two commas"),

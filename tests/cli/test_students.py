@@ -87,7 +87,7 @@ def test_resuming_without_a_checkpoint_is_refused(
 ) -> None:
     out = tmp_path / "out"
     line = refused("train", cache.path, "--student", small_student, "--out", out, "--resume", "--device", "cpu")
-    assert f"--resume: no checkpoint in {out}" in line
+    assert f"--resume: no whole checkpoint in {out}" in line
 
 
 def test_a_folder_for_the_student_that_is_a_file_is_refused(

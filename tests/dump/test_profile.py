@@ -39,7 +39,18 @@ def test_who_does_not_ask_pays_nothing_and_learns_nothing() -> None:
 
 def test_profile_prints_a_line_a_stage(teacher: Path, texts: Path, tmp_path: Path) -> None:
     done = logitstore_command(
-        "dump", "--teacher", teacher, "--data", texts, "--out", tmp_path / "cache", "--preset", "topk", "--profile"
+        "dump",
+        "--teacher",
+        teacher,
+        "--data",
+        texts,
+        "--out",
+        tmp_path / "cache",
+        "--preset",
+        "topk",
+        "--profile",
+        "--max-length",
+        512,
     )
     assert done.returncode == 0, done.stderr
     for stage in ("forward", "select", "fidelity", "encode", "commit"):

@@ -78,6 +78,7 @@ def test_what_is_added_later_is_byte_for_byte_what_the_dump_would_have_written(
 
 def test_a_dry_run_counts_the_taps(teacher: Path, texts: Path, tmp_path: Path) -> None:
     options = ["--teacher", teacher, "--data", texts, "--out", tmp_path / "cache", "--preset", "topk", "--dry-run"]
+    options += ["--max-length", 512]
     told = logitstore_command("dump", *options, "--hidden", "0,final", "--qkv", "1", "--tap-codec", "int8")
     assert told.returncode == 0, told.stderr
     assert f"({72 + 34 + 34 + 34 + 18 + 18} B/row, 138 of them for taps)" in told.stdout

@@ -72,7 +72,19 @@ def test_what_needs_rows_refuses_a_cache_of_scores_in_one_line(
 
 def test_settings_of_rows_are_refused_for_scores(refused: Refused, teacher: Path, texts: Path, tmp_path: Path) -> None:
     line = refused(
-        "dump", "--teacher", teacher, "--data", texts, "--out", tmp_path / "o", "--preset", "scores", "-k", 3
+        "dump",
+        "--teacher",
+        teacher,
+        "--data",
+        texts,
+        "--out",
+        tmp_path / "o",
+        "--preset",
+        "scores",
+        "-k",
+        3,
+        "--max-length",
+        512,
     )
     assert "-k 3: it changes nothing" in line
 

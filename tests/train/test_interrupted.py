@@ -93,7 +93,18 @@ def test_a_full_disk_ends_a_run_in_one_line_and_it_goes_on_when_there_is_space(
 ) -> None:
     out = disk(f"size={size}") / "out"
     arguments = ["train", cache.path, "--student", small_student, "--out", out, "--device", "cpu", "--batch-size", 8]
-    arguments += ["--learning-rate", 3e-3, "--holdout", 0, "--max-steps", 4, "--save-every", 2]
+    arguments += [
+        "--learning-rate",
+        3e-3,
+        "--holdout",
+        0,
+        "--max-steps",
+        4,
+        "--save-every",
+        2,
+        "--precision",
+        "float32",
+    ]
     done = logitstore_command(*arguments)
     assert done.returncode == 2, done.stderr
     *before, line = done.stderr.splitlines()

@@ -236,12 +236,16 @@ def part_problems(storage: Storage, manifest: Manifest, number: int, shared: Any
         return problems
     try:
         part = Part(storage, manifest, number, shared=shared)
-        _ = part.fields  # an archive is decompressed here, where what is wrong with it becomes a problem
+        # rows are looked at only where the samples say rightly which they are
+        found = [
+            (layout.SAMPLES_FILE, what)
+            for what in stored_samples(manifest).problems(part.samples, part.record, manifest)
+        ]
+        if not found:
+            _ = part.fields  # an archive is decompressed here, where what is wrong with it becomes a problem
+            found = list(_row_invariants(part, manifest))
     except LogitstoreError as error:
         return [Problem(part=number, file=folder, what=_told(error))]
-    # rows are looked at only where the samples say rightly which they are
-    broken = stored_samples(manifest).problems(part.samples, part.record, manifest)
-    found = [(layout.SAMPLES_FILE, what) for what in broken] or list(_row_invariants(part, manifest))
     return [Problem(part=number, file=f"{folder}/{file}", what=what) for file, what in found]
 
 
