@@ -65,12 +65,16 @@ def checkpoint_of(settings: TrainSettings, world_size: int, cache: Cache, select
                 f"--out {settings.out}: a run is there already. Choose another folder, or add --resume to continue it."
             )
         return None
-    if "figures" in summary:
-        raise BadInput(f"--resume: the run in {settings.out} is finished. Choose another --out to train again.")
+    longer = "figures" in summary and is_longer(settings, summary.get("plan", {}))
+    if "figures" in summary and not longer:
+        raise BadInput(
+            f"--resume: the run in {settings.out} is finished. Give a higher --max-steps or --epochs to go on with it, or "
+            "choose another --out to train again."
+        )
     if newest is None:
         raise BadInput(f"--resume: no whole checkpoint in {settings.out}. Leave --resume out to start again.")
     for name, now in conditions(settings, world_size)["plan"].items():
-        if (before := summary.get("plan", {}).get(name, now)) != now:
+        if (before := summary.get("plan", {}).get(name, now)) != now and not (longer and name in LENGTH):
             raise BadInput(
                 f"--resume: the run in {settings.out} began with {name} = {before}, not {now}. Give the same options."
             )
@@ -149,6 +153,18 @@ def whole_student(out: Path, is_writer: bool) -> Iterator[Path]:
     finally:
         if is_writer:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+LENGTH = ("max_steps", "epochs")
+"""Settings that say how long a run is."""
+
+
+def is_longer(settings: TrainSettings, before: dict[str, Any]) -> bool:
+    """Return whether a run goes on where one of a plan ended."""
+    steps, epochs = before.get("max_steps", -1), before.get("epochs", settings.epochs)
+    if settings.max_steps > 0:
+        return bool(settings.max_steps > steps)
+    return bool(steps < 0 and settings.epochs > epochs)
 
 
 def check_schedule(checkpoint: Path, settings: TrainSettings, batch_size: int, batches: int) -> None:

@@ -61,6 +61,21 @@ def test_the_same_schedule_goes_on(
     assert curve(out) == curve(whole)
 
 
+@pytest.mark.parametrize("longer", [{"max_steps": 8}, {"max_steps": -1, "epochs": 5.0}])
+def test_a_finished_run_goes_on_for_longer(
+    longer: dict[str, Any], cache: logitstore.Cache, small_student: Path, tmp_path: Path
+) -> None:
+    """With a constant rate it is as if the run had been longer from the start."""
+    usual = {"scheduler": "constant", "warmup": 0.0, "save_every": 2, "epochs": 1.0}
+    first = {"max_steps": 4} if longer["max_steps"] > 0 else {}
+    train(plan(cache, small_student, tmp_path / "short", **usual | first))
+    with pytest.raises(BadInput, match=r"is finished\. Give a higher --max-steps or --epochs"):
+        train(plan(cache, small_student, tmp_path / "short", **usual | first, resume=True))
+    train(plan(cache, small_student, tmp_path / "short", **usual | longer, resume=True))
+    train(plan(cache, small_student, tmp_path / "whole", **usual | longer))
+    assert curve(tmp_path / "short") == curve(tmp_path / "whole")
+
+
 def test_the_learning_rate_is_scaled_to_the_samples_of_a_step(
     cache: logitstore.Cache, small_student: Path, tmp_path: Path
 ) -> None:

@@ -13,7 +13,6 @@ from logitstore.core.types import Array
 from logitstore.errors import CacheDamaged
 from logitstore.format.codecs.answer import RowCodec
 from logitstore.format.codecs.feature import from_bfloat16
-from logitstore.format.row import RowInfo
 
 _LISTED = ("ids", "logprobs", "tail_logmass", "counts", "log_normaliser")
 
@@ -58,7 +57,7 @@ def row_block_problems(
 def check_values(block: Mapping[str, Array], codec: RowCodec, where: Callable[[], str]) -> None:
     """Refuse rows with values that no teacher gives, before a loss is made of them. It is cheap, so every reader does it.
 
-    Of bytes without a value that means nothing, such as levels, nothing is looked at; packed ids are checked where they are
+    Nothing is looked at of bytes that all mean something, such as levels, nor of the order in a row; packed ids are checked where they are
     unpacked. `row_block_problems`, which `verify` uses, looks at everything.
 
     Args:
@@ -92,15 +91,6 @@ def _impossible(block: Mapping[str, Array], codec: RowCodec) -> Iterator[str]:
         is_strange = pattern.max() > lowest or logprobs.view(f"i{logprobs.itemsize}").max() > 0
         if is_strange and not (logprobs <= 0).all():
             yield "logprobs: a logprob is positive or NaN"
-        if (
-            "ids" in block
-            and _rises(pattern, row)
-            and any(
-                (some_NK[:, 1:] > some_NK[:, :-1]).any()
-                for some_NK in (logprobs[:, : row.sparsifier.k], logprobs[:, row.sparsifier.k :])
-            )
-        ):
-            yield "logprobs: a row is not in falling order"
     for name, is_possible in _SCALARS.items():
         if name in block and block[name].dtype.kind == "f" and not is_possible(block[name]).all():
             yield f"{name}: a value is impossible"
@@ -113,18 +103,6 @@ _SCALARS: dict[str, Callable[[Array], Array]] = {
     "hidden_scale": lambda values_N: (values_N > 0) & (values_N < np.inf),
     "log_normaliser": np.isfinite,
 }
-
-
-def _rises(pattern_NK: Array, row: RowInfo) -> bool:
-    """Return True if a logprob may be above the one before it in its row. One pass over contiguous memory."""
-    flat = pattern_NK.reshape(-1)
-    rises = np.empty(len(flat), np.bool_)
-    np.less(flat[1:], flat[:-1], out=rises[:-1])
-    rises_NK = rises.reshape(pattern_NK.shape)
-    rises_NK[:, -1] = False
-    if row.sparsifier.k:
-        rises_NK[:, row.sparsifier.k - 1] = False
-    return bool(rises.any())
 
 
 def feature_block_problems(block: dict[str, Array], codec: str) -> Iterator[tuple[str, str]]:

@@ -77,5 +77,5 @@ def test_broken_logits_are_refused(bad: float) -> None:
     logits[1, 3] = bad
     with pytest.raises(ModelError, match="no numbers"):
         TopK(k=2, vocabulary=5)(logits, torch.tensor([0, 0]))
-    with pytest.raises(ModelError, match="NaN"):
+    with pytest.raises(ModelError, match="no numbers"):
         TopK(k=2, vocabulary=5)(torch.full((1, 5), -torch.inf), torch.tensor([0]))
