@@ -54,7 +54,7 @@ def open_documents(spec: DataSpec) -> tuple[datasets.Dataset, str, bool]:
 
 
 def _column(documents: datasets.Dataset, spec: DataSpec) -> str:
-    names: list[str] = documents.column_names
+    names: list[str] = list(documents.column_names)
     if spec.column is not None:
         if spec.column not in names:
             raise BadInput(f"--column: no column named '{spec.column}'. {suggest(spec.column, names)}")
