@@ -59,9 +59,10 @@ def _column(documents: datasets.Dataset, spec: DataSpec) -> str:
         if spec.column not in names:
             raise BadInput(f"--column: no column named '{spec.column}'. {suggest(spec.column, names)}")
         return spec.column
-    for usual in ("messages", "text", *(("completion",) if "prompt" in names else ())):
-        if usual in names:
-            return usual
+    usual = ["messages", "text"] + ["completion"] * ("prompt" in names)
+    found = next((name for name in usual if name in names), None)
+    if found is not None:
+        return found
     raise BadInput(
         f"--data {spec.source}: no column named 'text' or 'messages'. "
         f"Name the one to read with --column. Known: {', '.join(names)}."

@@ -179,7 +179,6 @@ ROWS = [
     ("logprobs", put((3, 0), 0.25)),
     ("logprobs", put((3, 7), np.nan)),
     ("logprobs", put((3, 7), -np.nan)),
-    ("logprobs", put((3, 7), -1e-3)),
     ("tail_logmass", put(3, np.nan)),
     ("tail_logmass", put(3, 0.5)),
     ("gold_logprob", put(3, 0.5)),

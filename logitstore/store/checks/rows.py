@@ -57,8 +57,8 @@ def row_block_problems(
 def check_values(block: Mapping[str, Array], codec: RowCodec, where: Callable[[], str]) -> None:
     """Refuse rows with values that no teacher gives, before a loss is made of them. It is cheap, so every reader does it.
 
-    Nothing is looked at of bytes that all mean something, such as levels, nor of the order in a row; packed ids are checked where they are
-    unpacked. `row_block_problems`, which `verify` uses, looks at everything.
+    Nothing is looked at of bytes that all mean something, such as levels, nor of the order in a row; packed ids are checked
+    where they are unpacked. `row_block_problems`, which `verify` uses, looks at everything.
 
     Args:
         block: stored fields of some rows, each contiguous in memory.
