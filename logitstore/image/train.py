@@ -35,6 +35,7 @@ from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.loader import Loader
 from logitstore.train.loader.stream import BatchStream
 from logitstore.train.metrics import Evaluation, evaluate_batches
+from logitstore.train.run_folder import ARITHMETIC, arithmetic_of
 from logitstore.train.students.classes import check_classifier, class_names
 from logitstore.train.task import Place, RunData
 
@@ -141,7 +142,14 @@ class ImageTraining:
     ) -> RunData:
         """Open the views to train on, and the first view of those images that are held out."""
         size = settings.image_size or (None if student is None else size_of(student, load_config(student)))
-        pictures = pictures_of(cache, settings.images, size, progress, shown_to(cache, student))
+        shown = shown_to(cache, student)
+        if settings.resume and arithmetic_of(settings.out) < ARITHMETIC and shown != cache.manifest.images[1]:
+            raise BadInput(
+                f"--resume: the run in {settings.out} was begun by a version of logitstore that showed the student the mean "
+                "and deviation of the teacher's image processor, and not its own. Finish it with that version, or train "
+                "again in another folder."
+            )
+        pictures = pictures_of(cache, settings.images, size, progress, shown)
         kept_out_I = held_out(np.arange(cache.manifest.samples), settings.holdout)
         order = view_order(cache, np.flatnonzero(~kept_out_I), settings.views, settings.views_per_step, settings.seed)
         options: dict[str, Any] = {"pictures": pictures, **vars(place)}

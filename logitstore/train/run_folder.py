@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
-import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import safetensors
-
-from logitstore.errors import BadInput, refusal_of
+from logitstore.errors import BadInput
 from logitstore.models.load import pick_dtype
 from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
-from logitstore.store.local_disk import sync_tree, write_whole
+from logitstore.store.local_disk import write_whole
+from logitstore.train.loop.checkpoints import STATE_NAME, checkpoints, is_whole
 
 SUMMARY_NAME = "logitstore.json"
 
-STATE_NAME = "trainer_state.json"
+
+ARITHMETIC = 2
+"""Raised when the same settings come to stand for other numbers. Runs that do not say it began with 1."""
+
+
+CHANGED = {"dkd": "non_target_weight", "square_head": "eps", "one_for_all": None, "standardised_kl": None}
+"""Objectives that arithmetic 2 computes otherwise; where there is an option, only without it."""
 
 
 def conditions(settings: TrainSettings, world_size: int) -> dict[str, Any]:
@@ -38,7 +38,11 @@ def conditions(settings: TrainSettings, world_size: int) -> dict[str, Any]:
         "save_every",
         "trainer",
     }
-    return {"world_size": world_size, "plan": settings.model_dump(mode="json", exclude=freely_changed)}
+    return {
+        "world_size": world_size,
+        "arithmetic": ARITHMETIC,
+        "plan": settings.model_dump(mode="json", exclude=freely_changed),
+    }
 
 
 def with_precision(settings: TrainSettings) -> TrainSettings:
@@ -50,15 +54,37 @@ def with_precision(settings: TrainSettings) -> TrainSettings:
     return settings.model_copy(update={"precision": before or pick_dtype("auto", settings.device)})
 
 
+def arithmetic_of(out: Path) -> int:
+    """Return the arithmetic with which the run of a folder began."""
+    return int(_summary_of(out).get("arithmetic", 1))
+
+
+def _summary_of(out: Path) -> dict[str, Any]:
+    """Return what is known of a run: from its folder, else from its newest whole checkpoint; empty for nothing."""
+    newest = _newest(out)
+    return _read_summary(out / SUMMARY_NAME) or ({} if newest is None else _read_summary(newest / SUMMARY_NAME))
+
+
+def _newest(out: Path) -> Path | None:
+    return next((folder for folder in reversed(checkpoints(out)) if is_whole(folder)), None)
+
+
+def _refuse_other_arithmetic(settings: TrainSettings) -> None:
+    used = [(settings.objective, settings.options), *((term.name, term.options) for term in settings.terms)]
+    changed = next((name for name, options in used if name in CHANGED and CHANGED[name] not in options), None)
+    if arithmetic_of(settings.out) < ARITHMETIC and changed is not None:
+        raise BadInput(
+            f"--resume: the run in {settings.out} was begun by a version of logitstore that computes {changed} otherwise. "
+            "Finish it with that version, or train again in another folder."
+        )
+
+
 def checkpoint_of(settings: TrainSettings, world_size: int, cache: Cache, selection: str | None = None) -> str | None:
     """Return the checkpoint to resume from, if the plan asks for that; without --resume, refuse a folder with a run in it.
 
     A checkpoint that was cut off while it was written is passed over for the one before it.
     """
-    newest = next((folder for folder in reversed(checkpoints(settings.out)) if is_whole(folder)), None)
-    summary = _read_summary(settings.out / SUMMARY_NAME)
-    if newest is not None and not summary:
-        summary = _read_summary(newest / SUMMARY_NAME)
+    newest, summary = _newest(settings.out), _summary_of(settings.out)
     if not settings.resume:
         if newest is not None or "figures" in summary:
             raise BadInput(
@@ -73,6 +99,7 @@ def checkpoint_of(settings: TrainSettings, world_size: int, cache: Cache, select
         )
     if newest is None:
         raise BadInput(f"--resume: no whole checkpoint in {settings.out}. Leave --resume out to start again.")
+    _refuse_other_arithmetic(settings)
     for name, now in conditions(settings, world_size)["plan"].items():
         if (before := summary.get("plan", {}).get(name, now)) != now and not (longer and name in LENGTH):
             raise BadInput(
@@ -89,70 +116,6 @@ def checkpoint_of(settings: TrainSettings, world_size: int, cache: Cache, select
             f"--resume: the run in {settings.out} began on {before} processes, not {world_size}. Use as many."
         )
     return str(newest)
-
-
-def checkpoints(out: Path) -> list[Path]:
-    """Return the folders of a run's checkpoints, whole or not, by their steps."""
-    found = [path for path in out.glob("checkpoint-*") if path.name[11:].isdigit() and path.is_dir()]
-    return sorted(found, key=lambda folder: int(folder.name[11:]))
-
-
-def is_whole(checkpoint: Path) -> bool:
-    """Say whether all files of a checkpoint are there to their ends. transformers writes `trainer_state.json` last."""
-    files = [path for path in checkpoint.rglob("*") if path.is_file()]
-    return (checkpoint / STATE_NAME).is_file() and all(_is_whole_file(path) for path in files)
-
-
-def _is_whole_file(path: Path) -> bool:
-    if path.suffix == ".json":
-        try:
-            json.loads(path.read_bytes())
-        except (ValueError, RecursionError):
-            return False
-    elif path.suffix == ".safetensors":
-        try:
-            with safetensors.safe_open(path, "numpy"):
-                pass
-        except safetensors.SafetensorError as error:
-            if refusal_of(error) is not None:
-                raise
-            return False
-    elif path.suffix in (".pt", ".pth", ".bin"):
-        # a zip, whose table of contents stands at its end
-        return zipfile.is_zipfile(path)
-    return True
-
-
-def drop_cut_off(out: Path) -> None:
-    """Remove the checkpoints that are not whole, such as the one that no longer fitted on the disk."""
-    for folder in checkpoints(out):
-        if not is_whole(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def whole_student(out: Path, is_writer: bool) -> Iterator[Path]:
-    """Give a folder beside the checkpoints to save a student in; its files move to `out` when all of them are written.
-
-    Args:
-        out: folder of the run.
-        is_writer: whether this process is the one that writes.
-    """
-    aside = out / ".student"
-    if is_writer:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-    try:
-        yield aside
-        if is_writer:
-            sync_tree(aside)
-            for path in sorted(path for path in aside.rglob("*") if path.is_file()):
-                target = out / path.relative_to(aside)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(path, target)
-    finally:
-        if is_writer:
-            shutil.rmtree(aside, ignore_errors=True)
 
 
 LENGTH = ("max_steps", "epochs")
@@ -179,7 +142,7 @@ def check_schedule(checkpoint: Path, settings: TrainSettings, batch_size: int, b
     Raises:
         BadInput: the samples that the run has seen are not those of this schedule.
     """
-    state = _read_summary(checkpoint / "trainer_state.json")
+    state = _read_summary(checkpoint / STATE_NAME)
     updates = -(-batches // settings.accumulate)
     epochs, steps = divmod(int(state.get("global_step", 0)), updates)
     expected = epochs + min(steps * settings.accumulate, batches) / batches

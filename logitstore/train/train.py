@@ -28,13 +28,12 @@ from logitstore.train.learner import Learner
 from logitstore.train.loader.stream import BatchStream
 from logitstore.train.loop.arguments import package_errors, training_arguments
 from logitstore.train.loop.callbacks import DivergenceWarning, Report
+from logitstore.train.loop.checkpoints import drop_cut_off, whole_student
 from logitstore.train.metrics import Evaluation
 from logitstore.train.run_folder import (
     check_schedule,
     checkpoint_of,
     conditions,
-    drop_cut_off,
-    whole_student,
     with_precision,
     write_summary,
 )

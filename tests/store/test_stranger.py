@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from logitstore.errors import CacheDamaged
 from logitstore.format.sealed import DEEPEST, LARGEST
 from logitstore.store.checks.verify import repair, verify
 from logitstore.store.samples import open_arrow
+from tests.parts.commands import Refused
 from tests.parts.files import tree
 from tests.parts.specification import golden_copy, tamper
 from tests.store.checks.test_invariants import change_rows, put, reseal
@@ -199,3 +201,20 @@ def test_impossible_values_behind_valid_seals_never_reach_a_batch(
         list(cache.loader(batch_size=4, workers=0))
     with pytest.raises(CacheDamaged, match=field):
         list(cache)
+
+
+@pytest.mark.parametrize("task", ["text"], indirect=True)
+def test_no_command_learns_from_impossible_values(
+    small_copy: Path, small_student: Path, refused: Refused, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(small_copy, tmp_path / "other"))
+    for part in range(3):
+        change_rows(small_copy, part, "logprobs", put((slice(None), 0), np.nan))
+        reseal(small_copy, part)
+    for command, *options in (
+        ("train", small_copy, "--student", small_student, "--device", "cpu", "--out", tmp_path / "student"),
+        ("evaluate", small_copy, "--student", small_student, "--device", "cpu"),
+        ("recode", small_copy, "--layout", "archive", "--out", tmp_path / "recoded"),
+        ("merge", small_copy, other, "--preset", "topk", "--out", tmp_path / "merged"),
+    ):
+        assert "logprobs: a logprob is positive or NaN" in refused(command, *options)

@@ -13,7 +13,7 @@ import pytest
 
 import logitstore
 from logitstore.errors import BadInput
-from logitstore.train.run_folder import checkpoints, is_whole
+from logitstore.train.loop.checkpoints import checkpoints, is_whole
 from logitstore.train.train import train
 from tests.parts.commands import logitstore_command
 from tests.parts.training import curve, plan_of

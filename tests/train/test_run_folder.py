@@ -86,3 +86,35 @@ def test_the_learning_rate_is_scaled_to_the_samples_of_a_step(
     log = json.loads((tmp_path / "out" / "logitstore.json").read_text())["log"]
     assert log[0]["learning_rate"] == pytest.approx(2.5e-4 * 4 * 2 / 512)
     assert any("the learning rate is 3.91e-06" in each for each in said)
+
+
+@pytest.mark.parametrize(
+    ("objective", "options", "is_refused"),
+    [
+        ("standardised_kl", {}, True),
+        ("one_for_all", {}, True),
+        ("dkd", {}, True),
+        ("dkd", {"non_target_weight": 8.0}, False),
+        ("forward_kl", {}, False),
+    ],
+)
+def test_a_run_that_began_with_other_arithmetic_is_refused(
+    cache: logitstore.Cache,
+    small_student: Path,
+    tmp_path: Path,
+    objective: str,
+    options: dict[str, Any],
+    is_refused: bool,
+) -> None:
+    usual = {"objective": objective, "options": options, "max_steps": 2, "save_every": 1}
+    train(plan(cache, small_student, tmp_path, **usual))
+    path = tmp_path / "logitstore.json"
+    summary = json.loads(path.read_text())
+    del summary["figures"], summary["arithmetic"]  # as a version before left it
+    path.write_text(json.dumps(summary))
+    resumed = plan(cache, small_student, tmp_path, **usual, resume=True)
+    if not is_refused:
+        train(resumed)
+        return
+    with pytest.raises(BadInput, match=f"a version of logitstore that computes {objective} otherwise"):
+        train(resumed)
