@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from logitstore.core.types import ModelRef
 from logitstore.dump.dump import dump
+from logitstore.errors import BadInput
 from logitstore.image.pictures import pictures_of
 from logitstore.image.train import shown_to
 from logitstore.settings.train import EvaluateSettings, TrainSettings
@@ -73,3 +75,23 @@ def test_a_model_of_one_channel_is_shown_grey(images: Path, tmp_path: Path) -> N
     assert np.abs(batch.pixel_values[0].numpy() - expected["pixel_values"][0]).max() * 0.6 * 255 < 2
     train(TrainSettings(cache=cache.path, student=str(teacher), out=tmp_path / "out", max_steps=1, device="cpu"))
     assert Cache(tmp_path / "cache").manifest.images[1].channels == "luma"
+
+
+@pytest.mark.parametrize("mean", [None, [0.1, 0.2, 0.3]])
+def test_a_run_that_began_with_the_teacher_s_numbers_does_not_go_on_with_others(
+    plain: Cache, tmp_path: Path, mean: list[float] | None
+) -> None:
+    """None leaves the student the teacher's own."""
+    student = save_classifier(tmp_path / "student", small_vit(1), **({} if mean is None else {"image_mean": mean}))
+    usual = {"cache": plain.path, "student": str(student), "out": tmp_path / "out", "device": "cpu"}
+    train(TrainSettings(**usual, max_steps=2, save_every=1))
+    path = tmp_path / "out" / "logitstore.json"
+    summary = json.loads(path.read_text())
+    del summary["figures"], summary["arithmetic"]  # as a version before left it
+    path.write_text(json.dumps(summary))
+    resumed = TrainSettings(**usual, max_steps=2, save_every=1, resume=True)
+    if mean is None:
+        train(resumed)
+        return
+    with pytest.raises(BadInput, match="the mean and deviation of the teacher's image processor, and not its own"):
+        train(resumed)
