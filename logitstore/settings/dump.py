@@ -8,15 +8,15 @@ from pydantic import Field
 
 from logitstore.core.record import Record
 from logitstore.core.tasks import TASKS
-from logitstore.settings.fields import DUMP_ONLY, POSITIONAL, RECIPE_ONLY, Model, Place, TaskName
+from logitstore.settings.fields import POSITIONAL, RECIPE_ONLY, Model, Place, TaskName
 from logitstore.settings.image import ImagesPlace, ViewChoices
 from logitstore.settings.row import RowChoices, TapChoices
 
 
 class TeacherSettings(Record):
-    """The settings that `plan` and `dump` share: the teacher and the data."""
+    """The teacher and the data of `plan` and `dump`."""
 
-    task: Annotated[TaskName, DUMP_ONLY] = Field(
+    task: TaskName = Field(
         "causal-lm",
         description="What the teacher answers: the next token of texts, or the class of images. Installed packages may add "
         "tasks.",
@@ -51,7 +51,7 @@ class TeacherSettings(Record):
         "one bfloat16 where the device computes in it, else float32.",
     )
     device: str = Field("auto", description="Where the teacher runs: auto, cpu, cuda, cuda:1, mps.")
-    samples_per_part: Annotated[int | None, DUMP_ONLY] = Field(
+    samples_per_part: int | None = Field(
         None,
         ge=1,
         description="Samples in a part, the unit of writing and resuming. Default: 1,024 texts, or 8,192 views of images.",
@@ -82,8 +82,21 @@ class DumpSettings(TeacherSettings, ViewChoices, RowChoices, TapChoices):
     )
 
 
-class PilotSettings(TeacherSettings):
-    """The settings of `plan`: those of the dump, and how much to try."""
+class PilotSettings(TeacherSettings, RowChoices, TapChoices):
+    """The settings of `plan`: those of the dump that is planned, and how much to try. It has none about images."""
+
+    pilot_rows: Annotated[int, RECIPE_ONLY] = Field(
+        12288, ge=1, description="Maximum number of rows that priors and sketches are fitted on."
+    )
+    fidelity_rows: int = Field(2000, ge=1, description="Maximum number of rows that the presets are judged on.")
+    parts: str | None = Field(
+        None,
+        coerce_numbers_to_str=True,
+        description="Count the bytes and hours of these parts only, such as 0-99,120.",
+    )
+    resume: bool = Field(
+        True, description="Plan also for a cache that is there and may be resumed. --no-resume refuses one."
+    )
 
     pilot_samples: int = Field(
         300, ge=2, description="Maximum number of samples, spread over the data, that the teacher answers."

@@ -50,8 +50,8 @@ POSITIONAL = CommandLine(positional=True)
 RECIPE_ONLY = CommandLine(commands=())
 
 
-DUMP_ONLY = CommandLine(commands=("dump",))
-"""An option of `dump`. The other commands that have the setting read it from a recipe only."""
+ASKING = CommandLine(commands=("dump", "plan"))
+"""An option of `dump` and `plan`. The other commands that have the setting read it from a recipe only."""
 
 
 def _scheduled(value: Any) -> Any:
