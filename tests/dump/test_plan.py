@@ -153,9 +153,9 @@ def test_training_far_from_the_teacher_is_announced(
 
 
 def test_a_dump_in_two_goes_measures_what_one_go_measures(teacher: Path, texts: Path, tmp_path: Path) -> None:
-    whole = dump(plan_for(teacher, texts, tmp_path / "whole", preset="small", k=None))
+    whole = dump(plan_for(teacher, texts, tmp_path / "whole", preset="small", k=None, limit=12))
     for parts in ("0-1", None):
-        halves = dump(plan_for(teacher, texts, tmp_path / "halves", preset="small", k=None, parts=parts))
+        halves = dump(plan_for(teacher, texts, tmp_path / "halves", preset="small", k=None, limit=12, parts=parts))
     assert tree(halves.path) == tree(whole.path)
 
 

@@ -49,7 +49,7 @@ def test_every_objective_trains_and_falls(
         "student": str(small_student),
         "objective": objective,
         "alpha": 0.9,
-        "max_steps": 12,
+        "max_steps": 8,
         "precision": "bfloat16" if objective == "reverse_kl" else "float32",
         "options": {"start": 1.0} if objective == "taid" else {},  # else its target runs away from the student
     }
@@ -57,7 +57,7 @@ def test_every_objective_trains_and_falls(
     logged = [
         entry for entry in json.loads((tmp_path / "out" / "logitstore.json").read_text())["log"] if "loss" in entry
     ]
-    first, last = (np.mean([entry[objective] for entry in some]) for some in (logged[:5], logged[-5:]))
+    first, last = (np.mean([entry[objective] for entry in some]) for some in (logged[:4], logged[-4:]))
     assert last < first
     assert all("cross_entropy" in entry for entry in logged)
 
