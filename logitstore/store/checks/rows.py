@@ -93,7 +93,7 @@ def _impossible(block: Mapping[str, Array], codec: RowCodec) -> Iterator[str]:
 
 def _highest(ids_NK: Array, vocabulary: int) -> int:
     """Return the highest id; anything below the vocabulary where their type has no other."""
-    return int(ids_NK.max()) if ids_NK.size and vocabulary <= np.iinfo(ids_NK.dtype).max else -1
+    return int(np.maximum.reduce(ids_NK, axis=None)) if ids_NK.size and vocabulary <= np.iinfo(ids_NK.dtype).max else -1
 
 
 _BITS = {
@@ -110,17 +110,18 @@ def _is_not_above_zero(values: Array) -> bool:
     bit, so as a signed number it is not above 0; the lower the float, the higher that number, and a NaN is beyond -inf.
     """
     signed, unsigned, _, lowest = _BITS[values.itemsize]
-    highest = values.view(signed).max()
+    highest = np.maximum.reduce(values.view(signed), axis=None)
     # with a 0 among them, a NaN with a sign bit would be hidden behind it
     return bool(
-        highest <= lowest - (1 << 8 * values.itemsize) or (highest == 0 and values.view(unsigned).max() <= lowest)
+        highest <= lowest - (1 << 8 * values.itemsize)
+        or (highest == 0 and np.maximum.reduce(values.view(unsigned), axis=None) <= lowest)
     )
 
 
 def _is_from_zero(values: Array) -> bool:
     """Return True only if all values are finite and not below 0: as unsigned numbers, all others are above those."""
     _, unsigned, infinite, _ = _BITS[values.itemsize]
-    return bool(values.view(unsigned).max() < infinite)
+    return bool(np.maximum.reduce(values.view(unsigned), axis=None) < infinite)
 
 
 _POSSIBLE: dict[str, tuple[Callable[[Array], bool] | None, Callable[[Array], Array], str]] = {
