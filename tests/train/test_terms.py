@@ -88,7 +88,7 @@ def test_taid_goes_on_in_time_and_a_checkpoint_keeps_it(
         "save_every": 10,
     }
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    figures = train(plan_of(cache, whole, **options, trainer={"logging_steps": 1, "save_total_limit": None}))
+    figures = train(plan_of(cache, whole, **options, keep_checkpoints=99))
     times = [
         load_file(folder / "criterion.safetensors")["student.states.taid.t"].item()
         for folder in sorted(whole.glob("checkpoint-*"), key=lambda each: int(each.name.rpartition("-")[2]))
