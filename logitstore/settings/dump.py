@@ -8,7 +8,7 @@ from pydantic import Field
 
 from logitstore.core.record import Record
 from logitstore.core.tasks import TASKS
-from logitstore.settings.fields import POSITIONAL, RECIPE_ONLY, Model, Place, TaskName
+from logitstore.settings.fields import POSITIONAL, RECIPE_ONLY, FilePath, Model, NamedValues, Place, TaskName
 from logitstore.settings.image import ImagesPlace, ViewChoices
 from logitstore.settings.row import RowChoices, TapChoices
 
@@ -36,6 +36,17 @@ class TeacherSettings(Record):
     )
     domain_column: str | None = Field(None, description="Column that names the domain (source) of each document.")
     limit: int | None = Field(None, ge=1, description="Use only the first N documents.")
+    chat_template: FilePath | None = Field(
+        None,
+        description="Render chats with this template in place of the tokenizer's own: a Jinja file, or the chat_template.json "
+        "of a model.",
+    )
+    template_arg: NamedValues | None = Field(
+        None,
+        examples=["NAME=VALUE"],
+        description="Give this to the chat template, such as enable_thinking=false; may be given several times. The value is "
+        "read as JSON, and is text where it is no JSON. The chat_template_kwargs of a row of the data come first.",
+    )
     max_length: int = Field(
         1024, ge=2, description="Maximum number of tokens in a sample. Longer documents are cut into windows."
     )
