@@ -283,9 +283,14 @@ def own_tokenizer(student: ModelRef) -> PreTrainedTokenizerBase | None:
 
 
 def tokenizer_for(cache: Cache, student: ModelRef | None) -> PreTrainedTokenizerBase:
-    """Return the tokenizer to save with a trained student: its own, else the one that the cache keeps."""
-    saved = own_tokenizer(student) if student is not None else None
-    return saved or load_tokenizer(ModelRef(name=str(cache.storage.local(cache.manifest.shared_file("tokenizer")))))
+    """Return the tokenizer to save with a trained student: its own, else the cache's; with the template it learned from."""
+    own = own_tokenizer(student) if student is not None else None
+    if own is not None and cache.manifest.text[1].chat_template is None:
+        return own
+    kept = load_tokenizer(ModelRef(name=str(cache.storage.local(cache.manifest.shared_file("tokenizer")))))
+    if own is not None:
+        own.chat_template = kept.chat_template
+    return own or kept
 
 
 _LENGTH = 8
