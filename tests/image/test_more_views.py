@@ -21,6 +21,7 @@ from logitstore.store import layout
 from logitstore.store.cache import Cache
 from logitstore.store.checks.verify import verify
 from tests.parts.files import traces, tree
+from tests.parts.marks import rarely
 from tests.parts.tasks import adding, identities
 
 
@@ -28,8 +29,8 @@ from tests.parts.tasks import adding, identities
     "steps",
     [
         [{"views": "2-4"}],
-        [{"views": "2"}, {"views": "3 - 4", "workers": 1}],
-        pytest.param([{"views": "0-3"}, {"views": "4"}], marks=pytest.mark.exhaustive),
+        rarely([{"views": "2"}, {"views": "3 - 4", "workers": 1}]),
+        rarely([{"views": "0-3"}, {"views": "4"}]),
         [{"views": "2-4", "parts": "39"}, {"views": "2-4", "parts": "16-20,31"}, {"views": "1-4"}],
     ],
     ids=lambda steps: "; ".join(step["views"] for step in steps),

@@ -25,6 +25,7 @@ from logitstore.train.train import train
 from tests.parts.commands import Refused
 from tests.parts.files import tree
 from tests.parts.images import CLASSES, digits, images_plan, save_classifier, small_resnet, taught
+from tests.parts.marks import rarely
 from tests.parts.vision import Told, small_teacher
 
 TRAINED, TESTED = range(100), range(200, 300)
@@ -82,8 +83,8 @@ def test_a_student_learns_from_views_and_from_more_of_them_once_the_teacher_is_b
     assert "15 views of 100 images, complete" in told(*more, "--teacher", tmp_path / "away")
     longer = trained(tmp_path / "first", tmp_path / "second", "--epochs", 5, "--views", "10-14")
     assert longer["kl"] < after["kl"]
-    assert trained(student, tmp_path / "third", "--epochs", 6, "--views-per-step", 2)["kl"] < 0.9 * before["kl"]
-    assert trained(student, tmp_path / "fourth", "--epochs", 4, "--alpha", 0.5)["kl"] < before["kl"]
+    assert trained(student, tmp_path / "third", "--epochs", 3, "--views-per-step", 2)["kl"] < 0.95 * before["kl"]
+    assert trained(student, tmp_path / "fourth", "--epochs", 2, "--alpha", 0.5)["kl"] < before["kl"]
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +100,9 @@ def tapped(tmp_path_factory: pytest.TempPathFactory, classifier: Path, labelled:
     return dump(images_plan(classifier, labelled, folder, views=4, hidden="final")).path
 
 
-@pytest.mark.parametrize("recipe", ["tinyvit", "ssld", "fkd", "one_for_all", "dist", "dkd", "kd_plus_plus"])
+@pytest.mark.parametrize(
+    "recipe", ["tinyvit", "fkd", "dist", *map(rarely, ("ssld", "one_for_all", "dkd", "kd_plus_plus"))]
+)
 def test_recipes_of_images_train_on_views(recipe: str, tapped: Path, tmp_path: Path) -> None:
     student = save_classifier(tmp_path / "student", small_resnet(5, hidden_sizes=[8, 16], embedding_size=8))
     settings: dict[str, Any] = {"cache": tapped, "student": str(student), "out": tmp_path / "out", "device": "cpu"}
@@ -132,7 +135,7 @@ def test_preset_exact_keeps_what_the_teacher_says(images: Path, classifier: Path
     assert cache.manifest.teacher.width == 32
 
 
-@pytest.mark.parametrize("name", ["swin", "convnext", "resnet"])
+@pytest.mark.parametrize("name", ["swin", rarely("convnext"), rarely("resnet")])
 def test_students_need_not_be_stacks_of_layers(image_cache: Cache, tmp_path: Path, name: str) -> None:
     student = save_classifier(tmp_path / "student", small_teacher(name))
     options: dict[str, Any] = {"cache": image_cache.path, "max_steps": 2, "device": "cpu"}
@@ -145,7 +148,7 @@ def test_students_need_not_be_stacks_of_layers(image_cache: Cache, tmp_path: Pat
         train(TrainSettings(student=str(student), out=tmp_path / "no", copy_layers="1", **options))
 
 
-@pytest.mark.parametrize("name", ["swin", "convnext", "resnet"])
+@pytest.mark.parametrize("name", [rarely("swin"), "convnext", rarely("resnet")])
 def test_a_fresh_student_is_shaped_like_any_teacher(images: Path, tmp_path: Path, name: str) -> None:
     teacher = save_classifier(tmp_path / "teacher", small_teacher(name))
     cache = dump(images_plan(teacher, images, tmp_path / "cache", limit=20))

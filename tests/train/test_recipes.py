@@ -38,7 +38,7 @@ from tests.parts.commands import logitstore_command
 from tests.parts.texts import VOCABULARY, plan_for, save_model
 from tests.parts.training import train_in_two
 
-STEPS = 12
+STEPS = 16
 
 
 @pytest.fixture(scope="module")

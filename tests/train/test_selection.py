@@ -24,6 +24,7 @@ from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.loader import Loader
 from logitstore.train.task import Place
 from logitstore.train.train import train
+from tests.parts.marks import rarely
 from tests.parts.selections import selection_of, training
 from tests.parts.training import curve, trainer_of
 
@@ -79,7 +80,7 @@ def test_a_selection_of_nothing_but_held_out_documents_leaves_nothing(
         train(training(cache, tmp_path / "out", small_student, select=out))
 
 
-@pytest.mark.parametrize("options", [{}, {"curriculum": "easy-first"}, {"curriculum": "cyclical"}])
+@pytest.mark.parametrize("options", [rarely({}), rarely({"curriculum": "easy-first"}), {"curriculum": "cyclical"}])
 def test_a_run_on_a_selection_that_is_gone_on_with_equals_one_in_one_go(
     cache: logitstore.Cache, small_student: Path, half: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:

@@ -13,7 +13,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 import logitstore
 from logitstore.core.types import CachedSample, ModelRef
@@ -21,6 +21,7 @@ from logitstore.dump.audit import audit
 from logitstore.dump.dump import dump
 from logitstore.errors import CacheMismatch, ModelError
 from logitstore.models.load import load_config, load_weights
+from tests.parts.marks import rarely
 from tests.parts.texts import VOCABULARY, plan_for, save_model, teacher_gguf
 
 TOLERANCE = 1e-4
@@ -121,8 +122,8 @@ def test_the_tokens_are_the_tokenizer_s_and_every_position_has_one_row(
 @pytest.mark.parametrize(
     "changes",
     [
-        {"batch_tokens": 1},
-        {"batch_tokens": 4096},
+        rarely({"batch_tokens": 1}),
+        rarely({"batch_tokens": 4096}),
         {"samples_per_part": 7},
         {"samples_per_part": 10_000, "batch_tokens": 97},
     ],
@@ -202,20 +203,27 @@ def test_models_that_are_loaded_at_once_leave_transformers_as_it_was(teacher: Pa
 @pytest.mark.real_teacher
 def test_a_real_model_s_cache_is_what_the_model_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SmolLM2-135M in float32, real text, two windows; ids, logprobs, tail mass and gold logprob at every position."""
-    # the file is parsed once, not five times
+    loaded: list[PreTrainedModel] = []
+    load = AutoModelForCausalLM.from_pretrained
+
+    def remembering(*arguments: Any, **options: Any) -> Any:
+        made = load(*arguments, **options)
+        loaded.append(made[0])
+        return made
+
+    # the file is parsed once, not five times, and its model loaded once
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", remembering)
     monkeypatch.setattr(gguf, "GGUFReader", functools.cache(gguf.GGUFReader))
     monkeypatch.setattr(gguf, "get_tensor_name_map", functools.cache(gguf.get_tensor_name_map))
     name = teacher_gguf()
     if name is None:
         pytest.fail("the packaged teacher is missing: `make test` installs it")
-    reference = ModelRef.parse(name)
     text = tmp_path / "texts.jsonl"
     text.write_text(json.dumps({"text": pydoc_data.topics.topics["assert"]}) + "\n")
     plan = plan_for(Path(name), text, tmp_path / "cache", domain_column=None, max_length=160, overlap=32, k=16)
     dumped = dump(plan)
-    model = AutoModelForCausalLM.from_pretrained(
-        reference.name, gguf_file=reference.gguf, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
-    ).eval()
+    (model,) = loaded
+    assert model.dtype == torch.float32
     assert dumped.manifest.teacher.vocabulary == 49152
     assert len(dumped) >= 2
     for found in dumped:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,6 +17,7 @@ from logitstore.models.load import load_config
 from tests.parts.commands import Refused, flags_of
 from tests.parts.comparing import MODELS, saved
 from tests.parts.images import SIZE, WORDS, images_plan
+from tests.parts.marks import often
 from tests.parts.vision import EXACTLY, stored
 
 NAMES = [*WORDS[:9], "a name of many words"]
@@ -35,13 +35,8 @@ WORK = sorted(MODELS.keys() - REFUSED.keys() - set(CLASSIFIERS))
 OFTEN = {"altclip", "align", "dual encoder of ViT", "siglip", "aimv2", "xclip", "llava", "clip classifier"}
 
 
-def most(kinds: list[str]) -> list[Any]:
-    """The kinds that stand for the others in each run, and the others in the exhaustive one."""
-    return [kind if kind in OFTEN else pytest.param(kind, marks=pytest.mark.exhaustive) for kind in kinds]
-
-
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", most(WORK))
+@pytest.mark.parametrize("kind", often(WORK, OFTEN.__contains__))
 def test_a_model_of_images_and_texts_answers_as_its_own_forward_pass_does(
     kind: str, images: Path, tmp_path: Path
 ) -> None:
@@ -59,7 +54,7 @@ def test_a_model_of_images_and_texts_answers_as_its_own_forward_pass_does(
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", most(sorted(REFUSED)))
+@pytest.mark.parametrize("kind", often(sorted(REFUSED), OFTEN.__contains__))
 def test_a_model_without_one_softmax_over_texts_is_refused(
     kind: str, images: Path, tmp_path: Path, refused: Refused
 ) -> None:
@@ -70,7 +65,7 @@ def test_a_model_without_one_softmax_over_texts_is_refused(
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", most(CLASSIFIERS))
+@pytest.mark.parametrize("kind", often(CLASSIFIERS, OFTEN.__contains__))
 def test_a_classifier_made_of_a_tower_for_images_is_an_image_classifier(
     kind: str, images: Path, tmp_path: Path
 ) -> None:
