@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoTokenizer,
     GgufConfig,
@@ -21,6 +21,14 @@ from logitstore.core.registry import resolve
 from logitstore.core.tasks import task_of
 from logitstore.core.types import ModelRef
 from logitstore.errors import ModelError, one_line
+from logitstore.models.code import (
+    check_tokenizer_class,
+    is_about_code,
+    loading,
+    named_in_config,
+    needs_code,
+    without_code,
+)
 
 ZERO_SHOT = "zero-shot"
 """What `load_weights` takes in place of a task for models that compare images with texts."""
@@ -36,10 +44,6 @@ def models_of(kind: str) -> tuple[str, Any]:
     return called, resolve(target)
 
 
-_LOADING = threading.Lock()
-"""transformers changes its classes while it loads and changes them back; two loading threads would leave them changed."""
-
-
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -50,12 +54,20 @@ def load_config(model: ModelRef) -> PretrainedConfig:
         ModelError: there is no such model.
     """
     try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(model.name, **model.pretrained)
+        with loading():
+            config: PretrainedConfig = AutoConfig.from_pretrained(model.name, **model.pretrained)
     except Exception as error:
         # transformers raises nearly any error here, from OSError to KeyError: keep the reason, chain the traceback
+        if needs := _needs_code(model, "AutoConfig", error):
+            raise needs from error
         where = "" if Path(model.name).exists() else "there is no such folder, and as a hub name it "
         raise ModelError(f"{model}: {where}cannot be loaded as a model: {one_line(error)}") from error
     return config
+
+
+def _needs_code(model: ModelRef, auto_class: str, error: Exception) -> ModelError | None:
+    """Return what to tell of an error of transformers that code which is not run has caused; None for other errors."""
+    return needs_code(model, named_in_config(model, auto_class)) if is_about_code(error) else None
 
 
 def load_tokenizer(model: ModelRef) -> PreTrainedTokenizerBase:
@@ -65,7 +77,11 @@ def load_tokenizer(model: ModelRef) -> PreTrainedTokenizerBase:
         ModelError: there is none, or it cannot be loaded.
     """
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model.name, **model.pretrained)
+        with loading():
+            check_tokenizer_class(model)
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model.name, **model.pretrained)
+    except ModelError:
+        raise
     except Exception as error:
         # as above
         raise ModelError(f"{model}: no tokenizer could be loaded: {one_line(error)}") from error
@@ -94,10 +110,12 @@ def load_weights(
     if model.gguf:
         options["quantization_config"] = GgufConfig(dequantize=True)
     try:
-        with _LOADING:
+        with loading():
             loaded, report = auto_class.from_pretrained(model.name, config=config, dtype=dtype, **options)
     except Exception as error:
         # as above
+        if needs := _needs_code(model, auto_class.__name__, error):
+            raise needs from error
         raise ModelError(f"{model}: cannot be loaded as {called}: {one_line(error)}") from error
     _refuse_random_weights(model, loaded, report, called)
     whole: PreTrainedModel = loaded
@@ -130,18 +148,22 @@ def _refuse_random_weights(model: ModelRef, loaded: PreTrainedModel, report: dic
 def config_from(plain: dict[str, Any]) -> PretrainedConfig:
     """Return the configuration that `describe` made plain, with defaults and with the names that all configurations share.
 
-    What names code (`auto_map`) is left out: the configuration may come from a stranger's cache.
+    What names code is left out: the configuration may come from a stranger's cache.
 
     Raises:
         ModelError: this transformers does not know such a kind of model, or refuses the entries.
     """
-    try:
-        config: PretrainedConfig = AutoConfig.for_model(
-            **{name: value for name, value in plain.items() if name != "auto_map"}
+    kind = plain.get("model_type")
+    if kind not in CONFIG_MAPPING:
+        raise ModelError(
+            f"the teacher is of the kind {kind}, which this transformers does not know, and the code of a cache is never run. "
+            "Give a --student, and no objective on features."
         )
+    try:
+        config: PretrainedConfig = AutoConfig.for_model(**without_code(plain))
     except Exception as error:
         # as above
-        raise ModelError(f"the teacher's configuration ({plain.get('model_type')}): {one_line(error)}") from error
+        raise ModelError(f"the teacher's configuration ({kind}): {one_line(error)}") from error
     return config
 
 

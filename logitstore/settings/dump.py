@@ -6,14 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from logitstore.core.record import Record
 from logitstore.core.tasks import TASKS
 from logitstore.settings.fields import DUMP_ONLY, POSITIONAL, RECIPE_ONLY, Model, Place, TaskName
 from logitstore.settings.image import ImagesPlace, ViewChoices
 from logitstore.settings.row import RowChoices, TapChoices
+from logitstore.settings.trust import TrustChoice
 
 
-class TeacherSettings(Record):
+class TeacherSettings(TrustChoice):
     """The settings that `plan` and `dump` share: the teacher and the data."""
 
     task: Annotated[TaskName, DUMP_ONLY] = Field(
@@ -94,7 +94,7 @@ class PilotSettings(TeacherSettings):
     )
 
 
-class AddSettings(TapChoices, ImagesPlace):
+class AddSettings(TapChoices, ImagesPlace, TrustChoice):
     """The settings of `add`."""
 
     cache: Annotated[Place, POSITIONAL] = Field(description="The cache to add to.")

@@ -7,8 +7,11 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from logitstore.core.types import ModelRef
 from logitstore.errors import CacheMismatch
 from logitstore.format.data import TokenizerInfo
+from logitstore.models.load import load_tokenizer
+from logitstore.store.cache import Cache
 from logitstore.store.vocabulary import Vocabulary
 
 
@@ -21,6 +24,16 @@ def tokenizer_files(tokenizer: PreTrainedTokenizerBase) -> dict[str, bytes]:
             for path in sorted(Path(folder).rglob("*"))
             if path.is_file()
         }
+
+
+def cached_tokenizer(cache: Cache) -> PreTrainedTokenizerBase:
+    """Return the tokenizer that a cache keeps.
+
+    Raises:
+        ModelError: it cannot be loaded, or needs code, which is never run from a cache.
+    """
+    folder = cache.storage.local(cache.manifest.shared_file("tokenizer"))
+    return load_tokenizer(ModelRef(name=str(folder), in_cache=True))
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, expected: TokenizerInfo, who: str, pieces: list[str]) -> None:

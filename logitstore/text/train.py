@@ -17,6 +17,7 @@ from logitstore.core.progress import Progress
 from logitstore.core.types import Array, ModelRef
 from logitstore.errors import BadInput, CacheMismatch, ModelError
 from logitstore.models.causal import check_causal, position_limit, refuse_other_heads
+from logitstore.models.code import NAMES_CODE
 from logitstore.models.head import LinearHead
 from logitstore.models.load import config_from, describe, load_config, load_tokenizer
 from logitstore.models.shape import head_rows
@@ -27,7 +28,7 @@ from logitstore.store.vocabulary import read_pieces
 from logitstore.text.batches import TextCollator
 from logitstore.text.metrics import TextEvaluation, evaluate_text
 from logitstore.text.retokenise import TextLoader, encoded_anew
-from logitstore.text.tokenizer import check_tokenizer
+from logitstore.text.tokenizer import cached_tokenizer, check_tokenizer
 from logitstore.train.evaluate import counted, loaded
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.curriculum import Curriculum
@@ -117,7 +118,9 @@ class TextTraining:
         return loss_head(student, loader)
 
     def saver(self, settings: TrainSettings, cache: Cache, student: ModelRef | None) -> Callable[[Path], None]:
-        return lambda folder: tokenizer_for(cache, student).save_pretrained(str(folder))
+        """Load the tokenizer now, so that one that cannot be loaded is refused before training."""
+        tokenizer = tokenizer_for(cache, student)
+        return lambda folder: tokenizer.save_pretrained(str(folder))
 
     def evaluate(
         self, settings: EvaluateSettings, cache: Cache, student: ModelRef, progress: Progress
@@ -283,9 +286,18 @@ def own_tokenizer(student: ModelRef) -> PreTrainedTokenizerBase | None:
 
 
 def tokenizer_for(cache: Cache, student: ModelRef | None) -> PreTrainedTokenizerBase:
-    """Return the tokenizer to save with a trained student: its own, else the one that the cache keeps."""
+    """Return the tokenizer to save with a trained student: its own, else the one that the cache keeps.
+
+    It names no code that was not run: a student may be loaded with the code that its folder names.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
     saved = own_tokenizer(student) if student is not None else None
-    return saved or load_tokenizer(ModelRef(name=str(cache.storage.local(cache.manifest.shared_file("tokenizer")))))
+    tokenizer = saved if saved is not None else cached_tokenizer(cache)
+    if saved is None or student is None or not student.trust_remote_code:
+        tokenizer.init_kwargs.pop(NAMES_CODE, None)
+    return tokenizer
 
 
 _LENGTH = 8

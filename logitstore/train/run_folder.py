@@ -37,6 +37,7 @@ def conditions(settings: TrainSettings, world_size: int) -> dict[str, Any]:
         "evaluate_every",
         "save_every",
         "trainer",
+        "trust_remote_code",
     }
     return {
         "world_size": world_size,

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from logitstore.errors import BadInput, ModelError, one_line
+from logitstore.models.code import loading
 
 _LAYER = re.compile(r"\.(\d+)\.")
 
@@ -200,7 +201,10 @@ def narrowed(model: PreTrainedModel, importance: Importance, widths: Widths) -> 
                 value = value.index_select(axis, chosen[what].to(value.device))
         weights[name] = value
     try:
-        narrow: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=model.dtype, trust_remote_code=False)
+        with loading():
+            narrow: PreTrainedModel = AutoModelForCausalLM.from_config(
+                config, dtype=model.dtype, trust_remote_code=False
+            )
         narrow.load_state_dict(weights)
     except Exception as error:
         # as above
