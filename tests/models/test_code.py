@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,12 +15,16 @@ import transformers
 from transformers import PreTrainedTokenizerFast
 
 import logitstore
+from logitstore.core.types import ModelRef
+from logitstore.errors import ModelError
 from logitstore.models.code import loading
+from logitstore.models.load import load_tokenizer
 from logitstore.settings import SETTINGS
 from logitstore.settings.recipe import named_recipe, recipe_names
 from logitstore.settings.trust import TrustChoice
 from tests.parts.commands import Command, Refused, flags_of
-from tests.parts.own_code import save_own_model
+from tests.parts.images import images_plan
+from tests.parts.own_code import change, save_own_model, with_own_processor, with_own_tokenizer, write_code
 from tests.parts.texts import PADDED_VOCABULARY, plan_for
 
 TRUST = "--trust-remote-code"
@@ -169,3 +174,73 @@ def test_every_command_that_loads_a_model_has_the_flag() -> None:
 
 def test_no_recipe_of_ours_trusts_code() -> None:
     assert [name for name in recipe_names() if "trust" in named_recipe(name).read_text("utf-8")] == []
+
+
+def test_a_tokenizer_with_code_of_its_own_is_not_replaced_by_another(
+    teacher: Path, mark: Path, texts: Path, cache: logitstore.Cache, tmp_path: Path, refused: Refused, command: Command
+) -> None:
+    own = with_own_tokenizer(teacher, tmp_path / "own", mark)
+    out, student = tmp_path / "cache", tmp_path / "student"
+    flags = flags_of(plan_for(own, texts, out, limit=4))
+    for line in (
+        refused("dump", *flags),
+        refused("train", cache.path, "--student", own, "--out", student, "--device", "cpu"),
+        refused("evaluate", cache.path, "--student", own, "--device", "cpu", "--text"),
+    ):
+        assert f"{own}: it needs Python code that comes with it, tokenization_own.OwnTokenizer," in line
+    assert not mark.exists()
+    assert command("dump", *flags, TRUST) == 0
+    assert mark.exists()
+    train = ("train", out, "--device", "cpu", "--max-steps", "1")
+    assert command(*train, "--student", own, "--out", student, TRUST) == 0
+    again = ModelRef.parse(str(student), trust_remote_code=True)
+    assert type(load_tokenizer(again)).__name__ == "OwnTokenizer"
+    assert (student / "tokenization_own.py").is_file()
+    mark.unlink()
+    # the tokenizer that the cache keeps needs code too
+    line = refused(*train, "--out", tmp_path / "fresh")
+    assert "code that lies in a cache is never run. Give a --student that has a tokenizer" in line
+    assert not mark.exists()
+
+
+def test_an_image_processor_with_code_of_its_own(
+    classifier: Path, images: Path, mark: Path, tmp_path: Path, refused: Refused, command: Command
+) -> None:
+    own = with_own_processor(classifier, tmp_path / "own", mark)
+    out, student = tmp_path / "cache", tmp_path / "student"
+    flags = flags_of(images_plan(own, images, out, views=1, limit=20))
+    line = refused("dump", *flags)
+    assert f"{own}: it needs Python code that comes with it, image_processing_own.OwnImageProcessor," in line
+    assert not mark.exists()
+    assert command("dump", *flags, TRUST) == 0
+    assert mark.exists()
+    train = ("train", out, "--device", "cpu", "--max-steps", "1", "--images", images)
+    assert command(*train, "--student", own, "--out", student, TRUST) == 0
+    assert (student / "image_processing_own.py").is_file()
+    assert command("evaluate", out, "--student", student, "--device", "cpu", "--images", images, TRUST) == 0
+    # a fresh student gets the processor of the cache, and no name of code with it
+    mark.unlink()
+    assert command(*train, "--layers", "1", "--out", tmp_path / "fresh") == 0
+    assert "auto_map" not in json.loads((tmp_path / "fresh" / "preprocessor_config.json").read_text())
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["AutoModel", "AutoProcessor", "AutoConfig", "AutoTokenizer", "pipeline", "LlamaForCausalLM"]
+)
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "config.json"])
+def test_what_is_no_tokenizer_is_not_loaded_as_one(
+    teacher: Path, mark: Path, tmp_path: Path, name: str, file: str
+) -> None:
+    folder = Path(shutil.copytree(teacher, tmp_path / "model"))
+    code = {"AutoConfig": "code.C", "AutoModel": "code.C", "AutoProcessor": "code.C"}
+    change(folder / "config.json", auto_map=code, model_type="own-kind")
+    change(folder / file, tokenizer_class=name)
+    if file == "config.json":
+        plain = json.loads((folder / "tokenizer_config.json").read_text())
+        del plain["tokenizer_class"]
+        (folder / "tokenizer_config.json").write_text(json.dumps(plain))
+    write_code(folder, "code.py", "", mark)
+    with pytest.raises(ModelError, match=f"its tokenizer_class is {name}, which is no tokenizer"):
+        load_tokenizer(ModelRef.parse(str(folder)))
+    assert not mark.exists()
