@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,28 @@ def load_weights(
     _refuse_random_weights(model, loaded, report, called)
     whole: PreTrainedModel = loaded
     return whole
+
+
+def load_again(model: PreTrainedModel, folder: Path) -> None:
+    """Give a model the weights that it was saved with, in a folder that `save_pretrained` wrote.
+
+    The names in the file need not be those of the model: transformers saves experts, for one, under names of its own.
+
+    Raises:
+        ModelError: the folder cannot be read as such a model, or not all of its weights are there.
+    """
+    where, called = ModelRef(name=str(folder)), f"a {type(model).__name__}"
+    options: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    try:
+        with loading():
+            kept, report = type(model).from_pretrained(
+                folder, config=copy.deepcopy(model.config), dtype=model.dtype, **options
+            )
+    except Exception as error:
+        # as above
+        raise ModelError(f"{where}: cannot be loaded as {called}: {one_line(error)}") from error
+    _refuse_random_weights(where, kept, report, called)
+    model.load_state_dict(kept.state_dict())
 
 
 def _refuse_random_weights(model: ModelRef, loaded: PreTrainedModel, report: dict[str, Any], called: str) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainerControl
 
+from logitstore.models.load import load_again
 from logitstore.train.learner import Learner
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.stream import BatchStream
@@ -202,12 +203,18 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
             learner.student.save_pretrained(Path(output_dir or self.args.output_dir) / learner.name)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if len(self.learners) == 1:
+        """Take the students' weights. The Trainer's own way passes over those that are saved under other names."""
+        if not self.weights_are_whole:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
         for learner in self.learners:
-            kept = type(learner.student).from_pretrained(Path(resume_from_checkpoint) / learner.name)
-            learner.student.load_state_dict(kept.state_dict())
+            load_again(learner.student, Path(resume_from_checkpoint) / learner.name)
+
+    def _load_best_model(self) -> None:
+        if not self.weights_are_whole:
+            super()._load_best_model()
+            return
+        self._load_from_checkpoint(str(self.state.best_model_checkpoint))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """Save the states of the optimizer, of the objectives and of the reader. The Trainer writes later the file that
