@@ -107,12 +107,14 @@ def load_weights(
         ModelError: the model cannot be loaded for this task, or not all of its weights can.
     """
     called, auto_class = models_of(task)
-    options: dict[str, Any] = {**model.pretrained, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    options: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
     if model.gguf:
         options["quantization_config"] = GgufConfig(dequantize=True)
     try:
         with loading():
-            loaded, report = auto_class.from_pretrained(model.name, config=config, dtype=dtype, **options)
+            loaded, report = auto_class.from_pretrained(
+                model.name, config=config, dtype=dtype, **model.pretrained, **options
+            )
     except Exception as error:
         # as above
         if needs := _needs_code(model, auto_class.__name__, error):
@@ -121,6 +123,17 @@ def load_weights(
     _refuse_random_weights(model, loaded, report, called)
     whole: PreTrainedModel = loaded
     return whole
+
+
+def new_model(config: PretrainedConfig, dtype: torch.dtype, task: str = "causal-lm") -> PreTrainedModel:
+    """Return a model of this configuration with random weights. No code that the configuration names is run.
+
+    Raises:
+        Exception: models raise errors of many classes about configurations that do not go together.
+    """
+    with loading():
+        made: PreTrainedModel = models_of(task)[1].from_config(config, dtype=dtype, trust_remote_code=False)
+    return made
 
 
 def load_again(model: PreTrainedModel, folder: Path) -> None:
@@ -136,7 +149,7 @@ def load_again(model: PreTrainedModel, folder: Path) -> None:
     try:
         with loading():
             kept, report = type(model).from_pretrained(
-                folder, config=copy.deepcopy(model.config), dtype=model.dtype, **options
+                folder, config=copy.deepcopy(model.config), dtype=model.dtype, trust_remote_code=False, **options
             )
     except Exception as error:
         # as above
