@@ -25,12 +25,14 @@ class ModelRef:
         gguf: the GGUF file.
         trust_remote_code: True if the user who names the model also lets the Python code run that comes with it.
         in_cache: True for what lies in a cache. Code is never run there, whoever made it.
+        called: what messages call it, where that is not its name.
     """
 
     name: str
     gguf: str | None = None
     trust_remote_code: bool = False
     in_cache: bool = False
+    called: str | None = None
 
     def __post_init__(self) -> None:
         if self.in_cache and self.trust_remote_code:
@@ -43,7 +45,8 @@ class ModelRef:
         return cls(name=name, gguf=gguf or None, trust_remote_code=trust_remote_code)
 
     def __str__(self) -> str:
-        return f"{self.name}::{self.gguf}" if self.gguf else self.name
+        name = self.called or self.name
+        return f"{name}::{self.gguf}" if self.gguf else name
 
     @property
     def pretrained(self) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from logitstore.image.order import view_order
 from logitstore.image.pictures import pictures_of
 from logitstore.image.processors.proof import prove_numbers
 from logitstore.image.processors.saved import code_of, load_processor
+from logitstore.models.cached import shared_model
 from logitstore.models.code import NAMES_CODE, without_code
 from logitstore.models.load import load_config
 from logitstore.models.shape import size_errors
@@ -103,9 +104,13 @@ def processor_for(cache: Cache, student: ModelRef | None, edge: int | None) -> d
     Raises:
         ModelError: the student's own processor cannot be read, or names no size.
     """
-    kept = cache.storage.local(cache.manifest.shared_file("processor"))
-    has_own = student is not None and _has_processor(student)
-    source = student if student is not None and has_own else ModelRef(name=str(kept), in_cache=True)
+    if student is not None and _has_processor(student):
+        return _processor_files(student, edge)
+    with shared_model(cache, "processor") as kept:
+        return _processor_files(kept, edge)
+
+
+def _processor_files(source: ModelRef, edge: int | None) -> dict[str, bytes]:
     code = code_of(load_processor(source)) if source.trust_remote_code else {}
     content = (Path(source.name) / PROCESSOR).read_bytes()
     said = json.loads(content) if edge is None else load_processor(source).at(edge).said

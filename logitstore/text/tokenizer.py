@@ -6,6 +6,8 @@ import copy
 import json
 import re
 import tempfile
+import weakref
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from logitstore.core.types import ModelRef
 from logitstore.errors import BadInput, CacheDamaged, CacheMismatch, ModelError, one_line
 from logitstore.format.data import TokenizerInfo
+from logitstore.models.cached import read_shared, shared_model
 from logitstore.models.code import NAMES_CODE
 from logitstore.models.load import load_config, load_tokenizer
 from logitstore.models.shape import head_rows
@@ -128,9 +131,13 @@ def cached_tokenizer(cache: Cache) -> PreTrainedTokenizerBase:
 
     Raises:
         ModelError: it cannot be loaded, or needs code, which is never run from a cache.
+        CacheDamaged: a file of it cannot be read.
     """
-    folder = cache.storage.local(cache.manifest.shared_file("tokenizer"))
-    return load_tokenizer(ModelRef(name=str(folder), in_cache=True))
+    with ExitStack() as stack:
+        tokenizer = load_tokenizer(stack.enter_context(shared_model(cache, "tokenizer")))
+        # some tokenizers copy their files when they are saved
+        weakref.finalize(tokenizer, stack.pop_all().close)
+    return tokenizer
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, expected: TokenizerInfo, who: str, pieces: list[str]) -> None:
@@ -208,7 +215,7 @@ def tokenizer_for(cache: Cache, student: ModelRef | None) -> PreTrainedTokenizer
 
     Raises:
         ModelError: it cannot be loaded.
-        CacheDamaged: the template of the cache cannot be read.
+        CacheDamaged: a file of the cache cannot be read.
     """
     own = own_tokenizer(student) if student is not None else None
     tokenizer = own if own is not None else cached_tokenizer(cache)
@@ -221,8 +228,8 @@ def tokenizer_for(cache: Cache, student: ModelRef | None) -> PreTrainedTokenizer
 
 def _given_template(cache: Cache) -> str:
     """Return the chat template that a dump was given, without the tokenizer beside it, which may need code."""
-    path = cache.storage.local(f"{cache.manifest.shared_file('tokenizer')}/chat_template.jinja")
+    name = f"{cache.manifest.shared_file('tokenizer')}/chat_template.jinja"
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CacheDamaged(f"{path}: cannot be read as a chat template: {one_line(error)}") from error
+        return read_shared(cache, name).decode()
+    except UnicodeDecodeError as error:
+        raise CacheDamaged(f"{cache.path}/{name}: no template in UTF-8: {one_line(error)}") from error

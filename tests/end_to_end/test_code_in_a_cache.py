@@ -11,11 +11,10 @@ import pytest
 import transformers
 
 from logitstore.dump.dump import dump
-from logitstore.format.sealed import seal_of
 from tests.parts.commands import Command
 from tests.parts.images import images_plan
 from tests.parts.own_code import CONFIGURATION, PROCESSING, TOKENIZATION, change, write_code
-from tests.parts.specification import adopt, tamper
+from tests.parts.specification import adopt, seal_again, tamper
 from tests.parts.texts import PADDED_VOCABULARY, plan_for, save_model
 
 TRUST = "--trust-remote-code"
@@ -51,15 +50,6 @@ def small(tmp_path_factory: pytest.TempPathFactory, teacher: Path, texts: Path) 
 def bare_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A student without a tokenizer, which gets that of the cache."""
     return save_model(tmp_path_factory.mktemp("bare"), None, PADDED_VOCABULARY, num_hidden_layers=1)
-
-
-def seal_again(cache: Path, folder: Path) -> None:
-    """Seal all files of a shared folder, those that were added among them."""
-    seals = {
-        path.relative_to(cache).as_posix(): seal_of(path).model_dump() for path in folder.rglob("*") if path.is_file()
-    }
-    tamper(cache / "cache.json", lambda plan: plan["shared"].update(seals))
-    adopt(cache)
 
 
 def with_code(cache: Path, out: Path, mark: Path, said: dict[str, Any]) -> Path:
