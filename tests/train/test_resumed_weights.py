@@ -18,12 +18,17 @@ from transformers import (
     PretrainedConfig,
     PreTrainedTokenizerFast,
     Qwen2MoeConfig,
+    TrainingArguments,
 )
 
 import logitstore
-from logitstore.errors import LogitstoreError, ModelError
+from logitstore.errors import BadInput, LogitstoreError, ModelError
 from logitstore.models.load import load_again
+from logitstore.train.learner import Learner
+from logitstore.train.loader.loader import Loader
+from logitstore.train.objectives.criterion import Criterion
 from logitstore.train.train import train
+from logitstore.train.trainer import DistillTrainer
 from tests.parts.texts import PADDED_VOCABULARY
 from tests.parts.training import curve, plan_of
 
@@ -58,7 +63,13 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_stopped(
     kind: str, cache: logitstore.Cache, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     student = student_of(kind, tokenizer, tmp_path / "student")
-    options: dict[str, Any] = {"student": str(student), "max_steps": 4, "save_every": 2, "holdout": 0}
+    options: dict[str, Any] = {
+        "student": str(student),
+        "max_steps": 4,
+        "save_every": 2,
+        "holdout": 0,
+        "keep_checkpoints": 2,
+    }
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     train(plan_of(cache, whole, **options))
     shutil.copytree(whole / "checkpoint-2", stopped / "checkpoint-2")
@@ -82,6 +93,7 @@ def test_the_best_checkpoint_is_taken_whole(
         "greater_is_better": True,
     }
     options: dict[str, Any] = {"max_steps": 4, "save_every": 2, "evaluate_every": 2, "trainer": trainer}
+    options["keep_checkpoints"] = 2
     train(plan_of(cache, out, student=str(student), **options))
     ends = {step: load_file(out / f"checkpoint-{step}" / "model.safetensors") for step in (2, 4)}
     saved = load_file(out / "model.safetensors")
@@ -114,3 +126,34 @@ def test_a_weight_of_another_shape_is_refused(small_student: Path, tmp_path: Pat
     save_file(weights | {"lm_head.weight": torch.zeros(9, 32)}, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"the weight lm_head\.weight in shape \(9, 32\)"):
         load_again(model, folder)
+
+
+def by_hand(cache: logitstore.Cache, student: Path, out: Path, **changes: Any) -> DistillTrainer:
+    """A trainer without the command around it."""
+    batch_size = changes.pop("loader", 8)
+    usual = {"per_device_train_batch_size": 8, "save_steps": 1, "report_to": "none", "disable_tqdm": True}
+    arguments = TrainingArguments(output_dir=str(out), use_cpu=True, **usual | changes)
+    model = AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32)
+    learner = Learner(student=model, criterion=Criterion.mixed())
+    loader = Loader(cache, batch_size=batch_size)
+    return DistillTrainer(learners=[learner], args=arguments, train_loader=loader, held_out_loader=None)
+
+
+def test_a_trainer_that_is_used_by_hand_checks_its_checkpoint_as_the_command_does(
+    cache: logitstore.Cache, small_student: Path, tmp_path: Path
+) -> None:
+    by_hand(cache, small_student, tmp_path, max_steps=1).train()
+    checkpoint = tmp_path / "checkpoint-1"
+    for changes in ({"loader": 4}, {"per_device_train_batch_size": 4}, {"gradient_accumulation_steps": 2}):
+        with pytest.raises(
+            BadInput, match=r"was written in batches of 8, after .* Give the options that the run began"
+        ):
+            by_hand(cache, small_student, tmp_path, max_steps=2, **changes).train(str(checkpoint))
+    trainer = by_hand(cache, small_student, tmp_path, max_steps=2)
+    trainer.train(str(checkpoint))
+    assert trainer.state.global_step == 2
+    weights = load_file(checkpoint / "model.safetensors")
+    weights.pop("model.norm.weight")
+    save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"no values for the weight model\.norm\.weight"):
+        by_hand(cache, small_student, tmp_path, max_steps=3).train(str(checkpoint))
