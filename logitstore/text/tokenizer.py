@@ -209,7 +209,7 @@ def own_tokenizer(student: ModelRef) -> PreTrainedTokenizerBase | None:
 
 
 def tokenizer_for(cache: Cache, student: ModelRef | None) -> PreTrainedTokenizerBase:
-    """Return the tokenizer to save with a trained student: its own, else the cache's; with the template it learned from.
+    """Return the tokenizer to save with a trained student: its own, else the one that the cache keeps.
 
     It names no code that was not run: a student may be loaded with the code that its folder names.
 
@@ -219,15 +219,21 @@ def tokenizer_for(cache: Cache, student: ModelRef | None) -> PreTrainedTokenizer
     """
     own = own_tokenizer(student) if student is not None else None
     tokenizer = own if own is not None else cached_tokenizer(cache)
-    if own is not None and cache.manifest.text[1].chat_template is not None:
-        tokenizer.chat_template = _given_template(cache)
     if own is None or student is None or not student.trust_remote_code:
         tokenizer.init_kwargs.pop(NAMES_CODE, None)
     return tokenizer
 
 
-def _given_template(cache: Cache) -> str:
-    """Return the chat template that a dump was given, without the tokenizer beside it, which may need code."""
+def given_template(cache: Cache) -> str | None:
+    """Return the chat template that the dump of a cache of texts was given; None if it was given none.
+
+    The tokenizer beside it is not loaded: it may need code.
+
+    Raises:
+        CacheDamaged: the template cannot be read.
+    """
+    if cache.manifest.text[1].chat_template is None:
+        return None
     name = f"{cache.manifest.shared_file('tokenizer')}/chat_template.jinja"
     try:
         return read_shared(cache, name).decode()
