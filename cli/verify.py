@@ -24,6 +24,7 @@ def verify(settings: VerifySettings) -> None:
         raise BadInput(
             f"--images {settings.images}: only --against-teacher reads images. Give it, or leave --images out."
         )
+    resolve("logitstore.settings.trust:refuse_unnamed")(settings, "against_teacher")
     with Bars() as progress:
         problems = resolve("logitstore.store.checks.verify:verify")(settings.cache, progress)
     for problem in problems:
@@ -55,6 +56,7 @@ def _compare(settings: VerifySettings) -> None:
             settings.device,
             progress,
             settings.images,
+            settings.trust_remote_code,
         )
     say(
         f"{found.rows:,} rows asked again: stored values differ by at most {found.stored:.2g} nats beyond float16 rounding; "

@@ -19,27 +19,42 @@ class ModelRef:
     """The place of a model: a local folder or hub name, and the name of a GGUF file in it, if any.
 
     `folder::file.gguf` names a GGUF file in a folder (or hub repository).
+
+    Attributes:
+        name: the folder or hub name.
+        gguf: the GGUF file.
+        trust_remote_code: True if the user who names the model also lets the Python code run that comes with it.
+        in_cache: True for what lies in a cache. Code is never run there, whoever made it.
+        called: what messages call it, where that is not its name.
     """
 
     name: str
     gguf: str | None = None
+    trust_remote_code: bool = False
+    in_cache: bool = False
+    called: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.in_cache and self.trust_remote_code:
+            raise ValueError(f"{self.name}: the code of a cache is never run")
 
     @classmethod
-    def parse(cls, text: str) -> ModelRef:
+    def parse(cls, text: str, *, trust_remote_code: bool = False) -> ModelRef:
         # a folder may have the two colons in its name
         name, _, gguf = (text, "", "") if Path(text).is_dir() else text.partition("::")
-        return cls(name=name, gguf=gguf or None)
+        return cls(name=name, gguf=gguf or None, trust_remote_code=trust_remote_code)
 
     def __str__(self) -> str:
-        return f"{self.name}::{self.gguf}" if self.gguf else self.name
+        name = self.called or self.name
+        return f"{name}::{self.gguf}" if self.gguf else name
 
     @property
     def pretrained(self) -> dict[str, Any]:
         """Keyword arguments for `from_pretrained` of transformers.
 
-        Code that lies beside a model is never run; left to itself, transformers asks on the terminal whether to.
+        Left to itself, transformers asks on the terminal whether to run the code that comes with a model.
         """
-        return {"trust_remote_code": False} | ({"gguf_file": self.gguf} if self.gguf else {})
+        return {"trust_remote_code": self.trust_remote_code} | ({"gguf_file": self.gguf} if self.gguf else {})
 
 
 class Asked(Protocol):

@@ -25,6 +25,7 @@ from logitstore.format.needs import Gives, check_features
 from logitstore.models.load import load_config
 from logitstore.settings.dump import AddSettings
 from logitstore.settings.tasks import refuse_set
+from logitstore.settings.trust import refuse_unnamed
 from logitstore.store import layout
 from logitstore.store.cache import Cache
 
@@ -41,6 +42,7 @@ def add(settings: AddSettings, progress: Progress = no_progress) -> Cache:
         CacheMismatch: the teacher is another one, or an existing tap is stored in another way.
         StorageError: the disk is full or the folder cannot be written; committed parts stay.
     """
+    refuse_unnamed(settings, "teacher")
     cache = Cache(settings.cache)
     cache.check_sizes()
     if cache.manifest.merged_from is not None:
@@ -61,8 +63,8 @@ def _add_taps(settings: AddSettings, cache: Cache, progress: Progress) -> Cache:
     task = dump_task(cache.manifest.task)
     name = settings.teacher or cache.manifest.teacher.name
     if scheme_of(name) is not None:
-        _check_features(settings, open_source(name).gives, name)
-    names = task.taps(lambda: _config(name), settings.hidden, settings.qkv)
+        _check_features(settings, open_source(name, trust_remote_code=settings.trust_remote_code).gives, name)
+    names = task.taps(lambda: _config(name, settings.trust_remote_code), settings.hidden, settings.qkv)
     taps = TapRequest(names=names, codec=settings.tap_codec)
     is_begun = taps_are_begun(cache.storage, cache.manifest, taps)
     work = missing_work(cache.storage, _committed(settings, cache), names)
@@ -139,6 +141,7 @@ def _teacher_again(
         views=views,
         device=settings.device,
         workers=settings.workers,
+        trust_remote_code=settings.trust_remote_code,
     )
     prepared = dump_task(cache.manifest.task).reopen(cache, again, progress)
     _check_features(settings, prepared.gives, settings.teacher or cache.manifest.teacher.name)
@@ -154,8 +157,10 @@ def _teacher_again(
     return prepared, teacher
 
 
-def _config(teacher: str) -> PretrainedConfig:
-    return load_config(ModelRef.parse(teacher)) if scheme_of(teacher) is None else open_source(teacher).pretrained
+def _config(teacher: str, trust_remote_code: bool) -> PretrainedConfig:
+    if scheme_of(teacher) is None:
+        return load_config(ModelRef.parse(teacher, trust_remote_code=trust_remote_code))
+    return open_source(teacher, trust_remote_code=trust_remote_code).pretrained
 
 
 def _check_features(settings: AddSettings, gives: Gives, teacher: str) -> None:

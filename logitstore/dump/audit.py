@@ -62,8 +62,11 @@ def audit(
     device: str = "auto",
     progress: Progress = no_progress,
     images: str | None = None,
+    trust_remote_code: bool = False,
 ) -> Audit:
     """Compare a random share of a cache with its teacher.
+
+    `trust_remote_code` runs the code that comes with the teacher.
 
     Raises:
         ModelError: the teacher cannot be loaded.
@@ -76,7 +79,7 @@ def audit(
             f"{cache.path}: its rows were made from other caches and are not a teacher's own. Compare those it was made from."
         )
     cache.check_targets(f"--against-teacher {teacher}")
-    again = AskAgain(teacher=teacher, images=images, device=device)
+    again = AskAgain(teacher=teacher, images=images, device=device, trust_remote_code=trust_remote_code)
     prepared = dump_task(cache.manifest.task).reopen(cache, again, progress)
     if not prepared.gives & {LOGITS, TOP_LOGPROBS}:
         raise BadInput(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import safetensors
 import safetensors.torch
 import xxhash
 from pydantic import Field
@@ -18,6 +17,7 @@ from logitstore.format.row import RowInfo
 from logitstore.format.sealed import seal
 from logitstore.store import layout
 from logitstore.store.storage import Storage, open_storage, read_sealed
+from logitstore.store.taps import TENSOR_FILE_ERRORS
 
 PILOT_NAME = "pilot.json"
 
@@ -117,5 +117,5 @@ def kept_pilot(out: Storage, manifest: Manifest) -> tuple[dict[str, Tensor], int
                 f"{out}/{name}: its contents do not match the checksum in its name. Remove {out}/{layout.PILOT}."
             )
         return safetensors.torch.load(content), record.rows
-    except (OSError, safetensors.SafetensorError) as error:
+    except TENSOR_FILE_ERRORS as error:
         raise CacheDamaged(f"{out}/{name}: cannot be read: {one_line(error)}. Remove {out}/{layout.PILOT}.") from error

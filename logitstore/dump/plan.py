@@ -86,7 +86,7 @@ def plan(settings: PilotSettings, progress: Progress = no_progress) -> dict[str,
     """
     if (why := dump_task(settings.task).no_plan) is not None:
         raise BadInput(f"plan --task {settings.task}: {why}.")
-    _check_gives(settings.teacher)
+    _check_gives(settings.teacher, settings.trust_remote_code)
     planned = DumpSettings(**{name: getattr(settings, name) for name in _SHARED})
     with target_folder(planned.out, resume=planned.resume):
         prepared = prepare(planned, progress)
@@ -143,9 +143,12 @@ def plan(settings: PilotSettings, progress: Progress = no_progress) -> dict[str,
     }
 
 
-def _check_gives(teacher: str) -> None:
+def _check_gives(teacher: str, trust_remote_code: bool) -> None:
     """Refuse a teacher of lists: nothing but its whole distribution says what a row loses. Raises BadInput."""
-    if scheme_of(teacher) is not None and LOGITS not in (gives := open_source(teacher).gives):
+    if scheme_of(teacher) is None:
+        return
+    gives = open_source(teacher, trust_remote_code=trust_remote_code).gives
+    if LOGITS not in gives:
         raise BadInput(
             f"plan needs {GIFTS[LOGITS]}; {teacher} gives {called(gives)}. Dump it with --preset topk --tail uniform."
         )

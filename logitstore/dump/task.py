@@ -82,6 +82,7 @@ class AskAgain:
         views: how many views of each image; None asks about the samples that the cache has.
         device: where the teacher runs.
         workers: threads that prepare samples.
+        trust_remote_code: run the code that comes with the teacher; only for one that is named here, and not by the cache.
     """
 
     teacher: str | None = None
@@ -89,6 +90,11 @@ class AskAgain:
     views: int | None = None
     device: str = "auto"
     workers: int = 2
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        if self.trust_remote_code and self.teacher is None:
+            raise ValueError("the code of a teacher that only the cache names is never run")
 
 
 class DumpTask(Protocol):

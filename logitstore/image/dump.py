@@ -80,7 +80,7 @@ class ImageDump:
 def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
     """Prepare a dump of views of images."""
     refuse_other_tasks(settings, "dump", settings.task, f"--task {settings.task}")
-    model = model_of(settings.teacher)
+    model = model_of(settings.teacher, trust_remote_code=settings.trust_remote_code)
     config = load_config(model)
     is_zero_shot = compares_texts(config)
     names = classes_of(settings, config, is_zero_shot)
@@ -189,7 +189,7 @@ def _reopened(cache: Cache, again: AskAgain, progress: Progress) -> Prepared:
     """Prepare asking the teacher of a cache of views again."""
     manifest = cache.manifest
     data, view = manifest.images
-    model = model_of(again.teacher or manifest.teacher.name)
+    model = model_of(again.teacher or manifest.teacher.name, trust_remote_code=again.trust_remote_code)
     config = load_config(model)
     classes = [str(name) for name in read_pieces(cache).to_pylist()]
     texts = [data.prompt.replace("{}", name) for name in classes] if data.prompt else []

@@ -23,7 +23,9 @@ from logitstore.image.batches import ViewCollator
 from logitstore.image.order import view_order
 from logitstore.image.pictures import pictures_of
 from logitstore.image.processors.proof import prove_numbers
-from logitstore.image.processors.saved import load_processor
+from logitstore.image.processors.saved import code_of, load_processor
+from logitstore.models.cached import shared_model
+from logitstore.models.code import NAMES_CODE, without_code
 from logitstore.models.load import load_config
 from logitstore.models.shape import size_errors
 from logitstore.settings.train import EvaluateSettings, TrainSettings
@@ -89,8 +91,10 @@ def shown_to(cache: Cache, student: ModelRef | None) -> ViewInfo:
     return view.model_copy(update={"mean": found.mean, "std": found.std, "channels": found.channels})
 
 
-def processor_for(cache: Cache, student: ModelRef | None, edge: int | None) -> bytes:
-    """Return the image processor that belongs with a trained student: its own, else the teacher's.
+def processor_for(cache: Cache, student: ModelRef | None, edge: int | None) -> dict[str, bytes]:
+    """Return the files of the image processor that belongs with a trained student: its own, else the teacher's.
+
+    They name no code that was not run: a student may be loaded with the code that its folder names.
 
     Args:
         cache: the teacher's cache.
@@ -100,11 +104,21 @@ def processor_for(cache: Cache, student: ModelRef | None, edge: int | None) -> b
     Raises:
         ModelError: the student's own processor cannot be read, or names no size.
     """
-    kept = cache.storage.local(cache.manifest.shared_file("processor"))
-    source = student if student is not None and _has_processor(student) else ModelRef(name=str(kept))
-    if edge is None:
-        return (Path(source.name) / PROCESSOR).read_bytes()
-    return json.dumps(load_processor(source).at(edge).said, indent=2).encode() + b"\n"
+    if student is not None and _has_processor(student):
+        return _processor_files(student, edge)
+    with shared_model(cache, "processor") as kept:
+        return _processor_files(kept, edge)
+
+
+def _processor_files(source: ModelRef, edge: int | None) -> dict[str, bytes]:
+    code = code_of(load_processor(source)) if source.trust_remote_code else {}
+    content = (Path(source.name) / PROCESSOR).read_bytes()
+    said = json.loads(content) if edge is None else load_processor(source).at(edge).said
+    if NAMES_CODE in said and not code:
+        said = without_code(said)
+    elif edge is None:
+        return code | {PROCESSOR: content}
+    return code | {PROCESSOR: json.dumps(said, indent=2).encode() + b"\n"}
 
 
 def _has_processor(student: ModelRef) -> bool:
@@ -182,10 +196,11 @@ class ImageTraining:
 
     def saver(self, settings: TrainSettings, cache: Cache, student: ModelRef | None) -> Callable[[Path], None]:
         """Read the image processor now, so that a broken one is refused before training."""
-        content = processor_for(cache, student, settings.image_size)
+        files = processor_for(cache, student, settings.image_size)
 
         def save(folder: Path) -> None:
-            (folder / PROCESSOR).write_bytes(content)
+            for name, content in files.items():
+                (folder / name).write_bytes(content)
 
         return save
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
-import threading
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoTokenizer,
     GgufConfig,
@@ -21,6 +22,14 @@ from logitstore.core.registry import resolve
 from logitstore.core.tasks import task_of
 from logitstore.core.types import ModelRef
 from logitstore.errors import ModelError, one_line
+from logitstore.models.code import (
+    check_tokenizer_class,
+    is_about_code,
+    loading,
+    named_in_config,
+    needs_code,
+    without_code,
+)
 
 ZERO_SHOT = "zero-shot"
 """What `load_weights` takes in place of a task for models that compare images with texts."""
@@ -36,10 +45,6 @@ def models_of(kind: str) -> tuple[str, Any]:
     return called, resolve(target)
 
 
-_LOADING = threading.Lock()
-"""transformers changes its classes while it loads and changes them back; two loading threads would leave them changed."""
-
-
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -50,12 +55,20 @@ def load_config(model: ModelRef) -> PretrainedConfig:
         ModelError: there is no such model.
     """
     try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(model.name, **model.pretrained)
+        with loading():
+            config: PretrainedConfig = AutoConfig.from_pretrained(model.name, **model.pretrained)
     except Exception as error:
         # transformers raises nearly any error here, from OSError to KeyError: keep the reason, chain the traceback
+        if needs := _needs_code(model, "AutoConfig", error):
+            raise needs from error
         where = "" if Path(model.name).exists() else "there is no such folder, and as a hub name it "
         raise ModelError(f"{model}: {where}cannot be loaded as a model: {one_line(error)}") from error
     return config
+
+
+def _needs_code(model: ModelRef, auto_class: str, error: Exception) -> ModelError | None:
+    """Return what to tell of an error of transformers that code which is not run has caused; None for other errors."""
+    return needs_code(model, named_in_config(model, auto_class)) if is_about_code(error) else None
 
 
 def load_tokenizer(model: ModelRef) -> PreTrainedTokenizerBase:
@@ -65,7 +78,11 @@ def load_tokenizer(model: ModelRef) -> PreTrainedTokenizerBase:
         ModelError: there is none, or it cannot be loaded.
     """
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model.name, **model.pretrained)
+        with loading():
+            check_tokenizer_class(model)
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model.name, **model.pretrained)
+    except ModelError:
+        raise
     except Exception as error:
         # as above
         raise ModelError(f"{model}: no tokenizer could be loaded: {one_line(error)}") from error
@@ -90,18 +107,55 @@ def load_weights(
         ModelError: the model cannot be loaded for this task, or not all of its weights can.
     """
     called, auto_class = models_of(task)
-    options: dict[str, Any] = {**model.pretrained, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    options: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
     if model.gguf:
         options["quantization_config"] = GgufConfig(dequantize=True)
     try:
-        with _LOADING:
-            loaded, report = auto_class.from_pretrained(model.name, config=config, dtype=dtype, **options)
+        with loading():
+            loaded, report = auto_class.from_pretrained(
+                model.name, config=config, dtype=dtype, **model.pretrained, **options
+            )
     except Exception as error:
         # as above
+        if needs := _needs_code(model, auto_class.__name__, error):
+            raise needs from error
         raise ModelError(f"{model}: cannot be loaded as {called}: {one_line(error)}") from error
     _refuse_random_weights(model, loaded, report, called)
     whole: PreTrainedModel = loaded
     return whole
+
+
+def new_model(config: PretrainedConfig, dtype: torch.dtype, task: str = "causal-lm") -> PreTrainedModel:
+    """Return a model of this configuration with random weights. No code that the configuration names is run.
+
+    Raises:
+        Exception: models raise errors of many classes about configurations that do not go together.
+    """
+    with loading():
+        made: PreTrainedModel = models_of(task)[1].from_config(config, dtype=dtype, trust_remote_code=False)
+    return made
+
+
+def load_again(model: PreTrainedModel, folder: Path) -> None:
+    """Give a model the weights that it was saved with, in a folder that `save_pretrained` wrote.
+
+    The names in the file need not be those of the model: transformers saves experts, for one, under names of its own.
+
+    Raises:
+        ModelError: the folder cannot be read as such a model, or not all of its weights are there.
+    """
+    where, called = ModelRef(name=str(folder)), f"a {type(model).__name__}"
+    options: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    try:
+        with loading():
+            kept, report = type(model).from_pretrained(
+                folder, config=copy.deepcopy(model.config), dtype=model.dtype, trust_remote_code=False, **options
+            )
+    except Exception as error:
+        # as above
+        raise ModelError(f"{where}: cannot be loaded as {called}: {one_line(error)}") from error
+    _refuse_random_weights(where, kept, report, called)
+    model.load_state_dict(kept.state_dict())
 
 
 def _refuse_random_weights(model: ModelRef, loaded: PreTrainedModel, report: dict[str, Any], called: str) -> None:
@@ -130,18 +184,22 @@ def _refuse_random_weights(model: ModelRef, loaded: PreTrainedModel, report: dic
 def config_from(plain: dict[str, Any]) -> PretrainedConfig:
     """Return the configuration that `describe` made plain, with defaults and with the names that all configurations share.
 
-    What names code (`auto_map`) is left out: the configuration may come from a stranger's cache.
+    What names code is left out: the configuration may come from a stranger's cache.
 
     Raises:
         ModelError: this transformers does not know such a kind of model, or refuses the entries.
     """
-    try:
-        config: PretrainedConfig = AutoConfig.for_model(
-            **{name: value for name, value in plain.items() if name != "auto_map"}
+    kind = plain.get("model_type")
+    if kind not in CONFIG_MAPPING:
+        raise ModelError(
+            f"the teacher is of the kind {kind}, which this transformers does not know, and the code of a cache is never run. "
+            "Give a --student, and no objective on features."
         )
+    try:
+        config: PretrainedConfig = AutoConfig.for_model(**without_code(plain))
     except Exception as error:
         # as above
-        raise ModelError(f"the teacher's configuration ({plain.get('model_type')}): {one_line(error)}") from error
+        raise ModelError(f"the teacher's configuration ({kind}): {one_line(error)}") from error
     return config
 
 

@@ -6,14 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from logitstore.core.record import Record
 from logitstore.core.tasks import TASKS
 from logitstore.settings.fields import POSITIONAL, RECIPE_ONLY, FilePath, Model, NamedValues, Place, TaskName
 from logitstore.settings.image import ImagesPlace, ViewChoices
 from logitstore.settings.row import RowChoices, TapChoices
+from logitstore.settings.trust import TrustChoice
 
 
-class TeacherSettings(Record):
+class TeacherSettings(TrustChoice):
     """The teacher and the data of `plan` and `dump`."""
 
     task: TaskName = Field(
@@ -118,7 +118,7 @@ class PilotSettings(TeacherSettings, RowChoices, TapChoices):
     )
 
 
-class AddSettings(TapChoices, ImagesPlace):
+class AddSettings(TapChoices, ImagesPlace, TrustChoice):
     """The settings of `add`."""
 
     cache: Annotated[Place, POSITIONAL] = Field(description="The cache to add to.")

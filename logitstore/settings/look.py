@@ -8,6 +8,7 @@ from pydantic import Field
 
 from logitstore.core.record import Record
 from logitstore.settings.fields import POSITIONAL, FilePath, Model, Place
+from logitstore.settings.trust import TrustChoice
 
 
 class SelectSettings(Record):
@@ -39,7 +40,7 @@ class SelectSettings(Record):
     seed: int | None = Field(None, ge=0, description="Seed of random, stratified and prune. Default: 0.")
 
 
-class VerifySettings(Record):
+class VerifySettings(TrustChoice):
     """The settings of `verify`."""
 
     cache: Annotated[Place, POSITIONAL] = Field(description="The cache to check.")

@@ -11,6 +11,7 @@ from logitstore.core.record import Record
 from logitstore.core.schedule import WAYS
 from logitstore.settings.fields import POSITIONAL, RECIPE_ONLY, FilePath, Model, Place, Share, Temperature, Weight
 from logitstore.settings.image import StudentsImages
+from logitstore.settings.trust import TrustChoice
 
 
 class SidecarSettings(Record):
@@ -41,7 +42,7 @@ class TermSettings(Record):
     options: dict[str, Any] = Field({})
 
 
-class TrainSettings(StudentsImages):
+class TrainSettings(StudentsImages, TrustChoice):
     """The settings of `train`."""
 
     cache: Annotated[Place, POSITIONAL] = Field(description="The cache to learn from.")
@@ -187,7 +188,7 @@ class TrainSettings(StudentsImages):
         return (value[0] if len(value) == 1 else value or None) if isinstance(value, list) else value
 
 
-class EvaluateSettings(StudentsImages):
+class EvaluateSettings(StudentsImages, TrustChoice):
     """The settings of `evaluate`."""
 
     cache: Annotated[Place, POSITIONAL] = Field(description="The cache to compare with.")

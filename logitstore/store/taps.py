@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 
 import numpy as np
+import safetensors
 import safetensors.numpy
 
 from logitstore.core.memo import Memo
@@ -152,6 +153,10 @@ class Taps(Mapping[str, Tap]):
         return len(self._names)
 
 
+TENSOR_FILE_ERRORS = (OSError, ValueError, LookupError, TypeError, AttributeError, safetensors.SafetensorError)
+"""What safetensors raises about a damaged or forged file; some number formats are none that torch or NumPy has."""
+
+
 def load_tap_shared(storage: Storage, info: TapInfo) -> dict[str, Array]:
     """Return the arrays of a tap's shared file, after checking them against its codec; none for a tap without such a file.
 
@@ -163,8 +168,7 @@ def load_tap_shared(storage: Storage, info: TapInfo) -> dict[str, Array]:
         path = storage.local(name)
         try:
             arrays = safetensors.numpy.load_file(path)
-        except Exception as error:
-            # safetensors raises its own error, OSError or ValueError, depending on the damage
+        except TENSOR_FILE_ERRORS as error:
             raise CacheDamaged(f"{path}: cannot be read: {one_line(error)}. Run `logitstore verify`.") from error
         wanted = shared_shapes(info)
         if {key: value.shape for key, value in arrays.items()} != wanted:

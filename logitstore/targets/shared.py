@@ -14,6 +14,7 @@ from logitstore.format.codecs.codebook import MOST_BITS
 from logitstore.format.manifest import Manifest
 from logitstore.format.row import RowInfo
 from logitstore.store.storage import Storage
+from logitstore.store.taps import TENSOR_FILE_ERRORS
 
 
 def shared_shapes(row: RowInfo, widths: list[int]) -> dict[str, tuple[int, ...]]:
@@ -48,8 +49,7 @@ def load_shared(storage: Storage, manifest: Manifest) -> dict[str, Tensor]:
     path = storage.local(manifest.tail.file)
     try:
         shared: dict[str, Tensor] = safetensors.torch.load_file(path)
-    except Exception as error:
-        # safetensors raises its own error, OSError or ValueError, depending on what is wrong with the file
+    except TENSOR_FILE_ERRORS as error:
         raise CacheDamaged(f"{path}: cannot be read: {one_line(error)}. Run `logitstore verify`.") from error
     if problem := _problem(manifest.row, shared):
         raise CacheDamaged(f"{path}: {problem}. Run `logitstore verify`.")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import jinja2
 from transformers import PreTrainedTokenizerBase
 
 from logitstore.core.registry import suggest
-from logitstore.errors import BadInput, ModelError
+from logitstore.errors import BadInput, ModelError, one_line
 from logitstore.text.tokenizer import variables_of
 
 ASKED_WITH = ("tools", "documents", "chat_template_kwargs")
@@ -193,19 +194,29 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, chat: Chat, where: str) -> l
     if not chat.messages:
         return [([], [])]
     try:
-        template = tokenizer.get_chat_template(chat.arguments.get("chat_template"), chat.arguments.get("tools"))
+        with _refusals_of("chat template", chat):
+            template = tokenizer.get_chat_template(chat.arguments.get("chat_template"), chat.arguments.get("tools"))
         if not chat.context and re.search(r"\{%[-+]?\s*generation\s*[-+]?%\}", str(template)):
-            encoded = tokenizer.apply_chat_template(
-                chat.messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True, **chat.arguments
-            )
+            with _refusals_of("chat template", chat):
+                encoded = tokenizer.apply_chat_template(
+                    chat.messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True, **chat.arguments
+                )
             return [(list(encoded["input_ids"]), [bool(flag) for flag in encoded["assistant_masks"]])]
-        return [_encoded(tokenizer, text, spans) for text, spans in _renderings(tokenizer, chat)]
+        renderings = _renderings(tokenizer, chat)
+        with _refusals_of("tokenizer", chat):
+            return [_encoded(tokenizer, text, spans) for text, spans in renderings]
     except BadInput as error:
         raise BadInput(f"{where}: {error}") from error
+
+
+@contextmanager
+def _refusals_of(what: str, chat: Chat) -> Iterator[None]:
+    """Raise BadInput in place of what a template or a tokenizer raises about a chat, which may be any error."""
+    try:
+        yield
     except Exception as error:
-        # a template may raise any error about a chat; the message names the chat and keeps the reason
         begins = f"a chat that begins with {chat.messages[0]!r:.120}"
-        raise BadInput(f"{where}: the chat template refuses {begins}: {error}") from error
+        raise BadInput(f"the {what} refuses {begins}: {one_line(error)}") from error
 
 
 def _renderings(tokenizer: PreTrainedTokenizerBase, chat: Chat) -> list[tuple[str, list[tuple[int, int]]]]:
@@ -255,7 +266,8 @@ def _turn(tokenizer: PreTrainedTokenizerBase, chat: Chat, turn: int) -> tuple[st
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, chat: Chat, messages: list[dict[str, Any]], **options: Any) -> str:
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, **options, **chat.arguments))
+    with _refusals_of("chat template", chat):
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, **options, **chat.arguments))
 
 
 def _common(one: str, other: str) -> str:

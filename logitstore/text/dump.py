@@ -72,7 +72,7 @@ class TextDump:
         if again.images is not None:
             raise BadInput(f"--images {again.images}: {cache.path} is a cache of text. Leave it out.")
         manifest = cache.manifest
-        source = open_source(again.teacher or manifest.teacher.name)
+        source = open_source(again.teacher or manifest.teacher.name, trust_remote_code=again.trust_remote_code)
         if source.vocabulary < manifest.teacher.vocabulary:
             raise CacheMismatch(
                 f"{source.name}: its head has {source.vocabulary} rows; {cache.path} names ids up to "
@@ -104,7 +104,7 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
     """Prepare a dump of texts."""
     refuse_other_tasks(settings, "dump", settings.task, f"--task {settings.task}")
     preset = settings.preset or PRESET
-    source = open_source(settings.teacher)
+    source = open_source(settings.teacher, trust_remote_code=settings.trust_remote_code)
     check_window(source.pretrained, settings.max_length, source.name)
     tokenizer = with_template(source.tokenizer(), settings.chat_template)
     vocabulary = Vocabulary.of(tokenizer.get_vocab())

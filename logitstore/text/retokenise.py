@@ -12,14 +12,14 @@ from transformers import PreTrainedTokenizerBase
 
 from logitstore.core.place import Place
 from logitstore.core.progress import Progress, Step, no_progress
-from logitstore.core.types import Array, ModelRef
+from logitstore.core.types import Array
 from logitstore.errors import BadInput
-from logitstore.models.load import load_tokenizer
 from logitstore.store.cache import Cache
 from logitstore.targets.targets import AnyTargets
 from logitstore.text.batches import laid_out
 from logitstore.text.sample import cut
 from logitstore.text.stored import texts_of
+from logitstore.text.tokenizer import cached_tokenizer
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.order import OrderedStream
 
@@ -96,7 +96,7 @@ def encoded_anew(
             f"--text: {cache.path} holds chats, whose template is written in the teacher's tokens. "
             "Dump the chats with the student's tokenizer instead."
         )
-    cache_tokenizer = load_tokenizer(ModelRef(name=str(cache.storage.local(cache.manifest.shared_file("tokenizer")))))
+    cache_tokenizer = cached_tokenizer(cache)
     tokens: list[Array] = []
     lengths: list[int] = []
     firsts: list[int] = []

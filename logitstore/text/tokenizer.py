@@ -6,6 +6,8 @@ import copy
 import json
 import re
 import tempfile
+import weakref
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,10 @@ import xxhash
 from transformers import PreTrainedTokenizerBase
 
 from logitstore.core.types import ModelRef
-from logitstore.errors import BadInput, CacheMismatch, ModelError, one_line
+from logitstore.errors import BadInput, CacheDamaged, CacheMismatch, ModelError, one_line
 from logitstore.format.data import TokenizerInfo
+from logitstore.models.cached import read_shared, shared_model
+from logitstore.models.code import NAMES_CODE
 from logitstore.models.load import load_config, load_tokenizer
 from logitstore.models.shape import head_rows
 from logitstore.store.cache import Cache
@@ -122,6 +126,20 @@ def tokenizer_files(tokenizer: PreTrainedTokenizerBase) -> dict[str, bytes]:
         }
 
 
+def cached_tokenizer(cache: Cache) -> PreTrainedTokenizerBase:
+    """Return the tokenizer that a cache keeps.
+
+    Raises:
+        ModelError: it cannot be loaded, or needs code, which is never run from a cache.
+        CacheDamaged: a file of it cannot be read.
+    """
+    with ExitStack() as stack:
+        tokenizer = load_tokenizer(stack.enter_context(shared_model(cache, "tokenizer")))
+        # some tokenizers copy their files when they are saved
+        weakref.finalize(tokenizer, stack.pop_all().close)
+    return tokenizer
+
+
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, expected: TokenizerInfo, who: str, pieces: list[str]) -> None:
     """Refuse a tokenizer whose ids do not mean what the cached ids mean. It may have more added tokens, such
     as one for padding; more tokens of its own would cut a text otherwise than the teacher's tokenizer does.
@@ -190,20 +208,34 @@ def own_tokenizer(student: ModelRef) -> PreTrainedTokenizerBase | None:
     return load_tokenizer(student)
 
 
-def cached_tokenizer(cache: Cache) -> PreTrainedTokenizerBase:
-    """Return the tokenizer that a cache keeps: the teacher's.
-
-    Raises:
-        ModelError: it cannot be loaded.
-    """
-    return load_tokenizer(ModelRef(name=str(cache.storage.local(cache.manifest.shared_file("tokenizer")))))
-
-
 def tokenizer_for(cache: Cache, student: ModelRef | None) -> PreTrainedTokenizerBase:
     """Return the tokenizer to save with a trained student: its own, else the one that the cache keeps.
 
+    It names no code that was not run: a student may be loaded with the code that its folder names.
+
     Raises:
         ModelError: it cannot be loaded.
+        CacheDamaged: a file of the cache cannot be read.
     """
-    saved = own_tokenizer(student) if student is not None else None
-    return saved if saved is not None else cached_tokenizer(cache)
+    own = own_tokenizer(student) if student is not None else None
+    tokenizer = own if own is not None else cached_tokenizer(cache)
+    if own is None or student is None or not student.trust_remote_code:
+        tokenizer.init_kwargs.pop(NAMES_CODE, None)
+    return tokenizer
+
+
+def given_template(cache: Cache) -> str | None:
+    """Return the chat template that the dump of a cache of texts was given; None if it was given none.
+
+    The tokenizer beside it is not loaded: it may need code.
+
+    Raises:
+        CacheDamaged: the template cannot be read.
+    """
+    if cache.manifest.text[1].chat_template is None:
+        return None
+    name = f"{cache.manifest.shared_file('tokenizer')}/chat_template.jinja"
+    try:
+        return read_shared(cache, name).decode()
+    except UnicodeDecodeError as error:
+        raise CacheDamaged(f"{cache.path}/{name}: no template in UTF-8: {one_line(error)}") from error

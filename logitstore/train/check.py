@@ -14,6 +14,7 @@ from logitstore.models.load import config_from, load_config
 from logitstore.models.shape import layer_count
 from logitstore.settings.tasks import refuse_other_tasks
 from logitstore.settings.train import TrainSettings
+from logitstore.settings.trust import refuse_unnamed
 from logitstore.store.cache import Cache
 from logitstore.store.selection import Selection, read_selection
 from logitstore.store.storage import open_storage
@@ -58,6 +59,7 @@ def checked_students(settings: TrainSettings, cache: Cache) -> dict[str, ModelRe
         BadInput, CacheMismatch, ModelError: naming what cannot work.
     """
     task = cache.manifest.task
+    refuse_unnamed(settings, "student")
     refuse_other_tasks(settings, "train", task, f"{settings.cache}, a cache of {task_of(task).samples}")
     names = _names(settings)
     _check_out(settings, names)
@@ -66,7 +68,7 @@ def checked_students(settings: TrainSettings, cache: Cache) -> dict[str, ModelRe
         raise BadInput(f"several --student with {what}: that is for one student only. Train each in a run of its own.")
     check_terms(settings, cache)
     _check_shape(settings)
-    students = [ModelRef.parse(student) for student in settings.students]
+    students = [ModelRef.parse(student, trust_remote_code=settings.trust_remote_code) for student in settings.students]
     train_task(cache).check(settings, cache, students)
     return dict(zip(names, students, strict=True)) if students else {"": None}
 

@@ -32,7 +32,8 @@ def evaluate(settings: EvaluateSettings, progress: Progress = no_progress) -> An
     cache.check_sizes()
     task = cache.manifest.task
     refuse_other_tasks(settings, "evaluate", task, f"{settings.cache}, a cache of {task_of(task).samples}")
-    return train_task(cache).evaluate(settings, cache, ModelRef.parse(settings.student), progress)
+    student = ModelRef.parse(settings.student, trust_remote_code=settings.trust_remote_code)
+    return train_task(cache).evaluate(settings, cache, student, progress)
 
 
 def loaded(settings: EvaluateSettings, student: ModelRef, task: str) -> tuple[PreTrainedModel, torch.device]:

@@ -118,7 +118,7 @@ class Reweighting(TrainerCallback):  # type: ignore[misc]
             try:
                 saved = json.loads((Path(checkpoint) / STATE_NAME).read_text(encoding="utf-8"))
                 self.order.shares[:] = [np.array(each, np.float64) for each in saved["shares"]]
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
                 raise BadInput(
                     f"--resume: {checkpoint}: no shares of domains in it. Start again in another folder."
                 ) from error

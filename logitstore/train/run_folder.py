@@ -12,7 +12,7 @@ from logitstore.models.load import pick_dtype
 from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.store.local_disk import write_whole
-from logitstore.train.loop.checkpoints import STATE_NAME, checkpoints, is_whole
+from logitstore.train.loop.checkpoints import checkpoints, is_whole
 
 SUMMARY_NAME = "logitstore.json"
 
@@ -38,6 +38,7 @@ def conditions(settings: TrainSettings, world_size: int) -> dict[str, Any]:
         "save_every",
         "keep_checkpoints",
         "trainer",
+        "trust_remote_code",
     }
     return {
         "world_size": world_size,
@@ -134,35 +135,6 @@ def is_longer(settings: TrainSettings, before: dict[str, Any]) -> bool:
     if settings.max_steps > 0:
         return bool(settings.max_steps > steps)
     return bool(steps < 0 and settings.epochs > epochs)
-
-
-def check_schedule(checkpoint: Path, settings: TrainSettings, batch_size: int, batches: int) -> None:
-    """Refuse a checkpoint that stands elsewhere in the data than this run would at its step, whatever is known of its plan.
-
-    Args:
-        checkpoint: the folder.
-        settings: of this run.
-        batch_size: samples in a batch of a process.
-        batches: batches of an epoch, for each process.
-
-    Raises:
-        BadInput: the samples that the run has seen are not those of this schedule.
-    """
-    state = _read_summary(checkpoint / STATE_NAME)
-    updates = -(-batches // settings.accumulate)
-    epochs, steps = divmod(int(state.get("global_step", 0)), updates)
-    expected = epochs + min(steps * settings.accumulate, batches) / batches
-    before = (state.get("train_batch_size") or batch_size, state.get("epoch", expected))
-    if before[0] != batch_size or abs(before[1] - expected) > SLACK:
-        raise BadInput(
-            f"--resume: {checkpoint} was written in batches of {before[0]}, after {before[1]:.6g} epochs; with --batch-size "
-            f"{settings.batch_size}, --accumulate {settings.accumulate} and as many processes as now, its step would be after "
-            f"{expected:.6g}. Give the options that the run began with."
-        )
-
-
-SLACK = 1e-6
-"""Rounding of a number of epochs."""
 
 
 def _read_summary(path: Path) -> dict[str, Any]:

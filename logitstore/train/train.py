@@ -28,10 +28,9 @@ from logitstore.train.learner import Learner
 from logitstore.train.loader.stream import BatchStream
 from logitstore.train.loop.arguments import package_errors, training_arguments
 from logitstore.train.loop.callbacks import DivergenceWarning, Report
-from logitstore.train.loop.checkpoints import drop_cut_off, keep_newest, whole_student
+from logitstore.train.loop.checkpoints import check_schedule, drop_cut_off, keep_newest, whole_student
 from logitstore.train.metrics import Evaluation
 from logitstore.train.run_folder import (
-    check_schedule,
     checkpoint_of,
     conditions,
     with_precision,
@@ -82,7 +81,12 @@ def train(
     first = next(iter(students.values()))
     data = task.open(settings, cache, first, selection, taps, place, progress)
     if checkpoint is not None:
-        check_schedule(Path(checkpoint), settings, arguments.train_batch_size, len(data.train))
+        check_schedule(
+            Path(checkpoint),
+            batch_size=arguments.train_batch_size,
+            accumulate=settings.accumulate,
+            batches=len(data.train),
+        )
     begin = save = None
     if data.companion is not None:
         begin = partial(data.companion.begin, device=arguments.device, checkpoint=checkpoint)

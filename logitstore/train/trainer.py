@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainerControl
 
+from logitstore.models.load import load_again
 from logitstore.train.learner import Learner
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.stream import BatchStream
 from logitstore.train.loop.callbacks import CriterionCallback, EpochCallback, EpochSteps, LogBeforeSaving
+from logitstore.train.loop.checkpoints import check_schedule
 from logitstore.train.metrics import evaluate_batches
 
 CRITERION_NAME = "criterion.safetensors"
@@ -202,12 +204,33 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
             learner.student.save_pretrained(Path(output_dir or self.args.output_dir) / learner.name)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if len(self.learners) == 1:
+        """Take the students' weights, where the checkpoint has all of them and stands where this run would at its step.
+
+        Raises:
+            BadInput: it was written in other batches, which the Trainer would take over, or after other samples.
+            ModelError: a weight is missing.
+        """
+        check_schedule(
+            Path(resume_from_checkpoint),
+            batch_size=self.args.train_batch_size,
+            accumulate=self.args.gradient_accumulation_steps,
+            batches=len(self._loader),
+        )
+        if self.weights_are_whole:
+            self._take_weights(Path(resume_from_checkpoint))
+        else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
-            return
+
+    def _load_best_model(self) -> None:
+        if self.weights_are_whole:
+            self._take_weights(Path(str(self.state.best_model_checkpoint)))
+        else:
+            super()._load_best_model()
+
+    def _take_weights(self, checkpoint: Path) -> None:
+        """Take all weights of a checkpoint. The Trainer's own way passes over those that are saved under other names."""
         for learner in self.learners:
-            kept = type(learner.student).from_pretrained(Path(resume_from_checkpoint) / learner.name)
-            learner.student.load_state_dict(kept.state_dict())
+            load_again(learner.student, checkpoint / learner.name)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """Save the states of the optimizer, of the objectives and of the reader. The Trainer writes later the file that

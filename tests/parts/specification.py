@@ -14,6 +14,7 @@ import pyarrow.ipc
 import xxhash
 
 import logitstore
+from logitstore.format.sealed import seal_of
 from logitstore.settings.dump import DumpSettings
 from tests.golden import make
 from tests.parts.places import ROOT
@@ -115,3 +116,17 @@ def adopt(folder: Path) -> None:
     identity = identity_of(json.loads((folder / "cache.json").read_bytes()))
     for path in folder.glob("parts/*/part.json"):
         tamper(path, lambda record: record.update(plan=identity))
+
+
+def seal_again(cache: Path, folder: Path) -> None:
+    """Seal the files of a shared folder as they are now, those that were added among them."""
+    seals = {
+        path.relative_to(cache).as_posix(): seal_of(path).model_dump() for path in folder.rglob("*") if path.is_file()
+    }
+
+    def change(plan: dict[str, Any]) -> None:
+        kept = {name: seal for name, seal in plan["shared"].items() if folder.name not in name}
+        plan["shared"] = kept | seals
+
+    tamper(cache / "cache.json", change)
+    adopt(cache)

@@ -15,12 +15,13 @@ import pytest
 
 import logitstore
 from logitstore.errors import CacheDamaged
-from logitstore.format.sealed import DEEPEST, LARGEST
+from logitstore.format.sealed import DEEPEST, LARGEST, seal_of
 from logitstore.store.checks.verify import repair, verify
 from logitstore.store.samples import open_arrow
+from logitstore.store.vocabulary import Vocabulary, read_pieces
 from tests.parts.commands import Refused
 from tests.parts.files import tree
-from tests.parts.specification import golden_copy, tamper
+from tests.parts.specification import adopt, golden_copy, tamper
 from tests.store.checks.test_invariants import change_rows, put, reseal
 
 FILES = [
@@ -218,3 +219,17 @@ def test_no_command_learns_from_impossible_values(
         ("merge", small_copy, other, "--preset", "topk", "--out", tmp_path / "merged"),
     ):
         assert "logprobs: a logprob is positive or NaN" in refused(command, *options)
+
+
+def test_a_vocabulary_that_is_changed_and_sealed_again_is_named(small_copy: Path) -> None:
+    cache = logitstore.open(small_copy)
+    name = cache.manifest.shared_file("vocabulary")
+    pieces = read_pieces(cache).to_pylist()
+    pieces[7] = "another"
+    (small_copy / name).write_bytes(Vocabulary(pieces=pieces).arrow())
+    seal = seal_of(small_copy / name).model_dump()
+    tamper(small_copy / "cache.json", lambda plan: plan["shared"].update({name: seal}))
+    adopt(small_copy)
+    assert [(problem.file, problem.what) for problem in verify(small_copy)] == [
+        (name, "its pieces are not those whose checksum cache.json names")
+    ]

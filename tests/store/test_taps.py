@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
+import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
+import safetensors.torch
 import torch
 import zarr
 
@@ -24,6 +29,7 @@ from logitstore.settings.dump import AddSettings
 from logitstore.store.cache import Cache
 from logitstore.store.checks.verify import repair, verify
 from logitstore.store.local_disk import LocalDisk
+from logitstore.store.taps import TENSOR_FILE_ERRORS
 from tests.parts.files import tree
 from tests.parts.taps import small_taps_plan
 
@@ -163,3 +169,35 @@ def test_taps_of_an_archive_are_mapped_all_the_same(bare_copy: Path, tmp_path: P
 def test_zarr_alone_opens_a_tap(tapped: Path) -> None:
     group: Any = zarr.open_group(str(tapped / "taps/final/parts/00001/rows.zarr"), mode="r")
     assert np.array_equal(group["values"][...], Cache(tapped).taps["final"].part(1)["values"])
+
+
+FORMATS = [
+    *("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL", "C64"),
+    *("F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F6_E2M3", "F6_E3M2", "F4", "F2"),
+]
+FORGED = [
+    *(
+        {"a": {"dtype": name, "shape": [8], "data_offsets": [0, size]}}
+        for name in FORMATS
+        for size in (4, 6, 8, 16, 32, 64)
+    ),
+    *({"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, 4]}} for shape in ([-1], [1e3], [2**62, 4], [1] * 70)),
+    *({"a": {"dtype": "F32", "shape": [1], "data_offsets": span}} for span in ([4, 0], [0, 8], [0, 2**70], "0")),
+    *({"a": 1}, {"a": {}}, [], None, "a", {"__metadata__": 3}, {"__metadata__": {"a": 1}}),
+]
+
+
+def test_a_forged_file_of_tensors_raises_no_other_errors_than_those_that_are_retold(tmp_path: Path) -> None:
+    path = tmp_path / "forged.safetensors"
+    headers = [json.dumps(header).encode() for header in FORGED]
+    whole = [struct.pack("<Q", len(text)) + text + bytes(size) for text in headers for size in (4, 6, 8, 16, 32, 64)]
+    deep = b"[" * 100_000
+    for content in [*whole, b"", b"abc", struct.pack("<Q", 2**63), struct.pack("<Q", len(deep)) + deep]:
+        path.write_bytes(content)
+        with suppress(*TENSOR_FILE_ERRORS):
+            safetensors.torch.load(content)
+        for load in (safetensors.torch.load_file, safetensors.numpy.load_file):
+            with suppress(*TENSOR_FILE_ERRORS):
+                load(path)
+    with pytest.raises(TENSOR_FILE_ERRORS):
+        safetensors.numpy.load_file(tmp_path)

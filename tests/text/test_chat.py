@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from logitstore.errors import BadInput, ModelError
+from logitstore.text.chat import Chat, encode_chat
 from logitstore.text.documents import DataSpec
 from logitstore.text.samples import Encoding, Samples, open_samples
 from tests.parts.documents import open_file
@@ -208,3 +210,33 @@ def test_a_prompt_is_the_context_of_its_completion(
 def test_chats_without_a_template_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no chat template"):
         open_file(chats(tmp_path, [CHAT]), train_tokenizer())
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{{ raise_exception('roles\nmust alternate') }}", "{{ 1 / 0 }}", "{{ messages.nothing.at_all }}", "{{ messages"],
+)
+@pytest.mark.parametrize("marks", ["", "{% generation %}{% endgeneration %}"])
+def test_whatever_a_template_raises_is_one_line_that_names_the_chat(
+    tokenizer: PreTrainedTokenizerFast, template: str, marks: str
+) -> None:
+    own = copy.copy(tokenizer)
+    own.chat_template = template + marks
+    with pytest.raises(BadInput) as caught:
+        encode_chat(own, Chat(messages=CHAT), "data.jsonl, row 3")
+    line = str(caught.value)
+    assert "\n" not in line
+    assert line.startswith("data.jsonl, row 3: the chat template refuses a chat that begins with {'role': 'system'")
+
+
+def test_a_tokenizer_that_fails_is_not_taken_for_a_template(tokenizer: PreTrainedTokenizerFast) -> None:
+    class Failing:
+        chat_template = tokenizer.chat_template
+        get_chat_template = tokenizer.get_chat_template
+        apply_chat_template = tokenizer.apply_chat_template
+
+        def __call__(self, *_: object, **__: object) -> None:
+            raise ZeroDivisionError("no\noffsets")
+
+    with pytest.raises(BadInput, match=r"^row 3: the tokenizer refuses a chat that begins .*: no offsets$"):
+        encode_chat(Failing(), Chat(messages=CHAT), "row 3")  # type: ignore[arg-type]

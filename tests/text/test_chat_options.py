@@ -18,13 +18,14 @@ from logitstore.dump.add import add
 from logitstore.dump.audit import audit
 from logitstore.dump.dump import PartJob, dump
 from logitstore.dump.plan import plan
-from logitstore.errors import BadInput, CacheDamaged, CacheMismatch
+from logitstore.errors import BadInput, CacheDamaged, CacheMismatch, ModelError
 from logitstore.settings.dump import AddSettings, DumpSettings, PilotSettings
 from logitstore.store.checks.verify import verify
 from logitstore.train.train import train
 from tests.parts.commands import Command, Refused
 from tests.parts.documents import open_file
-from tests.parts.specification import tamper
+from tests.parts.own_code import change
+from tests.parts.specification import seal_again, tamper
 from tests.parts.texts import TEXTS, VOCABULARY, plan_for, save_model, train_tokenizer
 from tests.parts.training import plan_of
 from tests.parts.vision import Told
@@ -248,3 +249,18 @@ def test_a_cache_that_says_another_template_than_it_has_is_damaged(
     tamper(own_copy / "cache.json", lambda plan: plan["data"].update(change))
     with pytest.raises(CacheDamaged, match=why):
         logitstore.open(own_copy)
+
+
+def test_the_template_of_a_cache_whose_tokenizer_needs_code_is_saved_with_a_student_that_has_its_own(
+    own_copy: Path, small_student: Path, tmp_path: Path
+) -> None:
+    cache = logitstore.open(own_copy)
+    folder = own_copy / cache.manifest.shared_file("tokenizer")
+    named = {"AutoTokenizer": [None, "tokenization_own.OwnTokenizer"]}
+    change(folder / "tokenizer_config.json", tokenizer_class="OwnTokenizer", auto_map=named)
+    seal_again(own_copy, folder)
+    cache = logitstore.open(own_copy)
+    train(plan_of(cache, tmp_path / "out", student=str(small_student), max_steps=1))
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template == OWN
+    with pytest.raises(ModelError, match="code that lies in a cache is never run"):
+        train(plan_of(cache, tmp_path / "fresh", layers=1, max_steps=1))

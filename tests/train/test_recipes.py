@@ -151,7 +151,7 @@ def test_a_teacher_whose_text_model_is_one_of_its_parts_is_as_large_as_that() ->
     assert shape_of(config_from(plain)) == shape
     made = fresh(describe(config_from(plain).get_text_config())[1], {"num_hidden_layers": 2})
     assert shape_of(made.config) == shape | {"num_hidden_layers": 2}
-    with pytest.raises(ModelError, match=r"the teacher's configuration \(xgpt\)"):
+    with pytest.raises(ModelError, match=r"the teacher is of the kind xgpt, which"):
         config_from({"model_type": "xgpt"})
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -40,25 +40,31 @@ def scheme_of(name: str) -> str | None:
     return scheme if is_scheme and (scheme in TEACHERS or scheme in _plugins()) else None
 
 
-def open_source(name: str) -> TeacherSource:
+def open_source(name: str, *, trust_remote_code: bool = False) -> TeacherSource:
     """Return what is known of a teacher before its weights are loaded.
 
     Args:
         name: as the user gives it.
+        trust_remote_code: run the code that comes with a model of transformers.
 
     Raises:
-        BadInput: what a plugin provides is no `TeacherSource`.
+        BadInput: what a plugin provides is no `TeacherSource`, or its code is to be trusted, which was installed.
         ModelError: there is no such teacher.
     """
-    scheme = scheme_of(name)
-    if scheme is None:
-        return _called(resolve(TEACHERS["transformers"]), name, "transformers")
-    target = resolve(TEACHERS[scheme]) if scheme in TEACHERS else _plugins()[scheme].load()
-    return _called(target, name.partition(":")[2], scheme)
+    scheme, rest = scheme_of(name) or "transformers", _rest(name)
+    if scheme == "transformers":
+        return _called(partial(resolve(TEACHERS[scheme]), trust_remote_code=trust_remote_code), rest, scheme)
+    if trust_remote_code:
+        raise BadInput(f"--trust-remote-code: teachers of '{scheme}' are no models of transformers. Leave it out.")
+    return _called(resolve(TEACHERS[scheme]) if scheme in TEACHERS else _plugins()[scheme].load(), rest, scheme)
 
 
-def model_of(name: str) -> ModelRef:
+def model_of(name: str, *, trust_remote_code: bool = False) -> ModelRef:
     """Return the model of transformers with that name, for a task that asks no other teachers.
+
+    Args:
+        name: as the user gives it.
+        trust_remote_code: run the code that comes with it.
 
     Raises:
         BadInput: the scheme of the name is that of another teacher.
@@ -66,10 +72,14 @@ def model_of(name: str) -> ModelRef:
     scheme = scheme_of(name)
     if scheme not in (None, "transformers"):
         raise BadInput(f"--teacher {name}: teachers of '{scheme}' answer about texts. Give a model of transformers.")
-    return ModelRef.parse(name if scheme is None else name.partition(":")[2])
+    return ModelRef.parse(_rest(name), trust_remote_code=trust_remote_code)
 
 
-def _called(target: Any, rest: str, scheme: str) -> TeacherSource:
+def _rest(name: str) -> str:
+    return name if scheme_of(name) is None else name.partition(":")[2]
+
+
+def _called(target: Callable[[str], Any], rest: str, scheme: str) -> TeacherSource:
     source = target(rest)
     if not isinstance(source, TeacherSource):
         raise BadInput(f"the teacher '{scheme}' gives no {TeacherSource.__module__}.TeacherSource. Repair the plugin.")

@@ -80,16 +80,17 @@ class CausalTeacher(ModelTeacher):
         return {name: int(seen[name].shape[-1]) for name in names}
 
 
-def source(name: str) -> TeacherSource:
+def source(name: str, *, trust_remote_code: bool = False) -> TeacherSource:
     """Return what is known of a model before its weights are loaded.
 
     Args:
         name: a folder, a hub name, or folder::file.gguf.
+        trust_remote_code: run the code that comes with it.
 
     Raises:
         ModelError: there is no such model, or its output is not over tokens.
     """
-    model = ModelRef.parse(name)
+    model = ModelRef.parse(name, trust_remote_code=trust_remote_code)
     config = load_config(model)
     architecture, plain = describe(config)
     if "ForImageClassification" in architecture:

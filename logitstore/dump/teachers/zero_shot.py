@@ -54,11 +54,11 @@ class ZeroShotTeacher(ImageTeacher):
         self._dtype = DTYPES[dtype]
         self._model = load_weights(model, config, self._dtype, ZERO_SHOT).to(self.device).eval()
         self._texts = list(texts)
+        tokenizer = load_tokenizer(model)
         try:
-            tokenizer = load_tokenizer(model)
             encoded = tokenizer(self._texts, padding=True, truncation=True, return_tensors="pt").to(self.device)
             embedded_CD = self._embedded(encoded)
-        except ModelError:
+        except (ModelError, torch.OutOfMemoryError):
             raise
         except Exception as error:
             # tokenizers and encoders raise many kinds of errors; the message keeps the reason, the traceback is chained

@@ -1,9 +1,11 @@
-"""Read the image processor that is saved with a model, as transformers builds it. Code of its own is never run."""
+"""Read the image processor that is saved with a model, as transformers builds it."""
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoImageProcessor
@@ -12,6 +14,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 from logitstore.core.types import ModelRef
 from logitstore.errors import ModelError, one_line
 from logitstore.image.processors.described import Described, Settings, described, edge_of, resized
+from logitstore.models.code import NAMES_CODE, is_about_code, loading, needs_code
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,15 @@ class Processor:
         return Processor(model=self.model, said=said, built=type(self.built).from_dict(said), channels=self.channels)
 
 
+def code_of(processor: Processor) -> dict[str, bytes]:
+    """Return the Python files that a processor came with, by name; none for a class of transformers."""
+    if processor.built._auto_class is None:
+        return {}
+    with tempfile.TemporaryDirectory() as folder:
+        processor.built.save_pretrained(folder)
+        return {path.name: path.read_bytes() for path in Path(folder).glob("*.py")}
+
+
 def load_processor(model: ModelRef, config: Any = None) -> Processor:
     """Return the image processor that is saved with a model.
 
@@ -75,8 +87,13 @@ def load_processor(model: ModelRef, config: Any = None) -> Processor:
             "ViTImageProcessor(size=...).save_pretrained(folder)."
         ) from error
     try:
-        built = AutoImageProcessor.from_pretrained(model.name, backend="pil", trust_remote_code=False)
+        with loading():
+            built = AutoImageProcessor.from_pretrained(
+                model.name, backend="pil", trust_remote_code=model.trust_remote_code
+            )
     except Exception as error:
+        if is_about_code(error):
+            raise needs_code(model, (said.get(NAMES_CODE) or {}).get("AutoImageProcessor")) from error
         kind = said.get("image_processor_type") or said.get("feature_extractor_type") or "of no named class"
         raise ModelError(
             f"{model}: transformers cannot build its image processor ({kind}): {one_line(error)}. Save one there that it "

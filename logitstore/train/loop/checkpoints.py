@@ -9,10 +9,11 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import safetensors
 
-from logitstore.errors import refusal_of
+from logitstore.errors import BadInput, refusal_of
 from logitstore.store.local_disk import sync_tree
 
 STATE_NAME = "trainer_state.json"
@@ -55,6 +56,44 @@ def drop_cut_off(out: Path) -> None:
     for folder in checkpoints(out):
         if not is_whole(folder):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+SLACK = 1e-6
+"""Rounding of a number of epochs."""
+
+
+def check_schedule(checkpoint: Path, *, batch_size: int, accumulate: int, batches: int) -> None:
+    """Refuse a checkpoint that stands elsewhere in the data than this run would at its step, whatever is known of its plan.
+
+    Args:
+        checkpoint: the folder.
+        batch_size: samples in a batch of a process.
+        accumulate: batches of a step.
+        batches: batches of an epoch, for each process.
+
+    Raises:
+        BadInput: the samples that the run has seen are not those of this schedule.
+    """
+    state = state_of(checkpoint)
+    updates = -(-batches // accumulate)
+    epochs, steps = divmod(int(state.get("global_step", 0)), updates)
+    expected = epochs + min(steps * accumulate, batches) / batches
+    before = (state.get("train_batch_size") or batch_size, state.get("epoch", expected))
+    if before[0] != batch_size or abs(before[1] - expected) > SLACK:
+        raise BadInput(
+            f"--resume: {checkpoint} was written in batches of {before[0]}, after {before[1]:.6g} epochs; with --batch-size "
+            f"{batch_size}, --accumulate {accumulate} and as many processes as now, its step would be after {expected:.6g}. "
+            "Give the options that the run began with."
+        )
+
+
+def state_of(checkpoint: Path) -> dict[str, Any]:
+    """Return what the Trainer keeps in a checkpoint; empty where that cannot be read."""
+    try:
+        content = json.loads((checkpoint / STATE_NAME).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def keep_newest(out: Path, count: int, best: str | None) -> list[Path]:

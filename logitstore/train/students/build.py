@@ -13,8 +13,9 @@ from transformers import AutoConfig, PreTrainedModel
 from logitstore.core.progress import Progress, Step
 from logitstore.core.types import ModelRef
 from logitstore.errors import BadInput, ModelError, one_line
+from logitstore.models.code import forget_code, loading
 from logitstore.models.head import LinearHead
-from logitstore.models.load import config_from, describe, load_config, load_weights, models_of, pick_device
+from logitstore.models.load import config_from, describe, load_config, load_weights, new_model, pick_device
 from logitstore.models.shape import layer_count, layer_list
 from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
@@ -51,7 +52,7 @@ def fresh(teacher_config: dict[str, Any], changes: dict[str, int], task: str = "
     resize_layer_lists(plain, list(range(changes.get("num_hidden_layers", layer_count(teacher)))))
     try:
         config = AutoConfig.for_model(**plain)
-        model: PreTrainedModel = models_of(task)[1].from_config(config, dtype=torch.float32, trust_remote_code=False)
+        model = new_model(config, torch.float32, task)
     except Exception as error:
         # configurations and layers raise errors of many classes: keep the reason, chain the traceback
         raise BadInput(f"no student can be made with {changes}: {one_line(error)}") from error
@@ -112,7 +113,8 @@ def keep_layers(model: PreTrainedModel, layers: list[int]) -> PreTrainedModel:
 
     config = fewer_layers(model.config, layers)
     try:
-        smaller: PreTrainedModel = type(model)._from_config(config, dtype=model.dtype)
+        with loading():
+            smaller: PreTrainedModel = type(model)._from_config(config, dtype=model.dtype)
         kept: Any = smaller.get_submodule(prefix)
     except Exception as error:
         # configurations and layers raise errors of many classes: keep the reason, chain the traceback
@@ -165,6 +167,8 @@ def made_student(
     else:
         student = load_weights(reference, load_config(reference), torch.float32, name)
     student.config.update(task.config_entries(cache))
+    if not reference.trust_remote_code:
+        forget_code(student.config)  # a saved student names no code that was not run
     return _pruned(settings, student, loader, progress) if settings.prune else student
 
 

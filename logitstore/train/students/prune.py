@@ -19,9 +19,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from logitstore.errors import BadInput, ModelError, one_line
+from logitstore.models.load import new_model
 
 _LAYER = re.compile(r"\.(\d+)\.")
 
@@ -200,7 +201,7 @@ def narrowed(model: PreTrainedModel, importance: Importance, widths: Widths) -> 
                 value = value.index_select(axis, chosen[what].to(value.device))
         weights[name] = value
     try:
-        narrow: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=model.dtype, trust_remote_code=False)
+        narrow = new_model(config, model.dtype)
         narrow.load_state_dict(weights)
     except Exception as error:
         # as above

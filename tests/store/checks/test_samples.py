@@ -13,6 +13,8 @@ import pyarrow.ipc
 import pytest
 import xxhash
 
+import logitstore
+from logitstore.errors import CacheDamaged
 from logitstore.store.checks.verify import verify
 from tests.parts.specification import golden_copy, tamper
 
@@ -24,6 +26,7 @@ from tests.parts.specification import golden_copy, tamper
         ({"mask": lambda mask: [True] + [False] * (len(mask) - 1)}, "row_count is not the count of the mask"),
         ({"row_start": lambda start: start + 1}, "spans do not follow"),
         ({"row_count": lambda count: count + 1}, "row_count is not the count of the mask"),
+        ({"row_count": lambda _: 2**31 - 1}, "row_count is not the count of the mask"),
         ({"tokens": lambda tokens: tokens * 2, "mask": lambda mask: mask + [False] * len(mask)}, "count of tokens"),
     ],
 )
@@ -43,6 +46,9 @@ def test_verify_tells_what_is_wrong_with_samples_that_are_sealed_rightly(
     problems = verify(folder)
     assert {(problem.part, problem.file) for problem in problems} == {(0, "parts/00000/samples.arrow")}
     assert any(what in problem.what for problem in problems)
+    if "row_count" in change or "row_start" in change:
+        with pytest.raises(CacheDamaged):
+            next(iter(logitstore.open(folder).loader(batch_size=2)))
 
 
 FLIPPED_ARROW = """

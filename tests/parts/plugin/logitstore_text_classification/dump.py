@@ -83,7 +83,7 @@ class LabelledTextDump:
 
     def prepare(self, settings: DumpSettings, progress: Progress) -> Prepared:
         refuse_other_tasks(settings, "dump", settings.task, f"--task {settings.task}")
-        model = model_of(settings.teacher)
+        model = model_of(settings.teacher, trust_remote_code=settings.trust_remote_code)
         config = load_config(model)
         if "ForSequenceClassification" not in (config.architectures or [""])[0]:
             raise ModelError(f"{model}: it is no text classifier.")
@@ -126,7 +126,7 @@ class LabelledTextDump:
 
     def reopen(self, cache: Cache, again: AskAgain, progress: Progress) -> Prepared:
         manifest = cache.manifest
-        model = model_of(again.teacher or manifest.teacher.name)
+        model = model_of(again.teacher or manifest.teacher.name, trust_remote_code=again.trust_remote_code)
         config = load_config(model)
         encode = Encoder(load_tokenizer(model), manifest.data.max_length)
         return Prepared(
