@@ -86,7 +86,11 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
     names = classes_of(settings, config, is_zero_shot)
     found = open_images(image_spec(settings), progress)
     images, skipped = _usable(found, settings, progress)
-    labels = labels_for(images, names, str(model)) if settings.labels else np.full(len(images), -1)
+    labels, matched = np.full(len(images), -1), ""
+    if settings.labels:
+        labels, matched = labels_for(images, names, str(model))
+    if matched:
+        progress(Step(stage="labels", done=1, total=1, note=matched))
     processor = load_processor(model, config)
     view = recorded(view_info(settings, processor, _some(images)), _view_there(settings), processor)
     unlabelled = len(images) if view.mixes else int((labels < 0).sum())
@@ -123,6 +127,7 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
         batch_tokens=settings.batch_images,
         **row_entries(settings, preset, row, lambda: len(spread(len(images), len(images), settings.pilot_rows))),
     )
+    _refuse_other_labels(settings, manifest, labels)
     load = _loader(
         model, config, settings.dtype, settings.device, [prompt.replace("{}", name) for name in names], view.size
     )
@@ -185,6 +190,27 @@ def _view_there(settings: DumpSettings) -> ViewInfo | None:
         return read_sealed(Manifest, storage, MANIFEST_NAME).view
     except LogitstoreError:
         return None
+
+
+def _refuse_other_labels(settings: DumpSettings, wanted: Manifest, labels: Array) -> None:
+    """Refuse to go on with a cache whose images have other labels, as an older version may have given them.
+
+    Raises:
+        CacheMismatch: they have.
+    """
+    try:
+        there = Cache(settings.out)
+        if there.manifest.data != wanted.data:
+            return  # which is named later
+        kept = images_of(there).labels
+    except LogitstoreError:
+        return
+    if not np.array_equal(kept, labels):
+        place = int(np.flatnonzero(kept != labels)[0])
+        raise CacheMismatch(
+            f"--out {settings.out}: the cache there gives image '{images_of(there).name(place)}' the class {kept[place]}, this "
+            f"command {labels[place]}. Choose another folder."
+        )
 
 
 def _reopened(cache: Cache, again: AskAgain, progress: Progress) -> Prepared:
