@@ -3,7 +3,7 @@ loss."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from operator import itemgetter
 from pathlib import Path
@@ -42,6 +42,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         learners: Sequence[Learner],
         judge: Callable[..., Any] = evaluate_batches,
         also_save: Sequence[Callable[[Path], None]] = (),
+        has_unlabelled: bool = False,
         **options: Any,
     ) -> None:
         """Set up the Trainer for these students and batches.
@@ -51,11 +52,13 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
             held_out_loader: the batches to judge on, if any.
             learners: the students; several in one process only.
             judge: judges a student on them; see `evaluate_batches`.
+            has_unlabelled: whether there are rows without a gold token or label, which have no cross-entropy.
             also_save: write what else a run goes on from into the folder of a checkpoint.
             options: of `Trainer`.
         """
         self._loader, self._held_out, self.learners = train_loader, held_out_loader, list(learners)
         self._judge, self._also_save = judge, also_save
+        self._has_unlabelled, self._labelled = has_unlabelled, torch.zeros((), dtype=torch.int64)
         self._steps = EpochSteps(len(train_loader))
         self.control: TrainerControl
         held_out = None if held_out_loader is None else Batches(held_out_loader)
@@ -89,8 +92,9 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
     ) -> tuple[list[Any], Tensor]:
         """Return the batches of one optimizer step, and how many rows count in them, over all ranks."""
         batches = [next(epoch_iterator) for _ in range(num_batches)]
-        rows = sum((batch["row_mask"].sum() for batch in batches), torch.zeros((), dtype=torch.int64))
-        return batches, self.accelerator.reduce(rows.to(device), "sum")
+        counts = sum((_counts(batch) for batch in batches), torch.zeros(2, dtype=torch.int64))
+        rows, self._labelled = self.accelerator.reduce(counts.to(device), "sum")
+        return batches, rows
 
     def compute_loss(
         self,
@@ -102,7 +106,14 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         """Return this batch's share of the mean over the step's rows; 0 where no row counts. For several students it is the
         sum."""
         batch = Batch.of(inputs)
-        count = batch.row_mask.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
+        if num_items_in_batch is None:
+            count, labelled = _counts(inputs)
+        else:
+            count, labelled = torch.as_tensor(num_items_in_batch), self._labelled
+        gold_scale_N = None
+        if self._has_unlabelled:
+            # cross-entropy is the mean over the labelled rows of the step, while the loss is one over all of its rows
+            gold_scale_N = (batch.row_mask & (batch.gold >= 0)) * (count / labelled.clamp(min=1))
         # DDP averages gradients over the ranks, but the count already covers all ranks
         weights_N = batch.row_mask * (self.accelerator.num_processes / count.clamp(min=1))
         if batch.weight is not None:
@@ -116,6 +127,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
                 self.done,
                 head_is_whole=self.head_is_whole,
                 needs_output=return_outputs,
+                gold_scale_N=gold_scale_N,
             )
             for learner in self.learners
         ]
@@ -271,6 +283,12 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         figures = self._judge(run, held_out, self._loader.targets, self.args.device, add)
         student.train(was_training)
         return figures
+
+
+def _counts(tensors: Mapping[str, Tensor]) -> Tensor:
+    """Return int64[2]: how many rows of a batch count, and how many of these have a gold token or label."""
+    mask_N = tensors["row_mask"]
+    return torch.stack([mask_N.sum(), (mask_N & (tensors["gold"] >= 0)).sum()])
 
 
 class Batches(Dataset[dict[str, Tensor]]):

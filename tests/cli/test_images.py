@@ -187,7 +187,10 @@ def test_a_student_with_other_classes_is_refused(
         (["--views-per-step", 0], "--views-per-step 0: "),
         (["--image-size", 0], "--image-size 0: "),
         (["--image-size", 4097], "--image-size 4097: "),
-        (["--alpha", 0.5], "2 of its images have no label, which this training needs. Give --alpha 1"),
+        (
+            ["--objective", "dkd"],
+            "2 of its images have no label, which dkd needs of each. Give an objective without labels.",
+        ),
     ],
     ids=str,
 )

@@ -48,11 +48,15 @@ def test_without_labels_a_student_learns_from_the_teacher_alone(
     assert np.isnan(cache.nll()).all()
     assert verify(cache.path) == []
     common = ["--student", classifier, "--device", "cpu"]
-    for labels in (["--alpha", 0.5], ["--alpha", 0], ["--objective", "dkd"]):
+    for labels, said in (
+        (["--alpha", 0.5], "so there is no cross-entropy. Give --alpha 1."),
+        (["--alpha", 0], "so there is no cross-entropy. Give --alpha 1."),
+        (["--alpha", 1, "--objective", "dkd"], "which dkd needs of each. Give an objective without labels."),
+    ):
         line = refused("train", cache.path, *common, "--out", tmp_path / "out", *labels)
+        assert said in line
         assert f"{count} of its images have no label" in line
         assert ("that is true of a mixed view" in line) == (how in ("mixup", "cutmix"))
-        assert "Give --alpha 1" in line
     out = told("train", cache.path, *common, "--out", tmp_path / "out", "--max-steps", 2)
     assert re.search(r"eval_accuracy +nan", out)
     figures = json.loads((tmp_path / "out" / "logitstore.json").read_text(), parse_constant=pytest.fail)["figures"]
