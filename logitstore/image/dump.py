@@ -164,9 +164,7 @@ def _after_check(
 
     def checked() -> Teacher:
         if not settings.skip_damaged:
-            wanted = (
-                range(manifest.parts) if settings.parts is None else layout.parse_parts(settings.parts, manifest.parts)
-            )
+            wanted = layout.parse_parts(settings.parts, manifest.parts)
             spans = [manifest.span(part) for part in missing_work(open_storage(settings.out), wanted, [ANSWERS])]
             places = {sample % len(images) for span in spans for sample in range(span.start, span.stop)}
             refuse_damaged(images, damaged(images, sorted(places), settings.workers, progress), settings.data)

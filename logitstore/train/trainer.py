@@ -105,7 +105,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
     ) -> Any:
         """Return this batch's share of the mean over the step's rows; 0 where no row counts. For several students it is the
         sum."""
-        batch = Batch.of(inputs)
+        batch = Batch(inputs)
         if num_items_in_batch is None:
             count, labelled = _counts(inputs)
         else:
