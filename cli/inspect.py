@@ -11,7 +11,8 @@ from rich.text import Text
 
 import logitstore
 from logitstore.core.registry import resolve
-from logitstore.core.tasks import facet
+from logitstore.core.tasks import facet, task_of
+from logitstore.settings.tasks import refuse_other_tasks, refuse_set
 
 if TYPE_CHECKING:
     from logitstore.report.tokens import TokenView
@@ -27,8 +28,12 @@ def inspect(settings: InspectSettings, json: Json = False) -> None:
 
     Example: logitstore inspect my-cache --sample 0
     """
+    if settings.sample is None:
+        refuse_set(settings, ("tokens", "top"), "only --sample uses it")
     opened = logitstore.open(settings.cache)
     if settings.sample is not None:
+        task = opened.manifest.task
+        refuse_other_tasks(settings, "inspect", task, f"{settings.cache}, a cache of {task_of(task).samples}")
         views = resolve("logitstore.report.tokens:view")(opened, settings.sample, settings.tokens, settings.top)
         if json:
             say_json([vars(each) for each in views], indent=None)

@@ -16,7 +16,7 @@ from logitstore.errors import CacheMismatch
 from logitstore.settings.convert import RecodeSettings
 from logitstore.store.cache import Cache
 from logitstore.store.checks.verify import verify
-from tests.parts.commands import Command, Refused, flags_of
+from tests.parts.commands import Command, flags_of
 from tests.parts.files import tree
 from tests.parts.images import WORDS, digits, images_plan, save_classifier, small_vit
 from tests.parts.vision import Told, direct, viewed
@@ -45,11 +45,6 @@ def test_the_teacher_is_asked_again_about_a_share_of_the_views(
         audit(
             image_cache, str(save_classifier(tmp_path / "few", small_vit(id2label={0: "a", 1: "b"}))), 0.1, device="cpu"
         )
-
-
-def test_verify_refuses_images_that_nobody_is_shown(image_cache: Cache, images: Path, refused: Refused) -> None:
-    line = refused("verify", image_cache.path, "--images", images)
-    assert line.endswith(f"--images {images}: only --against-teacher reads images. Give it, or leave --images out.")
 
 
 def test_inspect_tells_what_a_cache_of_images_is(
