@@ -22,7 +22,7 @@ _MEANING = {
     "accuracy": "rows whose gold token or label is the student's most probable",
     "top5_accuracy": "rows whose gold token or label is among the student's five most probable",
     "kl": "KL(teacher || student), tail as stored, nats",
-    "kl_lower_bound": "KL with the tail as one token, a lower bound of the full KL, nats; unknown without a tail",
+    "kl_lower_bound": "KL with the tail as one token, a lower bound of the full KL, nats; unknown without a list or a tail",
     "agreement": "rows with the same most probable token",
     "acceptance": "sum of min(p, s): prepared tokens kept by speculative decoding",
     "nats_per_byte": "student on the text, nats per byte, comparable across tokenizers",
@@ -37,7 +37,7 @@ _OF_CLASSES = {
     "teacher_cross_entropy": "teacher on the same labels, nats",
     "accuracy": "rows whose label is the student's most probable class",
     "top5_accuracy": "rows whose label is among the student's five most probable classes",
-    "kl_lower_bound": "KL with the tail as one class, a lower bound of the full KL, nats; unknown without a tail",
+    "kl_lower_bound": "KL with the tail as one class, a lower bound of the full KL, nats; unknown without a list or a tail",
     "agreement": "rows with the same most probable class",
 }
 """What figures mean where the teacher's answers are about classes."""

@@ -11,10 +11,11 @@ from rich.text import Text
 
 import logitstore
 from logitstore.core.registry import resolve
-from logitstore.core.tasks import facet
+from logitstore.core.tasks import facet, task_of
+from logitstore.settings.tasks import refuse_other_tasks, refuse_set
 
 if TYPE_CHECKING:
-    from logitstore.report.tokens import TokenView
+    from logitstore.report.tokens import Mixed, TokenView
     from logitstore.settings.look import InspectSettings
     from logitstore.settings.train import SidecarSettings
 
@@ -27,13 +28,20 @@ def inspect(settings: InspectSettings, json: Json = False) -> None:
 
     Example: logitstore inspect my-cache --sample 0
     """
+    if settings.sample is None:
+        refuse_set(settings, ("tokens", "top"), "only --sample uses it")
     opened = logitstore.open(settings.cache)
     if settings.sample is not None:
+        task = opened.manifest.task
+        refuse_other_tasks(settings, "inspect", task, f"{settings.cache}, a cache of {task_of(task).samples}")
         views = resolve("logitstore.report.tokens:view")(opened, settings.sample, settings.tokens, settings.top)
         if json:
-            say_json([vars(each) for each in views], indent=None)
+            say_json([each.plain() for each in views], indent=None)
         else:
             console.print(_token_table(views, opened.manifest.tokenizer is not None))
+            for each in views:
+                if each.mixed is not None:
+                    say(_parts_of_mix(each.mixed))
         return
     summary = resolve("logitstore.report.summary:summarise")(opened)
     if json:
@@ -114,7 +122,7 @@ def _rows(summary: dict[str, Any]) -> str:
 
 def _gold(summary: dict[str, Any]) -> str:
     """Return how well the teacher predicts the gold tokens or labels, if there are any."""
-    if summary["rows"] and summary["no_gold"] == summary["rows"]:
+    if summary["gold_cross_entropy"] is None:
         return "none"
     return (
         f"{summary['gold_cross_entropy']:.3f} nats cross-entropy; top-1 in {summary['gold_is_top1']:.1%}, "
@@ -227,16 +235,22 @@ def _token_table(views: list[TokenView], is_text: bool) -> Table:
         "token" if is_text else "sample", "p", "rank", "entropy", "the teacher's top", box=None, pad_edge=False
     )
     for each in views:
+        text = _short(each.text) if is_text else each.text
         if each.entropy is None:
-            table.add_row(Text(_short(each.text)), "", "", "", Text("context", "dim"))
+            table.add_row(Text(text), "", "", "", Text("context", "dim"))
             continue
         others = "  ".join(f"{_short(text)}\u00a0{probability:.2f}" for text, probability in each.alternatives)
         if each.probability is None:  # a view without a label
-            table.add_row(Text(_short(each.text)), "", "", f"{each.entropy:.2f}", Text(others))
-            continue
-        style = "green" if each.rank == 1 else "yellow" if each.rank else "red"
-        rank = str(each.rank) if each.rank else ">k"
-        table.add_row(
-            Text(_short(each.text), style), f"{each.probability:.3f}", rank, f"{each.entropy:.2f}", Text(others)
-        )
+            table.add_row(Text(text), "", "", f"{each.entropy:.2f}", Text(others))
+        else:
+            style = "green" if each.rank == 1 else "yellow" if each.rank else "red"
+            rank = str(each.rank) if each.rank else ">k"
+            table.add_row(Text(text, style), f"{each.probability:.3f}", rank, f"{each.entropy:.2f}", Text(others))
     return table
+
+
+def _parts_of_mix(mixed: Mixed) -> str:
+    """Say which images a view shows, and the share of each."""
+    where = "" if mixed.box is None else ", in a box"
+    own, other = (f" ({label})" if label else "" for label in (mixed.label, mixed.partner_label))
+    return f"mixed: {mixed.weight:.3f} of its own image{own}, {1 - mixed.weight:.3f} of {mixed.partner}{other}{where}"

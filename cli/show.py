@@ -122,7 +122,9 @@ class Bars:
                 ],
             )
         )
-        if self._live:
+        if step.note and step.stage not in _UNITS:
+            errors.print(f"{step.stage}: {step.note}", highlight=False, soft_wrap=True)
+        elif self._live:
             self._show(step, note)
         elif step.stage not in _UNITS:
             errors.print(f"{step.stage} ...", highlight=False)

@@ -9,7 +9,7 @@ from logitstore_cli.show import Bars, console, say
 
 import logitstore
 from logitstore.core.registry import resolve
-from logitstore.errors import BadInput
+from logitstore.settings.tasks import refuse_set
 
 if TYPE_CHECKING:
     from logitstore.settings.look import VerifySettings
@@ -20,11 +20,11 @@ def verify(settings: VerifySettings) -> None:
 
     Example: logitstore verify my-cache --repair
     """
-    if settings.images is not None and settings.against_teacher is None:
-        raise BadInput(
-            f"--images {settings.images}: only --against-teacher reads images. Give it, or leave --images out."
-        )
     resolve("logitstore.settings.trust:refuse_unnamed")(settings, "against_teacher")
+    if settings.against_teacher is None:
+        refuse_set(settings, ("share", "seed", "device", "images"), "only --against-teacher uses it")
+    else:
+        resolve("logitstore.dump.audit:check_audit")(settings)
     with Bars() as progress:
         problems = resolve("logitstore.store.checks.verify:verify")(settings.cache, progress)
     for problem in problems:

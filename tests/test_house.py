@@ -12,6 +12,7 @@ import pytest
 
 from logitstore.core.tasks import TASKS
 from logitstore.settings.dump import DumpSettings
+from logitstore.settings.look import InspectSettings, VerifySettings
 from logitstore.settings.train import EvaluateSettings, TrainSettings
 from tests.parts.places import ROOT
 
@@ -24,7 +25,13 @@ MORE = {"logitstore/train/objectives/logits": 16}
 PACKAGE_LINES, TEST_LINES = 320, 400
 LAYERS = 10
 PAGES = ("docs/architecture.md", "CONTRIBUTING.md", "README.md")
-SETTINGS = {"dump": DumpSettings, "train": TrainSettings, "evaluate": EvaluateSettings}
+SETTINGS = {
+    "dump": DumpSettings,
+    "train": TrainSettings,
+    "evaluate": EvaluateSettings,
+    "inspect": InspectSettings,
+    "verify": VerifySettings,
+}
 ASKS_FOR_THE_TASK = re.compile(r"\bview is None|\bview is not None|\btask ==|\btask !=")
 
 

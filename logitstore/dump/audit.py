@@ -13,12 +13,15 @@ from torch import Tensor
 from logitstore.core.order import salt_of
 from logitstore.core.progress import Progress, Step, no_progress
 from logitstore.core.random import hashed
+from logitstore.core.tasks import task_of
 from logitstore.core.types import Array, CachedSample
 from logitstore.dump.task import AskAgain, dump_task
 from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
-from logitstore.errors import BadInput, CacheMismatch
+from logitstore.errors import BadInput, CacheDamaged, CacheMismatch
 from logitstore.format.codecs.answer import RowCodec
 from logitstore.format.needs import LOGITS, TOP_LOGPROBS, called
+from logitstore.settings.look import VerifySettings
+from logitstore.settings.tasks import refuse_other_tasks
 from logitstore.store.cache import Cache
 from logitstore.targets.rows import RowChunk, TopLogprobs
 
@@ -54,6 +57,33 @@ class Audit:
         return math.isfinite(self.stored) and math.isfinite(self.spread) and self.stored <= self.tolerance
 
 
+def check_audit(settings: VerifySettings) -> None:
+    """Refuse a comparison that cannot be, before the cache is verified.
+
+    Raises:
+        BadInput: its rows are not one teacher's, or an option means nothing to the task.
+        CacheMismatch: the cache holds no sample, or no targets.
+    """
+    try:
+        cache = Cache(settings.cache)
+    except CacheDamaged:
+        return  # which `verify` tells in full
+    task = cache.manifest.task
+    refuse_other_tasks(settings, "verify", task, f"{settings.cache}, a cache of {task_of(task).samples}")
+    _check_rows(cache, str(settings.against_teacher))
+
+
+def _check_rows(cache: Cache, teacher: str) -> None:
+    """Refuse a cache without rows of one teacher."""
+    if not len(cache):
+        raise CacheMismatch(f"{cache.path}: no part is committed, so there is nothing to compare.")
+    if cache.manifest.is_derived:
+        raise BadInput(
+            f"{cache.path}: its rows were made from other caches and are not a teacher's own. Compare those it was made from."
+        )
+    cache.check_targets(f"--against-teacher {teacher}")
+
+
 def audit(
     cache: Cache,
     teacher: str,
@@ -72,13 +102,7 @@ def audit(
         ModelError: the teacher cannot be loaded.
         CacheMismatch: the cache holds no sample, or the teacher has a smaller vocabulary.
     """
-    if not len(cache):
-        raise CacheMismatch(f"{cache.path}: no part is committed, so there is nothing to compare.")
-    if cache.manifest.is_derived:
-        raise BadInput(
-            f"{cache.path}: its rows were made from other caches and are not a teacher's own. Compare those it was made from."
-        )
-    cache.check_targets(f"--against-teacher {teacher}")
+    _check_rows(cache, teacher)
     again = AskAgain(teacher=teacher, images=images, device=device, trust_remote_code=trust_remote_code)
     prepared = dump_task(cache.manifest.task).reopen(cache, again, progress)
     if not prepared.gives & {LOGITS, TOP_LOGPROBS}:

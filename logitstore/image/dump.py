@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 
 import numpy as np
@@ -30,11 +31,11 @@ from logitstore.image.data.damage import damaged, left_out, refuse_damaged
 from logitstore.image.data.images import Images, ImageSpec, open_images
 from logitstore.image.labels import FEW_CLASSES, classes_of, labels_for, output_width
 from logitstore.image.pictures import Pictures, pictures_of, view_batches
-from logitstore.image.processors.chosen import recorded, view_info
+from logitstore.image.processors.chosen import prove_data, recorded, view_info
 from logitstore.image.processors.saved import Processor, load_processor
 from logitstore.image.stored import images_arrow, images_of, views_of
 from logitstore.image.view import Views
-from logitstore.models.contrastive import compares_texts
+from logitstore.models.contrastive import compares_texts, is_classifier
 from logitstore.models.load import load_config
 from logitstore.settings.dump import AddSettings, DumpSettings
 from logitstore.settings.tasks import refuse_other_tasks
@@ -56,6 +57,7 @@ class ImageDump:
     no_plan = "it measures teachers of texts. `dump --dry-run` says what a dump of images costs"
 
     def prepare(self, settings: DumpSettings, progress: Progress = no_progress) -> Prepared:
+        self.taps(lambda: load_config(model_of(settings.teacher)), settings.hidden, settings.qkv)
         return _prepared(settings, progress)
 
     def reopen(self, cache: Cache, again: AskAgain, progress: Progress = no_progress) -> Prepared:
@@ -78,23 +80,29 @@ class ImageDump:
 
 
 def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
-    """Prepare a dump of views of images."""
+    """Prepare a dump of views of images. Options come first, then the data, from their names to their pixels."""
     refuse_other_tasks(settings, "dump", settings.task, f"--task {settings.task}")
     model = model_of(settings.teacher, trust_remote_code=settings.trust_remote_code)
     config = load_config(model)
     is_zero_shot = compares_texts(config)
     names = classes_of(settings, config, is_zero_shot)
-    found = open_images(image_spec(settings), progress)
-    images, skipped = _usable(found, settings, progress)
-    labels = labels_for(images, names, str(model)) if settings.labels else np.full(len(images), -1)
-    processor = load_processor(model, config)
-    view = recorded(view_info(settings, processor, _some(images)), _view_there(settings), processor)
-    unlabelled = len(images) if view.mixes else int((labels < 0).sum())
     width = output_width(config, is_zero_shot)
     preset = settings.preset or ("topk" if len(names) <= FEW_CLASSES or width is None else "small")
     row = row_of(preset, settings.choices(), len(names), width)
     gives = _gives(config)
     check_teacher(settings, row, gives)
+    processor = load_processor(model, config)
+    view = recorded(view_info(settings, processor), _view_there(settings), processor)
+    found = open_images(image_spec(settings), progress)
+    labels, matched = np.full(len(found), -1), ""
+    if settings.labels:
+        labels, matched = labels_for(found, names, str(model))
+    if matched:
+        progress(Step(stage="labels", done=1, total=1, note=matched))
+    prove_data(settings, processor, _some(found))
+    without = _left_out(found, settings, progress)
+    images, labels = found.without(without) if without else found, np.delete(labels, list(without))
+    unlabelled = len(images) if view.mixes else int((labels < 0).sum())
     prompt = settings.prompt or PROMPT
     views = partial(Views, images.keys, np.full(len(images), -1) if view.mixes else labels, settings.views)
     manifest = Manifest(
@@ -112,7 +120,7 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
             classes=xxhash.xxh3_128_hexdigest("\0".join(names).encode()),
             prompt=prompt if is_zero_shot else None,
             unlabelled=unlabelled,
-            skipped=skipped,
+            skipped=tuple(found.keys[place] for place in without),
         ),
         views=settings.views,
         view=view,
@@ -123,6 +131,7 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
         batch_tokens=settings.batch_images,
         **row_entries(settings, preset, row, lambda: len(spread(len(images), len(images), settings.pilot_rows))),
     )
+    _refuse_other_labels(settings, manifest, labels)
     load = _loader(
         model, config, settings.dtype, settings.device, [prompt.replace("{}", name) for name in names], view.size
     )
@@ -140,16 +149,16 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
     )
 
 
-def _usable(images: Images, settings: DumpSettings, progress: Progress) -> tuple[Images, tuple[str, ...]]:
-    """Return the images without those that are left out, and the keys of these. Raises BadInput: nothing is left."""
+def _left_out(images: Images, settings: DumpSettings, progress: Progress) -> dict[int, str]:
+    """Return which images are left out, by their places, and why. Raises BadInput: nothing would be left."""
     if not settings.skip_damaged:
-        return images, ()
+        return {}
     found = damaged(images, range(len(images)), settings.workers, progress)
     for line in left_out(found):
         progress(Step(stage=line, done=1, total=1))
     if len(found) == len(images):
         refuse_damaged(images, found, settings.data)
-    return images.without(found), tuple(images.keys[place] for place in found)
+    return found
 
 
 def _after_check(
@@ -169,11 +178,11 @@ def _after_check(
 
 
 def _some(images: Images) -> list[Array]:
-    """Return the first picture of the data, if it can be read."""
-    try:
-        return [images.picture(0)]
-    except BadInput:
-        return []
+    """Return the first picture of the data that can be read, of a few."""
+    for place in range(min(len(images), 8)):
+        with suppress(BadInput):
+            return [images.picture(place)]
+    return []
 
 
 def _view_there(settings: DumpSettings) -> ViewInfo | None:
@@ -185,6 +194,27 @@ def _view_there(settings: DumpSettings) -> ViewInfo | None:
         return None
 
 
+def _refuse_other_labels(settings: DumpSettings, wanted: Manifest, labels: Array) -> None:
+    """Refuse to go on with a cache whose images have other labels, as an older version may have given them.
+
+    Raises:
+        CacheMismatch: they have.
+    """
+    try:
+        there = Cache(settings.out)
+        if there.manifest.data != wanted.data:
+            return  # which is named later
+        kept = images_of(there).labels
+    except LogitstoreError:
+        return
+    if not np.array_equal(kept, labels):
+        place = int(np.flatnonzero(kept != labels)[0])
+        raise CacheMismatch(
+            f"--out {settings.out}: the cache there gives image '{images_of(there).name(place)}' the class {kept[place]}, this "
+            f"command {labels[place]}. Choose another folder."
+        )
+
+
 def _reopened(cache: Cache, again: AskAgain, progress: Progress) -> Prepared:
     """Prepare asking the teacher of a cache of views again."""
     manifest = cache.manifest
@@ -193,7 +223,7 @@ def _reopened(cache: Cache, again: AskAgain, progress: Progress) -> Prepared:
     config = load_config(model)
     classes = [str(name) for name in read_pieces(cache).to_pylist()]
     texts = [data.prompt.replace("{}", name) for name in classes] if data.prompt else []
-    if compares_texts(config) != bool(texts):
+    if compares_texts(config) != bool(texts) or not (texts or is_classifier(config)):
         raise CacheMismatch(
             f"{model}: it is not a teacher of the kind that {cache.path} was made with. Give that teacher."
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from transformers import PretrainedConfig
@@ -54,38 +56,171 @@ def classes_of(settings: DumpSettings, config: PretrainedConfig, is_zero_shot: b
     return [str(config.id2label[number]) for number in range(config.num_labels)]
 
 
-def labels_for(images: Images, names: Sequence[str], teacher: str) -> Array:
-    """int64: the teacher's number of each image's class, -1 without one.
+SHOWN = 20
+"""Most pairs of classes that are shown; of more the first three and the last."""
 
-    Classes are matched by name. They are matched by number if the data have no class names, or if the data have as many
-    classes as the teacher and no name in common with it.
+_NUMBER = re.compile(r"(?:LABEL_)?([0-9]{1,9})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matched:
+    """The teacher's class of each class of the data.
+
+    Attributes:
+        numbers: the number of the teacher's class, by the number of the data's.
+        rule: how they were found, in words.
+    """
+
+    numbers: Mapping[int, int]
+    rule: str
+
+
+def labels_for(images: Images, names: Sequence[str], teacher: str) -> tuple[Array, str]:
+    """Return the teacher's number of each image's class, int64[N], -1 without one; and say which class is which.
+
+    The text is empty if no image has a class. See `match` for the rules.
 
     Raises:
-        BadInput: the data have classes that the teacher does not have.
+        BadInput: a class of the data has no class of the teacher, or it is not clear which.
     """
-    data_names = images.label_names
-    if data_names is not None and set(data_names) <= set(names):
-        number_of = np.array([*(names.index(name) for name in data_names), -1], np.int64)
-        return np.asarray(number_of[images.labels])
-    count = len(data_names) if data_names is not None else int(images.labels.max(initial=-1)) + 1
-    if count > len(names):
-        what = f"the data have {count} classes" + (f" ({', '.join(data_names[:3])}, ...)" if data_names else "")
-        raise BadInput(
-            f"{teacher}: {what}, the teacher {len(names)} ({', '.join(names[:3])}, ...). Give a teacher of these classes, or "
-            "leave the labels out with --no-labels."
+    own = images.label_names
+    used = sorted({int(label) for label in images.labels} - {-1})
+    if not used:
+        return images.labels, ""
+    matched = match(own, used, names, teacher)
+    table = np.full(max(used[-1], len(own or ())) + 2, -1, np.int64)
+    for number, of_teacher in matched.numbers.items():
+        table[number] = of_teacher
+    shown = list(matched.numbers.items())
+    if len(shown) > SHOWN:
+        shown = [*shown[:3], shown[-1]]
+    pairs = [f"{repr(own[number]) if own else number} is {found} ({names[found]})" for number, found in shown]
+    if len(matched.numbers) > SHOWN:
+        pairs.insert(3, "...")
+    return table[images.labels], f"{matched.rule}: {', '.join(pairs)}"
+
+
+def match(own: Sequence[str] | None, used: Sequence[int], names: Sequence[str], teacher: str) -> Matched:
+    """Find the teacher's class of each class of the data.
+
+    Args:
+        own: names of the data's classes; None if they have numbers only.
+        used: numbers of the data's classes that images have; counts where there are no names.
+        names: names of the teacher's classes.
+        teacher: what the teacher is called.
+
+    Classes are matched by name. If no name of the data is one of the teacher's, names that are numbers (`7`, `LABEL_7`) are the
+    numbers of the teacher's classes, and other names are matched in their order, if there are as many of them as of the
+    teacher's and their order is clear.
+
+    Raises:
+        BadInput: a class of the data has no class of the teacher, or it is not clear which.
+    """
+    if own is None:
+        _refuse_too_many(None, used[-1] + 1, names, teacher)
+        return Matched(
+            numbers={number: number for number in used}, rule="classes of the data are numbers of the teacher's"
         )
-    if data_names is not None and len(data_names) < len(names) and not set(data_names) & set(names):
-        # with different counts of classes, class 3 of the data is not class 3 of the teacher
-        raise BadInput(
-            f"{teacher}: of the {len(data_names)} classes of the data ({', '.join(data_names[:3])}, ...) the teacher knows "
-            f"none by name, and it has {len(names)} ({', '.join(names[:3])}, ...). Name the classes as the teacher does, or "
-            "leave the labels out with --no-labels."
+    if list(own) == list(names):
+        return Matched(numbers=dict(enumerate(range(len(own)))), rule="classes of the data have the teacher's names")
+    if set(own) <= set(names):
+        _refuse_twice(own, names, teacher)
+        return Matched(
+            numbers={number: names.index(name) for number, name in enumerate(own)},
+            rule="classes of the data have names of the teacher's",
         )
-    if shared := set(data_names or ()) & set(names):
+    _refuse_too_many(own, len(own), names, teacher)
+    if shared := set(own) & set(names):
         # with some names in common, numbers are no match: class 3 of the data may have the name of class 5 of the teacher
-        unknown = next(name for name in data_names or () if name not in shared)
+        unknown = next(name for name in own if name not in shared)
         raise BadInput(
             f"{teacher}: the data have the class '{unknown}', which the teacher does not have, and '{min(shared)}', which it "
-            "has. Name the classes as the teacher does, or leave the labels out with --no-labels."
+            f"has. {_WAY_OUT}"
         )
-    return images.labels
+    if any(map(_NUMBER.fullmatch, own)):
+        return _by_number(own, names, teacher)
+    if len(own) < len(names):
+        # with different counts of classes, class 3 of the data is not class 3 of the teacher
+        raise BadInput(
+            f"{teacher}: of the {len(own)} classes of the data ({_first(own)}) the teacher knows none by name, and it has "
+            f"{len(names)} ({_first(names)}). {_WAY_OUT}"
+        )
+    natural = sorted(own, key=_natural)
+    if list(own) == sorted(own) != natural:
+        first, second = next((a, b) for a, b in zip(own, natural, strict=True) if a != b)
+        raise BadInput(
+            f"{teacher}: it knows none of the classes of the data ({_first(own)}) by name, and their order is not clear: as "
+            f"text '{first}' comes before '{second}', by their numbers after it. {_WAY_OUT}"
+        )
+    return Matched(
+        numbers=dict(enumerate(range(len(own)))),
+        rule="classes of the data have no names of the teacher's and are matched in their order",
+    )
+
+
+_WAY_OUT = "Name the classes as the teacher does, or leave the labels out with --no-labels."
+
+
+def _by_number(own: Sequence[str], names: Sequence[str], teacher: str) -> Matched:
+    """Take names that are numbers for the numbers of the teacher's classes.
+
+    Where the teacher's classes have names, all of its numbers must be there, lest they count something else.
+    """
+    numbers: dict[int, int] = {}
+    is_numbered = all(map(_NUMBER.fullmatch, names))
+    for place, name in enumerate(own):
+        found = _NUMBER.fullmatch(name)
+        if found is None:
+            other = next(each for each in own if _NUMBER.fullmatch(each))
+            raise BadInput(
+                f"{teacher}: of the classes of the data '{other}' is a number and '{name}' is none, and the teacher "
+                f"({_first(names)}) knows neither by name. {_WAY_OUT}"
+            )
+        number = int(found[1])
+        if number >= len(names):
+            raise BadInput(
+                f"{teacher}: the data have the class '{name}', the teacher the classes 0 to {len(names) - 1} "
+                f"({_first(names)}). {_WAY_OUT}"
+            )
+        if number in numbers.values():
+            twice = next(own[each] for each, same in numbers.items() if same == number)
+            raise BadInput(
+                f"{teacher}: the classes '{twice}' and '{name}' of the data are both number {number}. {_WAY_OUT}"
+            )
+        numbers[place] = number
+    if len(numbers) < len(names) and not is_numbered:
+        raise BadInput(
+            f"{teacher}: the {len(own)} classes of the data ({_first(own)}) are numbers, but not those of all {len(names)} "
+            f"classes of the teacher ({_first(names)}), so they may count something else. {_WAY_OUT}"
+        )
+    return Matched(numbers=numbers, rule="names of the data's classes are numbers of the teacher's")
+
+
+def _refuse_too_many(own: Sequence[str] | None, count: int, names: Sequence[str], teacher: str) -> None:
+    """Refuse data with more classes than the teacher. Raises BadInput."""
+    if count > len(names):
+        what = f"the data have {count} classes" + (f" ({_first(own)})" if own else "")
+        raise BadInput(
+            f"{teacher}: {what}, the teacher {len(names)} ({_first(names)}). Give a teacher of these classes, or leave the "
+            "labels out with --no-labels."
+        )
+
+
+def _refuse_twice(own: Sequence[str], names: Sequence[str], teacher: str) -> None:
+    """Refuse a class whose name two classes of the teacher have. Raises BadInput."""
+    for name in own:
+        places = [place for place, each in enumerate(names) if each == name]
+        if len(places) > 1:
+            raise BadInput(
+                f"{teacher}: '{name}' is the name of its classes {places[0]} and {places[1]}, so it is not clear which one "
+                "the data mean. Name the folders by the numbers of the classes, or leave the labels out with --no-labels."
+            )
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join([*names[:3], *(["..."] if len(names) > 3 else [])])
+
+
+def _natural(name: str) -> str:
+    """Return a key by which the numbers within names are compared as numbers: with as many digits each."""
+    return re.sub("[0-9]+", lambda found: found[0].zfill(20), name)

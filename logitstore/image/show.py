@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from logitstore.core.types import CachedSample
 from logitstore.format.manifest import Manifest
 from logitstore.format.views import MIXING
 from logitstore.image.stored import images_of
-from logitstore.report.tokens import Listed, Spell, TokenView, class_view
+from logitstore.image.view import View
+from logitstore.image.views.mix import mixing
+from logitstore.report.tokens import Listed, Mixed, Spell, TokenView, class_view
 from logitstore.store.cache import Cache
 
 MIXED = "mixed views have no label of their own"
@@ -27,9 +30,12 @@ class ImageShown:
     answers = "classes"
     gold = "label"
 
-    def tokens(self, sample: CachedSample, listed: Listed, spell: Spell, tokens: int, top: int) -> list[TokenView]:
-        view = sample.sample
-        return class_view(f"{view.name}, view {view.view}", view.label, sample.answer, listed, spell, top)
+    def tokens(
+        self, cache: Cache, sample: CachedSample, listed: Listed, spell: Spell, tokens: int, top: int
+    ) -> list[TokenView]:
+        view, mixed = sample.sample, _mixed(cache, sample.sample, spell)
+        shown = class_view(f"{view.name}, view {view.view}", view.label, sample.answer, listed, spell, top)
+        return [replace(each, mixed=mixed) for each in shown]
 
     def dry_run(self, manifest: Manifest) -> list[str]:
         teacher, (data, view) = manifest.teacher, manifest.images
@@ -64,6 +70,20 @@ class ImageShown:
 
     def added(self, cache: Cache) -> str:
         return f"{cache.manifest.views:,} views of {cache.manifest.samples:,} images"
+
+
+def _mixed(cache: Cache, view: View, spell: Spell) -> Mixed | None:
+    """Return what a view is mixed with; None where it is not."""
+    images, info = images_of(cache), cache.manifest.images[1]
+    mix = mixing(info, view.image, len(images), view.view)
+    if mix is None:
+        return None
+    label, partner_label = (
+        spell(int(images.labels[image])) if images.labels[image] >= 0 else None for image in (view.image, mix.partner)
+    )
+    return Mixed(
+        weight=mix.weight, label=label, partner=images.name(mix.partner), partner_label=partner_label, box=mix.box
+    )
 
 
 def _labels(summary: dict[str, Any]) -> str:

@@ -24,6 +24,7 @@ from logitstore.image.order import view_order
 from logitstore.image.pictures import pictures_of
 from logitstore.image.processors.proof import prove_numbers
 from logitstore.image.processors.saved import code_of, load_processor
+from logitstore.image.stored import images_of
 from logitstore.models.cached import shared_model
 from logitstore.models.code import NAMES_CODE, without_code
 from logitstore.models.load import load_config
@@ -31,7 +32,7 @@ from logitstore.models.shape import size_errors
 from logitstore.settings.train import EvaluateSettings, TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.store.selection import Selection
-from logitstore.train.check import needs_labels
+from logitstore.train.check import has_cross_entropy, needing_labels
 from logitstore.train.evaluate import counted, loaded
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.loader import Loader
@@ -134,13 +135,16 @@ class ImageTraining:
         return ViewCollator(cache, **options)
 
     def check(self, settings: TrainSettings, cache: Cache, students: Sequence[ModelRef]) -> None:
-        data, view = cache.manifest.images
-        if data.unlabelled and needs_labels(settings):
-            raise BadInput(
-                f"{settings.cache}: {data.unlabelled:,} of its images have no label"
-                + (" that is true of a mixed view" if view.mixes else "")
-                + ", which this training needs. Give --alpha 1, and an objective without labels."
-            )
+        manifest = cache.manifest
+        data, view = manifest.images
+        named = needing_labels(settings)
+        without = f"{settings.cache}: {data.unlabelled:,} of its images have no label" + (
+            " that is true of a mixed view" if view.mixes else ""
+        )
+        if data.unlabelled and named:
+            raise BadInput(f"{without}, which {named[0]} needs of each. Give an objective without labels.")
+        if data.unlabelled == manifest.samples and has_cross_entropy(settings):
+            raise BadInput(f"{without}, so there is no cross-entropy. Give --alpha 1.")
         for student in students:
             check_classifier(cache, student)
 
@@ -165,6 +169,13 @@ class ImageTraining:
             )
         pictures = pictures_of(cache, settings.images, size, progress, shown)
         kept_out_I = held_out(np.arange(cache.manifest.samples), settings.holdout)
+        labels_I = images_of(cache).labels[~kept_out_I]
+        unlabelled = len(labels_I) if cache.manifest.images[1].mixes else int((labels_I < 0).sum())
+        if unlabelled == len(labels_I) > 0 and has_cross_entropy(settings):
+            raise BadInput(
+                f"{settings.cache}: the images that --holdout {settings.holdout:g} leaves to train on have no label, so there "
+                "is no cross-entropy. Give --alpha 1."
+            )
         order = view_order(cache, np.flatnonzero(~kept_out_I), settings.views, settings.views_per_step, settings.seed)
         options: dict[str, Any] = {"pictures": pictures, **vars(place)}
         train = Loader(
@@ -180,7 +191,7 @@ class ImageTraining:
         if kept_out_I.any():
             firsts = order.firsts[0] + np.flatnonzero(kept_out_I)
             judged = Loader(cache, samples=firsts, shuffle=False, batch_size=settings.batch_size, **options)
-        return RunData(train=train, held_out=judged)
+        return RunData(train=train, held_out=judged, unlabelled=unlabelled)
 
     def student_config(self, cache: Cache) -> dict[str, Any]:
         return cache.manifest.teacher.config | class_names(cache)

@@ -22,10 +22,13 @@ class Shown(Protocol):
     answers: str
     gold: str
 
-    def tokens(self, sample: CachedSample, listed: Listed, spell: Spell, tokens: int, top: int) -> list[TokenView]:
+    def tokens(
+        self, cache: Cache, sample: CachedSample, listed: Listed, spell: Spell, tokens: int, top: int
+    ) -> list[TokenView]:
         """Return one sample through the teacher's eyes.
 
         Args:
+            cache: that the sample comes from.
             sample: with the stored answers about its rows.
             listed: the most probable ids of every row, with their logprobs.
             spell: gives the text of an id.

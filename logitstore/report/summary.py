@@ -11,9 +11,12 @@ from logitstore.store.taps import Tap
 
 
 def summarise(cache: Cache) -> dict[str, Any]:
-    """Return a summary of a cache as plain JSON; everything comes from the manifest and the commit records."""
+    """Return a summary of a cache as plain JSON; everything comes from the manifest and the commit records.
+
+    Figures of gold tokens or labels are None where there are none.
+    """
     manifest, sums, rows = cache.manifest, cache.sums, cache.rows
-    counted = max(rows, 1)
+    counted, judged = max(rows, 1), rows - sums.no_gold
     disk = {
         "rows": _bytes(cache, f"{ROWS_FOLDER}/"),
         "samples": _bytes(cache, SAMPLES_FILE),
@@ -45,11 +48,11 @@ def summarise(cache: Cache) -> dict[str, Any]:
         "fidelity": fidelity_of(cache.fidelity),
         "mean_tail_mass": sums.tail_mass / counted,
         "mean_entropy": sums.entropy / counted,
-        "gold_cross_entropy": -sums.gold_logprob / max(counted - sums.gold_impossible - sums.no_gold, 1),
+        "gold_cross_entropy": -sums.gold_logprob / max(judged - sums.gold_impossible, 1) if judged else None,
         "gold_impossible": sums.gold_impossible,
         "no_gold": sums.no_gold,
-        "gold_is_top1": sums.gold_is_top1 / max(counted - sums.no_gold, 1),
-        "gold_is_listed": sums.gold_is_listed / max(counted - sums.no_gold, 1),
+        "gold_is_top1": sums.gold_is_top1 / judged if judged else None,
+        "gold_is_listed": sums.gold_is_listed / judged if judged else None,
         "entropy_histogram": {
             "edges": [round(float(edge), 4) for edge in entropy_edges(manifest.teacher.vocabulary)],
             "rows": sums.entropy_histogram,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache as once
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,26 @@ DECODED = 16
 
 
 @dataclass(frozen=True, kw_only=True)
+class Mixed:
+    """Another image that a view is mixed with.
+
+    Attributes:
+        weight: share of the view's own image; the partner has the rest.
+        label: class of the own image, as text; None without one.
+        partner: key of the other image.
+        partner_label: its class.
+        box: top, left, bottom and right of the box in which the partner is seen, as shares of the view; None where all pixels
+            are mixed.
+    """
+
+    weight: float
+    label: str | None
+    partner: str
+    partner_label: str | None
+    box: tuple[float, float, float, float] | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class TokenView:
     """A token view is one token of a sample, and the teacher's answer about its position.
 
@@ -29,6 +50,7 @@ class TokenView:
         rank: its place among the listed tokens, from 1; None where it is not among them.
         entropy: the teacher's entropy, nats; None where no row is about the token.
         alternatives: the most probable tokens with their probabilities.
+        mixed: the image that a view is mixed with; None where it is not.
     """
 
     text: str
@@ -36,6 +58,12 @@ class TokenView:
     rank: int | None = None
     entropy: float | None = None
     alternatives: tuple[tuple[str, float], ...] = ()
+    mixed: Mixed | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """Return the attributes as plain JSON; `mixed` only where there is something to say."""
+        named = asdict(self)
+        return named if self.mixed is not None else {name: named[name] for name in named if name != "mixed"}
 
 
 Listed = tuple[Array, Array]
@@ -80,7 +108,9 @@ def view(cache: Cache, index: int, tokens: int, top: int) -> list[TokenView]:
     cache.check_targets(f"--sample {index}")
     sample = cache[index]
     listed = _listed(cache, sample.answer)
-    views: list[TokenView] = facet(cache.manifest.task, "shown").tokens(sample, listed, _speller(cache), tokens, top)
+    views: list[TokenView] = facet(cache.manifest.task, "shown").tokens(
+        cache, sample, listed, _speller(cache), tokens, top
+    )
     return views
 
 

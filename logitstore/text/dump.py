@@ -70,7 +70,7 @@ class TextDump:
 
     def reopen(self, cache: Cache, again: AskAgain, progress: Progress = no_progress) -> Prepared:
         if again.images is not None:
-            raise BadInput(f"--images {again.images}: {cache.path} is a cache of text. Leave it out.")
+            raise BadInput(f"--images: it means nothing to {cache.path}, a cache of texts. Leave it out.")
         manifest = cache.manifest
         source = open_source(again.teacher or manifest.teacher.name, trust_remote_code=again.trust_remote_code)
         if source.vocabulary < manifest.teacher.vocabulary:

@@ -20,7 +20,9 @@ class TextShown:
     answers = "tokens"
     gold = "gold token"
 
-    def tokens(self, sample: CachedSample, listed: Listed, spell: Spell, tokens: int, top: int) -> list[TokenView]:
+    def tokens(
+        self, cache: Cache, sample: CachedSample, listed: Listed, spell: Spell, tokens: int, top: int
+    ) -> list[TokenView]:
         text, answer = sample.sample, sample.answer
         row_of = {int(position) + 1: row for row, position in enumerate(text.positions_N)}
         views = []

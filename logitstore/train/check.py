@@ -42,12 +42,15 @@ def selection_for(settings: TrainSettings, cache: Cache) -> Selection | None:
     return selection
 
 
-def needs_labels(settings: TrainSettings) -> bool:
-    """Return whether the loss uses labels."""
+def has_cross_entropy(settings: TrainSettings) -> bool:
+    """Return whether cross-entropy on gold tokens or labels is a part of the loss."""
+    return Schedule.of(settings.alpha).span[0] < 1 and settings.objective != "none"
+
+
+def needing_labels(settings: TrainSettings) -> list[str]:
+    """Return the names of the objectives that need a gold token or a label of every row."""
     names = {settings.objective, *(term.name for term in settings.terms)} - {"none"}
-    return (Schedule.of(settings.alpha).span[0] < 1 and settings.objective != "none") or any(
-        method_of(name).needs_gold for name in names
-    )
+    return sorted(name for name in names if method_of(name).needs_gold)
 
 
 def checked_students(settings: TrainSettings, cache: Cache) -> dict[str, ModelRef | None]:

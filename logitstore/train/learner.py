@@ -14,13 +14,14 @@ from transformers import PreTrainedModel
 
 from logitstore.models.head import LinearHead
 from logitstore.models.hooks import recording
-from logitstore.targets.targets import AnyTargets
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.stream import BatchStream
 from logitstore.train.objectives.criterion import Criterion
 from logitstore.train.objectives.features.feature import Sides
+from logitstore.train.objectives.kernels.by_autograd import ByAutograd
 from logitstore.train.objectives.kernels.from_hidden import from_hidden
 from logitstore.train.objectives.kernels.from_logits import from_logits
+from logitstore.train.objectives.kernels.weighted_sum import WeightedSum
 from logitstore.train.students.output_head import final_hidden
 
 
@@ -70,6 +71,7 @@ class Learner:
         *,
         head_is_whole: bool = True,
         needs_output: bool = False,
+        gold_scale_N: Tensor | None = None,
     ) -> tuple[Tensor, Any]:
         """Return sum_n weights_n loss_n, and the student's output where it is needed.
 
@@ -81,15 +83,17 @@ class Learner:
             done: the share of the run that is over.
             head_is_whole: whether the weight of the output layer is in one piece outside of the model's forward.
             needs_output: whether the student's output, with all logits, is returned.
+            gold_scale_N: factor of the cross-entropy of each row; see `Criterion.row_loss`.
         """
         targets = loader.targets(batch) if self.criterion.needs_targets else None
         by_hidden = head_is_whole and not needs_output
+        loss = self.criterion.row_loss(targets, batch.gold, done, gold_scale_N) if self.criterion.rows else None
         with recording(self.student, self.features) as seen:
             if self.head is not None and by_hidden:
-                output, on_logits = None, self._from_hidden(run, self.head, batch, targets, weights_N, done)
+                output, on_logits = None, self._from_hidden(run, self.head, batch, loss, weights_N)
             else:
                 may_spoil = self.head is not None and not needs_output
-                output, on_logits = self._from_logits(run, batch, targets, weights_N, done, may_spoil)
+                output, on_logits = self._from_logits(run, batch, loss, weights_N, may_spoil)
         total, lines_LN, names = on_logits
         if self.criterion.features:
             sides = Sides(
@@ -112,16 +116,14 @@ class Learner:
         run: nn.Module,
         head: LinearHead,
         batch: Batch,
-        targets: AnyTargets | None,
+        loss: WeightedSum | ByAutograd | None,
         weights_N: Tensor,
-        done: float,
     ) -> tuple[Tensor, Tensor, list[str]]:
         """Return the weighted sum of the pulls on logits, its lines and their names, with the output layer inside the loss."""
         with self.precision(batch.rows.device):
             hidden_RD = final_hidden(run, self.student, batch.model_inputs()).flatten(0, 1)
-        if not self.criterion.rows:
+        if loss is None:
             return _nothing(batch, hidden_RD, head.weight_VD, head.bias_V)
-        loss = self.criterion.row_loss(targets, batch.gold, done)
         total, lines_LN = from_hidden(
             loss,
             hidden_RD,
@@ -136,18 +138,16 @@ class Learner:
         self,
         run: nn.Module,
         batch: Batch,
-        targets: AnyTargets | None,
+        loss: WeightedSum | ByAutograd | None,
         weights_N: Tensor,
-        done: float,
         may_spoil: bool,
     ) -> tuple[Any, tuple[Tensor, Tensor, list[str]]]:
         """Return the student's output, and the pulls on its logits in the form of `_from_hidden`."""
         with self.precision(batch.rows.device):
             output = run(**batch.model_inputs())
         logits_RV = output.logits.flatten(0, -2)
-        if not self.criterion.rows:
+        if loss is None:
             return output, _nothing(batch, logits_RV)
-        loss = self.criterion.row_loss(targets, batch.gold, done)
         total, lines_LN = from_logits(loss, logits_RV, batch.rows, weights_N, in_place=may_spoil)
         return output, (total, lines_LN, loss.names)
 

@@ -45,7 +45,8 @@ class Evaluation:
             one of its five most probable ones.
         kl: KL(teacher || student) with the tail shaped as the cache says.
         kl_lower_bound: the same with all unlisted tokens counted as one token: never above the KL to the full teacher. NaN
-            on a cache without a tail, where the mass of that one token is not known.
+            on a cache without a tail, where the mass of that one token is not known, and on one of hidden states, where no
+            token is listed and the bound would be 0 for every student.
         agreement: share of rows where student and teacher have the same most probable token.
         acceptance: sum_v min(p, s), the chance that speculative decoding keeps a token prepared by the student
             (Leviathan et al. 2023, corollary 3.6), with the tail as for `kl`.
@@ -140,10 +141,11 @@ def _compared(logits_NV: Tensor, probs_NV: Tensor, top_N: Tensor, targets: AnyTa
     if isinstance(targets, SampledTargets):
         return unknown_N, unknown_N, unknown_N
     teacher_NV = dense(targets)
+    has_list = targets.ids_NK.shape[1] > 0
     # listed ids stand in the order of their ranks, also where coarse levels make their logprobs equal
     first_N = targets.ids_NK[:, 0] if targets.is_ranked else teacher_NV.argmax(-1)
     return (
-        unknown_N if targets.is_cut else lumped_kl(logits_NV, targets),
+        lumped_kl(logits_NV, targets) if has_list and not targets.is_cut else unknown_N,
         (top_N == first_N).float(),
         torch.minimum(probs_NV[:, : teacher_NV.shape[1]], teacher_NV).sum(-1),
     )

@@ -19,6 +19,7 @@ import xxhash
 from torch import Tensor
 
 from logitstore.core.progress import Progress, Step, no_progress
+from logitstore.core.tasks import task_of
 from logitstore.errors import BadInput, StorageError, storage_errors
 from logitstore.models.moments import Moments
 from logitstore.store.cache import Cache
@@ -72,7 +73,16 @@ def directions(cache: Cache, tap: str, progress: Progress = no_progress) -> Tens
 
 def perplexity(cache: Cache) -> dict[str, tuple[int, float]]:
     """Return the number of rows, and the teacher's perplexity on the gold tokens, of every domain; '' stands for samples
-    without a domain."""
+    without a domain.
+
+    Raises:
+        BadInput: the cache has no tokens.
+    """
+    if cache.manifest.tokenizer is None:
+        samples = task_of(cache.manifest.task).samples
+        raise BadInput(
+            f"--of perplexity: {cache.path} is a cache of {samples}, which have no gold tokens. Give --of means or --of pca."
+        )
     rows: dict[str, int] = {}
     nats: dict[str, float] = {}
     for domain, count, nll in zip(cache.domains(), cache.row_counts().tolist(), cache.nll().tolist(), strict=True):

@@ -62,12 +62,14 @@ class RunData:
         held_out: the batches to judge on, if anything is held out.
         judge: judges a student on them.
         companion: changes with the student, if anything does.
+        unlabelled: how many of the samples that are trained on have no gold tokens or label.
     """
 
     train: BatchStream
     held_out: BatchStream | None
     judge: Judge = evaluate_batches
     companion: Companion | None = None
+    unlabelled: int = 0
 
 
 class TrainTask(Protocol):

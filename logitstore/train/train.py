@@ -23,7 +23,7 @@ from logitstore.models.shape import layer_count, shape_of
 from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.store.selection import Selection
-from logitstore.train.check import checked_students, layers_of, selection_for
+from logitstore.train.check import checked_students, has_cross_entropy, layers_of, selection_for
 from logitstore.train.learner import Learner
 from logitstore.train.loader.stream import BatchStream
 from logitstore.train.loop.arguments import package_errors, training_arguments
@@ -107,12 +107,17 @@ def train(
             train_loader=data.train,
             held_out_loader=data.held_out,
             judge=data.judge,
+            has_unlabelled=data.unlabelled > 0,
             also_save=[keep_conditions, *filter(None, [save])],
             callbacks=[Report(progress), DivergenceWarning(list(students), notice), *filter(None, [data.companion])],
         )
     notice(f"note: forward and backward pass in {settings.precision}, on {arguments.device.type}.")
     notes = fidelity_notes(settings, cache, layers) + _head_notes(made, trainer)
     kept = _zeros_kept(settings, trainer, students, notes)
+    if data.unlabelled and has_cross_entropy(settings):
+        notes.append(
+            f"note: {data.unlabelled:,} of the samples to train on have no label; cross-entropy is the mean over the others."
+        )
     if settings.learning_rate_batch is not None:
         notes.append(
             f"note: the learning rate is {arguments.learning_rate:.3g}: {settings.learning_rate:g} is for steps of "

@@ -12,13 +12,14 @@ from typing import Any
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerControl
 
 from logitstore.models.load import load_again
 from logitstore.train.learner import Learner
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.stream import BatchStream
+from logitstore.train.loop.batches import Batches, row_counts
 from logitstore.train.loop.callbacks import CriterionCallback, EpochCallback, EpochSteps, LogBeforeSaving
 from logitstore.train.loop.checkpoints import check_schedule
 from logitstore.train.metrics import evaluate_batches
@@ -44,6 +45,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         learners: Sequence[Learner],
         judge: Callable[..., Any] = evaluate_batches,
         also_save: Sequence[Callable[[Path], None]] = (),
+        has_unlabelled: bool = False,
         **options: Any,
     ) -> None:
         """Set up the Trainer for these students and batches.
@@ -53,11 +55,13 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
             held_out_loader: the batches to judge on, if any.
             learners: the students; several in one process only.
             judge: judges a student on them; see `evaluate_batches`.
+            has_unlabelled: whether there are rows without a gold token or label, which have no cross-entropy.
             also_save: write what else a run goes on from into the folder of a checkpoint.
             options: of `Trainer`.
         """
         self._loader, self._held_out, self.learners = train_loader, held_out_loader, list(learners)
         self._judge, self._also_save = judge, also_save
+        self._has_unlabelled, self._labelled = has_unlabelled, torch.zeros((), dtype=torch.int64)
         self._steps = EpochSteps(len(train_loader))
         self.control: TrainerControl
         held_out = None if held_out_loader is None else Batches(held_out_loader)
@@ -91,8 +95,9 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
     ) -> tuple[list[Any], Tensor]:
         """Return the batches of one optimizer step, and how many rows count in them, over all ranks."""
         batches = [next(epoch_iterator) for _ in range(num_batches)]
-        rows = sum((batch["row_mask"].sum() for batch in batches), torch.zeros((), dtype=torch.int64))
-        return batches, self.accelerator.reduce(rows.to(device), "sum")
+        counts = sum((row_counts(batch) for batch in batches), torch.zeros(2, dtype=torch.int64))
+        rows, self._labelled = self.accelerator.reduce(counts.to(device), "sum")
+        return batches, rows
 
     def compute_loss(
         self,
@@ -104,7 +109,14 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         """Return this batch's share of the mean over the step's rows; 0 where no row counts. For several students it is the
         sum."""
         batch = Batch(inputs)
-        count = batch.row_mask.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
+        if num_items_in_batch is None:
+            count, labelled = row_counts(inputs)
+        else:
+            count, labelled = torch.as_tensor(num_items_in_batch), self._labelled
+        gold_scale_N = None
+        if self._has_unlabelled:
+            # cross-entropy is the mean over the labelled rows of the step, while the loss is one over all of its rows
+            gold_scale_N = (batch.row_mask & (batch.gold >= 0)) * (count / labelled.clamp(min=1))
         # DDP averages gradients over the ranks, but the count already covers all ranks
         weights_N = batch.row_mask * (self.accelerator.num_processes / count.clamp(min=1))
         if batch.weight is not None:
@@ -118,6 +130,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
                 self.done,
                 head_is_whole=self.head_is_whole,
                 needs_output=return_outputs,
+                gold_scale_N=gold_scale_N,
             )
             for learner in self.learners
         ]
@@ -294,16 +307,3 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         figures = self._judge(run, held_out, self._loader.targets, self.args.device, add)
         student.train(was_training)
         return figures
-
-
-class Batches(Dataset[dict[str, Tensor]]):
-    """Give the loader's batches by (epoch, step), as dictionaries of tensors, which the Trainer knows how to move."""
-
-    def __init__(self, loader: BatchStream) -> None:
-        self._loader = loader
-
-    def __len__(self) -> int:
-        return self._loader.count
-
-    def __getitem__(self, where: tuple[int, int]) -> dict[str, Tensor]:
-        return self._loader.at(*where).tensors()

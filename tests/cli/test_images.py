@@ -122,7 +122,6 @@ def test_training_on_texts_takes_no_options_about_images(
 
 def test_other_commands_name_options_of_the_other_task_too(
     refused: Refused,
-    stopped: Told,
     cache: Cache,
     teacher: Path,
     small_student: Path,
@@ -137,9 +136,31 @@ def test_other_commands_name_options_of_the_other_task_too(
     assert "is a cache of text, which has no views" in refused("add", cache.path, "--views", 1)
     for option in (("--images", "folder"), ("--workers", 4)):
         assert "is a cache of text. Leave it out." in refused("add", cache.path, "--hidden", "final", *option)
-    line = stopped("verify", cache.path, "--against-teacher", teacher, "--images", "folder")
-    assert "is a cache of text. Leave it out." in line
-    assert "no student" not in line
+    line = refused("verify", cache.path, "--against-teacher", teacher, "--images", "folder")
+    assert f"--images: it means nothing to {cache.path}, a cache of texts." in line
+    line = refused("inspect", image_cache.path, "--sample", 0, "--tokens", 3)
+    assert f"--tokens: it means nothing to {image_cache.path}, a cache of images." in line
+    line = refused("sidecar", image_cache.path)
+    assert f"--of perplexity: {image_cache.path} is a cache of images, which have no gold tokens." in line
+
+
+@pytest.mark.parametrize("which", ["cache", "image_cache"])
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("verify", ["--images", "folder"], "--images folder: only --against-teacher uses it. Leave it out."),
+        ("verify", ["--share", 0.5], "--share 0.5: only --against-teacher uses it. Leave it out."),
+        ("verify", ["--seed", 3], "--seed 3: only --against-teacher uses it. Leave it out."),
+        ("verify", ["--device", "cpu"], "--device cpu: only --against-teacher uses it. Leave it out."),
+        ("inspect", ["--tokens", 3], "--tokens 3: only --sample uses it. Leave it out."),
+        ("inspect", ["--top", 0], "--top 0: only --sample uses it. Leave it out."),
+    ],
+    ids=str,
+)
+def test_what_only_another_option_uses_is_refused_without_it(
+    refused: Refused, request: pytest.FixtureRequest, which: str, name: str, options: list[object], said: str
+) -> None:
+    assert refused(name, request.getfixturevalue(which).path, *options).endswith(said)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +208,10 @@ def test_a_student_with_other_classes_is_refused(
         (["--views-per-step", 0], "--views-per-step 0: "),
         (["--image-size", 0], "--image-size 0: "),
         (["--image-size", 4097], "--image-size 4097: "),
-        (["--alpha", 0.5], "2 of its images have no label, which this training needs. Give --alpha 1"),
+        (
+            ["--objective", "dkd"],
+            "2 of its images have no label, which dkd needs of each. Give an objective without labels.",
+        ),
     ],
     ids=str,
 )

@@ -12,12 +12,15 @@ import pytest
 import torch
 
 from logitstore.dump.dump import dump
+from logitstore.errors import BadInput, CacheMismatch
+from logitstore.image.data.images import ImageSpec, open_images
+from logitstore.image.labels import labels_for, match
 from logitstore.image.stored import images_of
 from logitstore.settings.train import EvaluateSettings
 from logitstore.store.cache import Cache
 from logitstore.store.checks.verify import verify
 from logitstore.train.evaluate import evaluate
-from tests.parts.commands import Refused
+from tests.parts.commands import Command, Refused, flags_of
 from tests.parts.images import WORDS, digits, images_plan, label_of, save_classifier, small_vit
 from tests.parts.vision import Told, direct
 
@@ -45,11 +48,15 @@ def test_without_labels_a_student_learns_from_the_teacher_alone(
     assert np.isnan(cache.nll()).all()
     assert verify(cache.path) == []
     common = ["--student", classifier, "--device", "cpu"]
-    for labels in (["--alpha", 0.5], ["--alpha", 0], ["--objective", "dkd"]):
+    for labels, said in (
+        (["--alpha", 0.5], "so there is no cross-entropy. Give --alpha 1."),
+        (["--alpha", 0], "so there is no cross-entropy. Give --alpha 1."),
+        (["--alpha", 1, "--objective", "dkd"], "which dkd needs of each. Give an objective without labels."),
+    ):
         line = refused("train", cache.path, *common, "--out", tmp_path / "out", *labels)
+        assert said in line
         assert f"{count} of its images have no label" in line
         assert ("that is true of a mixed view" in line) == (how in ("mixup", "cutmix"))
-        assert "Give --alpha 1" in line
     out = told("train", cache.path, *common, "--out", tmp_path / "out", "--max-steps", 2)
     assert re.search(r"eval_accuracy +nan", out)
     figures = json.loads((tmp_path / "out" / "logitstore.json").read_text(), parse_constant=pytest.fail)["figures"]
@@ -94,6 +101,110 @@ def test_classes_that_the_teacher_does_not_have_are_named(refused_image_dump: To
     flags = ["--task", "image-classification", "--teacher", few, "--dtype", "float32", "--device", "cpu"]
     told("dump", *flags, "--data", digits(tmp_path / "digits", range(20)), "--out", tmp_path / "out", "--no-labels")
     assert images_of(Cache(tmp_path / "out")).labels.tolist() == [-1] * 20
+
+
+def named(images: Path, folders: list[str]) -> Path:
+    """One digit in each of some folders."""
+    for number, folder in enumerate(folders):
+        digits(images / folder, [number], labelled=False)
+    return images
+
+
+LABELS = [f"LABEL_{number}" for number in range(12)]
+ELEVEN = [str(number) for number in range(11)]
+CITIES = ["Bern", "Oslo", "Rome"]
+
+
+@pytest.mark.parametrize(
+    ("folders", "teacher", "expected"),
+    [
+        (ELEVEN, LABELS[:11], {name: int(name) for name in ELEVEN}),
+        (ELEVEN, LABELS, {name: int(name) for name in ELEVEN}),
+        (["02", "07", "10"], LABELS, {"02": 2, "07": 7, "10": 10}),
+        (["LABEL_2", "LABEL_10"], LABELS, {"LABEL_2": 2, "LABEL_10": 10}),
+        (ELEVEN, [f"made-{name}" for name in ELEVEN], {name: int(name) for name in ELEVEN}),
+        (LABELS[:11], [f"made-{name}" for name in ELEVEN], {name: int(name[6:]) for name in LABELS[:11]}),
+        (["1", "10"], ["10", "1", "0"], {"1": 1, "10": 0}),
+        (CITIES, ["Rome", "Oslo", "Bern", "Kiev"], {"Bern": 2, "Oslo": 1, "Rome": 0}),
+        (CITIES, LABELS[:3], {"Bern": 0, "Oslo": 1, "Rome": 2}),
+        (["n0144", "n0151", "n1203"], ["tench", "cock", "hen"], {"n0144": 0, "n0151": 1, "n1203": 2}),
+        (["a-b", "a1", "a2"], CITIES, {"a-b": 0, "a1": 1, "a2": 2}),
+    ],
+)
+def test_a_folder_of_images_gets_the_class_that_its_name_says_and_this_is_printed(
+    folders: list[str], teacher: list[str], expected: dict[str, int], tmp_path: Path
+) -> None:
+    images = open_images(ImageSpec(source=str(named(tmp_path, folders))))
+    labels, said = labels_for(images, teacher, "the teacher")
+    assert {key.partition("/")[0]: label for key, label in zip(images.keys, labels.tolist(), strict=True)} == expected
+    for name, number in expected.items():
+        assert f"'{name}' is {number} ({teacher[number]})" in said
+
+
+@pytest.mark.parametrize(
+    ("folders", "teacher", "said"),
+    [
+        (["1", "2", "12"], LABELS, "the data have the class '12', the teacher the classes 0 to 11"),
+        (
+            [*ELEVEN[1:], "11"],
+            [f"made-{name}" for name in ELEVEN],
+            "the data have the class '11', the teacher the classes 0",
+        ),
+        (["1", "01"], LABELS, "the classes '01' and '1' of the data are both number 1"),
+        (["1", "2"], CITIES, "the 2 classes of the data (1, 2) are numbers, but not those of all 3"),
+        (["0", "1", "other"], LABELS[:3], "'0' is a number and 'other' is none"),
+        (["class2", "class10"], LABELS[:2], "as text 'class10' comes before 'class2', by their numbers after it"),
+        (["crane"], ["crane", "heron", "crane"], "'crane' is the name of its classes 0 and 2"),
+        (["Bern", "Paris"], CITIES, "the data have the class 'Paris', which the teacher does not have, and 'Bern'"),
+        (["Paris"], CITIES, "the teacher knows none by name, and it has 3"),
+    ],
+)
+def test_classes_that_are_not_clear_are_refused(
+    folders: list[str], teacher: list[str], said: str, tmp_path: Path
+) -> None:
+    images = open_images(ImageSpec(source=str(named(tmp_path, folders))))
+    with pytest.raises(BadInput, match=re.escape(said)) as found:
+        labels_for(images, teacher, "the teacher")
+    assert "--no-labels" in str(found.value)
+
+
+def test_names_that_a_data_set_puts_in_order_keep_it() -> None:
+    names = ["class1", "class2", "class10"]
+    assert match(names, [0, 1, 2], LABELS[:3], "the teacher").numbers == {0: 0, 1: 1, 2: 2}
+    assert match(["2", "0", "1"], [0, 1, 2], LABELS[:3], "the teacher").numbers == {0: 2, 1: 0, 2: 1}
+    assert match(None, [1, 4], LABELS, "the teacher").numbers == {1: 1, 4: 4}
+    with pytest.raises(BadInput, match="the data have 13 classes, the teacher 12"):
+        match(None, [12], LABELS, "the teacher")
+
+
+def test_dump_and_dry_run_print_which_class_is_which(
+    command: Command, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folders = [f"{number}" for number in range(30)]
+    teacher = save_classifier(tmp_path / "teacher", small_vit(num_labels=30, id2label=None, label2id=None))
+    plan = images_plan(teacher, named(tmp_path / "images", folders), tmp_path / "out", views=1, k=10, tail="uniform")
+    for options in (["--dry-run"], []):
+        assert command("dump", *flags_of(plan), *options) == 0
+        assert (
+            "labels: names of the data's classes are numbers of the teacher's: '0' is 0 (LABEL_0), '1' is 1 (LABEL_1), "
+            "'10' is 10 (LABEL_10), ..., '9' is 9 (LABEL_9)\n"
+        ) in capsys.readouterr().err
+    assert [int(name.partition("/")[0]) for name in images_of(Cache(plan.out)).names()] == images_of(
+        Cache(plan.out)
+    ).labels.tolist()
+
+
+def test_a_dump_with_other_labels_does_not_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = save_classifier(tmp_path / "teacher", small_vit(num_labels=11, id2label=None, label2id=None))
+    plan = images_plan(teacher, named(tmp_path / "images", ELEVEN), tmp_path / "out", views=1, samples_per_part=4)
+    with monkeypatch.context() as patched:
+        # as an older version numbered the folders
+        patched.setattr("logitstore.image.dump.labels_for", lambda images, names, teacher: (images.labels, ""))
+        dump(plan.model_copy(update={"parts": "0"}))
+    with pytest.raises(
+        CacheMismatch, match=r"the cache there gives image '10/0010.png' the class 2, this command 10\."
+    ):
+        dump(plan)
 
 
 def test_labels_go_by_name_and_by_number_where_the_names_are_all_others(classifier: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,13 +14,14 @@ from logitstore.convert.recode import recode
 from logitstore.dump.audit import audit
 from logitstore.dump.dump import dump
 from logitstore.errors import CacheMismatch
+from logitstore.image.stored import images_of
 from logitstore.settings.convert import RecodeSettings
 from logitstore.store.cache import Cache
 from logitstore.store.checks.verify import verify
-from tests.parts.commands import Command, Refused, flags_of
+from tests.parts.commands import Command, flags_of
 from tests.parts.files import tree
-from tests.parts.images import WORDS, digits, images_plan, save_classifier, small_vit
-from tests.parts.vision import Told, direct, viewed
+from tests.parts.images import SIZE, WORDS, digits, images_plan, save_classifier, small_vit
+from tests.parts.vision import Told, direct, given, viewed, without_pilot
 
 
 def test_the_teacher_is_asked_again_about_a_share_of_the_views(
@@ -45,11 +47,6 @@ def test_the_teacher_is_asked_again_about_a_share_of_the_views(
         audit(
             image_cache, str(save_classifier(tmp_path / "few", small_vit(id2label={0: "a", 1: "b"}))), 0.1, device="cpu"
         )
-
-
-def test_verify_refuses_images_that_nobody_is_shown(image_cache: Cache, images: Path, refused: Refused) -> None:
-    line = refused("verify", image_cache.path, "--images", images)
-    assert line.endswith(f"--images {images}: only --against-teacher reads images. Give it, or leave --images out.")
 
 
 def test_inspect_tells_what_a_cache_of_images_is(
@@ -106,6 +103,8 @@ def test_a_cache_without_labels_has_no_figures_of_them(told: Told, classifier: P
     changes = {"sparsifier": "topp", "top_p": 0.8, "tail": "uniform"}
     cache = dump(images_plan(classifier, data, tmp_path / "cache", views=2, **changes))
     assert re.search(r"\nlabel +none *\n", told("inspect", cache.path))
+    summary = json.loads(told("inspect", cache.path, "--json"))
+    assert [summary[name] for name in ("gold_cross_entropy", "gold_is_top1", "gold_is_listed")] == [None] * 3
     recoded = recode(RecodeSettings(cache=cache.path, out=tmp_path / "recoded", k=4))
     assert verify(recoded.path) == []
     assert (recoded.sums.no_gold, recoded.sums.gold_is_listed, recoded.sums.gold_is_top1) == (24, 0, 0)
@@ -133,6 +132,50 @@ def test_inspect_counts_the_labels_of_images_whose_views_are_mixed(
     cache = dump(images_plan(classifier, images, tmp_path / "mixed", augment="crop,mixup", views=1))
     table = re.sub(r"\s+", " ", told("inspect", cache.path))
     assert "60 images, 2 unlabelled; mixed views have no label of their own" in table
+
+
+def test_inspect_shows_what_a_mixed_view_is_made_of(told: Told, classifier: Path, images: Path, tmp_path: Path) -> None:
+    plain = given(dump(without_pilot(classifier, images, tmp_path / "plain", "crop")))
+    cache = dump(without_pilot(classifier, images, tmp_path / "mixed", "crop,mixup:p=0.6,cutmix:p=0.6"))
+    mixed, names, labels = given(cache), images_of(cache).names(), images_of(cache).labels
+    kinds = set()
+    for number, own_3HW in plain.items():
+        (found,) = json.loads(told("inspect", cache.path, "--sample", number, "--json"))
+        table = told("inspect", cache.path, "--sample", number)
+        mix = found.get("mixed")
+        kinds.add(None if mix is None else mix["box"] is None)
+        if mix is None:
+            torch.testing.assert_close(mixed[number], own_3HW)
+            assert "mixed: " not in table
+            continue
+        partner = names.index(mix["partner"])
+        other_3HW = plain[number - number % 7 + partner]
+        if mix["box"] is None:
+            expected_3HW = mix["weight"] * own_3HW + (1 - mix["weight"]) * other_3HW
+        else:
+            top, left, bottom, right = (round(edge * SIZE) for edge in mix["box"])
+            expected_3HW = own_3HW.clone()
+            expected_3HW[:, top:bottom, left:right] = other_3HW[:, top:bottom, left:right]
+            assert 1 - mix["weight"] == pytest.approx((bottom - top) * (right - left) / SIZE**2)
+        torch.testing.assert_close(mixed[number], expected_3HW, rtol=1e-4, atol=1e-4)
+        own, other = (WORDS[labels[place]] if labels[place] >= 0 else None for place in (number % 7, partner))
+        assert (mix["label"], mix["partner_label"]) == (own, other)
+        assert (found["probability"], found["rank"]) == (None, None)
+        assert f"mixed: {mix['weight']:.3f} of its own image" in table
+        assert f"{1 - mix['weight']:.3f} of {mix['partner']}" in table
+    assert kinds == {None, True, False}
+
+
+def test_json_of_images_and_texts_has_the_same_keys(told: Told, image_cache: Cache, cache: Cache) -> None:
+    def keys(value: Any) -> Any:
+        return {name: keys(each) for name, each in value.items()} if isinstance(value, dict) else None
+
+    of_images, of_texts = (json.loads(told("inspect", each.path, "--json")) for each in (image_cache, cache))
+    assert of_images.keys() == of_texts.keys()
+    for name in of_images.keys() - {"data", "view", "tokenizer", "fields", "taps", "fidelity", "tail", "sparsifier"}:
+        assert keys(of_images[name]) == keys(of_texts[name]), name
+    views = [json.loads(told("inspect", each.path, "--sample", 0, "--json")) for each in (image_cache, cache)]
+    assert views[0][0].keys() == views[1][0].keys()
 
 
 def test_words_and_figures_of_texts_are_not_printed_for_images(

@@ -12,7 +12,7 @@ from logitstore.settings.dump import AddSettings, DumpSettings
 from tests.parts.warm import WarmProcess
 
 PROGRESS = re.compile(
-    r"(load the teacher|fingerprint|images|check the images) \.\.\.$|"
+    r"labels: |(load the teacher|fingerprint|images|check the images) \.\.\.$|"
     r"(tokenise|windows|pilot|dump|verify|ask again|evaluate|train): [\d,]+ of [\d,]+ "
 )
 Command = Callable[..., int]

@@ -86,3 +86,31 @@ def test_without_a_tail_there_is_no_lower_bound_of_the_kl(
     shown = logitstore_command(*asked).stdout
     assert re.search(r"kl_lower_bound +unknown", shown)
     assert json.loads(logitstore_command(*asked, "--json").stdout)["kl_lower_bound"] is None
+
+
+@pytest.mark.parametrize(("row", "is_bound_known"), [({"preset": "exact"}, False), ({"sparsifier": "dense"}, True)])
+@torch.no_grad()
+def test_of_whole_distributions_the_kl_is_the_full_one_and_a_bound_is_not_made_up(
+    teacher: Path, small_student: Path, texts: Path, tmp_path: Path, row: dict[str, str], is_bound_known: bool
+) -> None:
+    whole = {"k": None, "tail": None} | row
+    cache = dump(plan_for(teacher, texts, tmp_path / "whole", limit=4, **whole))
+    found = evaluate(
+        EvaluateSettings(cache=cache.path, student=str(small_student), samples="all", device="cpu", dtype="float32")
+    )
+    models = [
+        AutoModelForCausalLM.from_pretrained(each, dtype=torch.float32).eval() for each in (teacher, small_student)
+    ]
+    total = 0.0
+    for each in cache:
+        tokens = torch.from_numpy(each.sample.tokens_T.astype(np.int64))[None]
+        of_teacher, of_student = (model(tokens).logits[0].double()[each.sample.positions_N] for model in models)
+        teacher_NV = of_teacher[:, :VOCABULARY].log_softmax(-1)
+        student_NV = of_student.log_softmax(-1)[:, :VOCABULARY]
+        total += float((teacher_NV.exp() * (teacher_NV - student_NV)).sum())
+    assert found.kl == pytest.approx(total / cache.rows, rel=1e-3)
+    if is_bound_known:
+        assert found.kl_lower_bound == pytest.approx(found.kl, rel=1e-5)
+    else:
+        assert np.isnan(found.kl_lower_bound)
+    assert 0 < found.acceptance < 1

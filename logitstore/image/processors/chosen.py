@@ -9,7 +9,7 @@ from logitstore.core.types import Array
 from logitstore.errors import BadInput, ModelError
 from logitstore.format.views import FRAMING, TransformInfo, ViewInfo, parse_transforms
 from logitstore.image.processors.described import reason_of
-from logitstore.image.processors.proof import prove, prove_numbers
+from logitstore.image.processors.proof import prove, prove_numbers, prove_pictures
 from logitstore.image.processors.saved import Processor
 from logitstore.image.views.proof import versions
 
@@ -17,22 +17,19 @@ if TYPE_CHECKING:
     from logitstore.settings.image import ViewChoices
 
 
-def view_info(settings: ViewChoices, processor: Processor, pictures: Sequence[Array] = ()) -> ViewInfo:
-    """Return how views are made, proven to be what the processor makes.
+def view_info(settings: ViewChoices, processor: Processor) -> ViewInfo:
+    """Return how views are made, proven to be what the processor makes of noise; see `prove_data`.
 
     Args:
         settings: gives size, transforms and seed.
         processor: the teacher's.
-        pictures: uint8[H, W, 3], some of the data, for the proof.
 
     Raises:
         ModelError: the processor does something else than resize, cut and normalise, or has impossible settings.
         BadInput: the transforms cannot be used, or the processor leaves open what they must say.
     """
-    if settings.image_size is not None:
-        processor = processor.at(settings.image_size)
+    processor, named = _sized(settings, processor), _names_framing(settings)
     found = processor.described
-    named = any(item.split(":")[0].strip() in FRAMING for item in (settings.augment or "").split(","))
     size = found.size if settings.image_size is None else (settings.image_size, settings.image_size)
     if size is None or not (named or found.framing):
         raise BadInput(
@@ -56,8 +53,32 @@ def view_info(settings: ViewChoices, processor: Processor, pictures: Sequence[Ar
     if named:
         prove_numbers(processor, found)
     else:
-        prove(processor, found, pictures)
+        prove(processor, found)
     return info
+
+
+def prove_data(settings: ViewChoices, processor: Processor, pictures: Sequence[Array]) -> None:
+    """Prove that un-augmented views of some of the data are what the processor makes of them.
+
+    Args:
+        settings, processor: as for `view_info`.
+        pictures: uint8[H, W, 3], some of the data.
+
+    Raises:
+        ModelError: they are not.
+    """
+    if not _names_framing(settings):
+        processor = _sized(settings, processor)
+        prove_pictures(processor, processor.described, pictures)
+
+
+def _sized(settings: ViewChoices, processor: Processor) -> Processor:
+    return processor if settings.image_size is None else processor.at(settings.image_size)
+
+
+def _names_framing(settings: ViewChoices) -> bool:
+    """Say whether the settings name what is seen of a picture, in place of the processor."""
+    return any(item.split(":")[0].strip() in FRAMING for item in (settings.augment or "").split(","))
 
 
 def _valid(processor: Processor, entries: dict[str, Any]) -> ViewInfo:

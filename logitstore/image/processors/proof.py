@@ -25,20 +25,29 @@ _SHAPES = ((97, 143), (143, 97), (31, 31))
 _COLOURS = ((0, 0, 0), (255, 255, 255), (255, 0, 0), (0, 255, 0), (0, 0, 255))
 
 
-def prove(processor: Processor, found: Described, pictures: Sequence[Array] = ()) -> None:
-    """Refuse a description that is not what the processor does.
-
-    Args:
-        processor: the processor.
-        found: its description.
-        pictures: uint8[H, W, 3], some of the data; compared beside pictures of noise, wide, tall and small.
+def prove(processor: Processor, found: Described) -> None:
+    """Refuse a description that is not what the processor does with pictures of noise, wide, tall and small.
 
     Raises:
         ModelError: there is a difference, or the processor makes no pictures.
     """
     prove_numbers(processor, found)
     noise = np.random.default_rng(0)
-    for picture_HW3 in (*(noise.integers(0, 256, (*shape, 3)).astype(np.uint8) for shape in _SHAPES), *pictures):
+    prove_pictures(processor, found, [noise.integers(0, 256, (*shape, 3)).astype(np.uint8) for shape in _SHAPES])
+
+
+def prove_pictures(processor: Processor, found: Described, pictures: Sequence[Array]) -> None:
+    """Refuse a description that is not what the processor does with some pictures.
+
+    Args:
+        processor: the processor.
+        found: its description.
+        pictures: uint8[H, W, 3].
+
+    Raises:
+        ModelError: there is a difference, or the processor makes no pictures.
+    """
+    for picture_HW3 in pictures:
         info = view_of(found)
         picture_HW3 = _seen(picture_HW3, processor)
         made_CHW, theirs = finish(replay(picture_HW3, info, 0, 0)[None], info)[0].numpy(), _made(processor, picture_HW3)

@@ -110,13 +110,16 @@ class Criterion(nn.Module):
         """Whether it looks at what the teacher said of the next token."""
         return any(term.name != GOLD for term in self.rows)
 
-    def row_loss(self, targets: AnyTargets | None, gold_N: Tensor, done: float) -> WeightedSum | ByAutograd:
+    def row_loss(
+        self, targets: AnyTargets | None, gold_N: Tensor, done: float, gold_scale_N: Tensor | None = None
+    ) -> WeightedSum | ByAutograd:
         """The pulls on logits as one loss with its gradient.
 
         Args:
             targets: N rows; may be None where they are not needed.
             gold_N: int64, the tokens that follow.
             done: the share of the run that is over.
+            gold_scale_N: factor of the cross-entropy of each row, 0 for rows without a token or label; None for 1 throughout.
 
         Raises:
             ValueError: no targets, and they are needed.
@@ -124,13 +127,15 @@ class Criterion(nn.Module):
         if targets is None and self.needs_targets:
             raise ValueError("there is no pull towards a teacher without targets")
         if all(term.name in (GOLD, "forward_kl") for term in self.rows):
-            return WeightedSum([_pull(term, targets, gold_N, done) for term in self.rows])
-        return ByAutograd([self._term(term, targets, gold_N, done) for term in self.rows])
+            return WeightedSum([_pull(term, targets, gold_N, done, gold_scale_N) for term in self.rows])
+        return ByAutograd([self._term(term, targets, gold_N, done, gold_scale_N) for term in self.rows])
 
-    def _term(self, term: RowTerm, targets: AnyTargets | None, gold_N: Tensor, done: float) -> Term:
+    def _term(
+        self, term: RowTerm, targets: AnyTargets | None, gold_N: Tensor, done: float, gold_scale_N: Tensor | None
+    ) -> Term:
         weight, method, known = term.weight_at(done), term.method, targets
         if method is None or known is None:
-            return Term(term.label, weight, lambda logits_nV, some: cross_entropy(logits_nV, gold_N[some]))
+            return Term(term.label, weight, lambda logits_nV, some: _gold_loss(logits_nV, some, gold_N, gold_scale_N))
         state: Any = dict(self.states.items()).get(term.label)
         led = state.options() if state is not None else {}
         own = {name: value for name, value in term.options.items() if name not in _keywords(method.state)}
@@ -192,10 +197,18 @@ class Criterion(nn.Module):
         return cls([*(both if name != "none" else ()), *rows], features)
 
 
-def _pull(term: RowTerm, targets: AnyTargets | None, gold_N: Tensor, done: float) -> Pull:
+def _gold_loss(logits_nV: Tensor, some: slice, gold_N: Tensor, scale_N: Tensor | None) -> Tensor:
+    """Return the cross-entropy of some rows, scaled; 0 where the scale is 0."""
+    if scale_N is None:
+        return cross_entropy(logits_nV, gold_N[some])
+    loss_n = cross_entropy(logits_nV, gold_N[some].clamp(min=0))
+    return torch.where(scale_N[some] != 0, scale_N[some] * loss_n, 0.0)
+
+
+def _pull(term: RowTerm, targets: AnyTargets | None, gold_N: Tensor, done: float, gold_scale_N: Tensor | None) -> Pull:
     weight, temperature = term.weight_at(done), term.temperature.at(done)
     if targets is None or term.name == GOLD:
-        return Pull(term.label, weight, 1.0, gold_target(gold_N, torch.float32))
+        return Pull(term.label, weight, 1.0, gold_target(gold_N, torch.float32, gold_scale_N))
     return Pull(term.label, weight, temperature, teacher_target(targets, temperature, torch.float32))
 
 

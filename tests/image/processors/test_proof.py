@@ -114,6 +114,12 @@ def test_a_processor_without_a_size_is_followed_where_the_settings_give_one() ->
     assert (info.size, info.spelled) == ((24, 24), "center:share=1")
 
 
+@pytest.mark.parametrize("name", ["ViT", "DeiT", "Levit", "EfficientNet"])
+def test_a_processor_that_neither_resizes_nor_cuts_has_no_size(name: str) -> None:
+    with pytest.raises(BadInput, match="has no fixed size"):
+        view_info(ViewChoices(), processor_of(name, do_resize=False, do_center_crop=False))
+
+
 @pytest.mark.parametrize("name", ["ViT", "CLIP", "ConvNext", "Levit"])
 def test_a_view_of_another_size_is_that_of_the_processor_at_that_size(name: str) -> None:
     processor = processor_of(name).at(40)

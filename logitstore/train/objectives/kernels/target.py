@@ -140,8 +140,14 @@ class LatentRows:
         return DenseTarget(probs_nV.to(self.dtype), negative_entropy_n.to(self.dtype))
 
 
-def gold_target(gold_N: Tensor, dtype: torch.dtype = torch.float32) -> SparseTarget:
-    """All mass on one token: the loss is the cross-entropy -log s(gold)."""
+def gold_target(gold_N: Tensor, dtype: torch.dtype = torch.float32, scale_N: Tensor | None = None) -> SparseTarget:
+    """All mass on one token: the loss is the cross-entropy -log s(gold), times a factor of each row if `scale_N` is given.
+
+    A row of scale 0 needs no gold token.
+    """
+    if scale_N is not None:
+        scale_N = scale_N.to(dtype)
+        return SparseTarget(gold_N.clamp(min=0)[:, None], scale_N[:, None], torch.zeros_like(scale_N), mass_N=scale_N)
     return SparseTarget(
         gold_N[:, None], torch.ones_like(gold_N[:, None], dtype=dtype), torch.zeros_like(gold_N, dtype=dtype)
     )

@@ -10,6 +10,6 @@ TASK = Task(
     dumping="logitstore_text_classification.dump:LabelledTextDump",
     training="logitstore_text_classification.train:LabelledTextTraining",
     shown="logitstore_text_classification.show:LabelledTextShown",
-    options={"dump": ("label_column", "max_length", "batch_tokens")},
+    options={"dump": ("label_column", "max_length", "batch_tokens"), "inspect": ("tokens",)},
     models=("a text classifier", "transformers:AutoModelForSequenceClassification"),
 )

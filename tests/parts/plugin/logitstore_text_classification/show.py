@@ -16,7 +16,9 @@ class LabelledTextShown:
     answers = "classes"
     gold = "label"
 
-    def tokens(self, sample: CachedSample, listed: Listed, spell: Spell, tokens: int, top: int) -> list[TokenView]:
+    def tokens(
+        self, cache: Cache, sample: CachedSample, listed: Listed, spell: Spell, tokens: int, top: int
+    ) -> list[TokenView]:
         text = sample.sample
         return class_view(visible(text.text[:tokens]), text.label, sample.answer, listed, spell, top)
 
