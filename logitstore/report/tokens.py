@@ -29,6 +29,7 @@ class TokenView:
         rank: its place among the listed tokens, from 1; None where it is not among them.
         entropy: the teacher's entropy, nats; None where no row is about the token.
         alternatives: the most probable tokens with their probabilities.
+        left_out: count of tokens of context that stand before this one and are not shown.
     """
 
     text: str
@@ -36,6 +37,7 @@ class TokenView:
     rank: int | None = None
     entropy: float | None = None
     alternatives: tuple[tuple[str, float], ...] = ()
+    left_out: int = 0
 
 
 Listed = tuple[Array, Array]
@@ -70,7 +72,7 @@ def class_view(text: str, label: int, answer: Answer, listed: Listed, spell: Spe
 
 
 def view(cache: Cache, index: int, tokens: int, top: int) -> list[TokenView]:
-    """Return the teacher's view of the first tokens of a sample.
+    """Return the teacher's view of the first tokens of a sample that have rows, and of those between them.
 
     Raises:
         BadInput: there is no such sample, or its rows keep no targets.
