@@ -16,6 +16,7 @@ from logitstore.core.progress import NO_STOPWATCH, Progress, Step, Stopwatch
 from logitstore.core.types import Array, Asked
 from logitstore.dump.ask import FINITE, Encode, ask_features
 from logitstore.dump.fit import moments_for, shared_of
+from logitstore.dump.task import dump_task
 from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
 from logitstore.errors import BadInput, CacheMismatch, ModelError, storage_errors
 from logitstore.format.manifest import Manifest
@@ -24,6 +25,7 @@ from logitstore.format.tap import DEFAULT_CODEC, TAP_NAME, TapInfo, directions_o
 from logitstore.format.tap_names import FINAL
 from logitstore.models.moments import Moments
 from logitstore.models.shape import shape_of
+from logitstore.settings.dump import DumpSettings
 from logitstore.store import layout
 from logitstore.store.cache import Cache
 from logitstore.store.checks.verify import shared_problems
@@ -45,6 +47,12 @@ class TapRequest:
 
     names: Sequence[str]
     codec: str | None
+
+
+def taps_wanted(settings: DumpSettings, config: PretrainedConfig) -> TapRequest:
+    """Return the features of the teacher that are kept beside its answers. Raises BadInput: see `DumpTask.taps`."""
+    names = dump_task(settings.task).taps(lambda: config, settings.hidden, settings.qkv)
+    return TapRequest(names=names, codec=settings.tap_codec)
 
 
 def expected_bytes(config: PretrainedConfig, wanted: TapRequest) -> int:

@@ -74,7 +74,7 @@ def text_task(settings: Callable[..., DumpSettings]) -> Task:
         small={"limit": 6, "samples_per_part": 9},
         many={"samples_per_part": 2},
         reading=("tokenise", "windows"),
-        split=("0-30,81-91", "31-80"),
+        split=("0-30,70-77", "31-69"),
         room="500k",
         loaded="tokenizer",
         kinds={"shared/tokenizer/tokenizer.json"},

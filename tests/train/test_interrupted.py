@@ -18,7 +18,7 @@ from logitstore.train.train import train
 from tests.parts.commands import logitstore_command
 from tests.parts.training import curve, plan_of
 
-OPTIONS: dict[str, Any] = {"max_steps": 4, "save_every": 2, "holdout": 0}
+OPTIONS: dict[str, Any] = {"max_steps": 4, "save_every": 2, "holdout": 0, "keep_checkpoints": 2}
 
 
 @pytest.fixture(scope="module")
