@@ -104,11 +104,7 @@ def test_the_commands_of_a_page_have_the_options_they_use(name: str, workplace: 
         if section not in settings.SETTINGS:
             continue
         kind = settings.SETTINGS[section]
-        # an option that may be given several times, and was not, is an empty list there
-        told = {
-            setting: value or None if isinstance(value, tuple) else value for setting, value in context.params.items()
-        }
-        flags = {setting: value for setting, value in told.items() if setting in kind.model_fields}
+        flags = {setting: value for setting, value in context.params.items() if setting in kind.model_fields}
         load(kind, section, context.params["config"], flags, named=context.params.get("recipe"))
 
 

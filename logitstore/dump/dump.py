@@ -9,8 +9,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from transformers import PretrainedConfig
-
 from logitstore.core.progress import NO_STOPWATCH, Progress, Step, Stopwatch, no_progress
 from logitstore.dump.begin import Fit, begin, ensure_views, existing_manifest, target_folder
 from logitstore.dump.fit import fit_tail
@@ -19,7 +17,6 @@ from logitstore.dump.pilot_file import kept_pilot
 from logitstore.dump.taps import (
     TapRequest,
     begin_taps,
-    expected_bytes,
     finish_taps,
     taps_are_begun,
     taps_wanted,
@@ -108,11 +105,6 @@ def _is_begun(storage: Storage, wanted: Manifest, taps: TapRequest) -> bool:
     """
     manifest = existing_manifest(storage, wanted, but={"fingerprint"})
     return manifest is not None and not shared_problems(storage, manifest) and taps_are_begun(storage, manifest, taps)
-
-
-def tap_bytes(settings: DumpSettings, config: PretrainedConfig) -> int:
-    """Return the bytes that a row of the taps will take."""
-    return expected_bytes(config, taps_wanted(settings, config))
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from logitstore.dump.fit import Limits, fit_each, wants
 from logitstore.dump.pilot_file import PilotRecord, keep_pilot, kind_of
 from logitstore.dump.sparsify.fidelity import FidelityCheck, Truth
 from logitstore.dump.sparsify.reduce import RowReducer
-from logitstore.dump.taps import expected_bytes, taps_wanted
+from logitstore.dump.taps import tap_bytes
 from logitstore.dump.task import Prepared, dump_task, prepare
 from logitstore.dump.teachers import open_source, scheme_of
 from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
@@ -95,7 +95,7 @@ def plan(settings: PilotSettings, progress: Progress = no_progress) -> dict[str,
                 f"--preset {settings.preset}: it keeps no rows that could be judged. Leave it out, or dump at once."
             )
         parts = layout.parse_parts(planned.parts, prepared.manifest.parts)
-        taps = expected_bytes(prepared.config, taps_wanted(planned, prepared.config))
+        taps = tap_bytes(planned, prepared.config)
     manifest, samples = prepared.manifest, prepared.samples
     rows = sum(samples.rows_in(manifest.span(part)) for part in parts)
     progress(Step(stage="load the teacher", done=0, total=1))

@@ -55,8 +55,9 @@ def taps_wanted(settings: DumpSettings, config: PretrainedConfig) -> TapRequest:
     return TapRequest(names=names, codec=settings.tap_codec)
 
 
-def expected_bytes(config: PretrainedConfig, wanted: TapRequest) -> int:
-    """Return the bytes per row of the requested taps, estimated from the teacher's configuration."""
+def tap_bytes(settings: DumpSettings, config: PretrainedConfig) -> int:
+    """Return the bytes per row of the taps that are asked for, estimated from the teacher's configuration."""
+    wanted = taps_wanted(settings, config)
     if not wanted.names:
         return 0
     text = config.get_text_config()

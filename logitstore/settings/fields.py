@@ -142,7 +142,7 @@ def _named_values(given: Any) -> Any:
     Raises:
         ValueError: something else, a name that is given twice or is none, or a value that JSON cannot hold.
     """
-    if isinstance(given, list):
+    if isinstance(given, list | tuple):
         pairs = [_pair(text) for text in given]
         twice = next((name for place, (name, _) in enumerate(pairs) if name in dict(pairs[:place])), None)
         if twice is not None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jinja2
 from transformers import PreTrainedTokenizerBase
 
 from logitstore.core.registry import suggest
@@ -84,7 +85,8 @@ def check_options(options: ChatOptions, tokenizer: PreTrainedTokenizerBase) -> N
     templates = tokenizer.chat_template
     try:
         read = {name for each in _texts(templates) for name in variables_of(each)}
-    except Exception:  # what is wrong with the tokenizer's own template is said of the first chat
+    except (jinja2.TemplateSyntaxError, RecursionError):
+        # what is wrong with the tokenizer's own template is said of the first chat
         return
     unread = next((name for name in options.arguments if name not in read), None)
     if unread is not None:

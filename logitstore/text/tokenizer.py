@@ -15,8 +15,12 @@ import jinja2.meta
 import xxhash
 from transformers import PreTrainedTokenizerBase
 
-from logitstore.errors import BadInput, CacheMismatch, one_line
+from logitstore.core.types import ModelRef
+from logitstore.errors import BadInput, CacheMismatch, ModelError, one_line
 from logitstore.format.data import TokenizerInfo
+from logitstore.models.load import load_config, load_tokenizer
+from logitstore.models.shape import head_rows
+from logitstore.store.cache import Cache
 from logitstore.store.vocabulary import Vocabulary
 
 LARGEST_TEMPLATE = 1 << 20
@@ -153,3 +157,45 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, expected: TokenizerInfo,
 
 def _padded(pieces: list[str], width: int) -> list[str]:
     return pieces + [""] * (width - len(pieces))
+
+
+def text_tokenizer(student: ModelRef) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a student that reads plain text.
+
+    Raises:
+        ModelError: the student has no tokenizer, or one that gives ids beyond the rows of its head.
+    """
+    tokenizer = own_tokenizer(student)
+    if tokenizer is None:
+        raise ModelError(f"{student}: no tokenizer is saved with it. --text needs one: save it there.")
+    highest, rows = max(tokenizer.get_vocab().values(), default=-1), head_rows(load_config(student))
+    if highest >= rows:
+        raise ModelError(
+            f"{student}: its tokenizer has ids up to {highest}, its head rows for ids below {rows}. "
+            "The model and the tokenizer do not belong together."
+        )
+    return tokenizer
+
+
+def own_tokenizer(student: ModelRef) -> PreTrainedTokenizerBase | None:
+    """Return the tokenizer saved with a student; None if there is none."""
+    folder = Path(student.name)
+    if (
+        folder.is_dir()
+        and not student.gguf
+        and not any(folder.glob("*token*"))
+        and not (folder / "vocab.json").exists()
+    ):
+        return None
+    return load_tokenizer(student)
+
+
+def tokenizer_for(cache: Cache, student: ModelRef | None) -> PreTrainedTokenizerBase:
+    """Return the tokenizer to save with a trained student: its own, else the cache's; with the template it learned from."""
+    own = own_tokenizer(student) if student is not None else None
+    if own is not None and cache.manifest.text[1].chat_template is None:
+        return own
+    kept = load_tokenizer(ModelRef(name=str(cache.storage.local(cache.manifest.shared_file("tokenizer")))))
+    if own is not None:
+        own.chat_template = kept.chat_template
+    return own or kept

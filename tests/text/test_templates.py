@@ -1,152 +1,166 @@
-"""A chat template and its arguments that the user gives: rendered, recorded, a part of the plan, and refused without effect."""
+"""Whatever the template, the rows of a chat are about the words that the model was asked to generate, in their context."""
 
 from __future__ import annotations
 
 import json
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-import logitstore
-from logitstore.dump.dump import dump
-from logitstore.errors import CacheMismatch
-from logitstore.settings.dump import DumpSettings
-from logitstore.store.checks.verify import verify
-from logitstore.text.tokenizer import template_fingerprint
-from tests.parts.commands import Command, Refused
-from tests.parts.texts import plan_for
+from logitstore.errors import BadInput
+from logitstore.text.chat import ChatOptions
+from logitstore.text.documents import DataSpec
+from logitstore.text.samples import Encoding, open_samples
+from tests.parts import chat_templates
+from tests.parts.texts import CHAT_TEMPLATE, train_tokenizer
 
-TEMPLATE = (
-    "{% for m in messages %}[{{ m['role'] }}]{% if m['role'] == 'assistant' and not (enable_thinking is defined and "
-    "enable_thinking is false) %}<hm>{% endif %}{{ m['content'] }}[end]{% endfor %}"
-    "{% if add_generation_prompt %}[assistant]{% endif %}"
-)
-CHAT = [{"role": "user", "content": "What is a tuple?"}, {"role": "assistant", "content": "A sequence."}]
+STYLES = {name: value for name, value in vars(chat_templates).items() if isinstance(value, str) and name.isupper()}
+STYLES["PLAIN"] = CHAT_TEMPLATE
+Asked = list[tuple[str, str]]
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    path = tmp_path / "chats.jsonl"
-    rows: list[dict[str, Any]] = [
-        {"messages": CHAT},
-        {"messages": CHAT, "chat_template_kwargs": {"enable_thinking": True}},
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+def user(text: str) -> dict[str, Any]:
+    return {"role": "user", "content": text}
 
 
-@pytest.fixture
-def template(tmp_path: Path) -> Path:
-    path = tmp_path / "own.jinja"
-    path.write_text(TEMPLATE, encoding="utf-8")
-    return path
+def said(text: str | None, **more: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": text, **more}
 
 
-def plan(teacher: Path, data: Path, out: Path, **changes: Any) -> DumpSettings:
-    return plan_for(teacher, data, out, domain_column=None, **changes)
+PLAIN = [user("One?"), said("First."), user("Two?"), said("Second."), user("Three?"), said("Third.")]
+THOUGHT = [
+    user("One?"),
+    said("<think>\nhm\n</think>\n\nFirst."),
+    user("Two?"),
+    said("<think>\noh\n</think>\n\nSecond."),
+]
+MARKUP = [user("Bold?"), said("<b>so</b>"), user("Again?"), said("<tt>so</tt>"), user("Thanks.")]
+SYSTEM = [{"role": "system", "content": "Be brief."}, *THOUGHT, *PLAIN]
+CHATS = [PLAIN, THOUGHT, MARKUP, SYSTEM]
 
 
-def expected(tokenizer: PreTrainedTokenizerFast, **arguments: Any) -> list[int]:
-    found: list[int] = tokenizer.apply_chat_template(CHAT, chat_template=TEMPLATE, return_dict=False, **arguments)
+@pytest.fixture(scope="module")
+def own_tokenizer() -> PreTrainedTokenizerFast:
+    return train_tokenizer()
+
+
+def asked(
+    folder: Path, tokenizer: PreTrainedTokenizerFast, *chats: list[dict[str, Any]], **arguments: Any
+) -> list[Asked]:
+    """The words of each chat that rows are about, each run of them with all that stands before it."""
+    path = folder / "chats.jsonl"
+    path.write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in chats))
+    encoding = Encoding(max_length=2000, overlap=8, chats=ChatOptions(arguments=arguments))
+    found: list[Asked] = [[] for _ in chats]
+    for sample in open_samples(DataSpec(source=str(path)), encoding, tokenizer, "the teacher"):
+        tokens, flags = sample.tokens_T.tolist(), [False, *sample.mask_T[:-1].tolist()]
+        for is_said, run in groupby(range(len(tokens)), key=lambda place: flags[place]):
+            if is_said:
+                places = list(run)
+                words, before = tokens[places[0] : places[-1] + 1], tokens[: places[0]]
+                context, answer = tokenizer.decode(before), tokenizer.decode(words)
+                found[sample.document].append((context, answer))
+                # the tokens themselves are those of the context, and then of the words
+                assert before + words == tokenizer(context + answer)["input_ids"]
     return found
 
 
-@pytest.mark.parametrize("form", ["jinja", "json"])
-def test_chats_are_rendered_with_the_template_and_its_arguments(
-    teacher: Path, data: Path, template: Path, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, form: str
+def generated(tokenizer: PreTrainedTokenizerFast, chat: list[dict[str, Any]], **arguments: Any) -> Asked:
+    """What each turn adds to what the model is given for it. Where it adds to a part of that, the part is its context."""
+    found = []
+    for turn, message in enumerate(chat):
+        if message["role"] == "assistant":
+            before = tokenizer.apply_chat_template(chat[:turn], tokenize=False, add_generation_prompt=True, **arguments)
+            after = tokenizer.apply_chat_template(chat[: turn + 1], tokenize=False, **arguments)
+            if not after.startswith(before):
+                # the prompt begins a thought that the finished turn has in another way, or not at all
+                header = before[: before.rindex("<think>")]
+                leads = ("<think>\n", "<think>", "")
+                both = [header + lead for lead in leads if before.startswith(header + lead)]
+                before = next(context for context in both if after.startswith(context))
+            found.append((before, after[len(before) :]))
+    return found
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("thinking", [None, False])
+def test_the_rows_are_about_what_the_model_was_asked_to_generate(
+    tmp_path: Path, own_tokenizer: PreTrainedTokenizerFast, style: str, thinking: bool | None
 ) -> None:
-    if form == "json":
-        template = tmp_path / "chat_template.json"
-        template.write_text(json.dumps({"chat_template": TEMPLATE}))
-    cache = dump(
-        plan(teacher, data, tmp_path / "cache", chat_template=template, template_arg=["enable_thinking=false"])
+    own_tokenizer.chat_template = STYLES[style]
+    arguments = {} if thinking is None else {"enable_thinking": thinking}
+    if arguments and "enable_thinking" not in STYLES[style]:
+        with pytest.raises(BadInput, match="--template-arg enable_thinking: the chat template does not read it"):
+            asked(tmp_path, own_tokenizer, PLAIN, **arguments)
+        return
+    found = asked(tmp_path, own_tokenizer, *CHATS, **arguments)
+    assert found == [generated(own_tokenizer, chat, **arguments) for chat in CHATS]
+
+
+def test_thoughts_are_dropped_from_a_chain_of_tool_calls_once_it_is_answered(
+    tmp_path: Path, own_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    own_tokenizer.chat_template = chat_templates.GPT_OSS
+    call = [{"type": "function", "function": {"name": "sum", "arguments": {"a": 1}}}]
+    chain = [
+        user("Sum?"),
+        said("", thinking="call it", tool_calls=call),
+        {"role": "tool", "content": "1"},
+        said("It is 1.", thinking="easy"),
+        user("Sure?"),
+        said("Yes."),
+    ]
+    question = "<|user|>Sum?<|end|><|assistant|>"
+    called = 'to=sum commentary: {"a": 1}<|call|>'
+    thought = f"analysis: call it<|end|><|assistant|>{called}"
+    answered = f"{question}{called}<|tool|>1<|end|><|assistant|>final: It is 1.<|end|><|user|>Sure?<|end|><|assistant|>"
+    assert asked(tmp_path, own_tokenizer, chain)[0] == [
+        (question, thought),
+        (
+            f"{question}{thought}<|tool|>1<|end|><|assistant|>",
+            "analysis: easy<|end|><|assistant|>final: It is 1.<|return|>",
+        ),
+        (answered, "final: Yes.<|return|>"),
+    ]
+
+
+def test_words_are_not_cut_where_they_begin_like_the_thought_of_a_prompt(
+    tmp_path: Path, own_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    own_tokenizer.chat_template = chat_templates.DEEPSEEK_R1
+    several = ("<b>so</b>", "<think about it", "<")
+    found = asked(tmp_path, own_tokenizer, *([user("Bold?"), said(words)] for words in several))
+    assert found == [[("<|user|>Bold?<|assistant|>", f"{words}<|end|>")] for words in several]
+
+
+def test_a_template_whose_beginning_tells_that_an_answer_is_asked_for_gives_the_user_no_rows(
+    tmp_path: Path, own_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    own_tokenizer.chat_template = "{% if add_generation_prompt %}<|system|>think{% endif %}" + CHAT_TEMPLATE
+    with pytest.raises(BadInput, match="words cannot be told apart"):
+        asked(tmp_path, own_tokenizer, PLAIN)
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_documents_are_rendered_as_the_template_renders_them(
+    tmp_path: Path, own_tokenizer: PreTrainedTokenizerFast, as_text: bool
+) -> None:
+    own_tokenizer.chat_template = (
+        "{% for d in documents or [] %}<|system|>{{ d.title }}: {{ d.text }}{{ d.note or '' }}<|end|>{% endfor %}"
+        + CHAT_TEMPLATE
     )
-    found = [each.sample.tokens_T.tolist() for each in cache]
-    # what a row says comes before what the command says
-    assert found == [expected(tokenizer, enable_thinking=False), expected(tokenizer, enable_thinking=True)]
-    assert found[0] != found[1]
-    kept = next((cache.path / "shared").glob("tokenizer-*/chat_template.jinja"))
-    assert kept.read_text(encoding="utf-8") == TEMPLATE
-    entries = json.loads((cache.path / "cache.json").read_text())["data"]
-    assert entries["chat_template"] == template_fingerprint(TEMPLATE)
-    assert entries["template_args"] == {"enable_thinking": False}
-    assert verify(cache.path) == []
-
-
-def test_the_template_and_its_arguments_belong_to_the_plan(
-    teacher: Path, data: Path, template: Path, tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
-) -> None:
-    given: dict[str, Any] = {"chat_template": template, "template_arg": ["enable_thinking=false"]}
-    out = tmp_path / "cache"
-    cache = dump(plan(teacher, data, out, **given))
-    assert dump(plan(teacher, data, out, **given)).manifest.identity == cache.manifest.identity
-    other = tmp_path / "other.jinja"
-    other.write_text(TEMPLATE + "{# the same, but for a remark #}")
-    for changes in ({}, {"chat_template": template}, given | {"chat_template": other}):
-        with pytest.raises(CacheMismatch):
-            dump(plan(teacher, data, out, **changes))
-    assert command("inspect", out) == 0
-    assert "enable_thinking=false" in capsys.readouterr().out
-
-
-def test_a_cache_of_chats_without_them_has_the_entries_of_before(teacher: Path, data: Path, tmp_path: Path) -> None:
-    cache = dump(plan(teacher, data, tmp_path / "cache"))
-    assert not {"chat_template", "template_args"} & json.loads((cache.path / "cache.json").read_text())["data"].keys()
-    assert logitstore.open(cache.path).manifest == cache.manifest
-
-
-@pytest.mark.parametrize(
-    ("argument", "says"),
-    [
-        ("enable_thinkin=false", "Did you mean 'enable_thinking'?"),
-        ("tools=[]", "transformers uses this name itself"),
-        ("add_generation_prompt=true", "transformers uses this name itself"),
-        ("enable_thinking", "NAME=VALUE"),
-        ("enable_thinking=False", "enable_thinking=false"),
-        ("=1", "is no name"),
-        ("enable_thinking=NaN", "JSON cannot hold"),
-    ],
-)
-def test_an_argument_that_cannot_have_its_effect_is_refused(
-    refused_dump: Refused, data: Path, template: Path, argument: str, says: str
-) -> None:
-    line = refused_dump(data=data, chat_template=template, template_arg=argument)
-    assert says in line
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        (None, "cannot be read"),
-        (b"\xff\xfe\x00", "not UTF-8"),
-        (b"{% for m in messages %}", "no Jinja template: line 1"),
-        (b"Hello {{ name }}", "does not read `messages`"),
-        (b'{"template": "x"}', "under the key 'chat_template'"),
-        (b'{"chat_template": ', "not JSON"),
-        (b"{# long #}" * 200_000, "so it is no chat template"),
-        ("folder", "not a regular file"),
-    ],
-    ids=["missing", "binary", "syntax", "no messages", "json", "cut json", "long", "folder"],
-)
-def test_a_file_that_is_no_template_is_refused(
-    refused_dump: Refused, data: Path, tmp_path: Path, content: bytes | str | None, says: str
-) -> None:
-    path = tmp_path / "given"
-    if content == "folder":
-        path.mkdir()
-    elif isinstance(content, bytes):
-        path.write_bytes(content)
-    line = refused_dump(data=data, chat_template=path)
-    assert str(path) in line
-    assert says in line
-
-
-def test_options_about_chats_are_refused_where_there_are_none(
-    refused_dump: Refused, refused_image_dump: Refused, template: Path
-) -> None:
-    assert "holds no chats" in refused_dump(chat_template=template)
-    assert "holds no chats" in refused_dump(template_arg="enable_thinking=false")
-    assert "--chat-template" in refused_image_dump("--chat-template", template)
-    assert "--template-arg" in refused_image_dump("--template-arg", "a=1")
+    several: list[list[dict[str, str]]] = [
+        [{"title": "Set", "text": "no order"}, {"title": "List", "text": "an order", "note": "!"}],
+        [{"title": "Map", "text": "keys"}],
+        [],
+    ]
+    path = tmp_path / "chats.jsonl"
+    rows = [{"messages": PLAIN, "documents": json.dumps(each) if as_text else each} for each in several]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    samples = open_samples(DataSpec(source=str(path)), Encoding(max_length=2000), own_tokenizer, "the teacher")
+    assert [own_tokenizer.decode(sample.tokens_T.tolist()) for sample in samples] == [
+        own_tokenizer.apply_chat_template(PLAIN, documents=each, tokenize=False) for each in several
+    ]

@@ -119,7 +119,7 @@ def test_two_processes_repeat_what_one_does_with_twice_the_accumulation(
 def test_batches_move_between_forms_without_loss(cache: logitstore.Cache) -> None:
     for packed in (False, True):
         batch = next(iter(Loader(cache, batch_size=3, packed=packed)))
-        again = Batch.of(batch.to("cpu").tensors())
+        again = Batch(batch.to("cpu").tensors())
         assert all(again.tensors()[name] is value for name, value in batch.tensors().items())
 
 

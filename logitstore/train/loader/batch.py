@@ -142,11 +142,6 @@ class Batch(Mapping[str, Any]):
         grouped = {f"{group}.{name}": value for group in _GROUPS for name, value in getattr(self, group).items()}
         return present | grouped
 
-    @classmethod
-    def of(cls, tensors: Mapping[str, Any]) -> Batch:
-        """Return the batch that consists of these tensors; the inverse of `tensors`."""
-        return cls(tensors)
-
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
         return self._each(lambda value: value.to(device, non_blocking=non_blocking))
 
@@ -159,7 +154,7 @@ class Batch(Mapping[str, Any]):
         changed = {
             name: change(value) if isinstance(value, Tensor) else value for name, value in self.tensors().items()
         }
-        return Batch.of(changed)
+        return Batch(changed)
 
     def model_inputs(self) -> dict[str, Any]:
         """Return the keyword arguments for a model of transformers.

@@ -52,12 +52,11 @@ def test_a_batch_maps_the_names_of_its_tensors(batch: Batch) -> None:
     assert {**batch}.keys() == tensors.keys()
 
 
-@pytest.mark.parametrize("how", ["mapping", "dict", "of", "to", "accelerate", "loader"])
+@pytest.mark.parametrize("how", ["mapping", "dict", "to", "accelerate", "loader"])
 def test_what_moves_dictionaries_gives_the_same_batch(batch: Batch, how: str) -> None:
     moved: Any = {
         "mapping": lambda: type(batch)(dict(batch.items())),
         "dict": lambda: Batch(dict(batch)),
-        "of": lambda: Batch.of(batch.tensors()),
         "to": lambda: batch.to("cpu", non_blocking=False),
         "accelerate": lambda: send_to_device(batch, torch.device("cpu"), non_blocking=True),
         "loader": lambda: next(iter(DataLoader([batch], batch_size=None))),  # type: ignore[arg-type]

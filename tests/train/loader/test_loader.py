@@ -133,7 +133,7 @@ def test_a_batch_taken_apart_and_put_together_is_the_same(cache: logitstore.Cach
     batch = next(iter(Loader(cache, batch_size=3)))
     tensors = batch.tensors()
     assert tensors.keys() >= {f"answer.{name}" for name in cache.manifest.fields}
-    assert same(Batch.of(tensors), batch)
+    assert same(Batch(tensors), batch)
     assert same(batch.to("cpu"), batch)
 
 
