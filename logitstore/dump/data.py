@@ -7,7 +7,7 @@ import glob
 import importlib
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -46,8 +46,8 @@ class Columns(Protocol):
     def names(self) -> list[str]:
         """The names of all columns."""
 
-    def head(self, column: str, count: int, spell: Spell) -> list[Any]:
-        """Return the first values of a column, at most `count`."""
+    def values(self, column: str, spell: Spell) -> Iterator[Any]:
+        """Yield the values of a column, reading no further than asked."""
 
     def load(self, columns: Mapping[str, Spell], needed: Collection[str]) -> datasets.Dataset:
         """Return all rows with some columns.
@@ -65,9 +65,8 @@ class WholeTable:
         self._table = table
         self.names: list[str] = list(table.column_names)
 
-    def head(self, column: str, count: int, spell: Spell) -> list[Any]:
-        values: list[Any] = self._table[:count][column]
-        return values
+    def values(self, column: str, spell: Spell) -> Iterator[Any]:
+        return (row[column] for row in self._table.select_columns([column]))
 
     def load(self, columns: Mapping[str, Spell], needed: Collection[str]) -> datasets.Dataset:
         return self._table.select_columns([name for name in columns if name in self.names])
@@ -119,7 +118,9 @@ def open_columns(source: str, split: str) -> Columns:
 def _files_by_column(source: str, split: str) -> tuple[str, list[Path]]:
     """Return the builder name and the files of a split, if they are read here; no files otherwise."""
     path = Path(source).expanduser()
-    if path.is_dir() and not _EXPANDED.search(str(path.absolute())):
+    if is_saved(path):
+        kind, files = "arrow", [Path(file["filename"]) for file in load_saved(source, split).cache_files]
+    elif path.is_dir() and not _EXPANDED.search(str(path.absolute())):
         kind, files = _split_of_folder(path, split)
     else:
         files = _files_below(source, path) if path.is_dir() else files_of(source)
@@ -138,8 +139,10 @@ def _split_of_folder(folder: Path, split: str) -> tuple[str, list[Path]]:
         # `load` meets the same error, and tells it
         return "", []
     config = builder.config
-    usual = vars(type(config)()) | {name: getattr(config, name) for name in ("name", "data_files")}
     files = [Path(file) for file in (config.data_files or {}).get(split, [])]
+    usual = vars(type(config)()) | {name: getattr(config, name) for name in ("name", "data_files")}
+    if getattr(config, "sep", None) == "\t" and any(ending_of(file) == ".tsv" for file in files):
+        usual["sep"] = "\t"
     # the folder's README may say how its files are to be read
     is_plain = vars(config) == usual and builder.info.features is None
     are_known = all(file.is_file() and BUILDERS.get(ending_of(file)) == builder.name for file in files)
@@ -239,7 +242,7 @@ def _files_below(source: str, folder: Path) -> list[Path]:
     Raises:
         BadInput: there are none, or their names may name splits, which only `datasets` tells apart.
     """
-    inside = (file.relative_to(folder) for file in sorted(folder.rglob("*")) if file.suffix.lower() in BUILDERS)
+    inside = (file.relative_to(folder) for file in sorted(folder.rglob("*")) if ending_of(file) in BUILDERS)
     files = [file for file in inside if (folder / file).is_file() and file.name != "README.md"]
     if not files:
         raise BadInput(f"--data {source}: no data files in it. Give files ending in {', '.join(BUILDERS)}.")
@@ -262,7 +265,7 @@ def _builder_name(source: str, files: list[Path]) -> str:
     """
     if not any(file.stat().st_size for file in files):
         raise BadInput(f"--data {source}: the data set is empty. Give one that is not.")
-    kinds = {ending_of(file) for file in files}
+    kinds = {ending_of(file) or file.suffix.lower() or "nothing" for file in files}
     builders = {BUILDERS.get(kind) for kind in kinds}
     if len(builders) != 1 or None in builders:
         raise BadInput(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -51,12 +52,14 @@ def open_documents(spec: DataSpec) -> tuple[datasets.Dataset, str, bool]:
     domain = spec.domain_column
     if domain is not None and domain not in columns.names:
         raise BadInput(f"--domain-column: no column named '{domain}'. {suggest(domain, columns.names)}")
-    is_chat = _is_chat(columns.head(column, 100, _TextsOrChats()), column, spec)
-    needed = [column] + ["prompt"] * (column == "completion" and "prompt" in columns.names)
+    is_chat = _is_chat(columns.values(column, _text_or_chat), column, spec)
+    spell = _chats if is_chat else _texts
+    needed = {column: spell("as in the first rows. Check --column.")}
+    if column == "completion" and "prompt" in columns.names:
+        needed["prompt"] = spell("as in the column 'completion'. Give both as texts, or as chats.")
     read: dict[str, Spell] = dict.fromkeys(ASKED_WITH, as_json) if is_chat else {}
     read |= {} if domain is None else {domain: as_text}
-    read |= {name: _TextsOrChats() for name in needed}
-    documents = columns.load(read, needed)
+    documents = columns.load(read | needed, needed)
     if spec.limit is not None:
         documents = documents.select(range(min(spec.limit, len(documents))))
     if len(documents) == 0:
@@ -68,21 +71,32 @@ def _empty(spec: DataSpec) -> BadInput:
     return BadInput(f"--data {spec.source}: the data set is empty. Give one with at least one document.")
 
 
-class _TextsOrChats:
-    """Keep the values of a column of texts as they are, and those of a column of chats as JSON."""
+def _text_or_chat(value: Any) -> str:
+    if isinstance(value, str) or is_chat(value):
+        return as_json(value)
+    raise ValueError("where a string is expected, or a chat: a list of messages. Check --column.")
 
-    def __init__(self) -> None:
-        self._texts = False
 
-    def __call__(self, value: Any) -> str | None:
-        if isinstance(value, str):
-            self._texts = self._texts or not is_chat_text(value)
-            return value
-        if not is_chat(value):
-            raise ValueError("where a string is expected, or a chat: a list of messages. Check --column.")
-        if value and self._texts:
-            raise ValueError("where a string is expected, as in the rows before it. Check --column.")
-        return as_json(value) if value else None
+def _texts(ending: str) -> Spell:
+    """Return what keeps texts as they are, and refuses other values."""
+
+    def spell(value: Any) -> str:
+        if not isinstance(value, str):
+            raise ValueError(f"where a string is expected, {ending}")
+        return value
+
+    return spell
+
+
+def _chats(ending: str) -> Spell:
+    """Return what keeps chats as JSON, and refuses other values; a text may hold a chat."""
+
+    def spell(value: Any) -> str:
+        if not (isinstance(value, str) or is_chat(value)):
+            raise ValueError(f"where a chat is expected, {ending}")
+        return as_json(value)
+
+    return spell
 
 
 def _column(names: list[str], spec: DataSpec) -> str:
@@ -100,13 +114,15 @@ def _column(names: list[str], spec: DataSpec) -> str:
     )
 
 
-def _is_chat(values: list[Any], column: str, spec: DataSpec) -> bool:
+def _is_chat(values: Iterable[Any], column: str, spec: DataSpec) -> bool:
     """Return True for a column of chats (lists of {role, content}, or the same as JSON text), and False for one of strings.
+
+    The first value that is not empty decides.
 
     Raises:
         BadInput: the column holds other values.
     """
-    first = next((value for value in values if value is not None), None)
+    first = next((value for value in values if not _is_empty(value)), None)
     if is_chat(first) or is_chat_text(first):
         return True
     if first is None or isinstance(first, str):
@@ -115,3 +131,8 @@ def _is_chat(values: list[Any], column: str, spec: DataSpec) -> bool:
         f"--data {spec.source}: column '{column}' holds {type(first).__name__} values. "
         "Give a column of strings, or of chats (lists of {role, content})."
     )
+
+
+def _is_empty(value: Any) -> bool:
+    """Return True for values that texts and chats have in common: nothing, or no words and no messages."""
+    return value is None or (value.strip() in ("", "[]") if isinstance(value, str) else value == [])

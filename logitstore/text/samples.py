@@ -241,12 +241,12 @@ def _encode_texts(tokenizer: PreTrainedTokenizerBase, texts: list[Any], column: 
 
 def _chat(row: dict[str, Any], column: str, context: str | None, options: ChatOptions, where: str) -> Chat:
     """Return the chat of a row. What the row gives to the template comes before what the options give."""
-    before = turns_of(row[context], where) if context else []
-    return Chat(
-        messages=[*before, *turns_of(row[column], where)],
-        context=len(before),
-        arguments={**options.arguments, **arguments_of(row, where)},
-    )
+    try:
+        before = turns_of(row[context], where) if context else []
+        messages, arguments = [*before, *turns_of(row[column], where)], arguments_of(row, where)
+    except RecursionError as error:
+        raise BadInput(f"{where}: it is nested too deep. Mend the row, or leave it out.") from error
+    return Chat(messages=messages, context=len(before), arguments={**options.arguments, **arguments})
 
 
 def _completed(

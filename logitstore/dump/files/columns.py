@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -71,15 +70,11 @@ class FileColumns:
             found.update(dict.fromkeys(self._kind.names(file, 0 if found else _HEAD)))
         return list(found)
 
-    def head(self, column: str, count: int, spell: Spell) -> list[Any]:
-        """Return the first values of a column. Raises BadInput: a file cannot be read, or the column cannot hold a value."""
-        pieces = (piece for file in self._files for piece in self._kind.pieces(file, {column: spell}))
-        values = (value for piece in pieces for value in self._whole(piece, column))
-        return list(islice(values, count))
-
-    def _whole(self, piece: Piece, column: str) -> list[Any]:
-        values: list[Any] = piece.columns[column].to_pylist() if column in piece.columns else [None] * piece.rows
-        return values
+    def values(self, column: str, spell: Spell) -> Iterator[Any]:
+        """Yield the values of a column. Raises BadInput: a file cannot be read, or the column cannot hold a value."""
+        for file in self._files:
+            for piece in self._kind.pieces(file, {column: spell}):
+                yield from piece.columns[column].to_pylist() if column in piece.columns else [None] * piece.rows
 
     def load(self, columns: Mapping[str, Spell], needed: Collection[str]) -> datasets.Dataset:
         """Return the rows of all files, one file after the other, with some columns.
@@ -119,28 +114,50 @@ class FileColumns:
             types |= {name: joined(types[name], schema.field(name).type) for name in columns if name in schema.names}
         # what `datasets` itself wrote says more about its columns than their types do
         metadata = next((schema.metadata for schema in schemas if schema.metadata), None)
-        return datasets.Features.from_arrow_schema(pyarrow.schema(list(types.items()), metadata)).arrow_schema
+        features = datasets.Features()
+        for name, kind in types.items():
+            try:
+                features |= datasets.Features.from_arrow_schema(pyarrow.schema([(name, kind)], metadata))
+            except (ValueError, NotImplementedError) as error:
+                file = next(file for file, schema in zip(self._files, schemas, strict=True) if name in schema.names)
+                raise BadInput(
+                    f"--data {file}: column '{name}' holds {kind}, which cannot be read ({one_line(error)}). "
+                    "Give it another type, or name another column."
+                ) from error
+        return datasets.Features(features).arrow_schema
 
     def _write(self, path: Path, schema: pyarrow.Schema, columns: Mapping[str, Spell], needed: Collection[str]) -> None:
-        descriptor, name = tempfile.mkstemp(dir=path.parent)
+        aside = path.with_name(f"{secrets.token_hex(8)}.partial")
         try:
-            with os.fdopen(descriptor, "wb") as file, pyarrow.ipc.new_stream(file, schema) as stream:
-                for source in self._files:
-                    missing = set(needed)
-                    rows = 0
-                    for piece in self._kind.pieces(source, columns):
-                        missing -= set(piece.columns)
-                        rows += piece.rows
-                        stream.write_table(_table(source, piece, schema))
-                    if rows and missing:
-                        raise BadInput(
-                            f"--data {source}: no column named '{min(missing)}', which is read. "
-                            "Leave the file out, or name a column that all files have with --column."
-                        )
-            Path(name).replace(path)
+            with aside.open("xb") as file:
+                with pyarrow.ipc.new_stream(file, schema) as stream:
+                    for source in self._files:
+                        self._write_file(source, stream, schema, columns, needed)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
         except BaseException:
-            Path(name).unlink(missing_ok=True)
+            aside.unlink(missing_ok=True)
             raise
+
+    def _write_file(
+        self,
+        source: Path,
+        stream: pyarrow.ipc.RecordBatchStreamWriter,
+        schema: pyarrow.Schema,
+        columns: Mapping[str, Spell],
+        needed: Collection[str],
+    ) -> None:
+        missing, rows = set(needed), 0
+        for piece in self._kind.pieces(source, columns):
+            missing -= set(piece.columns)
+            rows += piece.rows
+            stream.write_table(_table(source, piece, schema))
+        if rows and missing:
+            raise BadInput(
+                f"--data {source}: no column named '{min(missing)}', which is read. "
+                "Leave the file out, or name a column that all files have with --column."
+            )
 
 
 def joined(one: pyarrow.DataType, other: pyarrow.DataType) -> pyarrow.DataType:

@@ -8,7 +8,10 @@ from __future__ import annotations
 import codecs
 import json
 import re
+import reprlib
+import sys
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,6 +29,14 @@ _BLANK = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder(strict=False)
 
 
+def _number(digits: str) -> int | Decimal:
+    return int(digits) if len(digits) <= sys.get_int_max_str_digits() else Decimal(digits)
+
+
+_ANY_NUMBER = json.JSONDecoder(strict=False, parse_int=_number)
+"""Reads integers with more digits than Python turns into an `int`; it is slower."""
+
+
 class _Text:
     """The text of a file from the place that is read on. It grows by whole lines, so that no character is cut."""
 
@@ -33,6 +44,7 @@ class _Text:
         self._stream, self._path = stream, path
         self._text, self._place = "", 0
         self._lines_read = 0
+        self._decoder = _DECODER
         self.line = 1
         self.read = 0
 
@@ -54,7 +66,7 @@ class _Text:
         step = _STEP
         while True:
             try:
-                value, end = _DECODER.raw_decode(self._text, self._place)
+                value, end = self._decoder.raw_decode(self._text, self._place)
             except RecursionError as error:
                 raise self.refused("it is nested too deep", self.line) from error
             except json.JSONDecodeError as error:
@@ -62,6 +74,11 @@ class _Text:
                 if not is_cut or not self._grow(step):
                     raise self._not_json(error.msg, error.pos) from error
                 step *= 2
+                continue
+            except ValueError:
+                if self._decoder is _ANY_NUMBER:
+                    raise
+                self._decoder = _ANY_NUMBER
                 continue
             self._go_to(end)
             return value
@@ -109,23 +126,44 @@ def rows(path: Path) -> Iterator[tuple[int, dict[str, Any], int]]:
         stream = opened(path)
     with stream:
         text = _Text(stream, path)
-        is_list = text.next_character() == "["
-        if is_list:
+        if text.next_character() == "[":
+            yield from _listed(text)
+        else:
+            while text.next_character():
+                line, value = text.line, text.next_value()
+                yield line, _row(text, line, value), text.read
+
+
+def _listed(text: _Text) -> Iterator[tuple[int, dict[str, Any], int]]:
+    """Yield the rows of a list that begins at this place; a text in it is a row too."""
+    text.pass_character()
+    is_over = text.next_character() == "]"
+    while not is_over:
+        text.next_character()
+        line, value = text.line, text.next_value()
+        yield line, _row(text, line, {"text": value} if isinstance(value, str) else value), text.read
+        mark = text.next_character()
+        if mark not in (",", "]"):
+            raise text.refused("not JSON: the list of rows neither goes on with a comma nor ends", text.line)
+        is_over = mark == "]"
+        if not is_over:
             text.pass_character()
-        while (character := text.next_character()) and not (is_list and character == "]"):
-            line = text.line
-            value = text.next_value()
-            if is_list and isinstance(value, str):
-                value = {"text": value}
-            if not isinstance(value, dict):
-                raise text.refused(f"holds {value!r:.80} where an object is expected", line)
-            yield line, value, text.read
-            if is_list and text.next_character() == ",":
-                text.pass_character()
-            elif is_list and text.next_character() != "]":
-                raise text.refused("not JSON: the list of rows neither goes on with a comma nor ends", text.line)
-        if is_list and character != "]":
-            raise text.refused("not JSON: the list of rows does not end", text.line)
+    text.pass_character()
+    if text.next_character():
+        raise text.refused("not JSON: something follows the list of rows", text.line)
+
+
+def _row(text: _Text, line: int, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise text.refused(f"holds {_shown(value)} where an object is expected", line)
+    return value
+
+
+def _shown(value: Any) -> str:
+    """Return the beginning of a value, which may be long or nested deep."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 80
+    return short.repr(value)[:80]
 
 
 def names(path: Path, size: int) -> list[str]:
@@ -166,7 +204,7 @@ def _spelled(path: Path, line: int, name: str, value: Any, spell: Spell) -> str 
     try:
         return None if value is None else spell(value)
     except ValueError as error:
-        raise BadInput(f"--data {path}, line {line}: column '{name}' holds {value!r:.80} {error}") from error
+        raise BadInput(f"--data {path}, line {line}: column '{name}' holds {_shown(value)} {error}") from error
 
 
 def _piece(path: Path, lines: list[int], values: dict[str, list[str | None]], present: set[str]) -> Piece:

@@ -14,8 +14,13 @@ Raises ValueError: the column cannot hold the value. The message ends the senten
 
 
 def as_json(value: Any) -> str:
-    """Return a text as it is, and any other value as JSON."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    """Return a text as it is, and any other value as JSON. Raises ValueError: see `Spell`."""
+    try:
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    except RecursionError as error:
+        raise ValueError("which is nested too deep. Mend the line, or leave it out.") from error
+    except TypeError as error:
+        raise ValueError("with a number that has too many digits. Mend the line, or leave it out.") from error
 
 
 def as_text(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,13 +20,14 @@ _ROWS = 1000
 
 
 def parquet_schema(path: Path) -> pyarrow.Schema:
-    with reading(path):
-        return pyarrow.parquet.read_schema(path)
+    # opened here, because Arrow takes only paths that are UTF-8
+    with reading(path), path.open("rb") as file:
+        return pyarrow.parquet.read_schema(file)
 
 
 def parquet_pieces(path: Path, columns: Mapping[str, Spell]) -> Iterator[Piece]:
     """Yield some columns of a Parquet file as they are. Raises BadInput: it cannot be read."""
-    with reading(path), pyarrow.parquet.ParquetFile(path) as file:
+    with reading(path), path.open("rb") as source, pyarrow.parquet.ParquetFile(source) as file:
         present = [name for name in columns if name in file.schema_arrow.names]
         for batch in file.iter_batches(_ROWS, columns=present):
             yield _piece(batch, present)
@@ -77,7 +79,7 @@ def csv_pieces(path: Path, columns: Mapping[str, Spell]) -> Iterator[Piece]:
     """Yield some columns of a CSV file as the texts that stand in the cells. Raises BadInput: it cannot be read."""
     # with `usecols`, pandas would take rows with too many cells
     with reading(path), pandas.read_csv(path, chunksize=_ROWS, dtype=str, **_csv_options(path)) as chunks:
-        for chunk in chunks:
+        while (chunk := _next_of(chunks)) is not None:
             arrays = {
                 name: pyarrow.array(chunk[name], pyarrow.string(), from_pandas=True)
                 for name in columns
@@ -86,7 +88,18 @@ def csv_pieces(path: Path, columns: Mapping[str, Spell]) -> Iterator[Piece]:
             yield Piece(rows=len(chunk), columns=arrays)
 
 
+def _next_of(chunks: Iterator[Any]) -> Any:
+    """Return the next rows, None at the end. Raises ValueError: a row has more cells than the header."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pandas.errors.ParserWarning)
+        try:
+            return next(chunks, None)
+        except pandas.errors.ParserWarning as error:
+            raise ValueError("a row has more cells than the header. A text with separators stands in quotes") from error
+
+
 def _csv_options(path: Path) -> dict[str, Any]:
-    # "NA" and "null" are texts; only an empty cell has none
     separator = "\t" if ending_of(path) == ".tsv" else ","
-    return {"sep": separator, "keep_default_na": False, "na_values": [""]}
+    # "NA" and "null" are texts, only an empty cell has none; without an index column, pandas does not take the first cell of
+    # rows that are longer than the header for a name of the row
+    return {"sep": separator, "keep_default_na": False, "na_values": [""], "index_col": False}
