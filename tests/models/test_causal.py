@@ -7,8 +7,23 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, OPTConfig, PretrainedConfig, PreTrainedModel, Qwen2Config, RobertaConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+import transformers
+from transformers import (
+    BloomConfig,
+    GPT2Config,
+    LlamaConfig,
+    MambaConfig,
+    MptConfig,
+    OPTConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    RobertaConfig,
+    RwkvConfig,
+    XLNetConfig,
+)
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from logitstore.errors import ModelError
 from logitstore.models.causal import check_causal, check_window, position_limit, refuse_other_heads
@@ -71,18 +86,19 @@ FEW = {
 """The classes that the normal run tries."""
 
 
-def classes() -> dict[str, tuple[type[PretrainedConfig], type[PreTrainedModel]]]:
-    """Every class that transformers takes for a causal language model, with its configuration."""
+def classes() -> dict[str, str]:
+    """Every class that transformers takes for a causal language model, with the type of its configuration."""
     found = {}
-    for config, models in MODEL_FOR_CAUSAL_LM_MAPPING.items():
-        for model in models if isinstance(models, tuple) else (models,):
-            found[model.__name__] = (config, model)
+    for model_type, models in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items():
+        if model_type in CONFIG_MAPPING_NAMES:
+            found |= dict.fromkeys(models if isinstance(models, tuple) else (models,), model_type)
     return found
 
 
 def tiny(name: str, attempts: tuple[dict[str, Any], ...] = ATTEMPTS, **more: Any) -> PreTrainedModel | None:
     """A model of the class that can be run, with random weights that have opinions; None if it cannot be made small."""
-    config_class, model_class = classes()[name]
+    config_class: type[PretrainedConfig] = CONFIG_MAPPING[classes()[name]]
+    model_class: type[PreTrainedModel] = getattr(transformers, name)
     for attempt in attempts:
         try:
             plain = config_class()
@@ -197,12 +213,12 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
         (Qwen2Config(max_position_embeddings=256, rope_parameters=YARN), 256),
         (OPTConfig(max_position_embeddings=64), 64),
         (RobertaConfig(max_position_embeddings=66, pad_token_id=1), 64),
-        (classes()["GPT2LMHeadModel"][0](n_positions=128), 128),
-        (classes()["MptForCausalLM"][0](max_seq_len=128), 128),
-        (classes()["BloomForCausalLM"][0](), None),
-        (classes()["MambaForCausalLM"][0](), None),
-        (classes()["RwkvForCausalLM"][0](context_length=32), 32),
-        (classes()["XLNetLMHeadModel"][0](), None),
+        (GPT2Config(n_positions=128), 128),
+        (MptConfig(max_seq_len=128), 128),
+        (BloomConfig(), None),
+        (MambaConfig(), None),
+        (RwkvConfig(context_length=32), 32),
+        (XLNetConfig(), None),
     ],
     ids=lambda value: value.model_type if isinstance(value, PretrainedConfig) else str(value),
 )

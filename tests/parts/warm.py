@@ -14,6 +14,7 @@ import json
 import os
 import pkgutil
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -101,9 +102,29 @@ def free_port() -> int:
         return port
 
 
+SERVER = "LOGITSTORE_WARM_SERVER"
+"""The variable that names the address of a server that other processes may use too."""
+
+
+def serve_all() -> None:
+    """Start a server that the processes that are started from now on use together; it ends with this process."""
+    os.environ[SERVER] = _started()
+
+
 @functools.cache
 def _server() -> str:
-    """The address of a server, which ends with this process."""
+    """The address of a server that is ready."""
+    address = os.environ.get(SERVER) or _started()
+    deadline = time.monotonic() + 300
+    while not Path(address).exists():
+        assert Path(address).parent.exists(), "the server of warm processes ended"
+        assert time.monotonic() < deadline, "the server of warm processes hangs"
+        time.sleep(0.01)
+    return address
+
+
+def _started() -> str:
+    """Start a server that ends with this process; return the address at which it will be."""
     address = str(Path(tempfile.mkdtemp(prefix="warm-")) / "server")
     # a shell starts its background jobs with SIGINT ignored, and what they start would inherit that
     process = subprocess.Popen(
@@ -118,15 +139,9 @@ def _server() -> str:
         assert process.stdin is not None
         process.stdin.close()
         process.wait()
-        Path(address).unlink(missing_ok=True)
-        Path(address).parent.rmdir()
+        shutil.rmtree(Path(address).parent, ignore_errors=True)
 
     atexit.register(end)
-    deadline = time.monotonic() + 300
-    while not Path(address).exists():
-        assert process.poll() is None, "the server of warm processes ended"
-        assert time.monotonic() < deadline, "the server of warm processes hangs"
-        time.sleep(0.01)
     return address
 
 
@@ -229,7 +244,12 @@ def _run() -> None:
 
 
 if __name__ == "__main__":
-    _import_all()
+    try:
+        _import_all()
+    except BaseException:
+        # by this those who wait for it know that it ended
+        Path(sys.argv[1]).parent.rmdir()
+        raise
     gc.freeze()
     _become(**_serve(sys.argv[1]))
     _run()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from logitstore.errors import LogitstoreError
 from logitstore.models.shape import layer_count
@@ -49,7 +49,7 @@ MORE: dict[str, dict[str, Any]] = {
     "smollm3": {"no_rope_layers": [1, 0, 1, 0]},
 }
 ALWAYS = ["llama", "mamba", "mamba2", "gpt_neo", "gemma2", "smollm3", "lfm2", "gpt2", "opt"]
-TYPES = sorted({config.model_type for config in MODEL_FOR_CAUSAL_LM_MAPPING})
+TYPES = sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
 
 def tiny(model_type: str) -> Any:
