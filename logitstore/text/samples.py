@@ -69,7 +69,7 @@ class Samples(Sequence[Sample]):
             progress: receives the steps.
         """
         self.chat, self.column = chat, column
-        self._documents = documents.with_format("numpy")
+        self._documents = documents.with_format("arrow")
         plan = Plan(encoding.max_length, encoding.overlap)
         for piece in _pieces(documents):
             plan.add(piece)
@@ -100,11 +100,15 @@ class Samples(Sequence[Sample]):
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
         document, number, start, stop, first, _ = (int(value) for value in self._plan[index])
-        row = self._documents[document]
-        window_T = np.asarray(row["tokens"][start:stop], np.int64)
-        domain = row.get("domain")
+        table = self._documents[document : document + 1]
+        row = {name: table.column(name)[0] for name in table.column_names}
+        # only the window is copied; a view would keep all of a long document in memory
+        window_T = row["tokens"].values[start:stop].to_numpy().astype(np.int64)
+        domain = row["domain"].as_py() if "domain" in row else None
         mask_T = np.zeros(stop - start, np.bool_)
-        mask_T[first - start : -1] = np.asarray(row["said"][first + 1 : stop], np.bool_) if self.chat else True
+        mask_T[first - start : -1] = (
+            row["said"].values[first + 1 : stop].to_numpy(zero_copy_only=False) if self.chat else True
+        )
         return Sample(
             key=key_of(window_T),
             tokens_T=window_T,
@@ -112,7 +116,7 @@ class Samples(Sequence[Sample]):
             document=int(self._number_of[document]),
             window=number,
             start=start,
-            domain=None if domain is None else str(domain),
+            domain=domain,
         )
 
 

@@ -137,7 +137,7 @@ def opened(given_documents: list[Document], encoding: Encoding, partly: bool) ->
 
 
 @pytest.mark.parametrize("block", [1, 50, 1 << 20])
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(case=documents())
 def test_samples_are_those_of_the_documents_taken_one_by_one(
     block: int, case: tuple[list[Document], Encoding, bool]
@@ -179,3 +179,12 @@ def test_the_windows_of_mapped_record_batches_are_those_of_one(tmp_path_factory:
     table.save_to_disk(stored)
     found = Samples(datasets.load_from_disk(stored), False, "text", encoding, no_progress)
     assert found.fingerprint == fingerprint(list(one_by_one(made, encoding, False)))
+
+
+@pytest.mark.parametrize("partly", [False, True])
+def test_a_sample_keeps_no_more_of_its_document_than_its_window(partly: bool) -> None:
+    made: list[Document] = [(0, list(range(10_000)), [True] * 10_000, "web")]
+    for sample in opened(made, Encoding(max_length=100, overlap=10), partly):
+        for array in (sample.tokens_T, sample.mask_T):
+            kept = array if array.base is None else array.base
+            assert kept.nbytes == array.nbytes

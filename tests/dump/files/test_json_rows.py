@@ -34,7 +34,7 @@ def read(path: Path, text: str, step: int) -> list[tuple[int, Any]]:
         return [(line, row) for line, row, _ in json_rows.rows(path)]
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), rows=st.lists(ROWS, max_size=6), step=st.integers(1, 40), is_list=st.booleans())
 def test_rows_and_their_lines_are_those_that_were_written(
     path: Path, data: st.DataObject, rows: list[dict[str, Any]], step: int, is_list: bool
