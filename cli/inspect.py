@@ -235,6 +235,10 @@ def _token_table(views: list[TokenView], is_text: bool) -> Table:
         "token" if is_text else "sample", "p", "rank", "entropy", "the teacher's top", box=None, pad_edge=False
     )
     for each in views:
+        if each.left_out:
+            table.add_row(
+                Text("\u2026", "dim"), "", "", "", Text(f"{each.left_out:,} tokens of context left out", "dim")
+            )
         text = _short(each.text) if is_text else each.text
         if each.entropy is None:
             table.add_row(Text(text), "", "", "", Text("context", "dim"))

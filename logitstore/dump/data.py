@@ -7,12 +7,15 @@ import glob
 import importlib
 import os
 import re
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import xxhash
 
-from logitstore.core.registry import suggest
+from logitstore.core.registry import resolve, suggest
+from logitstore.dump.files.places import ending_of
+from logitstore.dump.files.spelling import Spell
 from logitstore.errors import BadInput, one_line
 
 if TYPE_CHECKING:
@@ -30,6 +33,43 @@ BUILDERS = {
     ".md": "text",
     ".rst": "text",
 }
+
+
+_BY_COLUMN = ("json", "csv", "parquet", "arrow")
+"""Builders whose files are read here, column by column."""
+
+
+class Columns(Protocol):
+    """The columns of a data set, before they are read."""
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all columns."""
+
+    def values(self, column: str, spell: Spell) -> Iterator[Any]:
+        """Yield the values of a column, reading no further than asked."""
+
+    def load(self, columns: Mapping[str, Spell], needed: Collection[str]) -> datasets.Dataset:
+        """Return all rows with some columns.
+
+        Args:
+            columns: the names, and how a value is kept as text where the file gives it no type.
+            needed: the columns that every file must have.
+        """
+
+
+class WholeTable:
+    """The columns of a data set that `datasets` has read; see `Columns`. The types are those of the data set."""
+
+    def __init__(self, table: datasets.Dataset) -> None:
+        self._table = table
+        self.names: list[str] = list(table.column_names)
+
+    def values(self, column: str, spell: Spell) -> Iterator[Any]:
+        return (row[column] for row in self._table.select_columns([column]))
+
+    def load(self, columns: Mapping[str, Spell], needed: Collection[str]) -> datasets.Dataset:
+        return self._table.select_columns([name for name in columns if name in self.names])
 
 
 def library() -> Any:
@@ -55,6 +95,58 @@ def load(source: str, split: str) -> datasets.Dataset:
         raise BadInput(f"--data {source}, --split {split}: {one_line(error)}") from error
     except Exception as error:
         raise _unreadable(source, error) from error
+
+
+def open_columns(source: str, split: str) -> Columns:
+    """Return the columns of a split of a data set. Of JSON, CSV, Parquet and Arrow files, only those that are loaded are read.
+
+    Args:
+        source: a file, a glob, a folder, or the name of a hub data set (`name` or `name:config`).
+        split: name of the split; files without splits are `train`.
+
+    Raises:
+        BadInput: see `load`.
+    """
+    library().disable_progress_bars()
+    kind, files = _files_by_column(source, split)
+    if not files:
+        return WholeTable(load(source, split))
+    columns: Columns = resolve("logitstore.dump.files.columns:FileColumns")(kind, files)
+    return columns
+
+
+def _files_by_column(source: str, split: str) -> tuple[str, list[Path]]:
+    """Return the builder name and the files of a split, if they are read here; no files otherwise."""
+    path = Path(source).expanduser()
+    if is_saved(path):
+        kind, files = "arrow", [Path(file["filename"]) for file in load_saved(source, split).cache_files]
+    elif path.is_dir() and not _EXPANDED.search(str(path.absolute())):
+        kind, files = _split_of_folder(path, split)
+    else:
+        files = _files_below(source, path) if path.is_dir() else files_of(source)
+        kind = _builder_name(source, files) if files and split == "train" else ""
+    return kind, files if kind in _BY_COLUMN else []
+
+
+def _split_of_folder(folder: Path, split: str) -> tuple[str, list[Path]]:
+    """Return the builder name and the files of a split of a folder, as `datasets` finds them.
+
+    There are no files if `datasets` has to read them.
+    """
+    try:
+        builder = library().load_dataset_builder(str(folder))
+    except Exception:
+        # `load` meets the same error, and tells it
+        return "", []
+    config = builder.config
+    files = [Path(file) for file in (config.data_files or {}).get(split, [])]
+    usual = vars(type(config)()) | {name: getattr(config, name) for name in ("name", "data_files")}
+    if getattr(config, "sep", None) == "\t" and any(ending_of(file) == ".tsv" for file in files):
+        usual["sep"] = "\t"
+    # the folder's README may say how its files are to be read
+    is_plain = vars(config) == usual and builder.info.features is None
+    are_known = all(file.is_file() and BUILDERS.get(ending_of(file)) == builder.name for file in files)
+    return (builder.name, files) if is_plain and are_known else ("", [])
 
 
 def is_saved(folder: Path) -> bool:
@@ -137,7 +229,7 @@ def _builder(source: str) -> tuple[str, dict[str, object]]:
         return _builder_of(source, _files_below(source, path), documents=False)
     files = files_of(source)
     if not files:
-        if path.suffix.lower() in BUILDERS or glob.has_magic(source) or source.startswith((".", "/", "~")):
+        if ending_of(path) in BUILDERS or glob.has_magic(source) or source.startswith((".", "/", "~")):
             raise BadInput(f"--data {source}: no such file. Give a file, a glob, a folder or a hub data set.")
         name, _, config = source.partition(":")
         return name, {"name": config} if config else {}
@@ -150,7 +242,7 @@ def _files_below(source: str, folder: Path) -> list[Path]:
     Raises:
         BadInput: there are none, or their names may name splits, which only `datasets` tells apart.
     """
-    inside = (file.relative_to(folder) for file in sorted(folder.rglob("*")) if file.suffix.lower() in BUILDERS)
+    inside = (file.relative_to(folder) for file in sorted(folder.rglob("*")) if ending_of(file) in BUILDERS)
     files = [file for file in inside if (folder / file).is_file() and file.name != "README.md"]
     if not files:
         raise BadInput(f"--data {source}: no data files in it. Give files ending in {', '.join(BUILDERS)}.")
@@ -165,26 +257,36 @@ def _files_below(source: str, folder: Path) -> list[Path]:
 _SPLITS = re.compile(r"(?<![a-z])(train|training|test|testing|eval|evaluation|dev|val|valid|validation)(?![a-z])")
 
 
-def _builder_of(source: str, files: list[Path], documents: bool = True) -> tuple[str, dict[str, object]]:
-    """Return the builder name and the options for some files; `documents` takes a file of plain text as one document."""
+def _builder_name(source: str, files: list[Path]) -> str:
+    """Return the name of the builder that reads some files.
+
+    Raises:
+        BadInput: they are empty, or of different or unknown kinds.
+    """
     if not any(file.stat().st_size for file in files):
         raise BadInput(f"--data {source}: the data set is empty. Give one that is not.")
-    kinds = {file.suffix.lower() for file in files}
+    kinds = {ending_of(file) or file.suffix.lower() or "nothing" for file in files}
     builders = {BUILDERS.get(kind) for kind in kinds}
     if len(builders) != 1 or None in builders:
         raise BadInput(
             f"--data {source}: files ending in {', '.join(sorted(kinds))}. "
             f"Give files of one kind, ending in {', '.join(BUILDERS)}."
         )
+    return str(builders.pop())
+
+
+def _builder_of(source: str, files: list[Path], documents: bool = True) -> tuple[str, dict[str, object]]:
+    """Return the builder name and the options for some files; `documents` takes a file of plain text as one document."""
+    name = _builder_name(source, files)
     options: dict[str, object] = {"data_files": [_literal(file) for file in files]}
-    if documents and kinds <= {".txt", ".md", ".rst"}:
+    if documents and name == "text":
         options["sample_by"] = "document"
-    if builders == {"csv"}:
+    if name == "csv":
         # "NA" and "null" are texts; only an empty cell has none
         options |= {"keep_default_na": False, "na_values": [""]}
-    if kinds == {".tsv"}:
+    if {ending_of(file) for file in files} == {".tsv"}:
         options["sep"] = "\t"
-    return str(builders.pop()), options
+    return name, options
 
 
 def _unreadable(source: str, error: Exception) -> BadInput:

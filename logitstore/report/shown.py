@@ -32,7 +32,7 @@ class Shown(Protocol):
             sample: with the stored answers about its rows.
             listed: the most probable ids of every row, with their logprobs.
             spell: gives the text of an id.
-            tokens: most tokens to show.
+            tokens: most tokens to show, from the first one that a row is about and the one before it.
             top: alternatives to show for each.
         """
         ...

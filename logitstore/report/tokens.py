@@ -50,6 +50,7 @@ class TokenView:
         rank: its place among the listed tokens, from 1; None where it is not among them.
         entropy: the teacher's entropy, nats; None where no row is about the token.
         alternatives: the most probable tokens with their probabilities.
+        left_out: count of tokens of context that stand before this one and are not shown.
         mixed: the image that a view is mixed with; None where it is not.
     """
 
@@ -58,6 +59,7 @@ class TokenView:
     rank: int | None = None
     entropy: float | None = None
     alternatives: tuple[tuple[str, float], ...] = ()
+    left_out: int = 0
     mixed: Mixed | None = None
 
     def plain(self) -> dict[str, Any]:
@@ -98,7 +100,7 @@ def class_view(text: str, label: int, answer: Answer, listed: Listed, spell: Spe
 
 
 def view(cache: Cache, index: int, tokens: int, top: int) -> list[TokenView]:
-    """Return the teacher's view of the first tokens of a sample.
+    """Return the teacher's view of the first tokens of a sample that have rows, and of those between them.
 
     Raises:
         BadInput: there is no such sample, or its rows keep no targets.

@@ -104,17 +104,17 @@ def encoded_anew(
     runs = _runs(cache, samples_M)
     while some := list(islice(runs, _BATCH)):
         texts = [_text(cache_tokenizer, tokens_T) for tokens_T, _ in some]
-        for text, encoded in zip(texts, tokenizer(texts, verbose=False)["input_ids"], strict=True):
-            encoded_T = np.asarray(encoded, np.int32)
-            windows = cut(len(encoded_T), data.max_length, data.overlap)
-            for window in windows:
-                if window.stop - 1 > window.first:
-                    tokens.append(encoded_T[window.start : window.stop])
-                    lengths.append(window.stop - window.start)
-                    firsts.append(window.first - window.start)
+        encoded = [np.asarray(ids, np.int32) for ids in tokenizer(texts, verbose=False)["input_ids"]]
+        windows = cut(np.array([len(encoded_T) for encoded_T in encoded]), data.max_length, data.overlap)
+        size += sum(len(text.encode()) for text in texts)
+        for document, number, start, stop, first in windows.places():
+            if stop - 1 > first:
+                tokens.append(encoded[document][start:stop])
+                lengths.append(stop - start)
+                firsts.append(first - start)
             # no position predicts the first token; without an overlap, none predicts the first token of any window
-            unpredicted = [window.start for window in (windows[:1] if data.overlap else windows)]
-            size += len(text.encode()) - sum(_bytes(tokenizer, encoded_T[place : place + 1]) for place in unpredicted)
+            if number == 0 or not data.overlap:
+                size -= _bytes(tokenizer, encoded[document][start : start + 1])
         done += sum(count for _, count in some)
         progress(Step(stage="encode anew", done=done, total=len(samples_M)))
     lengths_S = np.array(lengths, np.int64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -27,12 +27,14 @@ from logitstore.text.chat import (
     turns_of,
 )
 from logitstore.text.documents import DataSpec, open_documents
-from logitstore.text.sample import Sample, cut, key_of
+from logitstore.text.sample import BLOCK, Piece, Plan, Sample, blocks, key_of
 
 if TYPE_CHECKING:
     import datasets
 
 _BATCH = 256
+
+_ROWS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,35 +69,15 @@ class Samples(Sequence[Sample]):
             progress: receives the steps.
         """
         self.chat, self.column = chat, column
-        self._number_of: list[int] = documents["document"][:] if len(documents) else []
-        self.documents = len(set(self._number_of))
-        self._documents = documents.with_format("numpy")
-        plan: list[tuple[int, int, int, int, int, int]] = []
-        digest = xxhash.xxh3_128()
-        highest = -1
-        numbered = 0
-        for document in range(len(documents)):
-            tokens_T, said_T = self._document(document)
-            highest = max(highest, int(tokens_T.max(initial=-1)))
-            if document and self._number_of[document] != self._number_of[document - 1]:
-                numbered = 0
-            windows = cut(len(tokens_T), encoding.max_length, encoding.overlap)
-            for number, window in enumerate(windows, numbered):
-                mask_T = _mask(said_T, window.start, window.stop, window.first)
-                rows = int(mask_T.sum())
-                if rows:
-                    plan.append((document, number, window.start, window.stop, window.first, rows))
-                    head = f"{self._number_of[document]} {window.start} {window.stop} {self._domain(document) or ''}\n"
-                    digest.update(head.encode())
-                    digest.update(tokens_T[window.start : window.stop].astype("<u4").tobytes())
-                    digest.update(np.packbits(mask_T).tobytes())
-            numbered += len(windows)
-            if document % _BATCH == 0 or document == len(documents) - 1:
-                progress(Step(stage="windows", done=document + 1, total=len(documents)))
-        self._plan = np.array(plan, np.int64).reshape(-1, 6)
-        self.fingerprint = digest.hexdigest()
-        self.highest_token = highest
-        self.skipped = self.documents - len({self._number_of[row] for row in self._plan[:, 0]})
+        self._documents = documents.with_format("arrow")
+        plan = Plan(encoding.max_length, encoding.overlap)
+        for piece in _pieces(documents):
+            plan.add(piece)
+            progress(Step(stage="windows", done=plan.documents, total=len(documents)))
+        self._plan, self._number_of = plan.finish()
+        self.fingerprint, self.highest_token = plan.digest.hexdigest(), plan.highest
+        self.documents = len(np.unique(self._number_of))
+        self.skipped = self.documents - len(np.unique(self._number_of[self._plan[:, 0]]))
 
     def __len__(self) -> int:
         return len(self._plan)
@@ -118,35 +100,43 @@ class Samples(Sequence[Sample]):
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
         document, number, start, stop, first, _ = (int(value) for value in self._plan[index])
-        tokens_T, said_T = self._document(document)
-        window_T = tokens_T[start:stop]
+        table = self._documents[document : document + 1]
+        row = {name: table.column(name)[0] for name in table.column_names}
+        # only the window is copied; a view would keep all of a long document in memory
+        window_T = row["tokens"].values[start:stop].to_numpy().astype(np.int64)
+        domain = row["domain"].as_py() if "domain" in row else None
+        mask_T = np.zeros(stop - start, np.bool_)
+        mask_T[first - start : -1] = (
+            row["said"].values[first + 1 : stop].to_numpy(zero_copy_only=False) if self.chat else True
+        )
         return Sample(
             key=key_of(window_T),
             tokens_T=window_T,
-            mask_T=_mask(said_T, start, stop, first),
-            document=self._number_of[document],
+            mask_T=mask_T,
+            document=int(self._number_of[document]),
             window=number,
             start=start,
-            domain=self._domain(document),
+            domain=domain,
         )
 
-    def _document(self, index: int) -> tuple[Array, Array]:
-        """Return the tokens of a document, int64, and a flag for each: True if a row may be about it."""
-        row = self._documents[index]
-        tokens_T = np.asarray(row["tokens"], np.int64)
-        return tokens_T, np.asarray(row["said"], np.bool_) if self.chat else np.ones(len(tokens_T), np.bool_)
 
-    def _domain(self, document: int) -> str | None:
-        value = self._documents[document].get("domain")
-        return None if value is None else str(value)
-
-
-def _mask(said_T: Array, start: int, stop: int, first: int) -> Array:
-    """Return the row mask of a window, bool: position t has a row if t >= `first` and `said_T` marks token t + 1."""
-    mask = np.zeros(stop - start, np.bool_)
-    mask[:-1] = said_T[start + 1 : stop]
-    mask[: max(first - start, 0)] = False
-    return mask
+def _pieces(documents: datasets.Dataset) -> Iterator[Piece]:
+    """Yield the tokenised documents in pieces of about a million tokens, as arrays that lie in the mapped file."""
+    arrow = documents.with_format("arrow")
+    for start in range(0, len(documents), _ROWS):
+        for batch in arrow[start : start + _ROWS].to_batches():
+            columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+            lengths = columns["tokens"].value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
+            for block in blocks(lengths, BLOCK):
+                some = {name: column[block] for name, column in columns.items()}
+                tokens = some["tokens"].flatten().to_numpy(zero_copy_only=False)
+                yield Piece(
+                    numbers_D=some["document"].to_numpy(zero_copy_only=False),
+                    lengths_D=lengths[block],
+                    tokens_T=tokens.astype("<u4"),
+                    said_T=some["said"].flatten().to_numpy(zero_copy_only=False) if "said" in some else None,
+                    domains=some["domain"].to_pylist() if "domain" in some else [None] * len(lengths[block]),
+                )
 
 
 def open_samples(
@@ -255,12 +245,12 @@ def _encode_texts(tokenizer: PreTrainedTokenizerBase, texts: list[Any], column: 
 
 def _chat(row: dict[str, Any], column: str, context: str | None, options: ChatOptions, where: str) -> Chat:
     """Return the chat of a row. What the row gives to the template comes before what the options give."""
-    before = turns_of(row[context], where) if context else []
-    return Chat(
-        messages=[*before, *turns_of(row[column], where)],
-        context=len(before),
-        arguments={**options.arguments, **arguments_of(row, where)},
-    )
+    try:
+        before = turns_of(row[context], where) if context else []
+        messages, arguments = [*before, *turns_of(row[column], where)], arguments_of(row, where)
+    except RecursionError as error:
+        raise BadInput(f"{where}: it is nested too deep. Mend the row, or leave it out.") from error
+    return Chat(messages=messages, context=len(before), arguments={**options.arguments, **arguments})
 
 
 def _completed(

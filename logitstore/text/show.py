@@ -26,10 +26,12 @@ class TextShown:
         text, answer = sample.sample, sample.answer
         row_of = {int(position) + 1: row for row, position in enumerate(text.positions_N)}
         views = []
-        for position, token in enumerate(text.tokens_T[:tokens]):
+        # what stands long before the first row is context only; of it, the last token is shown
+        begins = max(min(row_of, default=0) - 1, 0)
+        for position, token in enumerate(text.tokens_T[begins : begins + tokens], begins):
             row = row_of.get(position)
             if row is None:
-                views.append(TokenView(text=spell(int(token))))
+                views.append(TokenView(text=spell(int(token)), left_out=begins if position == begins else 0))
                 continue
             ids_K, logprobs_K = listed[0][row], listed[1][row].astype(np.float64)
             place = np.flatnonzero((ids_K == token) & np.isfinite(logprobs_K))

@@ -1,0 +1,1 @@
+"""Read some columns of data files, whatever the other columns hold."""
