@@ -9,10 +9,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +35,7 @@ from logitstore.models import load
 from logitstore.select.select import select
 from logitstore.settings.dump import DumpSettings
 from logitstore.settings.look import SelectSettings
+from tests.parts.attacks import attacks, pytest_terminal_summary
 from tests.parts.commands import Command, Refused, error_line
 from tests.parts.files import tree
 from tests.parts.images import digits, images_plan, save_classifier, small_vit
@@ -54,22 +53,7 @@ from tests.parts.texts import (
 )
 from tests.parts.vision import Told
 
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Tell how many kills there were and what they ended in."""
-    sums: Counter[str] = Counter()
-    for report in chain.from_iterable(terminalreporter.stats.values()):
-        if isinstance(report, pytest.TestReport) and report.when == "teardown":
-            for name, counts in report.user_properties:
-                if name == "tally":
-                    sums.update(counts)
-    if sums:
-        terminalreporter.write_line(
-            f"{sums['kills']} kills and {sums['interrupts']} interrupts, each with sound parts that are as they will be; "
-            f"{sums['identical']} caches ended byte-identical"
-        )
-
-
+__all__ = ["attacks", "pytest_terminal_summary"]
 # `auto` is float32, whatever the processor, so that figures are the same on every machine
 load.has_bfloat16 = lambda device: False
 settings.register_profile("logitstore", deadline=None, max_examples=40, derandomize=True)

@@ -28,6 +28,7 @@ from logitstore.models.load import load_config
 from logitstore.models.shape import size_errors
 from logitstore.settings.train import EvaluateSettings, TrainSettings
 from logitstore.store.cache import Cache
+from logitstore.store.checks.shared import shared_folder
 from logitstore.store.selection import Selection
 from logitstore.train.check import needs_labels
 from logitstore.train.evaluate import counted, loaded
@@ -100,7 +101,7 @@ def processor_for(cache: Cache, student: ModelRef | None, edge: int | None) -> b
     Raises:
         ModelError: the student's own processor cannot be read, or names no size.
     """
-    kept = cache.storage.local(cache.manifest.shared_file("processor"))
+    kept = shared_folder(cache.storage, cache.manifest, "processor")
     source = student if student is not None and _has_processor(student) else ModelRef(name=str(kept))
     if edge is None:
         return (Path(source.name) / PROCESSOR).read_bytes()

@@ -16,6 +16,7 @@ from logitstore.core.types import Array, ModelRef
 from logitstore.errors import BadInput
 from logitstore.models.load import load_tokenizer
 from logitstore.store.cache import Cache
+from logitstore.store.checks.shared import shared_folder
 from logitstore.targets.targets import AnyTargets
 from logitstore.text.batches import laid_out
 from logitstore.text.sample import cut
@@ -96,7 +97,7 @@ def encoded_anew(
             f"--text: {cache.path} holds chats, whose template is written in the teacher's tokens. "
             "Dump the chats with the student's tokenizer instead."
         )
-    cache_tokenizer = load_tokenizer(ModelRef(name=str(cache.storage.local(cache.manifest.shared_file("tokenizer")))))
+    cache_tokenizer = load_tokenizer(ModelRef(name=str(shared_folder(cache.storage, cache.manifest, "tokenizer"))))
     tokens: list[Array] = []
     lengths: list[int] = []
     firsts: list[int] = []

@@ -22,6 +22,7 @@ from logitstore.models.load import config_from, describe, load_config, load_toke
 from logitstore.models.shape import head_rows
 from logitstore.settings.train import EvaluateSettings, TrainSettings
 from logitstore.store.cache import Cache
+from logitstore.store.checks.shared import shared_folder
 from logitstore.store.selection import Selection
 from logitstore.store.vocabulary import read_pieces
 from logitstore.text.batches import TextCollator
@@ -285,7 +286,7 @@ def own_tokenizer(student: ModelRef) -> PreTrainedTokenizerBase | None:
 def tokenizer_for(cache: Cache, student: ModelRef | None) -> PreTrainedTokenizerBase:
     """Return the tokenizer to save with a trained student: its own, else the one that the cache keeps."""
     saved = own_tokenizer(student) if student is not None else None
-    return saved or load_tokenizer(ModelRef(name=str(cache.storage.local(cache.manifest.shared_file("tokenizer")))))
+    return saved or load_tokenizer(ModelRef(name=str(shared_folder(cache.storage, cache.manifest, "tokenizer"))))
 
 
 _LENGTH = 8

@@ -7,12 +7,14 @@ its own process id, environment, output and end. A child can be killed like any 
 from __future__ import annotations
 
 import atexit
+import faulthandler
 import functools
 import gc
 import importlib
 import json
 import os
 import pkgutil
+import resource
 import select
 import signal
 import socket
@@ -199,6 +201,7 @@ def _become(arguments: list[str], folder: str, variables: Mapping[str, str]) -> 
     import datasets  # noqa: PLC0415
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    _limit(variables)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(variables)
@@ -208,6 +211,17 @@ def _become(arguments: list[str], folder: str, variables: Mapping[str, str]) -> 
     sys.path[1:1] = [path for path in variables.get("PYTHONPATH", "").split(os.pathsep) if path]
     # by this the help knows the name of the command
     sys.modules["__main__"].__package__ = None
+
+
+def _limit(variables: Mapping[str, str]) -> None:
+    """End this process after some seconds, with the stacks of its threads, and refuse it more than some further bytes."""
+    if seconds := variables.get("ATTACK_SECONDS"):
+        faulthandler.dump_traceback_later(int(seconds), exit=True, file=sys.__stderr__)
+    if memory := variables.get("ATTACK_MEMORY"):
+        with open("/proc/self/status") as status:
+            sizes = dict(line.split(":", 1) for line in status)
+        most = (int(sizes["VmData"].split()[0]) << 10) + int(memory)
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
 def _run() -> None:

@@ -1,0 +1,88 @@
+"""Numbers in the records of a cache, forged and sealed again: no command asks for memory by them, hangs or crashes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from logitstore.errors import LogitstoreError
+from logitstore.store.checks.verify import verify
+from tests.parts.attacks import Attacks, told
+from tests.parts.stranger import Target, reseal, targets
+
+pytestmark = [pytest.mark.slow, pytest.mark.attack]
+VALUES: tuple[Any, ...] = (2**31 - 1, 2**63, -1, 0, 1.5, float("nan"), float("inf"), 10**30, "7", None, True)
+LIKELY = (2**31 - 1, 0)
+"""Values that a type alone does not refuse."""
+
+
+@pytest.fixture(scope="module")
+def all_targets(
+    tmp_path_factory: pytest.TempPathFactory,
+    teacher: Path,
+    texts: Path,
+    small_student: Path,
+    classifier: Path,
+    images: Path,
+) -> dict[str, Target]:
+    return targets(tmp_path_factory.mktemp("targets"), teacher, texts, small_student, classifier, images)
+
+
+def numbers_in(content: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The places of the numbers of a record; of a list the first alone, of seals none: they are made again."""
+    if isinstance(content, dict):
+        for name, value in content.items():
+            if name not in ("files", "shared", "config"):
+                yield from numbers_in(value, (*path, name))
+    elif isinstance(content, list) and content:
+        yield from numbers_in(content[0], (*path, 0))
+    elif isinstance(content, int | float) and not isinstance(content, bool):
+        yield path
+
+
+def forge(path: Path, place: tuple[Any, ...], value: Any) -> None:
+    content = json.loads(path.read_bytes())
+    *steps, last = place
+    at = content
+    for step in steps:
+        at = at[step]
+    at[last] = value
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("share", [61, pytest.param(1, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("which", ["texts", "archive", "images"])
+def test_a_forged_number_is_refused_or_harmless(
+    all_targets: dict[str, Target], which: str, share: int, tmp_path: Path, attacks: Attacks
+) -> None:
+    target, number = all_targets[which], 0
+    for name in (name for name in target.files() if name.endswith(".json") and not name.startswith("shared/")):
+        for place in numbers_in(json.loads((target.cache / name).read_bytes())):
+            for value in VALUES:
+                number += 1
+                if number % share:
+                    continue
+                cache = Path(shutil.copytree(target.cache, tmp_path / "cache"))
+                forge(cache / name, place, value)
+                reseal(cache)
+                readers = target.readers(cache, tmp_path / "out")
+                at = f"{which}: {name}: {'.'.join(map(str, place))} = {value!r}"
+                with attacks.of("forged numbers", at):
+                    try:
+                        verify(cache)
+                    except LogitstoreError:
+                        pass
+                    except Exception as error:
+                        raise AssertionError(f"verify: {error!r}") from error
+                commands = ["train", "evaluate", "recode"] if value in LIKELY else []
+                for command in commands if share == 1 else commands[number % 3 :][:1]:
+                    with attacks.of("forged numbers", f"{at}: {command}"):
+                        told(*readers[command])
+                    shutil.rmtree(tmp_path / "out", ignore_errors=True)
+                shutil.rmtree(cache)
+    attacks.check()
