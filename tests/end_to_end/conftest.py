@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 from logitstore.dump.dump import dump
 from logitstore.settings.dump import AddSettings, DumpSettings
 from tests.parts.commands import flags_of
-from tests.parts.tasks import MOST_KILLS, Start, Tally, Task
+from tests.parts.tasks import MOST_KILLS, Start, Task
 from tests.parts.warm import WarmProcess
 
 
@@ -33,14 +32,6 @@ def start() -> Iterator[Start]:
     yield begin
     for process in processes:
         process.close()
-
-
-@pytest.fixture
-def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
-    """Counts for the summary at the end of all tests."""
-    counts = Tally()
-    yield counts
-    request.node.user_properties.append(("tally", asdict(counts)))
 
 
 @pytest.fixture(scope="module")

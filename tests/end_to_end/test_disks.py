@@ -16,9 +16,12 @@ from logitstore.settings.dump import DumpSettings
 from logitstore.store import layout
 from logitstore.store.cache import Cache
 from logitstore.store.checks.verify import Problem, repair, verify
+from tests.parts.attacks import Attacks
 from tests.parts.commands import error_line, flags_of, logitstore_command
 from tests.parts.files import traces, tree
 from tests.parts.tasks import Task
+
+pytestmark = pytest.mark.attack
 
 
 @pytest.mark.slow
@@ -57,14 +60,15 @@ def storage_error_of(settings: DumpSettings) -> str | None:
     return None
 
 
+@pytest.mark.parametrize("step", [72, pytest.param(8, marks=pytest.mark.exhaustive)])
 def test_wherever_the_disk_gets_full_nothing_broken_is_left(
-    disk: Callable[[str], Path], small_cache: Path, small_plan: Callable[..., DumpSettings]
+    disk: Callable[[str], Path], small_cache: Path, small_plan: Callable[..., DumpSettings], step: int, attacks: Attacks
 ) -> None:
     """The disk grows page by page, so that it gets full in the shared files, the metadata, the rows and the records."""
     plan = small_plan(disk("size=4k") / "cache")
     needed = 4 * sum(-(-len(content) // 4096) for content in tree(small_cache).values())
     full = 0
-    for size in (4, 12, 20, *range(24, needed, 20), 4 * needed):
+    for size in (4, 12, 20, *range(24, needed, step), 4 * needed):
         disk(f"size={size}k")
         error = storage_error_of(plan)
         if error is not None:
@@ -76,7 +80,8 @@ def test_wherever_the_disk_gets_full_nothing_broken_is_left(
             assert verify(plan.out) == []
         else:
             assert layout.committed_parts(plan.out) == []
-    assert full >= 8
+        attacks.survived("full disks")
+    assert full >= 160 // step + 3
     assert tree(plan.out) == tree(small_cache)
     assert open_below(plan.out) == []
 

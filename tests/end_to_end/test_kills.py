@@ -23,9 +23,12 @@ from logitstore.settings.dump import DumpSettings
 from logitstore.store import layout
 from logitstore.store.cache import Cache
 from logitstore.store.checks.verify import verify
+from tests.parts.attacks import Attacks
 from tests.parts.files import traces, tree
-from tests.parts.tasks import FEW_KILLS, MOST_KILLS, SEEDS, Start, Tally, Task, adding
+from tests.parts.tasks import FEW_KILLS, MOST_KILLS, SEEDS, Start, Task, adding
 from tests.parts.warm import WarmProcess
+
+pytestmark = pytest.mark.attack
 
 HOW_MANY = pytest.mark.parametrize(
     ("count", "seed"),
@@ -53,7 +56,7 @@ def listing(folder: Path) -> set[str]:
 @pytest.mark.slow
 @HOW_MANY
 def test_a_dump_killed_at_many_moments_ends_byte_identical(
-    start: Start, task: Task, many_parts: Path, tmp_path: Path, tally: Tally, count: int, seed: int
+    start: Start, task: Task, many_parts: Path, tmp_path: Path, attacks: Attacks, count: int, seed: int
 ) -> None:
     """Kills fall into the planning, the loading, the pilot, the shared files, and into the writing of parts."""
     chance = random.Random(seed)
@@ -96,7 +99,7 @@ def test_a_dump_killed_at_many_moments_ends_byte_identical(
             process.kill()
             assert process.wait() == -signal.SIGKILL, "the dump was over before it was killed"
         check_killed(out, expected)
-        tally.kills += 1
+        attacks.survived("kills")
 
     last = start(plan, **own_data)
     _, stderr_text = last.communicate(timeout=120)
@@ -104,7 +107,7 @@ def test_a_dump_killed_at_many_moments_ends_byte_identical(
     assert verify(out) == []
     assert traces(out) == []
     assert tree(out) == expected
-    tally.identical += 1
+    attacks.survived("caches resumed to the same bytes")
 
 
 def check_killed(out: Path, expected: dict[str, bytes]) -> None:
@@ -151,7 +154,13 @@ def test_ctrl_c_says_how_to_go_on_and_the_next_dump_goes_on(
 @pytest.mark.slow
 @HOW_MANY
 def test_ctrl_c_at_any_moment_of_the_writing_leaves_only_whole_parts(
-    task: Task, many_parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tally: Tally, count: int, seed: int
+    task: Task,
+    many_parts: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    attacks: Attacks,
+    count: int,
+    seed: int,
 ) -> None:
     """The interrupt comes into the thread that asks the teacher, while the one behind writes or commits.
 
@@ -190,14 +199,14 @@ def test_ctrl_c_at_any_moment_of_the_writing_leaves_only_whole_parts(
                 interrupted += 1
             signal.setitimer(signal.ITIMER_REAL, 0)
             assert verify(plan.out) == []
-            tally.interrupts += 1
+            attacks.survived("interrupts")
     finally:
         signal.signal(signal.SIGALRM, before)
     assert interrupted == count, "the dump was over before it was interrupted"
     assert dump(plan).complete
     assert traces(plan.out) == []
     assert tree(plan.out) == tree(many_parts)
-    tally.identical += 1
+    attacks.survived("caches resumed to the same bytes")
 
 
 def test_what_killed_writers_left_is_gone_after_the_next_dump(
@@ -219,7 +228,7 @@ def test_what_killed_writers_left_is_gone_after_the_next_dump(
 @pytest.mark.slow
 @pytest.mark.parametrize("parts", [[19], pytest.param([16, 19, 24, 29, 34], marks=pytest.mark.exhaustive)])
 def test_adding_views_killed_at_some_moments_ends_byte_identical(
-    start: Start, two_views: Path, five_views: dict[str, bytes], tally: Tally, parts: list[int]
+    start: Start, two_views: Path, five_views: dict[str, bytes], attacks: Attacks, parts: list[int]
 ) -> None:
     def grown_to(parts: int) -> Callable[[], bool]:
         return lambda: (
@@ -236,8 +245,8 @@ def test_adding_views_killed_at_some_moments_ends_byte_identical(
             name = layout.part_folder(two_views, part).relative_to(two_views).as_posix()
             for path, content in tree(two_views / name).items():
                 assert content == five_views[f"{name}/{path}"]
-        tally.kills += 1
+        attacks.survived("kills")
     add(adding(two_views, "2-4"))
     assert traces(two_views) == []
     assert tree(two_views) == five_views
-    tally.identical += 1
+    attacks.survived("caches resumed to the same bytes")

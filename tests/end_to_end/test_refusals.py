@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,52 +14,18 @@ from logitstore.convert.recode import recode
 from logitstore.dump.dump import dump
 from logitstore.settings.convert import RecodeSettings
 from logitstore.store.checks.verify import verify
-from tests.parts.commands import flags_of
+from tests.parts.attacks import Attacks
+from tests.parts.commands import flags_of, logitstore_command
 from tests.parts.files import traces, tree
-from tests.parts.places import ROOT
 from tests.parts.texts import plan_for
+from tests.parts.warm import can_refuse
 
 ERRNOS = ("EIO", "ESTALE", "EMFILE", "ENAMETOOLONG", "EOPNOTSUPP", "EINVAL", "ENOSPC", "EROFS", "EACCES", "EDQUOT")
 COMMANDS = ("dump", "add", "recode", "merge", "select", "repair", "verify", "inspect", "train", "evaluate")
-FEW = 2
-"""Calls of each command that are refused in `make test`; `make test-all` refuses MANY of them."""
-MANY = 12
-
-Run = Callable[..., dict[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """Runs a command, with the variables that say which call is refused."""
-    compiler, library = shutil.which("cc"), tmp_path_factory.mktemp("faults") / "faults.so"
-    if compiler is None or not sys.platform.startswith("linux"):
-        pytest.skip("it takes a C compiler on Linux to refuse calls")
-    source = ROOT / "tests" / "parts" / "faults.c"
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.parts.faults"],
-        cwd=ROOT,
-        env=os.environ | {"LD_PRELOAD": str(library)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as server:
-        assert server.stdin is not None
-        assert server.stdout is not None
-        assert server.stdout.readline() == "ready\n"
-
-        def call(*arguments: object, **variables: object) -> dict[str, Any]:
-            assert server.stdin is not None
-            assert server.stdout is not None
-            texts = {name: str(value) for name, value in variables.items()}
-            server.stdin.write(json.dumps({"arguments": [*map(str, arguments)], "variables": texts}) + "\n")
-            server.stdin.flush()
-            answer: dict[str, Any] = json.loads(server.stdout.readline())
-            return answer
-
-        yield call
-        server.stdin.close()
+FEW = 1
+"""Calls of each command that are refused in `make test`, at another place of each; `make attack` refuses MANY of them."""
+MANY = 3 * len(ERRNOS)
+"""So every number comes three times to every command."""
 
 
 @pytest.fixture(scope="module")
@@ -115,50 +77,58 @@ def prepared(
     return ways[command]
 
 
-def places(count: int, wanted: int) -> list[int]:
-    """Numbers of calls, spread evenly."""
-    return sorted({1 + round(step * (count - 1) / max(wanted - 1, 1)) for step in range(min(wanted, count))})
+def places(command: str, count: int, wanted: int) -> list[tuple[int, str]]:
+    """Numbers of calls, spread evenly, each with what it is refused with; a single one lies elsewhere in each command."""
+    turn = COMMANDS.index(command)
+    if wanted == 1:
+        return [(1 + (2 * turn + 1) * count // (2 * len(COMMANDS)), ERRNOS[turn % len(ERRNOS)])]
+    steps = min(wanted, count)
+    spread = [1 + round(step * (count - 1) / (steps - 1)) for step in range(steps)]
+    return [(place, ERRNOS[(turn + step) % len(ERRNOS)]) for step, place in enumerate(spread)]
 
 
 @pytest.mark.slow
+@pytest.mark.attack
 @pytest.mark.parametrize("wanted", [FEW, pytest.param(MANY, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_refused_call_ends_a_command_in_one_line(
-    run: Run, sources: dict[str, Path], teacher: Path, texts: Path, small_student: Path, tmp_path: Path,
-    command: str, wanted: int, record_property: Callable[[str, object], None],
+    sources: dict[str, Path], teacher: Path, texts: Path, small_student: Path, tmp_path: Path,
+    command: str, wanted: int, attacks: Attacks,
 ) -> None:  # fmt: skip
+    if not can_refuse():
+        pytest.skip("it takes a C compiler on Linux to refuse calls")
     place, log = tmp_path / "place", tmp_path / "calls"
 
     def fresh() -> list[Any]:
         return prepared(command, place, sources, teacher, texts, small_student)
 
-    arguments = fresh()
-    done = run(*arguments, FAULT_PATH=place, FAULT_AT=0, FAULT_LOG=log, FAULT_ERRNO=0)
+    done = logitstore_command(*fresh(), FAULT_PATH=str(place), FAULT_AT="0", FAULT_LOG=str(log), FAULT_ERRNO="0")
     usual = 1 if command == "repair" else 0
-    assert done["code"] == usual, done["stderr"]
+    assert done.returncode == usual, done.stderr
     expected = tree(place)
-    tried = {0: 0, 1: 0, 2: 0}
-    for turn, number in enumerate(places(log.stat().st_size, wanted)):
-        name = ERRNOS[turn % len(ERRNOS)]
+    for number, name in places(command, log.stat().st_size, wanted):
         arguments = fresh()
-        done = run(*arguments, FAULT_PATH=place, FAULT_AT=number, FAULT_ERRNO=getattr(errno, name))
-        said = f"{command}: call {number} refused with {name}: {done['stderr']}"
-        assert done["code"] in (2, usual), said
-        assert "Traceback" not in done["stderr"], said
-        tried[done["code"]] += 1
-        if done["code"] == 2:
-            assert done["stderr"].splitlines()[-1].startswith("error: "), said
-            assert done["stderr"].count("error: ") == 1, said
-        if command == "train" and done["code"] == 2 and list(place.glob("out/checkpoint-*/trainer_state.json")):
-            arguments = [*arguments, "--resume"]
-        is_mended = command == "repair" and not verify(place / "cache")
-        if done["code"] == 2:
-            again = run(*arguments)
-            # the last call of a run comes after it is finished
-            is_over = command == "train" and "is finished" in again["stderr"]
-            assert is_over or again["code"] == (0 if is_mended else usual), f"{said}\n{again['stderr']}"
-        assert traces(place) == [], said
-        if command != "train":
-            assert tree(place) == expected, said
-    record_property("refusals", f"{command}: {sum(tried.values())} of {log.stat().st_size} calls, {tried[2]} told")
-    print(f"{command}: {sum(tried.values())} of {log.stat().st_size} calls refused, {tried[2]} ended in one line")
+        with attacks.of("refused calls", f"{command}: call {number} refused with {name}"):
+            refused = str(getattr(errno, name))
+            done = logitstore_command(*arguments, FAULT_PATH=str(place), FAULT_AT=str(number), FAULT_ERRNO=refused)
+            assert done.returncode in (2, usual), done.stderr
+            assert "Traceback" not in done.stderr, done.stderr
+            if done.returncode == 2:
+                assert done.stderr.splitlines()[-1].startswith("error: "), done.stderr
+                assert done.stderr.count("error: ") == 1, done.stderr
+                goes_on(command, arguments, place, usual)
+            assert traces(place) == []
+            if command != "train":
+                assert tree(place) == expected
+    attacks.check()
+
+
+def goes_on(command: str, arguments: list[Any], place: Path, usual: int) -> None:
+    """The same command ends as it should now; a run of train, from its checkpoint if it has one."""
+    if command == "train" and list(place.glob("out/checkpoint-*/trainer_state.json")):
+        arguments = [*arguments, "--resume"]
+    is_mended = command == "repair" and not verify(place / "cache")
+    again = logitstore_command(*arguments)
+    # the last call of a run comes after it is finished
+    is_over = command == "train" and "is finished" in again.stderr
+    assert is_over or again.returncode == (0 if is_mended else usual), again.stderr

@@ -16,6 +16,8 @@ from logitstore.store.checks.verify import verify
 from tests.parts.files import traces, tree
 from tests.parts.tasks import Start, Task
 
+pytestmark = pytest.mark.attack
+
 
 @pytest.mark.slow
 def test_two_processes_with_disjoint_parts_begin_one_cache_together(

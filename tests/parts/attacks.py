@@ -41,6 +41,11 @@ class Attacks:
         else:
             self.counts[f"{kind}: survived"] += 1
 
+    def survived(self, kind: str) -> None:
+        """Count one attack that was survived, where a test ends at the first that is not."""
+        self.counts[f"{kind}: tried"] += 1
+        self.counts[f"{kind}: survived"] += 1
+
     def check(self) -> None:
         """Fail if an attack was not survived."""
         assert not self.found, f"{len(self.found)} found:\n" + "\n".join(self.found)

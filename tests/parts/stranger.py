@@ -114,8 +114,12 @@ def cut(path: Path) -> None:
     os.truncate(path, path.stat().st_size - 1)
 
 
+def missing(path: Path) -> None:
+    path.unlink()
+
+
 KINDS: tuple[Callable[[Path], None], ...] = (
-    link_inside, link_to_a_device, pipe, listening_socket, folder, sparse, empty, cut,
+    link_inside, link_to_a_device, pipe, listening_socket, folder, sparse, empty, cut, missing,
 )  # fmt: skip
 """What may stand in the place of a file."""
 

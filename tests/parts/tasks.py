@@ -18,25 +18,10 @@ FEW_KILLS = 3
 """Of a dump in `make test`."""
 
 MOST_KILLS = 16
-"""Of a dump in `make test-all`."""
+"""Of a dump in `make attack`."""
 
 SEEDS = (20, 21, 22)
-"""Of the moments; `make test-all` takes all of them."""
-
-
-@dataclass
-class Tally:
-    """What came after kills and interrupts; `make test-all` prints the sums.
-
-    Attributes:
-        kills: kills after which all that was written was sound and as it would be in the end.
-        interrupts: the same for interrupts.
-        identical: caches that ended byte-identical to one that was written in one go.
-    """
-
-    kills: int = 0
-    interrupts: int = 0
-    identical: int = 0
+"""Of the moments; `make attack` takes all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)

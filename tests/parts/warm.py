@@ -16,6 +16,7 @@ import os
 import pkgutil
 import resource
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -31,6 +32,7 @@ from typing import IO, Any
 from tests.parts.places import ROOT
 
 PACKAGES = ("logitstore", "logitstore_cli")
+LIBRARY = "faults.so"
 MODELS = ("llama.modeling_llama", "vit.modeling_vit", "vit.image_processing_vit", "vit.image_processing_pil_vit")
 
 
@@ -103,14 +105,30 @@ def free_port() -> int:
         return port
 
 
+def can_refuse() -> bool:
+    """Say whether calls of a command can be refused here, by the variables of `faults.c`."""
+    return shutil.which("cc") is not None and sys.platform.startswith("linux")
+
+
+def _library(folder: Path) -> Path | None:
+    """Make the library that refuses calls; it is loaded before all others, and does nothing without its variables."""
+    if not can_refuse():
+        return None
+    source = ROOT / "tests" / "parts" / "faults.c"
+    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", folder / LIBRARY, source, "-ldl"], check=True)
+    return folder / LIBRARY
+
+
 @functools.cache
 def _server() -> str:
     """The address of a server, which ends with this process."""
     address = str(Path(tempfile.mkdtemp(prefix="warm-")) / "server")
+    library = _library(Path(address).parent)
     # a shell starts its background jobs with SIGINT ignored, and what they start would inherit that
     process = subprocess.Popen(
         [sys.executable, "-m", __name__, address],
         cwd=ROOT,
+        env=os.environ | ({"LD_PRELOAD": str(library)} if library else {}),
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         start_new_session=True,
@@ -120,7 +138,8 @@ def _server() -> str:
         assert process.stdin is not None
         process.stdin.close()
         process.wait()
-        Path(address).unlink(missing_ok=True)
+        for left in (Path(address), Path(address).parent / LIBRARY):
+            left.unlink(missing_ok=True)
         Path(address).parent.rmdir()
 
     atexit.register(end)

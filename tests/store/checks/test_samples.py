@@ -16,6 +16,8 @@ import xxhash
 from logitstore.store.checks.verify import verify
 from tests.parts.specification import golden_copy, tamper
 
+pytestmark = pytest.mark.attack
+
 
 @pytest.mark.parametrize(
     ("change", "what"),
