@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from logitstore.dump.dump import dump
 from logitstore.settings.dump import AddSettings, DumpSettings
 from tests.parts.commands import flags_of
-from tests.parts.tasks import MOST_KILLS, Start, Task
+from tests.parts.tasks import Start, Task
 from tests.parts.warm import WarmProcess
 
 
@@ -35,8 +36,13 @@ def start() -> Iterator[Start]:
 
 
 @pytest.fixture(scope="module")
-def many_parts(tmp_path_factory: pytest.TempPathFactory, task: Task) -> Path:
-    """A complete cache of 113 or 90 parts of two samples, written by one process; do not change it."""
-    cache = dump(task.plan(tmp_path_factory.mktemp("many") / "cache", **task.many))
-    assert cache.manifest.parts > 5 * MOST_KILLS
-    return cache.path
+def whole_dump(tmp_path_factory: pytest.TempPathFactory, task: Task) -> Callable[[int], Path]:
+    """Gives a complete cache of many small parts, written by one process, for so many kills; do not change it."""
+
+    @cache
+    def made(kills: int) -> Path:
+        whole = dump(task.plan(tmp_path_factory.mktemp("many") / "cache", **task.parts_for(kills)))
+        assert whole.manifest.parts > 5 * kills
+        return Path(whole.path)
+
+    return made

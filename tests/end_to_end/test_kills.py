@@ -56,12 +56,12 @@ def listing(folder: Path) -> set[str]:
 @pytest.mark.slow
 @HOW_MANY
 def test_a_dump_killed_at_many_moments_ends_byte_identical(
-    start: Start, task: Task, many_parts: Path, tmp_path: Path, attacks: Attacks, count: int, seed: int
+    start: Start, task: Task, whole_dump: Callable[[int], Path], tmp_path: Path, attacks: Attacks, count: int, seed: int
 ) -> None:
     """Kills fall into the planning, the loading, the pilot, the shared files, and into the writing of parts."""
     chance = random.Random(seed)
-    plan = task.plan(tmp_path / "killed", **task.many)
-    expected = tree(many_parts)
+    plan = task.plan(tmp_path / "killed", **task.parts_for(count))
+    expected = tree(whole_dump(count))
     out = plan.out
     own_data = {"HF_DATASETS_CACHE": str(tmp_path / "datasets")}
 
@@ -130,9 +130,9 @@ def check_killed(out: Path, expected: dict[str, bytes]) -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on_and_the_next_dump_goes_on(
-    start: Start, task: Task, many_parts: Path, tmp_path: Path
+    start: Start, task: Task, whole_dump: Callable[[int], Path], tmp_path: Path
 ) -> None:
-    plan = task.plan(tmp_path / "cache", **task.many)
+    plan = task.plan(tmp_path / "cache", **task.some)
     process = start(plan)
     wait_until(lambda: len(layout.committed_parts(plan.out)) >= 3, process)
     process.send_signal(signal.SIGINT)
@@ -148,14 +148,14 @@ def test_ctrl_c_says_how_to_go_on_and_the_next_dump_goes_on(
     assert len(interrupted.part_numbers) >= 3
     assert dump(plan).complete
     assert traces(plan.out) == []
-    assert tree(plan.out) == tree(many_parts)
+    assert tree(plan.out) == tree(whole_dump(FEW_KILLS))
 
 
 @pytest.mark.slow
 @HOW_MANY
 def test_ctrl_c_at_any_moment_of_the_writing_leaves_only_whole_parts(
     task: Task,
-    many_parts: Path,
+    whole_dump: Callable[[int], Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     attacks: Attacks,
@@ -167,7 +167,7 @@ def test_ctrl_c_at_any_moment_of_the_writing_leaves_only_whole_parts(
     One that Python drops, because it came within a finaliser, comes again: without it the dump would end.
     """
     chance = random.Random(seed)
-    plan = task.plan(tmp_path / "cache", **task.many)
+    plan = task.plan(tmp_path / "cache", **task.parts_for(count))
     armed = dumping = False
 
     def come_again(lost: sys.UnraisableHookArgs) -> None:
@@ -205,7 +205,7 @@ def test_ctrl_c_at_any_moment_of_the_writing_leaves_only_whole_parts(
     assert interrupted == count, "the dump was over before it was interrupted"
     assert dump(plan).complete
     assert traces(plan.out) == []
-    assert tree(plan.out) == tree(many_parts)
+    assert tree(plan.out) == tree(whole_dump(count))
     attacks.survived("caches resumed to the same bytes")
 
 

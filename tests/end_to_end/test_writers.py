@@ -14,36 +14,36 @@ from logitstore.store import layout
 from logitstore.store.cache import Cache
 from logitstore.store.checks.verify import verify
 from tests.parts.files import traces, tree
-from tests.parts.tasks import Start, Task
+from tests.parts.tasks import FEW_KILLS, Start, Task
 
 pytestmark = pytest.mark.attack
 
 
 @pytest.mark.slow
 def test_two_processes_with_disjoint_parts_begin_one_cache_together(
-    start: Start, task: Task, many_parts: Path, tmp_path: Path
+    start: Start, task: Task, whole_dump: Callable[[int], Path], tmp_path: Path
 ) -> None:
-    plans = [task.plan(tmp_path / "cache", **task.many, parts=parts) for parts in task.split]
+    plans = [task.plan(tmp_path / "cache", **task.some, parts=parts) for parts in task.split]
     processes = [start(plan) for plan in plans]
     for process in processes:
         _, stderr = process.communicate(timeout=180)
         assert process.returncode == 0, stderr
     assert Cache(tmp_path / "cache").complete
     assert traces(tmp_path / "cache") == []
-    assert tree(tmp_path / "cache") == tree(many_parts)
+    assert tree(tmp_path / "cache") == tree(whole_dump(FEW_KILLS))
 
 
 @pytest.mark.slow
 def test_the_same_command_started_twice_at_once_does_no_harm(
-    start: Start, task: Task, many_parts: Path, tmp_path: Path
+    start: Start, task: Task, whole_dump: Callable[[int], Path], tmp_path: Path
 ) -> None:
-    plan = task.plan(tmp_path / "cache", **task.many)
+    plan = task.plan(tmp_path / "cache", **task.some)
     processes = [start(plan) for _ in range(2)]
     for process in processes:
         _, stderr = process.communicate(timeout=180)
         assert process.returncode == 0, stderr
     assert traces(plan.out) == []
-    assert tree(plan.out) == tree(many_parts)
+    assert tree(plan.out) == tree(whole_dump(FEW_KILLS))
 
 
 def test_what_a_part_holds_does_not_depend_on_the_run_that_wrote_it(

@@ -86,10 +86,12 @@ def test_a_record_with_any_byte_flipped_is_not_read(small_copy: Path, kind: Any,
             unseal(kind, small_copy / name)
 
 
-def test_a_truncated_file_is_reported_with_its_part_and_file(small_copy: Path) -> None:
-    for name in files_of(small_copy):
+@pytest.mark.parametrize("share", [3, pytest.param(1, marks=pytest.mark.exhaustive)])
+def test_a_truncated_file_is_reported_with_its_part_and_file(small_copy: Path, share: int) -> None:
+    """Each to nothing, to its half and by its last byte; or to one of them."""
+    for number, name in enumerate(files_of(small_copy)):
         whole = (small_copy / name).read_bytes()
-        for size in {0, len(whole) // 2, len(whole) - 1}:
+        for size in [0, len(whole) // 2, len(whole) - 1][number % share :: share]:
             os.truncate(small_copy / name, size)
             assert named(verify(small_copy)) == {(part_of(name), name)}, f"{name} cut to {size} bytes"
             (small_copy / name).write_bytes(whole)
