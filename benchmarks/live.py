@@ -43,7 +43,7 @@ class LiveTrainer(DistillTrainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        batch = Batch.of(inputs)
+        batch = Batch(inputs)
         given = batch.model_inputs()
         shown = {name: value for name, value in given.items() if isinstance(value, Tensor)}
         teacher_RV = self._teacher.logits(shown).flatten(0, -2)

@@ -37,7 +37,7 @@ def dump(settings: DumpSettings, dry_run: DryRun = False, profile: Profile = Fal
         if dry_run:
             prepared = resolve("logitstore.dump.task:prepare")(settings, progress)
             _print_plan(
-                settings, prepared.manifest, resolve("logitstore.dump.dump:tap_bytes")(settings, prepared.config)
+                settings, prepared.manifest, resolve("logitstore.dump.taps:tap_bytes")(settings, prepared.config)
             )
             return
         watch = Stopwatch() if profile else NO_STOPWATCH

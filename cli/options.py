@@ -96,8 +96,13 @@ def _option(name: str, field: FieldInfo) -> Any:
 
 
 def value_type(annotation: Any) -> Any:
-    """Return the type that typer reads: a list where several values are possible, and text where text is."""
+    """Return the type that typer reads: a list where several values are possible, and text where text is.
+
+    Values by name are a list of texts NAME=VALUE.
+    """
     kinds = list(_kinds(annotation))
+    if any(get_origin(kind) is dict for kind in kinds):
+        return list[str]
     several = next((kind for kind in kinds if get_origin(kind) is list), None)
     if several is not None:
         return list[value_type(get_args(several)[0])]  # type: ignore[misc]  # a type that is known at run time only

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def plan(settings: PilotSettings, json: Json = False) -> None:
     """Run the teacher on a few samples, and print the size, time and error of each preset.
 
-    The fitted pilot is kept in the folder of --out. A dump of the same data into that folder uses it.
+    Give the options of the dump that you plan: what they keep of a row is judged beside the presets. The fitted pilot is kept
+    in the folder of --out. A dump of the same data into that folder uses it.
 
     Example: logitstore plan --teacher ./my-model --data 'texts/*.jsonl' --out my-cache
     """
@@ -27,11 +28,16 @@ def plan(settings: PilotSettings, json: Json = False) -> None:
         console.print_json(plain_json.dumps(found))
         return
     say(
-        f"{found['rows']:,} rows of {found['samples']:,} samples; the teacher answers {found['teacher_rows_per_second']:,.0f} "
-        f"rows/s in {found['dtype']}; fitted on {found['pilot_rows']:,} rows, judged on {found['judged_rows']:,} others"
+        f"{found['rows']:,} rows of {found['samples']:,} samples in {found['parts']:,} parts; the teacher answers "
+        f"{found['teacher_rows_per_second']:,.0f} rows/s in {found['dtype']}; "
+        f"fitted on {found['pilot_rows']:,} rows, judged on {found['judged_rows']:,} others"
     )
     console.print(_table(found["candidates"], found["recommended"]))
     console.print("KL in nats, 95% intervals; pays: from how many students on a cache is cheaper than the teacher")
+    if found["tap_bytes"]:
+        say(f"taps: {found['tap_bytes_per_row']:,} B/row beside each, {size(found['tap_bytes'])}")
+    if found["given"]:
+        say(f"your options keep a row as in the line '{found['given']}'")
     if found["left_out"]:
         say(f"left out what needs hidden states: {found['left_out']}")
     if found["recommended"] is None:

@@ -31,6 +31,11 @@ def select(settings: SelectSettings, json: Json = False) -> None:
     if len(found.domains) > 1:
         console.print(_domains(found))
     info = found.selection.info
+    if found.rounding:
+        say(
+            f"note: {settings.cache} stores the {found.score} of a row in levels, up to {found.rounding:.3f} off; samples that "
+            "are as near to each other as that may change places"
+        )
     if found.selection.weight_M is not None:
         say("every sample has a weight, by which train --select multiplies its loss")
     if info.suggested_alpha is not None:

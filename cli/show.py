@@ -126,7 +126,9 @@ class Bars:
             self._show(step, note)
         elif step.stage not in _UNITS:
             errors.print(f"{step.stage} ...", highlight=False)
-        elif step.done >= step.total or now - self._printed.setdefault(step.stage, now) >= _QUIET_SECONDS:
+        elif (
+            step.is_news or step.done >= step.total or now - self._printed.setdefault(step.stage, now) >= _QUIET_SECONDS
+        ):
             self._printed[step.stage] = now
             rest = f", {note}" if note else ""
             left = f", {(step.total - step.done) / rate:,.0f} s left" if rate and step.done < step.total else ""

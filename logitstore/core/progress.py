@@ -58,6 +58,7 @@ class Step:
         done, total: finished and total work, in the unit of the stage.
         part: number of the part that is being written, if any.
         note: a figure to show, such as the loss.
+        is_news: whether the note is new, so that it is worth a line where there is no bar.
     """
 
     stage: str
@@ -65,6 +66,7 @@ class Step:
     total: int
     part: int | None = None
     note: str = ""
+    is_news: bool = False
 
 
 class Progress(Protocol):

@@ -52,7 +52,7 @@ TASKS: dict[str, Task] = {
         training="logitstore.text.train:TextTraining",
         shown="logitstore.text.show:TextShown",
         options={
-            "dump": ("max_length", "overlap", "batch_tokens", "domain_column", "qkv"),
+            "dump": ("max_length", "overlap", "batch_tokens", "domain_column", "qkv", "chat_template", "template_arg"),
             "train": (
                 "text",
                 "packed",

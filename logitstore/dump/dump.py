@@ -9,15 +9,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from transformers import PretrainedConfig
-
 from logitstore.core.progress import NO_STOPWATCH, Progress, Step, Stopwatch, no_progress
 from logitstore.dump.begin import Fit, begin, ensure_views, existing_manifest, target_folder
 from logitstore.dump.fit import fit_tail
 from logitstore.dump.parts import ANSWERS, PartsWriter, finished, missing_work, write_parts
 from logitstore.dump.pilot_file import kept_pilot
-from logitstore.dump.taps import TapRequest, begin_taps, expected_bytes, finish_taps, taps_are_begun, widths_of
-from logitstore.dump.task import Prepared, dump_task, prepare
+from logitstore.dump.taps import (
+    TapRequest,
+    begin_taps,
+    finish_taps,
+    taps_are_begun,
+    taps_wanted,
+    widths_of,
+)
+from logitstore.dump.task import Prepared, prepare
 from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
 from logitstore.format.manifest import Manifest
 from logitstore.settings.dump import DumpSettings
@@ -47,7 +52,7 @@ def dump(settings: DumpSettings, progress: Progress = no_progress, watch: Stopwa
         taps = taps_wanted(settings, prepared.config)
     out = open_storage(settings.out)
     is_begun = _is_begun(out, prepared.manifest, taps)
-    work = missing_work(out, _parts_wanted(settings, prepared.manifest), [ANSWERS, *taps.names])
+    work = missing_work(out, layout.parse_parts(settings.parts, prepared.manifest.parts), [ANSWERS, *taps.names])
     if work or not is_begun:
         progress(Step(stage="load the teacher", done=0, total=1))
         writer = open_writer(settings, prepared, prepared.load(), taps, progress, watch)
@@ -100,23 +105,6 @@ def _is_begun(storage: Storage, wanted: Manifest, taps: TapRequest) -> bool:
     """
     manifest = existing_manifest(storage, wanted, but={"fingerprint"})
     return manifest is not None and not shared_problems(storage, manifest) and taps_are_begun(storage, manifest, taps)
-
-
-def _parts_wanted(settings: DumpSettings, manifest: Manifest) -> list[int]:
-    if settings.parts is None:
-        return list(range(manifest.parts))
-    return layout.parse_parts(settings.parts, manifest.parts)
-
-
-def taps_wanted(settings: DumpSettings, config: PretrainedConfig) -> TapRequest:
-    """Return the features of the teacher that are kept beside its answers. Raises BadInput: see `DumpTask.taps`."""
-    names = dump_task(settings.task).taps(lambda: config, settings.hidden, settings.qkv)
-    return TapRequest(names=names, codec=settings.tap_codec)
-
-
-def tap_bytes(settings: DumpSettings, config: PretrainedConfig) -> int:
-    """Return the bytes that a row of the taps will take."""
-    return expected_bytes(config, taps_wanted(settings, config))
 
 
 @dataclass(frozen=True)

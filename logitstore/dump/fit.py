@@ -5,7 +5,9 @@ Axes: N rows, D channels, K listed, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -15,10 +17,10 @@ from torch import Tensor
 from logitstore.core.progress import Progress, Step
 from logitstore.dump.sparsify.reduce import sparsifier_of
 from logitstore.dump.sparsify.sketch import TailPilot
-from logitstore.dump.teachers.teacher import Batches, Teacher
+from logitstore.dump.teachers.teacher import Batches, Teacher, TeacherBatch
 from logitstore.errors import ModelError
 from logitstore.format.manifest import Manifest
-from logitstore.format.needs import wants_of
+from logitstore.format.needs import HIDDEN, LOGITS, Gives, wants_of
 from logitstore.format.row import RowInfo
 from logitstore.format.tap import directions_of
 from logitstore.models.head import LinearHead
@@ -57,6 +59,123 @@ def fit_tail(
     for chunk in chunks:
         pilot.add(chunk.logits(), listed_by(sparsifier, chunk, vocabulary), chunk.hidden_nD)
     return fitted(pilot, manifest.row)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """When `fit_each` stops asking: after so many rows, or so many seconds.
+
+    Attributes:
+        total: count of the rows of all batches.
+    """
+
+    rows: int
+    seconds: float
+    total: int
+
+
+@dataclass
+class Fits:
+    """The shared tensors of several kinds of row, fitted on the same rows.
+
+    Attributes:
+        shared: by the name of the kind. What needs a head that the teacher does not have is left out.
+        rows: count of rows that they were fitted on.
+        seconds: time that the teacher took.
+        why_not: why the teacher's head cannot be used, or None.
+    """
+
+    shared: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    rows: int = 0
+    seconds: float = 0.0
+    why_not: str | None = None
+
+
+def fit_each(
+    kinds: dict[str, RowInfo],
+    batches: Iterable[TeacherBatch],
+    teacher: Teacher,
+    vocabulary: int,
+    limits: Limits,
+    progress: Progress,
+) -> Fits:
+    """Fit the tails of several kinds of row in one pass of the teacher.
+
+    Args:
+        kinds: what a row may hold, by name.
+        batches: those of the pilot.
+        teacher: answers about them.
+        vocabulary: count of its tokens.
+        limits: when to stop.
+        progress: receives the steps.
+    """
+    fits = Fits()
+    head, fits.why_not = _head(teacher, vocabulary)
+    pilots: dict[str, TailPilot] = {}
+    states: list[Tensor] = []
+    deadline = time.monotonic() + limits.seconds
+    for batch in batches:
+        chunks = teacher.rows(batch, wants(head is not None))
+        while True:
+            began = time.monotonic()
+            chunk = next(chunks, None)
+            fits.seconds += time.monotonic() - began
+            if chunk is None:
+                break
+            if not fits.rows:
+                head, fits.why_not = _head_of(teacher, head, chunk, fits.why_not)
+                pilots = _pilots(kinds, head, vocabulary)
+            for name, pilot in pilots.items():
+                listed_nK = listed_by(sparsifier_of(kinds[name]), chunk, vocabulary)
+                pilot.add(chunk.logits(), listed_nK, chunk.hidden_nD)
+            if head is not None and chunk.hidden_nD is not None:
+                states.append(chunk.hidden_nD.float().cpu())
+            fits.rows += len(chunk.gold_n)
+        progress(Step(stage="pilot", done=fits.rows, total=limits.total))
+        if time.monotonic() > deadline or fits.rows >= limits.rows:
+            break
+    for name, row in kinds.items():
+        if name in pilots:
+            fits.shared[name] = fitted(pilots[name], row)
+        elif row.tail.shape == "head" and head is not None:
+            fits.shared[name] = head_tensors(head, torch.cat(states))
+        elif not row.tail.needs_hidden:
+            fits.shared[name] = {}
+    return fits
+
+
+def wants(needs_hidden: bool) -> Gives:
+    """Return what a pilot asks a teacher for."""
+    return frozenset({LOGITS, HIDDEN} if needs_hidden else {LOGITS})
+
+
+def _head(teacher: Teacher, vocabulary: int) -> tuple[LinearHead | None, str | None]:
+    try:
+        return teacher.head(vocabulary), None
+    except ModelError as error:
+        return None, str(error)
+
+
+def _head_of(
+    teacher: Teacher, head: LinearHead | None, chunk: RowChunk, why_not: str | None
+) -> tuple[LinearHead | None, str | None]:
+    """Return the head if it gives the teacher's own logits, else why not."""
+    if head is None or chunk.hidden_nD is None:
+        return None, why_not
+    try:
+        return head.matching(teacher.name, chunk.hidden_nD, chunk.logits()), None
+    except ModelError as error:
+        return None, str(error)
+
+
+def _pilots(kinds: dict[str, RowInfo], head: LinearHead | None, vocabulary: int) -> dict[str, TailPilot]:
+    """Return the empty sums of each kind of row that has some."""
+    pilots = {}
+    for name, row in kinds.items():
+        shape = row.tail.shape
+        if shape == "prior" or (shape == "sketch" and head is not None):
+            pilots[name] = TailPilot(vocabulary, head if shape == "sketch" else None)
+    return pilots
 
 
 def _pilot_chunks(

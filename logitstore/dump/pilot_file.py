@@ -69,11 +69,11 @@ def keep_pilot(
         files[_tail_of(row)] = name
     out.put(
         _RECORD,
-        seal(record.model_copy(update={"files": files, "kl": {_row_key(row): (one, two) for row, one, two in kl}})),
+        seal(record.model_copy(update={"files": files, "kl": {kind_of(row): (one, two) for row, one, two in kl}})),
     )
 
 
-def _row_key(row: RowInfo) -> str:
+def kind_of(row: RowInfo) -> str:
     """Return the key of a measured KL: everything that it depends on, besides teacher and data."""
     codec = row.codec.model_copy(update={"layout": "mapped"})
     return f"{_tail_of(row)} {codec.model_dump_json()}"
@@ -92,7 +92,7 @@ def expected_error(place: Place, manifest: Manifest) -> str | None:
     if out.size(_RECORD) is None:
         return None
     record = read_sealed(PilotRecord, out, _RECORD)
-    kl = record.kl.get(_row_key(manifest.row))
+    kl = record.kl.get(kind_of(manifest.row))
     if kl is None or (record.name, record.data) != (manifest.teacher.name, manifest.data.fingerprint):
         return None
     return f"KL about {kl[0]:.2g} nats at temperature 1 and {kl[1]:.2g} at 2, by the pilot in {out}/{layout.PILOT}"

@@ -10,33 +10,32 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from logitstore.core.progress import Progress, Step, no_progress
 from logitstore.dump.begin import target_folder
-from logitstore.dump.fit import fitted, head_tensors, listed_by
-from logitstore.dump.pilot_file import PilotRecord, keep_pilot
+from logitstore.dump.fit import Limits, fit_each, wants
+from logitstore.dump.pilot_file import PilotRecord, keep_pilot, kind_of
 from logitstore.dump.sparsify.fidelity import FidelityCheck, Truth
-from logitstore.dump.sparsify.reduce import RowReducer, sparsifier_of
-from logitstore.dump.sparsify.sketch import TailPilot
+from logitstore.dump.sparsify.reduce import RowReducer
+from logitstore.dump.taps import tap_bytes
 from logitstore.dump.task import Prepared, dump_task, prepare
 from logitstore.dump.teachers import open_source, scheme_of
 from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
-from logitstore.errors import BadInput, ModelError, storage_errors
-from logitstore.format.needs import GIFTS, HIDDEN, LOGITS, Gives, called
+from logitstore.errors import BadInput, storage_errors
+from logitstore.format.manifest import Manifest
+from logitstore.format.needs import GIFTS, LOGITS, called
 from logitstore.format.part_record import Fidelity, fidelity_of
 from logitstore.format.presets import row_of
 from logitstore.format.row import RowInfo
-from logitstore.models.head import LinearHead
-from logitstore.settings.dump import DumpSettings, PilotSettings, TeacherSettings
+from logitstore.settings.dump import DumpSettings, PilotSettings
+from logitstore.store import layout
 from logitstore.store.storage import open_storage
 from logitstore.targets.decoder import Decoder
-from logitstore.targets.rows import RowChunk
 
 CANDIDATES: dict[str, tuple[str, dict[str, Any]]] = {
     "small": ("small", {}),
@@ -51,11 +50,15 @@ CANDIDATES: dict[str, tuple[str, dict[str, Any]]] = {
 """The candidates that are tried, by name: a preset and its options."""
 
 
+_SHARED = DumpSettings.model_fields.keys() & PilotSettings.model_fields.keys()
+
+
 JUDGED_SHARE = 5
 """One in this many pilot samples judges the candidates; the tails are fitted on the others."""
 
 
-FITTED_ROWS, JUDGED_ROWS = 12288, 2000
+GIVEN = "as given"
+"""The name of the candidate that the options describe, where they describe none of the others."""
 
 
 GOOD_ENOUGH = 0.25
@@ -84,10 +87,17 @@ def plan(settings: PilotSettings, progress: Progress = no_progress) -> dict[str,
     if (why := dump_task(settings.task).no_plan) is not None:
         raise BadInput(f"plan --task {settings.task}: {why}.")
     _check_gives(settings.teacher)
-    wanted = DumpSettings(**{name: getattr(settings, name) for name in TeacherSettings.model_fields})
-    with target_folder(wanted.out):
-        prepared = prepare(wanted, progress)
+    planned = DumpSettings(**{name: getattr(settings, name) for name in _SHARED})
+    with target_folder(planned.out, resume=planned.resume):
+        prepared = prepare(planned, progress)
+        if not prepared.manifest.sparsifier.keeps_rows:
+            raise BadInput(
+                f"--preset {settings.preset}: it keeps no rows that could be judged. Leave it out, or dump at once."
+            )
+        parts = layout.parse_parts(planned.parts, prepared.manifest.parts)
+        taps = tap_bytes(planned, prepared.config)
     manifest, samples = prepared.manifest, prepared.samples
+    rows = sum(samples.rows_in(manifest.span(part)) for part in parts)
     progress(Step(stage="load the teacher", done=0, total=1))
     teacher = prepared.load()
     chosen = [int(place) for place in np.linspace(0, len(samples) - 1, min(settings.pilot_samples, len(samples)))]
@@ -96,25 +106,39 @@ def plan(settings: PilotSettings, progress: Progress = no_progress) -> dict[str,
     )  # with any time limit, the samples are spread over the data
     judging = [samples[chosen[place]] for place in order[::JUDGED_SHARE]]
     fitting = [samples[chosen[place]] for place in order if place not in set(order[::JUDGED_SHARE])] or judging
-    candidates = _candidates(manifest.teacher.vocabulary, manifest.teacher.width)
-    fitted_rows, teacher_seconds, why_not = _fit(settings, prepared, teacher, fitting, candidates, progress)
-    judged_rows = _judge(prepared, teacher, judging, candidates, progress)
-    per_row = teacher_seconds / fitted_rows
-    lines = [
-        _line(name, each, manifest.rows, judged_rows, per_row, settings.epochs) for name, each in candidates.items()
-    ]
-    _keep(settings, prepared, teacher, candidates, lines, fitted_rows)
+    candidates, given = _candidates(settings, manifest)
+    batches = _batches(prepared, fitting)
+    limits = Limits(
+        rows=settings.pilot_rows, seconds=60 * settings.minutes, total=sum(sample.rows for sample in fitting)
+    )
+    fits = fit_each(
+        {name: each.row for name, each in candidates.items()},
+        batches,
+        teacher,
+        manifest.teacher.vocabulary,
+        limits,
+        progress,
+    )
+    candidates = {name: replace(candidates[name], shared=shared) for name, shared in fits.shared.items()}
+    judged_rows = _judge(settings, prepared, teacher, judging, candidates, progress)
+    per_row = fits.seconds / fits.rows
+    lines = [_line(name, each, rows, judged_rows, per_row, settings.epochs) for name, each in candidates.items()]
+    _keep(settings, prepared, teacher, candidates, lines, fits.rows)
     return {
         "teacher": settings.teacher,
         "dtype": manifest.teacher.dtype,
         "data": settings.data,
-        "samples": manifest.samples,
-        "rows": manifest.rows,
-        "pilot_rows": fitted_rows,
+        "samples": sum(manifest.samples_in(part) for part in parts),
+        "rows": rows,
+        "parts": len(parts),
+        "tap_bytes_per_row": taps,
+        "tap_bytes": taps * rows,
+        "pilot_rows": fits.rows,
         "judged_rows": judged_rows,
         "teacher_rows_per_second": 1 / per_row,
-        "left_out": why_not,
+        "left_out": fits.why_not,
         "candidates": lines,
+        "given": given if given in candidates else None,
         "recommended": _recommended(lines),
     }
 
@@ -127,14 +151,23 @@ def _check_gives(teacher: str) -> None:
         )
 
 
-def _candidates(vocabulary: int, width: int | None) -> dict[str, Candidate]:
+def _candidates(settings: PilotSettings, manifest: Manifest) -> tuple[dict[str, Candidate], str | None]:
+    """Return the candidates by name, and the name of the one that the options describe, if they describe one."""
     candidates = {}
-    for name, (preset, settings) in CANDIDATES.items():
+    for name, (preset, options) in CANDIDATES.items():
         try:
-            candidates[name] = Candidate(preset, row_of(preset, settings, vocabulary, width))
+            row = row_of(preset, options, manifest.teacher.vocabulary, manifest.teacher.width)
         except BadInput:
             continue  # impossible with a small vocabulary, or a teacher of unknown width
-    return candidates
+        candidates[name] = Candidate(preset, row)
+    if settings.preset is None and not any(value is not None for value in settings.choices().values()):
+        return candidates, None
+    wanted = kind_of(manifest.row)
+    given = next((name for name, each in candidates.items() if kind_of(each.row) == wanted), GIVEN)
+    if given == GIVEN:
+        row = manifest.row.model_copy(update={"tail": manifest.tail.model_copy(update={"pilot_rows": 0})})
+        candidates[GIVEN] = Candidate(manifest.preset or "", row)
+    return candidates, given
 
 
 def _batches(prepared: Prepared, samples: list[Any]) -> Iterator[TeacherBatch]:
@@ -143,89 +176,8 @@ def _batches(prepared: Prepared, samples: list[Any]) -> Iterator[TeacherBatch]:
         yield from prepared.batches(samples[first : first + 32])
 
 
-def _fit(
-    settings: PilotSettings,
-    prepared: Prepared,
-    teacher: Teacher,
-    samples: list[Any],
-    candidates: dict[str, Candidate],
-    progress: Progress,
-) -> tuple[int, float, str | None]:
-    """Fit the tails of all candidates in one pass; drop candidates that need a head that the teacher does not have.
-
-    Returns:
-        the count of rows, the seconds that the teacher took, and the reason why candidates were dropped, or None.
-    """
-    vocabulary = prepared.manifest.teacher.vocabulary
-    head, why_not = _head(teacher, vocabulary)
-    pilots: dict[str, TailPilot] = {}
-    states: list[Tensor] = []
-    total = sum(sample.rows for sample in samples)
-    rows, seconds = 0, 0.0
-    deadline = time.monotonic() + 60 * settings.minutes
-    for batch in _batches(prepared, samples):
-        chunks = teacher.rows(batch, _wants(head is not None))
-        while True:
-            began = time.monotonic()
-            chunk = next(chunks, None)
-            seconds += time.monotonic() - began
-            if chunk is None:
-                break
-            if not rows:
-                head, why_not = _matching(teacher, head, chunk, why_not)
-                pilots = _pilots(candidates, head, vocabulary)
-            for name, pilot in pilots.items():
-                listed_nK = listed_by(sparsifier_of(candidates[name].row), chunk, vocabulary)
-                pilot.add(chunk.logits(), listed_nK, chunk.hidden_nD)
-            if head is not None and chunk.hidden_nD is not None:
-                states.append(chunk.hidden_nD.float().cpu())
-            rows += len(chunk.gold_n)
-        progress(Step(stage="pilot", done=rows, total=total))
-        if time.monotonic() > deadline or rows >= FITTED_ROWS:
-            break
-    for name, candidate in list(candidates.items()):
-        shape = candidate.row.tail.shape
-        if candidate.row.tail.needs_hidden and head is None:
-            del candidates[name]
-        elif shape == "head" and head is not None:
-            candidate.shared = head_tensors(head, torch.cat(states))
-        elif name in pilots:
-            candidate.shared = fitted(pilots[name], candidate.row)
-    return rows, seconds, why_not
-
-
-def _wants(needs_hidden: bool) -> Gives:
-    return frozenset({LOGITS, HIDDEN} if needs_hidden else {LOGITS})
-
-
-def _head(teacher: Teacher, vocabulary: int) -> tuple[LinearHead | None, str | None]:
-    try:
-        return teacher.head(vocabulary), None
-    except ModelError as error:
-        return None, str(error)
-
-
-def _matching(
-    teacher: Teacher, head: LinearHead | None, chunk: RowChunk, why_not: str | None
-) -> tuple[LinearHead | None, str | None]:
-    if head is None or chunk.hidden_nD is None:
-        return None, why_not
-    try:
-        return head.matching(teacher.name, chunk.hidden_nD, chunk.logits()), None
-    except ModelError as error:
-        return None, str(error)
-
-
-def _pilots(candidates: dict[str, Candidate], head: LinearHead | None, vocabulary: int) -> dict[str, TailPilot]:
-    pilots = {}
-    for name, candidate in candidates.items():
-        shape = candidate.row.tail.shape
-        if shape == "prior" or (shape == "sketch" and head is not None):
-            pilots[name] = TailPilot(vocabulary, head if shape == "sketch" else None)
-    return pilots
-
-
 def _judge(
+    settings: PilotSettings,
     prepared: Prepared,
     teacher: Teacher,
     samples: list[Any],
@@ -239,7 +191,7 @@ def _judge(
         candidate.keep = RowReducer.of(candidate.row, candidate.shared, None)
     rows = 0
     for batch in _batches(prepared, samples):
-        for chunk in teacher.rows(batch, _wants(needs_hidden)):
+        for chunk in teacher.rows(batch, wants(needs_hidden)):
             truth = Truth.of(chunk.logits(), prepared.manifest.teacher.vocabulary)
             for candidate in candidates.values():
                 if candidate.check is None or candidate.keep is None:
@@ -249,9 +201,9 @@ def _judge(
                 candidate.seconds += time.monotonic() - began
                 candidate.check.add(truth, kept)
             rows += len(chunk.gold_n)
-            if rows >= JUDGED_ROWS:
+            if rows >= settings.fidelity_rows:
                 return rows
-        progress(Step(stage="judge", done=rows, total=JUDGED_ROWS))
+        progress(Step(stage="judge", done=rows, total=settings.fidelity_rows))
     return rows
 
 
@@ -261,7 +213,7 @@ def _line(name: str, each: Candidate, rows: int, judged: int, per_row: float, ep
     # a mean over the bounded rows only would look too good
     figures = fidelity_of(fidelity) if not fidelity.unbounded else None
     info = sum(field.bytes for field in Decoder(each.row, each.shared).codec.fields.values())
-    seconds = rows * (per_row + each.seconds / max(judged, 1))
+    seconds = per_row + each.seconds / max(judged, 1)
     kl = {at: (figures or {}).get(at) for at in ("kl_t1", "kl_t2")}
     return {
         "name": name,
@@ -270,8 +222,8 @@ def _line(name: str, each: Candidate, rows: int, judged: int, per_row: float, ep
         "bytes": info * rows + sum(value.nbytes for value in each.shared.values()),
         "kl_t1": kl["kl_t1"],
         "kl_t2": kl["kl_t2"],
-        "hours": seconds / 3600,
-        "pays_from_students": math.ceil(seconds / (rows * per_row * epochs)),
+        "hours": rows * seconds / 3600,
+        "pays_from_students": math.ceil(seconds / (per_row * epochs)),
     }
 
 

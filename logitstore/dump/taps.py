@@ -16,6 +16,7 @@ from logitstore.core.progress import NO_STOPWATCH, Progress, Step, Stopwatch
 from logitstore.core.types import Array, Asked
 from logitstore.dump.ask import FINITE, Encode, ask_features
 from logitstore.dump.fit import moments_for, shared_of
+from logitstore.dump.task import dump_task
 from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
 from logitstore.errors import BadInput, CacheMismatch, ModelError, storage_errors
 from logitstore.format.manifest import Manifest
@@ -24,6 +25,7 @@ from logitstore.format.tap import DEFAULT_CODEC, TAP_NAME, TapInfo, directions_o
 from logitstore.format.tap_names import FINAL
 from logitstore.models.moments import Moments
 from logitstore.models.shape import shape_of
+from logitstore.settings.dump import DumpSettings
 from logitstore.store import layout
 from logitstore.store.cache import Cache
 from logitstore.store.checks.verify import shared_problems
@@ -47,8 +49,15 @@ class TapRequest:
     codec: str | None
 
 
-def expected_bytes(config: PretrainedConfig, wanted: TapRequest) -> int:
-    """Return the bytes per row of the requested taps, estimated from the teacher's configuration."""
+def taps_wanted(settings: DumpSettings, config: PretrainedConfig) -> TapRequest:
+    """Return the features of the teacher that are kept beside its answers. Raises BadInput: see `DumpTask.taps`."""
+    names = dump_task(settings.task).taps(lambda: config, settings.hidden, settings.qkv)
+    return TapRequest(names=names, codec=settings.tap_codec)
+
+
+def tap_bytes(settings: DumpSettings, config: PretrainedConfig) -> int:
+    """Return the bytes per row of the taps that are asked for, estimated from the teacher's configuration."""
+    wanted = taps_wanted(settings, config)
     if not wanted.names:
         return 0
     text = config.get_text_config()

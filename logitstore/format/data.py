@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, model_serializer
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_serializer, model_validator
 
 from logitstore.core.record import Count, Record
 
@@ -19,7 +19,13 @@ class TokenizerInfo(Record):
 
 
 class DataInfo(Record):
-    """The text data. `fingerprint` covers place, domain, tokens and row mask of every sample, in order."""
+    """The text data.
+
+    Attributes:
+        fingerprint: covers place, domain, tokens and row mask of every sample, in order.
+        chat_template: checksum of the chat template that was given in place of the tokenizer's own.
+        template_args: what the template of every chat was given by name.
+    """
 
     source: str
     split: str
@@ -31,6 +37,23 @@ class DataInfo(Record):
     skipped: Count
     max_length: Count = Field(ge=2)
     overlap: Count
+    chat_template: str | None = Field(None, pattern="^[0-9a-f]{32}$")
+    template_args: dict[str, Any] | None = Field(None, min_length=1)
+
+    @model_validator(mode="after")
+    def _only_chats_have_templates(self) -> Self:
+        if self.kind != "chat" and (self.chat_template is not None or self.template_args is not None):
+            raise ValueError(f"a chat template and data of the kind '{self.kind}' do not go together")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _plain(self, plain_of: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Leave out what was not given about a template, so that such caches keep the bytes of older versions."""
+        plain = plain_of(self)
+        for name in ("chat_template", "template_args"):
+            if getattr(self, name) is None:
+                plain.pop(name, None)
+        return plain
 
 
 class ImagesInfo(Record):

@@ -100,7 +100,7 @@ class Manifest(Record):
     def _known_fields(self) -> Self:
         """Refuse fields that are not of this version, because field names become paths."""
         row = self.row
-        kinds = {"causal-lm": DataInfo, "image-classification": ImagesInfo}
+        kinds: dict[str, type[Record]] = {"causal-lm": DataInfo, "image-classification": ImagesInfo}
         is_text, is_images = isinstance(self.data, DataInfo), isinstance(self.data, ImagesInfo)
         if (
             not isinstance(self.data, kinds.get(self.task, OtherData))
@@ -117,11 +117,19 @@ class Manifest(Record):
             )
         if self.tail.file is not None and self.shared and self.tail.file not in self.shared:
             raise ValueError(f"the file of the tail, {self.tail.file}, is not among the shared files")
+        template = self.data.chat_template if isinstance(self.data, DataInfo) else None
+        if template is not None and self.shared and not self._shares_template(template):
+            raise ValueError("data.chat_template is not the checksum of the chat template among the shared files")
         expected = row_fields(row.sparsifier, row.tail, row.codec, row.vocabulary)
         for name in expected.keys() | self.fields.keys():
             if self.fields.get(name) != expected.get(name):
                 raise ValueError(f"the field '{name}' is not the one of these targets")
         return self
+
+    def _shares_template(self, fingerprint: str) -> bool:
+        """Return True if the shared tokenizer has the chat template with this checksum."""
+        files = [name for name in self.shared if name.startswith("shared/tokenizer-")]
+        return any(self.shared[name].xxh3_128 == fingerprint for name in files if name.endswith("/chat_template.jinja"))
 
     @model_serializer(mode="wrap")
     def _plain(self, plain_of: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from logitstore.core.memo import Memo
+from logitstore.core.memo import Budget, Memo
 from logitstore.core.order import BUCKET_BATCHES
 from logitstore.core.types import Array
 from logitstore.errors import BadInput
@@ -126,7 +126,7 @@ class ViewCollator:
         self._cache, self._taps, self._weights = cache, taps, weights
         self._pictures = (pictures or pictures_of(cache)) if with_images else None
         self._together = min(max(BYTES_TOGETHER // bytes_per_batch, 1), BUCKET_BATCHES)
-        self._groups = Memo[tuple[int, int], dict[int, Gathered]](most=2)
+        self._groups = Memo[tuple[int, int], dict[int, Gathered]](Budget(2))
 
     def batch(self, chosen: Chosen, epoch: int, number: int) -> Batch:
         first = number - number // chosen.world_size % self._together * chosen.world_size

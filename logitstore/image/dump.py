@@ -28,12 +28,13 @@ from logitstore.format.tap_names import FINAL, names_of
 from logitstore.format.views import ViewInfo
 from logitstore.image.data.damage import damaged, left_out, refuse_damaged
 from logitstore.image.data.images import Images, ImageSpec, open_images
-from logitstore.image.labels import FEW_CLASSES, classes_of, compares_texts, labels_for, output_width
+from logitstore.image.labels import FEW_CLASSES, classes_of, labels_for, output_width
 from logitstore.image.pictures import Pictures, pictures_of, view_batches
 from logitstore.image.processors.chosen import recorded, view_info
 from logitstore.image.processors.saved import Processor, load_processor
 from logitstore.image.stored import images_arrow, images_of, views_of
 from logitstore.image.view import Views
+from logitstore.models.contrastive import compares_texts
 from logitstore.models.load import load_config
 from logitstore.settings.dump import AddSettings, DumpSettings
 from logitstore.settings.tasks import refuse_other_tasks
@@ -122,7 +123,9 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
         batch_tokens=settings.batch_images,
         **row_entries(settings, preset, row, lambda: len(spread(len(images), len(images), settings.pilot_rows))),
     )
-    load = _loader(model, config, settings.dtype, settings.device, [prompt.replace("{}", name) for name in names])
+    load = _loader(
+        model, config, settings.dtype, settings.device, [prompt.replace("{}", name) for name in names], view.size
+    )
     return Prepared(
         manifest=manifest,
         samples=views(),
@@ -156,9 +159,7 @@ def _after_check(
 
     def checked() -> Teacher:
         if not settings.skip_damaged:
-            wanted = (
-                range(manifest.parts) if settings.parts is None else layout.parse_parts(settings.parts, manifest.parts)
-            )
+            wanted = layout.parse_parts(settings.parts, manifest.parts)
             spans = [manifest.span(part) for part in missing_work(open_storage(settings.out), wanted, [ANSWERS])]
             places = {sample % len(images) for span in spans for sample in range(span.start, span.stop)}
             refuse_damaged(images, damaged(images, sorted(places), settings.workers, progress), settings.data)
@@ -215,7 +216,7 @@ def _reopened(cache: Cache, again: AskAgain, progress: Progress) -> Prepared:
             size=manifest.batch_tokens,
             workers=again.workers,
         ),
-        load=_loader(model, config, manifest.teacher.dtype, again.device, texts),
+        load=_loader(model, config, manifest.teacher.dtype, again.device, texts, view.size),
     )
 
 
@@ -231,10 +232,15 @@ def _contents(cache: Cache) -> Array:
 
 
 def _loader(
-    model: ModelRef, config: PretrainedConfig, dtype: str, device: str, texts: Sequence[str]
+    model: ModelRef,
+    config: PretrainedConfig,
+    dtype: str,
+    device: str,
+    texts: Sequence[str],
+    size: tuple[int, int],
 ) -> Callable[[], Teacher]:
     if compares_texts(config):
-        return partial(ZeroShotTeacher, model, config, dtype, device, texts)
+        return partial(ZeroShotTeacher, model, config, dtype, device, texts, size)
     return partial(ImageTeacher, model, config, dtype, device)
 
 

@@ -10,6 +10,7 @@ from transformers import PretrainedConfig
 from logitstore.core.types import Array
 from logitstore.errors import BadInput, ModelError
 from logitstore.image.data.images import Images
+from logitstore.models.contrastive import is_classifier, refuse_no_comparison
 from logitstore.models.shape import refuse_no_softmax, shape_of
 from logitstore.settings.dump import DumpSettings
 
@@ -17,18 +18,25 @@ FEW_CLASSES = 16
 """The count that preset topk lists. With more classes, preset small is both smaller and closer to the teacher."""
 
 
-def compares_texts(config: PretrainedConfig) -> bool:
-    """Whether it compares images with texts, as CLIP does."""
-    return hasattr(config, "text_config") and hasattr(config, "vision_config")
-
-
 def output_width(config: PretrainedConfig, is_zero_shot: bool) -> int | None:
     """Channels of what the output layer takes, where the configuration says it."""
-    width = getattr(config, "projection_dim", None) if is_zero_shot else shape_of(config)["hidden_size"]
+    towers = getattr(config, "vision_config", config)  # of a classifier that was made of the one for images
+    width = getattr(config, "projection_dim", None) if is_zero_shot else shape_of(towers)["hidden_size"]
     return int(width) if width else None
 
 
 def classes_of(settings: DumpSettings, config: PretrainedConfig, is_zero_shot: bool) -> list[str]:
+    """Return the names of the teacher's classes, in the order of its logits.
+
+    Raises:
+        BadInput: --classes or --prompt cannot be used, or are missing.
+        ModelError: the teacher gives no softmax over classes.
+    """
+    if is_zero_shot:
+        refuse_no_comparison(config, settings.teacher)
+    elif not is_classifier(config):
+        what = (config.architectures or [config.model_type])[0]
+        raise ModelError(f"{settings.teacher}: {what} is not an image classifier.")
     if is_zero_shot and settings.classes is None:
         raise BadInput(
             f"{settings.teacher}: it compares images with texts. Name the classes with --classes cat,dog,..."
@@ -42,9 +50,6 @@ def classes_of(settings: DumpSettings, config: PretrainedConfig, is_zero_shot: b
         if settings.prompt is not None and "{}" not in settings.prompt:
             raise BadInput(f"--prompt '{settings.prompt}': put {{}} where the name of the class goes.")
         return names
-    architecture = (config.architectures or [""])[0]
-    if "ForImageClassification" not in architecture:
-        raise ModelError(f"{settings.teacher}: {architecture or config.model_type} is not an image classifier.")
     refuse_no_softmax(config, settings.teacher)
     return [str(config.id2label[number]) for number in range(config.num_labels)]
 

@@ -45,6 +45,11 @@ def size_errors(name: str, pixels_B3HW: Tensor) -> Iterator[None]:
     except (RuntimeError, ValueError) as error:
         # convolutions, windows and positions that were made for another size each fail in their own way
         height, width = pixels_B3HW.shape[-2:]
+        if "dtype" in str(error):
+            raise ModelError(
+                f"{name}: it cannot compute in another number format than its own: {one_line(error).rstrip('.')}. "
+                "Give --dtype float32."
+            ) from error
         raise ModelError(
             f"{name}: it cannot take images of {height} x {width}: {one_line(error).rstrip('.')}. Give another --image-size."
         ) from error

@@ -47,6 +47,11 @@ def scores_of(cache: Cache, name: str) -> Array:
     return _means(cache, lambda part: _highest(part, codec))
 
 
+def rounding(cache: Cache, name: str) -> float:
+    """Return by how much the score of a row may differ from the teacher's, because the cache stores it in levels; else 0."""
+    return RowCodec(row=cache.manifest.row).probability_error if name == "confidence" else 0.0
+
+
 def _highest(part: Part, codec: RowCodec) -> Array:
     """Return float64[N]: the probability of the most probable token of each row. The k listed ones come before any drawn
     one."""

@@ -18,7 +18,7 @@ from logitstore.errors import BadInput, CacheMismatch
 from logitstore.select.choice import Amount, Candidates, Choice
 from logitstore.select.methods import METHODS, Method
 from logitstore.select.ranked import difference
-from logitstore.select.scores import scores_of
+from logitstore.select.scores import rounding, scores_of
 from logitstore.settings.look import SelectSettings
 from logitstore.store.cache import Cache
 from logitstore.store.checks.same_samples import check_same_samples
@@ -42,6 +42,7 @@ class Selected:
         selection: the selection as it was written.
         samples, rows, tokens: numbers of samples, rows and tokens to choose from.
         score: name of the score by which the samples were ranked or bounded; None without one.
+        rounding: by how much the cache rounds the score of a row; 0 where it does not.
         mean_chosen, mean_left: mean score of the chosen samples, and of the others; None where no score is finite.
         domains: the domains, in the order of their first samples.
     """
@@ -51,6 +52,7 @@ class Selected:
     rows: int
     tokens: int
     score: str | None
+    rounding: float
     mean_chosen: float | None
     mean_left: float | None
     domains: list[DomainShare]
@@ -92,6 +94,7 @@ def select(settings: SelectSettings) -> Selected:
         rows=int(rows_S.sum()),
         tokens=int(tokens_S.sum()),
         score=name,
+        rounding=0.0 if name is None else rounding(cache, name),
         mean_chosen=_mean(score_S, is_chosen_S),
         mean_left=_mean(score_S, ~is_chosen_S),
         domains=[

@@ -8,15 +8,15 @@ from pydantic import Field
 
 from logitstore.core.record import Record
 from logitstore.core.tasks import TASKS
-from logitstore.settings.fields import DUMP_ONLY, POSITIONAL, RECIPE_ONLY, Model, Place, TaskName
+from logitstore.settings.fields import POSITIONAL, RECIPE_ONLY, FilePath, Model, NamedValues, Place, TaskName
 from logitstore.settings.image import ImagesPlace, ViewChoices
 from logitstore.settings.row import RowChoices, TapChoices
 
 
 class TeacherSettings(Record):
-    """The settings that `plan` and `dump` share: the teacher and the data."""
+    """The teacher and the data of `plan` and `dump`."""
 
-    task: Annotated[TaskName, DUMP_ONLY] = Field(
+    task: TaskName = Field(
         "causal-lm",
         description="What the teacher answers: the next token of texts, or the class of images. Installed packages may add "
         "tasks.",
@@ -36,6 +36,17 @@ class TeacherSettings(Record):
     )
     domain_column: str | None = Field(None, description="Column that names the domain (source) of each document.")
     limit: int | None = Field(None, ge=1, description="Use only the first N documents.")
+    chat_template: FilePath | None = Field(
+        None,
+        description="Render chats with this template in place of the tokenizer's own: a Jinja file, or the chat_template.json "
+        "of a model.",
+    )
+    template_arg: NamedValues | None = Field(
+        None,
+        examples=["NAME=VALUE"],
+        description="Give this to the chat template, such as enable_thinking=false; may be given several times. The value is "
+        "read as JSON, and is text where it is no JSON. The chat_template_kwargs of a row of the data come first.",
+    )
     max_length: int = Field(
         1024, ge=2, description="Maximum number of tokens in a sample. Longer documents are cut into windows."
     )
@@ -51,7 +62,7 @@ class TeacherSettings(Record):
         "one bfloat16 where the device computes in it, else float32.",
     )
     device: str = Field("auto", description="Where the teacher runs: auto, cpu, cuda, cuda:1, mps.")
-    samples_per_part: Annotated[int | None, DUMP_ONLY] = Field(
+    samples_per_part: int | None = Field(
         None,
         ge=1,
         description="Samples in a part, the unit of writing and resuming. Default: 1,024 texts, or 8,192 views of images.",
@@ -82,8 +93,21 @@ class DumpSettings(TeacherSettings, ViewChoices, RowChoices, TapChoices):
     )
 
 
-class PilotSettings(TeacherSettings):
-    """The settings of `plan`: those of the dump, and how much to try."""
+class PilotSettings(TeacherSettings, RowChoices, TapChoices):
+    """The settings of `plan`: those of the dump that is planned, and how much to try. It has none about images."""
+
+    pilot_rows: Annotated[int, RECIPE_ONLY] = Field(
+        12288, ge=1, description="Maximum number of rows that priors and sketches are fitted on."
+    )
+    fidelity_rows: int = Field(2000, ge=1, description="Maximum number of rows that the presets are judged on.")
+    parts: str | None = Field(
+        None,
+        coerce_numbers_to_str=True,
+        description="Count the bytes and hours of these parts only, such as 0-99,120.",
+    )
+    resume: bool = Field(
+        True, description="Plan also for a cache that is there and may be resumed. --no-resume refuses one."
+    )
 
     pilot_samples: int = Field(
         300, ge=2, description="Maximum number of samples, spread over the data, that the teacher answers."

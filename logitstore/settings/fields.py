@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,8 +51,8 @@ POSITIONAL = CommandLine(positional=True)
 RECIPE_ONLY = CommandLine(commands=())
 
 
-DUMP_ONLY = CommandLine(commands=("dump",))
-"""An option of `dump`. The other commands that have the setting read it from a recipe only."""
+ASKING = CommandLine(commands=("dump", "plan"))
+"""An option of `dump` and `plan`. The other commands that have the setting read it from a recipe only."""
 
 
 def _scheduled(value: Any) -> Any:
@@ -121,6 +122,71 @@ Place = Annotated[Path | str, WrapValidator(_placed)]
 
 Model = Annotated[str, AfterValidator(os.path.expanduser)]
 """The folder of a model, with ~ as in Place, or its hub name."""
+
+
+_DEEPEST_VALUE = 16
+_NOT_JSON = {
+    spelled: word
+    for word, others in {
+        "true": ("True", "TRUE"),
+        "false": ("False", "FALSE"),
+        "null": ("None", "Null", "NULL"),
+    }.items()
+    for spelled in others
+}
+
+
+def _named_values(given: Any) -> Any:
+    """Return values by name. Each of a list is a text NAME=VALUE, whose value is read as JSON; what is no JSON is text.
+
+    Raises:
+        ValueError: something else, a name that is given twice or is none, or a value that JSON cannot hold.
+    """
+    if isinstance(given, list | tuple):
+        pairs = [_pair(text) for text in given]
+        twice = next((name for place, (name, _) in enumerate(pairs) if name in dict(pairs[:place])), None)
+        if twice is not None:
+            raise ValueError(f"'{twice}' is given twice. Give it once")
+        given = dict(pairs)
+    if not isinstance(given, dict):
+        raise ValueError("give NAME=VALUE, or in a recipe a section of values by name")
+    for name, value in given.items():
+        if not isinstance(name, str) or not name.isidentifier():
+            raise ValueError(f"{name!r:.40} is no name. Write NAME=VALUE, such as enable_thinking=false")
+        try:
+            json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+            is_plain = not _is_deep(value)
+        except (TypeError, ValueError, RecursionError):
+            is_plain = False
+        if not is_plain:
+            raise ValueError(
+                f"{name} is {value!r:.40}, which JSON cannot hold. Put it in quotes, or give another value"
+            )
+    return given
+
+
+def _pair(text: Any) -> tuple[str, Any]:
+    name, sign, value = text.partition("=") if isinstance(text, str) else ("", "", "")
+    if not sign:
+        raise ValueError(f"{text!r:.40} names no value. Write NAME=VALUE, such as enable_thinking=false")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        spelled = _NOT_JSON.get(value.strip())
+        if spelled is not None:
+            raise ValueError(f"{value} is text. Write {name}={spelled}, or for the text {name}='\"{value}\"'") from None
+        return name, value
+    except (ValueError, RecursionError):
+        raise ValueError(f"the value of {name} is too long a number, or too deep") from None
+
+
+def _is_deep(value: Any, room: int = _DEEPEST_VALUE) -> bool:
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return not room or any(_is_deep(each, room - 1) for each in inside)
+
+
+NamedValues = Annotated[dict[str, Any], BeforeValidator(_named_values)]
+"""Values by name. On the command line each is an option NAME=VALUE of its own."""
 
 
 Sparsifier = Annotated[str, AfterValidator(check_sparsifier)]

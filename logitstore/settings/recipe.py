@@ -84,7 +84,9 @@ def load(kind: type[P], section: str, config: Path | None, flags: dict[str, Any]
             what = "" if inside else f": {kind.model_fields[str(name)].description}"
             raise BadInput(f"{section} needs {flag}{what or '.'}") from error
         reason = first["msg"].removeprefix("Value error, ").removesuffix(".")
-        raise BadInput(f"{flag} {first['input']!s:.80}: {reason}.") from error
+        several = isinstance(first["input"], list) and all(isinstance(each, str) for each in first["input"])
+        value = " ".join(first["input"]) if several else first["input"]
+        raise BadInput(f"{flag} {value!s:.80}: {reason}.") from error
 
 
 def _section(path: Path, section: str) -> dict[str, Any]:

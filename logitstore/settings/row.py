@@ -9,7 +9,7 @@ from pydantic import Field
 from logitstore.core.record import Record
 from logitstore.format.row_kinds import sparsifiers
 from logitstore.format.tap import CODEC_PATTERN
-from logitstore.settings.fields import DUMP_ONLY, RECIPE_ONLY, CommandLine, Sparsifier
+from logitstore.settings.fields import ASKING, RECIPE_ONLY, CommandLine, Sparsifier
 
 
 class RowChoices(Record):
@@ -27,10 +27,10 @@ class RowChoices(Record):
     k: Annotated[int | None, CommandLine(flags=("-k", "--k"))] = Field(
         None, ge=1, description="Tokens listed per row. Default: as the preset says."
     )
-    top_p: Annotated[float | None, DUMP_ONLY] = Field(
+    top_p: Annotated[float | None, ASKING] = Field(
         None, gt=0, le=1, description="Probability mass after which topp stops listing. Default: 0.95."
     )
-    draws: Annotated[int | None, DUMP_ONLY] = Field(
+    draws: Annotated[int | None, ASKING] = Field(
         None, ge=1, le=255, description="Tokens drawn per row (sampled, hybrid). Default: 12."
     )
     exponent: Annotated[float | None, RECIPE_ONLY] = Field(
@@ -41,7 +41,7 @@ class RowChoices(Record):
         description="How the mass outside the listed tokens is spread: in its own way for each row (sketch), by one vector "
         "for all rows (prior), evenly (uniform), or not at all: the listed tokens are renormalised (none).",
     )
-    sketch_bytes: Annotated[int | None, CommandLine(commands=("dump", "recode"))] = Field(
+    sketch_bytes: Annotated[int | None, CommandLine(commands=("dump", "plan", "recode"))] = Field(
         None, ge=1, le=4096, description="Bytes per row for the sketch of its tail."
     )
     logprobs: Literal["float32", "float16", "levels-8", "levels-6", "levels-5"] | None = Field(

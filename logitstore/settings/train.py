@@ -163,6 +163,12 @@ class TrainSettings(StudentsImages):
     save_every: int | None = Field(
         None, ge=1, description="Save a checkpoint every so many steps. Default: after each epoch."
     )
+    keep_checkpoints: int | None = Field(
+        None,
+        ge=0,
+        description="How many of the newest checkpoints stay. Default: two while training, then the last, from which "
+        "--resume with more steps goes on. 0 removes that too once the student is saved.",
+    )
     resume: bool = Field(False, description="Continue from the last checkpoint in --out.")
     workers: int = Field(1, ge=0, description="Threads that prepare batches ahead.")
     seed: int = Field(0, ge=0, description="Seed of the order of the samples and of fresh weights.")

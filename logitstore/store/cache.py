@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import chain, pairwise
@@ -12,19 +10,21 @@ from typing import Any, overload
 
 import numpy as np
 
+from logitstore.core.memo import Memo
 from logitstore.core.place import Place, split_scheme
 from logitstore.core.registry import resolve
 from logitstore.core.types import Array, CachedSample
 from logitstore.errors import BadInput
 from logitstore.format.manifest import MANIFEST_NAME, Manifest
 from logitstore.format.part_record import Fidelity, PartRecord, Sums, add_fidelity, add_sums
-from logitstore.store.part import OPEN_ARCHIVES, Part, Shelf, check_files, check_sizes, open_samples, read_record
-from logitstore.store.samples import PartSamples, stored_samples
+from logitstore.store.maps import MAPS
+from logitstore.store.part import OpenFiles, Part, check_files, check_sizes, read_record
+from logitstore.store.samples import PartSamples
 from logitstore.store.storage import open_storage, read_sealed
 from logitstore.store.taps import Taps
 
-OPEN_PARTS = 4096
-"""Largest count of parts kept open. Each maps one file per field, and Linux allows 65,530 maps per process."""
+PART_WEIGHT = {"mapped": 2, "archive": 8}
+"""What a part counts in the budget of maps, besides its rows: its samples are one map, and its record takes 17 kB of memory."""
 
 
 class Cache:
@@ -55,10 +55,8 @@ class Cache:
         counts = [self.manifest.samples_in(part) for part in self.part_numbers]
         self._numbers_P = np.array(self.part_numbers, np.int64)
         self._first_sample_P = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-        self._parts: OrderedDict[int, Part] = OrderedDict()
-        self._samples: dict[int, PartSamples] = {}
-        self._lock = threading.Lock()
-        self._shelf = Shelf(OPEN_ARCHIVES)
+        self._files = OpenFiles(self.storage, self.manifest)
+        self._parts = Memo[int, Part](MAPS, PART_WEIGHT[self.manifest.layout])
 
     def __len__(self) -> int:
         return int(self._first_sample_P[-1])
@@ -116,31 +114,17 @@ class Cache:
         return int(self._first_sample_P[np.searchsorted(self._numbers_P, number)])
 
     def part(self, number: int) -> Part:
-        """Return part `number`. It is opened at first use; OPEN_PARTS parts, and the rows of OPEN_ARCHIVES archives, stay open.
+        """Return part `number`. It is opened at first use, and stays open as long as it is used; see `logitstore.store.maps`.
 
         Raises:
             CacheDamaged, CacheMismatch: see `Part`.
         """
-        with self._lock:
-            part = self._parts.get(number)
-            if part is None:
-                opened = self._samples.get(number)
-                part = self._parts[number] = Part(
-                    self.storage, self.manifest, number, self._shelf, opened, self.shared_samples
-                )
-                self._samples[number] = part.samples
-                if len(self._parts) > OPEN_PARTS:
-                    self._samples.pop(self._parts.popitem(last=False)[0])
-            return part
+        return self._parts.get(number, lambda: Part(self._files, number))
 
-    @cached_property
+    @property
     def shared_samples(self) -> Any:
-        """What all parts share about their samples, such as the images of a cache of views; None if they share nothing.
-
-        Raises:
-            CacheDamaged: the file is missing, truncated, foreign or outside the cache.
-        """
-        return stored_samples(self.manifest).open_shared(self.storage, self.manifest)
+        """What all parts share about their samples; see `OpenFiles.shared`."""
+        return self._files.shared
 
     @property
     def whole_views(self) -> list[int]:
@@ -158,12 +142,7 @@ class Cache:
 
     def samples_of(self, number: int) -> PartSamples:
         """Return the samples of part `number` without its rows, which costs less to open."""
-        samples = self._samples.get(number)
-        if samples is None:
-            samples = open_samples(self.storage, self.manifest, number, self.shared_samples)
-            if len(self._samples) < OPEN_PARTS:
-                self._samples[number] = samples
-        return samples
+        return self._files.samples(number)
 
     def places(self, samples_M: Array) -> tuple[Array, Array]:
         """Return the parts that hold some samples, and the indices of the samples in these parts, int64[M] each.

@@ -144,12 +144,14 @@ def _has_links(root: str, relative: str) -> bool:
     return False
 
 
-def parse_parts(text: str, count: int) -> list[int]:
-    """Return the part numbers in a list such as `0-99,120`, ascending.
+def parse_parts(text: str | None, count: int) -> list[int]:
+    """Return the part numbers in a list such as `0-99,120`, ascending; without a list all below `count`.
 
     Raises:
         BadInput: the text is not such a list, or names a part that is not below `count`.
     """
+    if text is None:
+        return list(range(count))
     chosen: set[int] = set()
     for piece in text.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", piece)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 
-from logitstore.core.memo import Memo
+from logitstore.core.memo import Budget, Memo
 from logitstore.core.types import Answer, Array, CachedSample
 from logitstore.errors import CacheDamaged, CacheMismatch
 from logitstore.format.codecs.answer import RowCodec
@@ -17,6 +18,7 @@ from logitstore.format.row import FieldInfo
 from logitstore.format.sealed import FileSeal
 from logitstore.store import layout
 from logitstore.store.checks.rows import check_values
+from logitstore.store.maps import MAPS
 from logitstore.store.rows import map_rows, needed_files, read_rows
 from logitstore.store.samples import PartSamples, stored_samples
 from logitstore.store.storage import Storage, read_sealed
@@ -106,40 +108,75 @@ OPEN_ARCHIVES = 8
 """Largest count of decompressed parts of an archive that are kept."""
 
 
-Shelf = Memo[int, dict[str, Array]]
-"""Decompressed parts by number."""
+class OpenFiles:
+    """The files of a cache's parts that are open, as long as they are used: maps, or what was decompressed of an archive."""
+
+    def __init__(self, storage: Storage, manifest: Manifest, shared: Any = None) -> None:
+        """Open nothing.
+
+        Args:
+            storage: that of the cache.
+            manifest: that of the cache.
+            shared: what all parts share about the samples, if it is open already.
+        """
+        self.storage, self.manifest = storage, manifest
+        if shared is not None:
+            self.shared = shared
+        self._samples = Memo[int, PartSamples](MAPS)
+        if manifest.layout == "mapped":
+            self._rows = Memo[int, dict[str, Array]](MAPS, len(manifest.fields))
+        else:
+            self._rows = Memo[int, dict[str, Array]](Budget(OPEN_ARCHIVES))
+
+    @cached_property
+    def shared(self) -> Any:
+        """What all parts share about their samples, such as the images of a cache of views; None if they share nothing.
+
+        Raises:
+            CacheDamaged: the file is missing, truncated, foreign or outside the cache.
+        """
+        return stored_samples(self.manifest).open_shared(self.storage, self.manifest)
+
+    def samples(self, number: int) -> PartSamples:
+        """Return the samples of a part, mapped as long as they are used.
+
+        Raises:
+            CacheDamaged: the file is missing, truncated, foreign or outside the cache.
+        """
+        return self._samples.get(number, lambda: _open_samples(self.storage, self.manifest, number, self.shared))
+
+    def rows(self, number: int, count: int) -> dict[str, Array]:
+        """Return the stored fields of the `count` rows of a part. Raises CacheDamaged: see `map_rows` and `read_rows`."""
+        return self._rows.get(number, lambda: self._open_rows(number, count))
+
+    def _open_rows(self, number: int, count: int) -> dict[str, Array]:
+        read = map_rows if self.manifest.layout == "mapped" else read_rows
+        return read(self.storage.local(layout.part_name(number)) / layout.ROWS_FOLDER, self.manifest.fields, count)
 
 
 class Part:
-    """One committed part: its samples and its rows, mapped."""
+    """One committed part: its samples, mapped, and its rows, whose maps stay open as long as they are used."""
 
-    def __init__(
-        self,
-        storage: Storage,
-        manifest: Manifest,
-        number: int,
-        shelf: Shelf | None = None,
-        samples: PartSamples | None = None,
-        shared: Any = None,
-    ) -> None:
+    def __init__(self, files: OpenFiles, number: int) -> None:
         """Map the files of a part after comparing their headers and sizes with the manifest and the commit record.
+
+        Args:
+            files: those of the cache that are open.
+            number: of the part.
 
         Raises:
             CacheDamaged: a file is missing, truncated, foreign or outside the cache.
             CacheMismatch: the part was written under another plan.
         """
-        self.number = number
+        self.number, self._files = number, files
+        storage, manifest = files.storage, files.manifest
         self.folder = storage.local(layout.part_name(number))
         self.record = open_record(storage, manifest, number, [layout.SAMPLES_FILE])
-        self.samples = samples or open_samples(storage, manifest, number, shared)
+        self.samples = files.samples(number)
         self._check_spans()
-        self._manifest = manifest
         self.codec = RowCodec(row=manifest.row)
-        self._shelf = shelf or Shelf(OPEN_ARCHIVES)
-        # mapping checks the metadata here, not in the middle of an epoch
-        self._mapped: dict[str, Array] | None = None
         if manifest.layout == "mapped":
-            self._mapped = map_rows(self.folder / layout.ROWS_FOLDER, manifest.fields, self.record.rows)
+            _ = self.fields  # mapping checks the metadata here, not in the middle of an epoch
 
     def _check_spans(self) -> None:
         """Refuse samples whose rows are others than those of the part, before memory is asked for them."""
@@ -157,11 +194,8 @@ class Part:
 
     @property
     def fields(self) -> dict[str, Array]:
-        """The stored arrays of the rows: views of mapped files, or decompressed arrays that are kept while in use."""
-        return self._mapped if self._mapped is not None else self._shelf.get(self.number, self._read)
-
-    def _read(self) -> dict[str, Array]:
-        return read_rows(self.folder / layout.ROWS_FOLDER, self._manifest.fields, self.record.rows)
+        """The stored arrays of the rows: views of mapped files, or decompressed arrays; both stay open while in use."""
+        return self._files.rows(self.number, self.record.rows)
 
     def span(self, index: int) -> slice:
         """Return the slice of the rows of sample number `index` of this part."""
@@ -185,18 +219,6 @@ class Part:
         return rows
 
 
-def open_samples(storage: Storage, manifest: Manifest, number: int, shared: Any = None) -> PartSamples:
-    """Map the samples of a part.
-
-    Args:
-        storage: that of the cache.
-        manifest: that of the cache.
-        number: of the part.
-        shared: what all parts share about the samples, if it is open already.
-
-    Raises:
-        CacheDamaged: the file is missing, truncated, foreign or outside the cache.
-    """
+def _open_samples(storage: Storage, manifest: Manifest, number: int, shared: Any) -> PartSamples:
     path = storage.local(f"{layout.part_name(number)}/{layout.SAMPLES_FILE}")
-    stored = stored_samples(manifest)
-    return stored.open(path, manifest, number, stored.open_shared(storage, manifest) if shared is None else shared)
+    return stored_samples(manifest).open(path, manifest, number, shared)

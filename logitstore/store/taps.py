@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 
 import numpy as np
 import safetensors.numpy
 
+from logitstore.core.memo import Memo
 from logitstore.core.types import Array
 from logitstore.errors import BadInput, CacheDamaged, CacheMismatch, one_line
 from logitstore.format.codecs.feature import FeatureCodec
@@ -19,12 +18,10 @@ from logitstore.format.part_record import PartRecord
 from logitstore.format.tap import TAP_NAME, TAPS, TapInfo, TapPlan, directions_of, tap_folder
 from logitstore.format.tap_names import PATTERN, flags_for
 from logitstore.store import layout
+from logitstore.store.maps import MAPS
 from logitstore.store.part import open_record, read_record
 from logitstore.store.rows import map_rows
 from logitstore.store.storage import Storage, read_sealed
-
-OPEN_PARTS = 4096
-"""Largest count of parts of a tap kept open, as for a cache."""
 
 
 def tap_folders(storage: Storage) -> list[str]:
@@ -69,8 +66,7 @@ class Tap:
         self.storage = storage.within(tap_folder(name))
         self.part_numbers = [part for part in self.storage.list_parts() if part < manifest.parts]
         self._cache = storage
-        self._parts: OrderedDict[int, dict[str, Array]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._parts = Memo[int, dict[str, Array]](MAPS, len(self.plan.fields))
 
     def __repr__(self) -> str:
         done = f"{len(self.part_numbers)} of {self.plan.parts} parts"
@@ -96,20 +92,18 @@ class Tap:
         return FeatureCodec(info=self.info, shared=load_tap_shared(self.storage, self.info))
 
     def part(self, number: int) -> dict[str, Array]:
-        """Return the stored arrays of part `number`, mapped at first use. The last OPEN_PARTS parts stay open.
+        """Return the stored arrays of part `number`, mapped as long as they are used.
 
         Raises:
             CacheDamaged: a file is missing, truncated, foreign or outside the tap.
             CacheMismatch: the part was written under another plan.
         """
-        with self._lock:
-            if number not in self._parts:
-                record = open_record(self.storage, self.plan, number)
-                rows = self.storage.local(layout.part_name(number)) / layout.ROWS_FOLDER
-                self._parts[number] = map_rows(rows, self.plan.fields, record.rows)
-                if len(self._parts) > OPEN_PARTS:
-                    self._parts.popitem(last=False)
-            return self._parts[number]
+        return self._parts.get(number, lambda: self._map(number))
+
+    def _map(self, number: int) -> dict[str, Array]:
+        record = open_record(self.storage, self.plan, number)
+        rows = self.storage.local(layout.part_name(number)) / layout.ROWS_FOLDER
+        return map_rows(rows, self.plan.fields, record.rows)
 
     def check_has(self, parts: Iterable[int]) -> None:
         """Raise BadInput if some of the parts do not exist."""

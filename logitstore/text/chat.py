@@ -2,19 +2,51 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import jinja2
 from transformers import PreTrainedTokenizerBase
 
+from logitstore.core.registry import suggest
 from logitstore.errors import BadInput, ModelError
+from logitstore.text.tokenizer import variables_of
 
 ASKED_WITH = ("tools", "documents", "chat_template_kwargs")
 """Columns that `apply_chat_template` takes beside the messages; the last one holds more arguments by name."""
 
-_PROBE = "logitstore-probe"
+_TAKEN = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters) | {
+    "compiled_template",
+    "conversations",
+    "messages",
+}
+"""Names that are no template arguments, because transformers uses them itself."""
+
+
+_IN_ROWS = frozenset({"tools", "documents", "chat_template"})
+"""Those of them that a row of the data may give: they are its own."""
+
+
+_PROBE = "\u2042logitstore-probe"
+"""The words of a turn that stands in the place of another. They begin with a character that no template has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatOptions:
+    """What the user asks for about the rendering of all chats.
+
+    Attributes:
+        template: the file of the template in place of the tokenizer's own; None if there is none.
+        arguments: what the template is given, where a row does not say otherwise.
+    """
+
+    template: Path | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +69,43 @@ def check_template(tokenizer: PreTrainedTokenizerBase, who: str) -> None:
     if not tokenizer.chat_template:
         raise ModelError(
             f"{who}: its tokenizer has no chat template, and the data are chats. "
-            "Use a chat model as the teacher, or a column of plain text with --column."
+            "Use a chat model as the teacher, give a template with --chat-template, or a column of plain text with --column."
         )
+
+
+def check_options(options: ChatOptions, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse template arguments that would change nothing.
+
+    Raises:
+        BadInput: transformers uses the name itself, or no template of the tokenizer reads it.
+    """
+    taken = next((name for name in options.arguments if name in _TAKEN), None)
+    if taken is not None:
+        raise BadInput(f"--template-arg {taken}: transformers uses this name itself. Leave it out.")
+    templates = tokenizer.chat_template
+    try:
+        read = {name for each in _texts(templates) for name in variables_of(each)}
+    except (jinja2.TemplateSyntaxError, RecursionError):
+        # what is wrong with the tokenizer's own template is said of the first chat
+        return
+    unread = next((name for name in options.arguments if name not in read), None)
+    if unread is not None:
+        raise BadInput(
+            f"--template-arg {unread}: the chat template does not read it. {suggest(unread, sorted(read - _TAKEN))}"
+        )
+
+
+def refuse_options(options: ChatOptions, data: str) -> None:
+    """Raise BadInput if there are options about chats; `data` says which data have no chats."""
+    if options.template is not None:
+        raise BadInput(f"--chat-template {options.template}: {data} holds no chats. Leave it out.")
+    if options.arguments:
+        raise BadInput(f"--template-arg {next(iter(options.arguments))}: {data} holds no chats. Leave it out.")
+
+
+def _texts(templates: str | Mapping[str, str]) -> list[str]:
+    """Return a tokenizer's template, or all of its templates."""
+    return [templates] if isinstance(templates, str) else list(templates.values())
 
 
 def turns_of(value: Any, where: str) -> list[dict[str, Any]]:
@@ -61,6 +128,9 @@ def arguments_of(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     more = values.pop("chat_template_kwargs") or {}
     if not isinstance(more, dict):
         raise BadInput(f"{where}: chat_template_kwargs is {more!r:.80}. Give an object of arguments by name.")
+    taken = next((name for name in more if name in _TAKEN - _IN_ROWS), None)
+    if taken is not None:
+        raise BadInput(f"{where}: chat_template_kwargs names {taken}, which transformers uses itself. Leave it out.")
     for name, value in values.items():
         if value and not isinstance(value, list):
             raise BadInput(f"{where}: {name} is {value!r:.80}. Give a list.")
@@ -123,8 +193,8 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, chat: Chat, where: str) -> l
     if not chat.messages:
         return [([], [])]
     try:
-        template = str(tokenizer.get_chat_template(tools=chat.arguments.get("tools")))
-        if not chat.context and ("{% generation" in template or "{%- generation" in template):
+        template = tokenizer.get_chat_template(chat.arguments.get("chat_template"), chat.arguments.get("tools"))
+        if not chat.context and re.search(r"\{%[-+]?\s*generation\s*[-+]?%\}", str(template)):
             encoded = tokenizer.apply_chat_template(
                 chat.messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True, **chat.arguments
             )
@@ -166,13 +236,15 @@ def _turn(tokenizer: PreTrainedTokenizerBase, chat: Chat, turn: int) -> tuple[st
     before = _render(tokenizer, chat, earlier, add_generation_prompt=True)
     if after.startswith(before):
         return after, len(before)
-    context = _common(_render(tokenizer, chat, earlier), before)
-    if after.startswith(context):
-        # the generation prompt says more than the finished turn does, such as the beginning of a thought
-        return after, len(_common(before, after))
-    # the turn changes what stands before it: its words are found by comparison with another turn in its place
-    header = before[len(context) :]
+    plain = _render(tokenizer, chat, earlier)
+    context, shared = _common(plain, before), _common(before, after)
+    # another turn in its place tells its words from the template's, which may begin alike
     other = _render(tokenizer, chat, [*earlier, {"role": "assistant", "content": _PROBE}])
+    if after.startswith(context) and len(shared) >= len(_common(plain, after)):
+        # the generation prompt says more than the finished turn does, such as the beginning of a thought
+        return after, len(_common(shared, other))
+    # the turn changes what stands before it
+    header = before[len(context) :]
     begins = after.rfind(header, 0, len(_common(after, other))) if header else -1
     if begins < 0 or header in other[begins + len(header) : other.find(_PROBE)]:
         raise BadInput(

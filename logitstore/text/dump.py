@@ -27,10 +27,11 @@ from logitstore.settings.tasks import refuse_other_tasks, refuse_set
 from logitstore.store import layout
 from logitstore.store.cache import Cache
 from logitstore.store.vocabulary import Vocabulary
+from logitstore.text.chat import ChatOptions
 from logitstore.text.documents import DataSpec
 from logitstore.text.sample import Sample
 from logitstore.text.samples import Encoding, Samples, open_samples
-from logitstore.text.tokenizer import tokenizer_files
+from logitstore.text.tokenizer import template_fingerprint, tokenizer_files, with_template
 
 
 def by_length(lengths_S: Array, budget: int) -> list[list[int]]:
@@ -105,7 +106,7 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
     preset = settings.preset or PRESET
     source = open_source(settings.teacher)
     check_window(source.pretrained, settings.max_length, source.name)
-    tokenizer = source.tokenizer()
+    tokenizer = with_template(source.tokenizer(), settings.chat_template)
     vocabulary = Vocabulary.of(tokenizer.get_vocab())
     real = min(len(vocabulary.pieces), source.vocabulary)
     row = row_of(preset, settings.choices(), real, source.width)
@@ -126,7 +127,8 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
         domain_column=settings.domain_column,
         limit=settings.limit,
     )
-    encoding = Encoding(max_length=settings.max_length, overlap=overlap)
+    chats = ChatOptions(template=settings.chat_template, arguments=settings.template_arg or {})
+    encoding = Encoding(max_length=settings.max_length, overlap=overlap, chats=chats)
     samples = open_samples(spec, encoding, tokenizer, source.name, progress)
     if samples.highest_token >= real:
         raise ModelError(
@@ -147,6 +149,8 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
             skipped=samples.skipped,
             max_length=settings.max_length,
             overlap=overlap,
+            chat_template=None if chats.template is None else template_fingerprint(str(tokenizer.chat_template)),
+            template_args=settings.template_arg or None,
         ),
         samples=len(samples),
         rows=int(samples.rows_S.sum()),

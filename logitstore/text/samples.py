@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,17 @@ from logitstore.core.progress import Progress, Step, no_progress
 from logitstore.core.types import Array
 from logitstore.dump.data import library
 from logitstore.errors import BadInput
-from logitstore.text.chat import ASKED_WITH, Chat, arguments_of, check_template, encode_chat, turns_of
+from logitstore.text.chat import (
+    ASKED_WITH,
+    Chat,
+    ChatOptions,
+    arguments_of,
+    check_options,
+    check_template,
+    encode_chat,
+    refuse_options,
+    turns_of,
+)
 from logitstore.text.documents import DataSpec, open_documents
 from logitstore.text.sample import Sample, cut, key_of
 
@@ -31,10 +42,12 @@ class Encoding:
     Attributes:
         max_length: the largest count of tokens in a sample.
         overlap: count of tokens that two neighbouring windows of a document share.
+        chats: how chats are rendered.
     """
 
     max_length: int = 1024
     overlap: int = 128
+    chats: ChatOptions = field(default_factory=ChatOptions)
 
 
 class Samples(Sequence[Sample]):
@@ -145,18 +158,22 @@ def open_samples(
 
     Args:
         spec: the documents to read.
-        encoding: length and overlap of the windows.
+        encoding: length and overlap of the windows, and how chats are rendered.
         tokenizer: the tokenizer of the teacher.
         who: name of the tokenizer's owner, for messages.
         progress: receives the steps.
 
     Raises:
-        BadInput: the data cannot be read, or no position in them has a row.
+        BadInput: the data cannot be read, no position in them has a row, or options about chats would have no effect.
         ModelError: the data are chats, and the tokenizer has no chat template.
     """
     documents, column, chat = open_documents(spec)
+    options = encoding.chats
     if chat:
         check_template(tokenizer, who)
+        check_options(options, tokenizer)
+    else:
+        refuse_options(options, f"column '{column}' of --data {spec.source}")
     names = documents.column_names
     context = "prompt" if column == "completion" and "prompt" in names else None
     others = [name for name in (context, *(ASKED_WITH if chat else ())) if name in names]
@@ -169,7 +186,10 @@ def open_samples(
         rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
         places = [f"--data {spec.source}, row {index + 1}" for index in indices]
         if chat:
-            found = _encode_chats(tokenizer, rows, column, context, places)
+            found = [
+                encode_chat(tokenizer, _chat(row, column, context, options, where), where)
+                for row, where in zip(rows, places, strict=True)
+            ]
         elif context:
             found = [
                 [_completed(tokenizer, row[context], row[column], where)]
@@ -197,7 +217,11 @@ def open_samples(
         features["said"] = types.List(types.Value("bool"))
     if spec.domain_column is not None:
         features["domain"] = types.Value("string")
-    identity = (documents._fingerprint, column, others, spec.domain_column, chat, _tokenizer_identity(tokenizer))
+    arguments = json.dumps(dict(options.arguments), sort_keys=True)
+    identity = (
+        *(documents._fingerprint, column, others, spec.domain_column, chat),
+        *(_tokenizer_identity(tokenizer), arguments),
+    )
     tokenised = documents.map(
         encode,
         batched=True,
@@ -215,7 +239,8 @@ def open_samples(
     if not len(samples):
         raise BadInput(
             f"--data {spec.source}: none of its {len(documents)} documents has a token to predict "
-            f"(two tokens or more{', one of them from the assistant' if chat else ''}). Check --column."
+            f"(two tokens or more{', one of them from the assistant' if chat else ''}). Check --column"
+            f"{' and --chat-template' if options.template is not None else ''}."
         )
     return samples
 
@@ -228,16 +253,14 @@ def _encode_texts(tokenizer: PreTrainedTokenizerBase, texts: list[Any], column: 
     return encoded
 
 
-def _encode_chats(
-    tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]], column: str, context: str | None, places: list[str]
-) -> list[list[tuple[list[int], list[bool]]]]:
-    encoded = []
-    for row, where in zip(rows, places, strict=True):
-        before = turns_of(row[context], where) if context else []
-        messages = [*before, *turns_of(row[column], where)]
-        chat = Chat(messages=messages, context=len(before), arguments=arguments_of(row, where))
-        encoded.append(encode_chat(tokenizer, chat, where))
-    return encoded
+def _chat(row: dict[str, Any], column: str, context: str | None, options: ChatOptions, where: str) -> Chat:
+    """Return the chat of a row. What the row gives to the template comes before what the options give."""
+    before = turns_of(row[context], where) if context else []
+    return Chat(
+        messages=[*before, *turns_of(row[column], where)],
+        context=len(before),
+        arguments={**options.arguments, **arguments_of(row, where)},
+    )
 
 
 def _completed(

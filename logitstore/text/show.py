@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -47,9 +48,11 @@ class TextShown:
 
     def dry_run(self, manifest: Manifest) -> list[str]:
         teacher, (_, data) = manifest.teacher, manifest.text
+        chats = _rendering(data.model_dump(mode="json"))
         return [
             f"teacher    {teacher.name} ({teacher.architecture}, {teacher.vocabulary:,} tokens, {teacher.dtype})",
             f"data       {data.source}: {data.documents:,} documents, {data.skipped:,} with nothing to predict",
+            *(f"{name:10} {how}" for name, how in chats),
             f"samples    {manifest.samples:,} of at most {data.max_length:,} tokens, {manifest.tokens:,} tokens in all",
         ]
 
@@ -70,8 +73,16 @@ class TextShown:
         where = f"{data['source']} [{data['split']}], column '{data['column']}' ({data['kind']})"
         return [
             ("data", f"{where}, {data['documents']:,} documents"),
+            *_rendering(data),
             ("windows", f"at most {data['max_length']:,} tokens, {data['overlap']} shared"),
         ]
 
     def added(self, cache: Cache) -> None:
         """Return None: nothing can be added to the texts of a cache."""
+
+
+def _rendering(data: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return a line about how chats were rendered, where the user chose it."""
+    told = [f"template {data['chat_template']}"] if "chat_template" in data else []
+    told += [f"{name}={json.dumps(value)}" for name, value in data.get("template_args", {}).items()]
+    return [("chats", ", ".join(told))] if told else []

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from logitstore.core.order import held_out
 from logitstore.core.progress import Progress
@@ -18,17 +18,16 @@ from logitstore.core.types import Array, ModelRef
 from logitstore.errors import BadInput, CacheMismatch, ModelError
 from logitstore.models.causal import check_causal, position_limit, refuse_other_heads
 from logitstore.models.head import LinearHead
-from logitstore.models.load import config_from, describe, load_config, load_tokenizer
+from logitstore.models.load import config_from, describe, load_config
 from logitstore.models.shape import head_rows
 from logitstore.settings.train import EvaluateSettings, TrainSettings
 from logitstore.store.cache import Cache
-from logitstore.store.checks.shared import shared_folder
 from logitstore.store.selection import Selection
 from logitstore.store.vocabulary import read_pieces
 from logitstore.text.batches import TextCollator
 from logitstore.text.metrics import TextEvaluation, evaluate_text
 from logitstore.text.retokenise import TextLoader, encoded_anew
-from logitstore.text.tokenizer import check_tokenizer
+from logitstore.text.tokenizer import check_tokenizer, own_tokenizer, text_tokenizer, tokenizer_for
 from logitstore.train.evaluate import counted, loaded
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.curriculum import Curriculum
@@ -250,43 +249,6 @@ def check_student(cache: Cache, student: ModelRef) -> None:
     tokenizer = own_tokenizer(student)
     if tokenizer is not None:
         check_tokenizer(tokenizer, cache.manifest.text[0], str(student), read_pieces(cache).to_pylist())
-
-
-def text_tokenizer(student: ModelRef) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of a student that reads plain text.
-
-    Raises:
-        ModelError: the student has no tokenizer, or one that gives ids beyond the rows of its head.
-    """
-    tokenizer = own_tokenizer(student)
-    if tokenizer is None:
-        raise ModelError(f"{student}: no tokenizer is saved with it. --text needs one: save it there.")
-    highest, rows = max(tokenizer.get_vocab().values(), default=-1), head_rows(load_config(student))
-    if highest >= rows:
-        raise ModelError(
-            f"{student}: its tokenizer has ids up to {highest}, its head rows for ids below {rows}. "
-            "The model and the tokenizer do not belong together."
-        )
-    return tokenizer
-
-
-def own_tokenizer(student: ModelRef) -> PreTrainedTokenizerBase | None:
-    """Return the tokenizer saved with a student; None if there is none."""
-    folder = Path(student.name)
-    if (
-        folder.is_dir()
-        and not student.gguf
-        and not any(folder.glob("*token*"))
-        and not (folder / "vocab.json").exists()
-    ):
-        return None
-    return load_tokenizer(student)
-
-
-def tokenizer_for(cache: Cache, student: ModelRef | None) -> PreTrainedTokenizerBase:
-    """Return the tokenizer to save with a trained student: its own, else the one that the cache keeps."""
-    saved = own_tokenizer(student) if student is not None else None
-    return saved or load_tokenizer(ModelRef(name=str(shared_folder(cache.storage, cache.manifest, "tokenizer"))))
 
 
 _LENGTH = 8

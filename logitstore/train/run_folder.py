@@ -36,6 +36,7 @@ def conditions(settings: TrainSettings, world_size: int) -> dict[str, Any]:
         "workers",
         "evaluate_every",
         "save_every",
+        "keep_checkpoints",
         "trainer",
     }
     return {
@@ -96,6 +97,11 @@ def checkpoint_of(settings: TrainSettings, world_size: int, cache: Cache, select
         raise BadInput(
             f"--resume: the run in {settings.out} is finished. Give a higher --max-steps or --epochs to go on with it, or "
             "choose another --out to train again."
+        )
+    if newest is None and longer:
+        raise BadInput(
+            f"--resume: the run in {settings.out} is finished and has kept no checkpoint to go on from. Train what it saved: "
+            f"--student {settings.out}, with another --out."
         )
     if newest is None:
         raise BadInput(f"--resume: no whole checkpoint in {settings.out}. Leave --resume out to start again.")

@@ -28,7 +28,7 @@ from logitstore.train.learner import Learner
 from logitstore.train.loader.stream import BatchStream
 from logitstore.train.loop.arguments import package_errors, training_arguments
 from logitstore.train.loop.callbacks import DivergenceWarning, Report
-from logitstore.train.loop.checkpoints import drop_cut_off, whole_student
+from logitstore.train.loop.checkpoints import drop_cut_off, keep_newest, whole_student
 from logitstore.train.metrics import Evaluation
 from logitstore.train.run_folder import (
     check_schedule,
@@ -135,6 +135,7 @@ def train(
                     save_beside(folder / name)
         if trainer.is_world_process_zero():
             write_summary(settings.out, summary | {"figures": figures, "log": trainer.state.log_history})
+            _clear(settings, trainer.state.best_model_checkpoint, notice)
     return figures
 
 
@@ -153,6 +154,18 @@ def _trained(trainer: DistillTrainer, settings: TrainSettings, checkpoint: str |
         if refusal_of(error) is not None and trainer.is_world_process_zero():
             drop_cut_off(settings.out)
         raise
+
+
+def _clear(settings: TrainSettings, best: str | None, notice: Callable[[str], None]) -> None:
+    """Remove the checkpoints of a finished run that are not to stay, and say what stays. By default that is the last one."""
+    count = 1 if settings.keep_checkpoints is None else settings.keep_checkpoints
+    stay = keep_newest(settings.out, count, best)
+    if stay and settings.keep_checkpoints is None:
+        size = sum(path.stat().st_size for folder in stay for path in folder.rglob("*") if path.is_file())
+        notice(
+            f"note: {', '.join(folder.name for folder in stay)} stays beside the student ({size / 1e6:,.1f} MB), so that "
+            "--resume with more steps can go on. With --keep-checkpoints 0 nothing stays."
+        )
 
 
 Made = dict[str, tuple[Learner, str]]

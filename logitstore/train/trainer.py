@@ -101,7 +101,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
     ) -> Any:
         """Return this batch's share of the mean over the step's rows; 0 where no row counts. For several students it is the
         sum."""
-        batch = Batch.of(inputs)
+        batch = Batch(inputs)
         count = batch.row_mask.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
         # DDP averages gradients over the ranks, but the count already covers all ranks
         weights_N = batch.row_mask * (self.accelerator.num_processes / count.clamp(min=1))

@@ -68,5 +68,6 @@ def test_a_cache_cut_off_while_a_student_trains_ends_the_run_in_one_line(
     assert process.returncode == 2, stderr
     line = next(line for line in stderr.splitlines() if line.startswith("error: "))
     assert str(own) in line
-    assert "cut off" in line
+    # a part that was mapped then, or one that was opened later
+    assert "cut off" in line or "has 0 bytes instead of" in line
     assert "Traceback" not in stderr

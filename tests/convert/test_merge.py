@@ -21,7 +21,7 @@ from logitstore.convert.recode import recode
 from logitstore.dump.audit import audit
 from logitstore.errors import BadInput
 from logitstore.format.manifest import MANIFEST_NAME
-from logitstore.format.part_record import fidelity_of
+from logitstore.format.part_record import RECORD_NAME, fidelity_of
 from logitstore.report.summary import summarise
 from logitstore.select.select import select
 from logitstore.settings.convert import RecodeSettings
@@ -161,13 +161,24 @@ def test_an_archive_gives_the_same_rows_as_the_cache_it_was_made_from(caches: Ca
 
 
 @pytest.mark.parametrize("settings", [{"tail": "uniform"}, {"preset": "sampled"}])
-def test_how_many_rows_are_decoded_at_once_changes_nothing(
+def test_how_many_rows_are_decoded_at_once_changes_no_row_and_of_figures_the_rounding_only(
     caches: Caches, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """torch computes the last numbers of a block in another way, so the float32 that is measured, and rounded for the rows, may
+    differ in its last bits."""
     sources = [caches["dense-0"], caches["topk-1"]]
-    at_once = tree(merged(sources, tmp_path / "at-once", **settings).path)
+    at_once = merged(sources, tmp_path / "at-once", **settings)
     monkeypatch.setattr(logitstore.convert.row_source, "chunk_rows", lambda vocabulary, device: 7)
-    assert tree(merged(sources, tmp_path / "by-sevens", **settings).path) == at_once
+    by_sevens = merged(sources, tmp_path / "by-sevens", **settings)
+    rows = [
+        {name: raw for name, raw in tree(each.path).items() if RECORD_NAME not in name} for each in (at_once, by_sevens)
+    ]
+    assert rows[0] == rows[1]
+    for one, other in zip(at_once.records, by_sevens.records, strict=True):
+        assert one.model_copy(update={"fidelity": other.fidelity}) == other
+        assert (one.fidelity.rows, one.fidelity.unbounded) == (other.fidelity.rows, other.fidelity.unbounded)
+        for name, sums in one.fidelity.sums.items():
+            assert sums == pytest.approx(other.fidelity.sums[name], rel=1e-4, abs=1e-5), name
 
 
 def test_the_error_it_reports_is_the_kl_of_the_stored_rows_to_the_mean(caches: Caches, tmp_path: Path) -> None:

@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from logitstore.core.memo import Memo
+from logitstore.core.memo import Budget, Memo
 
 
 def test_the_last_used_are_kept() -> None:
-    kept, made = Memo[int, str](most=2), list[int]()
+    kept, made = Memo[int, str](Budget(2)), list[int]()
 
     def get(key: int) -> str:
         return kept.get(key, lambda: made.append(key) or f"made {key}")
@@ -21,7 +21,7 @@ def test_the_last_used_are_kept() -> None:
 
 
 def test_threads_that_want_the_same_wait_for_the_first_and_others_do_not() -> None:
-    kept, made = Memo[str, int](most=4), list[str]()
+    kept, made = Memo[str, int](Budget(4)), list[str]()
     begun, go_on = threading.Event(), threading.Event()
 
     def slowly() -> int:
@@ -40,7 +40,7 @@ def test_threads_that_want_the_same_wait_for_the_first_and_others_do_not() -> No
 
 
 def test_an_error_is_told_and_the_next_one_tries_again() -> None:
-    kept = Memo[int, int](most=2)
+    kept = Memo[int, int](Budget(2))
     with pytest.raises(ZeroDivisionError):
         kept.get(1, lambda: 1 // 0)
     assert kept.get(1, lambda: 5) == 5

@@ -5,22 +5,27 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from logitstore_cli.options import on_command_line
 
 import logitstore
 from logitstore.core.types import ModelRef
 from logitstore.dump.dump import dump
+from logitstore.dump.plan import plan
 from logitstore.format.manifest import MANIFEST_NAME
 from logitstore.format.part_record import fidelity_of
 from logitstore.models.load import load_config, load_weights
+from logitstore.settings.dump import DumpSettings, PilotSettings
+from logitstore.settings.image import ViewChoices
 from logitstore.targets.decoder import decoder_of
 from logitstore.targets.dense import dense_logprobs
 from logitstore.targets.targets import Targets
 from logitstore.train.objectives.exactness import fidelity_note
-from tests.parts.commands import logitstore_command
+from tests.parts.commands import Command, Refused, logitstore_command
 from tests.parts.files import tree
 from tests.parts.texts import VOCABULARY, plan_for
 
@@ -148,7 +153,61 @@ def test_training_far_from_the_teacher_is_announced(
 
 
 def test_a_dump_in_two_goes_measures_what_one_go_measures(teacher: Path, texts: Path, tmp_path: Path) -> None:
-    whole = dump(plan_for(teacher, texts, tmp_path / "whole", preset="small", k=None))
+    whole = dump(plan_for(teacher, texts, tmp_path / "whole", preset="small", k=None, limit=12))
     for parts in ("0-1", None):
-        halves = dump(plan_for(teacher, texts, tmp_path / "halves", preset="small", k=None, parts=parts))
+        halves = dump(plan_for(teacher, texts, tmp_path / "halves", preset="small", k=None, limit=12, parts=parts))
     assert tree(halves.path) == tree(whole.path)
+
+
+def test_plan_takes_what_a_dump_of_texts_takes() -> None:
+    of_plan, of_dump = set(on_command_line("plan", PilotSettings)), set(on_command_line("dump", DumpSettings))
+    assert of_dump - of_plan == set(ViewChoices.model_fields)
+    assert of_plan - of_dump == {"pilot_samples", "minutes", "epochs"}
+
+
+def test_the_options_of_the_dump_are_planned(
+    command: Command, capsys: pytest.CaptureFixture[str], teacher: Path, texts: Path, tmp_path: Path
+) -> None:
+    options = ["-k", 3, "--tail", "uniform", "--preset", "topk", "--hidden", "final", "--samples-per-part", 9]
+    common = [*told(teacher, texts, tmp_path / "cache"), *options, "--parts", "0-1", "--fidelity-rows", 500]
+    assert command("plan", *common, "--minutes", 0.01, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert command("dump", *common[:-2], "--dry-run") == 0
+    assert "by the pilot in" in capsys.readouterr().out.replace("\n", " ")
+    assert command("dump", *common[:-2]) == 0
+    cache = logitstore.open(tmp_path / "cache")
+    given = next(line for line in found["candidates"] if line["name"] == found["given"] == "as given")
+    assert given["bytes_per_row"] == cache.manifest.bytes_per_row
+    assert given["bytes"] == cache.manifest.bytes_per_row * cache.rows
+    assert found["tap_bytes_per_row"] == cache.taps["final"].info.bytes_per_row
+    assert (found["rows"], found["samples"], found["parts"]) == (cache.rows, len(cache), 2)
+    assert 500 <= found["judged_rows"] < 2000
+
+
+@pytest.mark.parametrize(
+    ("options", "given"),
+    [
+        ({"preset": "topk"}, "topk"),
+        ({"preset": "topk", "k": 8}, "topk, k = 8"),
+        ({"tail": "uniform"}, "as given"),
+        ({}, None),
+    ],
+)
+def test_options_that_describe_a_preset_add_no_line(
+    teacher: Path, texts: Path, tmp_path: Path, options: dict[str, Any], given: str | None
+) -> None:
+    small = {"max_length": 96, "dtype": "float32", "pilot_samples": 2, "fidelity_rows": 1}
+    found = plan(PilotSettings(teacher=str(teacher), data=str(texts), out=tmp_path / "cache", **small, **options))
+    assert found["given"] == given
+    assert [line["name"] for line in found["candidates"]].count("as given") == (given == "as given")
+
+
+def test_what_cannot_be_planned_is_refused(
+    refused: Refused, teacher: Path, texts: Path, tmp_path: Path, cache: logitstore.Cache
+) -> None:
+    common = told(teacher, texts, tmp_path / "cache")
+    assert "keeps no rows" in refused("plan", *common, "--preset", "scores")
+    assert "has parts 0 to 0" in refused("plan", *common, "--parts", "7")
+    assert "image-classification" in refused("plan", *common, "--task", "image-classification")
+    there = shutil.copytree(cache.path, tmp_path / "there")
+    assert "there already" in refused("plan", *told(teacher, texts, there), "--no-resume")

@@ -129,6 +129,7 @@ def check_killed(out: Path, expected: dict[str, bytes]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("task", ["text", pytest.param("images", marks=pytest.mark.exhaustive)], indirect=True)
 def test_ctrl_c_says_how_to_go_on_and_the_next_dump_goes_on(
     start: Start, task: Task, whole_dump: Callable[[int], Path], tmp_path: Path
 ) -> None:
@@ -153,6 +154,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_next_dump_goes_on(
 
 @pytest.mark.slow
 @HOW_MANY
+@pytest.mark.parametrize("task", ["images", pytest.param("text", marks=pytest.mark.exhaustive)], indirect=True)
 def test_ctrl_c_at_any_moment_of_the_writing_leaves_only_whole_parts(
     task: Task,
     whole_dump: Callable[[int], Path],

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.attack
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("task", ["text", pytest.param("images", marks=pytest.mark.exhaustive)], indirect=True)
 def test_two_processes_with_disjoint_parts_begin_one_cache_together(
     start: Start, task: Task, whole_dump: Callable[[int], Path], tmp_path: Path
 ) -> None:
@@ -34,6 +35,7 @@ def test_two_processes_with_disjoint_parts_begin_one_cache_together(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("task", ["text", pytest.param("images", marks=pytest.mark.exhaustive)], indirect=True)
 def test_the_same_command_started_twice_at_once_does_no_harm(
     start: Start, task: Task, whole_dump: Callable[[int], Path], tmp_path: Path
 ) -> None:

@@ -104,7 +104,7 @@ def test_the_images_and_the_cache_may_move_and_batches_be_taken_apart(
         moved.loader()
     loader = moved.loader(pictures=pictures_of(moved, moved_images), batch_size=14, shuffle=False)
     batch = next(iter(loader))
-    again = Batch.of(batch.to("cpu").tensors())
+    again = Batch(batch.to("cpu").tensors())
     for found in (batch, again):
         assert found.pixel_values is not None
         assert torch.equal(found.pixel_values, torch.cat(seen))

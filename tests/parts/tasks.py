@@ -66,7 +66,7 @@ def text_task(settings: Callable[..., DumpSettings]) -> Task:
         many={"samples_per_part": 2},
         some={"samples_per_part": 2, "limit": 14},
         reading=("tokenise", "windows"),
-        split=("0-14,35-39", "15-34"),
+        split=("0-14,35-38", "15-34"),
         room="500k",
         loaded="tokenizer",
         kinds={"shared/tokenizer/tokenizer.json"},

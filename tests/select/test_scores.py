@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import logitstore
+from logitstore.convert.recode import recode
 from logitstore.dump.dump import dump
 from logitstore.errors import BadInput
 from logitstore.report.summary import summarise
 from logitstore.select.scores import scores_of
+from logitstore.settings.convert import RecodeSettings
 from logitstore.store.checks.verify import verify
 from logitstore.text.stored import TextSamples
 from logitstore.train.train import train
-from tests.parts.commands import Refused
+from tests.parts.commands import Command, Refused
 from tests.parts.selections import training
 from tests.parts.texts import plan_for
 from tests.parts.training import curve
@@ -121,3 +124,25 @@ def test_a_cache_without_listed_tokens_has_no_confidence(
     with pytest.raises(BadInput, match="does not list its most probable tokens"):
         scores_of(sampled, "confidence")
     assert np.isfinite(scores_of(sampled, "entropy")).all()
+
+
+@pytest.mark.parametrize("logprobs", ["levels-8", "levels-6", "levels-5", "float16"])
+def test_select_says_by_how_much_a_cache_rounds_the_confidence(
+    cache: logitstore.Cache, command: Command, capsys: pytest.CaptureFixture[str], tmp_path: Path, logprobs: str
+) -> None:
+    rounded = recode(RecodeSettings(cache=cache.path, out=tmp_path / "rounded", logprobs=logprobs))
+    options = ["--method", "llkd", "--out", tmp_path / "out.arrow", "--json"]
+    assert command("select", rounded.path, *options) == 0
+    said = json.loads(capsys.readouterr().out)["rounding"]
+    off = [
+        np.abs(
+            np.exp(a.answer["logprobs"][:, 0].astype(float)) - np.exp(b.answer["logprobs"][:, 0].astype(float))
+        ).max()
+        for a, b in zip(cache, rounded, strict=True)
+    ]
+    if logprobs == "float16":
+        assert said == 0
+    else:
+        assert said / 4 < max(off) <= said + 1e-4
+        assert command("select", rounded.path, *options[:-2], tmp_path / "again.arrow") == 0
+        assert f"up to {said:.3f} off" in capsys.readouterr().out.replace("\n", " ")

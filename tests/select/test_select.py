@@ -130,7 +130,7 @@ def test_the_command_prints_what_was_chosen(
 ) -> None:
     assert command("select", cache.path, "--method", "prune", "--ratio", 0.1, "--out", tmp_path / "a") == 0
     shown = capsys.readouterr().out
-    assert "suggested: train --alpha 0.90" in shown
+    assert "suggested: train --alpha 0.89" in shown
     assert "topic 1" in shown
     assert command("select", cache.path, "--method", "llkd", "--out", tmp_path / "b", "--json") == 0
     found = json.loads(capsys.readouterr().out)

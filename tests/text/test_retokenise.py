@@ -101,7 +101,7 @@ def test_a_run_on_text_that_is_gone_on_with_equals_one_in_one_go(
 ) -> None:
     options = {"select": half, "alpha": 0.0, "text": True, "epochs": 2.0, "save_every": 3, "packed": True}
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    train(training(cache, whole, other_student, **options, trainer={"logging_steps": 1, "save_total_limit": None}))
+    train(training(cache, whole, other_student, **options, keep_checkpoints=99))
     shutil.copytree(whole / "checkpoint-3", stopped / "checkpoint-3")
     train(training(cache, stopped, other_student, **options, resume=True))
     assert curve(stopped) == curve(whole)

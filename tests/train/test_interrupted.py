@@ -20,7 +20,7 @@ from tests.parts.training import curve, plan_of
 
 pytestmark = pytest.mark.attack
 
-OPTIONS: dict[str, Any] = {"max_steps": 4, "save_every": 2, "holdout": 0}
+OPTIONS: dict[str, Any] = {"max_steps": 4, "save_every": 2, "holdout": 0, "keep_checkpoints": 2}
 
 
 @pytest.fixture(scope="module")

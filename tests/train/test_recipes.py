@@ -165,7 +165,7 @@ def test_features_are_not_looked_for_on_several_gpus_in_one_process(
     assert not list((tmp_path / "out").glob("*.json"))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_pulls_on_features_alone_train_in_two_processes(
     tapped: logitstore.Cache, student: Path, tmp_path: Path
 ) -> None:

@@ -82,7 +82,7 @@ def test_a_re_weighted_run_that_is_gone_on_with_equals_one_in_one_go(
         "reweight_domains": every,
     }
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    train(training(cache, whole, small_student, **options, trainer={"logging_steps": 1, "save_total_limit": None}))
+    train(training(cache, whole, small_student, **options, keep_checkpoints=99))
     middle = max(step for step in curve(whole) if step % 3 == 0 and step < max(curve(whole)))
     shutil.copytree(whole / f"checkpoint-{middle}", stopped / f"checkpoint-{middle}")
     train(training(cache, stopped, small_student, **options | {"workers": 3, "resume": True}))

@@ -19,7 +19,7 @@ from tests.parts.training import curve, plan_of
 def whole(cache: logitstore.Cache, small_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of three epochs with a checkpoint in the middle of its second one."""
     out = tmp_path_factory.mktemp("whole") / "out"
-    train(plan(cache, small_student, out, trainer={"logging_steps": 1, "save_total_limit": None}))
+    train(plan(cache, small_student, out, keep_checkpoints=99))
     return out
 
 

@@ -85,7 +85,7 @@ def test_a_run_on_a_selection_that_is_gone_on_with_equals_one_in_one_go(
 ) -> None:
     options = {"select": half, "epochs": 2.0, "save_every": 3, **options}
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    train(training(cache, whole, small_student, **options, trainer={"logging_steps": 1, "save_total_limit": None}))
+    train(training(cache, whole, small_student, **options, keep_checkpoints=99))
     shutil.copytree(whole / "checkpoint-3", stopped / "checkpoint-3")
     moved = Path(shutil.copy(half, tmp_path / "moved.arrow"))
     train(training(cache, stopped, small_student, **options | {"select": moved, "resume": True}))

@@ -49,7 +49,7 @@ def test_every_objective_trains_and_falls(
         "student": str(small_student),
         "objective": objective,
         "alpha": 0.9,
-        "max_steps": 12,
+        "max_steps": 8,
         "precision": "bfloat16" if objective == "reverse_kl" else "float32",
         "options": {"start": 1.0} if objective == "taid" else {},  # else its target runs away from the student
     }
@@ -57,7 +57,7 @@ def test_every_objective_trains_and_falls(
     logged = [
         entry for entry in json.loads((tmp_path / "out" / "logitstore.json").read_text())["log"] if "loss" in entry
     ]
-    first, last = (np.mean([entry[objective] for entry in some]) for some in (logged[:5], logged[-5:]))
+    first, last = (np.mean([entry[objective] for entry in some]) for some in (logged[:4], logged[-4:]))
     assert last < first
     assert all("cross_entropy" in entry for entry in logged)
 
@@ -88,7 +88,7 @@ def test_taid_goes_on_in_time_and_a_checkpoint_keeps_it(
         "save_every": 10,
     }
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    figures = train(plan_of(cache, whole, **options, trainer={"logging_steps": 1, "save_total_limit": None}))
+    figures = train(plan_of(cache, whole, **options, keep_checkpoints=99))
     times = [
         load_file(folder / "criterion.safetensors")["student.states.taid.t"].item()
         for folder in sorted(whole.glob("checkpoint-*"), key=lambda each: int(each.name.rpartition("-")[2]))

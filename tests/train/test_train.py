@@ -46,7 +46,7 @@ def test_a_trained_student_is_nearer_to_the_teacher_and_usable(
     before = evaluate(EvaluateSettings(cache=cache.path, student=str(small_student), holdout=0.2, device="cpu"))
     after = evaluate(EvaluateSettings(cache=cache.path, student=str(trained), holdout=0.2, device="cpu"))
     assert after.kl < 0.8 * before.kl
-    assert after.agreement > before.agreement
+    assert after.acceptance > before.acceptance
     tokenizer = AutoTokenizer.from_pretrained(trained)
     model = AutoModelForCausalLM.from_pretrained(trained)
     assert model(**tokenizer("hello", return_tensors="pt")).logits.shape[-1] == VOCABULARY
@@ -62,7 +62,7 @@ def test_training_resumed_from_a_checkpoint_repeats_the_uninterrupted_curve(
     """Stopped in the middle of the second epoch, with gradient accumulation."""
     options = {"student": str(small_student), "epochs": 2.0, "accumulate": 2, "save_every": 3, "precision": precision}
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    at_once = train(plan_of(cache, whole, **options, trainer={"logging_steps": 1, "save_total_limit": None}))
+    at_once = train(plan_of(cache, whole, **options, keep_checkpoints=99))
     steps = sorted(curve(whole))
     resume_at = max(step for step in steps if step % 3 == 0 and step < steps[-1])
     assert resume_at > steps[-1] / 2
@@ -79,7 +79,7 @@ def test_a_log_of_few_lines_misses_no_step_where_a_run_is_gone_on_with(
 ) -> None:
     options = {"student": str(small_student), "max_steps": 8, "save_every": 3}
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    at_once = train(plan_of(cache, whole, **options, trainer={"logging_steps": 5, "save_total_limit": None}))
+    at_once = train(plan_of(cache, whole, **options, keep_checkpoints=99, trainer={"logging_steps": 5}))
     shutil.copytree(whole / "checkpoint-3", stopped / "checkpoint-3")
     figures = train(plan_of(cache, stopped, **options, trainer={"logging_steps": 5}, resume=True))
     assert sorted(curve(whole)) == [3, 5, 6, 8]
@@ -119,7 +119,7 @@ def test_two_processes_repeat_what_one_does_with_twice_the_accumulation(
 def test_batches_move_between_forms_without_loss(cache: logitstore.Cache) -> None:
     for packed in (False, True):
         batch = next(iter(Loader(cache, batch_size=3, packed=packed)))
-        again = Batch.of(batch.to("cpu").tensors())
+        again = Batch(batch.to("cpu").tensors())
         assert all(again.tensors()[name] is value for name, value in batch.tensors().items())
 
 
@@ -127,7 +127,12 @@ def test_students_trained_together_are_those_trained_alone(
     cache: logitstore.Cache, teacher: Path, small_student: Path, tmp_path: Path
 ) -> None:
     """Clipped hard, which would couple them if it went by their common norm; and resumed from a checkpoint."""
-    options: dict[str, Any] = {"max_steps": 5, "save_every": 3, "trainer": {"logging_steps": 1, "max_grad_norm": 0.01}}
+    options: dict[str, Any] = {
+        "max_steps": 5,
+        "save_every": 3,
+        "keep_checkpoints": 2,
+        "trainer": {"logging_steps": 1, "max_grad_norm": 0.01},
+    }
     both = [str(small_student), str(teacher)]
     train(plan_of(cache, tmp_path / "both", student=both, **options))
     stopped = tmp_path / "stopped"
@@ -152,7 +157,13 @@ def test_students_are_called_by_any_name_that_can_be_a_folder_s(
 ) -> None:
     """Also by those of attributes of PyTorch's modules."""
     both = [str(shutil.copytree(small_student, tmp_path / name)) for name in ("half", "train")]
-    options: dict[str, Any] = {"student": both, "objective": "taid", "max_steps": 2, "save_every": 1}
+    options: dict[str, Any] = {
+        "student": both,
+        "objective": "taid",
+        "max_steps": 2,
+        "save_every": 1,
+        "keep_checkpoints": 2,
+    }
     train(plan_of(cache, tmp_path / "out", **options))
     kept = load_file(tmp_path / "out" / "checkpoint-1" / "criterion.safetensors")
     assert sorted(name.split(".")[0] for name in kept if name.endswith(".t")) == ["student-half", "student-train"]
@@ -213,7 +224,7 @@ def test_a_checkpoint_that_was_cut_short_is_passed_over(
     cache: logitstore.Cache, small_student: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    options = {"student": str(small_student), "max_steps": 4, "save_every": 2}
+    options = {"student": str(small_student), "max_steps": 4, "save_every": 2, "keep_checkpoints": 2}
     train(plan_of(cache, tmp_path / "whole", **options))
     shutil.copytree(tmp_path / "whole" / "checkpoint-2", out / "checkpoint-2")
     (out / "checkpoint-4").mkdir()

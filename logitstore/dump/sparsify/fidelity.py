@@ -82,16 +82,24 @@ class FidelityCheck:
             if sum(len(logits_NV) for logits_NV, _ in self._waiting) >= TOGETHER:
                 self._compare_waiting()
 
-    def _compare_waiting(self) -> None:
-        if self._waiting:
-            logits, kept = zip(*self._waiting, strict=True)
-            self._waiting = []
-            logits_NV = torch.cat(logits)
-            together = {name: torch.cat([each[name] for each in kept]) for name in kept[0]}
-            for first in range(0, len(logits_NV), TOGETHER):
-                some = slice(first, first + TOGETHER)
-                truth = Truth.of(logits_NV[some], self._decoder.row.vocabulary)
-                self.add(truth, {name: value[some] for name, value in together.items()})
+    def _compare_waiting(self, *, all_of_them: bool = False) -> None:
+        """Compare the rows that wait, always as many together, so that the figures do not depend on the size of the chunks."""
+        if not self._waiting:
+            return
+        logits, kept = zip(*self._waiting, strict=True)
+        logits_NV = torch.cat(logits)
+        together = {name: torch.cat([each[name] for each in kept]) for name in kept[0]}
+        end = len(logits_NV) if all_of_them else len(logits_NV) // TOGETHER * TOGETHER
+        self._waiting = []
+        if end < len(logits_NV):
+            # copies, or a few rows would hold the memory of all
+            self._waiting.append(
+                (logits_NV[end:].clone(), {name: value[end:].clone() for name, value in together.items()})
+            )
+        for first in range(0, end, TOGETHER):
+            some = slice(first, min(first + TOGETHER, end))
+            truth = Truth.of(logits_NV[some], self._decoder.row.vocabulary)
+            self.add(truth, {name: value[some] for name, value in together.items()})
 
     def add(self, truth: Truth, kept: Mapping[str, Tensor]) -> None:
         """Compare the rows of `truth` with their targets `kept`, which are not encoded yet."""
@@ -113,7 +121,7 @@ class FidelityCheck:
 
     def take(self) -> Fidelity:
         """Return the sums since the last call, and begin new ones."""
-        self._compare_waiting()
+        self._compare_waiting(all_of_them=True)
         figures_MN = (
             torch.cat(self._figures, 1) if self._figures else torch.zeros(len(FIDELITY_NAMES), 0, dtype=torch.float64)
         )

@@ -112,8 +112,9 @@ class Summary:
         return cls(
             logits_NV=logits_NV,
             top_N=top_N,
-            rest_N=((offset_N.double() - top_N) + total_N.double().log()).float(),
-            entropy_N=total_N.log() - moment_N / total_N,
+            # neither is below 0 but by rounding, which a teacher that is certain of a token shows
+            rest_N=((offset_N.double() - top_N) + total_N.double().log()).clamp(min=0.0).float(),
+            entropy_N=(total_N.log() - moment_N / total_N).clamp(min=0.0),
             highest_NB=highest_NB,
             mass_NB=mass_NB.div_(total_N[:, None]),
         )

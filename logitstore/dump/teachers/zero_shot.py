@@ -16,6 +16,7 @@ from logitstore.core.types import ModelRef
 from logitstore.dump.teachers.image_classifier import ImageTeacher
 from logitstore.errors import ModelError, one_line
 from logitstore.format.needs import HIDDEN, LOGITS, Gives
+from logitstore.models.contrastive import scale_of
 from logitstore.models.head import LinearHead
 from logitstore.models.load import DTYPES, ZERO_SHOT, load_tokenizer, load_weights, pick_device
 from logitstore.models.shape import size_errors
@@ -27,12 +28,27 @@ class ZeroShotTeacher(ImageTeacher):
     gives: ClassVar[Gives] = frozenset({LOGITS, HIDDEN})
 
     def __init__(
-        self, model: ModelRef, config: PretrainedConfig, dtype: str, device: str, texts: Sequence[str]
+        self,
+        model: ModelRef,
+        config: PretrainedConfig,
+        dtype: str,
+        device: str,
+        texts: Sequence[str],
+        size: tuple[int, int],
     ) -> None:
-        """Load the weights and embed one text for each class.
+        """Load the weights, embed one text for each class, and compare the logits of a picture with the model's own.
+
+        Args:
+            model: the model.
+            config: its configuration.
+            dtype: number format of its weights.
+            device: name of the device.
+            texts: one for each class.
+            size: height and width of the images that it will be shown.
 
         Raises:
-            ModelError: the model or its tokenizer cannot be loaded, two texts have equal tokens, or the device does not exist.
+            ModelError: the model or its tokenizer cannot be loaded, two texts have equal tokens, the device does not exist,
+                or the model's own logits are others than those of its embeddings.
         """
         self.device = pick_device(device)
         self._dtype = DTYPES[dtype]
@@ -41,8 +57,9 @@ class ZeroShotTeacher(ImageTeacher):
         try:
             tokenizer = load_tokenizer(model)
             encoded = tokenizer(self._texts, padding=True, truncation=True, return_tensors="pt").to(self.device)
-            with torch.inference_mode():
-                embedded_CD = _pooled(self._model.get_text_features(**encoded))
+            embedded_CD = self._embedded(encoded)
+        except ModelError:
+            raise
         except Exception as error:
             # tokenizers and encoders raise many kinds of errors; the message keeps the reason, the traceback is chained
             raise ModelError(f"{model}: the names of the classes cannot be embedded: {one_line(error)}") from error
@@ -52,8 +69,40 @@ class ZeroShotTeacher(ImageTeacher):
                 f"{model}: its tokenizer gives several classes the same tokens. Shorten the --prompt, or save the tokenizer "
                 "with it."
             )
-        scale = self._model.logit_scale.detach().float().exp()
-        self._weight_CD = nn.functional.normalize(embedded_CD.float(), dim=-1) * scale
+        shortest = min(range(len(self._texts)), key=lambda place: int(encoded["attention_mask"][place].sum()))
+        alone_1D = self._embedded(tokenizer(self._texts[shortest : shortest + 1], return_tensors="pt").to(self.device))
+        if not _near((embedded_CD[shortest] - alone_1D[0]).norm(), self._dtype):
+            raise ModelError(
+                f"{model}: {self.name} embeds the text '{self._texts[shortest]}' differently beside longer texts, so its "
+                "answer about a class depends on the names of the others. Give another model, such as CLIP."
+            )
+        self._weight_CD = embedded_CD * scale_of(self._model)
+        self._prove(model, encoded, size)
+
+    def _embedded(self, encoded: Mapping[str, Tensor]) -> Tensor:
+        """Return the embeddings of texts, float32[C, D], of length 1."""
+        with torch.inference_mode():
+            return nn.functional.normalize(_pooled(self._model.get_text_features(**encoded)).float(), dim=-1)
+
+    def _prove(self, model: ModelRef, encoded: Mapping[str, Tensor], size: tuple[int, int]) -> None:
+        """Compare the logits of a picture of noise with those that the model's own forward pass gives.
+
+        Raises:
+            ModelError: the model gives none, or others, or does not accept images of this size.
+        """
+        noise_13HW = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
+        found_1C = self.logits({"pixel_values": noise_13HW})[:, 0]
+        with torch.inference_mode(), size_errors(self.name, noise_13HW):
+            output = self._model(**encoded, pixel_values=self._pixels({"pixel_values": noise_13HW}))
+        own_1C = getattr(output, "logits_per_image", None)
+        if own_1C is None:
+            raise ModelError(f"{model}: {self.name} gives no logits of an image and texts. Give a model such as CLIP.")
+        scale = scale_of(self._model)
+        if own_1C.shape != found_1C.shape or not _near((found_1C - own_1C) / scale, self._dtype):
+            raise ModelError(
+                f"{model}: the logits_per_image of {self.name} are not the cosines of its embeddings times one factor, so "
+                "they are no softmax over classes that is known here. Give a model such as CLIP."
+            )
 
     @property
     def classes(self) -> int:
@@ -82,6 +131,13 @@ class ZeroShotTeacher(ImageTeacher):
 
 
 def _pooled(output: Any) -> Tensor:
-    """Return the embeddings; some versions of transformers wrap them in an output object."""
-    embedded: Tensor = output if isinstance(output, Tensor) else output.pooler_output
+    """Return the embeddings; some versions of transformers wrap them in an output object. Raises ModelError: there are none."""
+    embedded = output if isinstance(output, Tensor) else getattr(output, "pooler_output", None)
+    if not isinstance(embedded, Tensor) or embedded.ndim != 2:
+        raise ModelError("The teacher gives no embedding of a text or an image as a whole. Give a model such as CLIP.")
     return embedded
+
+
+def _near(differences: Tensor, dtype: torch.dtype) -> bool:
+    """Return whether differences of cosines, or of vectors of length 1, are no larger than their number format explains."""
+    return bool((differences.abs() <= (1e-3 if dtype == torch.float32 else 5e-2)).all())

@@ -111,6 +111,11 @@ class RowCodec:
         return float(self._mass.table[1]) if self._mass else -np.inf
 
     @property
+    def probability_error(self) -> float:
+        """Largest difference between a decoded probability and the teacher's, as far as levels round it."""
+        return self._levels.probability_error if self._levels else 0.0
+
+    @property
     def mass_error(self) -> float:
         """The most by which listed and tail mass, as decoded, may miss 1."""
         if self.row.codec.tail == "float32" and not self._levels:

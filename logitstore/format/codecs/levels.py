@@ -54,6 +54,11 @@ class Levels:
         moved = self.k ** (1 / POWER) / (2 * self.top)
         return float((1 + moved) ** POWER - 1 + self.k / self.top**POWER) + 1e-6
 
+    @property
+    def probability_error(self) -> float:
+        """Largest difference between a decoded probability and the encoded one: half a step below probability 1."""
+        return float(1 - (1 - 0.5 / self.top) ** POWER)
+
     def encode(self, logprobs_NK: Array) -> Array:
         """Return the packed levels, uint8[N, B]. A probability above 0 never becomes 0."""
         probs_NK = np.exp(logprobs_NK.astype(np.float32))

@@ -76,33 +76,64 @@ def check_values(block: Mapping[str, Array], codec: RowCodec, where: Callable[[]
 
 
 def _impossible(block: Mapping[str, Array], codec: RowCodec) -> Iterator[str]:
-    ids, logprobs, row = block.get("ids"), block.get("logprobs"), codec.row
-    is_plain = ids is not None and logprobs is not None and ids.size > 0 and codec.fields["ids"].codec == "plain"
-    if is_plain and int(block["ids"].max()) >= row.vocabulary:
+    vocabulary, ids_NK = codec.row.vocabulary, block.get("ids")
+    is_plain = ids_NK is not None and "logprobs" in block and codec.fields["ids"].codec == "plain"
+    if is_plain and _highest(block["ids"], vocabulary) >= vocabulary:
         # an empty slot may hold any id
         answer = codec.decode({"ids": block["ids"], "logprobs": block["logprobs"]})
-        if ((answer["ids"] >= row.vocabulary) & ~np.isneginf(answer["logprobs"])).any():
-            yield f"ids: an id is not below the vocabulary of {row.vocabulary}"
-    if logprobs is not None and logprobs.size and logprobs.dtype.kind == "f":
-        # as whole numbers, which are compared many times faster than float16: a float that is not above 0 has the sign bit,
-        # and the larger its pattern, the lower it is; a NaN is beyond the pattern of -inf
-        pattern = logprobs.view(f"u{logprobs.itemsize}")
-        lowest = np.array(-np.inf, logprobs.dtype).view(pattern.dtype)
-        is_strange = pattern.max() > lowest or logprobs.view(f"i{logprobs.itemsize}").max() > 0
-        if is_strange and not (logprobs <= 0).all():
-            yield "logprobs: a logprob is positive or NaN"
-    for name, is_possible in _SCALARS.items():
-        if name in block and block[name].dtype.kind == "f" and not is_possible(block[name]).all():
-            yield f"{name}: a value is impossible"
+        if ((answer["ids"] >= vocabulary) & ~np.isneginf(answer["logprobs"])).any():
+            yield f"ids: an id is not below the vocabulary of {vocabulary}"
+    for name, (is_sure, is_possible, what) in _POSSIBLE.items():
+        values = block.get(name)
+        if values is None or not values.size or values.dtype.kind != "f" or (is_sure and is_sure(values)):
+            continue
+        if not is_possible(values).all():
+            yield f"{name}: {what}"
 
 
-_SCALARS: dict[str, Callable[[Array], Array]] = {
-    "tail_logmass": lambda values_N: values_N <= 0,
-    "gold_logprob": lambda values_N: ~(values_N > 0),
-    "entropy": lambda values_N: (values_N >= 0) & (values_N < np.inf),
-    "hidden_scale": lambda values_N: (values_N > 0) & (values_N < np.inf),
-    "log_normaliser": np.isfinite,
+def _highest(ids_NK: Array, vocabulary: int) -> int:
+    """Return the highest id; anything below the vocabulary where their type has no other."""
+    return int(np.maximum.reduce(ids_NK, axis=None)) if ids_NK.size and vocabulary <= np.iinfo(ids_NK.dtype).max else -1
+
+
+_BITS = {
+    2: (np.int16, np.uint16, 0x7C00, 0xFC00),
+    4: (np.int32, np.uint32, 0x7F800000, 0xFF800000),
 }
+"""For the bytes of a float: the whole numbers of as many bytes, and the patterns of inf and -inf as unsigned ones."""
+
+
+def _is_not_above_zero(values: Array) -> bool:
+    """Return True only if no value is above 0 or NaN.
+
+    The bits of floats are compared as whole numbers, many times faster than float16: a float that is not above 0 has the sign
+    bit, so as a signed number it is not above 0; the lower the float, the higher that number, and a NaN is beyond -inf.
+    """
+    signed, unsigned, _, lowest = _BITS[values.itemsize]
+    highest = np.maximum.reduce(values.view(signed), axis=None)
+    # with a 0 among them, a NaN with a sign bit would be hidden behind it
+    return bool(
+        highest <= lowest - (1 << 8 * values.itemsize)
+        or (highest == 0 and np.maximum.reduce(values.view(unsigned), axis=None) <= lowest)
+    )
+
+
+def _is_from_zero(values: Array) -> bool:
+    """Return True only if all values are finite and not below 0: as unsigned numbers, all others are above those."""
+    _, unsigned, infinite, _ = _BITS[values.itemsize]
+    return bool(np.maximum.reduce(values.view(unsigned), axis=None) < infinite)
+
+
+_POSSIBLE: dict[str, tuple[Callable[[Array], bool] | None, Callable[[Array], Array], str]] = {
+    "logprobs": (_is_not_above_zero, lambda values_NK: values_NK <= 0, "a logprob is positive or NaN"),
+    "tail_logmass": (_is_not_above_zero, lambda values_N: values_N <= 0, "a value is impossible"),
+    "gold_logprob": (_is_not_above_zero, lambda values_N: ~(values_N > 0), "a value is impossible"),
+    "entropy": (_is_from_zero, lambda values_N: (values_N >= 0) & (values_N < np.inf), "a value is impossible"),
+    "hidden_scale": (None, lambda values_N: (values_N > 0) & (values_N < np.inf), "a value is impossible"),
+    "log_normaliser": (None, np.isfinite, "a value is impossible"),
+}
+"""For the name of a field: what quickly finds that all of its values are possible, if it is sure; which of them are; and what
+the others are."""
 
 
 def feature_block_problems(block: dict[str, Array], codec: str) -> Iterator[tuple[str, str]]:

@@ -22,7 +22,7 @@ from logitstore.format.tap_names import PATTERN
 from logitstore.store import layout
 from logitstore.store.checks.rows import feature_block_problems, row_block_problems
 from logitstore.store.checks.shared import contents_problems, unlisted
-from logitstore.store.part import Part, PartsPlan, open_samples, read_record
+from logitstore.store.part import OpenFiles, Part, PartsPlan, read_record
 from logitstore.store.samples import stored_samples
 from logitstore.store.storage import Storage, open_storage, read_sealed, read_small
 from logitstore.store.taps import Tap, tap_folders
@@ -216,12 +216,13 @@ def part_problems(storage: Storage, manifest: Manifest, number: int, shared: Any
     if problems := _file_problems(storage, manifest, number):
         return problems
     try:
-        samples = open_samples(storage, manifest, number, shared)
+        files = OpenFiles(storage, manifest, shared)
+        samples = files.samples(number)
         # rows are looked at only where the samples say rightly which they are
         broken = stored_samples(manifest).problems(samples, read_record(storage, manifest, number), manifest)
         found = [(layout.SAMPLES_FILE, what) for what in broken]
         if not found:
-            part = Part(storage, manifest, number, samples=samples)
+            part = Part(files, number)
             _ = part.fields  # an archive is decompressed here, where what is wrong with it becomes a problem
             found = list(_row_invariants(part, manifest))
     except LogitstoreError as error:

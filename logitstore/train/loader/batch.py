@@ -5,9 +5,9 @@ Axes: B lines, T tokens, N rows, M samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -18,9 +18,12 @@ _GROUPS = ("inputs", "answer", "features")
 """Fields that hold several values by name."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Batch:
+@dataclass(frozen=True, init=False, eq=False)
+class Batch(Mapping[str, Any]):
     """A batch holds some samples as a student takes them, and the teacher's answer about each row, still packed as stored.
+
+    It is a mapping too, of the names and values that `tensors` gives, and is made of them again by `Batch(tensors)`: so
+    PyTorch, Accelerate and the Trainer of transformers move and pin it like a dictionary.
 
     Attributes:
         inputs: the keyword arguments of the student, by name: of texts `input_ids`, `attention_mask` or `position_ids`, and
@@ -36,16 +39,70 @@ class Batch:
         weight: float32[N], weight of each row in the loss; None where all rows weigh the same.
     """
 
-    inputs: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, Any]
     rows: Tensor
     row_mask: Tensor
     answer: dict[str, Tensor]
     gold: Tensor
     samples: Tensor
     counts: Tensor
-    source: int = 0
-    weight: Tensor | None = None
-    features: dict[str, Tensor] = field(default_factory=dict)
+    source: int
+    weight: Tensor | None
+    features: dict[str, Tensor]
+
+    @overload
+    def __init__(self, tensors: Mapping[str, Any], /) -> None: ...
+    @overload
+    def __init__(
+        self,
+        /,
+        *,
+        inputs: dict[str, Any] | None = None,
+        rows: Tensor,
+        row_mask: Tensor,
+        answer: dict[str, Tensor],
+        gold: Tensor,
+        samples: Tensor,
+        counts: Tensor,
+        source: int = 0,
+        weight: Tensor | None = None,
+        features: dict[str, Tensor] | None = None,
+    ) -> None: ...
+    def __init__(self, tensors: Mapping[str, Any] | None = None, /, **values: Any) -> None:
+        """Make a batch of its fields, or of what `tensors` gives.
+
+        Raises:
+            TypeError: a field is missing or unknown.
+        """
+        if tensors is not None:
+            values = _fields_of(tensors) | values
+        given = {"inputs": {}, "source": 0, "features": {}} | {
+            name: value for name, value in values.items() if value is not None
+        }
+        names = [each.name for each in fields(self)]
+        missing = [name for name in names if name not in given and name != "weight"]
+        unknown = sorted(given.keys() - set(names))
+        if missing or unknown:
+            raise TypeError(
+                f"a batch lacks {', '.join(missing) or 'nothing'}, and has no {', '.join(unknown) or 'other'}"
+            )
+        for name in names:
+            object.__setattr__(self, name, given.get(name))
+
+    def __getitem__(self, name: str) -> Any:
+        group, dot, rest = name.partition(".")
+        if dot and group in _GROUPS:
+            return getattr(self, group)[rest]
+        value = getattr(self, name) if name in _PLAIN else None
+        if value is None:
+            raise KeyError(name)
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors())
+
+    def __len__(self) -> int:
+        return len(self.tensors())
 
     @property
     def input_ids(self) -> Tensor | None:
@@ -80,23 +137,13 @@ class Batch:
     def tensors(self) -> dict[str, Any]:
         """Return the tensors by name, without those that are None; and `source`. Values of `inputs`, `answer` and `features`
         are named `inputs.<name>`, `answer.<field>` and `features.<tap>/<field>`."""
-        named = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in _GROUPS}
+        named = {name: getattr(self, name) for name in _PLAIN}
         present = {name: value for name, value in named.items() if value is not None}
         grouped = {f"{group}.{name}": value for group in _GROUPS for name, value in getattr(self, group).items()}
         return present | grouped
 
-    @classmethod
-    def of(cls, tensors: Mapping[str, Any]) -> Batch:
-        """Return the batch that consists of these tensors; the inverse of `tensors`."""
-        grouped: dict[str, dict[str, Any]] = {group: {} for group in _GROUPS}
-        plain: dict[str, Any] = {}
-        for name, value in tensors.items():
-            group, dot, rest = name.partition(".")
-            (grouped[group] if dot else plain)[rest or name] = value
-        return cls(**plain | grouped)
-
-    def to(self, device: torch.device | str) -> Batch:
-        return self._each(lambda value: value.to(device, non_blocking=True))
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
+        return self._each(lambda value: value.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
         """Return a copy in page-locked memory, from which a GPU copies while it computes. PyTorch's loaders look for a
@@ -107,7 +154,7 @@ class Batch:
         changed = {
             name: change(value) if isinstance(value, Tensor) else value for name, value in self.tensors().items()
         }
-        return Batch.of(changed)
+        return Batch(changed)
 
     def model_inputs(self) -> dict[str, Any]:
         """Return the keyword arguments for a model of transformers.
@@ -118,3 +165,16 @@ class Batch:
         if not self.inputs:
             raise BadInput("a batch of a loader made with with_images=False: it has nothing to show to a model.")
         return dict(self.inputs)
+
+
+_PLAIN = tuple(each.name for each in fields(Batch) if each.name not in _GROUPS)
+
+
+def _fields_of(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a batch, by name, from what `Batch.tensors` gives."""
+    grouped: dict[str, dict[str, Any]] = {group: {} for group in _GROUPS}
+    plain: dict[str, Any] = {}
+    for name, value in tensors.items():
+        group, dot, rest = name.partition(".")
+        (grouped[group] if dot else plain)[rest or name] = value
+    return plain | grouped

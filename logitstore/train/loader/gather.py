@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from logitstore.core.types import Array
+from logitstore.format.row import FieldInfo
 from logitstore.store.cache import Cache
 from logitstore.store.checks.rows import check_values
 from logitstore.store.part import Part
@@ -21,9 +22,9 @@ def gathered_features(
     """What is stored of some taps about the same rows."""
     found = {}
     for tap in taps:
-        beside = [tap.part(part.number) for part, _ in located]
-        for name in tap.plan.fields:
-            found[f"{tap.name}/{name}"] = torch.from_numpy(gathered(beside, spans, name, rows))
+        stored = (tap.part(part.number) for part, _ in located)
+        for name, value in gathered(tap.plan.fields, stored, spans, rows).items():
+            found[f"{tap.name}/{name}"] = torch.from_numpy(value)
     return found
 
 
@@ -33,8 +34,7 @@ def gathered_answers(cache: Cache, located: list[tuple[Part, int]], spans: list[
     Raises:
         CacheDamaged: a value is one that no teacher gives.
     """
-    stored = [part.fields for part, _ in located]
-    values = {name: gathered(stored, spans, name, rows) for name in cache.manifest.fields}
+    values = gathered(cache.manifest.fields, (part.fields for part, _ in located), spans, rows)
     check_values(values, located[0][0].codec, lambda: parts_text(cache, {part.number for part, _ in located}))
     return {name: torch.from_numpy(value) for name, value in values.items()}
 
@@ -50,13 +50,17 @@ def located_samples(cache: Cache, samples_M: Array) -> list[tuple[Part, int]]:
     return [(cache.part(part), number) for part, number in zip(parts_M.tolist(), numbers_M.tolist(), strict=True)]
 
 
-def gathered(stored: list[dict[str, Array]], spans: list[slice], name: str, rows: int) -> Array:
-    """One field of all rows, copied once, from the mapped files to where it stays."""
-    first = stored[0][name]
-    gathered = np.empty((rows, *first.shape[1:]), first.dtype)
+def gathered(
+    fields: Mapping[str, FieldInfo], stored: Iterable[dict[str, Array]], spans: list[slice], rows: int
+) -> dict[str, Array]:
+    """All fields of all rows, copied once, from the mapped files to where they stay. One part at a time is held."""
+    values = {
+        name: np.empty((rows, *info.shape), np.dtype(info.dtype).newbyteorder("<")) for name, info in fields.items()
+    }
     start = 0
     for arrays, span in zip(stored, spans, strict=True):
         stop = start + span.stop - span.start
-        gathered[start:stop] = arrays[name][span]
+        for name, value in values.items():
+            value[start:stop] = arrays[name][span]
         start = stop
-    return gathered
+    return values

@@ -41,6 +41,7 @@ HAVE_OPTIONS = {
     "eval_strategy": "--evaluate-every and --holdout",
     "eval_steps": "--evaluate-every",
     "save_steps": "--save-every",
+    "save_total_limit": "--keep-checkpoints",
     "seed": "--seed",
     "use_cpu": "--device",
     "per_device_eval_batch_size": "--batch-size",
@@ -216,7 +217,7 @@ def training_arguments(settings: TrainSettings, figures: Sequence[str]) -> Train
         "eval_steps": settings.evaluate_every or EVALUATIONS,
         "save_strategy": "steps" if settings.save_every else "epoch",
         "save_steps": settings.save_every or 500,
-        "save_total_limit": 2,
+        "save_total_limit": settings.keep_checkpoints or 2,
         "logging_steps": 10,
         "logging_nan_inf_filter": False,  # the filter would ask the device for the loss at every step
         "report_to": "none",

@@ -105,7 +105,7 @@ class DivergenceWarning(TrainerCallback):  # type: ignore[misc]
 
 
 class Report(TrainerCallback):  # type: ignore[misc]
-    """Report how training goes."""
+    """Report how training goes: each step, and each line of the log with a loss or with figures of held-out samples."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -114,16 +114,21 @@ class Report(TrainerCallback):  # type: ignore[misc]
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
     ) -> None:
-        self._note = (
-            " ".join(
-                f"{name} {logs[name]:.4f}" for name in ("loss", "eval_kl", "eval_nats_per_byte") if name in (logs or {})
-            )
-            or self._note
-        )
+        shown = [f"{name} {value:.4f}" for name, value in (logs or {}).items() if name.rpartition("/")[2] in _SHOWN]
+        if shown:
+            self._note = " ".join(shown)
+            self._report(state, is_news=True)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._report(state)
+
+    def _report(self, state: TrainerState, *, is_news: bool = False) -> None:
         if state.is_world_process_zero:
-            self._progress(Step(stage="train", done=state.global_step, total=state.max_steps, note=self._note))
+            done, total = state.global_step, state.max_steps
+            self._progress(Step(stage="train", done=done, total=total, note=self._note, is_news=is_news))
+
+
+_SHOWN = ("loss", "eval_kl", "eval_cross_entropy", "eval_nats_per_byte")
 
 
 class EpochSteps:

@@ -57,6 +57,19 @@ def drop_cut_off(out: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def keep_newest(out: Path, count: int, best: str | None) -> list[Path]:
+    """Remove all checkpoints but the newest, and the best where one is known: a longer run may end with it. With a count of
+    0 remove that too. Return those that stay."""
+    found = checkpoints(out)
+    stay = set(found[max(len(found) - count, 0) :])
+    if count and best is not None:
+        stay |= {folder for folder in found if folder.name == Path(best).name}
+    for folder in found:
+        if folder not in stay:
+            shutil.rmtree(folder, ignore_errors=True)
+    return [folder for folder in found if folder in stay]
+
+
 @contextmanager
 def whole_student(out: Path, is_writer: bool) -> Iterator[Path]:
     """Give a folder beside the checkpoints to save a student in; its files move to `out` when all of them are written.

@@ -58,3 +58,15 @@ def test_the_summary_does_not_depend_on_the_rows_at_a_time(monkeypatch: pytest.M
     monkeypatch.setattr("logitstore.dump.sparsify.summary.SUMMARY_ELEMENTS", chunk * 297)
     pieces = Summary.of(logits, 297)
     assert all(torch.equal(value, getattr(pieces, name)) for name, value in vars(whole).items())
+
+
+@given(top=st.floats(-19, 60), gap=st.floats(8, 120), vocabulary=st.integers(2, 200))
+def test_a_teacher_that_is_certain_of_a_token_gives_no_probability_above_1(
+    top: float, gap: float, vocabulary: int
+) -> None:
+    logits = torch.full((1, vocabulary), top - gap)
+    logits[0, vocabulary // 2] = top
+    summary = Summary.of(logits, vocabulary)
+    assert float(summary.top(1).logprobs_NK[0, 0]) <= 0
+    assert float(summary.logprobs().max()) <= 0
+    assert float(summary.entropy_N[0]) >= 0

@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from logitstore.dump.sparsify.topk import TopK
+from logitstore.errors import CacheDamaged
 from logitstore.format.codecs.answer import RowCodec
 from logitstore.format.row import CodecInfo, RowInfo, SparsifierInfo, TailInfo
-from logitstore.store.checks.rows import row_block_problems
+from logitstore.store.checks.rows import check_values, row_block_problems
 
 VOCABULARY = 30
 KEPT = 5
@@ -131,3 +133,40 @@ def test_an_entropy_that_cannot_be_is_the_only_problem_of_its_row(
     assume(row < len(gold_N))
     fields["entropy"][row] = value
     assert found_in(fields, gold_N) == {"entropy: it is negative, NaN or above log(vocabulary)"}
+
+
+EDGES = [0x0000, 0x7C00, 0x7FFF, 0x8000, 0xFC00, 0xFFFF]
+PATTERNS = np.unique(
+    [*range(0, 1 << 16, 61), *(min(max(edge + step, 0), 0xFFFF) for edge in EDGES for step in (-1, 0, 1))]
+)
+
+
+@pytest.mark.parametrize("beside", [None, 0.0, -0.0, -1.0, -np.inf])
+@pytest.mark.parametrize(("name", "nan_is_none"), [("logprobs", False), ("gold_logprob", True), ("entropy", False)])
+def test_every_float16_is_refused_or_not_as_its_value_says(name: str, nan_is_none: bool, beside: float | None) -> None:
+    """Zeros, infinities, the NaNs and numbers next to them, and a thousand more, alone and beside a possible value."""
+    if name == "entropy" and beside is not None:
+        beside = abs(beside) if np.isfinite(beside) else 2.0
+    for values in PATTERNS.astype(np.uint16).view(np.float16)[:, None]:
+        value = float(values[0])
+        is_possible = 0 <= value < np.inf if name == "entropy" else value <= 0 or (nan_is_none and np.isnan(value))
+        some = values if beside is None else np.array([values[0], beside], np.float16)
+        assert is_refused({name: some}) != is_possible, (value, beside)
+
+
+@pytest.mark.parametrize(
+    "value", [0.0, -0.0, -1e-40, -3e38, -np.inf, 1e-45, 1.0, np.inf, np.nan, np.copysign(np.nan, -1)]
+)
+@pytest.mark.parametrize("place", [0, 3])
+def test_every_kind_of_float32_is_refused_or_not_as_its_value_says(value: float, place: int) -> None:
+    tail_N = np.array([-1.0, -0.5, 0.0, -2.0], np.float32)
+    tail_N[place] = value
+    assert is_refused({"tail_logmass": tail_N}) != (value <= 0)
+
+
+def is_refused(rows: dict[str, Any]) -> bool:
+    try:
+        check_values(rows, CODEC, lambda: "here")
+    except CacheDamaged:
+        return True
+    return False

@@ -50,7 +50,7 @@ def test_features_survive_every_form_of_a_batch(bare_copy: Path) -> None:
     batch = next(iter(loader))
     assert batch.features["hidden-1/values"].dtype == torch.int8
     assert {"features.hidden-1/values", "features.hidden-1/scale"} <= batch.tensors().keys()
-    for again in (Batch.of(batch.tensors()), batch.to("cpu")):
+    for again in (Batch(batch.tensors()), batch.to("cpu")):
         assert torch.equal(loader.features(again)["hidden-1"], loader.features(batch)["hidden-1"])
         assert again.answer.keys() == batch.answer.keys()
     assert next(iter(cache.loader(batch_size=3))).features == {}

@@ -63,9 +63,15 @@ def test_the_best_student_is_saved_with_its_own_figures(
     metric: str | None, cache: logitstore.Cache, small_student: Path, tmp_path: Path
 ) -> None:
     """A rate that is too large at the end: the best of the steps is another than the last."""
-    section = {"load_best_model_at_end": True, "logging_steps": 1, "save_total_limit": None}
+    section = {"load_best_model_at_end": True, "logging_steps": 1}
     out = tmp_path / "out"
-    options = {"max_steps": 8, "evaluate_every": 2, "learning_rate": 0.05, "scheduler": "constant"}
+    options = {
+        "max_steps": 8,
+        "evaluate_every": 2,
+        "keep_checkpoints": 99,
+        "learning_rate": 0.05,
+        "scheduler": "constant",
+    }
     train(
         plan_of(
             cache,

@@ -107,7 +107,14 @@ def test_a_resumed_run_keeps_the_zeros_of_the_student_it_began_with(
     cache: logitstore.Cache, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     student = sparse(tmp_path / "student", tokenizer, 0.5, num_hidden_layers=1)
-    options = {"student": str(student), "max_steps": 6, "save_every": 3, "keep_zeros": True, "holdout": 0}
+    options = {
+        "student": str(student),
+        "max_steps": 6,
+        "save_every": 3,
+        "keep_checkpoints": 2,
+        "keep_zeros": True,
+        "holdout": 0,
+    }
     train(plan_of(cache, tmp_path / "whole", **options))
     shutil.copytree(tmp_path / "whole" / "checkpoint-3", tmp_path / "stopped" / "checkpoint-3")
     train(plan_of(cache, tmp_path / "stopped", **options, resume=True))

@@ -19,7 +19,7 @@ from logitstore.settings.train import EvaluateSettings, TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.store.selection import Selection
 from logitstore.store.taps import Tap
-from logitstore.text.train import tokenizer_for
+from logitstore.text.tokenizer import tokenizer_for
 from logitstore.train.evaluate import counted, loaded
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.collate import Chosen
