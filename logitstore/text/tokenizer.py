@@ -191,12 +191,20 @@ def own_tokenizer(student: ModelRef) -> PreTrainedTokenizerBase | None:
     return load_tokenizer(student)
 
 
+def cached_tokenizer(cache: Cache) -> PreTrainedTokenizerBase:
+    """Return the tokenizer that a cache keeps: the teacher's.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    return load_tokenizer(ModelRef(name=str(shared_folder(cache.storage, cache.manifest, "tokenizer"))))
+
+
 def tokenizer_for(cache: Cache, student: ModelRef | None) -> PreTrainedTokenizerBase:
-    """Return the tokenizer to save with a trained student: its own, else the cache's; with the template it learned from."""
-    own = own_tokenizer(student) if student is not None else None
-    if own is not None and cache.manifest.text[1].chat_template is None:
-        return own
-    kept = load_tokenizer(ModelRef(name=str(shared_folder(cache.storage, cache.manifest, "tokenizer"))))
-    if own is not None:
-        own.chat_template = kept.chat_template
-    return own or kept
+    """Return the tokenizer to save with a trained student: its own, else the one that the cache keeps.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    saved = own_tokenizer(student) if student is not None else None
+    return saved if saved is not None else cached_tokenizer(cache)

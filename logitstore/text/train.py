@@ -27,7 +27,7 @@ from logitstore.store.vocabulary import read_pieces
 from logitstore.text.batches import TextCollator
 from logitstore.text.metrics import TextEvaluation, evaluate_text
 from logitstore.text.retokenise import TextLoader, encoded_anew
-from logitstore.text.tokenizer import check_tokenizer, own_tokenizer, text_tokenizer, tokenizer_for
+from logitstore.text.tokenizer import cached_tokenizer, check_tokenizer, own_tokenizer, text_tokenizer, tokenizer_for
 from logitstore.train.evaluate import counted, loaded
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.curriculum import Curriculum
@@ -117,7 +117,11 @@ class TextTraining:
         return loss_head(student, loader)
 
     def saver(self, settings: TrainSettings, cache: Cache, student: ModelRef | None) -> Callable[[Path], None]:
-        return lambda folder: tokenizer_for(cache, student).save_pretrained(str(folder))
+        """Load the tokenizer now, so that a broken one is refused before training; with the template of the texts."""
+        tokenizer = tokenizer_for(cache, student)
+        if cache.manifest.text[1].chat_template is not None:
+            tokenizer.chat_template = cached_tokenizer(cache).chat_template
+        return lambda folder: tokenizer.save_pretrained(str(folder))
 
     def evaluate(
         self, settings: EvaluateSettings, cache: Cache, student: ModelRef, progress: Progress
