@@ -108,7 +108,7 @@ def test_a_refused_call_ends_a_command_in_one_line(
     expected = tree(place)
     for number, name in places(command, log.stat().st_size, wanted):
         arguments = fresh()
-        with attacks.of("refused calls", f"{command}: call {number} refused with {name}"):
+        with attacks.of("refused calls", f"{command}: call {number} refused with {name}") as attack:
             refused = str(getattr(errno, name))
             done = logitstore_command(*arguments, FAULT_PATH=str(place), FAULT_AT=str(number), FAULT_ERRNO=refused)
             assert done.returncode in (2, usual), done.stderr
@@ -117,6 +117,7 @@ def test_a_refused_call_ends_a_command_in_one_line(
                 assert done.stderr.splitlines()[-1].startswith("error: "), done.stderr
                 assert done.stderr.count("error: ") == 1, done.stderr
                 goes_on(command, arguments, place, usual)
+                attack.refused = True
             assert traces(place) == []
             if command != "train":
                 assert tree(place) == expected

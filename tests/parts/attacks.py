@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
+from typing import Any
 
 import pytest
 
@@ -18,11 +19,25 @@ SECONDS = 120
 """A command under attack that runs longer hangs."""
 
 
+OWN = "a test each"
+"""Kind of the attacks that are a test of their own: single entries forged, files added, links, writers side by side."""
+
+
+class Silent(AssertionError):
+    """What was damaged was taken as if nothing were wrong."""
+
+
+class Attack:
+    """One attack; `refused` says that it was found, or refused in one line, and did not just do no harm."""
+
+    refused = False
+
+
 class Attacks:
     """Counts the attacks of one test.
 
     Attributes:
-        counts: `"<kind>: tried"` and `"<kind>: survived"`, how many.
+        counts: `"<kind>: <what became of it>"`, how many: tried, survived, refused, silent. Those refused are survived.
         found: what went wrong, one line for each attack that was not survived.
     """
 
@@ -31,20 +46,23 @@ class Attacks:
         self.found: list[str] = []
 
     @contextmanager
-    def of(self, kind: str, what: str = "") -> Iterator[None]:
+    def of(self, kind: str, what: str = "") -> Iterator[Attack]:
         """Count one attack; it is survived if nothing is raised. An assertion that fails is kept for `check`."""
         self.counts[f"{kind}: tried"] += 1
+        attack = Attack()
         try:
-            yield
+            yield attack
         except AssertionError as error:
             self.found.append(f"{what}: {error}")
+            self.counts[f"{kind}: silent"] += isinstance(error, Silent)
         else:
             self.counts[f"{kind}: survived"] += 1
+            self.counts[f"{kind}: refused"] += attack.refused
 
-    def survived(self, kind: str) -> None:
+    def survived(self, kind: str, refused: bool = False) -> None:
         """Count one attack that was survived, where a test ends at the first that is not."""
-        self.counts[f"{kind}: tried"] += 1
-        self.counts[f"{kind}: survived"] += 1
+        with self.of(kind) as attack:
+            attack.refused = refused
 
     def check(self) -> None:
         """Fail if an attack was not survived."""
@@ -60,19 +78,37 @@ def attacks(request: pytest.FixtureRequest) -> Iterator[Attacks]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Tell of each kind of attack how many were tried, how many were survived, and how many found something."""
-    sums: Counter[str] = Counter()
-    for report in chain.from_iterable(terminalreporter.stats.values()):
-        if isinstance(report, pytest.TestReport) and report.when == "teardown":
-            for name, counts in report.user_properties:
-                if name == "attacks":
-                    sums.update(counts)
-    for name in sorted(name for name in sums if name.endswith(": tried")):
-        kind, tried = name.removesuffix(": tried"), sums[name]
-        survived = sums[f"{kind}: survived"]
-        terminalreporter.write_line(
-            f"attack: {kind}: {tried:,} tried, {survived:,} survived, {tried - survived:,} found"
+    """Tell of each kind of attack how many were tried, and what became of them."""
+    sums = _sums(terminalreporter.stats)
+    kinds = sorted({name.rpartition(": ")[0] for name in sums})
+    for fate in ("tried", "survived", "refused", "silent"):
+        sums[f"all: {fate}"] = sum(sums[f"{kind}: {fate}"] for kind in kinds)
+    for kind in [*kinds, "all"] if kinds else []:
+        tried, survived, refused, silent = (
+            sums[f"{kind}: {fate}"] for fate in ("tried", "survived", "refused", "silent")
         )
+        terminalreporter.write_line(
+            f"attack: {kind}: {tried:,} tried, {survived:,} survived ({refused:,} found or refused), {silent:,} silent, "
+            f"{tried - survived - silent:,} failed"
+        )
+
+
+def _sums(stats: dict[str, list[Any]]) -> Counter[str]:
+    """Return the counts of all tests; one that counts nothing itself is one attack."""
+    reports = [each for each in chain.from_iterable(stats.values()) if isinstance(each, pytest.TestReport)]
+    failed = {report.nodeid for report in reports if report.failed}
+    skipped = {report.nodeid for report in reports if report.skipped}
+    sums: Counter[str] = Counter()
+    for report in reports:
+        if report.when != "teardown":
+            continue
+        counts = dict(report.user_properties).get("attacks")
+        if counts is not None:
+            sums.update(counts)
+        elif "attack" in report.keywords and report.nodeid not in skipped:
+            sums[f"{OWN}: tried"] += 1
+            sums[f"{OWN}: survived"] += report.nodeid not in failed
+    return sums
 
 
 def told(*arguments: object) -> int:
