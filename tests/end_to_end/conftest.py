@@ -12,6 +12,7 @@ import pytest
 from logitstore.dump.dump import dump
 from logitstore.settings.dump import AddSettings, DumpSettings
 from tests.parts.commands import flags_of
+from tests.parts.stranger import Target, make_target
 from tests.parts.tasks import Start, Task
 from tests.parts.warm import WarmProcess
 
@@ -44,5 +45,23 @@ def whole_dump(tmp_path_factory: pytest.TempPathFactory, task: Task) -> Callable
         whole = dump(task.plan(tmp_path_factory.mktemp("many") / "cache", **task.parts_for(kills)))
         assert whole.manifest.parts > 4 * kills
         return Path(whole.path)
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def target(
+    tmp_path_factory: pytest.TempPathFactory,
+    teacher: Path,
+    texts: Path,
+    small_student: Path,
+    classifier: Path,
+    images: Path,
+) -> Callable[[str], Target]:
+    """Gives a cache of one kind to attack copies of."""
+
+    @cache
+    def made(which: str) -> Target:
+        return make_target(which, tmp_path_factory.mktemp(which), teacher, texts, small_student, classifier, images)
 
     return made

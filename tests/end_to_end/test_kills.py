@@ -55,6 +55,7 @@ def listing(folder: Path) -> set[str]:
 
 @pytest.mark.slow
 @HOW_MANY
+@pytest.mark.parametrize("task", ["images", pytest.param("text", marks=pytest.mark.exhaustive)], indirect=True)
 def test_a_dump_killed_at_many_moments_ends_byte_identical(
     start: Start, task: Task, whole_dump: Callable[[int], Path], tmp_path: Path, attacks: Attacks, count: int, seed: int
 ) -> None:
@@ -129,7 +130,7 @@ def check_killed(out: Path, expected: dict[str, bytes]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["text", pytest.param("images", marks=pytest.mark.exhaustive)], indirect=True)
+@pytest.mark.parametrize("task", ["images", pytest.param("text", marks=pytest.mark.exhaustive)], indirect=True)
 def test_ctrl_c_says_how_to_go_on_and_the_next_dump_goes_on(
     start: Start, task: Task, whole_dump: Callable[[int], Path], tmp_path: Path
 ) -> None:
@@ -228,7 +229,8 @@ def test_what_killed_writers_left_is_gone_after_the_next_dump(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parts", [[19], pytest.param([16, 19, 24, 29, 34], marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("parts", [[16, 19, 24, 29, 34]])
 def test_adding_views_killed_at_some_moments_ends_byte_identical(
     start: Start, two_views: Path, five_views: dict[str, bytes], attacks: Attacks, parts: list[int]
 ) -> None:

@@ -17,37 +17,43 @@ from tests.parts.files import traces, tree
 from tests.parts.tasks import FEW_KILLS, Start, Task
 
 pytestmark = pytest.mark.attack
+SIZES = pytest.mark.parametrize("size", ["small", pytest.param("some", marks=pytest.mark.exhaustive)])
+"""Three parts, or many."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["text", pytest.param("images", marks=pytest.mark.exhaustive)], indirect=True)
+@pytest.mark.parametrize("task", ["images", pytest.param("text", marks=pytest.mark.exhaustive)], indirect=True)
+@SIZES
 def test_two_processes_with_disjoint_parts_begin_one_cache_together(
-    start: Start, task: Task, whole_dump: Callable[[int], Path], tmp_path: Path
+    start: Start, task: Task, small_cache: Path, whole_dump: Callable[[int], Path], tmp_path: Path, size: str
 ) -> None:
-    plans = [task.plan(tmp_path / "cache", **task.some, parts=parts) for parts in task.split]
+    changes, split = (task.small, ("0,2", "1")) if size == "small" else (task.some, task.split)
+    plans = [task.plan(tmp_path / "cache", **changes, parts=parts) for parts in split]
     processes = [start(plan) for plan in plans]
     for process in processes:
         _, stderr = process.communicate(timeout=180)
         assert process.returncode == 0, stderr
     assert Cache(tmp_path / "cache").complete
     assert traces(tmp_path / "cache") == []
-    assert tree(tmp_path / "cache") == tree(whole_dump(FEW_KILLS))
+    assert tree(tmp_path / "cache") == tree(small_cache if size == "small" else whole_dump(FEW_KILLS))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["text", pytest.param("images", marks=pytest.mark.exhaustive)], indirect=True)
+@pytest.mark.parametrize("task", ["images", pytest.param("text", marks=pytest.mark.exhaustive)], indirect=True)
+@SIZES
 def test_the_same_command_started_twice_at_once_does_no_harm(
-    start: Start, task: Task, whole_dump: Callable[[int], Path], tmp_path: Path
+    start: Start, task: Task, small_cache: Path, whole_dump: Callable[[int], Path], tmp_path: Path, size: str
 ) -> None:
-    plan = task.plan(tmp_path / "cache", **task.some)
+    plan = task.plan(tmp_path / "cache", **(task.small if size == "small" else task.some))
     processes = [start(plan) for _ in range(2)]
     for process in processes:
         _, stderr = process.communicate(timeout=180)
         assert process.returncode == 0, stderr
     assert traces(plan.out) == []
-    assert tree(plan.out) == tree(whole_dump(FEW_KILLS))
+    assert tree(plan.out) == tree(small_cache if size == "small" else whole_dump(FEW_KILLS))
 
 
+@pytest.mark.parametrize("task", ["images", pytest.param("text", marks=pytest.mark.exhaustive)], indirect=True)
 def test_what_a_part_holds_does_not_depend_on_the_run_that_wrote_it(
     small_cache: Path, small_plan: Callable[..., DumpSettings], tmp_path: Path
 ) -> None:
@@ -62,6 +68,7 @@ def test_what_a_part_holds_does_not_depend_on_the_run_that_wrote_it(
         assert tree(out) == tree(small_cache)
 
 
+@pytest.mark.parametrize("task", ["images", pytest.param("text", marks=pytest.mark.exhaustive)], indirect=True)
 def test_parts_of_another_run_fit_into_a_cache_of_the_same_plan(
     small_copy: Path, small_cache: Path, small_plan: Callable[..., DumpSettings], tmp_path: Path
 ) -> None:

@@ -49,24 +49,24 @@ class Target:
         }
 
 
-def targets(
-    folder: Path, teacher: Path, texts: Path, student: Path, classifier: Path, images: Path
-) -> dict[str, Target]:
-    """A cache of texts with a tap, a sketch and sidecars, the same as an archive, and one of images; a few parts each."""
+def make_target(
+    which: str, folder: Path, teacher: Path, texts: Path, student: Path, classifier: Path, images: Path
+) -> Target:
+    """A cache of texts with a tap, a sketch and sidecars, the same as an archive, or one of images; a few parts each."""
     small: dict[str, Any] = {"limit": 6, "samples_per_part": 12, "fidelity_rows": 20, "pilot_rows": 200}
-    whole = dump(
-        plan_for(teacher, texts, folder / "texts", preset="small", k=None, hidden="final", tap_codec="int8", **small)
-    )
-    for what in ("means", "pca"):
-        sidecar(whole, what, "final")
-    archive = recode(RecodeSettings(cache=folder / "texts", out=folder / "archive", layout="archive"))
-    views = dump(images_plan(classifier, images, folder / "images", limit=12, samples_per_part=12, views=2))
-    assert {cache.manifest.parts for cache in (whole, archive, views)} <= {2, 3}
-    return {
-        "texts": Target(folder / "texts", student, ("--recipe", "kd_plus_plus")),
-        "archive": Target(folder / "archive", student),
-        "images": Target(folder / "images", classifier),
-    }
+    if which == "images":
+        made = dump(images_plan(classifier, images, folder / "images", limit=12, samples_per_part=12, views=2))
+    else:
+        taps = {"hidden": "final", "tap_codec": "int8"}
+        made = dump(plan_for(teacher, texts, folder / "texts", preset="small", k=None, **taps, **small))
+    if which == "texts":
+        for what in ("means", "pca"):
+            sidecar(made, what, "final")
+    if which == "archive":
+        made = recode(RecodeSettings(cache=folder / "texts", out=folder / "archive", layout="archive"))
+    assert made.manifest.parts in (2, 3)
+    recipe = ("--recipe", "kd_plus_plus") if which == "texts" else ()
+    return Target(Path(made.path), classifier if which == "images" else student, recipe)
 
 
 def link_inside(path: Path) -> None:
