@@ -35,7 +35,7 @@ from logitstore.models import load
 from logitstore.select.select import select
 from logitstore.settings.dump import DumpSettings
 from logitstore.settings.look import SelectSettings
-from tests.parts.attacks import attacks, pytest_terminal_summary
+from tests.parts.attacks import attacks, pytest_runtest_setup, pytest_terminal_summary
 from tests.parts.commands import Command, Refused, error_line
 from tests.parts.files import tree
 from tests.parts.images import digits, images_plan, save_classifier, small_vit
@@ -53,7 +53,7 @@ from tests.parts.texts import (
 )
 from tests.parts.vision import Told
 
-__all__ = ["attacks", "pytest_terminal_summary"]
+__all__ = ["attacks", "pytest_runtest_setup", "pytest_terminal_summary"]
 # `auto` is float32, whatever the processor, so that figures are the same on every machine
 load.has_bfloat16 = lambda device: False
 settings.register_profile("logitstore", deadline=None, max_examples=40, derandomize=True)

@@ -40,7 +40,7 @@ def test_what_is_no_plain_file_of_its_size_is_refused(
     target: Callable[[str], Target], which: str, share: int, tmp_path: Path, attacks: Attacks
 ) -> None:
     attacked = target(which)
-    for name, kind, commands in tries(target, share):
+    for name, kind, commands in tries(attacked, share):
         cache = Path(shutil.copytree(attacked.cache, tmp_path / "cache"))
         kind(cache / name)
         readers = attacked.readers(cache, tmp_path / "out")

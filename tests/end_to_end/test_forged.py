@@ -45,7 +45,7 @@ def forge(path: Path, place: tuple[Any, ...], value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("which", "share"), [("images", 37), *(pytest.param(which, 1, marks=pytest.mark.exhaustive) for which in WHOLE)]
+    ("which", "share"), [("images", 61), *(pytest.param(which, 1, marks=pytest.mark.exhaustive) for which in WHOLE)]
 )
 def test_a_forged_number_is_refused_or_harmless(
     target: Callable[[str], Target], which: str, share: int, tmp_path: Path, attacks: Attacks

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.attack
 def test_an_add_killed_at_many_moments_ends_byte_identical(
     start: Start, teacher: Path, texts: Path, tmp_path: Path, attacks: Attacks, shares: list[float]
 ) -> None:
-    plan = plan_for(teacher, texts, tmp_path / "cache", samples_per_part=6, limit=None if len(shares) > 1 else 12)
+    plan = plan_for(teacher, texts, tmp_path / "cache", samples_per_part=6, limit=None if len(shares) > 1 else 6)
     cache = dump(plan).path
     whole = Path(shutil.copytree(cache, tmp_path / "whole"))
     adding = AddSettings(cache=cache, hidden="all", tap_codec="int8", device="cpu")

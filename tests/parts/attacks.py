@@ -77,6 +77,12 @@ def attacks(request: pytest.FixtureRequest) -> Iterator[Attacks]:
     request.node.user_properties.append(("attacks", dict(made.counts)))
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Mark the reports of a test that is an attack; the keywords of a report name folders as well."""
+    if item.get_closest_marker("attack"):
+        item.user_properties.append(("is an attack", True))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Tell of each kind of attack how many were tried, and what became of them."""
     sums = _sums(terminalreporter.stats)
@@ -102,10 +108,10 @@ def _sums(stats: dict[str, list[Any]]) -> Counter[str]:
     for report in reports:
         if report.when != "teardown":
             continue
-        counts = dict(report.user_properties).get("attacks")
-        if counts is not None:
-            sums.update(counts)
-        elif "attack" in report.keywords and report.nodeid not in skipped:
+        told_of = dict(report.user_properties)
+        if "attacks" in told_of:
+            sums.update(told_of["attacks"])
+        elif "is an attack" in told_of and report.nodeid not in skipped:
             sums[f"{OWN}: tried"] += 1
             sums[f"{OWN}: survived"] += report.nodeid not in failed
     return sums
