@@ -13,8 +13,9 @@ from logitstore.settings.dump import DumpSettings
 from logitstore.store import layout
 from logitstore.store.cache import Cache
 from logitstore.store.checks.verify import verify
+from tests.parts.attacks import Attacks
 from tests.parts.files import traces, tree
-from tests.parts.tasks import FEW_KILLS, Start, Task
+from tests.parts.tasks import FEW_KILLS, Start, Task, adding
 
 pytestmark = pytest.mark.attack
 SIZES = pytest.mark.parametrize("size", ["small", pytest.param("some", marks=pytest.mark.exhaustive)])
@@ -77,3 +78,21 @@ def test_parts_of_another_run_fit_into_a_cache_of_the_same_plan(
     shutil.copytree(other / "parts" / "00001", small_copy / "parts" / "00001")
     assert verify(small_copy) == []
     assert tree(small_copy) == tree(small_cache)
+
+
+@pytest.mark.exhaustive
+def test_a_dump_that_finishes_while_views_are_added_leaves_them_alone(
+    start: Start,
+    two_views: Path,
+    views_plan: Callable[..., DumpSettings],
+    five_views: dict[str, bytes],
+    attacks: Attacks,
+) -> None:
+    """The dump sweeps what killed writers left, and nothing that the other writes."""
+    process = start(adding(two_views, "2-4"))
+    while process.poll() is None:
+        dump(views_plan(two_views, 2))
+        attacks.survived("writers side by side")
+    assert process.returncode == 0, process.communicate()[1]
+    assert traces(two_views) == []
+    assert tree(two_views) == five_views
