@@ -78,7 +78,7 @@ def check_line(code: int, said: str) -> None:
     assert "Traceback" not in said, said
     if code == 2:
         assert said.splitlines()[-1].startswith("error: "), said
-        assert said.count("error: ") == 1, said
+        assert [line for line in said.splitlines() if line.startswith("error: ")] == said.splitlines()[-1:], said
 
 
 def places(calls: str, wanted: int) -> list[int]:
@@ -120,7 +120,8 @@ def test_any_refused_call_ends_a_command_in_one_line_and_it_goes_on_to_the_same_
             if done.returncode == 2:
                 goes_on(command, arguments, place, usual)
                 attack.refused = True
-            assert traces(place) == []
+            # an empty folder whose removal was refused is nothing half-written
+            assert [name for name in traces(place) if (place / name).is_file() or tree(place / name)] == []
             if command in UNTIMED:
                 assert tree(place) == expected
     attacks.check()
