@@ -26,7 +26,7 @@ TESTS   := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(W
 SPEED := losses dump train_step readers scale
 QUIET := HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error TQDM_DISABLE=1
 
-.PHONY: demo test test-all fast check lint types contracts docs bench bench-ready bench-codec bench-quality bench-teacher_noise
+.PHONY: demo test test-all attack fast check lint types contracts docs bench bench-ready bench-codec bench-quality bench-teacher_noise
 .PHONY: bench-objectives bench-miniplm bench-vision clean
 
 demo: $(TEACHER_READY)
@@ -37,7 +37,11 @@ test: check
 check: lint types contracts docs $(TEACHER_READY)
 	$(TESTS)
 
-# also the kills and interrupts at all moments; its last lines say what came of them
+# what is done to caches and commands to break them, in full; its last lines say what came of it
+attack: $(READY)
+	$(TESTS) -m attack
+
+# everything, also what takes hours
 test-all: lint types contracts docs $(TEACHER_READY)
 	$(TESTS) -m ''
 

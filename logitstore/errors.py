@@ -81,11 +81,15 @@ _OF_TORCH = re.compile(r"PytorchStreamWriter|inline_container|unexpected pos|ios
 def refusal_of(error: BaseException) -> OSError | None:
     """Return the refusal of the operating system that is behind an error; None if there is none, or if only a bug causes it.
 
-    The libraries tell it in their own ways: Rust by the number in the text, torch's writer without a number. A CacheDamaged
+    The libraries tell it in their own ways: Rust by the number in the text, Arrow's maps by the system's words at the end of
+    it, torch's writer by neither. A CacheDamaged
     counts if it was raised because the system could not read, which says nothing about what is in the file.
     """
     if isinstance(error, OSError):
-        return error if error.errno and error.errno not in _BUGS else None
+        number = error.errno or _number_in_words(str(error))
+        if not number or number in _BUGS:
+            return None
+        return error if error.errno else OSError(number, os.strerror(number))
     if isinstance(error, LogitstoreError):
         refusal = None if error.__cause__ is None else refusal_of(error.__cause__)
         return refusal if refusal and isinstance(error, CacheDamaged) and refusal.errno not in _OF_THE_CACHE else None
@@ -97,6 +101,11 @@ def refusal_of(error: BaseException) -> OSError | None:
         # most often the disk is full; a writer that cannot say why has only that to say
         return (None if before is None else refusal_of(before)) or OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     return None
+
+
+def _number_in_words(text: str) -> int | None:
+    """Return the number of the refusal whose words end a text."""
+    return next((number for number in errno.errorcode if text.endswith(f": {os.strerror(number)}")), None)
 
 
 def retold(refusal: OSError, target: object = None, then: str = "run the same command again") -> StorageError:

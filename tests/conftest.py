@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from itertools import chain
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -15,6 +13,9 @@ os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 import pytest
 
 from tests.parts import warm
+from tests.parts.attacks import attacks, pytest_runtest_setup, pytest_terminal_summary
+
+__all__ = ["attacks", "pytest_configure", "pytest_runtest_setup", "pytest_terminal_summary"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -25,18 +26,3 @@ def pytest_configure(config: pytest.Config) -> None:
         warm.serve_all()
     else:
         config.pluginmanager.import_plugin("tests.fixtures")
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Tell how many kills there were and what they ended in."""
-    sums: Counter[str] = Counter()
-    for report in chain.from_iterable(terminalreporter.stats.values()):
-        if isinstance(report, pytest.TestReport) and report.when == "teardown":
-            for name, counts in report.user_properties:
-                if name == "tally":
-                    sums.update(counts)
-    if sums:
-        terminalreporter.write_line(
-            f"{sums['kills']} kills and {sums['interrupts']} interrupts, each with sound parts that are as they will be; "
-            f"{sums['identical']} caches ended byte-identical"
-        )

@@ -18,6 +18,7 @@ HANDLERS = {
         "logitstore/train/train.py:_trained",
     ],
     "any error, an interrupt too, is raised again when what was begun is cleared away": [
+        "logitstore/dump/files/columns.py:FileColumns._write",
         "logitstore/store/local_disk.py:LocalDisk.claim",
         "logitstore/store/staged/leases.py:abandoned",
         "logitstore/store/staged/leases.py:take",
@@ -46,10 +47,12 @@ HANDLERS = {
         "logitstore/text/chat.py:_refusals_of"
     ],
     "readers of files that somebody else wrote raise errors of many libraries": [
-        "logitstore/dump/data.py:load",
+        "logitstore/dump/data.py:_refusals_of",
+        "logitstore/dump/files/places.py:reading",
         "logitstore/dump/data.py:load_saved",
         "logitstore/image/data/decode.py:decode",
         "logitstore/image/data/table.py:_content",
+        "logitstore/store/checks/shared.py:_tokenizer_problem",
         "logitstore/store/rows.py:read_rows",
     ],
 }

@@ -113,6 +113,17 @@ def test_what_libraries_say_in_place_of_the_system_is_understood(tmp_path: Path)
             assert refused(lambda: torch.save(tensors, file)).errno == errno.ENOSPC
 
 
+@pytest.mark.parametrize("number", [errno.ENOMEM, errno.ENODEV, errno.EPERM, errno.EACCES, errno.EIO, errno.ENOLCK])
+def test_a_map_that_arrow_is_refused_is_understood_by_its_words(number: int) -> None:
+    """Arrow raises an OSError without a number there, of a cache that is read as of one that is called damaged."""
+    words = OSError(f"Memory mapping file failed: {os.strerror(number)}")
+    assert words.errno is None
+    refusal = refusal_of(words)
+    assert refusal is not None
+    assert refusal.errno == number
+    assert refusal_of(OSError("a model that is not there")) is None
+
+
 def test_a_file_that_cannot_be_read_is_not_called_damaged(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

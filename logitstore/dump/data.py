@@ -89,8 +89,15 @@ def load(source: str, split: str) -> datasets.Dataset:
     """
     library().disable_progress_bars()
     name, options = _builder(source)
-    try:
+    with _refusals_of(source, split):
         return library().load_dataset(name, split=split, **options)
+
+
+@contextlib.contextmanager
+def _refusals_of(source: str, split: str) -> Iterator[None]:
+    """Raise BadInput in place of what `datasets` raises about a data set."""
+    try:
+        yield
     except ValueError as error:
         raise BadInput(f"--data {source}, --split {split}: {one_line(error)}") from error
     except Exception as error:
@@ -133,11 +140,8 @@ def _split_of_folder(folder: Path, split: str) -> tuple[str, list[Path]]:
 
     There are no files if `datasets` has to read them.
     """
-    try:
+    with _refusals_of(str(folder), split):
         builder = library().load_dataset_builder(str(folder))
-    except Exception:
-        # `load` meets the same error, and tells it
-        return "", []
     config = builder.config
     files = [Path(file) for file in (config.data_files or {}).get(split, [])]
     usual = vars(type(config)()) | {name: getattr(config, name) for name in ("name", "data_files")}

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, ValidatorFunctionWrapHandler, WrapValidator
 from pydantic.fields import FieldInfo
 
-from logitstore.core.place import split_scheme
+from logitstore.core.place import is_utf8, split_scheme
 from logitstore.core.schedule import Schedule
 from logitstore.core.tasks import check_task
 from logitstore.errors import BadInput
@@ -105,7 +105,13 @@ def _local(place: object) -> object:
     return place
 
 
-FilePath = Annotated[Path, BeforeValidator(_local), AfterValidator(lambda path: Path(os.path.expanduser(path)))]
+def _file_path(path: Path) -> Path:
+    if not is_utf8(path):
+        raise ValueError(f"{str(path)!a} is not UTF-8, which Arrow cannot open; give another path")
+    return Path(os.path.expanduser(path))
+
+
+FilePath = Annotated[Path, BeforeValidator(_local), AfterValidator(_file_path)]
 """A path on the local disk. A leading ~ means the home folder, also in a recipe and after --out=."""
 
 
@@ -113,7 +119,7 @@ def _placed(place: object, check: ValidatorFunctionWrapHandler) -> Path | str:
     """Keep the address of another storage as it is, and make a path of anything else."""
     if isinstance(place, str) and split_scheme(place)[0]:
         return place
-    return Path(os.path.expanduser(check(place)))
+    return _file_path(check(place))
 
 
 Place = Annotated[Path | str, WrapValidator(_placed)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +72,14 @@ def _archive_chunk(number: int, axes: int) -> str:
 
 
 def _check_blosc(path: Path, expected: int) -> None:
-    """Refuse a compressed chunk whose header does not name `expected` bytes, before memory is allocated for it."""
+    """Refuse a compressed chunk whose header does not name `expected` bytes, before memory is allocated for it, or does not
+    name its own size, beyond which a decoder would read."""
     with path.open("rb") as file:
-        header = file.read(16)
+        header, size = file.read(16), os.fstat(file.fileno()).st_size
     if len(header) < 16 or int.from_bytes(header[4:8], "little") != expected:
         raise CacheDamaged(f"{path}: it does not hold {expected} bytes. Run `logitstore verify`.")
+    if int.from_bytes(header[12:16], "little") != size:
+        raise CacheDamaged(f"{path}: it is not as long as it says. Run `logitstore verify`.")
 
 
 def read_rows(folder: Path, fields: dict[str, FieldInfo], rows: int) -> dict[str, Array]:
@@ -98,7 +102,8 @@ def read_rows(folder: Path, fields: dict[str, FieldInfo], rows: int) -> dict[str
                 folder / name / _archive_chunk(chunk, len(info.shape)), math.prod(chunk_shape) * dtype.itemsize
             )
         try:
-            arrays[name] = np.asarray(zarr.open_array(str(folder / name), mode="r")[...])
+            # without its version, zarr would also open what version 2 has: files that no record lists
+            arrays[name] = np.asarray(zarr.open_array(str(folder / name), mode="r", zarr_format=3)[...])
         except Exception as error:
             # zarr and its codecs raise many kinds of errors for damaged bytes, from ValueError to RuntimeError
             raise CacheDamaged(

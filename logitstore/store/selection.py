@@ -134,8 +134,11 @@ def read_selection(path: Path) -> Selection:
     Raises:
         BadInput: there is no file, or it is no selection, has a newer version, or is damaged.
     """
+    if path.exists() and not path.is_file():
+        raise BadInput(f"--select {path}: not a file. {_WAY_OUT}")
     try:
-        reader = open_arrow(pa.BufferReader(path.read_bytes()))
+        # not read whole before its ends are those of an Arrow file
+        reader = open_arrow(pa.OSFile(str(path)))
         batch = reader.get_batch(0) if reader.num_record_batches == 1 else None
         if batch is not None:
             batch.validate(full=True)

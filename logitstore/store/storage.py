@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from logitstore.core.place import Place, split_scheme
+from logitstore.core.place import Place, is_utf8, split_scheme
 from logitstore.core.record import Record
 from logitstore.core.registry import suggest
 from logitstore.errors import BadInput, CacheDamaged
@@ -139,8 +139,10 @@ def open_storage(place: Place) -> Storage:
     """Return the storage at a place: a path, or a text `scheme://rest`. Nothing there is touched.
 
     Raises:
-        BadInput: no storage has the scheme.
+        BadInput: no storage has the scheme, or the place is not UTF-8.
     """
+    if not is_utf8(place):
+        raise BadInput(f"{str(place)!a}: the path is not UTF-8, which Arrow cannot open. Rename it, or move the cache.")
     scheme, rest = split_scheme(place)
     return (STORAGES.get(scheme) or _plugin(scheme, place))(rest)
 

@@ -33,6 +33,10 @@ DIRECTIONS = 64
 """Number of principal directions that are kept."""
 
 
+_HEADER = 1 << 16
+"""Most bytes of the header of a sidecar, which no record seals: a larger file is none, and is not read."""
+
+
 Tensors = dict[str, Tensor]
 
 
@@ -103,7 +107,8 @@ def sidecar(cache: Cache, what: str, tap: str, progress: Progress = no_progress)
         BadInput: there is no such tap, or not all of it.
     """
     name, storage = name_of(cache, what, tap), cache.storage
-    if storage.size(name) is not None:
+    expected = sum(dtype.itemsize * math.prod(shape) for dtype, shape in _kinds_of(cache, what, tap).values())
+    if expected <= (storage.size(name) or 0) <= expected + _HEADER:
         with suppress(OSError, safetensors.SafetensorError):
             stored: Tensors = safetensors.torch.load(storage.read(name))
             if _kinds(stored) == _kinds_of(cache, what, tap):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import pytest
 from logitstore.dump.dump import dump
 from logitstore.settings.dump import AddSettings, DumpSettings
 from tests.parts.commands import flags_of
-from tests.parts.tasks import MOST_KILLS, Start, Tally, Task
+from tests.parts.stranger import Target, make_target
+from tests.parts.tasks import Start, Task
 from tests.parts.warm import WarmProcess
 
 
@@ -35,17 +36,32 @@ def start() -> Iterator[Start]:
         process.close()
 
 
-@pytest.fixture
-def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
-    """Counts for the summary at the end of all tests."""
-    counts = Tally()
-    yield counts
-    request.node.user_properties.append(("tally", asdict(counts)))
-
-
 @pytest.fixture(scope="module")
-def many_parts(tmp_path_factory: pytest.TempPathFactory, task: Task) -> Path:
-    """A complete cache of 78 or 90 parts of two samples, written by one process; do not change it."""
-    cache = dump(task.plan(tmp_path_factory.mktemp("many") / "cache", **task.many))
-    assert cache.manifest.parts > 4 * MOST_KILLS
-    return cache.path
+def whole_dump(tmp_path_factory: pytest.TempPathFactory, task: Task) -> Callable[[int], Path]:
+    """Gives a complete cache of many small parts, written by one process, for so many kills; do not change it."""
+
+    @cache
+    def made(kills: int) -> Path:
+        whole = dump(task.plan(tmp_path_factory.mktemp("many") / "cache", **task.parts_for(kills)))
+        assert whole.manifest.parts > 4 * kills
+        return Path(whole.path)
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def target(
+    tmp_path_factory: pytest.TempPathFactory,
+    teacher: Path,
+    texts: Path,
+    small_student: Path,
+    classifier: Path,
+    images: Path,
+) -> Callable[[str], Target]:
+    """Gives a cache of one kind to attack copies of."""
+
+    @cache
+    def made(which: str) -> Target:
+        return make_target(which, tmp_path_factory.mktemp(which), teacher, texts, small_student, classifier, images)
+
+    return made

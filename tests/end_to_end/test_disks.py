@@ -16,19 +16,21 @@ from logitstore.settings.dump import DumpSettings
 from logitstore.store import layout
 from logitstore.store.cache import Cache
 from logitstore.store.checks.verify import Problem, repair, verify
-from tests.parts.commands import error_line, flags_of, logitstore_command
+from tests.parts.attacks import Attacks
+from tests.parts.commands import Refused, flags_of
 from tests.parts.files import traces, tree
 from tests.parts.tasks import Task
+from tests.parts.vision import Told
+
+pytestmark = pytest.mark.attack
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("task", ["images", pytest.param("text", marks=pytest.mark.exhaustive)], indirect=True)
 def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on_when_there_is_space(
-    disk: Callable[[str], Path], task: Task, tmp_path: Path
+    disk: Callable[[str], Path], stopped: Told, task: Task, tmp_path: Path
 ) -> None:
     plan = task.plan(disk(f"size={task.room}") / "cache")
-    done = logitstore_command("dump", *flags_of(plan))
-    assert done.returncode == 2
-    line = error_line(done.stderr)
+    line = stopped("dump", *flags_of(plan))
     assert str(plan.out) in line
     assert "no space left" in line
     assert verify(plan.out) == []
@@ -57,14 +59,16 @@ def storage_error_of(settings: DumpSettings) -> str | None:
     return None
 
 
+@pytest.mark.parametrize("task", ["images", pytest.param("text", marks=pytest.mark.exhaustive)], indirect=True)
+@pytest.mark.parametrize("step", [72, pytest.param(8, marks=pytest.mark.exhaustive)])
 def test_wherever_the_disk_gets_full_nothing_broken_is_left(
-    disk: Callable[[str], Path], small_cache: Path, small_plan: Callable[..., DumpSettings]
+    disk: Callable[[str], Path], small_cache: Path, small_plan: Callable[..., DumpSettings], step: int, attacks: Attacks
 ) -> None:
     """The disk grows page by page, so that it gets full in the shared files, the metadata, the rows and the records."""
     plan = small_plan(disk("size=4k") / "cache")
     needed = 4 * sum(-(-len(content) // 4096) for content in tree(small_cache).values())
     full = 0
-    for size in (4, 12, 20, *range(24, needed, 20), 4 * needed):
+    for size in (4, 12, 20, *range(24, needed, step), 4 * needed):
         disk(f"size={size}k")
         error = storage_error_of(plan)
         if error is not None:
@@ -76,11 +80,13 @@ def test_wherever_the_disk_gets_full_nothing_broken_is_left(
             assert verify(plan.out) == []
         else:
             assert layout.committed_parts(plan.out) == []
-    assert full >= 8
+        attacks.survived("full disks", refused=error is not None)
+    assert full >= 160 // step + 2
     assert tree(plan.out) == tree(small_cache)
     assert open_below(plan.out) == []
 
 
+@pytest.mark.parametrize("task", ["images", pytest.param("text", marks=pytest.mark.exhaustive)], indirect=True)
 def test_a_disk_without_free_inodes_is_a_full_disk(
     disk: Callable[[str], Path], small_cache: Path, small_plan: Callable[..., DumpSettings]
 ) -> None:
@@ -95,20 +101,17 @@ def test_a_disk_without_free_inodes_is_a_full_disk(
 
 
 # the target is looked at before the task is
-@pytest.mark.parametrize("task", ["text"], indirect=True)
-@pytest.mark.slow
+@pytest.mark.parametrize("task", ["images"], indirect=True)
 def test_a_read_only_target_ends_in_one_line(
-    disk: Callable[[str], Path], small_plan: Callable[..., DumpSettings]
+    disk: Callable[[str], Path], refused: Refused, small_plan: Callable[..., DumpSettings]
 ) -> None:
     plan = small_plan(disk("ro,size=16m") / "cache")
-    done = logitstore_command("dump", *flags_of(plan))
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.splitlines() == [error_line(done.stderr)]
-    assert str(plan.out) in done.stderr
-    assert "read-only" in done.stderr
+    line = refused("dump", *flags_of(plan))
+    assert str(plan.out) in line
+    assert "read-only" in line
 
 
+@pytest.mark.parametrize("task", ["images", pytest.param("text", marks=pytest.mark.exhaustive)], indirect=True)
 def test_a_cache_that_became_read_only_is_read_but_not_written(
     disk: Callable[[str], Path], small_cache: Path, small_plan: Callable[..., DumpSettings]
 ) -> None:

@@ -23,9 +23,12 @@ from logitstore.settings.dump import DumpSettings
 from logitstore.store import layout
 from logitstore.store.cache import Cache
 from logitstore.store.checks.verify import verify
+from tests.parts.attacks import Attacks
 from tests.parts.files import traces, tree
-from tests.parts.tasks import FEW_KILLS, MOST_KILLS, SEEDS, Start, Tally, Task, adding
+from tests.parts.tasks import FEW_KILLS, MOST_KILLS, SEEDS, Start, Task, adding
 from tests.parts.warm import WarmProcess
+
+pytestmark = pytest.mark.attack
 
 HOW_MANY = pytest.mark.parametrize(
     ("count", "seed"),
@@ -52,13 +55,14 @@ def listing(folder: Path) -> set[str]:
 
 @pytest.mark.slow
 @HOW_MANY
+@pytest.mark.parametrize("task", ["images", pytest.param("text", marks=pytest.mark.exhaustive)], indirect=True)
 def test_a_dump_killed_at_many_moments_ends_byte_identical(
-    start: Start, task: Task, many_parts: Path, tmp_path: Path, tally: Tally, count: int, seed: int
+    start: Start, task: Task, whole_dump: Callable[[int], Path], tmp_path: Path, attacks: Attacks, count: int, seed: int
 ) -> None:
     """Kills fall into the planning, the loading, the pilot, the shared files, and into the writing of parts."""
     chance = random.Random(seed)
-    plan = task.plan(tmp_path / "killed", **task.many)
-    expected = tree(many_parts)
+    plan = task.plan(tmp_path / "killed", **task.parts_for(count))
+    expected = tree(whole_dump(count))
     out = plan.out
     own_data = {"HF_DATASETS_CACHE": str(tmp_path / "datasets")}
 
@@ -96,7 +100,7 @@ def test_a_dump_killed_at_many_moments_ends_byte_identical(
             process.kill()
             assert process.wait() == -signal.SIGKILL, "the dump was over before it was killed"
         check_killed(out, expected)
-        tally.kills += 1
+        attacks.survived("kills")
 
     last = start(plan, **own_data)
     _, stderr_text = last.communicate(timeout=120)
@@ -104,7 +108,7 @@ def test_a_dump_killed_at_many_moments_ends_byte_identical(
     assert verify(out) == []
     assert traces(out) == []
     assert tree(out) == expected
-    tally.identical += 1
+    attacks.survived("caches resumed to the same bytes")
 
 
 def check_killed(out: Path, expected: dict[str, bytes]) -> None:
@@ -126,11 +130,11 @@ def check_killed(out: Path, expected: dict[str, bytes]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["text", pytest.param("images", marks=pytest.mark.exhaustive)], indirect=True)
+@pytest.mark.parametrize("task", ["images", pytest.param("text", marks=pytest.mark.exhaustive)], indirect=True)
 def test_ctrl_c_says_how_to_go_on_and_the_next_dump_goes_on(
-    start: Start, task: Task, many_parts: Path, tmp_path: Path
+    start: Start, task: Task, whole_dump: Callable[[int], Path], tmp_path: Path
 ) -> None:
-    plan = task.plan(tmp_path / "cache", **task.many)
+    plan = task.plan(tmp_path / "cache", **task.some)
     process = start(plan)
     wait_until(lambda: len(layout.committed_parts(plan.out)) >= 3, process)
     process.send_signal(signal.SIGINT)
@@ -146,21 +150,27 @@ def test_ctrl_c_says_how_to_go_on_and_the_next_dump_goes_on(
     assert len(interrupted.part_numbers) >= 3
     assert dump(plan).complete
     assert traces(plan.out) == []
-    assert tree(plan.out) == tree(many_parts)
+    assert tree(plan.out) == tree(whole_dump(FEW_KILLS))
 
 
 @pytest.mark.slow
 @HOW_MANY
 @pytest.mark.parametrize("task", ["images", pytest.param("text", marks=pytest.mark.exhaustive)], indirect=True)
 def test_ctrl_c_at_any_moment_of_the_writing_leaves_only_whole_parts(
-    task: Task, many_parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tally: Tally, count: int, seed: int
+    task: Task,
+    whole_dump: Callable[[int], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    attacks: Attacks,
+    count: int,
+    seed: int,
 ) -> None:
     """The interrupt comes into the thread that asks the teacher, while the one behind writes or commits.
 
     One that Python drops, because it came within a finaliser, comes again: without it the dump would end.
     """
     chance = random.Random(seed)
-    plan = task.plan(tmp_path / "cache", **task.many)
+    plan = task.plan(tmp_path / "cache", **task.parts_for(count))
     armed = dumping = False
 
     def come_again(lost: sys.UnraisableHookArgs) -> None:
@@ -192,14 +202,14 @@ def test_ctrl_c_at_any_moment_of_the_writing_leaves_only_whole_parts(
                 interrupted += 1
             signal.setitimer(signal.ITIMER_REAL, 0)
             assert verify(plan.out) == []
-            tally.interrupts += 1
+            attacks.survived("interrupts")
     finally:
         signal.signal(signal.SIGALRM, before)
     assert interrupted == count, "the dump was over before it was interrupted"
     assert dump(plan).complete
     assert traces(plan.out) == []
-    assert tree(plan.out) == tree(many_parts)
-    tally.identical += 1
+    assert tree(plan.out) == tree(whole_dump(count))
+    attacks.survived("caches resumed to the same bytes")
 
 
 def test_what_killed_writers_left_is_gone_after_the_next_dump(
@@ -219,9 +229,10 @@ def test_what_killed_writers_left_is_gone_after_the_next_dump(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parts", [[19], pytest.param([16, 19, 24, 29, 34], marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("parts", [[16, 19, 24, 29, 34]])
 def test_adding_views_killed_at_some_moments_ends_byte_identical(
-    start: Start, two_views: Path, five_views: dict[str, bytes], tally: Tally, parts: list[int]
+    start: Start, two_views: Path, five_views: dict[str, bytes], attacks: Attacks, parts: list[int]
 ) -> None:
     def grown_to(parts: int) -> Callable[[], bool]:
         return lambda: (
@@ -238,8 +249,8 @@ def test_adding_views_killed_at_some_moments_ends_byte_identical(
             name = layout.part_folder(two_views, part).relative_to(two_views).as_posix()
             for path, content in tree(two_views / name).items():
                 assert content == five_views[f"{name}/{path}"]
-        tally.kills += 1
+        attacks.survived("kills")
     add(adding(two_views, "2-4"))
     assert traces(two_views) == []
     assert tree(two_views) == five_views
-    tally.identical += 1
+    attacks.survived("caches resumed to the same bytes")

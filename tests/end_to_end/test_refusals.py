@@ -3,162 +3,136 @@
 from __future__ import annotations
 
 import errno
-import json
-import os
-import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from logitstore.convert.recode import recode
-from logitstore.dump.dump import dump
-from logitstore.settings.convert import RecodeSettings
 from logitstore.store.checks.verify import verify
-from tests.parts.commands import flags_of
+from tests.parts.attacks import Attacks
+from tests.parts.commands import Command, logitstore_command
 from tests.parts.files import traces, tree
-from tests.parts.places import ROOT
-from tests.parts.texts import plan_for
+from tests.parts.refusing import refusing
+from tests.parts.warm import can_refuse
+from tests.parts.workplace import COMMANDS, Workplace
 
-ERRNOS = ("EIO", "ESTALE", "EMFILE", "ENAMETOOLONG", "EOPNOTSUPP", "EINVAL", "ENOSPC", "EROFS", "EACCES", "EDQUOT")
-COMMANDS = ("dump", "add", "recode", "merge", "select", "repair", "verify", "inspect", "train", "evaluate")
-FEW = 2
-"""Calls of each command that are refused in `make test`; `make test-all` refuses MANY of them."""
-MANY = 12
-
-Run = Callable[..., dict[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """Runs a command, with the variables that say which call is refused."""
-    compiler, library = shutil.which("cc"), tmp_path_factory.mktemp("faults") / "faults.so"
-    if compiler is None or not sys.platform.startswith("linux"):
-        pytest.skip("it takes a C compiler on Linux to refuse calls")
-    source = ROOT / "tests" / "parts" / "faults.c"
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.parts.faults"],
-        cwd=ROOT,
-        env=os.environ | {"LD_PRELOAD": str(library)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as server:
-        assert server.stdin is not None
-        assert server.stdout is not None
-        assert server.stdout.readline() == "ready\n"
-
-        def call(*arguments: object, **variables: object) -> dict[str, Any]:
-            assert server.stdin is not None
-            assert server.stdout is not None
-            texts = {name: str(value) for name, value in variables.items()}
-            server.stdin.write(json.dumps({"arguments": [*map(str, arguments)], "variables": texts}) + "\n")
-            server.stdin.flush()
-            answer: dict[str, Any] = json.loads(server.stdout.readline())
-            return answer
-
-        yield call
-        server.stdin.close()
+pytestmark = pytest.mark.attack
+ERRNOS = (
+    "EIO", "ESTALE", "EMFILE", "ENFILE", "ENAMETOOLONG", "EOPNOTSUPP", "ENOSYS", "EINVAL", "ENOSPC", "EDQUOT", "EROFS",
+    "EACCES", "EPERM", "ENOMEM", "ETIMEDOUT", "EBUSY", "EFBIG", "ENOLCK", "EREMOTEIO",
+)  # fmt: skip
+"""Refusals; numbers that say what stands at a path, such as ENOENT and EEXIST, are none."""
+TIMES = 2
+"""Every number comes so often to every command in `make attack`."""
+FEW_CALLS = {"select": 9, "sidecar": 2, "inspect": 5, "inspect --sample": 7, "evaluate": 20}
+"""Which call is refused in `make test`, where there are not many."""
+UNTIMED = frozenset(COMMANDS) - {"plan", "train"}
+"""Commands that write the same bytes each time; the others write down how long they took."""
 
 
 @pytest.fixture(scope="module")
-def sources(tmp_path_factory: pytest.TempPathFactory, teacher: Path, texts: Path) -> dict[str, Path]:
-    """Caches that the commands read; do not change them."""
-    folder = tmp_path_factory.mktemp("sources")
-    small = {"limit": 6, "samples_per_part": 9, "fidelity_rows": 0, "tail": "uniform"}
-    made = {name: dump(plan_for(teacher, texts, folder / name, **small)).path for name in ("one", "two")}
-    archive = recode(RecodeSettings(cache=folder / "two", out=folder / "other", k=4)).path
-    return {name: Path(path) for name, path in (made | {"other": archive}).items()}
+def workplace(
+    tmp_path_factory: pytest.TempPathFactory,
+    teacher: Path,
+    texts: Path,
+    small_student: Path,
+    classifier: Path,
+    images: Path,
+) -> Workplace:
+    return Workplace.made(tmp_path_factory.mktemp("work"), teacher, texts, small_student, classifier, images)  # fmt: skip
 
 
-def prepared(
-    command: str, place: Path, sources: dict[str, Path], teacher: Path, texts: Path, student: Path
-) -> list[Any]:
-    """Make the folder in which a command works; return the command."""
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir()
-    cache = Path(shutil.copytree(sources["one"], place / "cache"))
-    out = place / "out"
-    if command == "repair":
-        os.truncate(cache / "parts" / "00001" / "samples.arrow", 5)
-    small = {"limit": 6, "samples_per_part": 9, "fidelity_rows": 0, "tail": "uniform"}
-    ways: dict[str, list[Any]] = {
-        "dump": ["dump", *flags_of(plan_for(teacher, texts, out, **small))],
-        "add": ["add", cache, "--hidden", "final", "--tap-codec", "int8", "--device", "cpu"],
-        "recode": ["recode", cache, "--out", out, "-k", 3, "--layout", "archive"],
-        "merge": ["merge", cache, sources["two"], "--out", out, "-k", 4, "--tail", "uniform"],
-        "select": ["select", cache, "--method", "top", "--score", "nll", "--ratio", 0.5, "--out", out],
-        "repair": ["verify", cache, "--repair"],
-        "verify": ["verify", cache],
-        "inspect": ["inspect", cache, "--sample", 3],
-        "train": [
-            "train",
-            cache,
-            "--student",
-            student,
-            "--out",
-            out,
-            "--device",
-            "cpu",
-            "--max-steps",
-            2,
-            "--save-every",
-            1,
-        ],
-        "evaluate": ["evaluate", cache, "--student", student, "--device", "cpu"],
-    }
-    return ways[command]
+def diagonal() -> list[tuple[str, str]]:
+    """Every command once and every number once; those that are left over come to the commands that take least."""
+    pairs = list(zip(COMMANDS, ERRNOS, strict=False))
+    left = ERRNOS[len(COMMANDS) :]
+    return pairs + list(zip(("inspect", "select", "verify", "recode"), left, strict=False))
 
 
-def places(count: int, wanted: int) -> list[int]:
-    """Numbers of calls, spread evenly."""
-    return sorted({1 + round(step * (count - 1) / max(wanted - 1, 1)) for step in range(min(wanted, count))})
+@pytest.mark.parametrize(("which", "number"), diagonal())
+def test_a_refused_call_of_python_ends_a_command_in_one_line(
+    workplace: Workplace,
+    command: Command,
+    capsys: pytest.CaptureFixture[str],
+    attacks: Attacks,
+    which: str,
+    number: str,
+) -> None:
+    arguments = workplace.prepared(which)
+    usual = 1 if which == "verify --repair" else 0
+    at = FEW_CALLS.get(which, 3 + 2 * COMMANDS.index(which))
+    with attacks.of("refused calls", f"{which}: {number}") as attack:
+        with refusing(workplace.place, at, getattr(errno, number)) as refused:
+            code = command(*arguments)
+        said = capsys.readouterr().err
+        assert code in (2, usual), said
+        check_line(code, said)
+        attack.refused = code == 2
+        assert traces(workplace.place) == []
+        assert refused.calls >= at, "no call was refused"
+    attacks.check()
+
+
+def check_line(code: int, said: str) -> None:
+    """Check that a command that was refused something said so in one line."""
+    assert "Traceback" not in said, said
+    if code == 2:
+        assert said.splitlines()[-1].startswith("error: "), said
+        assert [line for line in said.splitlines() if line.startswith("error: ")] == said.splitlines()[-1:], said
+
+
+def places(calls: str, wanted: int) -> list[int]:
+    """Numbers of calls; every kind of call in turn, and of each kind such as lie evenly."""
+    kinds = sorted(set(calls))
+    of_kind = {kind: [number for number, each in enumerate(calls, 1) if each == kind] for kind in kinds}
+    rounds = -(-wanted // len(kinds))
+    found = []
+    for turn in range(wanted):
+        numbers = of_kind[kinds[turn % len(kinds)]]
+        found.append(numbers[(2 * (turn // len(kinds)) + 1) * len(numbers) // (2 * rounds)])
+    return found
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("wanted", [FEW, pytest.param(MANY, marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_refused_call_ends_a_command_in_one_line(
-    run: Run, sources: dict[str, Path], teacher: Path, texts: Path, small_student: Path, tmp_path: Path,
-    command: str, wanted: int, record_property: Callable[[str, object], None],
-) -> None:  # fmt: skip
-    place, log = tmp_path / "place", tmp_path / "calls"
-
-    def fresh() -> list[Any]:
-        return prepared(command, place, sources, teacher, texts, small_student)
-
-    arguments = fresh()
-    done = run(*arguments, FAULT_PATH=place, FAULT_AT=0, FAULT_LOG=log, FAULT_ERRNO=0)
-    usual = 1 if command == "repair" else 0
-    assert done["code"] == usual, done["stderr"]
+def test_any_refused_call_ends_a_command_in_one_line_and_it_goes_on_to_the_same_bytes(
+    workplace: Workplace, tmp_path: Path, command: str, attacks: Attacks
+) -> None:
+    """Calls of Arrow, torch, safetensors and tokenizers are refused as well."""
+    if not can_refuse():
+        pytest.skip("it takes a C compiler on Linux to refuse calls")
+    place, log = workplace.place, tmp_path / "calls"
+    done = logitstore_command(
+        *workplace.prepared(command), FAULT_PATH=str(place), FAULT_AT="0", FAULT_LOG=str(log), FAULT_ERRNO="0"
+    )
+    usual = 1 if command == "verify --repair" else 0
+    assert done.returncode == usual, done.stderr
     expected = tree(place)
-    tried = {0: 0, 1: 0, 2: 0}
-    for turn, number in enumerate(places(log.stat().st_size, wanted)):
-        name = ERRNOS[turn % len(ERRNOS)]
-        arguments = fresh()
-        done = run(*arguments, FAULT_PATH=place, FAULT_AT=number, FAULT_ERRNO=getattr(errno, name))
-        said = f"{command}: call {number} refused with {name}: {done['stderr']}"
-        assert done["code"] in (2, usual), said
-        assert "Traceback" not in done["stderr"], said
-        tried[done["code"]] += 1
-        if done["code"] == 2:
-            assert done["stderr"].splitlines()[-1].startswith("error: "), said
-            assert done["stderr"].count("error: ") == 1, said
-        if command == "train" and done["code"] == 2 and list(place.glob("out/checkpoint-*/trainer_state.json")):
-            arguments = [*arguments, "--resume"]
-        is_mended = command == "repair" and not verify(place / "cache")
-        if done["code"] == 2:
-            again = run(*arguments)
-            # the last call of a run comes after it is finished
-            is_over = command == "train" and "is finished" in again["stderr"]
-            assert is_over or again["code"] == (0 if is_mended else usual), f"{said}\n{again['stderr']}"
-        assert traces(place) == [], said
-        if command != "train":
-            assert tree(place) == expected, said
-    record_property("refusals", f"{command}: {sum(tried.values())} of {log.stat().st_size} calls, {tried[2]} told")
-    print(f"{command}: {sum(tried.values())} of {log.stat().st_size} calls refused, {tried[2]} ended in one line")
+    for turn, at in enumerate(places(log.read_text(), TIMES * len(ERRNOS))):
+        number = ERRNOS[turn % len(ERRNOS)]
+        arguments = workplace.prepared(command)
+        with attacks.of("refused calls", f"{command}: call {at} refused with {number}") as attack:
+            refused = str(getattr(errno, number))
+            done = logitstore_command(*arguments, FAULT_PATH=str(place), FAULT_AT=str(at), FAULT_ERRNO=refused)
+            assert done.returncode in (2, usual), done.stderr
+            check_line(done.returncode, done.stderr)
+            if done.returncode == 2:
+                goes_on(command, arguments, place, usual)
+                attack.refused = True
+            # an empty folder whose removal was refused is nothing half-written
+            assert [name for name in traces(place) if (place / name).is_file() or tree(place / name)] == []
+            if command in UNTIMED:
+                assert tree(place) == expected
+    attacks.check()
+
+
+def goes_on(command: str, arguments: list[Any], place: Path, usual: int) -> None:
+    """The same command ends as it should now; a run of train, from its checkpoint if it has one."""
+    if command == "train" and list(place.glob("out/checkpoint-*/trainer_state.json")):
+        arguments = [*arguments, "--resume"]
+    is_mended = command == "verify --repair" and not verify(place / "cache")
+    again = logitstore_command(*arguments)
+    # the last call of a run comes after it is finished
+    is_over = command == "train" and "is finished" in again.stderr
+    assert is_over or again.returncode == (0 if is_mended else usual), again.stderr

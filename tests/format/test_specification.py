@@ -25,9 +25,9 @@ from logitstore.format.codecs.log2 import Log2
 from logitstore.format.part_record import FIDELITY_NAMES
 from logitstore.format.presets import PRESETS, row_of
 from logitstore.format.row import row_fields
+from logitstore.store.checks.tail import shared_shapes
 from logitstore.targets.decoder import decoder_of
 from logitstore.targets.dense import dense
-from logitstore.targets.shared import shared_shapes
 from logitstore.targets.tails import FixedTail
 from logitstore.targets.targets import Targets
 from tests.parts.files import tree

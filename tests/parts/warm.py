@@ -7,12 +7,14 @@ its own process id, environment, output and end. A child can be killed like any 
 from __future__ import annotations
 
 import atexit
+import faulthandler
 import functools
 import gc
 import importlib
 import json
 import os
 import pkgutil
+import resource
 import select
 import shutil
 import signal
@@ -30,6 +32,7 @@ from typing import IO, Any
 from tests.parts.places import ROOT
 
 PACKAGES = ("logitstore", "logitstore_cli")
+LIBRARY = "faults.so"
 MODELS = ("llama.modeling_llama", "vit.modeling_vit", "vit.image_processing_vit", "vit.image_processing_pil_vit")
 
 
@@ -111,6 +114,20 @@ def serve_all() -> None:
     os.environ[SERVER] = _started()
 
 
+def can_refuse() -> bool:
+    """Say whether calls of a command can be refused here, by the variables of `faults.c`."""
+    return shutil.which("cc") is not None and sys.platform.startswith("linux")
+
+
+def _library(folder: Path) -> Path | None:
+    """Make the library that refuses calls; it is loaded before all others, and does nothing without its variables."""
+    if not can_refuse():
+        return None
+    source = ROOT / "tests" / "parts" / "faults.c"
+    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", folder / LIBRARY, source, "-ldl"], check=True)
+    return folder / LIBRARY
+
+
 @functools.cache
 def _server() -> str:
     """The address of a server that is ready."""
@@ -126,10 +143,12 @@ def _server() -> str:
 def _started() -> str:
     """Start a server that ends with this process; return the address at which it will be."""
     address = str(Path(tempfile.mkdtemp(prefix="warm-")) / "server")
+    library = _library(Path(address).parent)
     # a shell starts its background jobs with SIGINT ignored, and what they start would inherit that
     process = subprocess.Popen(
         [sys.executable, "-m", __name__, address],
         cwd=ROOT,
+        env=os.environ | ({"LD_PRELOAD": str(library)} if library else {}),
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         start_new_session=True,
@@ -214,6 +233,7 @@ def _become(arguments: list[str], folder: str, variables: Mapping[str, str]) -> 
     import datasets  # noqa: PLC0415
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    _limit(variables)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(variables)
@@ -223,6 +243,17 @@ def _become(arguments: list[str], folder: str, variables: Mapping[str, str]) -> 
     sys.path[1:1] = [path for path in variables.get("PYTHONPATH", "").split(os.pathsep) if path]
     # by this the help knows the name of the command
     sys.modules["__main__"].__package__ = None
+
+
+def _limit(variables: Mapping[str, str]) -> None:
+    """End this process after some seconds, with the stacks of its threads, and refuse it more than some further bytes."""
+    if seconds := variables.get("ATTACK_SECONDS"):
+        faulthandler.dump_traceback_later(int(seconds), exit=True, file=sys.__stderr__)
+    if memory := variables.get("ATTACK_MEMORY"):
+        with open("/proc/self/status") as status:
+            sizes = dict(line.split(":", 1) for line in status)
+        most = (int(sizes["VmData"].split()[0]) << 10) + int(memory)
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
 def _run() -> None:
@@ -248,7 +279,7 @@ if __name__ == "__main__":
         _import_all()
     except BaseException:
         # by this those who wait for it know that it ended
-        Path(sys.argv[1]).parent.rmdir()
+        shutil.rmtree(Path(sys.argv[1]).parent)
         raise
     gc.freeze()
     _become(**_serve(sys.argv[1]))

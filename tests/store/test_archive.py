@@ -17,6 +17,7 @@ from logitstore.dump.dump import dump
 from logitstore.errors import CacheDamaged
 from logitstore.store.checks.verify import verify
 from tests.parts.specification import packed_plan, tamper
+from tests.parts.stranger import reseal
 
 
 @pytest.fixture(scope="module")
@@ -146,3 +147,23 @@ def test_an_archive_whose_metadata_name_other_codecs_is_refused(
     part = logitstore.open(folder).part(1)
     with pytest.raises(CacheDamaged, match=r"ids/zarr\.json"):
         part[0]
+
+
+def test_a_chunk_that_names_another_size_than_its_own_is_refused_behind_a_valid_seal(
+    archive: logitstore.Cache, tmp_path: Path
+) -> None:
+    """A decoder would read beyond its end."""
+    folder, chunk = with_chunk(archive, tmp_path, "ids")
+    raw = chunk.read_bytes()
+    chunk.write_bytes(raw[:12] + (len(raw) + 4096).to_bytes(4, "little") + raw[16:])
+    reseal(folder)
+    assert "not as long as it says" in verify(folder)[0].what
+
+
+@pytest.mark.parametrize("name", [".zarray", ".zattrs", ".zgroup"])
+def test_nothing_that_no_record_lists_is_opened_beside_an_array(
+    archive: logitstore.Cache, tmp_path: Path, name: str
+) -> None:
+    folder, _ = with_chunk(archive, tmp_path, "ids")
+    os.mkfifo(folder / "parts/00001/rows.zarr/ids" / name)
+    assert len(logitstore.open(folder).part(1)[0].answer["ids"])

@@ -17,6 +17,8 @@ from tests.golden import make
 from tests.parts.files import tree
 from tests.parts.specification import adopt, assert_same, golden_copy, read_from_the_specification, tamper
 
+pytestmark = pytest.mark.attack
+
 OUTSIDE = [
     "../../etc/passwd",
     "shared/../../etc/passwd",

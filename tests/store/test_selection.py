@@ -22,6 +22,7 @@ from tests.golden import make_selection
 from tests.parts.commands import Refused
 from tests.parts.places import ROOT
 from tests.parts.selections import selection_of, training
+from tests.parts.stranger import cut, empty, folder, link_to_a_device, listening_socket, pipe, sparse
 from tests.parts.texts import plan_for
 
 SPECIFICATION = ROOT / "docs" / "format.md"
@@ -162,3 +163,14 @@ def test_a_selection_for_other_data_is_refused(
     out, _ = selection_of(other, tmp_path, method="random", ratio=1.0)
     with pytest.raises(CacheMismatch, match="made for other samples"):
         train(training(cache, tmp_path / "out", small_student, select=out))
+
+
+@pytest.mark.parametrize("kind", [folder, pipe, link_to_a_device, listening_socket, sparse, empty, cut])
+def test_a_selection_that_is_no_plain_file_is_neither_waited_for_nor_read_whole(
+    cache: logitstore.Cache, tmp_path: Path, kind: Callable[[Path], None]
+) -> None:
+    path, _ = selection_of(cache, tmp_path, method="random", ratio=0.5)
+    assert len(read_selection(path).samples_M)
+    kind(path)
+    with pytest.raises(BadInput, match="--select"):
+        read_selection(path)

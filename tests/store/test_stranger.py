@@ -24,6 +24,8 @@ from tests.parts.files import tree
 from tests.parts.specification import adopt, golden_copy, tamper
 from tests.store.checks.test_invariants import change_rows, put, reseal
 
+pytestmark = pytest.mark.attack
+
 FILES = [
     "cache.json",
     "shared/notes.txt",

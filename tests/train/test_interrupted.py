@@ -18,6 +18,8 @@ from logitstore.train.train import train
 from tests.parts.commands import logitstore_command
 from tests.parts.training import curve, plan_of
 
+pytestmark = pytest.mark.attack
+
 OPTIONS: dict[str, Any] = {"max_steps": 4, "save_every": 2, "holdout": 0, "keep_checkpoints": 2}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from logitstore.errors import BadInput
 from logitstore.train import sidecars
 from logitstore.train.sidecars import directions, means, name_of, perplexity, sidecar
 from tests.parts.commands import logitstore_command
+from tests.parts.stranger import cut, empty, folder, pipe, sparse
 from tests.parts.texts import plan_for
 
 
@@ -79,6 +81,16 @@ def test_a_sidecar_is_made_once_and_a_broken_one_is_made_again(tapped: logitstor
     path.write_bytes(path.read_bytes()[:50])
     mended = sidecar(tapped, "means", "final")
     assert torch.equal(mended["mean"], first["mean"])
+
+
+@pytest.mark.parametrize("kind", [pipe, folder, sparse, empty, cut])
+def test_what_stands_in_the_place_of_a_sidecar_is_not_read(
+    tapped: logitstore.Cache, tmp_path: Path, kind: Callable[[Path], None]
+) -> None:
+    first = sidecar(tapped, "means", "final")
+    cache = logitstore.open(shutil.copytree(tapped.path, tmp_path / "copy"))
+    kind(cache.path / name_of(cache, "means", "final"))
+    assert torch.equal(sidecar(cache, "means", "final")["mean"], first["mean"])
 
 
 @pytest.mark.parametrize("what", ["means", "pca"])

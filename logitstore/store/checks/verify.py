@@ -9,7 +9,6 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
-import xxhash
 
 from logitstore.core.place import Place
 from logitstore.core.progress import Progress, Step, no_progress
@@ -22,11 +21,11 @@ from logitstore.format.tap import TAP_NAME, TAPS, TapInfo, tap_folder
 from logitstore.format.tap_names import PATTERN
 from logitstore.store import layout
 from logitstore.store.checks.rows import feature_block_problems, row_block_problems
+from logitstore.store.checks.shared import contents_problems, unlisted
 from logitstore.store.part import OpenFiles, Part, PartsPlan, read_record
 from logitstore.store.samples import stored_samples
 from logitstore.store.storage import Storage, open_storage, read_sealed, read_small
 from logitstore.store.taps import Tap, tap_folders
-from logitstore.store.vocabulary import Vocabulary, pieces_in
 
 _BLOCK_ROWS = 1 << 16
 
@@ -77,7 +76,8 @@ def verify(place: Place, progress: Progress = no_progress) -> list[Problem]:
             raise
         return [Problem(part=None, file=MANIFEST_NAME, what=_told(error))]
     problems = shared_problems(storage, manifest)
-    problems = problems or _vocabulary_problems(storage, manifest)
+    if not problems:
+        problems = [Problem(part=None, file=file, what=what) for file, what in contents_problems(storage, manifest)]
     samples_are_readable, shared, unreadable = _shared_samples(storage, manifest, problems)
     problems += unreadable
     numbers = layout.part_numbers(storage.names(layout.PARTS))
@@ -98,30 +98,14 @@ def verify(place: Place, progress: Progress = no_progress) -> list[Problem]:
     return problems + _taps_without_record(storage)
 
 
-def _vocabulary_problems(storage: Storage, manifest: Manifest) -> list[Problem]:
-    """Return a problem if the pieces of the vocabulary are not those whose checksum the plan holds. Their seal is right."""
-    if not any(name.startswith(f"{layout.SHARED}/vocabulary-") for name in manifest.shared):
-        return []
-    try:
-        pieces: list[str] = pieces_in(storage, manifest).to_pylist()
-    except LogitstoreError as error:
-        return [Problem(part=None, file=manifest.shared_file("vocabulary"), what=str(error))]
-    if manifest.tokenizer is not None:
-        is_right = Vocabulary(pieces=pieces).info() == manifest.tokenizer
-    else:
-        named = getattr(manifest.data, "classes", None)
-        is_right = named in (None, xxhash.xxh3_128_hexdigest("\0".join(pieces).encode()))
-    what = "its pieces are not those whose checksum cache.json names"
-    return [] if is_right else [Problem(part=None, file=manifest.shared_file("vocabulary"), what=what)]
-
-
 def _taps_without_record(storage: Storage) -> list[Problem]:
     """Return a problem for each folder below `taps/` that has parts and no record, so that nobody can read them."""
-    folders = [tap_folder(name) for name in storage.names(TAPS) if re.match(PATTERN, name)]
+    known = tap_folders(storage)
+    folders = [tap_folder(name) for name in storage.names(TAPS) if re.match(PATTERN, name) and name not in known]
     return [
         Problem(part=None, file=folder, what=f"it has parts and no {TAP_NAME}", tap=folder.rpartition("/")[2])
         for folder in folders
-        if TAP_NAME not in storage.names(folder) and layout.part_numbers(storage.names(f"{folder}/{layout.PARTS}"))
+        if layout.part_numbers(storage.names(f"{folder}/{layout.PARTS}"))
     ]
 
 
@@ -213,11 +197,8 @@ def shared_problems(storage: Storage, manifest: Manifest | TapInfo) -> list[Prob
         if what := _difference(storage, name, sealed):
             problems.append(Problem(part=None, file=name, what=what))
     # every file in a shared folder is loaded with the folder, so unlisted files are problems
-    folders = {PurePosixPath(name).parent for name in manifest.shared} - {PurePosixPath(layout.SHARED)}
-    there = (f"{folder.as_posix()}/{name}" for folder in sorted(folders) for name in storage.names(folder.as_posix()))
-    for name in there:
-        # a killed writer leaves a file whose name begins with a dot; such files are not loaded
-        if name not in manifest.shared and not PurePosixPath(name).name.startswith("."):
+    for folder in sorted({PurePosixPath(name).parent.as_posix() for name in manifest.shared} - {layout.SHARED}):
+        for name in unlisted(storage, manifest.shared, folder):
             problems.append(Problem(part=None, file=name, what="a file that does not belong there"))
     return problems
 

@@ -21,6 +21,8 @@ from logitstore.store.checks.verify import verify
 from logitstore.text.sample import key_of
 from tests.parts.tasks import named
 
+pytestmark = pytest.mark.attack
+
 
 def reseal(cache: Path, part: int, **changes: Any) -> None:
     """Write the commit record of a part anew, about the files as they are now."""

@@ -18,6 +18,8 @@ from logitstore.errors import CacheDamaged
 from logitstore.store.checks.verify import verify
 from tests.parts.specification import golden_copy, tamper
 
+pytestmark = pytest.mark.attack
+
 
 @pytest.mark.parametrize(
     ("change", "what"),
