@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from logitstore.errors import BadInput
+from logitstore.settings import SETTINGS
 from logitstore.settings.recipe import load
 from logitstore.settings.train import TrainSettings
+from logitstore.settings.trust import TrustChoice
 
 LAUGHS = "a0: &a0 {x: 1}\n" + "".join(
     f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]\n" for level in range(1, 10)
@@ -44,3 +46,11 @@ def test_an_alias_that_people_write_is_followed(tmp_path: Path) -> None:
     with pytest.raises(BadInput) as caught:
         load(TrainSettings, "train", path, {})
     assert "--learning-rate" in str(caught.value)
+
+
+@pytest.mark.parametrize("command", [name for name in SETTINGS if issubclass(SETTINGS[name], TrustChoice)])
+def test_a_recipe_does_not_decide_whether_code_is_run(tmp_path: Path, command: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"{command}: {{trust_remote_code: true}}\n")
+    with pytest.raises(BadInput, match=f"{command}: trust_remote_code: whoever runs a recipe decides this"):
+        load(SETTINGS[command], command, path, {})

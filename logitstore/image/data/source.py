@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from logitstore.errors import BadInput
+from logitstore.errors import BadInput, retold
+
+_OF_THE_FILE = {
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.EACCES,
+    errno.EPERM,
+}
+"""What the system says where a file is missing, is none, or is not for this user."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +42,16 @@ def read_file(path: Path, key: str, start: int = 0, size: int = -1) -> bytes:
     """Return `size` bytes of a file from `start`; with size -1, all bytes from `start`.
 
     Raises:
-        BadInput: the file cannot be read, or ends too early.
+        BadInput: the file cannot be opened, or ends too early.
+        StorageError: the system cannot read now, which says nothing about the file.
     """
     try:
         with path.open("rb") as file:
             file.seek(start)
             content = file.read(size)
     except OSError as error:
+        if error.errno not in _OF_THE_FILE:
+            raise retold(error, path) from error
         reason = "no such file" if isinstance(error, FileNotFoundError) else str(error.strerror).lower()
         raise BadInput(
             f"image '{key}': {path} cannot be read: {reason}. Put it back, or give the data anew."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +13,7 @@ from transformers import AutoConfig, PreTrainedModel
 
 from logitstore.core.progress import Progress, Step
 from logitstore.core.types import ModelRef
-from logitstore.errors import BadInput, ModelError, one_line
+from logitstore.errors import BadInput, LogitstoreError, ModelError, one_line
 from logitstore.models.code import forget_code, loading
 from logitstore.models.head import LinearHead
 from logitstore.models.load import config_from, describe, load_config, load_weights, new_model, pick_device
@@ -25,6 +26,9 @@ from logitstore.train.students.output_head import UnknownHead, output_head
 from logitstore.train.students.prune import Widths, importance_of, narrow_config, narrowed
 from logitstore.train.task import train_task
 
+MOST_LAYERS = 10_000
+"""Most layers of a fresh student; a stranger's cache may ask for any number."""
+
 
 def fresh(teacher_config: dict[str, Any], changes: dict[str, int], task: str = "causal-lm") -> PreTrainedModel:
     """Return a model with random weights, shaped like the teacher except for `changes`.
@@ -35,7 +39,8 @@ def fresh(teacher_config: dict[str, Any], changes: dict[str, int], task: str = "
         task: task of the student.
 
     Raises:
-        BadInput: the teacher's configuration has no such entry, or the numbers do not go together.
+        BadInput: the teacher's configuration has no such entry, the numbers do not go together, or the weights would
+            not fit into the memory of this machine.
         ModelError: this transformers does not know the teacher's kind of model.
     """
     teacher = config_from(teacher_config)
@@ -49,14 +54,36 @@ def fresh(teacher_config: dict[str, Any], changes: dict[str, int], task: str = "
     if "hidden_size" in changes or "num_attention_heads" in changes:
         plain.pop("head_dim", None)
     plain |= {key: changes[name] for name, key in keys.items()}
-    resize_layer_lists(plain, list(range(changes.get("num_hidden_layers", layer_count(teacher)))))
+    layers = changes.get("num_hidden_layers", layer_count(teacher))
+    if layers > MOST_LAYERS:
+        raise BadInput(f"no student can be made with {layers:,} layers; at most {MOST_LAYERS:,}. Give --layers.")
+    resize_layer_lists(plain, list(range(layers)))
     try:
         config = AutoConfig.for_model(**plain)
+        with torch.device("meta"):
+            _check_memory(new_model(config, torch.float32, task))
         model = new_model(config, torch.float32, task)
+    except LogitstoreError:
+        raise
     except Exception as error:
         # configurations and layers raise errors of many classes: keep the reason, chain the traceback
         raise BadInput(f"no student can be made with {changes}: {one_line(error)}") from error
     return model
+
+
+def _check_memory(shape: PreTrainedModel) -> None:
+    """Refuse a model whose weights are more than the memory of this machine, which the teacher's shape may ask for."""
+    needed, there = sum(weight.nbytes for weight in shape.parameters()), memory()
+    if needed > there:
+        raise BadInput(
+            f"a student of this shape has {needed / 1e9:,.0f} GB of weights in float32, and this machine "
+            f"{there / 1e9:,.0f} GB of memory. Give --layers, --hidden-size or --intermediate-size."
+        )
+
+
+def memory() -> int:
+    """Return the bytes of memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def copied(model: ModelRef, layers: str, task: str = "causal-lm") -> PreTrainedModel:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from logitstore.dump.dump import dump
-from logitstore.errors import BadInput
+from logitstore.errors import BadInput, StorageError
 from logitstore.image.data.damage import damaged
 from logitstore.image.data.images import ImageSpec, open_images
 from logitstore.store.checks.verify import verify
@@ -91,3 +93,19 @@ def test_a_folder_that_is_a_link_is_said(tmp_path: Path) -> None:
     assert again.endswith("its images are there twice")
     assert outside.startswith("the folder 'outside'")
     assert "twice" not in outside
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.ESTALE, errno.ENOMEM])
+def test_what_the_system_cannot_read_now_is_not_left_out(
+    spoilt: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    images, usual = open_images(ImageSpec(source=str(spoilt))), Path.open
+
+    def refusing(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path.suffix == ".png":
+            raise OSError(number, os.strerror(number), str(path))
+        return usual(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refusing)
+    with pytest.raises(StorageError, match=errno.errorcode[number]):
+        damaged(images, range(20), 1)

@@ -55,6 +55,20 @@ def test_fresh_students_with_impossible_shapes_are_refused(cache: logitstore.Cac
         fresh(cache.manifest.teacher.config, {"wings": 2})
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"num_hidden_layers": 2_000_000_000}, "2,000,000,000 layers"),
+        ({"hidden_size": 2_000_000, "intermediate_size": 8_000_000}, "GB of weights"),
+    ],
+)
+def test_a_student_larger_than_the_memory_is_refused_before_it_is_made(
+    cache: logitstore.Cache, changes: dict[str, int], said: str
+) -> None:
+    with pytest.raises(BadInput, match=said):
+        fresh(cache.manifest.teacher.config, changes)
+
+
 def test_copied_layers_keep_their_weights(tmp_path: Path) -> None:
     source = save_model(tmp_path / "source", None, 40, num_hidden_layers=5)
     weights = AutoModelForCausalLM.from_pretrained(source).state_dict()
