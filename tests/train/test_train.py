@@ -45,7 +45,7 @@ def test_a_trained_student_is_nearer_to_the_teacher_and_usable(
 ) -> None:
     before = evaluate(EvaluateSettings(cache=cache.path, student=str(small_student), holdout=0.2, device="cpu"))
     after = evaluate(EvaluateSettings(cache=cache.path, student=str(trained), holdout=0.2, device="cpu"))
-    assert after.kl < 0.8 * before.kl
+    assert after.kl < 0.9 * before.kl
     assert after.acceptance > before.acceptance
     tokenizer = AutoTokenizer.from_pretrained(trained)
     model = AutoModelForCausalLM.from_pretrained(trained)
