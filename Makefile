@@ -21,7 +21,7 @@ $(TEACHER_READY): $(READY)
 
 # a file of tests stays in one process, so that its fixtures are made once
 WORKERS ?= 2
-TESTS   := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
+TESTS   := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 SPEED := losses dump train_step readers scale
 QUIET := HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error TQDM_DISABLE=1

@@ -15,7 +15,7 @@ import pytest
 from tests.parts import warm
 from tests.parts.attacks import attacks, pytest_runtest_setup, pytest_terminal_summary
 
-__all__ = ["attacks", "pytest_configure", "pytest_runtest_setup", "pytest_terminal_summary"]
+__all__ = ["attacks", "pytest_runtest_setup", "pytest_terminal_summary"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -26,3 +26,9 @@ def pytest_configure(config: pytest.Config) -> None:
         warm.serve_all()
     else:
         config.pluginmanager.import_plugin("tests.fixtures")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that hold slow tests, so that no process is left with one of them at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)

@@ -69,7 +69,7 @@ def load(kind: type[P], section: str, config: Path | None, flags: dict[str, Any]
         raise BadInput(
             f"{config}: {section}: no setting named '{unknown}'. {suggest(str(unknown), list(kind.model_fields))}"
         )
-    if "trust_remote_code" in settings:
+    if settings.get("trust_remote_code"):
         raise BadInput(
             f"{config}: {section}: trust_remote_code: whoever runs a recipe decides this, not the recipe. Leave it out, "
             "and give --trust-remote-code on the command line."

@@ -8,6 +8,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from logitstore.dump.dump import PartJob, dump
 from logitstore.dump.parts import ANSWERS, missing_work
 from logitstore.store.checks.verify import verify
@@ -30,6 +32,7 @@ def test_a_job_comes_out_of_a_pickle_as_it_was(teacher: Path, texts: Path, tmp_p
     assert pickle.loads(pickle.dumps(job)) == job
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_parts_of_one_dump_with_the_same_bytes(
     teacher: Path, texts: Path, tmp_path: Path
 ) -> None:
