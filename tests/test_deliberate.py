@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,7 +80,8 @@ WITHOUT_CODE = {"for_model", "_from_config"}
 """Those of them that never look for code."""
 
 
-def functions() -> Iterator[tuple[str, ast.AST]]:
+@functools.cache
+def nodes() -> list[tuple[str, ast.AST]]:
     """Every node of the package and of the command line, with its module and the function around it."""
 
     def walk(node: ast.AST, path: str, names: tuple[str, ...]) -> Iterator[tuple[str, ast.AST]]:
@@ -89,12 +91,12 @@ def functions() -> Iterator[tuple[str, ast.AST]]:
             yield f"{path}:{'.'.join(inner)}", child
             yield from walk(child, path, inner)
 
-    for folder in (PACKAGE, ROOT / "cli"):
-        for path in sorted(folder.rglob("*.py")):
-            yield from walk(ast.parse(path.read_text("utf-8")), path.relative_to(ROOT).as_posix(), ())
-
-
-NODES = list(functions())
+    paths = [path for folder in (PACKAGE, ROOT / "cli") for path in sorted(folder.rglob("*.py"))]
+    return [
+        found
+        for path in paths
+        for found in walk(ast.parse(path.read_text("utf-8")), path.relative_to(ROOT).as_posix(), ())
+    ]
 
 
 def catches_everything(handler: ast.ExceptHandler) -> bool:
@@ -103,14 +105,14 @@ def catches_everything(handler: ast.ExceptHandler) -> bool:
 
 
 def test_every_error_is_caught_only_where_there_is_a_reason() -> None:
-    found = {where for where, node in NODES if isinstance(node, ast.ExceptHandler) and catches_everything(node)}
+    found = {where for where, node in nodes() if isinstance(node, ast.ExceptHandler) and catches_everything(node)}
     assert sorted(found) == sorted(where for places in HANDLERS.values() for where in places)
 
 
 def test_no_handler_of_every_error_goes_on_as_if_nothing_was_wrong() -> None:
     silent = [
         f"{where}:{node.lineno}"
-        for where, node in NODES
+        for where, node in nodes()
         if isinstance(node, ast.ExceptHandler)
         and catches_everything(node)
         and not any(isinstance(each, ast.Raise) for each in ast.walk(node))
@@ -119,7 +121,7 @@ def test_no_handler_of_every_error_goes_on_as_if_nothing_was_wrong() -> None:
     assert [each for each in silent if not each.startswith("logitstore/core/memo.py:Memo.get")] == []
     assert not [
         where
-        for where, node in NODES
+        for where, node in nodes()
         if isinstance(node, ast.Call)
         and ast.unparse(node.func).rpartition(".")[2] == "suppress"
         and any(ast.unparse(each) in ("Exception", "BaseException") for each in node.args)
@@ -127,7 +129,7 @@ def test_no_handler_of_every_error_goes_on_as_if_nothing_was_wrong() -> None:
 
 
 def loading_calls() -> Iterator[tuple[str, str, ast.Call]]:
-    for where, node in NODES:
+    for where, node in nodes():
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             name = node.func.attr
             if name in WITHOUT_CODE or name.endswith(("from_pretrained", "from_config")):
@@ -157,7 +159,7 @@ def test_each_of_them_says_whether_code_is_run() -> None:
 def test_nothing_but_the_choice_of_the_user_lets_code_run() -> None:
     said = {
         ast.unparse(keyword.value)
-        for _, node in NODES
+        for _, node in nodes()
         if isinstance(node, ast.Call)
         for keyword in node.keywords
         if keyword.arg == "trust_remote_code"
@@ -174,7 +176,7 @@ def test_nothing_but_the_choice_of_the_user_lets_code_run() -> None:
 def test_auto_classes_are_named_only_where_models_are_loaded() -> None:
     named = {
         where.partition(":")[0]
-        for where, node in NODES
+        for where, node in nodes()
         if (isinstance(node, ast.Name) and node.id.startswith("Auto"))
         or (isinstance(node, ast.Constant) and str(node.value).startswith("transformers:Auto"))
     }
