@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -12,9 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
+import tokenizers
 
 import logitstore
-from logitstore.errors import CacheDamaged
+from logitstore.errors import CacheDamaged, StorageError
+from logitstore.store.checks import shared
 from logitstore.store.checks.shared import LARGEST_PROCESSOR, shared_folder
 from logitstore.store.checks.verify import verify
 from logitstore.targets.shared import load_shared
@@ -199,3 +202,24 @@ def test_train_gives_transformers_no_folder_that_holds_more_than_was_sealed(
     os.mkfifo(shared_file(copied, "tokenizer-*") / "added_tokens.json")
     options = ["--student", bare, "--out", tmp_path / "out", "--device", "cpu", "--max-steps", 1]
     assert "added_tokens.json does not belong there" in refused("train", copied, *options)
+
+
+@pytest.mark.parametrize("which", ["texts"])
+@pytest.mark.parametrize("reader", ["pieces_in", "check_tail", "tokenizers"])
+def test_a_shared_file_that_the_system_refuses_to_read_is_not_called_damaged(
+    copied: Path, reader: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`verify --repair` would drop it."""
+
+    def damaged(*arguments: object) -> None:
+        raise CacheDamaged("copy/shared/file: cannot be read.") from OSError(f"map: {os.strerror(errno.EIO)}")
+
+    def of_rust(path: str) -> None:
+        raise Exception("Input/output error (os error 5)")  # as tokenizers does
+
+    if reader == "tokenizers":
+        monkeypatch.setattr(tokenizers.Tokenizer, "from_file", of_rust)
+    else:
+        monkeypatch.setattr(shared, reader, damaged)
+    with pytest.raises(StorageError, match="EIO"):
+        verify(copied)
