@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from logitstore.core.background import Pending, Workers
 from logitstore.core.progress import Progress, no_progress
 from logitstore.core.types import Array
 from logitstore.dump.teachers.teacher import TeacherBatch
@@ -157,8 +157,8 @@ def pictures_of(
 
 def view_batches(views: list[View], pictures: Pictures, size: int, workers: int) -> Iterator[TeacherBatch]:
     """Yield batches of `size` views in their order, made ahead by `workers` threads."""
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="logitstore-views")
-    waiting: deque[Future[TeacherBatch]] = deque()
+    pool = Workers(workers)
+    waiting: deque[Pending[TeacherBatch]] = deque()
     starts = iter(range(0, len(views), size))
     try:
         for start in starts:
@@ -168,7 +168,7 @@ def view_batches(views: list[View], pictures: Pictures, size: int, workers: int)
         while waiting:
             yield waiting.popleft().result()
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.close(drop=True)
 
 
 def _batch(pictures: Pictures, views: list[View], start: int) -> TeacherBatch:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 
+from logitstore.core.background import Workers
 from logitstore.core.progress import Progress, Step, no_progress
 from logitstore.errors import BadInput
 from logitstore.image.data.images import Images
@@ -25,13 +25,14 @@ def damaged(images: Images, places: Iterable[int], workers: int, progress: Progr
         progress: receives the steps.
     """
     asked, found = list(places), dict[int, str]()
-    with ThreadPoolExecutor(workers, thread_name_prefix="logitstore-images") as pool:
-        for start in range(0, len(asked), _AT_ONCE):
-            some = asked[start : start + _AT_ONCE]
-            for place, reason in zip(some, pool.map(lambda place: _reason(images, place), some), strict=True):
-                if reason is not None:
-                    found[place] = reason
-            progress(Step(stage="check the images", done=start + len(some), total=len(asked)))
+    threads = Workers(workers)
+    for start in range(0, len(asked), _AT_ONCE):
+        some = asked[start : start + _AT_ONCE]
+        waiting = [threads.submit(_reason, images, place) for place in some]
+        for place, pending in zip(some, waiting, strict=True):
+            if (reason := pending.result()) is not None:
+                found[place] = reason
+        progress(Step(stage="check the images", done=start + len(some), total=len(asked)))
     return found
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import xxhash
 
-from logitstore.errors import LogitstoreError, one_line
+from logitstore.errors import LogitstoreError, one_line, refusal_of, retold
 from logitstore.format.manifest import Manifest
 from logitstore.store import layout
 from logitstore.store.checks.tail import check_tail
@@ -47,7 +47,7 @@ def contents_problems(storage: Storage, manifest: Manifest) -> Iterator[tuple[st
         try:
             pieces = pieces_in(storage, manifest).to_pylist()
         except LogitstoreError as error:
-            yield name, str(error)
+            yield name, told(error)
         if pieces is not None and not _are_the_plans(pieces, manifest):
             yield name, "its pieces are not those whose checksum cache.json names"
             pieces = None
@@ -70,7 +70,15 @@ def contents_problems(storage: Storage, manifest: Manifest) -> Iterator[tuple[st
         try:
             check_tail(storage.local(manifest.tail.file), manifest.row)
         except LogitstoreError as error:
-            yield manifest.tail.file, str(error)
+            yield manifest.tail.file, told(error)
+
+
+def told(error: LogitstoreError) -> str:
+    """Return what is wrong with a file. Raises StorageError if the system refuses to read it: `repair` would drop it."""
+    refusal = refusal_of(error)
+    if refusal is not None:
+        raise retold(refusal, str(error).partition(": ")[0]) from error
+    return str(error)
 
 
 def _are_the_plans(pieces: list[str], manifest: Manifest) -> bool:
@@ -103,6 +111,9 @@ def _tokenizer_problem(path: Path, pieces: list[str]) -> str | None:
         # a panic of Rust is no Exception
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
+        refusal = refusal_of(error)
+        if refusal is not None:
+            raise retold(refusal, path) from error
         return f"no tokenizer ({one_line(error)})"
     size = 1 + max(ids.values(), default=-1)
     if size != len(pieces):

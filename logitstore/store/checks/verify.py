@@ -12,7 +12,7 @@ import numpy as np
 
 from logitstore.core.place import Place
 from logitstore.core.progress import Progress, Step, no_progress
-from logitstore.errors import CacheMismatch, LogitstoreError, NotACache, refusal_of, retold, storage_errors
+from logitstore.errors import CacheMismatch, LogitstoreError, NotACache, storage_errors
 from logitstore.format.codecs.answer import RowCodec
 from logitstore.format.manifest import MANIFEST_NAME, Manifest
 from logitstore.format.part_record import RECORD_NAME
@@ -21,7 +21,7 @@ from logitstore.format.tap import TAP_NAME, TAPS, TapInfo, tap_folder
 from logitstore.format.tap_names import PATTERN
 from logitstore.store import layout
 from logitstore.store.checks.rows import feature_block_problems, row_block_problems
-from logitstore.store.checks.shared import contents_problems, unlisted
+from logitstore.store.checks.shared import contents_problems, told, unlisted
 from logitstore.store.part import OpenFiles, Part, PartsPlan, read_record
 from logitstore.store.samples import stored_samples
 from logitstore.store.storage import Storage, open_storage, read_sealed, read_small
@@ -74,7 +74,7 @@ def verify(place: Place, progress: Progress = no_progress) -> list[Problem]:
     except LogitstoreError as error:
         if not storage.names(layout.PARTS) or _is_sealed_file(storage, MANIFEST_NAME):
             raise
-        return [Problem(part=None, file=MANIFEST_NAME, what=_told(error))]
+        return [Problem(part=None, file=MANIFEST_NAME, what=told(error))]
     problems = shared_problems(storage, manifest)
     if not problems:
         problems = [Problem(part=None, file=file, what=what) for file, what in contents_problems(storage, manifest)]
@@ -127,7 +127,7 @@ def _shared_samples(storage: Storage, manifest: Manifest, problems: list[Problem
     try:
         shared = stored.open_shared(storage, manifest)
     except LogitstoreError as error:
-        return False, None, [] if is_known else [Problem(part=None, file=file, what=_told(error))]
+        return False, None, [] if is_known else [Problem(part=None, file=file, what=told(error))]
     return not is_known, shared, []
 
 
@@ -152,13 +152,13 @@ def tap_problems(storage: Storage, manifest: Manifest, name: str, progress: Prog
     except LogitstoreError as error:
         # a tap of another cache is dropped as a whole; a broken plan is written again with the same contents
         file = folder if isinstance(error, CacheMismatch) else f"{folder}/{TAP_NAME}"
-        return [Problem(part=None, file=file, what=_told(error), tap=name)]
+        return [Problem(part=None, file=file, what=told(error), tap=name)]
     problems = shared_problems(tap.storage, tap.info)
     if not problems:
         try:
             _ = tap.codec
         except LogitstoreError as error:
-            problems = [Problem(part=None, file=file, what=_told(error)) for file in tap.info.shared]
+            problems = [Problem(part=None, file=file, what=told(error)) for file in tap.info.shared]
     numbers = layout.part_numbers(tap.storage.names(layout.PARTS))
     for done, number in enumerate(numbers, 1):
         problems += _tap_part_problems(storage, tap, number)
@@ -179,7 +179,7 @@ def _tap_part_problems(storage: Storage, tap: Tap, number: int) -> list[Problem]
     except NotACache:
         cache_record = None  # the part of the cache is missing, which is not a problem of the tap
     except LogitstoreError as error:
-        return [Problem(part=number, file=folder, what=_told(error))]
+        return [Problem(part=number, file=folder, what=told(error))]
     rows = read_record(tap.storage, tap.plan, number).rows
     if cache_record is not None and cache_record.rows != rows:
         return [Problem(part=number, file=folder, what=f"it has {rows} rows, that of the cache {cache_record.rows}")]
@@ -226,7 +226,7 @@ def part_problems(storage: Storage, manifest: Manifest, number: int, shared: Any
             _ = part.fields  # an archive is decompressed here, where what is wrong with it becomes a problem
             found = list(_row_invariants(part, manifest))
     except LogitstoreError as error:
-        return [Problem(part=number, file=folder, what=_told(error))]
+        return [Problem(part=number, file=folder, what=told(error))]
     return [Problem(part=number, file=f"{folder}/{file}", what=what) for file, what in found]
 
 
@@ -236,7 +236,7 @@ def _file_problems(storage: Storage, plan: PartsPlan, number: int) -> list[Probl
     try:
         record = read_record(storage, plan, number)
     except LogitstoreError as error:
-        return [Problem(part=number, file=f"{folder}/{RECORD_NAME}", what=_told(error))]
+        return [Problem(part=number, file=f"{folder}/{RECORD_NAME}", what=told(error))]
     problems = []
     for name, sealed in record.files.items():
         if what := _difference(storage, f"{folder}/{name}", sealed):
@@ -247,14 +247,6 @@ def _file_problems(storage: Storage, plan: PartsPlan, number: int) -> list[Probl
     return problems
 
 
-def _told(error: LogitstoreError) -> str:
-    """Return what is wrong with a file. Raises StorageError if the system refuses to read it: `repair` would drop it."""
-    refusal = refusal_of(error)
-    if refusal is not None:
-        raise retold(refusal, str(error).partition(": ")[0]) from error
-    return str(error)
-
-
 def _difference(storage: Storage, name: str, sealed: FileSeal) -> str:
     """Return the difference between a file and its seal in words; empty if there is none.
 
@@ -263,7 +255,7 @@ def _difference(storage: Storage, name: str, sealed: FileSeal) -> str:
     try:
         path, size = storage.local(name), storage.size(name)
     except LogitstoreError as error:
-        return _told(error)
+        return told(error)
     if size is None:
         return "missing"
     if size != sealed.bytes:

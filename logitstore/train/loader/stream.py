@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
+from logitstore.core.background import Pending, Workers
 from logitstore.errors import BadInput
 from logitstore.targets.targets import AnyTargets
 from logitstore.train.loader.batch import Batch
@@ -115,8 +115,8 @@ class _Ahead:
 
     def __init__(self, make: Callable[[tuple[int, int]], Batch], workers: int, depth: int) -> None:
         self._make, self._depth = make, depth
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="logitstore-loader") if workers and depth else None
-        self._pending: dict[tuple[int, int], Future[Batch]] = {}
+        self._pool = Workers(workers) if workers and depth else None
+        self._pending: dict[tuple[int, int], Pending[Batch]] = {}
 
     def get(self, epoch: int, numbers: range) -> Batch:
         """Return the batch of the first number of an epoch, and start to make those of the next numbers."""
@@ -124,7 +124,7 @@ class _Ahead:
             return self._make((epoch, numbers[0]))
         wanted = [(epoch, number) for number in numbers[: self._depth + 1]]
         for stale in self._pending.keys() - set(wanted):
-            self._pending.pop(stale).cancel()
+            self._pending.pop(stale).drop()
         for key in wanted:
             if key not in self._pending:
                 self._pending[key] = self._pool.submit(self._make, key)

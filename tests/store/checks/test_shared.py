@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -12,9 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
+import tokenizers
 
 import logitstore
-from logitstore.errors import CacheDamaged
+from logitstore.errors import CacheDamaged, StorageError
+from logitstore.store.checks import shared
 from logitstore.store.checks.shared import LARGEST_PROCESSOR
 from logitstore.store.checks.verify import verify
 from logitstore.targets.shared import load_shared
@@ -180,3 +183,24 @@ def test_what_lies_unlisted_beside_the_files_for_a_library_is_told(copied: Path,
     else:
         path.mkdir()
     assert "added_tokens.json" in problem_of(copied)
+
+
+@pytest.mark.parametrize("which", ["texts"])
+@pytest.mark.parametrize("reader", ["pieces_in", "check_tail", "tokenizers"])
+def test_a_shared_file_that_the_system_refuses_to_read_is_not_called_damaged(
+    copied: Path, reader: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`verify --repair` would drop it."""
+
+    def damaged(*arguments: object) -> None:
+        raise CacheDamaged("copy/shared/file: cannot be read.") from OSError(f"map: {os.strerror(errno.EIO)}")
+
+    def of_rust(path: str) -> None:
+        raise Exception("Input/output error (os error 5)")  # as tokenizers does
+
+    if reader == "tokenizers":
+        monkeypatch.setattr(tokenizers.Tokenizer, "from_file", of_rust)
+    else:
+        monkeypatch.setattr(shared, reader, damaged)
+    with pytest.raises(StorageError, match="EIO"):
+        verify(copied)
