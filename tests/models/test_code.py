@@ -24,7 +24,6 @@ from logitstore.settings.recipe import named_recipe, recipe_names
 from logitstore.settings.trust import TrustChoice
 from tests.parts.commands import Command, Refused, flags_of
 from tests.parts.images import images_plan
-from tests.parts.marks import rarely
 from tests.parts.own_code import change, save_own_model, with_own_processor, with_own_tokenizer, write_code
 from tests.parts.texts import PADDED_VOCABULARY, plan_for
 
@@ -109,7 +108,8 @@ def test_verify_refuses_it_after_it_has_checked_the_cache(
     assert not mark.exists()
 
 
-@pytest.mark.parametrize("has_terminal", [True, rarely(False)])
+@pytest.mark.exhaustive  # of what is asked for, the others say it in this process
+@pytest.mark.parametrize("has_terminal", [True, False])
 def test_nothing_is_asked_on_a_terminal_and_nothing_waits_for_an_answer(
     own: Path, mark: Path, cache: logitstore.Cache, has_terminal: bool
 ) -> None:
