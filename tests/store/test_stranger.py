@@ -167,6 +167,29 @@ def test_compressed_buffers_are_refused_before_they_are_inflated(codec: str) -> 
         open_arrow(pa.BufferReader(sink.getvalue()))
 
 
+@pytest.mark.parametrize("task", ["text"], indirect=True)
+def test_no_command_reads_samples_whose_buffers_are_compressed(
+    small_copy: Path, small_student: Path, refused: Refused, tmp_path: Path
+) -> None:
+    path = small_copy / "parts/00001/samples.arrow"
+    batch = pa.ipc.open_file(path.read_bytes()).get_batch(0)
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, batch.schema, options=options) as writer:
+        writer.write_batch(batch)
+    reseal(small_copy, 1)
+    assert ["its buffers are compressed" in problem.what for problem in verify(small_copy)] == [True]
+    sample = logitstore.open(small_copy).manifest.span(1).start
+    student = ("--student", small_student, "--device", "cpu")
+    for command, *rest in (
+        ("inspect", small_copy, "--sample", sample),
+        ("train", small_copy, *student, "--out", tmp_path / "student"),
+        ("evaluate", small_copy, *student),
+        ("recode", small_copy, "--layout", "archive", "--out", tmp_path / "recoded"),
+        ("select", small_copy, "--method", "random", "--ratio", 0.5, "--out", tmp_path / "file"),
+    ):
+        assert "its buffers are compressed" in refused(command, *rest)
+
+
 def test_an_arrow_file_with_any_byte_changed_opens_or_is_refused(tmp_path: Path) -> None:
     raw = (golden_copy(tmp_path) / "parts/00000/samples.arrow").read_bytes()
     for place in range(0, len(raw), 7):
