@@ -73,16 +73,22 @@ def view_answers(cache: Cache, samples_M: Array) -> dict[str, Array]:
     gathered = {
         name: np.empty((len(samples_M), *info.shape), info.dtype) for name, info in cache.manifest.fields.items()
     }
-    order, start = [], 0
+    order, asked, start = [], list[tuple[int, Array]](), 0
     for part, places_M, numbers in cache.by_part(samples_M):
         stored, stop = cache.part(part).fields, start + len(places_M)
         for name, rows_M in gathered.items():
             # with "clip" NumPy writes to where the rows stay; the numbers are in range
             np.take(stored[name], numbers, 0, rows_M[start:stop], "clip")
         order.append(places_M)
+        asked.append((part, numbers))
         start = stop
         codec = cache.part(part).codec
-    check_values(gathered, codec, lambda: parts_text(cache, np.unique(cache.places(samples_M)[0]).tolist()))
+    check_values(
+        gathered,
+        codec,
+        lambda: parts_text(str(cache.path), [part for part, _ in asked]),
+        lambda: np.concatenate([views_of(cache.samples_of(part)).labels_S[numbers] for part, numbers in asked]),
+    )
     back_M = np.argsort(np.concatenate(order))
     return {name: np.take(rows_M, back_M, 0) for name, rows_M in gathered.items()}
 

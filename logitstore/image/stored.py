@@ -142,6 +142,10 @@ class ViewsFile(PartSamples):
             digest=int(self.digest_S[index]),
         )
 
+    def nll_problem(self) -> str | None:
+        is_possible_S = (self.nll_S >= 0) | (np.isnan(self.nll_S) & (self.labels_S < 0))
+        return None if is_possible_S.all() else "an nll is negative, or NaN where there is a label"
+
     def keys(self) -> list[str]:
         return [self.sample(index).key for index in range(len(self))]
 
@@ -169,8 +173,8 @@ class ViewSamples:
         """Say which invariants are broken. Which views they are was compared when the file was opened."""
         if (len(samples), len(samples)) != (record.rows, record.tokens):
             yield "the count of views is not the record's count of rows"
-        if not ((samples.nll_S >= 0) | (np.isnan(samples.nll_S) & (samples.labels_S < 0))).all():
-            yield "an nll is negative, or NaN where there is a label"
+        if problem := samples.nll_problem():
+            yield problem
 
     def difference(self, stored: View, asked: View) -> str | None:
         if stored.content == asked.content:

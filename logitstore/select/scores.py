@@ -12,7 +12,9 @@ import numpy as np
 from logitstore.core.types import Array
 from logitstore.errors import BadInput
 from logitstore.format.codecs.answer import RowCodec
+from logitstore.store import layout
 from logitstore.store.cache import Cache
+from logitstore.store.checks.rows import check_values
 from logitstore.store.part import Part
 
 SCORES = ("nll", "entropy", "confidence", "rows", "tokens")
@@ -27,6 +29,7 @@ def scores_of(cache: Cache, name: str) -> Array:
 
     Raises:
         BadInput: this cache does not keep what the score needs.
+        CacheDamaged: a value is one that no teacher gives.
     """
     if name == "nll":
         return cache.nll().astype(np.float64)
@@ -36,7 +39,7 @@ def scores_of(cache: Cache, name: str) -> Array:
         return cache.lengths().astype(np.float64)
     cache.check_targets(f"--score {name}")
     if name == "entropy":
-        return _means(cache, lambda part: part.fields["entropy"].astype(np.float64))
+        return _means(cache, "entropy", lambda part: part.fields["entropy"].astype(np.float64))
     info = cache.manifest.sparsifier
     if not info.k:
         raise BadInput(
@@ -44,7 +47,7 @@ def scores_of(cache: Cache, name: str) -> Array:
             "Use --score nll or entropy, or a cache that lists them."
         )
     codec = RowCodec(row=cache.manifest.row)
-    return _means(cache, lambda part: _highest(part, codec))
+    return _means(cache, "logprobs", lambda part: _highest(part, codec))
 
 
 def rounding(cache: Cache, name: str) -> float:
@@ -60,11 +63,13 @@ def _highest(part: Part, codec: RowCodec) -> Array:
     return np.asarray(np.exp(first_N.astype(np.float64)))
 
 
-def _means(cache: Cache, values: Callable[[Part], Array]) -> Array:
-    """Return float64[S]: means over the rows of each sample."""
+def _means(cache: Cache, field: str, values: Callable[[Part], Array]) -> Array:
+    """Return float64[S]: means over the rows of each sample, of values that follow from a stored field."""
     means = []
     for number in cache.part_numbers:
         part = cache.part(number)
+        place = f"{part.folder / layout.ROWS_FOLDER}"
+        check_values({field: part.fields[field]}, part.codec, lambda place=place: place)  # type: ignore[misc]
         sums_s = np.add.reduceat(values(part), part.samples.row_start_S)  # every sample has a row
         means.append(sums_s / part.samples.row_count_S)
     return np.concatenate(means) if means else np.zeros(0)

@@ -14,9 +14,10 @@ from logitstore.core.memo import Memo
 from logitstore.core.place import Place, split_scheme
 from logitstore.core.registry import resolve
 from logitstore.core.types import Array, CachedSample
-from logitstore.errors import BadInput
+from logitstore.errors import BadInput, CacheDamaged
 from logitstore.format.manifest import MANIFEST_NAME, Manifest
 from logitstore.format.part_record import Fidelity, PartRecord, Sums, add_fidelity, add_sums
+from logitstore.store import layout
 from logitstore.store.maps import MAPS
 from logitstore.store.part import OpenFiles, Part, check_files, check_sizes, read_record
 from logitstore.store.samples import PartSamples
@@ -224,8 +225,20 @@ class Cache:
         return list(chain.from_iterable(self.samples_of(number).keys() for number in self.part_numbers))
 
     def nll(self) -> Array:
-        """Return the nll of every sample, float32: the mean negative logprob of its gold tokens, nats per row."""
-        parts = [self.samples_of(number).nll_S for number in self.part_numbers]
+        """Return the nll of every sample, float32: the mean negative logprob of its gold tokens, nats per row.
+
+        Raises:
+            CacheDamaged: one is negative, or NaN where there is a gold token.
+        """
+        parts = []
+        for number in self.part_numbers:
+            samples = self.samples_of(number)
+            if problem := samples.nll_problem():
+                raise CacheDamaged(
+                    f"{self.path}: {layout.part_name(number)}/{layout.SAMPLES_FILE}: {problem}. "
+                    "Run `logitstore verify CACHE --repair`, then the command that wrote it again."
+                )
+            parts.append(samples.nll_S)
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
     def domains(self) -> list[str | None]:

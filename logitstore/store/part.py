@@ -215,7 +215,12 @@ class Part:
         """
         span = self.span(index)
         rows = {name: array[span] for name, array in self.fields.items()}
-        check_values(rows, self.codec, lambda: f"{self.folder / layout.ROWS_FOLDER}: among the rows of sample {index}")
+        check_values(
+            rows,
+            self.codec,
+            lambda: f"{self.folder / layout.ROWS_FOLDER}: among the rows of sample {index}",
+            lambda: self.samples.sample(index).gold_N,
+        )
         return rows
 
 

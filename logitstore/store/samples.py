@@ -131,6 +131,10 @@ class PartSamples(ABC):
     def sample(self, index: int) -> Asked:
         """Return sample number `index` of the part."""
 
+    def nll_problem(self) -> str | None:
+        """Say what is wrong with the nlls, if something is. Where a sample may be without a gold token, a task says more."""
+        return None if (self.nll_S >= 0).all() else "an nll is negative or NaN"
+
     @abstractmethod
     def keys(self) -> list[str]:
         """Return the keys of all samples."""

@@ -173,8 +173,8 @@ class TextSamples:
         keys = samples.keys()
         if any(keys[index] != key_of(samples.tokens_of(index)) for index in range(len(samples))):
             yield "a key is not the hash of its sample's tokens"
-        if not (samples.nll_S >= 0).all():
-            yield "an nll is negative or NaN"
+        if problem := samples.nll_problem():
+            yield problem
 
     def difference(self, stored: Sample, asked: Sample) -> None:
         """Return None: texts with the same key have the same tokens."""

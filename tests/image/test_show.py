@@ -190,3 +190,15 @@ def test_words_and_figures_of_texts_are_not_printed_for_images(
         figures = out.split("rows.zarr")[0]
         assert not re.search("token|perplexity|drafted|nats_per_byte", figures), figures
     assert "top5_accuracy" in told("evaluate", image_cache.path, *shown)
+
+
+def test_no_share_of_five_most_probable_is_printed_of_five_classes(told: Told, tmp_path: Path) -> None:
+    names = {number: WORDS[number] for number in range(5)}
+    teacher = save_classifier(
+        tmp_path / "five", small_vit(id2label=names, label2id={word: n for n, word in names.items()})
+    )
+    data = digits(tmp_path / "data", range(5))
+    cache = dump(images_plan(teacher, data, tmp_path / "cache", views=1, k=5, tail="none"))
+    shown = told("evaluate", cache.path, "--student", teacher, "--samples", "all", "--device", "cpu")
+    assert "accuracy" in shown
+    assert "top5" not in shown

@@ -22,7 +22,7 @@ from logitstore.store.vocabulary import Vocabulary, read_pieces
 from tests.parts.commands import Refused
 from tests.parts.files import tree
 from tests.parts.specification import adopt, golden_copy, tamper
-from tests.store.checks.test_invariants import change_rows, put, reseal
+from tests.store.checks.test_invariants import change_rows, change_samples, put, reseal
 
 pytestmark = pytest.mark.attack
 
@@ -167,6 +167,29 @@ def test_compressed_buffers_are_refused_before_they_are_inflated(codec: str) -> 
         open_arrow(pa.BufferReader(sink.getvalue()))
 
 
+@pytest.mark.parametrize("task", ["text"], indirect=True)
+def test_no_command_reads_samples_whose_buffers_are_compressed(
+    small_copy: Path, small_student: Path, refused: Refused, tmp_path: Path
+) -> None:
+    path = small_copy / "parts/00001/samples.arrow"
+    batch = pa.ipc.open_file(path.read_bytes()).get_batch(0)
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, batch.schema, options=options) as writer:
+        writer.write_batch(batch)
+    reseal(small_copy, 1)
+    assert ["its buffers are compressed" in problem.what for problem in verify(small_copy)] == [True]
+    sample = logitstore.open(small_copy).manifest.span(1).start
+    student = ("--student", small_student, "--device", "cpu")
+    for command, *rest in (
+        ("inspect", small_copy, "--sample", sample),
+        ("train", small_copy, *student, "--out", tmp_path / "student"),
+        ("evaluate", small_copy, *student),
+        ("recode", small_copy, "--layout", "archive", "--out", tmp_path / "recoded"),
+        ("select", small_copy, "--method", "random", "--ratio", 0.5, "--out", tmp_path / "file"),
+    ):
+        assert "its buffers are compressed" in refused(command, *rest)
+
+
 def test_an_arrow_file_with_any_byte_changed_opens_or_is_refused(tmp_path: Path) -> None:
     raw = (golden_copy(tmp_path) / "parts/00000/samples.arrow").read_bytes()
     for place in range(0, len(raw), 7):
@@ -187,6 +210,7 @@ ROWS = [
     ("tail_logmass", put(3, np.nan)),
     ("tail_logmass", put(3, 0.5)),
     ("gold_logprob", put(3, 0.5)),
+    ("gold_logprob", put(3, np.nan)),
     ("entropy", put(3, np.nan)),
     ("entropy", put(3, -0.5)),
 ]
@@ -219,8 +243,55 @@ def test_no_command_learns_from_impossible_values(
         ("evaluate", small_copy, "--student", small_student, "--device", "cpu"),
         ("recode", small_copy, "--layout", "archive", "--out", tmp_path / "recoded"),
         ("merge", small_copy, other, "--preset", "topk", "--out", tmp_path / "merged"),
+        ("select", small_copy, "--score", "confidence", "--method", "top", "--ratio", 0.5, "--out", tmp_path / "file"),
+        ("select", small_copy, "--method", "llkd", "--out", tmp_path / "file"),
     ):
         assert "logprobs: a logprob is positive or NaN" in refused(command, *options)
+
+
+@pytest.mark.parametrize("task", ["images"], indirect=True)
+def test_a_label_without_its_logprob_never_reaches_a_batch(small_copy: Path) -> None:
+    views = logitstore.open(small_copy).samples_of(1)
+    labelled = int(np.flatnonzero(views.labels_S >= 0)[0])  # type: ignore[attr-defined]
+    change_rows(small_copy, 1, "gold_logprob", put(labelled, np.nan))
+    reseal(small_copy, 1)
+    cache = logitstore.open(small_copy)
+    with pytest.raises(CacheDamaged, match="gold_logprob: it is NaN where there is a gold token"):
+        list(cache.loader(batch_size=4, workers=0, with_images=False))
+
+
+@pytest.mark.parametrize("task", ["text"], indirect=True)
+@pytest.mark.parametrize("nll", [-1.0, float("nan")])
+def test_no_command_ranks_by_an_impossible_nll(
+    small_copy: Path, small_student: Path, refused: Refused, tmp_path: Path, nll: float
+) -> None:
+    change_samples(small_copy, 1, lambda columns: columns["nll"].__setitem__(3, nll))
+    reseal(small_copy, 1)
+    train = ("train", small_copy, "--student", small_student, "--device", "cpu", "--out", tmp_path / "student")
+    for command, *options in (
+        ("select", small_copy, "--method", "top", "--score", "nll", "--ratio", 0.5, "--out", tmp_path / "file"),
+        ("sidecar", small_copy, "--of", "perplexity"),
+        (*train, "--curriculum", "easy-first"),
+    ):
+        assert "parts/00001/samples.arrow: an nll is negative or NaN" in refused(command, *options)
+
+
+def test_no_command_learns_from_features_that_are_not_finite(
+    tapped_copy: Path, small_student: Path, refused: Refused, tmp_path: Path
+) -> None:
+    """One number of them is enough to make every weight of a student NaN."""
+    for chunk in tapped_copy.glob("taps/final/parts/*/rows.zarr/values/c/0/0"):
+        chunk.write_bytes(np.float32(np.nan).tobytes() + chunk.read_bytes()[4:])
+        folder = chunk.parents[4]
+        seal = seal_of(chunk).model_dump()
+        tamper(folder / "part.json", lambda record: record["files"].update({"rows.zarr/values/c/0/0": seal}))  # noqa: B023
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("train: {terms: [{name: match, options: {layers: last-1}}]}")
+    train = ("train", tapped_copy, "--student", small_student, "--config", recipe, "--out", tmp_path / "student")
+    for command, *options in ((*train, "--device", "cpu"), ("sidecar", tapped_copy, "--of", "means", "--tap", "final")):
+        line = refused(command, *options)
+        assert f"{tapped_copy}/taps/final: among the rows of the parts" in line
+        assert "values: a value is not finite" in line
 
 
 def test_a_vocabulary_that_is_changed_and_sealed_again_is_named(small_copy: Path) -> None:

@@ -54,7 +54,9 @@ def row_block_problems(
         yield "entropy", "it is negative, NaN or above log(vocabulary)"
 
 
-def check_values(block: Mapping[str, Array], codec: RowCodec, where: Callable[[], str]) -> None:
+def check_values(
+    block: Mapping[str, Array], codec: RowCodec, where: Callable[[], str], gold: Callable[[], Array] | None = None
+) -> None:
     """Refuse rows with values that no teacher gives, before a loss is made of them. It is cheap, so every reader does it.
 
     Nothing is looked at of bytes that all mean something, such as levels, nor of the order in a row; packed ids are checked
@@ -64,11 +66,40 @@ def check_values(block: Mapping[str, Array], codec: RowCodec, where: Callable[[]
         block: stored fields of some rows, each contiguous in memory.
         codec: of the cache.
         where: gives the place of the rows, for the message.
+        gold: gives int64, the gold token or class of each row, -1 where there is none. It is asked only where gold logprobs
+            are NaN; without it they may be.
 
     Raises:
         CacheDamaged: a value is impossible.
     """
     found = next(_impossible(block, codec), None)
+    if found is None and gold is not None and "gold_logprob" in block:
+        unknown_N = np.isnan(block["gold_logprob"])
+        if unknown_N.any() and (gold()[unknown_N] >= 0).any():
+            found = "gold_logprob: it is NaN where there is a gold token"
+    _refuse(found, where)
+
+
+def check_features(block: Mapping[str, Array], codec: str, where: Callable[[], str]) -> None:
+    """Refuse features that are not finite, before a loss is made of them.
+
+    Args:
+        block: stored fields of some rows of a tap, each contiguous in memory.
+        codec: of the tap.
+        where: gives the place of the rows, for the message.
+
+    Raises:
+        CacheDamaged: a value or a scale is impossible.
+    """
+    values_ND, scale = block["values"], block.get("scale")
+    is_bfloat16 = codec == "bfloat16"
+    if (is_bfloat16 or values_ND.dtype.kind == "f") and not _is_finite(values_ND, is_bfloat16):
+        _refuse("values: a value is not finite", where)
+    if scale is not None and not (np.isfinite(scale) & (scale > 0)).all():
+        _refuse("scale: a scale is not positive or not finite", where)
+
+
+def _refuse(found: str | None, where: Callable[[], str]) -> None:
     if found is not None:
         raise CacheDamaged(
             f"{where()}: {found}. Run `logitstore verify CACHE --repair`, then the command that wrote it again."
@@ -123,6 +154,19 @@ def _is_from_zero(values: Array) -> bool:
     _, unsigned, infinite, _ = _BITS[values.itemsize]
     return bool(np.maximum.reduce(values.view(unsigned), axis=None) < infinite)
 
+
+def _is_finite(values: Array, is_bfloat16: bool) -> bool:
+    """Return True if all values are finite: as whole numbers, all others are above those, by the sign bit or without it."""
+    if not values.size:
+        return True
+    signed, unsigned, infinite, lowest = _BFLOAT16 if is_bfloat16 else _BITS[values.itemsize]
+    return bool(
+        np.maximum.reduce(values.view(signed), axis=None) < infinite
+        and np.maximum.reduce(values.view(unsigned), axis=None) < lowest
+    )
+
+
+_BFLOAT16 = (np.int16, np.uint16, 0x7F80, 0xFF80)
 
 _POSSIBLE: dict[str, tuple[Callable[[Array], bool] | None, Callable[[Array], Array], str]] = {
     "logprobs": (_is_not_above_zero, lambda values_NK: values_NK <= 0, "a logprob is positive or NaN"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from logitstore.core.types import Array
 from logitstore.format.row import FieldInfo
 from logitstore.store.cache import Cache
-from logitstore.store.checks.rows import check_values
+from logitstore.store.checks.rows import check_features, check_values
 from logitstore.store.part import Part
 from logitstore.store.taps import Tap
 
@@ -19,11 +20,17 @@ from logitstore.store.taps import Tap
 def gathered_features(
     taps: Sequence[Tap], located: list[tuple[Part, int]], spans: list[slice], rows: int
 ) -> dict[str, Tensor]:
-    """What is stored of some taps about the same rows."""
+    """What is stored of some taps about the same rows.
+
+    Raises:
+        CacheDamaged: a value is not finite.
+    """
     found = {}
     for tap in taps:
         stored = (tap.part(part.number) for part, _ in located)
-        for name, value in gathered(tap.plan.fields, stored, spans, rows).items():
+        values = gathered(tap.plan.fields, stored, spans, rows)
+        check_features(values, tap.info.codec, partial(_place, str(tap.storage), located))
+        for name, value in values.items():
             found[f"{tap.name}/{name}"] = torch.from_numpy(value)
     return found
 
@@ -35,13 +42,22 @@ def gathered_answers(cache: Cache, located: list[tuple[Part, int]], spans: list[
         CacheDamaged: a value is one that no teacher gives.
     """
     values = gathered(cache.manifest.fields, (part.fields for part, _ in located), spans, rows)
-    check_values(values, located[0][0].codec, lambda: parts_text(cache, {part.number for part, _ in located}))
+    check_values(
+        values,
+        located[0][0].codec,
+        partial(_place, str(cache.path), located),
+        lambda: np.concatenate([part.samples.sample(number).gold_N for part, number in located]),
+    )
     return {name: torch.from_numpy(value) for name, value in values.items()}
 
 
-def parts_text(cache: Cache, parts: Iterable[int]) -> str:
+def _place(path: str, located: list[tuple[Part, int]]) -> str:
+    return parts_text(path, {part.number for part, _ in located})
+
+
+def parts_text(path: str, parts: Iterable[int]) -> str:
     """Return the place of some parts, for messages."""
-    return f"{cache.path}: among the rows of the parts {', '.join(f'{part:05d}' for part in sorted(parts))}"
+    return f"{path}: among the rows of the parts {', '.join(f'{part:05d}' for part in sorted(parts))}"
 
 
 def located_samples(cache: Cache, samples_M: Array) -> list[tuple[Part, int]]:

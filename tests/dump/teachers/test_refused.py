@@ -67,12 +67,20 @@ def test_a_masked_language_model_is_no_teacher(
 
 
 @pytest.mark.parametrize("is_tied", [False, True])
-def test_a_reward_model_is_no_teacher(
-    refused_dump: Refused, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, is_tied: bool
+def test_a_reward_model_is_no_teacher_and_no_student(
+    refused_dump: Refused,
+    refused: Refused,
+    cache: logitstore.Cache,
+    tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+    is_tied: bool,
 ) -> None:
     config = LlamaConfig(**SHAPE, num_labels=1, tie_word_embeddings=is_tied, pad_token_id=0)
     reward = saved(LlamaForSequenceClassification(config), tokenizer, tmp_path / "reward")
     assert "it is a LlamaForSequenceClassification" in refused_dump(teacher=reward)
+    student = ("--student", reward, "--device", "cpu")
+    assert "it is a LlamaForSequenceClassification" in refused("evaluate", cache.path, *student)
+    assert "it is a LlamaForSequenceClassification" in refused("train", cache.path, *student, "--out", tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -127,6 +135,17 @@ def test_windows_longer_than_the_positions_are_refused_before_tokenising(
     line = refused_dump(max_length=513, data=tmp_path / "nowhere.jsonl")
     assert "--max-length 513" in line
     assert "Give --max-length 512 or less." in line
+
+
+def test_the_usual_window_is_refused_where_the_positions_are_fewer(
+    refused: Refused, tokenizer: PreTrainedTokenizerFast, texts: Path, tmp_path: Path
+) -> None:
+    config = GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=1, n_head=2, n_positions=128)
+    folder = saved(GPT2LMHeadModel(config), tokenizer, tmp_path / "gpt2")
+    for command in ("dump", "plan"):
+        line = refused(command, "--teacher", folder, "--data", texts, "--out", tmp_path / "cache", "--device", "cpu")
+        assert "--max-length 1024" in line
+        assert "Give --max-length 128 or less." in line
 
 
 def test_numbers_that_overflow_float16_ask_for_another_format(

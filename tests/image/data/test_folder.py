@@ -36,6 +36,14 @@ def test_the_folders_of_a_folder_are_classes_and_paths_are_keys_in_their_order(t
     assert np.array_equal(images.picture(2), drawn(0))
 
 
+@pytest.mark.parametrize("name", ["data [v1]", "d?ta", "data*", "x::y", "{a,b}"])
+def test_the_folder_that_was_named_is_the_one_that_is_read(tmp_path: Path, name: str) -> None:
+    for decoy in ("data v", "data1", "x", "a"):
+        folder_of(tmp_path / decoy, {"cat/wrong.png": FILES[0]})
+    folder_of(tmp_path / name, ANIMALS)
+    assert open_at(tmp_path / name).keys == ANIMAL_KEYS
+
+
 def test_keys_and_fingerprint_survive_a_move(tmp_path: Path) -> None:
     first = open_at(folder_of(tmp_path / "here", ANIMALS))
     moved = Path(shutil.move(tmp_path / "here", tmp_path / "of [val]; test-é"))

@@ -77,6 +77,22 @@ def test_a_model_of_one_channel_is_shown_grey(images: Path, tmp_path: Path) -> N
     assert Cache(tmp_path / "cache").manifest.images[1].channels == "luma"
 
 
+@pytest.mark.parametrize(("of_teacher", "of_student"), [(3, 1), (1, 3)])
+def test_a_student_may_have_other_channels_than_its_teacher(
+    images: Path, tmp_path: Path, of_teacher: int, of_student: int
+) -> None:
+    models = [
+        save_classifier(tmp_path / name, small_vit(2, num_channels=channels), image_mean=0.3, image_std=0.6)
+        for name, channels in (("teacher", of_teacher), ("student", of_student))
+    ]
+    cache = dump(images_plan(models[0], images, tmp_path / "cache", augment=None, views=1, limit=6))
+    options = {"student": str(models[1]), "out": tmp_path / "out", "max_steps": 1, "holdout": 0, "device": "cpu"}
+    train(TrainSettings(cache=cache.path, **options))
+    shown = pictures_of(cache, shown=shown_to(cache, ModelRef(name=str(tmp_path / "out"))))
+    pixels_B3HW, _ = shown.batch([cache[0].sample])
+    assert pixels_B3HW.shape[1] == of_student
+
+
 @pytest.mark.parametrize("mean", [None, [0.1, 0.2, 0.3]])
 def test_a_run_that_began_with_the_teacher_s_numbers_does_not_go_on_with_others(
     plain: Cache, tmp_path: Path, mean: list[float] | None

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from logitstore.dump.sparsify.topk import TopK
 from logitstore.errors import CacheDamaged
 from logitstore.format.codecs.answer import RowCodec
+from logitstore.format.codecs.feature import from_bfloat16
 from logitstore.format.row import CodecInfo, RowInfo, SparsifierInfo, TailInfo
-from logitstore.store.checks.rows import check_values, row_block_problems
+from logitstore.format.tap import tap_fields
+from logitstore.store.checks.rows import check_features, check_values, row_block_problems
 
 VOCABULARY = 30
 KEPT = 5
@@ -164,9 +166,47 @@ def test_every_kind_of_float32_is_refused_or_not_as_its_value_says(value: float,
     assert is_refused({"tail_logmass": tail_N}) != (value <= 0)
 
 
-def is_refused(rows: dict[str, Any]) -> bool:
+@pytest.mark.parametrize("beside", [None, 0, 1, 2])
+@pytest.mark.parametrize("codec", ["float16", "bfloat16", "pca-3"])
+def test_every_feature_of_two_bytes_is_refused_or_not_as_its_value_says(codec: str, beside: int | None) -> None:
+    """Alone, and beside the highest numbers of both signs and a 0."""
+    field = tap_fields(codec, 3)["values"]
+    is_bfloat16 = codec == "bfloat16"
+    others = [[0x7F7F, 0xFF7F, 0x8000] if is_bfloat16 else [0x7BFF, 0xFBFF, 0x8000], [0] * 3, [0x8001] * 3]
+    for bits in PATTERNS.astype(np.uint16):
+        some = np.array([[bits]] if beside is None else [[bits, *others[beside]]], np.uint16)
+        values = from_bfloat16(some) if is_bfloat16 else some.view(np.float16)
+        found = is_refused({"values": some.view(field.dtype)}, of_tap=codec)
+        assert found != bool(np.isfinite(values).all()), hex(bits)
+
+
+@pytest.mark.parametrize("value", [0.0, 3e38, -3e38, np.inf, -np.inf, np.nan, np.copysign(np.nan, -1)])
+@pytest.mark.parametrize("rows", [np.ones((2, 3)), -np.ones((2, 3))])
+def test_every_kind_of_feature_of_float32_is_refused_or_not_as_its_value_says(value: float, rows: Any) -> None:
+    values = rows.astype(np.float32)
+    values[1, 2] = value
+    assert is_refused({"values": values}, of_tap="float32") != np.isfinite(value)
+    assert not is_refused({"values": values[:0]}, of_tap="float32")
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.0, -1.0, np.inf, np.nan])
+def test_a_scale_of_a_feature_is_positive_and_finite(scale: float) -> None:
+    block = {"values": np.full((2, 3), -128, np.int8), "scale": np.array([1.0, scale], np.float16)}
+    assert is_refused(block, of_tap="int8") != (scale == 1.0)
+
+
+@pytest.mark.parametrize(("gold", "is_possible"), [([-1, 5], True), ([0, 5], False), ([-1, -1], True)])
+def test_a_gold_logprob_is_nan_only_where_there_is_no_gold_token(gold: list[int], is_possible: bool) -> None:
+    rows = {"gold_logprob": np.array([np.nan, -0.5], np.float16)}
+    assert is_refused(rows, gold=gold) != is_possible
+
+
+def is_refused(rows: dict[str, Any], *, of_tap: str | None = None, gold: list[int] | None = None) -> bool:
     try:
-        check_values(rows, CODEC, lambda: "here")
+        if of_tap is not None:
+            check_features(rows, of_tap, lambda: "here")
+        else:
+            check_values(rows, CODEC, lambda: "here", None if gold is None else lambda: np.array(gold))
     except CacheDamaged:
         return True
     return False

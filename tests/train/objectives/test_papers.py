@@ -16,6 +16,8 @@ from torch import Tensor
 from logitstore.core.schedule import Schedule
 from logitstore.settings.recipe import about, load
 from logitstore.settings.train import TrainSettings
+from logitstore.targets.tails import FixedTail
+from logitstore.targets.targets import Targets
 from logitstore.train.loader.domains import LARGEST, behind, first_shares, next_shares
 from logitstore.train.objectives.criterion import Criterion, RowTerm
 from logitstore.train.objectives.features.match import SquareHead
@@ -23,6 +25,7 @@ from logitstore.train.objectives.kernels.from_logits import from_logits
 from logitstore.train.objectives.logits.dkd import one_for_all
 from logitstore.train.objectives.logits.standardised_kl import standardised_kl
 from logitstore.train.reweighting import ALPHA, JUDGED
+from tests.parts.feature_references import shapes_of, sides_of
 from tests.parts.row_references import whole
 
 
@@ -36,7 +39,7 @@ def batch(rows: int, classes: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     return student, teacher, torch.randint(classes, (rows,), generator=generator)
 
 
-def gradient_of(recipe: str, student: Tensor, teacher: Tensor, gold: Tensor) -> Tensor:
+def gradient_of(recipe: str, student: Tensor, targets: Targets, gold: Tensor) -> Tensor:
     """Return the gradient of the mean loss of a recipe by the student's logits."""
     settings = settings_of(recipe)
     terms = [
@@ -56,11 +59,10 @@ def gradient_of(recipe: str, student: Tensor, teacher: Tensor, gold: Tensor) -> 
         options=settings.options,
         rows=terms,
     )
-    rows = len(gold)
     leaf = student.clone().requires_grad_()
     rows = len(gold)
     total, _ = from_logits(
-        criterion.row_loss(whole(teacher), gold, 0.5), leaf, torch.arange(rows), torch.full((rows,), 1 / rows)
+        criterion.row_loss(targets, gold, 0.5), leaf, torch.arange(rows), torch.full((rows,), 1 / rows)
     )
     (gradient,) = torch.autograd.grad(total, leaf)
     return gradient
@@ -158,7 +160,7 @@ def test_a_recipe_is_the_authors_loss_up_to_one_factor(recipe: str) -> None:
         student, teacher, gold = batch(16, 7, seed)
         leaf = student.double().requires_grad_()
         (expected,) = torch.autograd.grad(AUTHORS[recipe](leaf, teacher.double(), gold), leaf)
-        found = gradient_of(recipe, student, teacher, gold)
+        found = gradient_of(recipe, student, whole(teacher), gold)
         factors.append(float((found * expected).sum() / expected.square().sum()))
         torch.testing.assert_close(found.double(), factors[-1] * expected, rtol=1e-3, atol=5e-5)
     assert factors == pytest.approx([factors[0]] * 4, rel=1e-3)
@@ -172,6 +174,28 @@ def test_square_head_alone_beside_cross_entropy() -> None:
     eps = torch.finfo(torch.bfloat16).eps
     assert term.options == {"layers": "all", "eps": eps}
     assert signature(SquareHead).parameters["eps"].default == eps
+    shapes = shapes_of(SquareHead, (3, 3), same=True, layers="all")
+    sides = sides_of(shapes, (4, 5))
+    # of hidden_states[1:], as transformers gives them, the sum
+    assert list(sides.student) == list(sides.teacher) == ["hidden-1", "hidden-2", "final"]
+    pairs = [(sides.student[name], sides.teacher[name]) for name in sides.student]
+    expected = sum((student - teacher).pow(2).mean() / (teacher.pow(2).mean() + eps) for student, teacher in pairs)
+    found = term.weight * SquareHead(shapes, **term.options)(sides).mean()  # type: ignore[operator,arg-type]
+    torch.testing.assert_close(found, torch.as_tensor(expected))
+
+
+def test_tinyvit_spreads_what_is_not_listed_evenly_and_reads_no_labels() -> None:
+    """microsoft/Cream, TinyViT: configs/22k_distill (2.5e-4, 0.01), main.py (the rate for 512 images, soft cross-entropy)."""
+    settings = settings_of("tinyvit")
+    assert (settings.learning_rate, settings.learning_rate_batch, settings.weight_decay) == (2.5e-4, 512, 0.01)
+    student, teacher, gold = batch(6, 30, 0)
+    listed = torch.softmax(teacher, 1).topk(4)
+    targets = Targets(listed.indices, listed.values.log(), (1 - listed.values.sum(1)).log(), FixedTail.uniform(30))
+    rest = (1 - listed.values.sum(1, keepdim=True)) / (30 - 4)
+    soft = rest.expand(-1, 30).scatter(1, listed.indices, listed.values)
+    leaf = student.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(-(soft * torch.log_softmax(leaf, 1)).sum(1).mean(), leaf)
+    torch.testing.assert_close(gradient_of("tinyvit", student, targets, gold), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_one_for_all_has_no_factor_for_the_temperature() -> None:
@@ -218,6 +242,7 @@ def test_domains_are_read_by_the_ratio_of_perplexities() -> None:
         ("minillm", "samples from the student"),
         ("bd_kd", "trains the teacher"),
         ("ast", "anew"),
+        ("squarehead", "of all tokens"),
     ],
 )
 def test_a_recipe_that_leaves_something_out_says_so(recipe: str, what: str) -> None:
