@@ -89,6 +89,9 @@ def load(source: str, split: str) -> datasets.Dataset:
         BadInput: the file, data set or split does not exist; the files are of different or unknown kinds, or cannot be read.
     """
     library().disable_progress_bars()
+    path = Path(source).expanduser()
+    if path.is_dir() and not _EXPANDED.search(str(path.absolute())):
+        _split_of_folder(path, split)  # which refuses to pass over files
     name, options = _builder(source)
     with _refusals_of(source, split):
         return library().load_dataset(name, split=split, **options)
@@ -298,6 +301,7 @@ def _builder_name(source: str, files: list[Path]) -> str:
 def _builder_of(source: str, files: list[Path], documents: bool = True) -> tuple[str, dict[str, object]]:
     """Return the builder name and the options for some files; `documents` takes a file of plain text as one document."""
     name = _builder_name(source, files)
+    refuse_twice(source, files)
     options: dict[str, object] = {"data_files": [_literal(file) for file in files]}
     if documents and name == "text":
         options["sample_by"] = "document"
