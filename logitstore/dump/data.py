@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import xxhash
 
 from logitstore.core.registry import resolve, suggest
+from logitstore.dump.files.found import refuse_left_out, refuse_twice
 from logitstore.dump.files.places import ending_of
 from logitstore.dump.files.spelling import Spell
 from logitstore.errors import BadInput, one_line
@@ -35,7 +36,7 @@ BUILDERS = {
 }
 
 
-_BY_COLUMN = ("json", "csv", "parquet", "arrow")
+_BY_COLUMN = ("json", "csv", "parquet", "arrow", "text")
 """Builders whose files are read here, column by column."""
 
 
@@ -88,6 +89,9 @@ def load(source: str, split: str) -> datasets.Dataset:
         BadInput: the file, data set or split does not exist; the files are of different or unknown kinds, or cannot be read.
     """
     library().disable_progress_bars()
+    path = Path(source).expanduser()
+    if path.is_dir() and not _EXPANDED.search(str(path.absolute())):
+        _split_of_folder(path, split)  # which refuses to pass over files
     name, options = _builder(source)
     with _refusals_of(source, split):
         return library().load_dataset(name, split=split, **options)
@@ -123,7 +127,11 @@ def open_columns(source: str, split: str) -> Columns:
 
 
 def _files_by_column(source: str, split: str) -> tuple[str, list[Path]]:
-    """Return the builder name and the files of a split, if they are read here; no files otherwise."""
+    """Return the kind and the files of a split, if they are read here; no files otherwise.
+
+    Raises:
+        BadInput: see `load`; or a file is named twice, or a folder has files that belong to no split.
+    """
     path = Path(source).expanduser()
     if is_saved(path):
         kind, files = "arrow", [Path(file["filename"]) for file in load_saved(source, split).cache_files]
@@ -132,25 +140,36 @@ def _files_by_column(source: str, split: str) -> tuple[str, list[Path]]:
     else:
         files = _files_below(source, path) if path.is_dir() else files_of(source)
         kind = _builder_name(source, files) if files and split == "train" else ""
-    return kind, files if kind in _BY_COLUMN else []
+    if kind not in _BY_COLUMN:
+        return kind, []
+    if not is_saved(path):
+        refuse_twice(source, files)
+    return "document" if kind == "text" and not path.is_dir() else kind, files
 
 
 def _split_of_folder(folder: Path, split: str) -> tuple[str, list[Path]]:
     """Return the builder name and the files of a split of a folder, as `datasets` finds them.
 
     There are no files if `datasets` has to read them.
+
+    Raises:
+        BadInput: there is no such split, or data files belong to none.
     """
     with _refusals_of(str(folder), split):
         builder = library().load_dataset_builder(str(folder))
     config = builder.config
-    files = [Path(file) for file in (config.data_files or {}).get(split, [])]
+    splits = {name: [Path(file) for file in files] for name, files in (config.data_files or {}).items()}
+    files = splits.get(split, [])
     usual = vars(type(config)()) | {name: getattr(config, name) for name in ("name", "data_files")}
     if getattr(config, "sep", None) == "\t" and any(ending_of(file) == ".tsv" for file in files):
         usual["sep"] = "\t"
     # the folder's README may say how its files are to be read
     is_plain = vars(config) == usual and builder.info.features is None
     are_known = all(file.is_file() and BUILDERS.get(ending_of(file)) == builder.name for file in files)
-    return (builder.name, files) if is_plain and are_known else ("", [])
+    if not is_plain or not are_known:
+        return "", []
+    refuse_left_out(folder, BUILDERS, {file for some in splits.values() for file in some})
+    return builder.name, files
 
 
 def is_saved(folder: Path) -> bool:
@@ -163,7 +182,7 @@ def files_of(source: str) -> list[Path]:
     path = Path(source).expanduser()
     if path.is_file():
         return [path]
-    matches = sorted(glob.glob(_pattern(path), recursive=True)) if glob.has_magic(str(path)) else []
+    matches = sorted(set(glob.glob(_pattern(path), recursive=True))) if glob.has_magic(str(path)) else []
     return [Path(match) for match in matches if Path(match).is_file()]
 
 
@@ -282,6 +301,7 @@ def _builder_name(source: str, files: list[Path]) -> str:
 def _builder_of(source: str, files: list[Path], documents: bool = True) -> tuple[str, dict[str, object]]:
     """Return the builder name and the options for some files; `documents` takes a file of plain text as one document."""
     name = _builder_name(source, files)
+    refuse_twice(source, files)
     options: dict[str, object] = {"data_files": [_literal(file) for file in files]}
     if documents and name == "text":
         options["sample_by"] = "document"

@@ -22,6 +22,7 @@ from logitstore.format.needs import LOGITS, OF_A_MODEL, Gives, check_features, c
 from logitstore.format.row import RowInfo
 from logitstore.models.load import describe, pick_dtype
 from logitstore.settings.dump import AddSettings, DumpSettings
+from logitstore.settings.tasks import refuse_set
 from logitstore.store.cache import Cache
 from logitstore.store.storage import open_storage, read_sealed
 
@@ -178,6 +179,8 @@ def check_teacher(settings: DumpSettings, row: RowInfo, gives: Gives) -> None:
     asked = [f"--{name} {value}" for name in ("preset", "sparsifier", "tail") if (value := getattr(settings, name))]
     check_row(" ".join(asked) or "the default preset", row, gives, settings.teacher)
     check_features({"--hidden": settings.hidden, "--qkv": settings.qkv}, gives, settings.teacher)
+    if settings.hidden is None and settings.qkv is None:
+        refuse_set(settings, ("tap_codec",), "without --hidden or --qkv there is nothing to store so")
 
 
 class CommittedSamples:

@@ -30,6 +30,7 @@ from logitstore.models.code import (
     needs_code,
     without_code,
 )
+from logitstore.models.whole import check_weights, refuse_adapter
 
 ZERO_SHOT = "zero-shot"
 """What `load_weights` takes in place of a task for models that compare images with texts."""
@@ -52,11 +53,14 @@ def load_config(model: ModelRef) -> PretrainedConfig:
     """Return the configuration of a model, without its weights.
 
     Raises:
-        ModelError: there is no such model.
+        ModelError: there is no such model, or it is an adapter of another one.
     """
     try:
         with loading():
+            refuse_adapter(model)
             config: PretrainedConfig = AutoConfig.from_pretrained(model.name, **model.pretrained)
+    except ModelError:
+        raise
     except Exception as error:
         # transformers raises nearly any error here, from OSError to KeyError: keep the reason, chain the traceback
         if needs := _needs_code(model, "AutoConfig", error):
@@ -120,7 +124,7 @@ def load_weights(
         if needs := _needs_code(model, auto_class.__name__, error):
             raise needs from error
         raise ModelError(f"{model}: cannot be loaded as {called}: {one_line(error)}") from error
-    _refuse_random_weights(model, loaded, report, called)
+    check_weights(model, loaded, report, called)
     whole: PreTrainedModel = loaded
     return whole
 
@@ -154,31 +158,8 @@ def load_again(model: PreTrainedModel, folder: Path) -> None:
     except Exception as error:
         # as above
         raise ModelError(f"{where}: cannot be loaded as {called}: {one_line(error)}") from error
-    _refuse_random_weights(where, kept, report, called)
+    check_weights(where, kept, report, called)
     model.load_state_dict(kept.state_dict())
-
-
-def _refuse_random_weights(model: ModelRef, loaded: PreTrainedModel, report: dict[str, Any], called: str) -> None:
-    """Refuse a model some of whose weights did not come from its file: transformers draws them at random.
-
-    A weight that is tied to another one is not missing; a buffer is made by the model itself.
-
-    Raises:
-        ModelError: a weight is missing, or has another shape in the file.
-    """
-    for name, in_file, wanted in sorted(report["mismatched_keys"]):
-        raise ModelError(
-            f"{model}: its file has the weight {name} in shape {tuple(in_file)}, its configuration asks for {tuple(wanted)}. "
-            "Give the configuration that belongs to the file."
-        )
-    weights = dict(loaded.named_parameters())
-    missing = set(report["missing_keys"]) & weights.keys() | {name for name, each in weights.items() if each.is_meta}
-    if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise ModelError(
-            f"{model}: its file has no values for the weight {min(missing)}{more}, so it is not a whole "
-            f"{type(loaded).__name__}. Give {called} with all its weights."
-        )
 
 
 def config_from(plain: dict[str, Any]) -> PretrainedConfig:

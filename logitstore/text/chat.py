@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -195,18 +196,41 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, chat: Chat, where: str) -> l
         return [([], [])]
     try:
         with _refusals_of("chat template", chat):
-            template = tokenizer.get_chat_template(chat.arguments.get("chat_template"), chat.arguments.get("tools"))
-        if not chat.context and re.search(r"\{%[-+]?\s*generation\s*[-+]?%\}", str(template)):
+            given = chat.arguments
+            template = str(tokenizer.get_chat_template(given.get("chat_template"), given.get("tools")))
+        if not chat.context and re.search(r"\{%[-+]?\s*generation\s*[-+]?%\}", template):
+            _refuse_lost(template, chat, lambda: _render(tokenizer, chat, chat.messages))
             with _refusals_of("chat template", chat):
                 encoded = tokenizer.apply_chat_template(
                     chat.messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True, **chat.arguments
                 )
             return [(list(encoded["input_ids"]), [bool(flag) for flag in encoded["assistant_masks"]])]
         renderings = _renderings(tokenizer, chat)
+        _refuse_lost(template, chat, lambda: renderings[-1][0])
         with _refusals_of("tokenizer", chat):
             return [_encoded(tokenizer, text, spans) for text, spans in renderings]
     except BadInput as error:
         raise BadInput(f"{where}: {error}") from error
+
+
+_variables_of = cache(variables_of)
+
+
+def _refuse_lost(template: str, chat: Chat, rendered: Callable[[], str]) -> None:
+    """Refuse tools that the template leaves out, without which the teacher would answer, and contents in parts that a template,
+    made for texts, prints as Python writes them. Raises BadInput."""
+    if chat.arguments.get("tools") and "tools" not in _variables_of(template):
+        raise BadInput(
+            "it comes with tools, and the chat template does not read `tools`. Give a template that does with --chat-template, "
+            "or data without them."
+        )
+    for turn, message in enumerate(chat.messages):
+        content = message.get("content") or ""
+        if not isinstance(content, str) and str(content) in rendered():
+            raise BadInput(
+                f"the content of message {turn} is {content!r:.80}, and the chat template prints it as it stands. Give texts, "
+                "or a template for contents in parts with --chat-template."
+            )
 
 
 @contextmanager

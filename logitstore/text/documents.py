@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     import datasets
 
 
+CHATS = "messages"
+"""The column that is read before others, if it exists."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataSpec:
     """The specification of the documents to read.
@@ -53,6 +57,11 @@ def open_documents(spec: DataSpec) -> tuple[datasets.Dataset, str, bool]:
     if domain is not None and domain not in columns.names:
         raise BadInput(f"--domain-column: no column named '{domain}'. {suggest(domain, columns.names)}")
     is_chat = _is_chat(columns.values(column, _text_or_chat), column, spec)
+    if column == CHATS and spec.column is None and not is_chat:
+        raise BadInput(
+            f"--data {spec.source}: column '{CHATS}' holds no chats (lists of messages, each with a role and a content, or the "
+            "same as JSON). Mend it, or say with --column which texts to read."
+        )
     spell = _chats if is_chat else _texts
     needed = {column: spell("as in the first rows. Check --column.")}
     if column == "completion" and "prompt" in columns.names:
@@ -104,7 +113,7 @@ def _column(names: list[str], spec: DataSpec) -> str:
         if spec.column not in names:
             raise BadInput(f"--column: no column named '{spec.column}'. {suggest(spec.column, names)}")
         return spec.column
-    usual = ["messages", "text"] + ["completion"] * ("prompt" in names)
+    usual = [CHATS, "text"] + ["completion"] * ("prompt" in names)
     found = next((name for name in usual if name in names), None)
     if found is not None:
         return found

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from logitstore.core.progress import Progress, Step, no_progress
 from logitstore.core.types import Array
 from logitstore.dump.data import library
-from logitstore.errors import BadInput
+from logitstore.errors import BadInput, ModelError
 from logitstore.text.chat import (
     ASKED_WITH,
     Chat,
@@ -166,6 +166,12 @@ def open_samples(
         refuse_options(options, f"column '{column}' of --data {spec.source}")
     names = documents.column_names
     context = "prompt" if column == "completion" and "prompt" in names else None
+    partly = chat or context is not None
+    if partly and not tokenizer.is_fast:
+        raise ModelError(
+            f"{who}: its tokenizer ({type(tokenizer).__name__}) does not say which characters a token stands for, so a "
+            f"{'turn' if chat else 'completion'} cannot be told from what stands before it. Name a column of plain text."
+        )
     others = [name for name in (context, *(ASKED_WITH if chat else ())) if name in names]
     domains = [] if spec.domain_column is None else [spec.domain_column]
     documents = documents.select_columns(list(dict.fromkeys([column, *others, *domains])))
@@ -201,7 +207,6 @@ def open_samples(
         return encoded
 
     types = library()
-    partly = chat or context is not None
     features = {"tokens": types.List(types.Value("int32")), "document": types.Value("int64")}
     if partly:
         features["said"] = types.List(types.Value("bool"))

@@ -12,7 +12,7 @@ from logitstore.core.types import ModelRef
 from logitstore.errors import BadInput
 from logitstore.models.load import config_from, load_config
 from logitstore.models.shape import layer_count
-from logitstore.settings.tasks import refuse_other_tasks
+from logitstore.settings.tasks import refuse_other_tasks, refuse_set
 from logitstore.settings.train import TrainSettings
 from logitstore.settings.trust import refuse_unnamed
 from logitstore.store.cache import Cache
@@ -71,6 +71,7 @@ def checked_students(settings: TrainSettings, cache: Cache) -> dict[str, ModelRe
         raise BadInput(f"several --student with {what}: that is for one student only. Train each in a run of its own.")
     check_terms(settings, cache)
     _check_shape(settings)
+    _check_course(settings)
     students = [ModelRef.parse(student, trust_remote_code=settings.trust_remote_code) for student in settings.students]
     train_task(cache).check(settings, cache, students)
     return dict(zip(names, students, strict=True)) if students else {"": None}
@@ -98,6 +99,14 @@ def _check_shape(settings: TrainSettings) -> None:
             f"--student {settings.students[0]} has its shape already; --layers, --hidden-size and the like are for a fresh "
             "one. Add --prune to make it narrower, or --copy-layers to take some of its layers."
         )
+
+
+def _check_course(settings: TrainSettings) -> None:
+    """Refuse options about the course of a run that would change nothing."""
+    if settings.holdout == 0:
+        refuse_set(settings, ("evaluate_every",), "with --holdout 0 there is nothing to evaluate on")
+    if settings.scheduler == "constant" and settings.warmup:
+        refuse_set(settings, ("warmup",), "the schedule constant has none; constant_with_warmup has one")
 
 
 def _check_out(settings: TrainSettings, names: list[str]) -> None:

@@ -12,7 +12,7 @@ from logitstore.core.progress import Progress, Step, no_progress
 from logitstore.core.tasks import task_of
 from logitstore.core.types import ModelRef
 from logitstore.models.load import DTYPES, load_config, load_weights, pick_device, pick_dtype
-from logitstore.settings.tasks import refuse_other_tasks
+from logitstore.settings.tasks import refuse_other_tasks, refuse_set
 from logitstore.settings.train import EvaluateSettings
 from logitstore.store.cache import Cache
 from logitstore.train.loader.batch import Batch
@@ -32,6 +32,8 @@ def evaluate(settings: EvaluateSettings, progress: Progress = no_progress) -> An
     cache.check_sizes()
     task = cache.manifest.task
     refuse_other_tasks(settings, "evaluate", task, f"{settings.cache}, a cache of {task_of(task).samples}")
+    if settings.samples == "all":
+        refuse_set(settings, ("holdout",), "with --samples all no samples are held out")
     student = ModelRef.parse(settings.student, trust_remote_code=settings.trust_remote_code)
     return train_task(cache).evaluate(settings, cache, student, progress)
 

@@ -86,10 +86,16 @@ def _check_settings(settings: TrainSettings) -> None:
                     f"--objective none with {name} {value}: it belongs to the objective, and there is none. Leave it out: "
                     "`terms` have their own weights, temperatures and options."
                 )
-    elif settings.alpha == 0 and settings.options:
-        raise BadInput(
-            f"--alpha 0 with options {settings.options}: they belong to the objective, which weighs nothing. Leave them out."
-        )
+    elif settings.alpha == 0:
+        for name, value in (
+            ("options", settings.options),
+            ("--temperature", settings.temperature),
+            ("--objective", settings.objective),
+        ):
+            if value != TrainSettings.model_fields[name.removeprefix("--")].default:
+                raise BadInput(
+                    f"--alpha 0 with {name} {value}: the objective weighs nothing, so this changes nothing. Leave it out."
+                )
     for term in settings.terms:
         method = method_of(term.name)
         if method.form == "features" and term.temperature != 1:

@@ -16,7 +16,7 @@ from logitstore.dump.dump import dump
 from logitstore.settings.dump import AddSettings
 from logitstore.store.cache import Cache
 from logitstore.store.checks.verify import verify
-from tests.parts.commands import logitstore_command
+from tests.parts.commands import Refused, logitstore_command
 from tests.parts.files import tree
 from tests.parts.taps import ALL, decoded, features_of, small_taps_plan
 
@@ -82,3 +82,8 @@ def test_a_dry_run_counts_the_taps(teacher: Path, texts: Path, tmp_path: Path) -
     told = logitstore_command("dump", *options, "--hidden", "0,final", "--qkv", "1", "--tap-codec", "int8")
     assert told.returncode == 0, told.stderr
     assert f"({72 + 34 + 34 + 34 + 18 + 18} B/row, 138 of them for taps)" in told.stdout
+
+
+def test_a_codec_of_no_tap_is_refused(refused_dump: Refused) -> None:
+    line = refused_dump(tap_codec="int8")
+    assert line == "error: --tap-codec int8: without --hidden or --qkv there is nothing to store so. Leave it out."

@@ -85,6 +85,10 @@ def test_an_unknown_setting_of_the_trainer_is_named(
             "{objective: dkd, alpha: 0, options: {target_weight: 2.0}}",
             "--alpha 0 with options {'target_weight': 2.0}: ",
         ),
+        ("{alpha: 0, temperature: 2}", "--alpha 0 with --temperature 2.0: the objective weighs nothing"),
+        ("{alpha: 0, objective: reverse_kl}", "--alpha 0 with --objective reverse_kl: the objective weighs nothing"),
+        ("{holdout: 0, evaluate_every: 3}", "--evaluate-every 3: with --holdout 0 there is nothing to evaluate on"),
+        ("{scheduler: constant, warmup: 0.5}", "--warmup 0.5: the schedule constant has none"),
         ("terms: [{name: match, temperature: 2}]", "terms: match: temperature 2.0: features have none."),
         ("terms: [{name: dkd, weight: balanced}]", "terms: dkd: only pulls on features can be balanced."),
         (

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
-from transformers import PreTrainedTokenizerFast
+from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from logitstore.errors import BadInput, ModelError
 from logitstore.text.chat import Chat, encode_chat
@@ -240,3 +240,57 @@ def test_a_tokenizer_that_fails_is_not_taken_for_a_template(tokenizer: PreTraine
 
     with pytest.raises(BadInput, match=r"^row 3: the tokenizer refuses a chat that begins .*: no offsets$"):
         encode_chat(Failing(), Chat(messages=CHAT), "row 3")  # type: ignore[arg-type]
+
+
+def test_tools_that_the_template_leaves_out_are_refused(tmp_path: Path) -> None:
+    calling = train_tokenizer()
+    rows = [{"messages": TWO_TURNS, "tools": [{"name": "f"}]}, {"messages": TWO_TURNS, "tools": []}]
+    (tmp_path / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "without.jsonl").write_text(json.dumps(rows[1]) + "\n")
+    calling.chat_template = CALLS
+    assert len(open_file(tmp_path / "chats.jsonl", calling)) == 2
+    calling.chat_template = CALLS.removeprefix(TOOLS)
+    assert len(open_file(tmp_path / "without.jsonl", calling)) == 1
+    with pytest.raises(BadInput, match=r"row 1: it comes with tools, and the chat template does not read `tools`\."):
+        open_file(tmp_path / "chats.jsonl", calling)
+
+
+@pytest.mark.parametrize("marks", [False, True])
+def test_contents_in_parts_are_rendered_or_refused(tmp_path: Path, marks: bool) -> None:
+    """A template for texts would print the list as Python writes it."""
+    parts = [{"role": turn["role"], "content": [{"type": "text", "text": turn["content"]}]} for turn in TWO_TURNS]
+    said_here = "{% generation %}{{ m.content }}{% endgeneration %}" if marks else "{{ m.content }}"
+    own = train_tokenizer()
+    own.chat_template = "{% for m in messages %}<|{{ m.role }}|>" + said_here + "<|end|>{% endfor %}" + GENERATION
+    open_file(chats(tmp_path, [TWO_TURNS]), own)
+    path = chats(tmp_path, [parts])
+    with pytest.raises(BadInput, match=r"row 1: the content of message 0 is .*, and the chat template prints it as it"):
+        open_file(path, own)
+    own.chat_template = own.chat_template.replace("{{ m.content }}", "{% for p in m.content %}{{ p.text }}{% endfor %}")
+    assert len(open_file(path, own)) >= 1
+
+
+@pytest.mark.parametrize("value", ["prose", json.dumps({"messages": TWO_TURNS})])
+def test_a_column_of_chats_that_holds_none_is_no_prose(tmp_path: Path, value: str) -> None:
+    path = chats(tmp_path, [value])
+    with pytest.raises(BadInput, match="column 'messages' holds no chats"):
+        open_file(path, train_tokenizer())
+    assert len(open_file(path, train_tokenizer(), column="messages")) >= 1
+
+
+@pytest.mark.parametrize(
+    ("row", "what"),
+    [({"messages": TWO_TURNS}, "turn"), ({"prompt": "One?", "completion": "First."}, "completion")],
+)
+def test_a_tokenizer_without_places_is_refused_where_they_are_needed(
+    tmp_path: Path, row: dict[str, Any], what: str
+) -> None:
+    slow = ByT5Tokenizer(extra_ids=0)
+    slow.chat_template = CALLS
+    path = tmp_path / "data.jsonl"
+    path.write_text(json.dumps(row | {"body": "plain text"}) + "\n")
+    with pytest.raises(
+        ModelError, match=rf"^the teacher: its tokenizer \(ByT5Tokenizer\) .* so a {what} cannot be told"
+    ):
+        open_file(path, slow)
+    assert len(open_file(path, slow, column="body")) == 1

@@ -18,7 +18,7 @@ import logitstore
 from logitstore.dump.dump import dump
 from logitstore.settings.train import EvaluateSettings
 from logitstore.train.evaluate import evaluate
-from tests.parts.commands import logitstore_command
+from tests.parts.commands import Refused, logitstore_command
 from tests.parts.texts import VOCABULARY, plan_for
 
 
@@ -114,3 +114,10 @@ def test_of_whole_distributions_the_kl_is_the_full_one_and_a_bound_is_not_made_u
     else:
         assert np.isnan(found.kl_lower_bound)
     assert 0 < found.acceptance < 1
+
+
+def test_a_share_to_hold_out_is_refused_where_none_is(
+    refused: Refused, cache: logitstore.Cache, small_student: Path
+) -> None:
+    line = refused("evaluate", cache.path, "--student", small_student, "--samples", "all", "--holdout", 0.3)
+    assert line == "error: --holdout 0.3: with --samples all no samples are held out. Leave it out."

@@ -15,12 +15,12 @@ import pyarrow
 import xxhash
 from datasets.table import table_cast
 
-from logitstore.dump.files import json_rows, tables
+from logitstore.dump.files import csv_rows, json_rows, plain, tables
 from logitstore.dump.files.piece import Piece
 from logitstore.dump.files.spelling import Spell
 from logitstore.errors import BadInput, one_line, storage_errors
 
-_LAYOUT = "1"
+_LAYOUT = "2"
 """Raise this when the same files give other rows."""
 
 _HEAD = 10 << 20
@@ -46,11 +46,17 @@ def _typed(schema: Callable[[Path], pyarrow.Schema], pieces: Callable[..., Itera
     return Kind(schema=schema, names=lambda path, _: list(schema(path).names), pieces=pieces)
 
 
+def _texts(names: Callable[[Path], list[str]], pieces: Callable[..., Iterator[Piece]]) -> Kind:
+    return Kind(schema=None, names=lambda path, _: names(path), pieces=pieces)
+
+
 KINDS = {
     "json": Kind(schema=None, names=json_rows.names, pieces=json_rows.pieces),
-    "csv": _typed(tables.csv_schema, tables.csv_pieces),
+    "csv": _texts(csv_rows.names, csv_rows.pieces),
     "parquet": _typed(tables.parquet_schema, tables.parquet_pieces),
     "arrow": _typed(tables.arrow_schema, tables.arrow_pieces),
+    "text": _texts(plain.names, plain.lines),
+    "document": _texts(plain.names, plain.whole),
 }
 
 
@@ -58,9 +64,9 @@ class FileColumns:
     """The columns of files of one kind; see `logitstore.dump.data.Columns`."""
 
     def __init__(self, kind: str, files: list[Path]) -> None:
-        self._kind = KINDS[kind]
-        # a file without a byte has no columns either
-        self._files = [file.absolute() for file in files if file.stat().st_size]
+        self._name, self._kind = kind, KINDS[kind]
+        # a file without a byte has no columns either, but it is a text without words
+        self._files = [file.absolute() for file in files if kind == "document" or file.stat().st_size]
 
     @cached_property
     def names(self) -> list[str]:
@@ -98,10 +104,12 @@ class FileColumns:
         return datasets.Dataset.from_file(str(path))
 
     def _identity(self, columns: Mapping[str, Spell]) -> str:
-        digest = xxhash.xxh3_128(repr((_LAYOUT, list(columns))).encode("utf-8", "surrogatepass"))
+        digest = xxhash.xxh3_128(repr((_LAYOUT, self._name, list(columns))).encode("utf-8", "surrogatepass"))
         for file in self._files:
             state = file.stat()
-            digest.update(f"\0{state.st_size} {state.st_mtime_ns} ".encode() + os.fsencode(file))
+            # the time of change, too: a copy may have been given the other times and the size of the file before it
+            known = f"\0{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns} {state.st_ino} "
+            digest.update(known.encode() + os.fsencode(file))
         return digest.hexdigest()
 
     def _schema(self, columns: list[str]) -> pyarrow.Schema:

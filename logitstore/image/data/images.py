@@ -141,6 +141,12 @@ def _source(spec: ImageSpec, progress: Progress) -> ImageSource:
             _refuse_columns(spec)
             if not images:
                 raise _no_images(spec)
+            passed_over = [name for name in names if _suffix(name) not in SUFFIXES]
+            if passed_over:
+                line = (
+                    f"{len(passed_over):,} files are no images by their names and are passed over: '{passed_over[0]}'"
+                )
+                progress(Step(stage=line + (", ..." if passed_over[1:] else ""), done=1, total=1))
             for line in linked_folders(path, images):
                 progress(Step(stage=line, done=1, total=1))
             return image_folder(path, images, spec.split)

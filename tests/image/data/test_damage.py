@@ -109,3 +109,17 @@ def test_what_the_system_cannot_read_now_is_not_left_out(
     monkeypatch.setattr(Path, "open", refusing)
     with pytest.raises(StorageError, match=errno.errorcode[number]):
         damaged(images, range(20), 1)
+
+
+def test_files_that_are_no_images_by_their_names_are_counted(tmp_path: Path) -> None:
+    data = digits(tmp_path / "data", range(4))
+    stages: list[str] = []
+    spec = ImageSpec(source=str(data))
+    assert len(open_images(spec, lambda step: stages.append(step.stage))) == 4
+    assert not any("passed over" in stage for stage in stages)
+    first = min(data.iterdir())
+    (first / "00.heic").write_bytes(b"of a telephone")
+    (data / "metadata.csv").write_text("file_name,label\n")
+    assert len(open_images(spec, lambda step: stages.append(step.stage))) == 4
+    said = f"2 files are no images by their names and are passed over: '{first.name}/00.heic', ..."
+    assert [stage for stage in stages if "passed over" in stage] == [said]

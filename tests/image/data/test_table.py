@@ -112,3 +112,14 @@ def test_the_image_column_is_found_or_asked_for(tmp_path: Path) -> None:
     table.select_columns(["word"]).save_to_disk(tmp_path / "none")
     with pytest.raises(BadInput, match=r"none of its columns holds images.*Known: word"):
         open_at(tmp_path / "none")
+
+
+def test_no_table_is_passed_over_and_none_is_there_twice(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    table_of(FILES[:2]).to_parquet(folder / "train-0.parquet")
+    table_of(FILES[2:3]).to_parquet(folder / "more.parquet")
+    with pytest.raises(BadInput, match=r"more\.parquet would be passed over"):
+        open_at(folder)
+    (folder / "again.parquet").symlink_to(folder / "more.parquet")
+    with pytest.raises(BadInput, match=r"again\.parquet and .*more\.parquet are the same file"):
+        open_at(folder / "*.parquet")
