@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from logitstore.errors import ModelError, one_line
+from logitstore.models.head import overflow_advice
 
 OTHER_HEADS = ("Classification", "QuestionAnswering", "MultipleChoice", "Regression", "RewardModel")
 """Parts of the names of architectures whose output is not a distribution over tokens."""
@@ -128,7 +129,8 @@ def check_causal(model: PreTrainedModel, who: object) -> None:
     reasons that carry no information: experts round differently when they get other tokens. Most models do not vary.
 
     Raises:
-        ModelError: earlier logits change, the answer about a sequence depends on its neighbour, or the model cannot be run.
+        ModelError: earlier logits change, the answer about a sequence depends on its neighbour, no logit is a number, or it
+            cannot be run.
     """
     limit = position_limit(model.config)
     length = min(TRIED_TOKENS, limit or TRIED_TOKENS)
@@ -151,7 +153,9 @@ def check_causal(model: PreTrainedModel, who: object) -> None:
     finally:
         model.train(was_training)
     finite = before_TV[before_TV.isfinite()]
-    spread = float((finite - finite.mean()).abs().max()) if len(finite) else 0.0
+    if not len(finite):
+        raise ModelError(f"{who}: none of its logits is a number. {overflow_advice(model.dtype)}")
+    spread = float((finite - finite.mean()).abs().max())
     name = type(model).__name__
     if noise > NOISE_LIMIT * spread:
         raise ModelError(

@@ -272,3 +272,13 @@ def test_windows_whose_answers_depend_on_the_batch_are_refused(
     else:
         with pytest.raises(ModelError, match="positions for 64 tokens; beyond, its positions follow from the longest"):
             check_window(model.config, 65, "the model")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "advice"), [(torch.float32, "Check its weights"), (torch.float16, "overflow float16")]
+)
+def test_a_model_without_a_number_is_refused(dtype: torch.dtype, advice: str) -> None:
+    model: Any = tiny("LlamaForCausalLM")
+    model.model.norm.weight.data.fill_(float("nan"))
+    with pytest.raises(ModelError, match=f"^the model: none of its logits is a number. .*{advice}"):
+        check_causal(model.to(dtype), "the model")
