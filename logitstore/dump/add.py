@@ -8,6 +8,7 @@ For features nothing but the folder `taps/` is written. Views are parts of the c
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from transformers import PretrainedConfig
 
@@ -22,7 +23,7 @@ from logitstore.dump.teachers import open_source, scheme_of
 from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
 from logitstore.errors import BadInput, CacheMismatch
 from logitstore.format.needs import Gives, check_features
-from logitstore.models.load import load_config
+from logitstore.models.load import describe, load_config
 from logitstore.settings.dump import AddSettings
 from logitstore.settings.tasks import refuse_set
 from logitstore.settings.trust import refuse_unnamed
@@ -133,7 +134,7 @@ def _teacher_again(
 
     Raises:
         BadInput: it does not give the features asked for.
-        CacheMismatch: its weights are not those that the cache was made with.
+        CacheMismatch: its weights or its configuration are not those that the cache was made with.
     """
     again = AskAgain(
         teacher=settings.teacher,
@@ -145,6 +146,13 @@ def _teacher_again(
     )
     prepared = dump_task(cache.manifest.task).reopen(cache, again, progress)
     _check_features(settings, prepared.gives, settings.teacher or cache.manifest.teacher.name)
+    changed = _changed(cache.manifest.teacher.config, describe(prepared.config)[1])
+    if changed is not None:
+        entry, before, now = changed
+        raise CacheMismatch(
+            f"--teacher {settings.teacher or cache.manifest.teacher.name}: its configuration has {entry} = {now!s:.80}, and "
+            f"{settings.cache} was made with {before!s:.80}, so it would answer as another model. Bring its configuration back."
+        )
     progress(Step(stage="load the teacher", done=0, total=1))
     teacher = prepared.load()
     progress(Step(stage="fingerprint", done=0, total=1))
@@ -155,6 +163,22 @@ def _teacher_again(
             "Give that teacher."
         )
     return prepared, teacher
+
+
+def _changed(before: dict[str, Any], now: dict[str, Any], inside: str = "") -> tuple[str, Any, Any] | None:
+    """Return the name and both values of the first entry that two configurations have and that differs.
+
+    Another version of transformers may have more entries, or fewer.
+    """
+    for name in sorted(before.keys() & now.keys()):
+        old, new = before[name], now[name]
+        if isinstance(old, dict) and isinstance(new, dict):
+            changed = _changed(old, new, f"{inside}{name}.")
+            if changed is not None:
+                return changed
+        elif old != new:
+            return f"{inside}{name}", old, new
+    return None
 
 
 def _config(teacher: str, trust_remote_code: bool) -> PretrainedConfig:

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from logitstore.errors import ModelError, one_line
+from logitstore.models.head import overflow_advice
 
 OTHER_HEADS = ("Classification", "QuestionAnswering", "MultipleChoice", "Regression", "RewardModel")
 """Parts of the names of architectures whose output is not a distribution over tokens."""
@@ -29,6 +30,10 @@ FROM_PADDING = (
     "xmod",
 )
 """Kinds of models that count positions from the padding token's id plus 1, so that as many of their positions are unused."""
+
+
+BY_LENGTH = ("dynamic", "longrope")
+"""Kinds of rotary positions that are computed anew for texts beyond a length, for all texts of a batch."""
 
 
 TRIED_TOKENS = 12
@@ -70,7 +75,20 @@ def position_limit(config: PretrainedConfig) -> int | None:
         return None
     if text.model_type in FROM_PADDING:
         return limit - (text.pad_token_id or 0) - 1
+    if (alike := _alike_until(config)) is not None:
+        return alike
     return max([limit, *(_stretched(limit, rope) for rope in _ropes(text))])
+
+
+def _alike_until(config: PretrainedConfig) -> int | None:
+    """Return the length beyond which rotary positions follow from the longest text of a batch; None where they never do.
+
+    The answer about a text would depend on the texts beside and before it.
+    """
+    text = config.get_text_config()
+    changing = [rope for rope in _ropes(text) if rope.get("rope_type") in BY_LENGTH]
+    whole = getattr(text, "original_max_position_embeddings", None) or getattr(text, "max_position_embeddings", None)
+    return min((int(rope.get("original_max_position_embeddings") or whole or 0) for rope in changing), default=None)
 
 
 def _ropes(config: PretrainedConfig) -> list[dict[str, Any]]:
@@ -96,8 +114,10 @@ def check_window(config: PretrainedConfig, max_length: int, who: object) -> None
     """
     limit = position_limit(config)
     if limit is not None and max_length > limit:
+        alike = _alike_until(config) is not None
+        why = "; beyond, its positions follow from the longest text of a batch" if alike else ""
         raise ModelError(
-            f"--max-length {max_length}: {who} has positions for {limit} tokens. Give --max-length {limit} or less."
+            f"--max-length {max_length}: {who} has positions for {limit} tokens{why}. Give --max-length {limit} or less."
         )
 
 
@@ -109,7 +129,8 @@ def check_causal(model: PreTrainedModel, who: object) -> None:
     reasons that carry no information: experts round differently when they get other tokens. Most models do not vary.
 
     Raises:
-        ModelError: earlier logits change, the answer about a sequence depends on its neighbour, or the model cannot be run.
+        ModelError: earlier logits change, the answer about a sequence depends on its neighbour, no logit is a number, or it
+            cannot be run.
     """
     limit = position_limit(model.config)
     length = min(TRIED_TOKENS, limit or TRIED_TOKENS)
@@ -132,7 +153,9 @@ def check_causal(model: PreTrainedModel, who: object) -> None:
     finally:
         model.train(was_training)
     finite = before_TV[before_TV.isfinite()]
-    spread = float((finite - finite.mean()).abs().max()) if len(finite) else 0.0
+    if not len(finite):
+        raise ModelError(f"{who}: none of its logits is a number. {overflow_advice(model.dtype)}")
+    spread = float((finite - finite.mean()).abs().max())
     name = type(model).__name__
     if noise > NOISE_LIMIT * spread:
         raise ModelError(

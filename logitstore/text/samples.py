@@ -278,6 +278,7 @@ def _completed(
 def _tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return a fingerprint of everything in a tokenizer that changes the tokens: vocabulary, merges, template."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    model = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
+    own = sorted(f"{name}={value!r}" for name, value in tokenizer.init_kwargs.items() if name != "name_or_path")
+    model = backend.to_str() if backend is not None else repr((sorted(tokenizer.get_vocab().items()), own))
     text = model + repr(tokenizer.chat_template) + repr(tokenizer.special_tokens_map)
     return xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass"))

@@ -25,6 +25,20 @@ CHANGED = {"dkd": "non_target_weight", "square_head": "eps", "one_for_all": None
 """Objectives that arithmetic 2 computes otherwise; where there is an option, only without it."""
 
 
+OF_TRAINING = (
+    "lr_scheduler_kwargs",
+    "optim",
+    "optim_args",
+    "optim_target_modules",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "max_grad_norm",
+    "neftune_noise_alpha",
+)
+"""Arguments of the `trainer:` section that decide how training goes; the others say how a run is watched, kept and sped up."""
+
+
 def conditions(settings: TrainSettings, world_size: int) -> dict[str, Any]:
     """Return what decides how training goes; a run resumes only under the same conditions."""
     freely_changed = {
@@ -37,14 +51,11 @@ def conditions(settings: TrainSettings, world_size: int) -> dict[str, Any]:
         "evaluate_every",
         "save_every",
         "keep_checkpoints",
-        "trainer",
         "trust_remote_code",
     }
-    return {
-        "world_size": world_size,
-        "arithmetic": ARITHMETIC,
-        "plan": settings.model_dump(mode="json", exclude=freely_changed),
-    }
+    plan = settings.model_dump(mode="json", exclude=freely_changed)
+    plan["trainer"] = {name: value for name, value in plan["trainer"].items() if name in OF_TRAINING}
+    return {"world_size": world_size, "arithmetic": ARITHMETIC, "plan": plan}
 
 
 def with_precision(settings: TrainSettings) -> TrainSettings:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from itertools import islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor]:
         """Return the batches of one optimizer step, and how many rows count in them, over all ranks."""
-        batches = [next(epoch_iterator) for _ in range(num_batches)]
+        batches = list(islice(epoch_iterator, num_batches))
         counts = sum((row_counts(batch) for batch in batches), torch.zeros(2, dtype=torch.int64))
         rows, self._labelled = self.accelerator.reduce(counts.to(device), "sum")
         return batches, rows

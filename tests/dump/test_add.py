@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,8 +15,10 @@ from logitstore.core.progress import Step
 from logitstore.dump.add import add
 from logitstore.dump.dump import dump
 from logitstore.dump.parts import write_part
+from logitstore.errors import CacheMismatch
 from logitstore.settings.dump import AddSettings
 from logitstore.store import layout
+from logitstore.store.cache import Cache
 from logitstore.store.checks.verify import verify
 from logitstore.store.writer import PartTaken
 from tests.parts.files import tree
@@ -102,3 +105,22 @@ def test_what_another_process_was_first_with_is_not_asked_for() -> None:
     write_part({"answers": taken}, ask, lambda rows: None)
     assert asked == [["final"]]
     assert out.happened == ["stored", "committed", "closed"]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"rms_norm_eps": 0.5}, {"rope_parameters": {"rope_type": "default", "rope_theta": 9.0}}]
+)
+def test_a_teacher_of_another_configuration_is_refused(
+    cache: Cache, teacher: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """Its weights are the same; what it computes is not."""
+    other, copy = tmp_path / "other", tmp_path / "cache"
+    shutil.copytree(teacher, other)
+    shutil.copytree(cache.path, copy)
+    said = json.loads((other / "config.json").read_text())
+    settings = AddSettings(cache=copy, teacher=str(other), hidden="1", device="cpu")
+    (other / "config.json").write_text(json.dumps(said | changes))
+    with pytest.raises(CacheMismatch, match=rf"its configuration has {min(changes)}\S* = \S+, and .* was made with"):
+        add(settings)
+    (other / "config.json").write_text(json.dumps(said | {"a_later_entry": 1}))
+    assert list(add(settings).taps) == ["hidden-1"]

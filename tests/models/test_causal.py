@@ -236,3 +236,49 @@ def test_windows_are_as_long_as_the_positions_at_most(config: PretrainedConfig, 
 def test_a_model_whose_output_is_not_over_tokens_is_refused(architecture: str) -> None:
     with pytest.raises(ModelError, match=f"it is a {architecture}, whose output is no distribution over tokens"):
         refuse_other_heads(LlamaConfig(architectures=[architecture]), "the model")
+
+
+LONG = {"factor": 4.0, "short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 3.0, 4.0]}
+
+
+@pytest.mark.parametrize(
+    ("positions", "rope", "is_alike"),
+    [
+        (64, {"rope_type": "dynamic", "factor": 4.0}, False),
+        (256, {"rope_type": "longrope", "original_max_position_embeddings": 64} | LONG, False),
+        (256, YARN, True),
+    ],
+)
+def test_windows_whose_answers_depend_on_the_batch_are_refused(
+    positions: int, rope: dict[str, Any], is_alike: bool
+) -> None:
+    """A text of 40 tokens alone, beside one of 200, and beside one that is no longer than the model's first positions."""
+    model = tiny("LlamaForCausalLM", max_position_embeddings=positions, rope_parameters=rope | {"rope_theta": 1e4})
+    assert model is not None
+    tokens = (torch.arange(400) * 7 % 97 + 3).view(2, 200)
+
+    def answers(length: int, beside: int) -> torch.Tensor:
+        with torch.inference_mode():
+            alone = model(input_ids=tokens[:1, :length], use_cache=False).logits
+            batch = torch.zeros(2, beside, dtype=torch.int64)
+            batch[0, :length], batch[1] = tokens[0, :length], tokens[1, :beside]
+            return (model(input_ids=batch, use_cache=False).logits[0, :length] - alone[0]).abs().max()
+
+    assert (answers(40, 200) < 1e-3) == is_alike
+    assert answers(40, 64) < 1e-3
+    check_window(model.config, 64, "the model")
+    if is_alike:
+        check_window(model.config, 256, "the model")
+    else:
+        with pytest.raises(ModelError, match="positions for 64 tokens; beyond, its positions follow from the longest"):
+            check_window(model.config, 65, "the model")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "advice"), [(torch.float32, "Check its weights"), (torch.float16, "overflow float16")]
+)
+def test_a_model_without_a_number_is_refused(dtype: torch.dtype, advice: str) -> None:
+    model: Any = tiny("LlamaForCausalLM")
+    model.model.norm.weight.data.fill_(float("nan"))
+    with pytest.raises(ModelError, match=f"^the model: none of its logits is a number. .*{advice}"):
+        check_causal(model.to(dtype), "the model")

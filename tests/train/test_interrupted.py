@@ -71,6 +71,23 @@ def test_a_run_goes_on_from_the_checkpoint_before_the_one_that_was_cut_off(
     assert is_whole(stopped / "checkpoint-4")
 
 
+@pytest.mark.parametrize("length", [{"max_steps": 4}, {"max_steps": -1, "epochs": 0.75}])
+def test_a_run_that_was_stopped_after_its_last_step_makes_no_further_one(
+    cache: logitstore.Cache, small_student: Path, tmp_path: Path, length: dict[str, Any]
+) -> None:
+    """Stopped after the last checkpoint and before the student was saved; the learning rate is not 0 by then."""
+    options = OPTIONS | {"scheduler": "constant", "warmup": 0.0, "save_every": 1} | length
+    out, again = tmp_path / "whole", tmp_path / "again"
+    steps = train(plan_of(cache, out, student=str(small_student), **options))["steps"]
+    last = checkpoints(out)[-1]
+    assert last.name == f"checkpoint-{steps:.0f}"
+    shutil.copytree(last, again / last.name)
+    figures = train(plan_of(cache, again, student=str(small_student), **options, resume=True))
+    assert figures["steps"] == steps
+    assert curve(again) == curve(out)
+    assert (again / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
+
+
 def test_without_a_whole_checkpoint_a_run_can_only_begin(
     cache: logitstore.Cache, small_student: Path, whole: Path, stopped: Path
 ) -> None:

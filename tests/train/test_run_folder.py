@@ -53,6 +53,30 @@ def test_another_schedule_is_refused_whatever_is_left_of_the_run(
         train(plan(cache, small_student, out, **changes, resume=True))
 
 
+@pytest.mark.parametrize("knows", ["folder", "checkpoint"])
+@pytest.mark.parametrize(
+    "section", [{"max_grad_norm": 0.1}, {"optim": "sgd"}, {"lr_scheduler_kwargs": {"num_cycles": 2}}]
+)
+def test_another_optimizer_is_refused(
+    knows: str, section: dict[str, Any], whole: Path, cache: logitstore.Cache, small_student: Path, tmp_path: Path
+) -> None:
+    out = stopped(whole, tmp_path / "out", knows=knows)
+    with pytest.raises(BadInput, match=r"--resume: the run in .* began with trainer = \{\}, not \{'"):
+        train(plan(cache, small_student, out, trainer=section, resume=True))
+
+
+def test_a_run_may_be_watched_otherwise_and_one_of_before_goes_on(
+    whole: Path, cache: logitstore.Cache, small_student: Path, tmp_path: Path
+) -> None:
+    """Runs of before kept nothing of their `trainer:` section."""
+    out = stopped(whole, tmp_path / "out", knows="folder")
+    summary = json.loads((out / "logitstore.json").read_text())
+    del summary["plan"]["trainer"]
+    (out / "logitstore.json").write_text(json.dumps(summary))
+    train(plan(cache, small_student, out, trainer={"max_grad_norm": 1.0, "log_level": "error"}, resume=True))
+    assert curve(out) == curve(whole)
+
+
 @pytest.mark.parametrize("knows", ["folder", rarely("checkpoint"), rarely("state")])
 def test_the_same_schedule_goes_on(
     knows: str, whole: Path, cache: logitstore.Cache, small_student: Path, tmp_path: Path

@@ -69,7 +69,8 @@ class CriterionCallback(TrainerCallback):  # type: ignore[misc]
 
 
 class EpochCallback(TrainerCallback):  # type: ignore[misc]
-    """Tell the sampler which epoch begins, also when training resumes in the middle of one."""
+    """Tell the sampler which epoch begins, also when training resumes in the middle of one; and that none does, when it resumes
+    after the last step, where the Trainer would do one more."""
 
     def __init__(self, steps: EpochSteps, accumulation: int) -> None:
         self._steps = steps
@@ -77,6 +78,7 @@ class EpochCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._steps.epoch = state.global_step // self._updates
+        self._steps.is_over = control.should_training_stop = state.global_step >= state.max_steps
 
 
 class LogBeforeSaving(TrainerCallback):  # type: ignore[misc]
@@ -135,10 +137,10 @@ class EpochSteps:
     """Name each step of the current epoch, as a batch sampler of PyTorch."""
 
     def __init__(self, steps: int) -> None:
-        self.epoch, self._count = 0, steps
+        self.epoch, self.is_over, self._count = 0, False, steps
 
     def __len__(self) -> int:
         return self._count
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return iter([[(self.epoch, step)] for step in range(self._count)])
+        return iter([[(self.epoch, step)] for step in range(0 if self.is_over else self._count)])
