@@ -74,15 +74,17 @@ _OF_THE_CACHE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.E
 _BUGS = {errno.EBADF, errno.EFAULT, errno.ECHILD, errno.ENOTTY, errno.EPIPE, errno.EINTR}
 """What only a program does wrong, or what is no refusal: these stay tracebacks."""
 
-_OF_RUST = re.compile(r"\(os error (\d+)\)")
+_NUMBERED = re.compile(r"\(os error (\d+)\)|^unable to .*file.*: .* \((\d+)\)$", re.DOTALL)
+"""How Rust's libraries and torch's maps tell a refusal: by its number."""
+
 _OF_TORCH = re.compile(r"PytorchStreamWriter|inline_container|unexpected pos|iostream error|cannot be opened")
 
 
 def refusal_of(error: BaseException) -> OSError | None:
     """Return the refusal of the operating system that is behind an error; None if there is none, or if only a bug causes it.
 
-    The libraries tell it in their own ways: Rust by the number in the text, Arrow's maps by the system's words at the end of
-    it, torch's writer by neither. A CacheDamaged counts if it was raised because the system could not read, which says
+    The libraries tell it in their own ways: Rust and torch's maps by the number in the text, Arrow's maps by the system's words
+    at the end of it, torch's writer by neither. A CacheDamaged counts if it was raised because the system could not read, which says
     nothing about what is in the file.
     """
     if isinstance(error, OSError):
@@ -93,8 +95,8 @@ def refusal_of(error: BaseException) -> OSError | None:
     if isinstance(error, LogitstoreError):
         refusal = None if error.__cause__ is None else refusal_of(error.__cause__)
         return refusal if refusal and isinstance(error, CacheDamaged) and refusal.errno not in _OF_THE_CACHE else None
-    if found := _OF_RUST.search(str(error)):
-        number = int(found[1])
+    if found := _NUMBERED.search(str(error)):
+        number = int(found[1] or found[2])
         return None if number in _BUGS else OSError(number, os.strerror(number))
     if isinstance(error, RuntimeError) and _OF_TORCH.search(str(error)):
         before = error.__cause__ or error.__context__

@@ -155,3 +155,11 @@ def test_a_place_and_a_file_in_it_are_both_named() -> None:
     told = str(retold(OSError(errno.EIO, "Input/output error", "/out/parts/1"), "/out"))
     assert told.startswith("/out: cannot read or write /out/parts/1: ")
     assert "(EIO)" in told
+
+
+def test_a_map_that_torch_is_refused_is_known_by_its_number() -> None:
+    said = RuntimeError("unable to mmap 112 bytes from file </a/tail.safetensors>: No locks available (37)")
+    refusal = refusal_of(said)
+    assert refusal is not None
+    assert refusal.errno == 37
+    assert refusal_of(RuntimeError("unable to go on (3)")) is None
