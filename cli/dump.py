@@ -35,7 +35,7 @@ def dump(settings: DumpSettings, dry_run: DryRun = False, profile: Profile = Fal
     """
     with Bars() as progress:
         if dry_run:
-            prepared = resolve("logitstore.dump.task:prepare")(settings, progress)
+            prepared = resolve("logitstore.dump.dump:planned")(settings, progress)
             _print_plan(
                 settings, prepared.manifest, resolve("logitstore.dump.taps:tap_bytes")(settings, prepared.config)
             )

@@ -45,7 +45,8 @@ def plan(settings: PilotSettings, json: Json = False) -> None:
     chosen = next(line for line in found["candidates"] if line["name"] == found["recommended"])
     k = chosen["name"].partition("k = ")[2]
     say(
-        f"recommended: --preset {chosen['preset']}{f' -k {k}' if k else ''}; the pilot in {settings.out} is used by the dump"
+        f"recommended (*): --preset {chosen['preset']}{f' -k {k}' if k else ''}; "
+        f"a dump of the same data into {settings.out} uses the pilot that is kept there"
     )
 
 

@@ -61,6 +61,7 @@ def say(text: str, style: str | None = None) -> None:
 _UNITS = {
     "tokenise": "documents",
     "windows": "documents",
+    "check the images": "images",
     "pilot": "rows",
     "pilot of taps": "rows",
     "dump": "rows",

@@ -84,8 +84,8 @@ def refusal_of(error: BaseException) -> OSError | None:
     """Return the refusal of the operating system that is behind an error; None if there is none, or if only a bug causes it.
 
     The libraries tell it in their own ways: Rust and torch's maps by the number in the text, Arrow's maps by the system's words
-    at the end of it, torch's writer by neither. A CacheDamaged counts if it was raised because the system could not read, which says
-    nothing about what is in the file.
+    at the end of it, torch's writer by neither. A CacheDamaged counts if it was raised because the system could not read,
+    which says nothing about what is in the file.
     """
     if isinstance(error, OSError):
         number = error.errno or _number_in_words(str(error))

@@ -96,9 +96,13 @@ def refuse_other_plan(out: Storage, there: Manifest, wanted: Manifest, but: set[
     if difference is not None:
         name, before, now = difference
         raise CacheMismatch(
-            f"--out {out}: the cache there has {name} = {before!s:.80}, this command asks for {now!s:.80}. "
+            f"--out {out}: the cache there has {name} = {_shown(before)}, this command asks for {_shown(now)}. "
             "Choose another folder, or give the same options as before."
         )
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else f"{value!s:.80}"
 
 
 def _made(manifest: Manifest) -> str:

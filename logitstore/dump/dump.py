@@ -54,6 +54,7 @@ def dump(settings: DumpSettings, progress: Progress = no_progress, watch: Stopwa
     is_begun = _is_begun(out, prepared.manifest, taps)
     work = missing_work(out, layout.parse_parts(settings.parts, prepared.manifest.parts), [ANSWERS, *taps.names])
     if work or not is_begun:
+        prepared.check()
         progress(Step(stage="load the teacher", done=0, total=1))
         writer = open_writer(settings, prepared, prepared.load(), taps, progress, watch)
         write_parts(writer, work, "dump", progress)
@@ -62,6 +63,18 @@ def dump(settings: DumpSettings, progress: Progress = no_progress, watch: Stopwa
     cache = finished(settings.out)
     finish_taps(cache, taps.names)
     return cache
+
+
+def planned(settings: DumpSettings, progress: Progress = no_progress) -> Prepared:
+    """Return what `dump` would write; no weights are loaded, and nothing is written.
+
+    Raises:
+        BadInput, ModelError: data, options or a teacher that cannot be used.
+        CacheMismatch: `settings.out` is a cache of another plan.
+    """
+    prepared = prepare(settings, progress)
+    existing_manifest(open_storage(settings.out), prepared.manifest, but={"fingerprint"})
+    return prepared
 
 
 def open_writer(
@@ -136,4 +149,5 @@ def _writer_of(settings_json: str) -> tuple[PartsWriter, TapRequest]:
     settings = DumpSettings.model_validate_json(settings_json)
     prepared = prepare(settings)
     taps = taps_wanted(settings, prepared.config)
+    prepared.check()
     return open_writer(settings, prepared, prepared.load(), taps), taps

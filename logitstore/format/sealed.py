@@ -7,6 +7,7 @@ with these 32 hex digits replaced by zeros. See docs/format.md.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -82,6 +83,8 @@ def unseal_from(kind: type[R], folder: str, name: str, read: Callable[[], bytes]
     try:
         raw = read()
     except FileNotFoundError as error:
+        if "://" not in folder and not os.path.lexists(folder):
+            raise NotACache(f"{folder}: there is no such folder.") from error
         raise NotACache(f"{folder}: no {name} in it, so it is not a logitstore cache.") from error
     except (NotADirectoryError, IsADirectoryError) as error:
         raise NotACache(f"{folder}: a cache is a folder with a {name} in it.") from error

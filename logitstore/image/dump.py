@@ -145,7 +145,8 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
             view_batches, pictures=Pictures(images, view), size=settings.batch_images, workers=settings.workers
         ),
         files=partial(_files, images, labels, names, processor),
-        load=_after_check(images, settings, manifest, progress, load),
+        load=load,
+        check=partial(_check_images, images, settings, manifest, progress),
     )
 
 
@@ -155,26 +156,20 @@ def _left_out(images: Images, settings: DumpSettings, progress: Progress) -> dic
         return {}
     found = damaged(images, range(len(images)), settings.workers, progress)
     for line in left_out(found):
-        progress(Step(stage=line, done=1, total=1))
+        progress(Step(stage="left out", done=1, total=1, note=line))
     if len(found) == len(images):
         refuse_damaged(images, found, settings.data)
     return found
 
 
-def _after_check(
-    images: Images, settings: DumpSettings, manifest: Manifest, progress: Progress, load: Callable[[], Teacher]
-) -> Callable[[], Teacher]:
-    """Return what loads the teacher, after it has looked at every image that is still to be shown to it."""
-
-    def checked() -> Teacher:
-        if not settings.skip_damaged:
-            wanted = layout.parse_parts(settings.parts, manifest.parts)
-            spans = [manifest.span(part) for part in missing_work(open_storage(settings.out), wanted, [ANSWERS])]
-            places = {sample % len(images) for span in spans for sample in range(span.start, span.stop)}
-            refuse_damaged(images, damaged(images, sorted(places), settings.workers, progress), settings.data)
-        return load()
-
-    return checked
+def _check_images(images: Images, settings: DumpSettings, manifest: Manifest, progress: Progress) -> None:
+    """Look at every image that is still to be shown to the teacher. Raises BadInput: some cannot be used."""
+    if settings.skip_damaged:
+        return
+    wanted = layout.parse_parts(settings.parts, manifest.parts)
+    spans = [manifest.span(part) for part in missing_work(open_storage(settings.out), wanted, [ANSWERS])]
+    places = {sample % len(images) for span in spans for sample in range(span.start, span.stop)}
+    refuse_damaged(images, damaged(images, sorted(places), settings.workers, progress), settings.data)
 
 
 def _some(images: Images) -> list[Array]:

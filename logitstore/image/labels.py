@@ -38,7 +38,7 @@ def classes_of(settings: DumpSettings, config: PretrainedConfig, is_zero_shot: b
         refuse_no_comparison(config, settings.teacher)
     elif not is_classifier(config):
         what = (config.architectures or [config.model_type])[0]
-        raise ModelError(f"{settings.teacher}: {what} is not an image classifier.")
+        raise ModelError(f"{settings.teacher}: {what} is not an image classifier. Give one as the teacher.")
     if is_zero_shot and settings.classes is None:
         raise BadInput(
             f"{settings.teacher}: it compares images with texts. Name the classes with --classes cat,dog,..."

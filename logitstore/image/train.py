@@ -138,11 +138,12 @@ class ImageTraining:
         manifest = cache.manifest
         data, view = manifest.images
         named = needing_labels(settings)
-        without = f"{settings.cache}: {data.unlabelled:,} of its images have no label" + (
+        have = "has" if data.unlabelled == 1 else "have"
+        without = f"{settings.cache}: {data.unlabelled:,} of its images {have} no label" + (
             " that is true of a mixed view" if view.mixes else ""
         )
         if data.unlabelled and named:
-            raise BadInput(f"{without}, which {named[0]} needs of each. Give an objective without labels.")
+            raise BadInput(f"{without}, and {named[0]} needs one for every image. Give an objective without labels.")
         if data.unlabelled == manifest.samples and has_cross_entropy(settings):
             raise BadInput(f"{without}, so there is no cross-entropy. Give --alpha 1.")
         for student in students:

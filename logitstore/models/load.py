@@ -65,7 +65,12 @@ def load_config(model: ModelRef) -> PretrainedConfig:
         # transformers raises nearly any error here, from OSError to KeyError: keep the reason, chain the traceback
         if needs := _needs_code(model, "AutoConfig", error):
             raise needs from error
-        where = "" if Path(model.name).exists() else "there is no such folder, and as a hub name it "
+        is_there = Path(model.name).exists()
+        if not is_there and (model.name.startswith((".", "/", "~")) or model.name.count("/") > 1):
+            raise ModelError(
+                f"{model}: there is no such folder. Give a folder with a model, or its name on the hub."
+            ) from error
+        where = "" if is_there else "there is no such folder, and as a hub name it "
         raise ModelError(f"{model}: {where}cannot be loaded as a model: {one_line(error)}") from error
     return config
 

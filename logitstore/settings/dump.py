@@ -45,7 +45,7 @@ class TeacherSettings(TrustChoice):
         None,
         examples=["NAME=VALUE"],
         description="Give this to the chat template, such as enable_thinking=false; may be given several times. The value is "
-        "read as JSON, and is text where it is no JSON. The chat_template_kwargs of a row of the data come first.",
+        "read as JSON; what is not JSON is taken as text. What a row of the data has in chat_template_kwargs overrides it.",
     )
     max_length: int = Field(
         1024, ge=2, description="Maximum number of tokens in a sample. Longer documents are cut into windows."
@@ -58,8 +58,8 @@ class TeacherSettings(TrustChoice):
     )
     dtype: Literal["auto", "bfloat16", "float32", "float16"] = Field(
         "auto",
-        description="Number format of the teacher's weights and logits. auto is that of the cache that is continued; for a new "
-        "one bfloat16 where the device computes in it, else float32.",
+        description="Number format of the teacher's weights and logits. auto: for a new cache bfloat16 where the device "
+        "computes in it, else float32; a cache that is continued keeps its own.",
     )
     device: str = Field("auto", description="Where the teacher runs: auto, cpu, cuda, cuda:1, mps.")
     samples_per_part: int | None = Field(

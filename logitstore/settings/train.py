@@ -67,7 +67,7 @@ class TrainSettings(StudentsImages, TrustChoice):
     )
     keep_zeros: bool | None = Field(
         None,
-        description="Keep the weights of --student that are 0 at 0. Default: on with a recipe for sparse students, such as "
+        description="Weights of --student that are 0 stay 0. Default: on with a recipe for sparse students, such as "
         "squarehead or ast, if at least a quarter of the student's weights are 0.",
     )
     keep_zeros_from: Annotated[float | None, RECIPE_ONLY] = Field(
@@ -107,16 +107,16 @@ class TrainSettings(StudentsImages, TrustChoice):
     learning_rate_batch: int | None = Field(
         None,
         ge=1,
-        description="Samples in an optimizer step for which --learning-rate is meant. It is multiplied by those in a step "
-        "of the run over this number. Default: --learning-rate is taken as it is.",
+        description="How many samples in an optimizer step --learning-rate is meant for. If a step of this run has twice as "
+        "many, the learning rate is doubled, and so on. Default: --learning-rate is taken as it is.",
     )
     scheduler: str = Field("cosine", description="Learning-rate schedule, by its name in transformers.")
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
     weight_decay: float = Field(0.0, ge=0, description="Weight decay of AdamW.")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="Number format of the forward and backward pass; the weights stay float32. auto is that of the run that is "
-        "resumed; for a new one bfloat16 where the device computes in it, else float32.",
+        description="Number format of the forward and backward pass; the weights stay float32. auto: for a new run "
+        "bfloat16 where the device computes in it, else float32; a run that is resumed keeps its own.",
     )
     device: Literal["auto", "cpu"] = Field("auto", description="auto uses a GPU if there is one.")
     packed: bool = Field(
@@ -141,8 +141,9 @@ class TrainSettings(StudentsImages, TrustChoice):
     )
     curriculum: Literal["easy-first", "hard-first", "cyclical"] | None = Field(
         None,
-        description="Order of the samples by the teacher's nll: easy or hard ones first, in the first epoch, or cycles of "
-        "epochs that read only the easier ones. Default: a mixed order.",
+        description="Order of the samples by the teacher's nll. The first epoch begins with the easiest samples (easy-first) "
+        "or the hardest ones (hard-first); or each epoch reads only a share of the samples, the easiest, which grows and "
+        "shrinks from epoch to epoch (cyclical). Default: a random order.",
     )
     curriculum_start: float | None = Field(
         None, gt=0, le=1, description="Share of the samples that a curriculum begins with. Default: 0.25."
@@ -167,8 +168,8 @@ class TrainSettings(StudentsImages, TrustChoice):
     keep_checkpoints: int | None = Field(
         None,
         ge=0,
-        description="How many of the newest checkpoints stay. Default: two while training, then the last, from which "
-        "--resume with more steps goes on. 0 removes that too once the student is saved.",
+        description="How many of the newest checkpoints stay, during training and after it. Default: two during training, the "
+        "last one after it, so that --resume can go on with more steps. With 0 none stays once the student is saved.",
     )
     resume: bool = Field(False, description="Continue from the last checkpoint in --out.")
     workers: int = Field(1, ge=0, description="Threads that prepare batches ahead.")

@@ -13,8 +13,9 @@ class TrustChoice(Record):
 
     trust_remote_code: bool = Field(
         False,
-        description="Run the Python code that comes with the model named here, if it needs some. Only if you trust whoever "
-        "wrote that code: it can do all that you can. Code that lies in a cache is never run.",
+        description="Run the Python code that comes with the model that this command names. Needed only for models that are "
+        "not part of transformers; without it they are refused. Give it only if you trust whoever wrote that code: it can "
+        "do all that you can. Code that lies in a cache is never run.",
     )
 
 

@@ -26,12 +26,17 @@ _TAKEN = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template
     "compiled_template",
     "conversations",
     "messages",
+    "raise_exception",
+    "strftime_now",
 }
 """Names that are no template arguments, because transformers uses them itself."""
 
 
 _IN_ROWS = frozenset({"tools", "documents", "chat_template"})
 """Those of them that a row of the data may give: they are its own."""
+
+
+_TEMPLATE = "chat template"
 
 
 _PROBE = "\u2042logitstore-probe"
@@ -195,12 +200,12 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, chat: Chat, where: str) -> l
     if not chat.messages:
         return [([], [])]
     try:
-        with _refusals_of("chat template", chat):
+        with _refusals_of(_TEMPLATE, chat):
             given = chat.arguments
             template = str(tokenizer.get_chat_template(given.get("chat_template"), given.get("tools")))
         if not chat.context and re.search(r"\{%[-+]?\s*generation\s*[-+]?%\}", template):
             _refuse_lost(template, chat, lambda: _render(tokenizer, chat, chat.messages))
-            with _refusals_of("chat template", chat):
+            with _refusals_of(_TEMPLATE, chat):
                 encoded = tokenizer.apply_chat_template(
                     chat.messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True, **chat.arguments
                 )
@@ -240,7 +245,8 @@ def _refusals_of(what: str, chat: Chat) -> Iterator[None]:
         yield
     except Exception as error:
         begins = f"a chat that begins with {chat.messages[0]!r:.120}"
-        raise BadInput(f"the {what} refuses {begins}: {one_line(error)}") from error
+        way_out = ". Correct the chat or the template, or take the chat out of the data." if what == _TEMPLATE else ""
+        raise BadInput(f"the {what} refuses {begins}: {one_line(error).rstrip('.')}{way_out}") from error
 
 
 def _renderings(tokenizer: PreTrainedTokenizerBase, chat: Chat) -> list[tuple[str, list[tuple[int, int]]]]:
@@ -290,7 +296,7 @@ def _turn(tokenizer: PreTrainedTokenizerBase, chat: Chat, turn: int) -> tuple[st
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, chat: Chat, messages: list[dict[str, Any]], **options: Any) -> str:
-    with _refusals_of("chat template", chat):
+    with _refusals_of(_TEMPLATE, chat):
         return str(tokenizer.apply_chat_template(messages, tokenize=False, **options, **chat.arguments))
 
 

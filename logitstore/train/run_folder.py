@@ -120,8 +120,9 @@ def checkpoint_of(settings: TrainSettings, world_size: int, cache: Cache, select
     _refuse_other_arithmetic(settings)
     for name, now in conditions(settings, world_size)["plan"].items():
         if (before := summary.get("plan", {}).get(name, now)) != now and not (longer and name in LENGTH):
+            later = " It can be made longer once it is finished." if name in LENGTH else ""
             raise BadInput(
-                f"--resume: the run in {settings.out} began with {name} = {before}, not {now}. Give the same options."
+                f"--resume: the run in {settings.out} began with {name} = {before}, not {now}. Give the same options.{later}"
             )
     for name, now in {"cache": cache.manifest.identity, "samples": len(cache), "selection": selection}.items():
         if (before := summary.get(name, now)) != now:

@@ -112,16 +112,24 @@ def train(
             callbacks=[Report(progress), DivergenceWarning(list(students), notice), *filter(None, [data.companion])],
         )
     notice(f"note: forward and backward pass in {settings.precision}, on {arguments.device.type}.")
+    if not cache.complete:
+        notice(
+            f"note: {settings.cache} has {len(cache.part_numbers):,} of its {cache.manifest.parts:,} parts so far; "
+            "the student learns from these alone."
+        )
     notes = fidelity_notes(settings, cache, layers) + _head_notes(made, trainer)
     kept = _zeros_kept(settings, trainer, students, notes)
     if data.unlabelled and has_cross_entropy(settings):
+        have = "has" if data.unlabelled == 1 else "have"
         notes.append(
-            f"note: {data.unlabelled:,} of the samples to train on have no label; cross-entropy is the mean over the others."
+            f"note: {data.unlabelled:,} of the samples to train on {have} no label; "
+            "cross-entropy is the mean over the others."
         )
     if settings.learning_rate_batch is not None:
         notes.append(
             f"note: the learning rate is {arguments.learning_rate:.3g}: {settings.learning_rate:g} is for steps of "
-            f"{settings.learning_rate_batch} samples."
+            f"{settings.learning_rate_batch} samples, and those of this run have "
+            f"{round(arguments.learning_rate / settings.learning_rate * settings.learning_rate_batch)}."
         )
     for text in notes:
         notice(text)

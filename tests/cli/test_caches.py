@@ -38,7 +38,9 @@ def test_a_folder_that_is_no_cache_is_named(refused: Refused, tmp_path: Path, wh
 @pytest.mark.parametrize("path", ["absent", "file", "file/below"])
 def test_a_cache_that_is_no_folder_is_named(refused: Refused, tmp_path: Path, path: str, which: int) -> None:
     (tmp_path / "file").touch()
-    assert f"{tmp_path / path}: " in refused(*every_reader(tmp_path / path, tmp_path / "out")[which])
+    line = refused(*every_reader(tmp_path / path, tmp_path / "out")[which])
+    assert f"{tmp_path / path}: " in line
+    assert ("there is no such folder" in line) == (path == "absent")
 
 
 @pytest.mark.parametrize("which", range(4), ids=READERS)

@@ -20,7 +20,7 @@ from tests.parts.texts import VOCABULARY, plan_for, save_model
 
 
 def test_a_teacher_that_is_not_there_is_named(refused_dump: Refused, tmp_path: Path) -> None:
-    assert f"{tmp_path}/absent" in refused_dump(teacher=tmp_path / "absent")
+    assert f"{tmp_path}/absent: there is no such folder. Give" in refused_dump(teacher=tmp_path / "absent")
 
 
 def test_a_teacher_without_weights_is_named(refused_dump: Refused, teacher: Path, tmp_path: Path) -> None:
@@ -129,6 +129,7 @@ def test_a_cache_of_another_plan_is_refused_with_the_setting_that_differs(
     flags = flags_of(plan_for(teacher, texts, cache.path, **setting))
     line = refused("dump", *flags)
     assert f"--out {cache.path}: the cache there has {name}" in line
+    assert refused("dump", *flags, "--dry-run") == line
     assert before == {path: path.stat().st_mtime_ns for path in cache.path.rglob("*") if path.is_file()}
 
 

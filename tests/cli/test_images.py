@@ -210,7 +210,7 @@ def test_a_student_with_other_classes_is_refused(
         (["--image-size", 4097], "--image-size 4097: "),
         (
             ["--objective", "dkd"],
-            "2 of its images have no label, which dkd needs of each. Give an objective without labels.",
+            "2 of its images have no label, and dkd needs one for every image. Give an objective without labels.",
         ),
     ],
     ids=str,

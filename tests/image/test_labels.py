@@ -51,7 +51,7 @@ def test_without_labels_a_student_learns_from_the_teacher_alone(
     for labels, said in (
         (["--alpha", 0.5], "so there is no cross-entropy. Give --alpha 1."),
         (["--alpha", 0], "so there is no cross-entropy. Give --alpha 1."),
-        (["--alpha", 1, "--objective", "dkd"], "which dkd needs of each. Give an objective without labels."),
+        (["--alpha", 1, "--objective", "dkd"], "and dkd needs one for every image. Give an objective without labels."),
     ):
         line = refused("train", cache.path, *common, "--out", tmp_path / "out", *labels)
         assert said in line

@@ -147,7 +147,10 @@ def test_objectives_that_need_every_label_are_refused(
         line = refused(
             "train", partly.path, "--student", classifier, "--out", tmp_path / "out", "--objective", name, "--alpha", 1
         )
-        assert f"16 of its images have no label, which {name} needs of each. Give an objective without labels." in line
+        assert (
+            f"16 of its images have no label, and {name} needs one for every image. Give an objective without labels."
+            in line
+        )
 
 
 def test_labels_that_are_all_held_out_are_refused(classifier: Path, tmp_path: Path, refused: Refused) -> None:

@@ -227,6 +227,7 @@ def test_whatever_a_template_raises_is_one_line_that_names_the_chat(
     line = str(caught.value)
     assert "\n" not in line
     assert line.startswith("data.jsonl, row 3: the chat template refuses a chat that begins with {'role': 'system'")
+    assert line.endswith(". Correct the chat or the template, or take the chat out of the data.")
 
 
 def test_a_tokenizer_that_fails_is_not_taken_for_a_template(tokenizer: PreTrainedTokenizerFast) -> None:

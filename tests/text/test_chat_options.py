@@ -183,6 +183,8 @@ TAKEN = {
     *inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters,
     *inspect.signature(render_jinja_template).parameters,
     "messages",
+    "raise_exception",
+    "strftime_now",
 }
 
 

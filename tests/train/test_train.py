@@ -116,6 +116,15 @@ def test_two_processes_repeat_what_one_does_with_twice_the_accumulation(
     assert [two[step] for step in one] == pytest.approx(list(one.values()), rel=1e-3)
 
 
+def test_a_cache_that_is_not_complete_is_said(cache: logitstore.Cache, small_student: Path, tmp_path: Path) -> None:
+    part = logitstore.open(shutil.copytree(cache.path, tmp_path / "cache"))
+    shutil.rmtree(tmp_path / "cache" / "parts" / "00001")
+    said: list[str] = []
+    train(plan_of(part, tmp_path / "out", student=str(small_student), max_steps=1), notice=said.append)
+    whole = cache.manifest.parts
+    assert any(f"has {whole - 1} of its {whole} parts so far" in each for each in said)
+
+
 def test_batches_move_between_forms_without_loss(cache: logitstore.Cache) -> None:
     for packed in (False, True):
         batch = next(iter(Loader(cache, batch_size=3, packed=packed)))

@@ -44,16 +44,17 @@ def refuse_damaged(images: Images, found: dict[int, str], source: str) -> None:
     more = f"; and {len(found) - NAMED:,} more" if len(found) > NAMED else ""
     raise BadInput(
         f"--data {source}: {len(found):,} of {len(images):,} images cannot be used: {first}{more}. Put whole files in their "
-        "places and give the same command again, which goes on; or leave them out with --skip-damaged, in a new --out."
+        "places and give the same command again, which goes on; or leave them out with --skip-damaged. A cache that was "
+        "begun without it needs a new --out then."
     )
 
 
 def left_out(found: dict[int, str]) -> Iterator[str]:
     """Yield a line for each of the first images that are left out, and one for the others."""
     for reason in list(found.values())[:NAMED]:
-        yield f"left out: {_shortened(reason)}"
+        yield _shortened(reason)
     if len(found) > NAMED:
-        yield f"left out: {len(found) - NAMED:,} more images"
+        yield f"{len(found) - NAMED:,} more images"
 
 
 def _reason(images: Images, place: int) -> str | None:

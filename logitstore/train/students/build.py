@@ -56,7 +56,9 @@ def fresh(teacher_config: dict[str, Any], changes: dict[str, int], task: str = "
     plain |= {key: changes[name] for name, key in keys.items()}
     layers = changes.get("num_hidden_layers", layer_count(teacher))
     if layers > MOST_LAYERS:
-        raise BadInput(f"no student can be made with {layers:,} layers; at most {MOST_LAYERS:,}. Give --layers.")
+        raise BadInput(
+            f"no student can be made with {layers:,} layers; at most {MOST_LAYERS:,}. Give --layers with a smaller number."
+        )
     resize_layer_lists(plain, list(range(layers)))
     try:
         config = AutoConfig.for_model(**plain)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from logitstore.core.progress import Step
 from logitstore.dump.dump import dump
 from logitstore.errors import BadInput, StorageError
 from logitstore.image.data.damage import damaged
@@ -51,20 +52,22 @@ def test_each_image_that_cannot_be_used_is_found(spoilt: Path) -> None:
 
 def test_all_are_named_before_the_teacher_is_loaded(spoilt: Path, classifier: Path, tmp_path: Path) -> None:
     names = [open_images(ImageSpec(source=str(spoilt))).key(place) for place in sorted(BAD)]
+    stages: list[str] = []
     with pytest.raises(BadInput, match="4 of 20 images cannot be used") as told:
-        dump(images_plan(classifier, spoilt, tmp_path / "cache"))
+        dump(images_plan(classifier, spoilt, tmp_path / "cache"), lambda step: stages.append(step.stage))
+    assert "load the teacher" not in stages
     assert all(name in str(told.value) for name in names)
     assert "--skip-damaged" in str(told.value)
     assert not (tmp_path / "cache" / "cache.json").exists()
 
 
 def test_damaged_images_can_be_left_out(spoilt: Path, classifier: Path, tmp_path: Path) -> None:
-    stages: list[str] = []
+    steps: list[Step] = []
     plan = images_plan(classifier, spoilt, tmp_path / "cache", skip_damaged=True, views=1)
-    cache = dump(plan, lambda step: stages.append(step.stage))
+    cache = dump(plan, steps.append)
     data, _ = cache.manifest.images
     assert (cache.manifest.samples, len(data.skipped)) == (16, 4)
-    assert [stage for stage in stages if stage.startswith("left out: image '")]
+    assert [step for step in steps if step.stage == "left out" and step.note.startswith("image '")]
     assert verify(cache.path) == []
     assert sum(len(batch.samples) for batch in cache.loader()) == 16
 
