@@ -1,8 +1,15 @@
-"""A place where something lies: a path on the local disk, or a text such as `s3://bucket/name` for another storage."""
+"""A place where something lies: a path on the local disk, or a text such as `s3://bucket/name` for another storage.
+
+What lies in a folder is listed here: a folder that cannot be listed is refused; `glob` and `rglob` take it for an empty one.
+"""
 
 from __future__ import annotations
 
+import fnmatch
+import glob
+import os
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 Place = str | Path
@@ -24,3 +31,52 @@ def is_utf8(place: Place) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def below(folder: Path, enters: Callable[[os.DirEntry[str]], bool] | None = None) -> Iterator[Path]:
+    """Return all that lies below a folder, sorted, a folder before its contents; nothing if there is no folder.
+
+    Args:
+        folder: where to look.
+        enters: whether to look into what the entry is; without it, into folders but not through links.
+
+    Raises:
+        OSError: a folder cannot be listed.
+    """
+    is_entered = enters or (lambda entry: entry.is_dir(follow_symlinks=False))
+    left = _entries(folder)[::-1]
+    while left:
+        entry = left.pop()
+        yield Path(entry.path)
+        if is_entered(entry):
+            left.extend(reversed(_entries(Path(entry.path))))
+
+
+def matching(folder: Path, pattern: str) -> list[Path]:
+    """Return what lies directly in a folder under names of a pattern, sorted; nothing if there is no folder.
+
+    Raises:
+        OSError: the folder cannot be listed.
+    """
+    return [Path(entry.path) for entry in _entries(folder) if fnmatch.fnmatchcase(entry.name, pattern)]
+
+
+def globbed(pattern: str) -> list[Path]:
+    """Return what a glob names, sorted; `**` stands for folders of any depth.
+
+    Raises:
+        OSError: a folder that the glob looks into cannot be listed.
+    """
+    for parent in Path(pattern).parents:
+        for found in glob.glob(str(parent), recursive=True):
+            if Path(found).is_dir():
+                os.scandir(found).close()
+    return [Path(match) for match in sorted(set(glob.glob(pattern, recursive=True)))]
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except (FileNotFoundError, NotADirectoryError):
+        return []

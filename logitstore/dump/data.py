@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import xxhash
 
+from logitstore.core.place import below, globbed
 from logitstore.core.registry import resolve, suggest
 from logitstore.dump.files.found import refuse_left_out, refuse_twice
 from logitstore.dump.files.places import ending_of
@@ -182,8 +183,8 @@ def files_of(source: str) -> list[Path]:
     path = Path(source).expanduser()
     if path.is_file():
         return [path]
-    matches = sorted(set(glob.glob(_pattern(path), recursive=True))) if glob.has_magic(str(path)) else []
-    return [Path(match) for match in matches if Path(match).is_file()]
+    matches = globbed(_pattern(path)) if glob.has_magic(str(path)) else []
+    return [match for match in matches if match.is_file()]
 
 
 def _pattern(path: Path) -> str:
@@ -265,7 +266,7 @@ def _files_below(source: str, folder: Path) -> list[Path]:
     Raises:
         BadInput: there are none, or their names may name splits, which only `datasets` tells apart.
     """
-    inside = (file.relative_to(folder) for file in sorted(folder.rglob("*")) if ending_of(file) in BUILDERS)
+    inside = (file.relative_to(folder) for file in below(folder) if ending_of(file) in BUILDERS)
     files = [file for file in inside if (folder / file).is_file() and file.name != "README.md"]
     if not files:
         raise BadInput(f"--data {source}: no data files in it. Give files ending in {', '.join(BUILDERS)}.")

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from logitstore.core.place import below, matching
 from logitstore.errors import BadInput
 from logitstore.format.part_record import RECORD_NAME
 from logitstore.store.layout import PARTS, SHARED, committed_parts, inside, part_folder, read_regular, regular
@@ -51,7 +52,7 @@ class LocalDisk:
             return []
 
     def files(self, folder: str) -> list[str]:
-        found = (path for path in (self.root / folder).rglob("*") if not path.is_dir())
+        found = (path for path in below(self.root / folder) if not path.is_dir())
         return sorted(path.relative_to(self.root).as_posix() for path in found)
 
     def list_parts(self) -> list[int]:
@@ -114,7 +115,7 @@ class LocalDisk:
                 raise
         sync_folder(target.parent)
         self.drop(staged)
-        _sweep((self.root / PARTS).glob(f"{part:05d}.partial-*"))
+        _sweep(matching(self.root / PARTS, f"{part:05d}.partial-*"))
 
     def drop(self, staged: Path) -> None:
         shutil.rmtree(staged, ignore_errors=True)
@@ -138,8 +139,9 @@ class LocalDisk:
     def sweep(self) -> None:
         """Remove what killed writers left. Raises CacheDamaged: what lies behind a link is not the cache's to delete."""
         parts, shared = inside(self.root, PARTS), inside(self.root, SHARED)
-        _sweep(parts.glob("*.partial-*"))
-        asides = (*self.root.glob(".*.json.*"), *self.root.glob(".probe.*"), *shared.rglob(".*"))
+        _sweep(matching(parts, "*.partial-*"))
+        hidden = [path for path in below(shared) if path.name.startswith(".")]
+        asides = [*matching(self.root, ".*.json.*"), *matching(self.root, ".probe.*"), *hidden]
         _sweep(path for path in asides if not path.is_dir())
 
     def free_bytes(self) -> int:
@@ -241,6 +243,6 @@ def sync_file(path: Path) -> None:
 
 def sync_tree(folder: Path) -> None:
     """Have everything below a folder on the disk, the contents before the entries that name them."""
-    for path in sorted(folder.rglob("*"), reverse=True):
+    for path in reversed(list(below(folder))):
         (sync_folder if path.is_dir() else sync_file)(path)
     sync_folder(folder)

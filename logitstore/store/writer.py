@@ -9,6 +9,7 @@ from types import TracebackType
 
 import numpy as np
 
+from logitstore.core.place import below
 from logitstore.core.types import Answer, Array, Asked
 from logitstore.errors import storage_errors
 from logitstore.format.manifest import Manifest
@@ -183,7 +184,7 @@ class StagedPart:
             fidelity=fidelity,
             files={
                 path.relative_to(self._folder).as_posix(): seal_of(path)
-                for path in sorted(self._folder.rglob("*"))
+                for path in below(self._folder)
                 if path.is_file()
             },
         )

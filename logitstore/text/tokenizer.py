@@ -17,6 +17,7 @@ import jinja2.meta
 import xxhash
 from transformers import PreTrainedTokenizerBase
 
+from logitstore.core.place import below, matching
 from logitstore.core.types import ModelRef
 from logitstore.errors import BadInput, CacheDamaged, CacheMismatch, ModelError, one_line
 from logitstore.format.data import TokenizerInfo
@@ -120,9 +121,7 @@ def tokenizer_files(tokenizer: PreTrainedTokenizerBase) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         return {
-            path.relative_to(folder).as_posix(): path.read_bytes()
-            for path in sorted(Path(folder).rglob("*"))
-            if path.is_file()
+            path.relative_to(folder).as_posix(): path.read_bytes() for path in below(Path(folder)) if path.is_file()
         }
 
 
@@ -201,7 +200,7 @@ def own_tokenizer(student: ModelRef) -> PreTrainedTokenizerBase | None:
     if (
         folder.is_dir()
         and not student.gguf
-        and not any(folder.glob("*token*"))
+        and not matching(folder, "*token*")
         and not (folder / "vocab.json").exists()
     ):
         return None

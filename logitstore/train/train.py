@@ -16,6 +16,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel, TrainingArguments
 
+from logitstore.core.place import below
 from logitstore.core.progress import Progress, no_progress
 from logitstore.core.types import ModelRef
 from logitstore.errors import BadInput, refusal_of, storage_errors
@@ -178,7 +179,7 @@ def _clear(settings: TrainSettings, best: str | None, notice: Callable[[str], No
     count = 1 if settings.keep_checkpoints is None else settings.keep_checkpoints
     stay = keep_newest(settings.out, count, best)
     if stay and settings.keep_checkpoints is None:
-        size = sum(path.stat().st_size for folder in stay for path in folder.rglob("*") if path.is_file())
+        size = sum(path.stat().st_size for folder in stay for path in below(folder) if path.is_file())
         notice(
             f"note: {', '.join(folder.name for folder in stay)} stays beside the student ({size / 1e6:,.1f} MB), so that "
             "--resume with more steps can go on. With --keep-checkpoints 0 nothing stays."

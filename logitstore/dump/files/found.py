@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from logitstore.core.place import below
 from logitstore.dump.files.places import ending_of
 from logitstore.errors import BadInput
 
@@ -40,7 +41,7 @@ def refuse_left_out(folder: Path, endings: Collection[str], read: Iterable[Path]
     """
     known = {file.resolve() for file in read}
     ignored = set(importlib.import_module("datasets.data_files").FILES_TO_IGNORE)
-    for file in sorted(folder.rglob("*")):
+    for file in below(folder):
         inside = file.relative_to(folder)
         is_data = ending_of(file) in endings and file.name not in ignored and not _BESIDE.match(file.name)
         is_hidden = any(part.startswith((".", "__")) for part in inside.parts)

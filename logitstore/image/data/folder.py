@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from logitstore.core.place import below
 from logitstore.core.registry import suggest
 from logitstore.errors import BadInput
 from logitstore.image.data.source import ImageSource, read_file, refuse_unless_utf8
@@ -81,26 +82,21 @@ def _top(name: str) -> str | None:
 
 
 def _walk(folder: Path) -> Iterator[str]:
-    for parent, folders, files in os.walk(folder, followlinks=True, onerror=_refuse):
-        folders[:] = [name for name in folders if _seen(name) and not _leads_up(parent, name)]
-        below = Path(parent).relative_to(folder).as_posix()
-        for name in filter(_seen, files):
-            path = name if below == "." else f"{below}/{name}"
-            refuse_unless_utf8(path, folder)
-            yield path
+    try:
+        for path in below(folder, lambda entry: _seen(entry.name) and entry.is_dir() and not _leads_up(entry.path)):
+            if _seen(path.name) and not path.is_dir():
+                name = path.relative_to(folder).as_posix()
+                refuse_unless_utf8(name, folder)
+                yield name
+    except OSError as error:
+        raise BadInput(f"--data: {error.filename} cannot be read: {error.strerror}. Change its permissions.") from error
 
 
 def _seen(name: str) -> bool:
     return not name.startswith(".") and name != "__MACOSX"
 
 
-def _leads_up(parent: str, name: str) -> bool:
+def _leads_up(path: str) -> bool:
     """Return True for a link to a folder that contains the link; following it would never end."""
-    path = os.path.join(parent, name)
-    return os.path.islink(path) and Path(os.path.realpath(parent)).is_relative_to(os.path.realpath(path))
-
-
-def _refuse(error: OSError) -> None:
-    raise BadInput(
-        f"--data: the folder {error.filename} cannot be read: {error.strerror}. Change its permissions."
-    ) from error
+    above = os.path.realpath(os.path.dirname(path))
+    return os.path.islink(path) and Path(above).is_relative_to(os.path.realpath(path))

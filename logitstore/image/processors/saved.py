@@ -11,6 +11,7 @@ from typing import Any
 from transformers import AutoImageProcessor
 from transformers.image_processing_base import ImageProcessingMixin
 
+from logitstore.core.place import matching
 from logitstore.core.types import ModelRef
 from logitstore.errors import ModelError, one_line
 from logitstore.image.processors.described import Described, Settings, described, edge_of, resized
@@ -61,7 +62,7 @@ def code_of(processor: Processor) -> dict[str, bytes]:
         return {}
     with tempfile.TemporaryDirectory() as folder:
         processor.built.save_pretrained(folder)
-        return {path.name: path.read_bytes() for path in Path(folder).glob("*.py")}
+        return {path.name: path.read_bytes() for path in matching(Path(folder), "*.py")}
 
 
 def load_processor(model: ModelRef, config: Any = None) -> Processor:

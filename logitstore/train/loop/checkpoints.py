@@ -13,6 +13,7 @@ from typing import Any
 
 import safetensors
 
+from logitstore.core.place import below, matching
 from logitstore.errors import BadInput, refusal_of
 from logitstore.store.local_disk import sync_tree
 
@@ -21,13 +22,13 @@ STATE_NAME = "trainer_state.json"
 
 def checkpoints(out: Path) -> list[Path]:
     """Return the folders of a run's checkpoints, whole or not, by their steps."""
-    found = [path for path in out.glob("checkpoint-*") if path.name[11:].isdigit() and path.is_dir()]
+    found = [path for path in matching(out, "checkpoint-*") if path.name[11:].isdigit() and path.is_dir()]
     return sorted(found, key=lambda folder: int(folder.name[11:]))
 
 
 def is_whole(checkpoint: Path) -> bool:
     """Say whether all files of a checkpoint are there to their ends. transformers writes `trainer_state.json` last."""
-    files = [path for path in checkpoint.rglob("*") if path.is_file()]
+    files = [path for path in below(checkpoint) if path.is_file()]
     return (checkpoint / STATE_NAME).is_file() and all(_is_whole_file(path) for path in files)
 
 
@@ -125,7 +126,7 @@ def whole_student(out: Path, is_writer: bool) -> Iterator[Path]:
         yield aside
         if is_writer:
             sync_tree(aside)
-            for path in sorted(path for path in aside.rglob("*") if path.is_file()):
+            for path in [path for path in below(aside) if path.is_file()]:
                 target = out / path.relative_to(aside)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(path, target)
