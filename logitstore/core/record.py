@@ -30,7 +30,12 @@ SharedPath = Annotated[RelativePath, AfterValidator(_shared)]
 
 
 Count = Annotated[int, Field(ge=0, lt=1 << 53)]
-"""A count or a size that is read from a file: small enough that the products of a plan stay exact."""
+"""A count or a size that is read from a file: small enough that the products of a plan stay exact. It takes no bound of its
+own besides: of two lower bounds of a field pydantic keeps one, in silence."""
+
+
+Positive = Annotated[int, Field(ge=1, lt=1 << 53)]
+"""A count of which there is at least one."""
 
 
 class NotKnownHere(ValueError):

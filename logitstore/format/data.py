@@ -7,14 +7,14 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_serializer, model_validator
 
-from logitstore.core.record import Count, Record
+from logitstore.core.record import Count, Positive, Record
 
 
 class TokenizerInfo(Record):
     """The meaning of the token ids. `spelling` names the way to turn a piece of the vocabulary into text."""
 
     fingerprint: str
-    size: Count = Field(ge=1)
+    size: Positive
     spelling: Literal["byte-level", "metaspace", "plain"]
 
 
@@ -35,7 +35,7 @@ class DataInfo(Record):
     fingerprint: str
     documents: Count
     skipped: Count
-    max_length: Count = Field(ge=2)
+    max_length: Positive
     overlap: Count
     chat_template: str | None = Field(None, pattern="^[0-9a-f]{32}$")
     template_args: dict[str, Any] | None = Field(None, min_length=1)

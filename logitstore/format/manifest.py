@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 import xxhash
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
-from logitstore.core.record import Count, NotKnownHere, Record, SharedPath
+from logitstore.core.record import Count, NotKnownHere, Positive, Record, SharedPath
 from logitstore.core.tasks import is_task
 from logitstore.errors import BadInput, CacheDamaged
 from logitstore.format.data import AnyData, DataInfo, ImagesInfo, OtherData, TokenizerInfo
@@ -72,13 +72,13 @@ class Manifest(Record):
     teacher: TeacherInfo
     tokenizer: TokenizerInfo | None = None
     data: AnyData
-    views: Count = Field(1, ge=1)
+    views: Positive = 1
     view: ViewInfo | None = None
-    samples: Count = Field(ge=1)
-    rows: Count = Field(ge=1)
-    tokens: Count = Field(ge=1)
-    samples_per_part: Count = Field(ge=1)
-    batch_tokens: Count = Field(ge=1)
+    samples: Positive
+    rows: Positive
+    tokens: Positive
+    samples_per_part: Positive
+    batch_tokens: Positive
     fidelity_rows: Count = 0
     preset: str | None = None
     sparsifier: SparsifierInfo

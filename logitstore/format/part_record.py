@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from logitstore.core.record import Count, Record, RelativePath
+from logitstore.core.record import Count, Positive, Record, RelativePath
 from logitstore.core.types import Answer, Array, Asked
 from logitstore.format.sealed import FileSeal
 
@@ -159,7 +159,7 @@ class PartRecord(Record):
     version: Literal[1] = 1
     plan: str
     part: Count
-    samples: Count = Field(ge=1)
+    samples: Positive
     rows: Count
     tokens: Count
     sums: Sums

@@ -11,7 +11,7 @@ from typing import Literal, Self
 import xxhash
 from pydantic import Field, model_validator
 
-from logitstore.core.record import Count, Record, SharedPath
+from logitstore.core.record import Count, Positive, Record, SharedPath
 from logitstore.format.manifest import Manifest
 from logitstore.format.row import FieldInfo
 from logitstore.format.sealed import FileSeal
@@ -71,7 +71,7 @@ class TapInfo(Record):
     version: Literal[1] = 1
     plan: str = Field(pattern="^[0-9a-f]{32}$")
     name: str = Field(pattern=PATTERN)
-    width: Count = Field(ge=1)
+    width: Positive
     codec: str = Field(pattern=CODEC_PATTERN)
     pilot_rows: Count = 0
     fields: dict[str, FieldInfo]
