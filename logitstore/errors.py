@@ -50,8 +50,8 @@ _REASONS = {
     errno.ENOSPC: "no space left on the device. Free some space",
     errno.EDQUOT: "the disk quota is used up. Free some space",
     errno.EROFS: "the file system is read-only. Choose another folder",
-    errno.EACCES: "permission denied. Choose a folder you may write to",
-    errno.EPERM: "permission denied. Choose a folder you may write to",
+    errno.EACCES: "permission denied. Change the permissions, or choose another place",
+    errno.EPERM: "permission denied. Change the permissions, or choose another place",
     errno.ENOTDIR: "a part of the path is a file, not a folder. Choose another folder",
     errno.EEXIST: "a file stands where a folder is needed. Choose another folder",
     errno.EISDIR: "a folder stands where a file is needed. Choose another name",
@@ -74,8 +74,10 @@ _OF_THE_CACHE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.E
 _BUGS = {errno.EBADF, errno.EFAULT, errno.ECHILD, errno.ENOTTY, errno.EPIPE, errno.EINTR}
 """What only a program does wrong, or what is no refusal: these stay tracebacks."""
 
-_NUMBERED = re.compile(r"\(os error (\d+)\)|^unable to .*file.*: .* \((\d+)\)$", re.DOTALL)
-"""How Rust's libraries and torch's maps tell a refusal: by its number."""
+_NUMBERED = re.compile(
+    r"\(os error (\d+)\)|^unable to .*file.*: .* \((\d+)\)$|can't allocate memory: .* Error code (\d+) ", re.DOTALL
+)
+"""How Rust's libraries, torch's maps and torch's memory tell a refusal: by its number."""
 
 _OF_TORCH = re.compile(r"PytorchStreamWriter|inline_container|unexpected pos|iostream error|cannot be opened")
 
@@ -92,11 +94,13 @@ def refusal_of(error: BaseException) -> OSError | None:
         if not number or number in _BUGS:
             return None
         return error if error.errno else OSError(number, os.strerror(number))
+    if isinstance(error, MemoryError):
+        return OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
     if isinstance(error, LogitstoreError):
         refusal = None if error.__cause__ is None else refusal_of(error.__cause__)
         return refusal if refusal and isinstance(error, CacheDamaged) and refusal.errno not in _OF_THE_CACHE else None
     if found := _NUMBERED.search(str(error)):
-        number = int(found[1] or found[2])
+        number = int(next(filter(None, found.groups())))
         return None if number in _BUGS else OSError(number, os.strerror(number))
     if isinstance(error, RuntimeError) and _OF_TORCH.search(str(error)):
         before = error.__cause__ or error.__context__

@@ -142,6 +142,21 @@ def test_a_file_that_cannot_be_read_is_not_called_damaged(
         assert ("--repair" not in line) == is_told
 
 
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_too_little_memory_is_a_refusal_and_no_damage(is_ours: bool) -> None:
+    lacking = MemoryError("Unable to allocate 2.0 GiB for an array")
+    error: Exception = CacheDamaged("rows.zarr/ids: cannot be read.") if is_ours else lacking
+    error.__cause__ = lacking if is_ours else None
+    refusal = refusal_of(error)
+    assert refusal is not None
+    assert refusal.errno == errno.ENOMEM
+    with pytest.raises(RuntimeError, match="can't allocate memory") as found:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    told = refusal_of(found.value)
+    assert told is not None
+    assert told.errno == errno.ENOMEM
+
+
 def test_a_reader_that_has_enough_ends_the_command_without_a_word(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

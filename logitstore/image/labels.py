@@ -109,9 +109,10 @@ def match(own: Sequence[str] | None, used: Sequence[int], names: Sequence[str], 
         names: names of the teacher's classes.
         teacher: what the teacher is called.
 
-    Classes are matched by name. If no name of the data is one of the teacher's, names that are numbers (`7`, `LABEL_7`) are the
-    numbers of the teacher's classes, and other names are matched in their order, if there are as many of them as of the
-    teacher's and their order is clear.
+    Classes are matched by name, else by name but for case, spaces and punctuation, where one of several names of a class that
+    are separated by commas is enough. If no name of the data is one of the teacher's, names that are numbers (`7`, `LABEL_7`)
+    are the numbers of the teacher's classes, and other names are matched in their order, if there are as many of them as of
+    the teacher's and their order is clear.
 
     Raises:
         BadInput: a class of the data has no class of the teacher, or it is not clear which.
@@ -130,13 +131,8 @@ def match(own: Sequence[str] | None, used: Sequence[int], names: Sequence[str], 
             rule="classes of the data have names of the teacher's",
         )
     _refuse_too_many(own, len(own), names, teacher)
-    if shared := set(own) & set(names):
-        # with some names in common, numbers are no match: class 3 of the data may have the name of class 5 of the teacher
-        unknown = next(name for name in own if name not in shared)
-        raise BadInput(
-            f"{teacher}: the data have the class '{unknown}', which the teacher does not have, and '{min(shared)}', which it "
-            f"has. {_WAY_OUT}"
-        )
+    if (spelled := _by_spelling(own, names, teacher)) is not None:
+        return spelled
     if any(map(_NUMBER.fullmatch, own)):
         return _by_number(own, names, teacher)
     if len(own) < len(names):
@@ -159,6 +155,42 @@ def match(own: Sequence[str] | None, used: Sequence[int], names: Sequence[str], 
 
 
 _WAY_OUT = "Name the classes as the teacher does, or leave the labels out with --no-labels."
+
+
+def _by_spelling(own: Sequence[str], names: Sequence[str], teacher: str) -> Matched | None:
+    """Match names that are equal but for case, spaces and punctuation; None if there are none.
+
+    With some names in common, numbers and order are no match: class 3 of the data may have the name of class 5 of the teacher.
+    """
+    places: dict[str, set[int]] = {}
+    for place, name in enumerate(names):
+        for each in {_alike(name), *map(_alike, name.split(","))} - {""}:
+            places.setdefault(each, set()).add(place)
+    found = {name: sorted(places.get(_alike(name), ())) for name in own}
+    if not any(found.values()):
+        return None
+    for name, of_name in found.items():
+        if not of_name:
+            known = next(each for each in own if found[each])
+            raise BadInput(
+                f"{teacher}: the data have the class '{name}', which the teacher does not have, and '{known}', which it "
+                f"has. {_WAY_OUT}"
+            )
+        twice = next((each for each in own if each != name and found[each] == of_name), None)
+        if len(of_name) > 1 or twice is not None:
+            whose = (
+                f"its classes {of_name[0]} and {of_name[1]}" if twice is None else f"the class '{twice}' of the data"
+            )
+            raise BadInput(f"{teacher}: the class '{name}' of the data is spelled like {whose}. {_WAY_OUT}")
+    return Matched(
+        numbers={number: found[name][0] for number, name in enumerate(own)},
+        rule="classes of the data have names of the teacher's, but for their spelling",
+    )
+
+
+def _alike(name: str) -> str:
+    """Return a name without case, spaces and punctuation."""
+    return re.sub(r"[\W_]+", "", name.casefold())
 
 
 def _by_number(own: Sequence[str], names: Sequence[str], teacher: str) -> Matched:

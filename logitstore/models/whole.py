@@ -34,7 +34,7 @@ def check_weights(model: ModelRef, loaded: PreTrainedModel, report: dict[str, An
     """Refuse a model that is not the one in its file.
 
     transformers draws weights at random that the file lacks, and passes over those that the configuration has no place for.
-    A weight that is tied to another one is not missing; a buffer is made by the model itself.
+    A weight that is tied to another one is not missing; nor is a buffer that the model makes itself and never saves.
 
     Args:
         model: where it is.
@@ -51,7 +51,10 @@ def check_weights(model: ModelRef, loaded: PreTrainedModel, report: dict[str, An
             "Give the configuration that belongs to the file."
         )
     weights = dict(loaded.named_parameters())
-    missing = set(report["missing_keys"]) & weights.keys() | {name for name, each in weights.items() if each.is_meta}
+    # means, variances and biases of balance are learned too, although they have no gradient
+    kept = {name for name, _ in loaded.named_buffers() if not _NO_WEIGHTS.search(name)} & loaded.state_dict().keys()
+    missing = set(report["missing_keys"]) & (weights.keys() | kept)
+    missing |= {name for name, each in weights.items() if each.is_meta}
     if missing:
         raise ModelError(
             f"{model}: its file has no values for the weight {_first(missing)}, so it is not a whole "

@@ -100,8 +100,8 @@ OF_TAPS: dict[str, Callable[[Cache, str, Progress], Tensors]] = {"means": means,
 
 
 def sidecar(cache: Cache, what: str, tap: str, progress: Progress = no_progress) -> Tensors:
-    """Return a sidecar of a tap. It is read if it was made before; else it is made, and kept where the cache can be
-    written.
+    """Return a sidecar of a tap. It is read if it was made before and has its checksum; else it is made, and kept where the
+    cache can be written.
 
     Raises:
         BadInput: there is no such tap, or not all of it.
@@ -110,13 +110,20 @@ def sidecar(cache: Cache, what: str, tap: str, progress: Progress = no_progress)
     expected = sum(dtype.itemsize * math.prod(shape) for dtype, shape in _kinds_of(cache, what, tap).values())
     if expected <= (storage.size(name) or 0) <= expected + _HEADER:
         with suppress(OSError, safetensors.SafetensorError):
-            stored: Tensors = safetensors.torch.load(storage.read(name))
-            if _kinds(stored) == _kinds_of(cache, what, tap):
+            raw = storage.read(name)
+            stored: Tensors = safetensors.torch.load(raw)
+            if _kinds(stored) == _kinds_of(cache, what, tap) and _saved(stored) == raw:
                 return stored
     made = OF_TAPS[what](cache, tap, progress)
     with suppress(StorageError), storage_errors(storage):
-        storage.put(name, safetensors.torch.save(made))
+        storage.put(name, _saved(made))
     return made
+
+
+def _saved(tensors: Tensors) -> bytes:
+    """Return tensors as a file that has their checksum in its header; the same tensors give the same bytes."""
+    checksum = xxhash.xxh3_128_hexdigest(safetensors.torch.save(tensors))
+    return bytes(safetensors.torch.save(tensors, {"xxh3_128": checksum}))
 
 
 def name_of(cache: Cache, what: str, tap: str) -> str:

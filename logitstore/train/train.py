@@ -135,7 +135,7 @@ def train(
     for text in notes:
         notice(text)
     summary = _summary(settings, cache, selection, made, trainer)
-    with storage_errors(settings.out, then="run the same command with --resume"):
+    with storage_errors(settings.out, then="run the same command again, with --resume where a checkpoint was saved"):
         if trainer.is_world_process_zero():
             write_summary(settings.out, summary)
         _trained(trainer, settings, checkpoint)

@@ -26,8 +26,10 @@ TIMES = 2
 """Every number comes so often to every command in `make attack`."""
 FEW_CALLS = {"select": 9, "sidecar": 2, "inspect": 5, "inspect --sample": 7, "evaluate": 20}
 """Which call is refused in `make test`, where there are not many."""
-UNTIMED = frozenset(COMMANDS) - {"plan", "train"}
+UNTIMED = frozenset(COMMANDS) - {"plan", "train", "train --resume"}
 """Commands that write the same bytes each time; the others write down how long they took."""
+WEIGHTS = ("out/model.safetensors", "run/model.safetensors")
+"""What runs write is the same student each time."""
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +126,8 @@ def test_any_refused_call_ends_a_command_in_one_line_and_it_goes_on_to_the_same_
             assert [name for name in traces(place) if (place / name).is_file() or tree(place / name)] == []
             if command in UNTIMED:
                 assert tree(place) == expected
+            else:
+                assert [tree(place).get(name) for name in WEIGHTS] == [expected.get(name) for name in WEIGHTS]
     attacks.check()
 
 
@@ -134,5 +138,5 @@ def goes_on(command: str, arguments: list[Any], place: Path, usual: int) -> None
     is_mended = command == "verify --repair" and not verify(place / "cache")
     again = logitstore_command(*arguments)
     # the last call of a run comes after it is finished
-    is_over = command == "train" and "is finished" in again.stderr
+    is_over = command.startswith("train") and "is finished" in again.stderr
     assert is_over or again.returncode == (0 if is_mended else usual), again.stderr

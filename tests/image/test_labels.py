@@ -129,6 +129,10 @@ CITIES = ["Bern", "Oslo", "Rome"]
         (CITIES, LABELS[:3], {"Bern": 0, "Oslo": 1, "Rome": 2}),
         (["n0144", "n0151", "n1203"], ["tench", "cock", "hen"], {"n0144": 0, "n0151": 1, "n1203": 2}),
         (["a-b", "a1", "a2"], CITIES, {"a-b": 0, "a1": 1, "a2": 2}),
+        (["Cat", "Dog"], ["dog", "cat"], {"Cat": 1, "Dog": 0}),
+        (["golden retriever", "Tabby cat"], ["tabby_cat", "golden-retriever"], {"golden retriever": 1, "Tabby cat": 0}),
+        (["hen", "cock"], ["cock, rooster", "tench", "Hen"], {"hen": 2, "cock": 0}),
+        (["label_1", "label_0"], LABELS[:2], {"label_1": 1, "label_0": 0}),
     ],
 )
 def test_a_folder_of_images_gets_the_class_that_its_name_says_and_this_is_printed(
@@ -156,6 +160,13 @@ def test_a_folder_of_images_gets_the_class_that_its_name_says_and_this_is_printe
         (["class2", "class10"], LABELS[:2], "as text 'class10' comes before 'class2', by their numbers after it"),
         (["crane"], ["crane", "heron", "crane"], "'crane' is the name of its classes 0 and 2"),
         (["Bern", "Paris"], CITIES, "the data have the class 'Paris', which the teacher does not have, and 'Bern'"),
+        (["bern", "Paris"], CITIES, "the data have the class 'Paris', which the teacher does not have, and 'bern'"),
+        (["Bern", "oslo", "OSLO"], CITIES, "the class 'OSLO' of the data is spelled like the class 'oslo' of the data"),
+        (
+            ["Crane"],
+            ["crane, bird", "heron", "crane, machine"],
+            "'Crane' of the data is spelled like its classes 0 and 2",
+        ),
         (["Paris"], CITIES, "the teacher knows none by name, and it has 3"),
     ],
 )

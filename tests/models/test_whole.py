@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import GPTNeoConfig, GPTNeoForCausalLM
+from transformers import GPTNeoConfig, GPTNeoForCausalLM, ResNetConfig, ResNetForImageClassification
 
 import logitstore
 from logitstore.core.types import ModelRef
@@ -37,6 +37,11 @@ def with_more(model: Path, folder: Path, more: dict[str, Tensor], **config: Any)
 def loaded(folder: Path) -> Any:
     reference = ModelRef.parse(str(folder))
     return load_weights(reference, load_config(reference), torch.float32)
+
+
+def classifier_in(folder: Path) -> Any:
+    reference = ModelRef.parse(str(folder))
+    return load_weights(reference, load_config(reference), torch.float32, "image-classification")
 
 
 @pytest.mark.parametrize(
@@ -109,6 +114,20 @@ def test_an_adapter_is_named(refused: Refused, texts: Path, teacher: Path, tmp_p
     line = refused("dump", "--teacher", folder, "--data", texts, "--out", tmp_path / "cache")
     assert f"{folder}: it holds an adapter" in line
     assert ("and no model" in line) == is_alone
+
+
+def test_a_buffer_that_was_learned_may_not_be_missing(tmp_path: Path) -> None:
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], layer_type="basic", num_labels=3)
+    ResNetForImageClassification(config).save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    whole = load_file(path)
+    name = next(name for name in sorted(whole) if name.endswith("running_mean"))
+    counts = [name for name in whole if name.endswith("num_batches_tracked")]
+    save_file({key: value for key, value in whole.items() if key not in counts}, path, metadata={"format": "pt"})
+    assert classifier_in(tmp_path).num_labels == 3
+    save_file({key: value for key, value in whole.items() if key != name}, path, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=f"its file has no values for the weight {name}"):
+        classifier_in(tmp_path)
 
 
 @pytest.mark.exhaustive

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from dataclasses import dataclass
@@ -9,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from logitstore.dump.dump import dump
+from logitstore.settings.train import TrainSettings
+from logitstore.train.train import train
 from tests.parts.commands import flags_of
 from tests.parts.images import images_plan
 from tests.parts.texts import plan_for
 
 COMMANDS = (
     "plan", "dump", "dump images", "add", "add views", "recode", "merge", "select", "sidecar", "verify", "verify --repair",
-    "verify --against-teacher", "inspect", "inspect --sample", "train", "evaluate",
+    "verify --against-teacher", "inspect", "inspect --sample", "train", "train --resume", "evaluate",
 )  # fmt: skip
 SMALL: dict[str, Any] = {"limit": 6, "samples_per_part": 9, "fidelity_rows": 0, "tail": "uniform"}
 FEW_IMAGES: dict[str, Any] = {"limit": 8, "samples_per_part": 4, "fidelity_rows": 0, "views": 1}
@@ -42,8 +45,20 @@ class Workplace:
         for name in ("cache", "two"):
             dump(made.plan_of_texts(place / name))
         dump(made.plan_of_images(place / "views"))
+        made.stop_a_run(place / "run")
         place.rename(made.source)
         return made
+
+    def stop_a_run(self, out: Path) -> None:
+        """Leave a run as a kill after the first of its two steps does."""
+        settings = {"cache": self.place / "cache", "student": str(self.place / "student"), "out": out, "device": "cpu"}
+        train(TrainSettings(**settings, max_steps=2, save_every=1, keep_checkpoints=2))
+        summary = json.loads((out / "logitstore.json").read_text())
+        shutil.rmtree(out / "checkpoint-2")
+        for path in [path for path in out.iterdir() if path.is_file()]:
+            path.unlink()
+        left = {name: summary[name] for name in summary.keys() - {"figures", "log"}}
+        (out / "logitstore.json").write_text(json.dumps(left))
 
     def plan_of_texts(self, out: Path) -> Any:
         return plan_for(self.place / "teacher", self.place / "texts.jsonl", out, **SMALL)
@@ -63,6 +78,7 @@ class Workplace:
         cache, out = self.place / "cache", self.place / "out"
         teacher, student, device = self.place / "teacher", self.place / "student", ["--device", "cpu"]
         texts = ["--teacher", teacher, "--data", self.place / "texts.jsonl", "--out", out, "--limit", 6, *device]
+        steps = ["--student", student, *device, "--max-steps", 2, "--save-every", 1, "--keep-checkpoints", 2]
         ways: dict[str, list[Any]] = {
             "plan": ["plan", *texts, "--dtype", "float32", "--max-length", 96, "--pilot-samples", 6, "--minutes", 60],
             "dump": ["dump", *flags_of(self.plan_of_texts(out))],
@@ -78,7 +94,8 @@ class Workplace:
             "verify --against-teacher": ["verify", cache, "--against-teacher", teacher, "--share", 0.2, *device],
             "inspect": ["inspect", cache],
             "inspect --sample": ["inspect", cache, "--sample", 3],
-            "train": ["train", cache, "--student", student, "--out", out, *device, "--max-steps", 2, "--save-every", 1],
+            "train": ["train", cache, "--out", out, *steps],
+            "train --resume": ["train", cache, "--out", self.place / "run", *steps, "--resume"],
             "evaluate": ["evaluate", cache, "--student", student, *device],
         }
         return ways[command]

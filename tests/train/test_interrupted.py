@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -13,9 +14,10 @@ import pytest
 
 import logitstore
 from logitstore.errors import BadInput
-from logitstore.train.loop.checkpoints import checkpoints, is_whole
+from logitstore.train.loop.checkpoints import checkpoints, drop_cut_off, is_whole
 from logitstore.train.train import train
 from tests.parts.commands import logitstore_command
+from tests.parts.refusing import refusing
 from tests.parts.training import curve, plan_of
 
 pytestmark = pytest.mark.attack
@@ -58,6 +60,20 @@ def test_a_checkpoint_is_whole_with_all_of_its_bytes_only(stopped: Path, name: s
     os.truncate(last / name, size - lost if isinstance(share, str) else int(share * size))
     assert not is_whole(last)
     assert is_whole(stopped / "checkpoint-2")
+
+
+@pytest.mark.parametrize("name", sorted(set(WRITTEN) - {"config.json"}))
+def test_a_checkpoint_without_a_file_that_a_run_goes_on_from_is_not_whole(stopped: Path, name: str) -> None:
+    (stopped / "checkpoint-4" / name).unlink()
+    assert not is_whole(stopped / "checkpoint-4")
+
+
+@pytest.mark.parametrize("name", sorted(set(WRITTEN) - {"model.safetensors"}))  # which safetensors opens itself
+def test_a_file_that_cannot_be_read_does_not_cost_a_checkpoint(stopped: Path, name: str) -> None:
+    path = stopped / "checkpoint-4" / name
+    with refusing(path, 1, errno.EIO), pytest.raises(OSError, match="Input/output error"):
+        drop_cut_off(stopped)
+    assert is_whole(stopped / "checkpoint-4")
 
 
 @pytest.mark.parametrize("name", ["trainer_state.json", "model.safetensors", "optimizer.pt"])

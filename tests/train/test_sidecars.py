@@ -81,6 +81,13 @@ def test_a_sidecar_is_made_once_and_a_broken_one_is_made_again(tapped: logitstor
     path.write_bytes(path.read_bytes()[:50])
     mended = sidecar(tapped, "means", "final")
     assert torch.equal(mended["mean"], first["mean"])
+    whole = path.read_bytes()
+    for place in (len(whole) - 1, len(whole) // 2, whole.index(b"xxh3_128") + 12):
+        flipped = bytearray(whole)
+        flipped[place] ^= 0x40
+        path.write_bytes(flipped)
+        assert torch.equal(sidecar(tapped, "means", "final")["mean"], first["mean"])
+        assert path.read_bytes() == whole
 
 
 @pytest.mark.parametrize("kind", [pipe, folder, sparse, empty, cut])

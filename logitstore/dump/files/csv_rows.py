@@ -37,7 +37,7 @@ def pieces(path: Path, columns: Mapping[str, Spell]) -> Iterator[Piece]:
         values: list[list[str | None]] = []
         characters = 0
         for row in rows:
-            values.append([(row[place] or None) if place < len(row) else None for place in places])
+            values.append([row[place] or None for place in places])
             characters += sum(len(text or "") for text in values[-1])
             if len(values) == _ROWS or characters > _CHARACTERS:
                 yield _piece(present, values)
@@ -64,8 +64,8 @@ def _checked(text: io.TextIOWrapper, separator: str) -> Iterator[list[str]]:
     """Yield rows.
 
     Raises:
-        ValueError: something follows a closing quote, a quote is never closed, or a row has more cells than the header;
-            empty ones do not count.
+        ValueError: something follows a closing quote, a quote is never closed, a row has fewer cells than the header, or more;
+            empty ones beyond it do not count.
     """
     csv.field_size_limit(_LARGEST_CELL)
     # without `strict`, what follows a closing quote would be joined to the cell, and the quotes would be lost
@@ -87,5 +87,9 @@ def _checked(text: io.TextIOWrapper, separator: str) -> Iterator[list[str]]:
         if any(row[width:]):
             raise ValueError(
                 f"line {line}: a row has more cells than the header. A text with separators stands in quotes"
+            )
+        if len(row) < width:
+            raise ValueError(
+                f"line {line}: a row has fewer cells than the header. A text with line breaks stands in quotes"
             )
         yield row

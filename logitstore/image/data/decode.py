@@ -12,7 +12,7 @@ import xxhash
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from logitstore.core.types import Array
-from logitstore.errors import BadInput, one_line
+from logitstore.errors import BadInput, one_line, refusal_of
 
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2"}
@@ -47,6 +47,8 @@ def decode(content: bytes, key: str) -> Array:
         reason = f"is no {', '.join(_FORMATS)} file" if content else "the file is empty"
         raise BadInput(f"image '{key}': cannot be decoded: {reason}. Put a whole file in its place.") from error
     except Exception as error:
+        if refusal_of(error) is not None:
+            raise
         # decoders raise many kinds of errors; the message keeps the reason, the traceback is chained
         raise BadInput(
             f"image '{key}': cannot be decoded: {one_line(error)}. Put a whole file in its place."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -26,10 +27,22 @@ def checkpoints(out: Path) -> list[Path]:
     return sorted(found, key=lambda folder: int(folder.name[11:]))
 
 
+_NEEDED = (
+    ("trainer_state.json",),
+    ("model*", "pytorch_model*", "adapter_model*", "global_step*"),
+    ("optimizer*", "global_step*"),
+    ("scheduler.pt", "global_step*"),
+    ("rng_state*",),
+)
+"""What a run goes on from: of each line one. DeepSpeed keeps weights, optimizer and schedule in a folder of its own."""
+
+
 def is_whole(checkpoint: Path) -> bool:
-    """Say whether all files of a checkpoint are there to their ends. transformers writes `trainer_state.json` last."""
+    """Say whether all that a run goes on from is in a checkpoint, and all files are there to their ends. transformers writes
+    `trainer_state.json` last."""
     files = [path for path in below(checkpoint) if path.is_file()]
-    return (checkpoint / STATE_NAME).is_file() and all(_is_whole_file(path) for path in files)
+    has_all = all(any(matching(checkpoint, name) for name in names) for names in _NEEDED)
+    return has_all and all(_is_whole_file(path) for path in files)
 
 
 def _is_whole_file(path: Path) -> bool:
@@ -47,9 +60,15 @@ def _is_whole_file(path: Path) -> bool:
                 raise
             return False
     elif path.suffix in (".pt", ".pth", ".bin"):
-        # a zip, whose table of contents stands at its end
-        return zipfile.is_zipfile(path)
+        # a zip, whose table of contents stands at its end; read here, because zipfile takes a refusal for another kind of file
+        with path.open("rb") as file:
+            file.seek(max(file.seek(0, os.SEEK_END) - _ENDS_WITHIN, 0))
+            return zipfile.is_zipfile(io.BytesIO(file.read()))
     return True
+
+
+_ENDS_WITHIN = 1 << 17
+"""Bytes in which a zip has the end of its table of contents, with a comment of any length."""
 
 
 def drop_cut_off(out: Path) -> None:

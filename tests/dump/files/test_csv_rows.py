@@ -57,6 +57,13 @@ def test_a_cell_that_would_be_read_otherwise_is_refused(tmp_path: Path, rows: st
         read(path)
 
 
+def test_a_text_with_a_line_break_and_without_quotes_is_no_two_rows(tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text("text,source\none,a\nits first line\nits second line,a\n")
+    with pytest.raises(BadInput, match="line 3: a row has fewer cells than the header"):
+        read(path)
+
+
 def test_only_a_column_that_is_read_may_not_be_there_twice(tmp_path: Path) -> None:
     path = tmp_path / "data.csv"
     path.write_text("text,note,note\na,b,c\n")
