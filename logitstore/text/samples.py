@@ -36,6 +36,9 @@ _BATCH = 256
 
 _ROWS = 1000
 
+_MADE = "2"
+"""Raise this when the same documents give other tokens or flags, so that no stored ones of an earlier version are taken."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Encoding:
@@ -214,7 +217,7 @@ def open_samples(
         features["domain"] = types.Value("string")
     arguments = json.dumps(dict(options.arguments), sort_keys=True)
     identity = (
-        *(documents._fingerprint, column, others, spec.domain_column, chat),
+        *(_MADE, documents._fingerprint, column, others, spec.domain_column, chat),
         *(_tokenizer_identity(tokenizer), arguments),
     )
     tokenised = documents.map(
