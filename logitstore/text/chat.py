@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from logitstore.core.registry import suggest
 from logitstore.errors import BadInput, ModelError, one_line
+from logitstore.text.chats.words import Spans, Template, renderings
 from logitstore.text.tokenizer import variables_of
 
 TAKEN = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters) | {
@@ -29,10 +32,6 @@ TAKEN = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template)
 
 
 _TEMPLATE = "chat template"
-
-
-_PROBE = "\u2042logitstore-probe"
-"""The words of a turn that stands in the place of another. They begin with a character that no template has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,30 +109,32 @@ def _texts(templates: str | Mapping[str, str]) -> list[str]:
 def encode_chat(tokenizer: PreTrainedTokenizerBase, chat: Chat, where: str) -> list[tuple[list[int], list[bool]]]:
     """Return the token ids of a chat, and a flag for each token: True if it belongs to the assistant's words.
 
-    If the template marks the assistant's words (`{% generation %}`), these marks are used. Otherwise, the assistant's words are
-    what its turn adds to the generation prompt. A template may render earlier turns differently once later ones follow. Then
-    each turn that differs is rendered as the model saw it, and the chat gives several pairs.
+    The assistant's words are what its turn adds to the generation prompt; of these, what the template marks, if it marks any
+    (`{% generation %}`). A template may render earlier turns differently once later ones follow. Then each turn that differs is
+    rendered as the model saw it, and the chat gives several pairs. Where words cannot be told from what stands before them, the
+    marks alone decide, in the whole chat.
 
     Raises:
-        BadInput: the template refuses the chat, or a turn cannot be told from what stands before it.
+        BadInput: the template refuses the chat, leaves out what the assistant said, or a turn cannot be told from what stands
+            before it.
     """
     if not chat.messages:
         return [([], [])]
     try:
         with _refusals_of(_TEMPLATE, chat):
             given = chat.arguments
-            template = str(tokenizer.get_chat_template(given.get("chat_template"), given.get("tools")))
-        if not chat.context and re.search(r"\{%[-+]?\s*generation\s*[-+]?%\}", template):
-            _refuse_lost(template, chat, lambda: _render(tokenizer, chat, chat.messages))
-            with _refusals_of(_TEMPLATE, chat):
-                encoded = tokenizer.apply_chat_template(
-                    chat.messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True, **chat.arguments
-                )
-            return [(list(encoded["input_ids"]), [bool(flag) for flag in encoded["assistant_masks"]])]
-        renderings = _renderings(tokenizer, chat)
-        _refuse_lost(template, chat, lambda: renderings[-1][0])
+            text = str(tokenizer.get_chat_template(given.get("chat_template"), given.get("tools")))
+        is_marked = re.search(r"\{%[-+]?\s*generation\s*[-+]?%\}", text) is not None
+        template = Template(
+            render=partial(_render, tokenizer, chat),
+            marks=partial(_marks, tokenizer, chat) if is_marked else None,
+            reads=lambda key: re.search(rf"[.'\"]{key}\b", text) is not None,
+        )
+        _refuse_unread(text, chat)
+        found = renderings(template, chat.messages, chat.context)
+        _refuse_printed_parts(chat, found[-1][0])
         with _refusals_of("tokenizer", chat):
-            return [_encoded(tokenizer, text, spans) for text, spans in renderings]
+            return [_encoded(tokenizer, whole, spans) for whole, spans in found]
     except BadInput as error:
         raise BadInput(f"{where}: {error}") from error
 
@@ -141,9 +142,8 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, chat: Chat, where: str) -> l
 _variables_of = cache(variables_of)
 
 
-def _refuse_lost(template: str, chat: Chat, rendered: Callable[[], str]) -> None:
-    """Refuse tools and documents that the template leaves out, without which the teacher would answer, and contents in parts
-    that a template, made for texts, prints as Python writes them. Raises BadInput."""
+def _refuse_unread(template: str, chat: Chat) -> None:
+    """Refuse tools and documents that the template leaves out, without which the teacher would answer. Raises BadInput."""
     given = [name for name in ("tools", "documents") if chat.arguments.get(name)]
     left_out = next((name for name in given if name not in _variables_of(template)), None)
     if left_out is not None:
@@ -151,9 +151,13 @@ def _refuse_lost(template: str, chat: Chat, rendered: Callable[[], str]) -> None
             f"it comes with {left_out}, and the chat template does not read `{left_out}`. Give a template that does with "
             "--chat-template, or data without them."
         )
+
+
+def _refuse_printed_parts(chat: Chat, rendered: str) -> None:
+    """Refuse contents in parts that a template, made for texts, prints as Python writes them. Raises BadInput."""
     for turn, message in enumerate(chat.messages):
         content = message.get("content") or ""
-        if not isinstance(content, str) and str(content) in rendered():
+        if not isinstance(content, str) and str(content) in rendered:
             raise BadInput(
                 f"the content of message {turn} is {content!r:.80}, and the chat template prints it as it stands. Give texts, "
                 "or a template for contents in parts with --chat-template."
@@ -178,66 +182,31 @@ def _refusals_of(what: str, chat: Chat) -> Iterator[None]:
         raise BadInput(f"the {what} refuses {begins}: {one_line(error).rstrip('.')}{way_out}") from error
 
 
-def _renderings(tokenizer: PreTrainedTokenizerBase, chat: Chat) -> list[tuple[str, list[tuple[int, int]]]]:
-    """Return the texts that show every turn of the assistant as it was when it was said, and the spans of these turns."""
-    found: list[tuple[str, list[tuple[int, int]]]] = []
-    for turn, message in enumerate(chat.messages):
-        if message["role"] != "assistant" or turn < chat.context:
-            continue
-        text, start = _turn(tokenizer, chat, turn)
-        spans = [(start, len(text))]
-        if found and text.startswith(found[-1][0]):
-            spans = found.pop()[1] + spans
-        found.append((text, spans))
-    whole = _render(tokenizer, chat, chat.messages)
-    if not found:
-        return [(whole, [])]
-    if whole.startswith(found[-1][0]):
-        found[-1] = (whole, found[-1][1])
-    return found
-
-
-def _turn(tokenizer: PreTrainedTokenizerBase, chat: Chat, turn: int) -> tuple[str, int]:
-    """Return the chat up to the end of a turn of the assistant, and where its words begin."""
-    earlier = chat.messages[:turn]
-    after = _render(tokenizer, chat, [*earlier, chat.messages[turn]])
-    if not turn:
-        return after, 0
-    before = _render(tokenizer, chat, earlier, add_generation_prompt=True)
-    if after.startswith(before):
-        return after, len(before)
-    plain = _render(tokenizer, chat, earlier)
-    context, shared = _common(plain, before), _common(before, after)
-    # another turn in its place tells its words from the template's, which may begin alike
-    other = _render(tokenizer, chat, [*earlier, {"role": "assistant", "content": _PROBE}])
-    if after.startswith(context) and len(shared) >= len(_common(plain, after)):
-        # the generation prompt says more than the finished turn does, such as the beginning of a thought
-        return after, len(_common(shared, other))
-    # the turn changes what stands before it
-    header = before[len(context) :]
-    begins = after.rfind(header, 0, len(_common(after, other))) if header else -1
-    if begins < 0 or header in other[begins + len(header) : other.find(_PROBE)]:
-        raise BadInput(
-            f"the chat template renders what stands before message {turn} differently once it follows, so the assistant's "
-            "words cannot be told apart. Use a template that marks them with {% generation %}."
-        )
-    return before + after[begins + len(header) :], len(before)
-
-
-def _render(tokenizer: PreTrainedTokenizerBase, chat: Chat, messages: list[dict[str, Any]], **options: Any) -> str:
+def _render(
+    tokenizer: PreTrainedTokenizerBase, chat: Chat, messages: list[dict[str, Any]], prompt: bool = False
+) -> str:
+    options = {"add_generation_prompt": True} if prompt else {}
     with _refusals_of(_TEMPLATE, chat):
         return str(tokenizer.apply_chat_template(messages, tokenize=False, **options, **chat.arguments))
 
 
-def _common(one: str, other: str) -> str:
-    """Return the longest beginning that two texts share."""
-    differs = (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
-    return one[: next(differs, min(len(one), len(other)))]
+def _marks(tokenizer: PreTrainedTokenizerBase, chat: Chat, messages: list[dict[str, Any]]) -> Spans:
+    """Return the places in the text of some messages that the template marks."""
+    with _refusals_of(_TEMPLATE, chat):
+        encoded = tokenizer.apply_chat_template(
+            messages,
+            tokenize=True,
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+            tokenizer_kwargs={"return_offsets_mapping": True},
+            **chat.arguments,
+        )
+    places = zip(encoded["offset_mapping"], encoded["assistant_masks"], strict=True)
+    runs = (list(run) for is_marked, run in groupby(places, key=itemgetter(1)) if is_marked)
+    return [(run[0][0][0], run[-1][0][1]) for run in runs]
 
 
-def _encoded(
-    tokenizer: PreTrainedTokenizerBase, text: str, spans: list[tuple[int, int]]
-) -> tuple[list[int], list[bool]]:
+def _encoded(tokenizer: PreTrainedTokenizerBase, text: str, spans: Spans) -> tuple[list[int], list[bool]]:
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     is_assistant = [
         stop > start and any(first < stop and start < last for first, last in spans)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 _BATCH = 256
 
-_LAYOUT = 2
-"""Raise this when the same documents give other columns."""
+_MADE = "3"
+"""Raise this when the same documents give other tokens or flags, so that no stored ones of an earlier version are taken."""
 
 
 def check_form(form: Form, encoder: Encoder, source: str, who: str) -> None:
@@ -111,7 +111,7 @@ def tokenised(
     if domain is not None:
         features["domain"] = types.Value("string")
     identity = (
-        *(_LAYOUT, documents._fingerprint, form.column, form.label, read, domain, encoder.end_token),
+        *(_MADE, documents._fingerprint, form.column, form.label, read, domain, encoder.end_token),
         *(encoder.vocabulary, _tokenizer_identity(encoder.tokenizer)),
         json.dumps(dict(encoder.chats.arguments), sort_keys=True),
     )
