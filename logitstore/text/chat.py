@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,10 +21,7 @@ from logitstore.errors import BadInput, ModelError, one_line
 from logitstore.text.chats.words import Spans, Template, renderings
 from logitstore.text.tokenizer import variables_of
 
-ASKED_WITH = ("tools", "documents", "chat_template_kwargs")
-"""Columns that `apply_chat_template` takes beside the messages; the last one holds more arguments by name."""
-
-_TAKEN = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters) | {
+TAKEN = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters) | {
     "compiled_template",
     "conversations",
     "messages",
@@ -33,10 +29,6 @@ _TAKEN = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template
     "strftime_now",
 }
 """Names that are no template arguments, because transformers uses them itself."""
-
-
-_IN_ROWS = frozenset({"tools", "documents", "chat_template"})
-"""Those of them that a row of the data may give: they are its own."""
 
 
 _TEMPLATE = "chat template"
@@ -85,7 +77,7 @@ def check_options(options: ChatOptions, tokenizer: PreTrainedTokenizerBase) -> N
     Raises:
         BadInput: transformers uses the name itself, or no template of the tokenizer reads it.
     """
-    taken = next((name for name in options.arguments if name in _TAKEN), None)
+    taken = next((name for name in options.arguments if name in TAKEN), None)
     if taken is not None:
         raise BadInput(f"--template-arg {taken}: transformers uses this name itself. Leave it out.")
     templates = tokenizer.chat_template
@@ -97,7 +89,7 @@ def check_options(options: ChatOptions, tokenizer: PreTrainedTokenizerBase) -> N
     unread = next((name for name in options.arguments if name not in read), None)
     if unread is not None:
         raise BadInput(
-            f"--template-arg {unread}: the chat template does not read it. {suggest(unread, sorted(read - _TAKEN))}"
+            f"--template-arg {unread}: the chat template does not read it. {suggest(unread, sorted(read - TAKEN))}"
         )
 
 
@@ -112,78 +104,6 @@ def refuse_options(options: ChatOptions, data: str) -> None:
 def _texts(templates: str | Mapping[str, str]) -> list[str]:
     """Return a tokenizer's template, or all of its templates."""
     return [templates] if isinstance(templates, str) else list(templates.values())
-
-
-def turns_of(value: Any, where: str) -> list[dict[str, Any]]:
-    """Return the turns of a chat: a list of messages, or the same as JSON text.
-
-    Raises:
-        BadInput: it is something else; `where` names its place.
-    """
-    turns = _parsed(value, where)
-    if turns is None:
-        return []
-    if not is_chat(turns):
-        raise BadInput(f"{where}: {value!r:.80} is no chat. Give a list of messages, each with a role and a content.")
-    return [_without_nulls(turn, keep=("content",)) for turn in turns]
-
-
-def arguments_of(row: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return what a row gives to the template beside its messages. Raises BadInput: a value that cannot be used."""
-    values = {name: _without_nulls(_parsed(row.get(name), where)) for name in ASKED_WITH}
-    more = values.pop("chat_template_kwargs") or {}
-    if not isinstance(more, dict):
-        raise BadInput(f"{where}: chat_template_kwargs is {more!r:.80}. Give an object of arguments by name.")
-    taken = next((name for name in more if name in _TAKEN - _IN_ROWS), None)
-    if taken is not None:
-        raise BadInput(f"{where}: chat_template_kwargs names {taken}, which transformers uses itself. Leave it out.")
-    for name, value in values.items():
-        if value and not isinstance(value, list):
-            raise BadInput(f"{where}: {name} is {value!r:.80}. Give a list.")
-    lists = {
-        name: [_parsed(each, where) if name == "tools" else each for each in value]
-        for name, value in values.items()
-        if value
-    }
-    return lists | more
-
-
-def is_chat(value: Any) -> bool:
-    """Return True for a list of messages."""
-    return isinstance(value, list) and all(
-        isinstance(turn, dict) and isinstance(turn.get("role"), str) for turn in value
-    )
-
-
-def is_chat_text(value: Any) -> bool:
-    """Return True for JSON text that spells a chat of at least one message."""
-    if not (isinstance(value, str) and value.lstrip().startswith("[")):
-        return False
-    try:
-        parsed = json.loads(value)
-    except (ValueError, RecursionError):
-        return False
-    return bool(parsed) and is_chat(parsed)
-
-
-def _parsed(value: Any, where: str) -> Any:
-    if not isinstance(value, str):
-        return value
-    if not value.strip():
-        return None
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"{where}: {value!r:.80} is not JSON: {error}. Give JSON, or the values themselves.") from error
-
-
-def _without_nulls(value: Any, keep: tuple[str, ...] = ()) -> Any:
-    """Leave out keys without a value: Arrow gives every row all keys that any row of the column has."""
-    if isinstance(value, dict):
-        return {key: _without_nulls(each) for key, each in value.items() if each is not None or key in keep}
-    if isinstance(value, list):
-        return [_without_nulls(each) for each in value]
-    return value
 
 
 def encode_chat(tokenizer: PreTrainedTokenizerBase, chat: Chat, where: str) -> list[tuple[list[int], list[bool]]]:
@@ -210,7 +130,7 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, chat: Chat, where: str) -> l
             marks=partial(_marks, tokenizer, chat) if is_marked else None,
             reads=lambda key: re.search(rf"[.'\"]{key}\b", text) is not None,
         )
-        _refuse_unread_tools(text, chat)
+        _refuse_unread(text, chat)
         found = renderings(template, chat.messages, chat.context)
         _refuse_printed_parts(chat, found[-1][0])
         with _refusals_of("tokenizer", chat):
@@ -222,12 +142,14 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, chat: Chat, where: str) -> l
 _variables_of = cache(variables_of)
 
 
-def _refuse_unread_tools(template: str, chat: Chat) -> None:
-    """Refuse tools that the template leaves out, without which the teacher would answer. Raises BadInput."""
-    if chat.arguments.get("tools") and "tools" not in _variables_of(template):
+def _refuse_unread(template: str, chat: Chat) -> None:
+    """Refuse tools and documents that the template leaves out, without which the teacher would answer. Raises BadInput."""
+    given = [name for name in ("tools", "documents") if chat.arguments.get(name)]
+    left_out = next((name for name in given if name not in _variables_of(template)), None)
+    if left_out is not None:
         raise BadInput(
-            "it comes with tools, and the chat template does not read `tools`. Give a template that does with --chat-template, "
-            "or data without them."
+            f"it comes with {left_out}, and the chat template does not read `{left_out}`. Give a template that does with "
+            "--chat-template, or data without them."
         )
 
 
@@ -240,6 +162,13 @@ def _refuse_printed_parts(chat: Chat, rendered: str) -> None:
                 f"the content of message {turn} is {content!r:.80}, and the chat template prints it as it stands. Give texts, "
                 "or a template for contents in parts with --chat-template."
             )
+
+
+def unread_by(tokenizer: PreTrainedTokenizerBase, chat: Chat) -> list[str]:
+    """Return the names of the arguments of a chat that its template does not read; the chat has been encoded before."""
+    given = chat.arguments
+    template = str(tokenizer.get_chat_template(given.get("chat_template"), given.get("tools")))
+    return [name for name in given if name not in _variables_of(template)]
 
 
 @contextmanager
