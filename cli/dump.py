@@ -11,11 +11,23 @@ from rich.table import Table
 from logitstore.core.progress import NO_STOPWATCH, Stopwatch
 from logitstore.core.registry import resolve
 from logitstore.core.tasks import facet
+from logitstore.errors import BadInput
 
 if TYPE_CHECKING:
     from logitstore.settings.dump import AddSettings, DumpSettings
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be written and its size, and write nothing.")]
+Show = Annotated[
+    int,
+    typer.Option(
+        "--show",
+        min=0,
+        metavar="N",
+        help="With --dry-run, also print this many samples as the teacher will see them: which tokens have rows, and which are "
+        "context only.",
+        show_default=False,
+    ),
+]
 Profile = Annotated[
     bool,
     typer.Option(
@@ -25,7 +37,7 @@ Profile = Annotated[
 ]
 
 
-def dump(settings: DumpSettings, dry_run: DryRun = False, profile: Profile = False) -> None:
+def dump(settings: DumpSettings, dry_run: DryRun = False, show: Show = 0, profile: Profile = False) -> None:
     """Run a teacher once over your data, and store its answers in a cache.
 
     The same command resumes an interrupted dump. Several processes can write one cache at the same time, each with other
@@ -33,9 +45,12 @@ def dump(settings: DumpSettings, dry_run: DryRun = False, profile: Profile = Fal
 
     Example: logitstore dump --teacher ./my-model --data 'texts/*.jsonl' --out my-cache
     """
+    if show and not dry_run:
+        raise BadInput(f"--show {show}: only --dry-run uses it. Give both.")
     with Bars() as progress:
         if dry_run:
             prepared = resolve("logitstore.dump.dump:planned")(settings, progress)
+            _print_samples(prepared, show)
             _print_plan(
                 settings, prepared.manifest, resolve("logitstore.dump.taps:tap_bytes")(settings, prepared.config)
             )
@@ -80,6 +95,15 @@ def _print_profile(watch: Stopwatch) -> None:
     for (thread, stage), seconds in sorted(watch.seconds.items(), key=lambda item: (item[0][0] != "teacher", -item[1])):
         table.add_row(stage, thread, f"{seconds:.2f}", f"{seconds / forward:.1%}" if forward else "")
     console.print(table)
+
+
+def _print_samples(prepared: Any, count: int) -> None:
+    """Print the first samples as the teacher will see them."""
+    if count and prepared.show is None:
+        raise BadInput(f"--show {count}: it means nothing to --task {prepared.manifest.task}. Leave it out.")
+    for number in range(min(count, prepared.manifest.samples)):
+        for line in prepared.show(number):
+            say(line)
 
 
 def _print_plan(settings: DumpSettings, manifest: Any, tap_bytes: int) -> None:

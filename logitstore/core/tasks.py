@@ -52,7 +52,16 @@ TASKS: dict[str, Task] = {
         training="logitstore.text.train:TextTraining",
         shown="logitstore.text.show:TextShown",
         options={
-            "dump": ("max_length", "overlap", "batch_tokens", "domain_column", "qkv", "chat_template", "template_arg"),
+            "dump": (
+                "max_length",
+                "overlap",
+                "batch_tokens",
+                "domain_column",
+                "qkv",
+                "chat_template",
+                "template_arg",
+                "end_token",
+            ),
             "train": (
                 "text",
                 "packed",

@@ -52,6 +52,7 @@ class Prepared:
         batches: makes batches of the teacher from samples.
         files: gives the shared files that do not come from the teacher's weights, by their paths in the cache.
         load: loads the teacher.
+        show: describes a sample, by its number, as the teacher will see it, in lines for people; None where a task cannot.
         check: refuses samples that cannot be shown to it; it may take its time, and comes right before `load`.
         stored: gives the samples with what a cache that is continued knows about them; None where that changes nothing.
     """
@@ -64,6 +65,7 @@ class Prepared:
     gives: Gives = OF_A_MODEL
     files: Callable[[], dict[str, bytes]] = dict
     stored: Callable[[Cache], AskedSamples] | None = None
+    show: Callable[[int], list[str]] | None = None
     check: Callable[[], None] = lambda: None
 
     def continuing(self, cache: Cache) -> Prepared:

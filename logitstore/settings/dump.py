@@ -31,8 +31,14 @@ class TeacherSettings(TrustChoice):
     split: str = Field("train", description="Split of the data set.")
     column: str | None = Field(
         None,
-        description="Column with the texts, chats or images. Default: 'messages', else 'text', else 'completion' "
-        "beside 'prompt'; or the only column of images.",
+        description="Column with the texts, chats, token ids or images. Default: the first that is there of 'messages', "
+        "'conversations', 'text', 'completion' beside 'prompt', 'output' beside 'instruction', and 'input_ids'; or the only "
+        "column of images.",
+    )
+    end_token: bool = Field(
+        False,
+        description="End every text and every completion with the tokenizer's end-of-text token, so that students learn to "
+        "stop.",
     )
     domain_column: str | None = Field(None, description="Column that names the domain (source) of each document.")
     limit: int | None = Field(None, ge=1, description="Use only the first N documents.")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,10 @@ from transformers import PreTrainedTokenizerBase
 
 from logitstore.core.registry import suggest
 from logitstore.errors import BadInput, ModelError, one_line
+from logitstore.text.chats.words import Spans, Template, renderings
 from logitstore.text.tokenizer import variables_of
 
-ASKED_WITH = ("tools", "documents", "chat_template_kwargs")
-"""Columns that `apply_chat_template` takes beside the messages; the last one holds more arguments by name."""
-
-_TAKEN = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters) | {
+TAKEN = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters) | {
     "compiled_template",
     "conversations",
     "messages",
@@ -32,15 +31,7 @@ _TAKEN = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template
 """Names that are no template arguments, because transformers uses them itself."""
 
 
-_IN_ROWS = frozenset({"tools", "documents", "chat_template"})
-"""Those of them that a row of the data may give: they are its own."""
-
-
 _TEMPLATE = "chat template"
-
-
-_PROBE = "\u2042logitstore-probe"
-"""The words of a turn that stands in the place of another. They begin with a character that no template has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +77,7 @@ def check_options(options: ChatOptions, tokenizer: PreTrainedTokenizerBase) -> N
     Raises:
         BadInput: transformers uses the name itself, or no template of the tokenizer reads it.
     """
-    taken = next((name for name in options.arguments if name in _TAKEN), None)
+    taken = next((name for name in options.arguments if name in TAKEN), None)
     if taken is not None:
         raise BadInput(f"--template-arg {taken}: transformers uses this name itself. Leave it out.")
     templates = tokenizer.chat_template
@@ -98,7 +89,7 @@ def check_options(options: ChatOptions, tokenizer: PreTrainedTokenizerBase) -> N
     unread = next((name for name in options.arguments if name not in read), None)
     if unread is not None:
         raise BadInput(
-            f"--template-arg {unread}: the chat template does not read it. {suggest(unread, sorted(read - _TAKEN))}"
+            f"--template-arg {unread}: the chat template does not read it. {suggest(unread, sorted(read - TAKEN))}"
         )
 
 
@@ -115,105 +106,35 @@ def _texts(templates: str | Mapping[str, str]) -> list[str]:
     return [templates] if isinstance(templates, str) else list(templates.values())
 
 
-def turns_of(value: Any, where: str) -> list[dict[str, Any]]:
-    """Return the turns of a chat: a list of messages, or the same as JSON text.
-
-    Raises:
-        BadInput: it is something else; `where` names its place.
-    """
-    turns = _parsed(value, where)
-    if turns is None:
-        return []
-    if not is_chat(turns):
-        raise BadInput(f"{where}: {value!r:.80} is no chat. Give a list of messages, each with a role and a content.")
-    return [_without_nulls(turn, keep=("content",)) for turn in turns]
-
-
-def arguments_of(row: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return what a row gives to the template beside its messages. Raises BadInput: a value that cannot be used."""
-    values = {name: _without_nulls(_parsed(row.get(name), where)) for name in ASKED_WITH}
-    more = values.pop("chat_template_kwargs") or {}
-    if not isinstance(more, dict):
-        raise BadInput(f"{where}: chat_template_kwargs is {more!r:.80}. Give an object of arguments by name.")
-    taken = next((name for name in more if name in _TAKEN - _IN_ROWS), None)
-    if taken is not None:
-        raise BadInput(f"{where}: chat_template_kwargs names {taken}, which transformers uses itself. Leave it out.")
-    for name, value in values.items():
-        if value and not isinstance(value, list):
-            raise BadInput(f"{where}: {name} is {value!r:.80}. Give a list.")
-    lists = {
-        name: [_parsed(each, where) if name == "tools" else each for each in value]
-        for name, value in values.items()
-        if value
-    }
-    return lists | more
-
-
-def is_chat(value: Any) -> bool:
-    """Return True for a list of messages."""
-    return isinstance(value, list) and all(
-        isinstance(turn, dict) and isinstance(turn.get("role"), str) for turn in value
-    )
-
-
-def is_chat_text(value: Any) -> bool:
-    """Return True for JSON text that spells a chat of at least one message."""
-    if not (isinstance(value, str) and value.lstrip().startswith("[")):
-        return False
-    try:
-        parsed = json.loads(value)
-    except (ValueError, RecursionError):
-        return False
-    return bool(parsed) and is_chat(parsed)
-
-
-def _parsed(value: Any, where: str) -> Any:
-    if not isinstance(value, str):
-        return value
-    if not value.strip():
-        return None
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"{where}: {value!r:.80} is not JSON: {error}. Give JSON, or the values themselves.") from error
-
-
-def _without_nulls(value: Any, keep: tuple[str, ...] = ()) -> Any:
-    """Leave out keys without a value: Arrow gives every row all keys that any row of the column has."""
-    if isinstance(value, dict):
-        return {key: _without_nulls(each) for key, each in value.items() if each is not None or key in keep}
-    if isinstance(value, list):
-        return [_without_nulls(each) for each in value]
-    return value
-
-
 def encode_chat(tokenizer: PreTrainedTokenizerBase, chat: Chat, where: str) -> list[tuple[list[int], list[bool]]]:
     """Return the token ids of a chat, and a flag for each token: True if it belongs to the assistant's words.
 
-    If the template marks the assistant's words (`{% generation %}`), these marks are used. Otherwise, the assistant's words are
-    what its turn adds to the generation prompt. A template may render earlier turns differently once later ones follow. Then
-    each turn that differs is rendered as the model saw it, and the chat gives several pairs.
+    The assistant's words are what its turn adds to the generation prompt; of these, what the template marks, if it marks any
+    (`{% generation %}`). A template may render earlier turns differently once later ones follow. Then each turn that differs is
+    rendered as the model saw it, and the chat gives several pairs. Where words cannot be told from what stands before them, the
+    marks alone decide, in the whole chat.
 
     Raises:
-        BadInput: the template refuses the chat, or a turn cannot be told from what stands before it.
+        BadInput: the template refuses the chat, leaves out what the assistant said, or a turn cannot be told from what stands
+            before it.
     """
     if not chat.messages:
         return [([], [])]
     try:
         with _refusals_of(_TEMPLATE, chat):
             given = chat.arguments
-            template = str(tokenizer.get_chat_template(given.get("chat_template"), given.get("tools")))
-        if not chat.context and re.search(r"\{%[-+]?\s*generation\s*[-+]?%\}", template):
-            _refuse_lost(template, chat, lambda: _render(tokenizer, chat, chat.messages))
-            with _refusals_of(_TEMPLATE, chat):
-                encoded = tokenizer.apply_chat_template(
-                    chat.messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True, **chat.arguments
-                )
-            return [(list(encoded["input_ids"]), [bool(flag) for flag in encoded["assistant_masks"]])]
-        renderings = _renderings(tokenizer, chat)
-        _refuse_lost(template, chat, lambda: renderings[-1][0])
+            text = str(tokenizer.get_chat_template(given.get("chat_template"), given.get("tools")))
+        is_marked = re.search(r"\{%[-+]?\s*generation\s*[-+]?%\}", text) is not None
+        template = Template(
+            render=partial(_render, tokenizer, chat),
+            marks=partial(_marks, tokenizer, chat) if is_marked else None,
+            reads=lambda key: re.search(rf"[.'\"]{key}\b", text) is not None,
+        )
+        _refuse_unread(text, chat)
+        found = renderings(template, chat.messages, chat.context)
+        _refuse_printed_parts(chat, found[-1][0])
         with _refusals_of("tokenizer", chat):
-            return [_encoded(tokenizer, text, spans) for text, spans in renderings]
+            return [_encoded(tokenizer, whole, spans) for whole, spans in found]
     except BadInput as error:
         raise BadInput(f"{where}: {error}") from error
 
@@ -221,21 +142,33 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, chat: Chat, where: str) -> l
 _variables_of = cache(variables_of)
 
 
-def _refuse_lost(template: str, chat: Chat, rendered: Callable[[], str]) -> None:
-    """Refuse tools that the template leaves out, without which the teacher would answer, and contents in parts that a template,
-    made for texts, prints as Python writes them. Raises BadInput."""
-    if chat.arguments.get("tools") and "tools" not in _variables_of(template):
+def _refuse_unread(template: str, chat: Chat) -> None:
+    """Refuse tools and documents that the template leaves out, without which the teacher would answer. Raises BadInput."""
+    given = [name for name in ("tools", "documents") if chat.arguments.get(name)]
+    left_out = next((name for name in given if name not in _variables_of(template)), None)
+    if left_out is not None:
         raise BadInput(
-            "it comes with tools, and the chat template does not read `tools`. Give a template that does with --chat-template, "
-            "or data without them."
+            f"it comes with {left_out}, and the chat template does not read `{left_out}`. Give a template that does with "
+            "--chat-template, or data without them."
         )
+
+
+def _refuse_printed_parts(chat: Chat, rendered: str) -> None:
+    """Refuse contents in parts that a template, made for texts, prints as Python writes them. Raises BadInput."""
     for turn, message in enumerate(chat.messages):
         content = message.get("content") or ""
-        if not isinstance(content, str) and str(content) in rendered():
+        if not isinstance(content, str) and str(content) in rendered:
             raise BadInput(
                 f"the content of message {turn} is {content!r:.80}, and the chat template prints it as it stands. Give texts, "
                 "or a template for contents in parts with --chat-template."
             )
+
+
+def unread_by(tokenizer: PreTrainedTokenizerBase, chat: Chat) -> list[str]:
+    """Return the names of the arguments of a chat that its template does not read; the chat has been encoded before."""
+    given = chat.arguments
+    template = str(tokenizer.get_chat_template(given.get("chat_template"), given.get("tools")))
+    return [name for name in given if name not in _variables_of(template)]
 
 
 @contextmanager
@@ -249,66 +182,31 @@ def _refusals_of(what: str, chat: Chat) -> Iterator[None]:
         raise BadInput(f"the {what} refuses {begins}: {one_line(error).rstrip('.')}{way_out}") from error
 
 
-def _renderings(tokenizer: PreTrainedTokenizerBase, chat: Chat) -> list[tuple[str, list[tuple[int, int]]]]:
-    """Return the texts that show every turn of the assistant as it was when it was said, and the spans of these turns."""
-    found: list[tuple[str, list[tuple[int, int]]]] = []
-    for turn, message in enumerate(chat.messages):
-        if message["role"] != "assistant" or turn < chat.context:
-            continue
-        text, start = _turn(tokenizer, chat, turn)
-        spans = [(start, len(text))]
-        if found and text.startswith(found[-1][0]):
-            spans = found.pop()[1] + spans
-        found.append((text, spans))
-    whole = _render(tokenizer, chat, chat.messages)
-    if not found:
-        return [(whole, [])]
-    if whole.startswith(found[-1][0]):
-        found[-1] = (whole, found[-1][1])
-    return found
-
-
-def _turn(tokenizer: PreTrainedTokenizerBase, chat: Chat, turn: int) -> tuple[str, int]:
-    """Return the chat up to the end of a turn of the assistant, and where its words begin."""
-    earlier = chat.messages[:turn]
-    after = _render(tokenizer, chat, [*earlier, chat.messages[turn]])
-    if not turn:
-        return after, 0
-    before = _render(tokenizer, chat, earlier, add_generation_prompt=True)
-    if after.startswith(before):
-        return after, len(before)
-    plain = _render(tokenizer, chat, earlier)
-    context, shared = _common(plain, before), _common(before, after)
-    # another turn in its place tells its words from the template's, which may begin alike
-    other = _render(tokenizer, chat, [*earlier, {"role": "assistant", "content": _PROBE}])
-    if after.startswith(context) and len(shared) >= len(_common(plain, after)):
-        # the generation prompt says more than the finished turn does, such as the beginning of a thought
-        return after, len(_common(shared, other))
-    # the turn changes what stands before it
-    header = before[len(context) :]
-    begins = after.rfind(header, 0, len(_common(after, other))) if header else -1
-    if begins < 0 or header in other[begins + len(header) : other.find(_PROBE)]:
-        raise BadInput(
-            f"the chat template renders what stands before message {turn} differently once it follows, so the assistant's "
-            "words cannot be told apart. Use a template that marks them with {% generation %}."
-        )
-    return before + after[begins + len(header) :], len(before)
-
-
-def _render(tokenizer: PreTrainedTokenizerBase, chat: Chat, messages: list[dict[str, Any]], **options: Any) -> str:
+def _render(
+    tokenizer: PreTrainedTokenizerBase, chat: Chat, messages: list[dict[str, Any]], prompt: bool = False
+) -> str:
+    options = {"add_generation_prompt": True} if prompt else {}
     with _refusals_of(_TEMPLATE, chat):
         return str(tokenizer.apply_chat_template(messages, tokenize=False, **options, **chat.arguments))
 
 
-def _common(one: str, other: str) -> str:
-    """Return the longest beginning that two texts share."""
-    differs = (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
-    return one[: next(differs, min(len(one), len(other)))]
+def _marks(tokenizer: PreTrainedTokenizerBase, chat: Chat, messages: list[dict[str, Any]]) -> Spans:
+    """Return the places in the text of some messages that the template marks."""
+    with _refusals_of(_TEMPLATE, chat):
+        encoded = tokenizer.apply_chat_template(
+            messages,
+            tokenize=True,
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+            tokenizer_kwargs={"return_offsets_mapping": True},
+            **chat.arguments,
+        )
+    places = zip(encoded["offset_mapping"], encoded["assistant_masks"], strict=True)
+    runs = (list(run) for is_marked, run in groupby(places, key=itemgetter(1)) if is_marked)
+    return [(run[0][0][0], run[-1][0][1]) for run in runs]
 
 
-def _encoded(
-    tokenizer: PreTrainedTokenizerBase, text: str, spans: list[tuple[int, int]]
-) -> tuple[list[int], list[bool]]:
+def _encoded(tokenizer: PreTrainedTokenizerBase, text: str, spans: Spans) -> tuple[list[int], list[bool]]:
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     is_assistant = [
         stop > start and any(first < stop and start < last for first, last in spans)

@@ -31,6 +31,7 @@ from logitstore.text.chat import ChatOptions
 from logitstore.text.documents import DataSpec
 from logitstore.text.sample import Sample
 from logitstore.text.samples import Encoding, Samples, open_samples
+from logitstore.text.show import sample_lines
 from logitstore.text.tokenizer import template_fingerprint, tokenizer_files, with_template
 
 
@@ -128,7 +129,9 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
         limit=settings.limit,
     )
     chats = ChatOptions(template=settings.chat_template, arguments=settings.template_arg or {})
-    encoding = Encoding(max_length=settings.max_length, overlap=overlap, chats=chats)
+    encoding = Encoding(
+        max_length=settings.max_length, overlap=overlap, chats=chats, vocabulary=real, end_token=settings.end_token
+    )
     samples = open_samples(spec, encoding, tokenizer, source.name, progress)
     if samples.highest_token >= real:
         raise ModelError(
@@ -166,8 +169,14 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
         gives=source.gives,
         batches=partial(text_batches, budget=settings.batch_tokens),
         files=partial(shared_files, tokenizer, vocabulary),
+        show=lambda number: sample_lines(number, samples[number], partial(_decoded, tokenizer)),
         load=partial(source.load, settings.dtype, settings.device),
     )
+
+
+def _decoded(tokenizer: PreTrainedTokenizerBase, tokens_T: Array) -> str:
+    """Return the text of some tokens, special ones included."""
+    return str(tokenizer.decode(tokens_T.tolist(), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
 def _pilot_rows(samples: Samples, wanted: int) -> int:

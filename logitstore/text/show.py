@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from logitstore.core.types import CachedSample
+from logitstore.core.types import Array, CachedSample
 from logitstore.format.manifest import Manifest
 from logitstore.format.presets import TYPICAL_KL
-from logitstore.report.tokens import Listed, Spell, TokenView
+from logitstore.report.tokens import Listed, Spell, TokenView, visible
 from logitstore.store.cache import Cache
+from logitstore.text.sample import Sample
 
 
 class TextShown:
@@ -83,6 +85,26 @@ class TextShown:
 
     def added(self, cache: Cache) -> None:
         """Return None: nothing can be added to the texts of a cache."""
+
+
+def sample_lines(number: int, sample: Sample, spell: Callable[[Array], str]) -> list[str]:
+    """Return a sample before the teacher has answered: its text, in runs of tokens with rows about them and without.
+
+    Args:
+        number: of the sample.
+        sample: the sample.
+        spell: gives the text of some tokens.
+    """
+    window = f", window {sample.window} from token {sample.start:,}" if sample.window or sample.start else ""
+    lines = [
+        f"sample {number}: row {sample.document + 1} of the data{window}, {sample.length:,} tokens, {sample.rows:,} rows"
+    ]
+    asked_T = np.concatenate([[False], sample.mask_T[:-1]])
+    begins = [0, *(np.flatnonzero(np.diff(asked_T)) + 1).tolist()]
+    for first, stop in zip(begins, [*begins[1:], sample.length], strict=True):
+        text = visible(spell(sample.tokens_T[first:stop])).replace("\u23ce", "\u23ce\n" + " " * 21)
+        lines.append(f"  {'rows' if asked_T[first] else 'context':8}{f'{first}-{stop - 1}':>9}  {text}")
+    return lines
 
 
 def _rendering(data: dict[str, Any]) -> list[tuple[str, str]]:

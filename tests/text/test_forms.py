@@ -25,7 +25,7 @@ SPELLED = json.dumps(CHAT)
 
 def form_of(path: Path, **options: Any) -> bool:
     """Return True if a file is read as chats."""
-    return open_documents(DataSpec(source=str(path), **options))[2]
+    return open_documents(DataSpec(source=str(path), **options))[1].is_chat
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".arrow"])
@@ -102,8 +102,8 @@ def test_a_text_column_with_a_deep_or_long_value_is_named_in_a_short_line(
 
 
 def texts_in(path: Path, **options: Any) -> list[str | None]:
-    documents, column, _ = open_documents(DataSpec(source=str(path), **options))
-    return list(documents[column])
+    documents, form = open_documents(DataSpec(source=str(path), **options))
+    return list(documents[form.column])
 
 
 @pytest.mark.parametrize("name", ["data", "data [v1]"])
@@ -180,7 +180,7 @@ def test_rows_that_are_kept_may_be_read_by_whom_the_umask_lets(tmp_path: Path) -
     write_lines(tmp_path / "data.jsonl", [{"text": "kept for others"}])
     before = os.umask(0o022)
     try:
-        documents, _, _ = open_documents(DataSpec(source=str(tmp_path / "data.jsonl")))
+        documents, _ = open_documents(DataSpec(source=str(tmp_path / "data.jsonl")))
     finally:
         os.umask(before)
     (kept,) = [Path(file["filename"]) for file in documents.cache_files]

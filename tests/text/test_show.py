@@ -10,8 +10,9 @@ import pytest
 import logitstore
 from logitstore.dump.dump import dump
 from logitstore.report.tokens import view
-from tests.parts.commands import Command
+from tests.parts.commands import Command, Refused
 from tests.parts.texts import TEXTS, plan_for
+from tests.parts.vision import Told
 
 CHAT = [{"role": "user", "content": TEXTS[0][:200]}, {"role": "assistant", "content": "It is a statement."}]
 
@@ -49,3 +50,34 @@ def test_inspect_says_how_much_context_it_leaves_out(
     assert f"{int(chats[0].sample.positions_N[0])} tokens of context left out" in lines[0]
     assert command("inspect", chats.path, "--sample", 0, "--json") == 0
     assert json.loads(capsys.readouterr().out)[0]["left_out"] == int(chats[0].sample.positions_N[0])
+
+
+def test_a_dry_run_shows_samples_with_the_tokens_that_have_rows(
+    tmp_path: Path, teacher: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    turns = [{"role": "user", "content": "Name\n\x1b[31ma colour."}, {"role": "assistant", "content": "Blue."}]
+    rows = [{"messages": turns * 2}, {"messages": turns}, {"messages": turns}]
+    (tmp_path / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    usual = ("--teacher", teacher, "--data", tmp_path / "chats.jsonl", "--out", tmp_path / "out", "--preset", "topk")
+    assert command("dump", *usual, "--max-length", 40, "--overlap", 20, "--dry-run", "--show", 3) == 0
+    shown = capsys.readouterr()
+    lines = shown.out.splitlines()
+    asked = ["<|user|>Name\u23ce", " " * 21 + "\ufffd[31ma colour.<|end|><|assistant|>"]
+    heads = [line for line in lines if line.startswith("sample ")]
+    assert heads[0].startswith("sample 0: row 1 of the data, ")
+    assert heads[1].startswith("sample 1: row 1 of the data, window 1 from token 20, ")
+    assert heads[2].startswith("sample 2: row 2 of the data, ")
+    whole = lines[lines.index(heads[2]) + 1 :]
+    assert whole[0].split("  ")[-1] == asked[0]
+    assert whole[1] == asked[1]
+    assert whole[2].split()[0] == "rows"
+    assert whole[2].endswith("  Blue.<|end|>")
+    assert "data: column 'messages' holds chats; rows about what the assistant says" in shown.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_samples_are_shown_by_a_dry_run_of_texts_alone(refused: Refused, refused_image_dump: Told) -> None:
+    line = refused("dump", "--teacher", "x", "--data", "y", "--out", "z", "--show", 1)
+    assert "--show 1: only --dry-run uses it. Give both." in line
+    line = refused_image_dump("--dry-run", "--show", 1)
+    assert "--show 1: it means nothing to --task image-classification. Leave it out." in line

@@ -15,11 +15,11 @@ from logitstore.text.chat import ChatOptions
 from logitstore.text.documents import DataSpec
 from logitstore.text.samples import Encoding, open_samples
 from tests.parts import chat_templates
+from tests.parts.chat_truth import Asked, generated
 from tests.parts.texts import CHAT_TEMPLATE, train_tokenizer
 
 STYLES = {name: value for name, value in vars(chat_templates).items() if isinstance(value, str) and name.isupper()}
 STYLES["PLAIN"] = CHAT_TEMPLATE
-Asked = list[tuple[str, str]]
 
 
 def user(text: str) -> dict[str, Any]:
@@ -65,23 +65,6 @@ def asked(
                 found[sample.document].append((context, answer))
                 # the tokens themselves are those of the context, and then of the words
                 assert before + words == tokenizer(context + answer)["input_ids"]
-    return found
-
-
-def generated(tokenizer: PreTrainedTokenizerFast, chat: list[dict[str, Any]], **arguments: Any) -> Asked:
-    """What each turn adds to what the model is given for it. Where it adds to a part of that, the part is its context."""
-    found = []
-    for turn, message in enumerate(chat):
-        if message["role"] == "assistant":
-            before = tokenizer.apply_chat_template(chat[:turn], tokenize=False, add_generation_prompt=True, **arguments)
-            after = tokenizer.apply_chat_template(chat[: turn + 1], tokenize=False, **arguments)
-            if not after.startswith(before):
-                # the prompt begins a thought that the finished turn has in another way, or not at all
-                header = before[: before.rindex("<think>")]
-                leads = ("<think>\n", "<think>", "")
-                both = [header + lead for lead in leads if before.startswith(header + lead)]
-                before = next(context for context in both if after.startswith(context))
-            found.append((before, after[len(before) :]))
     return found
 
 

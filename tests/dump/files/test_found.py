@@ -27,8 +27,8 @@ def write(folder: Path, *names: str) -> Path:
 
 
 def texts(source: Path | str, **options: str) -> list[str]:
-    documents, column, _ = open_documents(DataSpec(source=str(source), **options))
-    return sorted(documents[column])
+    documents, form = open_documents(DataSpec(source=str(source), **options))
+    return sorted(documents[form.column])
 
 
 @pytest.mark.parametrize(

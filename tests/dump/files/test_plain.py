@@ -14,8 +14,8 @@ TEXT = "Grüße, 你好\n\nline three\u2028goes on\x0b\n"
 
 
 def texts(source: Path) -> list[str]:
-    documents, column, _ = open_documents(DataSpec(source=str(source)))
-    return list(documents[column])
+    documents, form = open_documents(DataSpec(source=str(source)))
+    return list(documents[form.column])
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])

@@ -1,0 +1,1 @@
+"""What a chat template makes of the turns of a chat."""

@@ -1,0 +1,148 @@
+"""Chats: messages, prompts with completions in messages, and instructions with their outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from logitstore.dump.files.spelling import Spell, as_json
+from logitstore.errors import BadInput
+from logitstore.text.chat import Chat, encode_chat, unread_by
+from logitstore.text.forms.form import Document, Encoder, Form, Row
+from logitstore.text.forms.turns import ASKED_WITH, OF_ROWS, arguments_of, is_chat, list_of, turns_of
+
+_Turns = Callable[[Row, str], tuple[list[dict[str, Any]], int]]
+"""Gives the messages of a row, and how many leading ones are context only."""
+
+_REWRITTEN = "the chat template rewrites earlier turns: {:,} turns more are samples of their own"
+
+
+def chats(column: str) -> Form:
+    """Return the form of lists of messages. Beside `conversations` a column `system` may hold what the system says."""
+    with_system = column == "conversations"
+
+    def turns(row: Row, where: str) -> tuple[list[dict[str, Any]], int]:
+        messages = turns_of(row[column], where)
+        return _with_system(messages, row.get("system") if with_system else None, where), 0
+
+    more = {"system": text_spell("as in the column 'system'.")} if with_system else {}
+    return _form(turns, column, "chats", {column: chat_spell("as in the first rows. Check --column.")}, more)
+
+
+def chat_pairs() -> Form:
+    """Return the form of prompts with completions, both lists of messages."""
+
+    def turns(row: Row, where: str) -> tuple[list[dict[str, Any]], int]:
+        before = turns_of(row["prompt"], where)
+        return [*before, *turns_of(row["completion"], where)], len(before)
+
+    needed = {
+        "completion": chat_spell("as in the first rows. Check --column."),
+        "prompt": chat_spell("as in the column 'completion'. Give both as texts, or as chats."),
+    }
+    return _form(turns, "completion", "completions of prompts, as chats", needed, {})
+
+
+def instructions() -> Form:
+    """Return the form of instructions with outputs, as of Alpaca; `input`, `system` and `history` may be there."""
+    words = text_spell("as instructions and outputs have. Check --column.")
+    needed = {"output": words, "instruction": words}
+    more = {"input": words, "system": words, "history": as_json}
+    return _form(_instructed, "output", "outputs of instructions, as chats", needed, more)
+
+
+def _instructed(row: Row, where: str) -> tuple[list[dict[str, Any]], int]:
+    """Return the turns of an instruction: its system, its history, what is asked, and the output."""
+    texts = {name: row.get(name) or "" for name in ("system", "instruction", "input", "output")}
+    for name, text in texts.items():
+        if not isinstance(text, str):
+            raise BadInput(
+                f"{where}: {name} is {text!r:.80} where a string is expected. Mend the row, or leave it out."
+            )
+    if not texts["output"]:
+        return [], 0
+    asked = "\n\n".join(text for text in (texts["instruction"], texts["input"]) if text)
+    if not asked:
+        raise BadInput(f"{where}: it has an output and no instruction. Mend the row, or leave it out.")
+    said = [*_history(row.get("history"), where), (asked, texts["output"])]
+    turns = [
+        {"role": role, "content": text} for pair in said for role, text in zip(("user", "assistant"), pair, strict=True)
+    ]
+    return _with_system(turns, texts["system"], where), 0
+
+
+def _history(value: Any, where: str) -> list[tuple[str, str]]:
+    pairs = list_of(value, where) or []
+    for pair in pairs:
+        if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
+            raise BadInput(f"{where}: history holds {pair!r:.80}. Give pairs of an instruction and an output.")
+    return [(asked, output) for asked, output in pairs]
+
+
+def _with_system(messages: list[dict[str, Any]], system: Any, where: str) -> list[dict[str, Any]]:
+    if not system or not messages:
+        return messages
+    if not isinstance(system, str):
+        raise BadInput(f"{where}: system is {system!r:.80} where a string is expected. Mend the row, or leave it out.")
+    if messages[0]["role"] != "system":
+        return [{"role": "system", "content": system}, *messages]
+    if messages[0].get("content") != system:
+        raise BadInput(f"{where}: its column 'system' and its first turn differ. Mend the row, or leave it out.")
+    return messages
+
+
+def _form(turns: _Turns, column: str, label: str, needed: Mapping[str, Spell], more: Mapping[str, Spell]) -> Form:
+    def encode(encoder: Encoder, rows: list[Row], places: list[str]) -> list[Document]:
+        return [_document(encoder, turns, row, where) for row, where in zip(rows, places, strict=True)]
+
+    return Form(
+        column=column,
+        label=label,
+        rows="what the assistant says" if column != "completion" else "what the assistant says in the completion",
+        columns={**needed, **more, **dict.fromkeys(ASKED_WITH, as_json)},
+        needed=tuple(needed),
+        encode=encode,
+        is_chat=True,
+        is_partial=True,
+        apart=_REWRITTEN,
+    )
+
+
+def _document(encoder: Encoder, turns: _Turns, row: Row, where: str) -> Document:
+    """Return a chat as tokens. What the row gives to the template comes before what the options give."""
+    try:
+        messages, context = turns(row, where)
+        own = arguments_of(row, where)
+    except RecursionError as error:
+        raise BadInput(f"{where}: it is nested too deep. Mend the row, or leave it out.") from error
+    chat = Chat(messages=messages, context=context, arguments={**encoder.chats.arguments, **own})
+    pairs = encode_chat(encoder.tokenizer, chat, where)
+    unread = unread_by(encoder.tokenizer, chat) if messages else []
+    notices = [
+        f"'{name}' in chat_template_kwargs is not read by the chat template"
+        for name in unread
+        if name in own and name not in OF_ROWS
+    ]
+    return Document(pairs=pairs, notices=tuple(notices))
+
+
+def text_spell(ending: str) -> Spell:
+    """Return what keeps texts as they are, and refuses other values."""
+
+    def spell(value: Any) -> str:
+        if not isinstance(value, str):
+            raise ValueError(f"where a string is expected, {ending}")
+        return value
+
+    return spell
+
+
+def chat_spell(ending: str) -> Spell:
+    """Return what keeps chats as JSON, and refuses other values; a text may hold a chat."""
+
+    def spell(value: Any) -> str:
+        if not (isinstance(value, str) or is_chat(value)):
+            raise ValueError(f"where a chat is expected, {ending}")
+        return as_json(value)
+
+    return spell

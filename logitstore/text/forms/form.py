@@ -1,0 +1,80 @@
+"""What a form of data is: the columns that are read, and what makes tokens of their rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from logitstore.dump.files.spelling import Spell
+from logitstore.text.chat import ChatOptions
+
+Row = Mapping[str, Any]
+"""The values of a row, by the names of the columns."""
+
+Pair = tuple[list[int], list[bool]]
+"""Token ids, and a flag for each: True if a row may be about the token. No flags where one may be about every token."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """One row of the data, as tokens.
+
+    Attributes:
+        pairs: what the teacher sees of it, at least one; a chat that is rendered several times and a row of packed samples
+            have more.
+        notices: what the user should know about the row, each as the end of a sentence about "a row".
+    """
+
+    pairs: list[Pair]
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoder:
+    """What rows are encoded with.
+
+    Attributes:
+        tokenizer: that of the teacher.
+        chats: how chats are rendered.
+        vocabulary: count of ids that mean something to the teacher.
+        end_token: end every text and completion with the tokenizer's end-of-text token.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    chats: ChatOptions
+    vocabulary: int
+    end_token: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """One form of data.
+
+    Attributes:
+        column: the main column, which names the form.
+        label: what the data are, for people.
+        rows: the tokens that rows are about, for people.
+        columns: the columns that are read where they are there, with what keeps their values as text.
+        needed: those of them that every file must have.
+        encode: makes a document of each of some rows, whose places are given for messages.
+        is_chat: a chat template renders the rows.
+        is_partial: only some tokens may have rows.
+        is_spelled: the tokenizer makes the tokens from text.
+        apart: what the further pairs of a row are, for people.
+    """
+
+    column: str
+    label: str
+    rows: str
+    columns: Mapping[str, Spell]
+    needed: Sequence[str]
+    encode: Callable[[Encoder, list[Row], list[str]], list[Document]]
+    is_chat: bool = False
+    is_partial: bool = False
+    is_spelled: bool = True
+    apart: str = ""
+    passed_over: Sequence[str] = field(default_factory=tuple)
+    """Main columns of other forms that the data have too."""

@@ -1,0 +1,169 @@
+"""Tokenise the rows of some data once; `datasets` keeps the tokens, and the next process finds them there."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+from transformers import PreTrainedTokenizerBase
+
+from logitstore.core.progress import Progress, Step
+from logitstore.dump.data import library
+from logitstore.errors import BadInput, ModelError
+from logitstore.text.chat import check_options, check_template, refuse_options
+from logitstore.text.forms.form import Document, Encoder, Form
+
+if TYPE_CHECKING:
+    import datasets
+
+_BATCH = 256
+
+_MADE = "3"
+"""Raise this when the same documents give other tokens or flags, so that no stored ones of an earlier version are taken."""
+
+
+def check_form(form: Form, encoder: Encoder, source: str, who: str) -> None:
+    """Refuse options that would change nothing, and tokenizers that cannot encode a form.
+
+    Args:
+        form: that of the data.
+        encoder: what the data are encoded with.
+        source: the data, for messages.
+        who: name of the tokenizer's owner, for messages.
+
+    Raises:
+        BadInput: an option about another form.
+        ModelError: the tokenizer lacks a chat template, or does not say where tokens stand.
+    """
+    tokenizer, data = encoder.tokenizer, f"column '{form.column}' of --data {source}"
+    if form.is_chat:
+        check_template(tokenizer, who)
+        check_options(encoder.chats, tokenizer)
+    else:
+        refuse_options(encoder.chats, data)
+    if form.is_partial and form.is_spelled and not tokenizer.is_fast:
+        raise ModelError(
+            f"{who}: its tokenizer ({type(tokenizer).__name__}) does not say which characters a token stands for, so "
+            f"a {'turn' if form.is_chat else 'completion'} cannot be told from what stands before it. Name a column of plain "
+            "text."
+        )
+    if encoder.end_token and (form.is_chat or not form.is_spelled):
+        why = "the chat template ends the turns" if form.is_chat else "token ids are taken as they stand"
+        raise BadInput(f"--end-token: {data} holds {form.label}, and {why}. Leave it out.")
+    if encoder.end_token and tokenizer.eos_token_id is None:
+        raise BadInput(f"--end-token: the tokenizer of {who} has no end-of-text token. Leave it out.")
+
+
+def recognised(form: Form) -> str:
+    """Return a line about what is read, and what is not."""
+    others = ", ".join(f"'{name}'" for name in form.passed_over)
+    rest = f"; not read: {others}, which --column would name" if others else ""
+    return f"column '{form.column}' holds {form.label}; rows about {form.rows}{rest}"
+
+
+def tokenised(
+    documents: datasets.Dataset, form: Form, encoder: Encoder, source: str, domain: str | None, progress: Progress
+) -> datasets.Dataset:
+    """Return the documents as tokens, a row for each pair.
+
+    Args:
+        documents: the rows of the data.
+        form: their form.
+        encoder: what they are encoded with.
+        source: the data, for messages.
+        domain: the column that names the domain of a document.
+        progress: receives the steps.
+
+    Returns:
+        Columns `tokens`; `document`, the number of the row; `said` where only some tokens may have rows; `domain` if there is a
+        column of it; `notice`, what the user should know about the row.
+
+    Raises:
+        BadInput: a row that cannot be used.
+    """
+    done = 0
+    read = [name for name in (*form.columns, domain) if name in documents.column_names]
+    documents = documents.select_columns(list(dict.fromkeys(read)))
+
+    def encode(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
+        nonlocal done
+        rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+        places = [f"--data {source}, row {index + 1}" for index in indices]
+        encoded = _columns(form, form.encode(encoder, list(rows), places), indices)
+        if domain is not None:
+            values = dict(zip(indices, batch[domain], strict=True))
+            encoded["domain"] = [None if values[index] is None else str(values[index]) for index in encoded["document"]]
+        done += len(rows)
+        progress(Step(stage="tokenise", done=done, total=len(documents)))
+        return encoded
+
+    types = library()
+    features = {
+        "tokens": types.List(types.Value("int32")),
+        "document": types.Value("int64"),
+        "notice": types.Value("string"),
+    }
+    if form.is_partial:
+        features["said"] = types.List(types.Value("bool"))
+    if domain is not None:
+        features["domain"] = types.Value("string")
+    identity = (
+        *(_MADE, documents._fingerprint, form.column, form.label, read, domain, encoder.end_token),
+        *(encoder.vocabulary, _tokenizer_identity(encoder.tokenizer)),
+        json.dumps(dict(encoder.chats.arguments), sort_keys=True),
+    )
+    return documents.map(
+        encode,
+        batched=True,
+        with_indices=True,
+        batch_size=_BATCH,
+        remove_columns=documents.column_names,
+        features=types.Features(features),
+        new_fingerprint=xxhash.xxh3_64_hexdigest(repr(identity).encode()),
+    )
+
+
+def _columns(form: Form, found: list[Document], indices: list[int]) -> dict[str, list[Any]]:
+    """Return documents as columns, a row for each pair; the first row of a document has its notices."""
+    pairs = [
+        (index, place, pair)
+        for index, each in zip(indices, found, strict=True)
+        for place, pair in enumerate(each.pairs)
+    ]
+    notices = {index: "\n".join(each.notices) for index, each in zip(indices, found, strict=True)}
+    columns: dict[str, list[Any]] = {
+        "tokens": [tokens for _, _, (tokens, _) in pairs],
+        "document": [index for index, _, _ in pairs],
+        "notice": [notices[index] or None if place == 0 else None for index, place, _ in pairs],
+    }
+    if form.is_partial:
+        columns["said"] = [said for _, _, (_, said) in pairs]
+    return columns
+
+
+def notices(tokenised: datasets.Dataset) -> list[str]:
+    """Return each notice once, with the count of its rows and the first of them."""
+    column = tokenised.data.column("notice")
+    if column.null_count == len(column):
+        return []
+    table = pa.table({"notice": column, "document": tokenised.data.column("document")})
+    found: dict[str, list[int]] = {}
+    for row in table.filter(pc.is_valid(column)).to_pylist():
+        for notice in row["notice"].split("\n"):
+            found.setdefault(notice, []).append(row["document"] + 1)
+    return [
+        f"{notice} (row {rows[0]}{f' and {len(rows) - 1:,} more' if len(rows) > 1 else ''})"
+        for notice, rows in found.items()
+    ]
+
+
+def _tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a fingerprint of everything in a tokenizer that changes the tokens: vocabulary, merges, template."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    own = sorted(f"{name}={value!r}" for name, value in tokenizer.init_kwargs.items() if name != "name_or_path")
+    model = backend.to_str() if backend is not None else repr((sorted(tokenizer.get_vocab().items()), own))
+    text = model + repr(tokenizer.chat_template) + repr(tokenizer.special_tokens_map)
+    return xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass"))

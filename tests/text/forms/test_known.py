@@ -1,0 +1,107 @@
+"""Which form is read is told by the columns, and said; what a row has in vain is said too."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from logitstore.core.progress import Step
+from logitstore.errors import BadInput
+from logitstore.text.documents import DataSpec
+from logitstore.text.samples import Encoding, Samples, open_samples
+from tests.text.test_columns import write_lines
+
+CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
+TURNS = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello."}]
+ALL: dict[str, Any] = {
+    "messages": CHAT,
+    "conversations": TURNS,
+    "text": "a b",
+    "prompt": "a",
+    "completion": " b",
+    "instruction": "Add.",
+    "output": "3",
+    "input_ids": [20, 21],
+}
+ORDER = {
+    "messages": "chats; rows about what the assistant says",
+    "conversations": "chats; rows about what the assistant says",
+    "text": "texts; rows about every token",
+    "completion": "completions of prompts, as texts; rows about the completion",
+    "output": "outputs of instructions, as chats; rows about what the assistant says",
+    "input_ids": "token ids; rows about every token",
+}
+
+
+def told(path: Path, tokenizer: PreTrainedTokenizerFast, **options: Any) -> tuple[Samples, list[str]]:
+    steps: list[Step] = []
+    samples = open_samples(DataSpec(source=str(path), **options), Encoding(), tokenizer, "the teacher", steps.append)
+    return samples, [step.note for step in steps if step.stage in ("data", "note")]
+
+
+@pytest.mark.parametrize("column", ORDER)
+@pytest.mark.parametrize("named", [False, True])
+def test_the_first_form_that_is_there_is_read_and_the_others_are_named(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, column: str, named: bool
+) -> None:
+    names = list(ORDER)
+    left_out = set() if named else set(names[: names.index(column)])
+    write_lines(tmp_path / "data.jsonl", [{name: value for name, value in ALL.items() if name not in left_out}])
+    samples, lines = told(tmp_path / "data.jsonl", tokenizer, column=column if named else None)
+    others = [name for name in names if name not in left_out and name != column]
+    rest = f"; not read: {', '.join(map(repr, others))}, which --column would name" if others else ""
+    assert lines == [f"column '{column}' holds {ORDER[column]}{rest}"]
+    assert samples.column == column
+
+
+@pytest.mark.parametrize("row", [{"completion": "a b"}, {"output": "a b"}, {"prompt": "a b"}, {"instruction": "a b"}])
+def test_half_a_pair_is_no_form(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, row: dict[str, str]) -> None:
+    write_lines(tmp_path / "data.jsonl", [row])
+    with pytest.raises(BadInput, match=r"no column named 'text' or 'messages', .* 'instruction' with 'output'"):
+        told(tmp_path / "data.jsonl", tokenizer)
+    samples, lines = told(tmp_path / "data.jsonl", tokenizer, column=next(iter(row)))
+    assert lines == [f"column '{samples.column}' holds texts; rows about every token"]
+
+
+def test_conversations_that_are_none_are_refused(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    write_lines(tmp_path / "data.jsonl", [{"conversations": "prose"}])
+    with pytest.raises(BadInput, match="column 'conversations' holds no chats"):
+        told(tmp_path / "data.jsonl", tokenizer)
+
+
+def test_what_a_row_has_in_vain_is_said_each_time(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """The second time the tokens are not made anew."""
+    row = {"messages": CHAT, "chat_template_kwargs": {"enable_thinking": True, "style": 1}}
+    write_lines(tmp_path / "data.jsonl", [{"messages": CHAT}, row, {"messages": CHAT}, row, row])
+    for _ in range(2):
+        _, lines = told(tmp_path / "data.jsonl", tokenizer)
+        assert lines[1:] == [
+            f"'{name}' in chat_template_kwargs is not read by the chat template (row 2 and 2 more)"
+            for name in ("enable_thinking", "style")
+        ]
+
+
+def test_a_chat_among_prose_is_read_as_prose_and_said(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    write_lines(tmp_path / "data.jsonl", [{"text": "a b"}, {"text": json.dumps(CHAT)}, {"text": "[1, 2]"}])
+    samples, lines = told(tmp_path / "data.jsonl", tokenizer)
+    assert tokenizer.decode(samples[1].tokens_T.tolist()) == json.dumps(CHAT)
+    assert lines[1:] == [
+        "a chat that is spelled as JSON is read as prose, because the first value of the column is none (row 2)"
+    ]
+
+
+def test_a_token_that_begins_in_the_prompt_has_a_row_and_is_said(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    whole = next(piece for piece, token in tokenizer.get_vocab().items() if token > 260 and len(piece) > 1)
+    text = tokenizer.convert_tokens_to_string([whole])
+    write_lines(tmp_path / "data.jsonl", [{"prompt": f"x{text[:1]}", "completion": f"{text[1:]} yes"}])
+    samples, lines = told(tmp_path / "data.jsonl", tokenizer)
+    assert tokenizer.decode(samples[0].gold_N.tolist()) == f"{text} yes"
+    assert lines[1:] == [
+        "a completion begins within a token that begins in the prompt; the row is about the whole token (row 1)"
+    ]
