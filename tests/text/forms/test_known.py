@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from logitstore.core.progress import Step
@@ -15,6 +16,7 @@ from logitstore.text.documents import DataSpec
 from logitstore.text.forms.known import MAIN
 from logitstore.text.samples import Encoding, Samples, open_samples
 from tests.parts.places import ROOT
+from tests.parts.texts import train_tokenizer
 from tests.text.test_columns import write_lines
 
 CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
@@ -129,3 +131,16 @@ def test_the_rows_on_the_page_about_data_are_read_as_it_says(
 def test_the_page_about_data_has_every_main_column_in_its_order() -> None:
     mains = [next(name for name in MAIN if name in json.loads(line[1].strip("`"))) for line in PAGE]
     assert list(dict.fromkeys(mains)) == list(MAIN)
+
+
+def test_what_the_tokenizer_puts_around_a_text_has_rows_behind_a_completion_alone(tmp_path: Path) -> None:
+    own = train_tokenizer()
+    own.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|system|> $A <|end|>", special_tokens=[("<|system|>", 3), ("<|end|>", 0)]
+    )
+    write_lines(tmp_path / "data.jsonl", [{"prompt": "a b", "completion": " c"}])
+    for end_token in (False, True):
+        spec, encoding = DataSpec(source=str(tmp_path / "data.jsonl")), Encoding(end_token=end_token)
+        sample = open_samples(spec, encoding, own, "the teacher")[0]
+        assert own.decode(sample.tokens_T.tolist()) == "<|system|>a b c<|end|>"
+        assert own.decode(sample.gold_N.tolist()) == " c<|end|>"
