@@ -76,9 +76,10 @@ class TextShown:
 
     def summary(self, summary: dict[str, Any]) -> list[tuple[str, str]]:
         data = summary["data"]
-        where = f"{data['source']} [{data['split']}], column '{data['column']}' ({data['kind']})"
+        where = f"{data['source']} [{data['split']}], column '{data['column']}'"
+        rows = "every token" if data["kind"] == "text" else "chosen tokens"
         return [
-            ("data", f"{where}, {data['documents']:,} documents"),
+            ("data", f"{where}, {data['documents']:,} documents, rows about {rows}"),
             *_rendering(data),
             ("windows", f"at most {data['max_length']:,} tokens, {data['overlap']} shared"),
         ]

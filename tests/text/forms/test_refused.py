@@ -49,6 +49,11 @@ MALFORMED: dict[str, tuple[Row, Row, str]] = {
         {"conversations": [HI[0], CALL | {"value": '[{"arguments": {}}]'}]},
         r"row 2, turn 1 is a function_call with {'arguments': {}}\. Give a name and arguments",
     ),
+    "a weight between": (
+        {"conversations": [HI[0], HI[1] | {"weight": 1}]},
+        {"conversations": [HI[0] | {"weight": 0.5}, HI[1] | {"weight": 0.5}]},
+        r"row 2, turn 1: its weight is 0\.5, where 0 \(no rows\) or 1 is expected",
+    ),
     "two systems": (
         {"conversations": HI, "system": "Be brief."},
         {"conversations": [{"from": "system", "value": "Be long."}, *HI], "system": "Be brief."},

@@ -106,6 +106,19 @@ CASES = {
             ["<|user|>Sum?<|end|><|assistant|>", "One.<|end|>"],
         ],
     ),
+    "turns without weight": Case(
+        rows=[
+            {
+                "messages": [
+                    *chat(("user", "Sum?")),
+                    {"role": "assistant", "content": "Two.", "weight": 0},
+                    *chat(("user", "Sum!")),
+                    {"role": "assistant", "content": "One.", "weight": 1},
+                ]
+            }
+        ],
+        samples=[["<|user|>Sum?<|end|><|assistant|>Two.<|end|><|user|>Sum!<|end|><|assistant|>", "One.<|end|>"]],
+    ),
     "ShareGPT with calls": Case(
         rows=[
             {
