@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_TEACHER_DATA = "data split column domain_column limit chat_template template_arg max_length overlap"
+_TEACHER_DATA = "data split column domain_column limit chat_template template_arg end_token max_length overlap"
 _ROW = "preset sparsifier k top_p draws tail sketch_bytes logprobs layout"
 _TAPS = "hidden qkv tap_codec"
 
@@ -15,7 +15,7 @@ PANELS: dict[str, dict[str, str]] = {
         "Rows": f"{_ROW} fidelity_rows",
         "Features of the teacher": _TAPS,
         "Compute": "device dtype batch_tokens",
-        "Output": "out parts samples_per_part resume dry_run profile",
+        "Output": "out parts samples_per_part resume dry_run show profile",
     },
     "plan": {
         "Task and teacher": "task teacher trust_remote_code",
