@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from logitstore.errors import BadInput
-from logitstore.text.documents import DataSpec
+from logitstore.text.documents import DataSpec, open_documents
 from logitstore.text.samples import Encoding, Samples, open_samples
 from tests.parts.documents import open_file
 from tests.parts.texts import train_tokenizer
@@ -176,11 +178,39 @@ def test_cells_of_a_csv_file_are_texts_as_they_stand_there(tmp_path: Path, token
     assert [*found[:3], found[-1]] == ["007", "1.50", "true", "010"]
 
 
-@pytest.mark.parametrize("as_folder", [False, True])
-def test_compressed_files_are_read(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, as_folder: bool) -> None:
-    path = tmp_path / "data.jsonl.gz"
-    path.write_bytes(gzip.compress(json.dumps({"text": "a b"}).encode()))
-    assert texts(open_file(tmp_path if as_folder else path, tokenizer), tokenizer) == ["a b"]
+def zstandard(content: bytes) -> bytes:
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(content)
+    return bytes(sink.getvalue())
+
+
+PACKED = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstandard}
+CONTENTS = {
+    ".jsonl": b'{"text": "a b"}\n',
+    ".csv": b"text,more\na b,1\n",
+    ".tsv": b"text\tmore\na b\t1\n",
+    ".txt": b"a b",
+}
+
+
+@pytest.mark.parametrize("packing", PACKED)
+@pytest.mark.parametrize("kind", CONTENTS)
+def test_compressed_files_are_read(tmp_path: Path, packing: str, kind: str) -> None:
+    content = CONTENTS[kind]
+    (tmp_path / f"data{kind}{packing}").write_bytes(PACKED[packing](content))
+    (tmp_path / f"LARGE{kind}{packing}".upper()).write_bytes(PACKED[packing](content))
+    if kind == ".jsonl":
+        # a packed file may have several parts, one after the other
+        (tmp_path / "parts").mkdir()
+        (tmp_path / "parts" / f"data{kind}{packing}").write_bytes(PACKED[packing](content) * 2)
+        assert lines(tmp_path / "parts") == ["a b", "a b"]
+    assert lines(tmp_path / "*.*") == ["a b", "a b"]
+
+
+def lines(source: Path) -> list[str]:
+    documents, column, _ = open_documents(DataSpec(source=str(source)))
+    return list(documents[column])
 
 
 def test_rows_are_read_once_and_again_after_a_change(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -211,6 +241,9 @@ BROKEN = {
     "binary.arrow": ("no Arrow", r"cannot be read as \.arrow"),
     "cut.jsonl.gz": (gzip.compress(SOUND.encode() * 9)[:-12], r"cannot be read as \.jsonl: .*end-of-stream"),
     "plain.jsonl.gz": (SOUND, r"cannot be read as \.jsonl: Not a gzipped file"),
+    "cut.jsonl.zst": (zstandard(SOUND.encode() * 9)[:-5], r"cannot be read as \.jsonl: Truncated compressed stream"),
+    "plain.jsonl.zst": (SOUND, r"cannot be read as \.jsonl: ZSTD decompress failed: Unknown frame"),
+    "broken.jsonl.zst": (zstandard(SOUND.encode() * 2 + b"no JSON\n"), r"line 3: not JSON: Expecting value"),
 }
 
 
@@ -222,7 +255,7 @@ def test_a_broken_file_is_named_with_its_line(
     content, message = BROKEN[name]
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    kind = ".jsonl" if name.endswith(".gz") else path.suffix
+    kind = ".jsonl" if path.suffix in PACKED else path.suffix
     if others:
         WRITERS[kind](tmp_path / f"a{kind}", [{"text": "a b"}])
     with pytest.raises(BadInput, match=rf"^--data {path}[,:] {message}") as caught:

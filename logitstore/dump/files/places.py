@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import lzma
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
+import pyarrow
+
 from logitstore.errors import BadInput, LogitstoreError, one_line
 
-COMPRESSED: dict[str, Callable[[Path], object]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+
+def _zstandard(path: Path) -> BinaryIO:
+    # opened here, because Arrow takes only paths that are UTF-8
+    stream = pyarrow.input_stream(path.open("rb"), compression="zstd")
+    return cast(BinaryIO, io.BufferedReader(stream))
+
+
+COMPRESSED: dict[str, Callable[[Path], object]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+    ".zst": _zstandard,
+}
 """What opens a file by the last ending of its name."""
 
 
@@ -38,5 +53,5 @@ def reading(path: Path) -> Iterator[None]:
     except Exception as error:
         # parsers and decompressors raise many kinds of errors; the message keeps the reason, the cause the traceback
         raise BadInput(
-            f"--data {path}: cannot be read as {ending_of(path)}: {one_line(error)}. Mend or replace the file."
+            f"--data {path}: cannot be read as {ending_of(path)}: {one_line(error).rstrip('.')}. Mend or replace the file."
         ) from error
