@@ -134,10 +134,11 @@ def list_of(value: Any, where: str) -> list[Any] | None:
 
 def is_chat(value: Any) -> bool:
     """Return True for a list of messages."""
-    return isinstance(value, list) and all(
-        isinstance(turn, dict) and (isinstance(turn.get("role"), str) or isinstance(turn.get("from"), str))
-        for turn in value
-    )
+    return isinstance(value, list) and all(isinstance(turn, dict) and _has_speaker(turn) for turn in value)
+
+
+def _has_speaker(turn: dict[str, Any]) -> bool:
+    return isinstance(turn.get("role"), str) or (isinstance(turn.get("from"), str) and "value" in turn)
 
 
 def is_chat_text(value: Any) -> bool:

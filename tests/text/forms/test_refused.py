@@ -31,7 +31,7 @@ MALFORMED: dict[str, tuple[Row, Row, str]] = {
     ),
     "a turn without a value": (
         {"conversations": HI},
-        {"conversations": [{"from": "human"}, HI[1]]},
+        {"conversations": [{"from": "human", "value": None}, HI[1]]},
         r"row 2, turn 0: its value is None where a string is expected",
     ),
     "a turn without a speaker": (
