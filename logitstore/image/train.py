@@ -39,7 +39,7 @@ from logitstore.train.loader.loader import Loader
 from logitstore.train.loader.stream import BatchStream
 from logitstore.train.metrics import Evaluation, evaluate_batches
 from logitstore.train.run_folder import ARITHMETIC, arithmetic_of
-from logitstore.train.students.classes import check_classifier, class_names
+from logitstore.train.students.classes import check_classes, check_classifier, class_names
 from logitstore.train.task import Place, RunData
 
 PROCESSOR = "preprocessor_config.json"
@@ -148,6 +148,9 @@ class ImageTraining:
             raise BadInput(f"{without}, so there is no cross-entropy. Give --alpha 1.")
         for student in students:
             check_classifier(cache, student)
+
+    def check_model(self, cache: Cache, student: PreTrainedModel, name: str, tokenizer: Any) -> None:
+        check_classes(cache, student.config, name)
 
     def open(
         self,

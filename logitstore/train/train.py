@@ -20,7 +20,6 @@ from logitstore.core.place import below
 from logitstore.core.progress import Progress, no_progress
 from logitstore.core.types import ModelRef
 from logitstore.errors import BadInput, refusal_of, storage_errors
-from logitstore.models.shape import layer_count, shape_of
 from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.store.selection import Selection
@@ -41,7 +40,7 @@ from logitstore.train.sidecars import sidecar
 from logitstore.train.students.build import made_student
 from logitstore.train.students.zeros import KeepZeros, Zeros, zeros_kept
 from logitstore.train.task import Place, train_task
-from logitstore.train.terms import check_exact, compared, criterion_of, fidelity_notes
+from logitstore.train.terms import fidelity_notes, learner_of, taps_read
 from logitstore.train.trainer import DistillTrainer
 
 
@@ -198,9 +197,7 @@ def _taps_read(
     Raises:
         BadInput: the cache lacks one, `--strict` asks for more than it gives, or GPUs in one process would share them.
     """
-    taps = sorted({teachers for count in layers for _, teachers in compared(settings, cache, count)})
-    cache.taps.check_has(taps)
-    check_exact(settings, cache, layers)
+    taps = taps_read(settings, cache, layers)
     if taps and arguments.n_gpu > 1:
         raise BadInput(
             f"pulls on features with {arguments.n_gpu} GPUs in one process: their features cannot be had together. Start one "
@@ -230,10 +227,11 @@ def _learner(
         begin(student)
     head, why_not = task.loss_head(student, loader)
     given = {"means_VD": lambda: sidecar(cache, "means", "final", progress)["by_gold"]}
-    learner = Learner(
-        student=student,
-        criterion=criterion_of(settings, cache, shape_of(student.config), given),
-        features=sorted({students for students, _ in compared(settings, cache, layer_count(student.config))}),
+    learner = learner_of(
+        settings,
+        cache,
+        student,
+        given,
         head=head,
         name=name,
         autocast=torch.bfloat16 if settings.precision == "bfloat16" else None,

@@ -20,7 +20,7 @@ from logitstore.models.load import load_again
 from logitstore.train.learner import Learner
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.stream import BatchStream
-from logitstore.train.loop.batches import Batches, row_counts
+from logitstore.train.loop.batches import Batches, row_counts, row_weights
 from logitstore.train.loop.callbacks import CriterionCallback, EpochCallback, EpochSteps, LogBeforeSaving
 from logitstore.train.loop.checkpoints import check_schedule
 from logitstore.train.metrics import evaluate_batches
@@ -47,6 +47,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         judge: Callable[..., Any] = evaluate_batches,
         also_save: Sequence[Callable[[Path], None]] = (),
         has_unlabelled: bool = False,
+        model: nn.Module | None = None,
         **options: Any,
     ) -> None:
         """Set up the Trainer for these students and batches.
@@ -57,6 +58,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
             learners: the students; several in one process only.
             judge: judges a student on them; see `evaluate_batches`.
             has_unlabelled: whether there are rows without a gold token or label, which have no cross-entropy.
+            model: what runs the only student, where it is wrapped.
             also_save: write what else a run goes on from into the folder of a checkpoint.
             options: of `Trainer`.
         """
@@ -67,7 +69,8 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         self.control: TrainerControl
         held_out = None if held_out_loader is None else Batches(held_out_loader)
         students = [learner.student for learner in self.learners]
-        model = students[0] if len(students) == 1 else nn.ModuleList(students)
+        if model is None:
+            model = students[0] if len(students) == 1 else nn.ModuleList(students)
         super().__init__(model=model, train_dataset=Batches(train_loader), eval_dataset=held_out, **options)
         for learner in self.learners:
             learner.criterion.to(self.args.device)
@@ -111,17 +114,12 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         sum."""
         batch = Batch(inputs)
         if num_items_in_batch is None:
-            count, labelled = row_counts(inputs)
+            counts = row_counts(inputs)
         else:
-            count, labelled = torch.as_tensor(num_items_in_batch), self._labelled
-        gold_scale_N = None
-        if self._has_unlabelled:
-            # cross-entropy is the mean over the labelled rows of the step, while the loss is one over all of its rows
-            gold_scale_N = (batch.row_mask & (batch.gold >= 0)) * (count / labelled.clamp(min=1))
-        # DDP averages gradients over the ranks, but the count already covers all ranks
-        weights_N = batch.row_mask * (self.accelerator.num_processes / count.clamp(min=1))
-        if batch.weight is not None:
-            weights_N = weights_N * batch.weight
+            counts = torch.stack([torch.as_tensor(num_items_in_batch).to(self._labelled), self._labelled])
+        weights_N, gold_scale_N = row_weights(
+            batch, counts, processes=self.accelerator.num_processes, has_unlabelled=self._has_unlabelled
+        )
         results = [
             learner.loss(
                 model if len(self.learners) == 1 else learner.student,

@@ -227,7 +227,7 @@ def _pruned(
 
 def loss_head(student: PreTrainedModel, loader: BatchStream) -> tuple[LinearHead | None, str]:
     """Return a language model's output layer, tried on some tokens of the first sample; otherwise why it cannot be used."""
-    tokens = loader.at(0, 0).model_inputs()["input_ids"][:1, :TRIED_TOKENS]
+    tokens = loader.at(0, 0).model_inputs()["input_ids"][:1, :TRIED_TOKENS].to(student.device)
     try:
         return output_head(student, tokens), "its weights are in pieces"
     except UnknownHead as reason:
