@@ -40,6 +40,10 @@ def log_notice(text: str) -> None:
     logging.getLogger("logitstore").log(level, text)
 
 
+def no_notice(text: str) -> None:
+    """Discard a notice, as all processes but the first do."""
+
+
 class Distiller:
     """A distiller is what `logitstore train` has besides its loop, for a loop of your own.
 
@@ -100,10 +104,11 @@ class Distiller:
             recipe=recipe,
             elsewhere=elsewhere,
             loop=decided | dict(loop or {}),
-            notice=notice,
+            notice=notice if rank == 0 else no_notice,
         )
         self.cache.check_sizes()
-        self._task, self._notice, self._world = train_task(self.cache), notice, world_size
+        self._task, self._world = train_task(self.cache), world_size
+        self._notice = notice if rank == 0 else no_notice
         name = self.student.name_or_path or type(self.student).__name__
         check_terms(self.settings, self.cache)
         self._task.check(self.settings, self.cache, [])
@@ -126,8 +131,13 @@ class Distiller:
             {"means_VD": lambda: sidecar(self.cache, "means", "final", no_progress)["by_gold"]},
             autocast=torch.bfloat16 if precision == "bfloat16" else None,
         )
+        if not self.cache.complete:
+            self._notice(
+                f"warning: {self.cache.path} has {len(self.cache.part_numbers):,} of its {self.cache.manifest.parts:,} parts "
+                "so far; the student learns from these alone."
+            )
         for text in fidelity_notes(self.settings, self.cache, layers):
-            notice(text)
+            self._notice(text)
         self.take_head()
 
     def take_head(self) -> None:
@@ -179,6 +189,7 @@ class Distiller:
             float32; already multiplied by the number of processes, over which DDP averages gradients.
         """
         given = batch if isinstance(batch, Batch) else Batch(batch)
+        self.learner.criterion.to(given.rows.device)
         counts = (row_counts(given) if rows is None else rows).to(given.rows.device)
         weights_N, gold_scale_N = row_weights(
             given, counts, processes=self._world, has_unlabelled=self.data.unlabelled > 0

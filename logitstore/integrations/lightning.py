@@ -68,7 +68,9 @@ class DistillModule(pl.LightningModule):  # type: ignore[misc]
             place = {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
             self._made = Distiller(self.student, self._cache, **self._options | place)
             self.criterion = self._made.learner.criterion
-        self.student.train(stage == "fit")  # a model that was loaded is in evaluation mode, and Lightning leaves it there
+        self.student.train(
+            stage == "fit"
+        )  # a model that was loaded is in evaluation mode, and Lightning leaves it there
 
     @property
     def distiller(self) -> Distiller:

@@ -19,6 +19,7 @@ from logitstore.core.registry import suggest
 from logitstore.core.types import ModelRef
 from logitstore.errors import BadInput
 from logitstore.integrations.distiller import Distiller, log_notice
+from logitstore.integrations.plan import ACCEPTED
 from logitstore.models.load import load_config, load_weights
 from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
@@ -178,7 +179,10 @@ class CachedTeacherMixin(DistillTrainer):
         """Return what a run must have in common with the one that it resumes."""
         mine = self.distiller
         about = {"cache": mine.cache.manifest.identity, "samples": len(mine.cache), "selection": mine.selection}
-        return about | conditions(mine.settings, self.args.world_size)
+        found = conditions(mine.settings, self.args.world_size)
+        decided = (*ACCEPTED, "batch_size", "accumulate", "seed", "precision")
+        plan = {name: value for name, value in found["plan"].items() if name in decided}
+        return about | found | {"plan": plan}
 
     def _save_conditions(self, folder: Path) -> None:
         write_summary(folder, self._conditions())
@@ -190,8 +194,11 @@ class CachedTeacherMixin(DistillTrainer):
             BadInput: it had others.
         """
         kept = Path(resume_from_checkpoint) / SUMMARY_NAME
-        before = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
-        refuse_other(before, self._conditions(), resume_from_checkpoint)
+        if not kept.is_file():
+            raise BadInput(
+                f"{resume_from_checkpoint}: its run did not learn from a cache, so it cannot go on from one."
+            )
+        refuse_other(json.loads(kept.read_text(encoding="utf-8")), self._conditions(), resume_from_checkpoint)
         super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _take_weights(self, checkpoint: Path) -> None:
@@ -234,7 +241,7 @@ def _set_best(arguments: TrainingArguments, distiller: Distiller) -> None:
     """
     judges = arguments.load_best_model_at_end or arguments.metric_for_best_model is not None
     if distiller.held_out is None and (judges or arguments.eval_strategy != "no"):
-        what = "load_best_model_at_end" if judges else f"eval_strategy={str(arguments.eval_strategy)!r}"
+        what = "load_best_model_at_end" if judges else f"eval_strategy='{arguments.eval_strategy.value}'"
         raise BadInput(f"{what} with holdout=0: there is nothing to evaluate on. Choose a holdout above 0.")
     if not judges:
         return

@@ -92,6 +92,8 @@ class TextTraining:
 
     def check_model(self, cache: Cache, student: PreTrainedModel, name: str, tokenizer: Any) -> None:
         check_head(cache, student.config, name)
+        if tokenizer is None and Path(name).is_dir():
+            tokenizer = own_tokenizer(ModelRef(name=name))
         if tokenizer is not None:
             check_tokenizer(tokenizer, cache.manifest.text[0], name, read_pieces(cache).to_pylist())
 
