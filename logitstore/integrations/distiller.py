@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,7 @@ from logitstore.core.progress import no_progress
 from logitstore.core.types import ModelRef
 from logitstore.errors import BadInput
 from logitstore.integrations.plan import plan_of
+from logitstore.models.load import load_config, load_weights
 from logitstore.models.shape import layer_count
 from logitstore.store.cache import Cache
 from logitstore.train.check import selection_for
@@ -52,13 +54,14 @@ class Distiller:
         student: the model within its adapters.
         train: the batches to train on, endless; iterating gives the rest of an epoch.
         held_out: the batches to judge on; None with `holdout=0`.
+        reference: the place that the student was loaded from, where it is known.
         learner: the student with its criterion.
         selection: checksum of the selection that is trained on; None for all samples.
     """
 
     def __init__(
         self,
-        student: nn.Module,
+        student: nn.Module | str,
         cache: Cache | CachePlace,
         *,
         batch_size: int = 8,
@@ -77,11 +80,13 @@ class Distiller:
         """Check that the student fits the cache, and open what is read.
 
         Args:
-            student: a model of transformers, perhaps with adapters of peft.
+            student: a model of transformers, perhaps with adapters of peft; or the folder or hub name of one, which is loaded
+                in float32 as `logitstore train` does.
             cache: the cache to learn from.
             batch_size: samples in a batch of this process.
             recipe: the name of a recipe, or a YAML file with a section `train`.
-            tokenizer: the student's, to compare with the cache's; by default the one that its folder has.
+            tokenizer: the student's, to compare with the cache's; by default the one saved with a student that is named, or
+                in the folder that a model was loaded from.
             seed: seed of the order.
             rank, world_size: this process among those that train together.
             workers: threads that prepare batches.
@@ -96,7 +101,6 @@ class Distiller:
             CacheMismatch, ModelError: the student does not fit the cache.
         """
         self.cache = cache if isinstance(cache, Cache) else Cache(cache)
-        self.model, self.student = student, _within(student)
         decided = {"batch_size": batch_size, "seed": seed, "workers": workers, "precision": precision, "out": "."}
         self.settings = plan_of(
             self.cache,
@@ -109,18 +113,22 @@ class Distiller:
         self.cache.check_sizes()
         self._task, self._world = train_task(self.cache), world_size
         self._notice = notice if rank == 0 else no_notice
-        name = self.student.name_or_path or type(self.student).__name__
+        named = ModelRef.parse(student) if isinstance(student, str) else None
         check_terms(self.settings, self.cache)
-        self._task.check(self.settings, self.cache, [])
+        self._task.check(self.settings, self.cache, [] if named is None else [named])
+        self.model = student if isinstance(student, nn.Module) else _loaded(student, self.cache)
+        self.student = _within(self.model)
+        name = self.student.name_or_path or type(self.student).__name__
         self._task.check_model(self.cache, self.student, name, tokenizer)
         layers = {layer_count(self.student.config)}
         selection = selection_for(self.settings, self.cache)
         self.selection = None if selection is None else selection.checksum
         taps = taps_read(self.settings, self.cache, layers)
         place = Place(rank=rank, world_size=world_size, workers=workers)
-        folder = Path(self.student.name_or_path or "/dev/null")
-        reference = ModelRef(name=str(folder)) if folder.is_dir() else None
-        self.data = self._task.open(self.settings, self.cache, reference, selection, taps, place, no_progress)
+        if named is None and self.student.name_or_path and Path(self.student.name_or_path).is_dir():
+            named = ModelRef(name=self.student.name_or_path)
+        self.reference = named
+        self.data = self._task.open(self.settings, self.cache, named, selection, taps, place, no_progress)
         self.train, self.held_out = self.data.train, self.data.held_out
         self._task.check_made(self.settings, self.student, name, self.train)
         self.student.config.update(self._task.config_entries(self.cache))
@@ -139,6 +147,15 @@ class Distiller:
         for text in fidelity_notes(self.settings, self.cache, layers):
             self._notice(text)
         self.take_head()
+
+    @cached_property
+    def save_beside(self) -> Callable[[Path], None]:
+        """Saves in a folder what belongs beside the student: its tokenizer or image processor, or else the cache's."""
+        return self._task.saver(self.settings, self.cache, self.reference)
+
+    def check_tokenizer(self, tokenizer: Any) -> None:
+        """Compare a tokenizer of the student with the cache's. Raises CacheMismatch."""
+        self._task.check_model(self.cache, self.student, self.student.name_or_path, tokenizer)
 
     def take_head(self) -> None:
         """Look again whether the student's output layer can be a part of the loss, as after adapters were added."""
@@ -237,6 +254,12 @@ class Distiller:
         found = self.data.judge(run, self.held_out, self.train.targets, device, reduce)
         self.student.train(was_training)
         return {name: float(value) for name, value in vars(found).items() if value is not None}
+
+
+def _loaded(name: str, cache: Cache) -> PreTrainedModel:
+    """Return a student that is given by its name, as `logitstore train` loads it."""
+    reference = ModelRef.parse(name)
+    return load_weights(reference, load_config(reference), torch.float32, cache.manifest.task)
 
 
 def _within(model: nn.Module) -> PreTrainedModel:

@@ -32,7 +32,7 @@ ACCEPTED = (
 """Settings of `train` by their names there."""
 
 
-OF_THE_OPTIMIZER = (
+OF_THE_LOOP = (
     "learning_rate",
     "learning_rate_batch",
     "weight_decay",
@@ -44,8 +44,15 @@ OF_THE_OPTIMIZER = (
     "accumulate",
     "precision",
     "seed",
+    "workers",
+    "device",
+    "out",
+    "resume",
+    "evaluate_every",
+    "save_every",
+    "keep_checkpoints",
 )
-"""Settings of a recipe that belong to the loop; they are said, and the loop decides."""
+"""Settings that belong to the loop. Those that a recipe sets are named in a warning."""
 
 
 def plan_of(
@@ -75,6 +82,8 @@ def plan_of(
             continue
         if name in elsewhere:
             raise BadInput(f"{name}: give {elsewhere[name]} instead.")
+        if name in OF_THE_LOOP:
+            raise BadInput(f"{name}: your loop decides this. Leave it out.")
         if name in TrainSettings.model_fields:
             raise BadInput(f"{name}: only `logitstore train` does this. Leave it out.")
         raise BadInput(f"{name}: no such setting. {suggest(name, list(ACCEPTED))}")
@@ -83,7 +92,7 @@ def plan_of(
     settings = load(TrainSettings, "train", file, flags, named=None if file or recipe is None else str(recipe))
     for name in sorted(settings.model_fields_set - flags.keys() - set(ACCEPTED)):
         value = getattr(settings, name)
-        if name not in OF_THE_OPTIMIZER:
+        if name not in OF_THE_LOOP:
             raise BadInput(
                 f"recipe {recipe}: it sets {name} = {value}, and only `logitstore train` does this. Give the objective and its "
                 "options without the recipe, or use `logitstore train`."

@@ -10,17 +10,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
-from transformers import PreTrainedModel, PrinterCallback, TrainingArguments
+from transformers import PrinterCallback, TrainingArguments
 
 from logitstore.core.place import Place
 from logitstore.core.registry import suggest
-from logitstore.core.types import ModelRef
 from logitstore.errors import BadInput
 from logitstore.integrations.distiller import Distiller, log_notice
 from logitstore.integrations.plan import ACCEPTED
-from logitstore.models.load import load_config, load_weights
 from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.train.loop.arguments import HIGHER_IS_BETTER
@@ -123,12 +120,10 @@ class CachedTeacherMixin(DistillTrainer):
         made_by = [vars(each)["__init__"] for each in type(self).__mro__ if "__init__" in vars(each)]
         taken = {name for each in made_by for name in inspect.signature(each).parameters}
         of_trainer = {name: options.pop(name) for name in taken - TrainSettings.model_fields.keys() & options.keys()}
-        opened = cache if isinstance(cache, Cache) else Cache(cache)
-        model = _loaded(model, opened, arguments) if isinstance(model, str) else model
         tokenizer = of_trainer.get("processing_class")
         self.distiller = Distiller(
             model,
-            opened,
+            cache,
             batch_size=arguments.per_device_train_batch_size,
             recipe=recipe,
             tokenizer=tokenizer if hasattr(tokenizer, "get_vocab") else None,
@@ -138,13 +133,16 @@ class CachedTeacherMixin(DistillTrainer):
             workers=max(arguments.dataloader_num_workers, 1),
             precision="bfloat16" if arguments.bf16 else "float16" if arguments.fp16 else "float32",
             notice=notice,
-            elsewhere={name: f"{there} of the training arguments" for name, there in IN_ARGUMENTS.items()},
+            elsewhere={"student": "model"}
+            | {name: f"{there} of the training arguments" for name, there in IN_ARGUMENTS.items()},
             loop={"accumulate": arguments.gradient_accumulation_steps},
             **options,
         )
         _set_best(arguments, self.distiller)
+        if arguments.ddp_find_unused_parameters is None:
+            arguments.ddp_find_unused_parameters = False  # every parameter has a gradient in each step
         super().__init__(
-            model=model,
+            model=self.distiller.model,
             args=arguments,
             train_loader=self.distiller.train,
             held_out_loader=self.distiller.held_out,
@@ -154,7 +152,7 @@ class CachedTeacherMixin(DistillTrainer):
             has_unlabelled=self.distiller.data.unlabelled > 0,
             **of_trainer,
         )
-        if self.model is not model:  # the Trainer has added adapters
+        if self.model is not self.distiller.model:  # the Trainer has added adapters
             self.distiller.take_head()
         if self.args.disable_tqdm:
             self.add_callback(PrinterCallback)
@@ -174,6 +172,24 @@ class CachedTeacherMixin(DistillTrainer):
                 f"{type(self).__name__}: {its.__name__} of TRL looks into its data set. Build on DistillSFTTrainer of "
                 "logitstore.integrations.trl instead."
             )
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Evaluate the student on the held-out samples of the cache.
+
+        Raises:
+            BadInput: a data set is given.
+        """
+        if eval_dataset is not None:
+            raise BadInput(f"eval_dataset: it has no effect here: {NOT_TAKEN['eval_dataset']}. Leave it out.")
+        return super().evaluate(None, ignore_keys, metric_key_prefix)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Save the student with its tokenizer or image processor, also where the Trainer was given none."""
+        super()._save(output_dir, state_dict)
+        if self.processing_class is None and self.args.should_save:
+            self.distiller.save_beside(Path(output_dir or self.args.output_dir))
 
     def _conditions(self) -> dict[str, Any]:
         """Return what a run must have in common with the one that it resumes."""
@@ -207,12 +223,6 @@ class CachedTeacherMixin(DistillTrainer):
             return
         adapters: Any = self.model
         adapters.load_adapter(str(checkpoint), adapters.active_adapters[0], is_trainable=True)
-
-
-def _loaded(name: str, cache: Cache, arguments: TrainingArguments) -> PreTrainedModel:
-    """Return a student that is given by its name, as `logitstore train` loads it."""
-    reference = ModelRef.parse(name, trust_remote_code=bool(getattr(arguments, "trust_remote_code", False)))
-    return load_weights(reference, load_config(reference), torch.float32, cache.manifest.task)
 
 
 def check_arguments(arguments: TrainingArguments, without_effect: Mapping[str, str]) -> None:

@@ -61,6 +61,7 @@ class _WithoutDataset(SFTTrainer):  # type: ignore[misc]
         distiller: Distiller = self.distiller
         name = distiller.student.name_or_path
         tokenizer = tokenizer_for(distiller.cache, ModelRef(name=name) if name else None)
+        distiller.check_tokenizer(tokenizer)
         if (template := given_template(distiller.cache)) is not None:
             tokenizer.chat_template = template
         return tokenizer

@@ -107,5 +107,7 @@ def test_what_it_knows_is_logged_once(
 def test_what_it_cannot_train_is_refused(cache: logitstore.Cache, small_student: Path) -> None:
     with pytest.raises(BadInput, match="the student must be a model of transformers"):
         Distiller(torch.nn.Linear(2, 2), cache)
+    with pytest.raises(BadInput, match="epochs: your loop decides this"):
+        Distiller(str(small_student), cache, epochs=3)
     with pytest.raises(BadInput, match="holdout=0: there is nothing to evaluate on"):
         Distiller(loaded(small_student), cache, holdout=0).evaluate()

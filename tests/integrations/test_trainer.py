@@ -44,6 +44,9 @@ def test_it_trains_as_train_does_keeps_the_best_and_resumes_within_an_epoch(
     again = mine(loaded(small_student), tmp_path / "mine", cache, alpha=0.7, holdout=0.2)
     again.train(resume_from_checkpoint=str(tmp_path / "mine" / "checkpoint-4"))
     assert_same(weights_of(again.model), expected.weights)
+    assert (tmp_path / "mine" / "checkpoint-4" / "tokenizer.json").is_file()
+    with pytest.raises(BadInput, match="eval_dataset: it has no effect here"):
+        again.evaluate([1])
     other = mine(loaded(small_student), tmp_path / "mine", cache, alpha=0.6, holdout=0.2)
     with pytest.raises(BadInput, match=r"began with alpha = 0\.7, not 0\.6"):
         other.train(resume_from_checkpoint=True)
@@ -62,6 +65,9 @@ def test_a_classifier_is_trained_as_train_does(image_cache: logitstore.Cache, cl
     saved = AutoModelForImageClassification.from_pretrained(tmp_path / "run")
     assert_same(weights_of(trainer.model), weights_of(saved))
     assert trainer.model.config.id2label == saved.config.id2label
+    trainer.save_model(str(tmp_path / "saved"))
+    name = "preprocessor_config.json"
+    assert (tmp_path / "saved" / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
 
 
 @pytest.mark.parametrize(
