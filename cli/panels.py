@@ -33,8 +33,8 @@ PANELS: dict[str, dict[str, str]] = {
         "Output": "parts",
     },
     "train": {
-        "Student": "student trust_remote_code copy_layers prune prune_samples keep_zeros layers hidden_size intermediate_size "
-        "heads kv_heads image_size",
+        "Student": "student trust_remote_code copy_layers prune prune_samples keep_zeros lora lora_merge freeze layers "
+        "hidden_size intermediate_size heads kv_heads image_size",
         "Loss": "recipe objective alpha temperature strict",
         "Data": "select holdout text packed curriculum curriculum_start reweight_domains reweight_kind images views "
         "views_per_step",

@@ -20,6 +20,7 @@ from logitstore.core.place import below
 from logitstore.core.progress import Progress, no_progress
 from logitstore.core.types import ModelRef
 from logitstore.errors import BadInput, refusal_of, storage_errors
+from logitstore.models.adapter import merge
 from logitstore.models.shape import layer_count, shape_of
 from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
@@ -31,13 +32,9 @@ from logitstore.train.loop.arguments import package_errors, training_arguments
 from logitstore.train.loop.callbacks import DivergenceWarning, Report
 from logitstore.train.loop.checkpoints import check_schedule, drop_cut_off, keep_newest, whole_student
 from logitstore.train.metrics import Evaluation
-from logitstore.train.run_folder import (
-    checkpoint_of,
-    conditions,
-    with_precision,
-    write_summary,
-)
+from logitstore.train.run_folder import checkpoint_of, conditions, with_precision, write_summary
 from logitstore.train.sidecars import sidecar
+from logitstore.train.students.adapt import check_reached, counts_of, trained_note
 from logitstore.train.students.build import made_student
 from logitstore.train.students.zeros import KeepZeros, Zeros, zeros_kept
 from logitstore.train.task import Place, train_task
@@ -50,7 +47,10 @@ def no_notice(text: str) -> None:
 
 
 def train(
-    settings: TrainSettings, progress: Progress = no_progress, notice: Callable[[str], None] = no_notice
+    settings: TrainSettings,
+    progress: Progress = no_progress,
+    notice: Callable[[str], None] = no_notice,
+    given: ModelRef | None = None,
 ) -> dict[str, float]:
     """Train and save the student that `settings` describes.
 
@@ -58,6 +58,7 @@ def train(
         settings: the plan of the training.
         progress: receives the steps.
         notice: receives what the user should know before training begins, such as how far the cache is from its teacher.
+        given: the student itself, where a caller has it.
 
     Returns:
         the last figures logged, including those of the held-out samples.
@@ -72,7 +73,7 @@ def train(
     cache.check_sizes()
     settings = with_precision(settings)
     task = train_task(cache)
-    students = checked_students(settings, cache)
+    students = checked_students(settings, cache, given)
     selection = selection_for(settings, cache)
     arguments = training_arguments(settings, _figures(settings, cache))
     checkpoint = checkpoint_of(settings, arguments.world_size, cache, None if selection is None else selection.checksum)
@@ -119,6 +120,7 @@ def train(
             "the student learns from these alone."
         )
     notes = fidelity_notes(settings, cache, layers) + _head_notes(made, trainer)
+    notes += [note for learner in trainer.learners if (note := trained_note(learner.student, learner.name))]
     kept = _zeros_kept(settings, trainer, students, notes)
     if data.unlabelled and has_cross_entropy(settings):
         have = "has" if data.unlabelled == 1 else "have"
@@ -146,6 +148,8 @@ def train(
         # what goes to the hub is read from --out while it is saved
         hub = trainer.args.push_to_hub
         saving = nullcontext(settings.out) if hub else whole_student(settings.out, trainer.is_world_process_zero())
+        for student in [each.student for each in trainer.learners] if settings.lora_merge else []:
+            merge(student)
         with saving as folder:
             trainer.save_model(str(folder))
             if trainer.is_world_process_zero():
@@ -228,12 +232,14 @@ def _learner(
     task.check_made(settings, student, str(reference or "the fresh student"), loader)
     if begin is not None:
         begin(student)
+    features = sorted({students for students, _ in compared(settings, cache, layer_count(student.config))})
+    check_reached(student, features, loader, str(reference or "the fresh student"))
     head, why_not = task.loss_head(student, loader)
     given = {"means_VD": lambda: sidecar(cache, "means", "final", progress)["by_gold"]}
     learner = Learner(
         student=student,
         criterion=criterion_of(settings, cache, shape_of(student.config), given),
-        features=sorted({students for students, _ in compared(settings, cache, layer_count(student.config))}),
+        features=features,
         head=head,
         name=name,
         autocast=torch.bfloat16 if settings.precision == "bfloat16" else None,
@@ -289,6 +295,7 @@ def _summary(
         "selection": None if selection is None else selection.checksum,
         "teacher": cache.manifest.teacher.name,
         "loss_from": "hidden states" if by_hidden else "logits",
+        "students": {name or "student": counts_of(learner.student) for name, (learner, _) in made.items()},
         **conditions(settings, trainer.args.world_size),
     }
 
