@@ -71,6 +71,8 @@ def put_new(model: PreTrainedModel, lora: Lora, who: object) -> None:
         _inject(model, config)
     except ValueError as error:
         raise BadInput(f"--lora {lora}: {who} cannot have it: {one_line(error)}") from error
+    for _, weight in adapter_weights(model):
+        weight.data = weight.data.float()  # whatever the model is in
 
 
 def _check_targets(model: PreTrainedModel, targets: tuple[str, ...], who: object) -> None:

@@ -69,7 +69,10 @@ def train_student(
     is_named = student is None or isinstance(student, str | Path | list | tuple)
     if is_named and tokenizer is not None:
         raise BadInput("train: tokenizer: it is for a student that is given as a model. Save it beside the student.")
-    given = None if is_named else resolve("logitstore.train.students.given:given_student")(student, tokenizer)
+    given = None
+    if not is_named:
+        given_student = resolve("logitstore.train.students.given:given_student")
+        given = given_student(student, tokenizer, gets_adapter=settings.get("lora") is not None)
     named = [str(each) for each in student] if isinstance(student, list | tuple) else student
     flags = settings | {
         "cache": getattr(cache, "path", cache),

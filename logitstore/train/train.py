@@ -20,7 +20,7 @@ from logitstore.core.place import below
 from logitstore.core.progress import Progress, no_progress
 from logitstore.core.types import ModelRef
 from logitstore.errors import BadInput, refusal_of, storage_errors
-from logitstore.models.adapter import merge
+from logitstore.models.adapter import has_adapter, merge
 from logitstore.models.shape import layer_count, shape_of
 from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
@@ -119,8 +119,7 @@ def train(
             f"note: {settings.cache} has {len(cache.part_numbers):,} of its {cache.manifest.parts:,} parts so far; "
             "the student learns from these alone."
         )
-    notes = fidelity_notes(settings, cache, layers) + _head_notes(made, trainer)
-    notes += [note for learner in trainer.learners if (note := trained_note(learner.student, learner.name))]
+    notes = fidelity_notes(settings, cache, layers) + _student_notes(made, trainer)
     kept = _zeros_kept(settings, trainer, students, notes)
     if data.unlabelled and has_cross_entropy(settings):
         have = "has" if data.unlabelled == 1 else "have"
@@ -247,10 +246,11 @@ def _learner(
     return learner, why_not
 
 
-def _head_notes(made: Made, trainer: DistillTrainer) -> list[str]:
-    """Say for each student whether its loss includes its output layer, and if not, why."""
+def _student_notes(made: Made, trainer: DistillTrainer) -> list[str]:
+    """Say for each student whether its loss includes its output layer, and if not, why; and which weights are trained."""
     notes = []
     for learner, why_not in made.values():
+        notes += trained_note(learner.student, learner.name)
         whose = f"{learner.name}: " if learner.name else ""
         if learner.head is not None and trainer.head_is_whole:
             notes.append(f"note: {whose}the loss includes the student's output layer, so its logits never exist whole.")
@@ -274,10 +274,10 @@ def _zeros_kept(
         notes += [note] if note else []
         if zeros is not None:
             kept[learner.student] = (zeros, who)
-    if kept and not trainer.weights_are_whole:
+    if not trainer.weights_are_whole and (kept or any(has_adapter(each.student) for each in trainer.learners)):
         raise BadInput(
-            f"--keep-zeros: under {trainer.accelerator.distributed_type} the weights are in pieces, whose zeros are not known. "
-            "Train without it, or with --no-keep-zeros."
+            f"{'--keep-zeros' if kept else 'adapters'}: under {trainer.accelerator.distributed_type} the weights are in "
+            f"pieces. Train without {'it, or with --no-keep-zeros' if kept else 'it'}."
         )
     if kept:
         trainer.add_callback(KeepZeros([(student, zeros) for student, (zeros, _) in kept.items()]))

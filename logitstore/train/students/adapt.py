@@ -138,8 +138,8 @@ def counts_of(student: PreTrainedModel) -> dict[str, Any]:
     }
 
 
-def trained_note(student: PreTrainedModel, name: str) -> str:
-    """Return a line about the weights that are trained; empty where all are.
+def trained_note(student: PreTrainedModel, name: str) -> list[str]:
+    """Return a line about the weights that are trained; none where all are.
 
     Args:
         student: ready to be trained.
@@ -147,11 +147,11 @@ def trained_note(student: PreTrainedModel, name: str) -> str:
     """
     counts = counts_of(student)
     if counts["trained"] == counts["weights"]:
-        return ""
+        return []
     share = counts["trained"] / counts["weights"]
     text = f"{counts['trained']:,} of {counts['weights']:,} weights are trained ({share:.2%})"
     if has_adapter(student):
         own = sum(weight.numel() for _, weight in adapter_weights(student))
         text += f": those of an adapter on {len(layers_with_adapter(student))} layers"
         text += " that are not frozen" if own > counts["trained"] else ""
-    return f"note: {name + ': ' if name else ''}{text}."
+    return [f"note: {name + ': ' if name else ''}{text}."]

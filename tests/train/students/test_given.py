@@ -76,6 +76,21 @@ def test_a_model_gets_an_adapter_or_loses_its_own(cache: logitstore.Cache, small
     assert all(torch.equal(saved[name], value) for name, value in model.state_dict().items())
 
 
+def test_a_model_in_bfloat16_gets_an_adapter_in_float32_and_stays(
+    cache: logitstore.Cache, small_student: Path, tmp_path: Path
+) -> None:
+    model = plain(small_student).to(torch.bfloat16)
+    found = logitstore.train(cache, student=model, lora="r=4,targets=q_proj,lm_head", out=tmp_path / "out", **USUAL)
+    saved = weights_of(found.path)
+    assert {value.dtype for value in saved.values()} == {torch.float32}
+    assert all(value.any() for value in saved.values())
+    base = plain(small_student).to(torch.bfloat16).state_dict()
+    inside = {
+        name.replace(".base_layer", ""): value for name, value in model.state_dict().items() if "lora_" not in name
+    }
+    assert all(torch.equal(inside[name], value) for name, value in base.items())
+
+
 def test_a_tokenizer_that_is_given_is_compared_and_saved(
     cache: logitstore.Cache, small_student: Path, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
@@ -105,7 +120,11 @@ def test_what_cannot_be_trained_is_refused_in_one_line(
         plain(small_student),
         peft.IA3Config(target_modules=["v_proj"], feedforward_modules=[], task_type="CAUSAL_LM"),
     )
+    spread, packed = plain(small_student), plain(small_student)
+    spread.hf_device_map, packed.is_quantized = {"model": 0, "lm_head": "cpu"}, True
     for student, more, said in (
+        (spread, {}, "it lies on several devices"),
+        (packed, {}, "its weights are packed in few bits"),
         (torch.nn.Linear(2, 2), {}, "a Linear cannot be trained"),
         (half, {}, "is bfloat16, and is trained in float32. Load it with dtype=torch.float32"),
         (frozen, {}, "is left to train. Freeze fewer; a model with an adapter is loaded with is_trainable=True"),
