@@ -100,20 +100,24 @@ def run() -> None:
         # the event loop of zarr-python would complain about a write that nobody waits for; its folder is already removed
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         sys.exit(130)
-    except _USAGE_ERROR as error:
-        error.show()
-        sys.exit(2)
     except Exception as error:
         line = _line_of(error)
         if line is None:
             raise
-        errors.print(f"error: {line}", highlight=False, markup=False, soft_wrap=True)
+        if line:
+            errors.print(f"error: {line}", highlight=False, markup=False, soft_wrap=True)
         sys.exit(2)
 
 
 def _line_of(error: Exception) -> str | None:
     """Return the line that says what a user can mend: an error of logitstore's, or a refusal of the operating system,
-    wherever it came from. None for a bug, which stays a traceback."""
+    wherever it came from, or of typer's about the command line. None for a bug, which stays a traceback."""
+    if isinstance(error, _USAGE_ERROR):
+        usage: Any = error
+        whose = usage.ctx.command_path if usage.ctx else "logitstore"
+        said = " ".join(usage.format_message().split()).rstrip(".")
+        # without a command the help was shown, and there is nothing to add
+        return f"{said}. See `{whose} --help`." if said else ""
     refusal = refusal_of(error)
     if refusal is not None:
         is_named = refusal.filename is not None or not isinstance(error, LogitstoreError)

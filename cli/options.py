@@ -9,7 +9,9 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
+from logitstore_cli.panels import panel_of, place_of
 from pydantic.fields import FieldInfo
+from typer.models import OptionInfo
 
 from logitstore.core.record import Record
 from logitstore.settings import SETTINGS
@@ -42,11 +44,25 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
         flags = {setting: None if value == [] else value for setting, value in values.items()}
         command(load(kind, name, config, flags, named=recipe), **given)
 
-    parameters = [*_parameters(name, kind), *(each.replace(kind=each.KEYWORD_ONLY) for each in extras)]
+    own = [*_parameters(name, kind), *(each.replace(kind=each.KEYWORD_ONLY) for each in extras)]
+    parameters = sorted(own, key=lambda each: _order(name, each))
+    for each in parameters:
+        _info(each).rich_help_panel = panel_of(name, each.name)
     run.__name__, run.__doc__ = name, command.__doc__
     run.__annotations__ = {each.name: each.annotation for each in parameters}
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
     return run
+
+
+def _info(parameter: inspect.Parameter) -> Any:
+    """Return what typer is told about a parameter."""
+    return get_args(parameter.annotation)[1]
+
+
+def _order(command: str, parameter: inspect.Parameter) -> tuple[bool, int]:
+    """Return the place of a parameter: arguments as they are given, options as they are shown."""
+    is_option = isinstance(_info(parameter), OptionInfo)
+    return is_option, place_of(command, parameter.name) if is_option else 0
 
 
 def _parameters(name: str, kind: type[Record]) -> Iterator[inspect.Parameter]:
@@ -85,14 +101,36 @@ def _option(name: str, field: FieldInfo) -> Any:
     flag, default = f"--{name.replace('_', '-')}", field.default
     if default is True or (default is None and bool in _kinds(field.annotation)):
         flag += f"/--no-{name.replace('_', '-')}"
+    choices = "|".join(choices_of(field))
+    told = [] if len(choices) <= _WIDEST else [choices.replace("|", ", ")]
+    if default is not None and not isinstance(default, bool) and not field.is_required():
+        told.append(f"default {default}")
     # in parentheses, because square brackets are markup to typer
-    shown = "" if default is None or isinstance(default, bool) else f" (default {default})"
+    shown = f" ({'; '.join(told)})" if told else ""
     return typer.Option(
         *(CommandLine.of(field).flags or (flag,)),
         help=f"{field.description}{' (required)' if field.is_required() else shown}",
         show_default=False,
-        metavar="|".join(_choices(field.annotation) or field.examples or ()) or None,
+        metavar="NAME" if len(choices) > _WIDEST else choices or word_for(field.annotation),
     )
+
+
+def choices_of(field: FieldInfo) -> list[str]:
+    """Return the values that a setting may have, where they are few, or what its value looks like."""
+    return list(_choices(field.annotation) or field.examples or ())
+
+
+def word_for(annotation: Any) -> str | None:
+    """Return the word that stands for a value in help texts; None for a flag, which has none."""
+    kinds = list(_kinds(annotation))
+    kinds += [each for kind in kinds if get_origin(kind) is list for each in _kinds(get_args(kind)[0])]
+    return next((word for kind, word in _WORDS.items() if kind in kinds), None)
+
+
+_WORDS = {bool: None, Path: "PATH", str: "TEXT", int: "N", float: "X"}
+
+_WIDEST = 20
+"""Characters of choices that stand beside an option. Wider ones would leave no room for its text, and stand in it."""
 
 
 def value_type(annotation: Any) -> Any:

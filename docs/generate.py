@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import logitstore_cli.main as cli
 import typer.main
+from logitstore_cli.options import choices_of, word_for
 from pydantic.fields import FieldInfo
 
 from logitstore.settings import SETTINGS
@@ -65,25 +66,22 @@ def _command(name: str, command: Any) -> list[str]:
         blocks.append(_table(("argument", "meaning"), told))
     if not options:
         return blocks
-    rows = [
-        (
-            _flags(each, settings),
-            _default(each, settings),
-            _prose(_meaning(each.help)),
-        )
-        for each in options
-    ]
-    blocks.append(_table(("option", "default", "meaning"), rows))
+    for panel, together in itertools.groupby(options, key=lambda each: each.rich_help_panel):
+        rows = [
+            (
+                _flags(each, settings),
+                _default(each, settings),
+                _prose(settings[each.name].description or "" if each.name in settings else each.help),
+            )
+            for each in together
+        ]
+        blocks += [f"**{panel}**"] if panel else []
+        blocks.append(_table(("option", "default", "meaning"), rows))
     only_recipe = [setting for setting in settings if setting not in {each.name for each in command.params}]
     if only_recipe:
         rows = [(f"`{setting}`", _prose(settings[setting].description or "")) for setting in only_recipe]
         blocks.append(_table(("only in recipes", "meaning"), rows))
     return blocks
-
-
-def _meaning(text: object) -> str:
-    """Return a help text without its default, which has its own column."""
-    return str(text).partition(" (default ")[0].removesuffix(" (required)")
 
 
 def _flags(option: Any, settings: dict[str, FieldInfo]) -> str:
@@ -97,20 +95,7 @@ def _value(setting: FieldInfo | None, metavar: str | None) -> str:
     """Return the choices of an option, or the kind of its value. Options that are no settings name it, or take a file."""
     if setting is None:
         return metavar or "PATH"
-    kinds_of = list(_kinds(setting.annotation))
-    if choices := [choice for kind in kinds_of for choice in get_args(kind) if isinstance(choice, str)]:
-        return "|".join(choices)
-    if setting.examples:
-        return "|".join(setting.examples)
-    words = {Path: "PATH", int: "N", float: "X", str: "TEXT"}
-    return next(word for kind, word in words.items() if kind in kinds_of)
-
-
-def _kinds(annotation: Any) -> Iterator[Any]:
-    """Yield an annotation and everything that it is made of."""
-    yield annotation
-    for part in get_args(annotation):
-        yield from _kinds(part)
+    return "|".join(choices_of(setting)) or str(word_for(setting.annotation))
 
 
 def _default(option: Any, settings: dict[str, FieldInfo]) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -22,6 +22,7 @@ from logitstore.core.progress import no_progress
 from logitstore.core.types import ModelRef
 from logitstore.errors import BadInput
 from logitstore.integrations.plan import plan_of
+from logitstore.models.adapter_ref import student_ref
 from logitstore.models.load import load_config, load_weights
 from logitstore.models.shape import layer_count
 from logitstore.store.cache import Cache
@@ -30,6 +31,7 @@ from logitstore.train.loader.batch import Batch
 from logitstore.train.loop.batches import row_counts, row_weights
 from logitstore.train.metrics import Evaluation
 from logitstore.train.sidecars import sidecar
+from logitstore.train.students.adapt import check_reached
 from logitstore.train.task import Place, same, train_task
 from logitstore.train.terms import check_terms, fidelity_notes, learner_of, taps_read
 
@@ -54,7 +56,7 @@ class Distiller:
         student: the model within its adapters.
         train: the batches to train on, endless; iterating gives the rest of an epoch.
         held_out: the batches to judge on; None with `holdout=0`.
-        reference: the place that the student was loaded from, where it is known.
+        reference: what the student is called, and where it lies or the model itself.
         learner: the student with its criterion.
         selection: checksum of the selection that is trained on; None for all samples.
     """
@@ -113,24 +115,25 @@ class Distiller:
         self.cache.check_sizes()
         self._task, self._world = train_task(self.cache), world_size
         self._notice = notice if rank == 0 else no_notice
-        named = ModelRef.parse(student) if isinstance(student, str) else None
         check_terms(self.settings, self.cache)
-        self._task.check(self.settings, self.cache, [] if named is None else [named])
-        self.model = student if isinstance(student, nn.Module) else _loaded(student, self.cache)
-        self.student = _within(self.model)
-        name = self.student.name_or_path or type(self.student).__name__
-        self._task.check_model(self.cache, self.student, name, tokenizer)
+        if isinstance(student, str):
+            self.reference = replace(student_ref(student), tokenizer=tokenizer)
+            self._task.check(self.settings, self.cache, [self.reference])
+            self.model: nn.Module = _loaded(self.reference, self.cache)
+            self.student = _within(self.model)
+        else:
+            self.model, self.student = student, _within(student)
+            name = self.student.name_or_path or type(self.student).__name__
+            self.reference = ModelRef(name=name, loaded=self.student, tokenizer=tokenizer, called=name)
+            self._task.check(self.settings, self.cache, [self.reference])
         layers = {layer_count(self.student.config)}
         selection = selection_for(self.settings, self.cache)
         self.selection = None if selection is None else selection.checksum
         taps = taps_read(self.settings, self.cache, layers)
         place = Place(rank=rank, world_size=world_size, workers=workers)
-        if named is None and self.student.name_or_path and Path(self.student.name_or_path).is_dir():
-            named = ModelRef(name=self.student.name_or_path)
-        self.reference = named
-        self.data = self._task.open(self.settings, self.cache, named, selection, taps, place, no_progress)
+        self.data = self._task.open(self.settings, self.cache, self.reference, selection, taps, place, no_progress)
         self.train, self.held_out = self.data.train, self.data.held_out
-        self._task.check_made(self.settings, self.student, name, self.train)
+        self._task.check_made(self.settings, self.student, str(self.reference), self.train)
         self.student.config.update(self._task.config_entries(self.cache))
         self.learner = learner_of(
             self.settings,
@@ -144,6 +147,7 @@ class Distiller:
                 f"warning: {self.cache.path} has {len(self.cache.part_numbers):,} of its {self.cache.manifest.parts:,} parts "
                 "so far; the student learns from these alone."
             )
+        check_reached(self.student, self.learner.features, self.train, str(self.reference))
         for text in fidelity_notes(self.settings, self.cache, layers):
             self._notice(text)
         self.take_head()
@@ -152,10 +156,6 @@ class Distiller:
     def save_beside(self) -> Callable[[Path], None]:
         """Saves in a folder what belongs beside the student: its tokenizer or image processor, or else the cache's."""
         return self._task.saver(self.settings, self.cache, self.reference)
-
-    def check_tokenizer(self, tokenizer: Any) -> None:
-        """Compare a tokenizer of the student with the cache's. Raises CacheMismatch."""
-        self._task.check_model(self.cache, self.student, self.student.name_or_path, tokenizer)
 
     def take_head(self) -> None:
         """Look again whether the student's output layer can be a part of the loss, as after adapters were added."""
@@ -256,9 +256,8 @@ class Distiller:
         return {name: float(value) for name, value in vars(found).items() if value is not None}
 
 
-def _loaded(name: str, cache: Cache) -> PreTrainedModel:
+def _loaded(reference: ModelRef, cache: Cache) -> PreTrainedModel:
     """Return a student that is given by its name, as `logitstore train` loads it."""
-    reference = ModelRef.parse(name)
     return load_weights(reference, load_config(reference), torch.float32, cache.manifest.task)
 
 

@@ -186,10 +186,16 @@ class CachedTeacherMixin(DistillTrainer):
         return super().evaluate(None, ignore_keys, metric_key_prefix)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Save the student with its tokenizer or image processor, also where the Trainer was given none."""
-        super()._save(output_dir, state_dict)
-        if self.processing_class is None and self.args.should_save:
-            self.distiller.save_beside(Path(output_dir or self.args.output_dir))
+        """Save the student, or the adapter on it, with its tokenizer or image processor."""
+        if self.model is self.distiller.student:
+            super()._save(output_dir, state_dict)
+        else:
+            super(DistillTrainer, self)._save(output_dir, state_dict)  # as peft saves what it wraps
+        folder = Path(output_dir or self.args.output_dir)
+        if self.args.should_save and self.processing_class is None:
+            self.distiller.save_beside(folder)
+        elif self.args.should_save:
+            self.processing_class.save_pretrained(str(folder))
 
     def _conditions(self) -> dict[str, Any]:
         """Return what a run must have in common with the one that it resumes."""
@@ -216,13 +222,6 @@ class CachedTeacherMixin(DistillTrainer):
             )
         refuse_other(json.loads(kept.read_text(encoding="utf-8")), self._conditions(), resume_from_checkpoint)
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def _take_weights(self, checkpoint: Path) -> None:
-        if self.model is self.distiller.student:
-            super()._take_weights(checkpoint)
-            return
-        adapters: Any = self.model
-        adapters.load_adapter(str(checkpoint), adapters.active_adapters[0], is_trainable=True)
 
 
 def check_arguments(arguments: TrainingArguments, without_effect: Mapping[str, str]) -> None:

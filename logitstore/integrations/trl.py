@@ -14,7 +14,6 @@ except ImportError as error:
 from datasets import Dataset
 from transformers import TrainingArguments
 
-from logitstore.core.types import ModelRef
 from logitstore.integrations.distiller import Distiller
 from logitstore.integrations.trainer import CachedTeacherMixin, check_arguments
 from logitstore.text.tokenizer import given_template, tokenizer_for
@@ -59,9 +58,7 @@ class _WithoutDataset(SFTTrainer):  # type: ignore[misc]
     def _tokenizer_of(self) -> Any:
         """Return the tokenizer that is saved with a student: its own, else that of the cache."""
         distiller: Distiller = self.distiller
-        name = distiller.student.name_or_path
-        tokenizer = tokenizer_for(distiller.cache, ModelRef(name=name) if name else None)
-        distiller.check_tokenizer(tokenizer)
+        tokenizer = tokenizer_for(distiller.cache, distiller.reference)
         if (template := given_template(distiller.cache)) is not None:
             tokenizer.chat_template = template
         return tokenizer

@@ -11,6 +11,7 @@ from logitstore.core.record import Record
 from logitstore.core.schedule import WAYS
 from logitstore.settings.fields import POSITIONAL, RECIPE_ONLY, FilePath, Model, Place, Share, Temperature, Weight
 from logitstore.settings.image import StudentsImages
+from logitstore.settings.lora import LoraText
 from logitstore.settings.trust import TrustChoice
 
 
@@ -48,8 +49,9 @@ class TrainSettings(StudentsImages, TrustChoice):
     cache: Annotated[Place, POSITIONAL] = Field(description="The cache to learn from.")
     student: Model | list[Model] | None = Field(
         None,
-        description="The model to train: a local folder or hub name. Default: a fresh one, shaped like the teacher "
-        "except for --layers, --hidden-size, ... Several are trained on the same batches, each into a folder of --out.",
+        description="The model to train: a local folder or hub name. An adapter (LoRA) is trained on, and its model stays "
+        "as it is. Default: a fresh one, shaped like the teacher except for --layers, --hidden-size, ... Several are "
+        "trained on the same batches, each into a folder of --out.",
     )
     out: FilePath = Field(description="Folder for the trained student and its checkpoints.")
     copy_layers: str | None = Field(
@@ -75,6 +77,21 @@ class TrainSettings(StudentsImages, TrustChoice):
         gt=0,
         le=1,
         description="Share of zeros in a student's weights from which they are kept without --keep-zeros.",
+    )
+    lora: LoraText = Field(
+        None,
+        description="Train an adapter (LoRA) in place of the weights of --student, and save it for peft: its rank, scale, "
+        "layers by the ends of their names, and dropout, such as r=16,alpha=32,targets=q_proj,v_proj,dropout=0. What is left "
+        "out is r=16, alpha twice r, targets=all-linear (all linear layers but the output layer), and no dropout.",
+    )
+    lora_merge: bool = Field(
+        False,
+        description="Save the whole model, with the adapter added to its weights, in place of the adapter alone.",
+    )
+    freeze: list[str] = Field(
+        [],
+        description="Weights that are not trained: a pattern with * and ? of their names, such as 'model.embed_tokens.*' or "
+        "'model.layers.[0-3].*'. Give it several times for several patterns.",
     )
     layers: int | None = Field(None, ge=1, description="Decoder layers of a fresh student.")
     hidden_size: int | None = Field(None, ge=1, description="Width of a fresh or pruned student.")
@@ -193,7 +210,9 @@ class EvaluateSettings(StudentsImages, TrustChoice):
     """The settings of `evaluate`."""
 
     cache: Annotated[Place, POSITIONAL] = Field(description="The cache to compare with.")
-    student: Model = Field(description="The student: a local folder, a hub name, or folder::file.gguf.")
+    student: Model = Field(
+        description="The student: a local folder or hub name, of a model or of an adapter (LoRA), or folder::file.gguf."
+    )
     samples: Literal["heldout", "all"] = Field(
         "heldout", description="Evaluate on the samples that `train` held out with the same --holdout, or on all."
     )

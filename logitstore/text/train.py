@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from logitstore.core.order import held_out
 from logitstore.core.progress import Progress
@@ -89,13 +89,6 @@ class TextTraining:
         if not settings.text:
             for student in students:
                 check_student(cache, student)
-
-    def check_model(self, cache: Cache, student: PreTrainedModel, name: str, tokenizer: Any) -> None:
-        check_head(cache, student.config, name)
-        if tokenizer is None and Path(name).is_dir():
-            tokenizer = own_tokenizer(ModelRef(name=name))
-        if tokenizer is not None:
-            check_tokenizer(tokenizer, cache.manifest.text[0], name, read_pieces(cache).to_pylist())
 
     def open(
         self,
@@ -248,14 +241,7 @@ def check_student(cache: Cache, student: ModelRef) -> None:
         ModelError: there is no such model.
         CacheMismatch: the student's head has fewer rows than the teacher's vocabulary, or its tokenizer has other tokens.
     """
-    check_head(cache, load_config(student), student)
-    tokenizer = own_tokenizer(student)
-    if tokenizer is not None:
-        check_tokenizer(tokenizer, cache.manifest.text[0], str(student), read_pieces(cache).to_pylist())
-
-
-def check_head(cache: Cache, config: PretrainedConfig, student: object) -> None:
-    """Refuse a student whose output layer has fewer rows than the teacher has tokens; see `check_student`."""
+    config = load_config(student)
     refuse_other_heads(config, student)
     rows, needed = head_rows(config), cache.manifest.teacher.vocabulary
     if rows < needed:
@@ -264,6 +250,9 @@ def check_head(cache: Cache, config: PretrainedConfig, student: object) -> None:
             f"rows. Choose a student with at least {needed} rows, or dump again with its tokenizer; "
             "--text (in train with --alpha 0) takes the text alone."
         )
+    tokenizer = own_tokenizer(student)
+    if tokenizer is not None:
+        check_tokenizer(tokenizer, cache.manifest.text[0], str(student), read_pieces(cache).to_pylist())
 
 
 _LENGTH = 8

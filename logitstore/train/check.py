@@ -10,6 +10,7 @@ from logitstore.core.schedule import Schedule
 from logitstore.core.tasks import task_of
 from logitstore.core.types import ModelRef
 from logitstore.errors import BadInput
+from logitstore.models.adapter_ref import student_ref
 from logitstore.models.load import config_from, load_config
 from logitstore.models.shape import layer_count
 from logitstore.settings.tasks import refuse_other_tasks, refuse_set
@@ -18,6 +19,7 @@ from logitstore.settings.trust import refuse_unnamed
 from logitstore.store.cache import Cache
 from logitstore.store.selection import Selection, read_selection
 from logitstore.store.storage import open_storage
+from logitstore.train.students.adapt import check_adapters
 from logitstore.train.students.build import parse_layers, shape_changes
 from logitstore.train.task import train_task
 from logitstore.train.terms import check_terms
@@ -53,10 +55,17 @@ def needing_labels(settings: TrainSettings) -> list[str]:
     return sorted(name for name in names if method_of(name).needs_gold)
 
 
-def checked_students(settings: TrainSettings, cache: Cache) -> dict[str, ModelRef | None]:
+def checked_students(
+    settings: TrainSettings, cache: Cache, given: ModelRef | None = None
+) -> dict[str, ModelRef | None]:
     """Refuse what cannot work before any weights are loaded; return the students by name, None for a fresh one.
 
     A single student has no name: it is saved in --out itself.
+
+    Args:
+        settings: the plan of the training.
+        cache: the cache to train from.
+        given: the student itself, where a caller has it.
 
     Raises:
         BadInput, CacheMismatch, ModelError: naming what cannot work.
@@ -72,7 +81,11 @@ def checked_students(settings: TrainSettings, cache: Cache) -> dict[str, ModelRe
     check_terms(settings, cache)
     _check_shape(settings)
     _check_course(settings)
-    students = [ModelRef.parse(student, trust_remote_code=settings.trust_remote_code) for student in settings.students]
+    if given is not None:
+        students = [given]
+    else:
+        students = [student_ref(each, trust_remote_code=settings.trust_remote_code) for each in settings.students]
+    check_adapters(settings, students)
     train_task(cache).check(settings, cache, students)
     return dict(zip(names, students, strict=True)) if students else {"": None}
 

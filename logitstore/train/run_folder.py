@@ -39,6 +39,10 @@ OF_TRAINING = (
 """Arguments of the `trainer:` section that decide how training goes; the others say how a run is watched, kept and sped up."""
 
 
+ADDED: dict[str, Any] = {"lora": None, "lora_merge": False, "freeze": []}
+"""Settings that older runs do not have, with what they stand for there."""
+
+
 def conditions(settings: TrainSettings, world_size: int) -> dict[str, Any]:
     """Return what decides how training goes; a run resumes only under the same conditions."""
     freely_changed = {
@@ -119,7 +123,9 @@ def checkpoint_of(settings: TrainSettings, world_size: int, cache: Cache, select
         raise BadInput(f"--resume: no whole checkpoint in {settings.out}. Leave --resume out to start again.")
     _refuse_other_arithmetic(settings)
     for name, now in conditions(settings, world_size)["plan"].items():
-        if (before := summary.get("plan", {}).get(name, now)) != now and not (longer and name in LENGTH):
+        if (before := summary.get("plan", {}).get(name, ADDED.get(name, now))) != now and not (
+            longer and name in LENGTH
+        ):
             later = " It can be made longer once it is finished." if name in LENGTH else ""
             raise BadInput(
                 f"--resume: the run in {settings.out} began with {name} = {before}, not {now}. Give the same options.{later}"

@@ -94,20 +94,6 @@ class TrainTask(Protocol):
         """
         ...
 
-    def check_model(self, cache: Cache, student: PreTrainedModel, name: str, tokenizer: Any) -> None:
-        """Compare a student that is in memory with the cache.
-
-        Args:
-            cache: the cache to train from.
-            student: the model.
-            name: name of the student in messages.
-            tokenizer: its tokenizer; None where it is not known.
-
-        Raises:
-            CacheMismatch, ModelError: it does not fit.
-        """
-        ...
-
     def open(
         self,
         settings: TrainSettings,

@@ -20,6 +20,7 @@ from logitstore.core.place import below
 from logitstore.core.progress import Progress, no_progress
 from logitstore.core.types import ModelRef
 from logitstore.errors import BadInput, refusal_of, storage_errors
+from logitstore.models.adapter import has_adapter, merge
 from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.store.selection import Selection
@@ -30,13 +31,9 @@ from logitstore.train.loop.arguments import package_errors, training_arguments
 from logitstore.train.loop.callbacks import DivergenceWarning, Report
 from logitstore.train.loop.checkpoints import check_schedule, drop_cut_off, keep_newest, whole_student
 from logitstore.train.metrics import Evaluation
-from logitstore.train.run_folder import (
-    checkpoint_of,
-    conditions,
-    with_precision,
-    write_summary,
-)
+from logitstore.train.run_folder import checkpoint_of, conditions, with_precision, write_summary
 from logitstore.train.sidecars import sidecar
+from logitstore.train.students.adapt import check_reached, counts_of, trained_note
 from logitstore.train.students.build import made_student
 from logitstore.train.students.zeros import KeepZeros, Zeros, zeros_kept
 from logitstore.train.task import Place, train_task
@@ -49,7 +46,10 @@ def no_notice(text: str) -> None:
 
 
 def train(
-    settings: TrainSettings, progress: Progress = no_progress, notice: Callable[[str], None] = no_notice
+    settings: TrainSettings,
+    progress: Progress = no_progress,
+    notice: Callable[[str], None] = no_notice,
+    given: ModelRef | None = None,
 ) -> dict[str, float]:
     """Train and save the student that `settings` describes.
 
@@ -57,6 +57,7 @@ def train(
         settings: the plan of the training.
         progress: receives the steps.
         notice: receives what the user should know before training begins, such as how far the cache is from its teacher.
+        given: the student itself, where a caller has it.
 
     Returns:
         the last figures logged, including those of the held-out samples.
@@ -71,7 +72,7 @@ def train(
     cache.check_sizes()
     settings = with_precision(settings)
     task = train_task(cache)
-    students = checked_students(settings, cache)
+    students = checked_students(settings, cache, given)
     selection = selection_for(settings, cache)
     arguments = training_arguments(settings, _figures(settings, cache))
     checkpoint = checkpoint_of(settings, arguments.world_size, cache, None if selection is None else selection.checksum)
@@ -117,7 +118,7 @@ def train(
             f"note: {settings.cache} has {len(cache.part_numbers):,} of its {cache.manifest.parts:,} parts so far; "
             "the student learns from these alone."
         )
-    notes = fidelity_notes(settings, cache, layers) + _head_notes(made, trainer)
+    notes = fidelity_notes(settings, cache, layers) + _student_notes(made, trainer)
     kept = _zeros_kept(settings, trainer, students, notes)
     if data.unlabelled and has_cross_entropy(settings):
         have = "has" if data.unlabelled == 1 else "have"
@@ -145,6 +146,8 @@ def train(
         # what goes to the hub is read from --out while it is saved
         hub = trainer.args.push_to_hub
         saving = nullcontext(settings.out) if hub else whole_student(settings.out, trainer.is_world_process_zero())
+        for student in [each.student for each in trainer.learners] if settings.lora_merge else []:
+            merge(student)
         with saving as folder:
             trainer.save_model(str(folder))
             if trainer.is_world_process_zero():
@@ -236,13 +239,15 @@ def _learner(
         name=name,
         autocast=torch.bfloat16 if settings.precision == "bfloat16" else None,
     )
+    check_reached(student, learner.features, loader, str(reference or "the fresh student"))
     return learner, why_not
 
 
-def _head_notes(made: Made, trainer: DistillTrainer) -> list[str]:
-    """Say for each student whether its loss includes its output layer, and if not, why."""
+def _student_notes(made: Made, trainer: DistillTrainer) -> list[str]:
+    """Say for each student whether its loss includes its output layer, and if not, why; and which weights are trained."""
     notes = []
     for learner, why_not in made.values():
+        notes += trained_note(learner.student, learner.name)
         whose = f"{learner.name}: " if learner.name else ""
         if learner.head is not None and trainer.head_is_whole:
             notes.append(f"note: {whose}the loss includes the student's output layer, so its logits never exist whole.")
@@ -266,10 +271,10 @@ def _zeros_kept(
         notes += [note] if note else []
         if zeros is not None:
             kept[learner.student] = (zeros, who)
-    if kept and not trainer.weights_are_whole:
+    if not trainer.weights_are_whole and (kept or any(has_adapter(each.student) for each in trainer.learners)):
         raise BadInput(
-            f"--keep-zeros: under {trainer.accelerator.distributed_type} the weights are in pieces, whose zeros are not known. "
-            "Train without it, or with --no-keep-zeros."
+            f"{'--keep-zeros' if kept else 'adapters'}: under {trainer.accelerator.distributed_type} the weights are in "
+            f"pieces. Train without {'it, or with --no-keep-zeros' if kept else 'it'}."
         )
     if kept:
         trainer.add_callback(KeepZeros([(student, zeros) for student, (zeros, _) in kept.items()]))
@@ -287,6 +292,7 @@ def _summary(
         "selection": None if selection is None else selection.checksum,
         "teacher": cache.manifest.teacher.name,
         "loss_from": "hidden states" if by_hidden else "logits",
+        "students": {name or "student": counts_of(learner.student) for name, (learner, _) in made.items()},
         **conditions(settings, trainer.args.world_size),
     }
 

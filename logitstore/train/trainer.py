@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerControl
 
+from logitstore.models.adapter import has_adapter, save_adapter
 from logitstore.models.load import load_again
 from logitstore.train.learner import Learner
 from logitstore.train.loader.batch import Batch
@@ -208,12 +209,16 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         ).max()
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Save the student; save each of several students in a folder of its name."""
-        if len(self.learners) == 1:
+        """Save the student, or the adapter on it; save each of several students in a folder of its name."""
+        if len(self.learners) == 1 and not has_adapter(self.learners[0].student):
             super()._save(output_dir, state_dict)
             return
         for learner in self.learners:
-            learner.student.save_pretrained(Path(output_dir or self.args.output_dir) / learner.name)
+            folder = Path(output_dir or self.args.output_dir) / learner.name
+            if has_adapter(learner.student):
+                save_adapter(learner.student, folder)
+            else:
+                learner.student.save_pretrained(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Take the students' weights, where the checkpoint has all of them and stands where this run would at its step.

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import PretrainedConfig
-
 from logitstore.core.types import ModelRef
 from logitstore.errors import CacheMismatch
 from logitstore.models.load import load_config
@@ -21,11 +19,7 @@ def check_classifier(cache: Cache, student: ModelRef) -> None:
         ModelError: there is no such model, or its outputs are no softmax over classes.
         CacheMismatch: the student has another number of classes, or gives them other names.
     """
-    check_classes(cache, load_config(student), student)
-
-
-def check_classes(cache: Cache, config: PretrainedConfig, student: object) -> None:
-    """Compare the classes that a configuration names with the cache's; see `check_classifier`."""
+    config = load_config(student)
     refuse_no_softmax(config, student)
     names = [str(name) for name in read_pieces(cache).to_pylist()]
     if config.num_labels != len(names):

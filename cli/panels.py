@@ -1,0 +1,64 @@
+"""The panels of the help texts: which options of a command stand together, and in which order."""
+
+from __future__ import annotations
+
+_TEACHER_DATA = "data split column domain_column limit chat_template template_arg max_length overlap"
+_ROW = "preset sparsifier k top_p draws tail sketch_bytes logprobs layout"
+_TAPS = "hidden qkv tap_codec"
+
+PANELS: dict[str, dict[str, str]] = {
+    "dump": {
+        "Task and teacher": "task teacher trust_remote_code",
+        "Data": _TEACHER_DATA,
+        "Images": "views augment image_size seed label_column key_column labels skip_damaged classes prompt batch_images "
+        "workers",
+        "Rows": f"{_ROW} fidelity_rows",
+        "Features of the teacher": _TAPS,
+        "Compute": "device dtype batch_tokens",
+        "Output": "out parts samples_per_part resume dry_run profile",
+    },
+    "plan": {
+        "Task and teacher": "task teacher trust_remote_code",
+        "Data": _TEACHER_DATA,
+        "Trial": "minutes pilot_samples fidelity_rows epochs",
+        "Rows": _ROW,
+        "Features of the teacher": _TAPS,
+        "Compute": "device dtype batch_tokens",
+        "Output": "out parts samples_per_part resume json",
+    },
+    "add": {
+        "Features of the teacher": f"{_TAPS} pilot_rows",
+        "Images": "views images workers",
+        "Teacher and compute": "teacher trust_remote_code device",
+        "Output": "parts",
+    },
+    "train": {
+        "Student": "student trust_remote_code copy_layers prune prune_samples keep_zeros lora lora_merge freeze layers "
+        "hidden_size intermediate_size heads kv_heads image_size",
+        "Loss": "recipe objective alpha temperature strict",
+        "Data": "select holdout text packed curriculum curriculum_start reweight_domains reweight_kind images views "
+        "views_per_step",
+        "Steps": "epochs max_steps batch_size accumulate learning_rate learning_rate_batch scheduler warmup weight_decay seed",
+        "Compute": "device precision workers",
+        "Output": "out evaluate_every save_every keep_checkpoints resume",
+    },
+    "evaluate": {
+        "Student": "student trust_remote_code image_size",
+        "Data": "samples holdout text images",
+        "Compute": "batch_size device dtype",
+        "Output": "json",
+    },
+}
+"""Of each command with many options, the names of its options by panel. What is in none stands with --help."""
+
+
+def panel_of(command: str, option: str) -> str | None:
+    """Return the panel in which an option of a command stands; None for that of --help."""
+    panels = PANELS.get(command, {})
+    return next((panel for panel, names in panels.items() if option in names.split()), None)
+
+
+def place_of(command: str, option: str) -> int:
+    """Return a number by which the options of a command are sorted."""
+    order = " ".join(PANELS.get(command, {}).values()).split()
+    return order.index(option) if option in order else -1
