@@ -168,6 +168,7 @@ def _trained(trainer: DistillTrainer, settings: TrainSettings, checkpoint: str |
     try:
         with package_errors():
             trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.check_finite()
     except Exception as error:
         if refusal_of(error) is not None and trainer.is_world_process_zero():
             drop_cut_off(settings.out)

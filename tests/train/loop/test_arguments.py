@@ -44,7 +44,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(
     ("section", "package"),
     [
         ({"report_to": "wandb"}, "wandb"),
-        ({"report_to": ["tensorboard"]}, "tensorboard"),
+        ({"report_to": ["mlflow"]}, "mlflow"),
         ({"optim": "adamw_bnb_8bit"}, "bitsandbytes"),
         ({"use_liger_kernel": True}, "liger"),
         ({"deepspeed": {"zero_optimization": {"stage": 1}}}, "[Dd]eepspeed|DeepSpeed"),
