@@ -86,7 +86,7 @@ def _option(name: str, field: FieldInfo) -> Any:
     if default is True or (default is None and bool in _kinds(field.annotation)):
         flag += f"/--no-{name.replace('_', '-')}"
     # in parentheses, because square brackets are markup to typer
-    shown = "" if default is None or isinstance(default, bool) else f" (default {default})"
+    shown = "" if default in (None, {}) or isinstance(default, bool) else f" (default {default})"
     return typer.Option(
         *(CommandLine.of(field).flags or (flag,)),
         help=f"{field.description}{' (required)' if field.is_required() else shown}",

@@ -21,6 +21,7 @@ from logitstore.train.learner import Learner
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.stream import BatchStream
 from logitstore.train.loop.batches import Batches, row_counts
+from logitstore.train.loop.best import FindBest, check_known
 from logitstore.train.loop.callbacks import CriterionCallback, EpochCallback, EpochSteps, LogBeforeSaving
 from logitstore.train.loop.checkpoints import check_schedule
 from logitstore.train.loop.watched import WatchedTrainer
@@ -78,6 +79,7 @@ class DistillTrainer(WatchedTrainer):
         self.remove_callback(PrinterCallback)
         self.add_callback(EpochCallback(self._steps, self.args.gradient_accumulation_steps))
         self.add_callback(LogBeforeSaving())
+        self.add_callback(FindBest())
         self.add_callback(CriterionCallback(self.criteria, self.accelerator, self.settle))
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -274,6 +276,7 @@ class DistillTrainer(WatchedTrainer):
             figures = vars(self._judged(learner, self._held_out)).items()
             numbers = {name: float(value) for name, value in figures if value is not None and not math.isnan(value)}
             metrics |= {learner.labelled(f"{metric_key_prefix}_{name}"): value for name, value in numbers.items()}
+        check_known(self.args.metric_for_best_model, metrics)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
