@@ -40,7 +40,7 @@ PANELS: dict[str, dict[str, str]] = {
         "views_per_step",
         "Steps": "epochs max_steps batch_size accumulate learning_rate learning_rate_batch scheduler warmup weight_decay seed",
         "Compute": "device precision workers",
-        "Output": "out evaluate_every save_every keep_checkpoints resume",
+        "Output": "out evaluate_every early_stopping save_every keep_checkpoints resume report_to trainer",
     },
     "evaluate": {
         "Student": "student trust_remote_code image_size",

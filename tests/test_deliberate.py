@@ -18,7 +18,7 @@ HANDLERS = {
     "what is no refusal of the system is raised again": [
         "cli/main.py:run",
         "logitstore/errors.py:storage_errors",
-        "logitstore/train/train.py:_trained",
+        "logitstore/train/loop/ending.py:run",
     ],
     "any error, an interrupt too, is raised again when what was begun is cleared away": [
         "logitstore/dump/files/columns.py:FileColumns._write",

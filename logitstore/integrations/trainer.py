@@ -20,7 +20,7 @@ from logitstore.integrations.distiller import Distiller, log_notice
 from logitstore.integrations.plan import ACCEPTED
 from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
-from logitstore.train.loop.arguments import HIGHER_IS_BETTER
+from logitstore.train.loop.best import HIGHER_IS_BETTER
 from logitstore.train.run_folder import SUMMARY_NAME, conditions, write_summary
 from logitstore.train.trainer import DistillTrainer
 

@@ -9,7 +9,18 @@ from pydantic import Field, field_validator
 from logitstore.core.methods import METHODS
 from logitstore.core.record import Record
 from logitstore.core.schedule import WAYS
-from logitstore.settings.fields import POSITIONAL, RECIPE_ONLY, FilePath, Model, Place, Share, Temperature, Weight
+from logitstore.settings.fields import (
+    POSITIONAL,
+    RECIPE_ONLY,
+    CommandLine,
+    FilePath,
+    Model,
+    NamedValues,
+    Place,
+    Share,
+    Temperature,
+    Weight,
+)
 from logitstore.settings.image import StudentsImages
 from logitstore.settings.lora import LoraText
 from logitstore.settings.trust import TrustChoice
@@ -182,6 +193,12 @@ class TrainSettings(StudentsImages, TrustChoice):
     save_every: int | None = Field(
         None, ge=1, description="Save a checkpoint every so many steps. Default: after each epoch."
     )
+    early_stopping: int | None = Field(
+        None,
+        ge=1,
+        description="Stop when the best evaluation lies so many evaluations back, and save the student of the best one: that "
+        "of the lowest KL to the teacher, or by metric_for_best_model of --set.",
+    )
     keep_checkpoints: int | None = Field(
         None,
         ge=0,
@@ -191,8 +208,15 @@ class TrainSettings(StudentsImages, TrustChoice):
     resume: bool = Field(False, description="Continue from the last checkpoint in --out.")
     workers: int = Field(1, ge=0, description="Threads that prepare batches ahead.")
     seed: int = Field(0, ge=0, description="Seed of the order of the samples and of fresh weights.")
-    trainer: Annotated[dict[str, Any], RECIPE_ONLY] = Field(
-        {}, description="Further TrainingArguments of transformers, by name."
+    report_to: list[str] | None = Field(
+        None,
+        description="Send the log to this tracker, such as tensorboard, wandb or mlflow; may be given several times.",
+    )
+    trainer: Annotated[NamedValues, CommandLine(flags=("--set",), adds=True)] = Field(
+        {},
+        examples=["NAME=VALUE"],
+        description="Further TrainingArguments of transformers, such as max_grad_norm=0.5; may be given several times. In a "
+        "recipe they are the section `trainer`, whose entries --set overrides one by one.",
     )
 
     @property

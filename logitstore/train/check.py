@@ -19,6 +19,8 @@ from logitstore.settings.trust import refuse_unnamed
 from logitstore.store.cache import Cache
 from logitstore.store.selection import Selection, read_selection
 from logitstore.store.storage import open_storage
+from logitstore.train.loop.best import BY_FIGURE
+from logitstore.train.loop.names import ONE_STUDENT
 from logitstore.train.students.adapt import check_adapters
 from logitstore.train.students.build import parse_layers, shape_changes
 from logitstore.train.task import train_task
@@ -75,8 +77,9 @@ def checked_students(
     refuse_other_tasks(settings, "train", task, f"{settings.cache}, a cache of {task_of(task).samples}")
     names = _names(settings)
     _check_out(settings, names)
-    if len(names) > 1 and (settings.precision == "float16" or settings.trainer.get("gradient_checkpointing")):
-        what = "--precision float16" if settings.precision == "float16" else "gradient_checkpointing"
+    alone = [name for name in ONE_STUDENT if settings.trainer.get(name)]
+    if len(names) > 1 and (settings.precision == "float16" or alone):
+        what = "--precision float16" if settings.precision == "float16" else alone[0]
         raise BadInput(f"several --student with {what}: that is for one student only. Train each in a run of its own.")
     check_terms(settings, cache)
     _check_shape(settings)
@@ -114,12 +117,18 @@ def _check_shape(settings: TrainSettings) -> None:
         )
 
 
+WITHOUT_WARMUP = ("constant", *BY_FIGURE)
+"""Schedules in which the rate does not rise first."""
+
+
 def _check_course(settings: TrainSettings) -> None:
     """Refuse options about the course of a run that would change nothing."""
     if settings.holdout == 0:
         refuse_set(settings, ("evaluate_every",), "with --holdout 0 there is nothing to evaluate on")
-    if settings.scheduler == "constant" and settings.warmup:
-        refuse_set(settings, ("warmup",), "the schedule constant has none; constant_with_warmup has one")
+    if settings.scheduler in WITHOUT_WARMUP and settings.warmup:
+        refuse_set(
+            settings, ("warmup",), f"the schedule {settings.scheduler} has none; constant_with_warmup, for one, has it"
+        )
 
 
 def _check_out(settings: TrainSettings, names: list[str]) -> None:

@@ -16,10 +16,9 @@ import torch
 import transformers
 from transformers import PreTrainedModel, TrainingArguments
 
-from logitstore.core.place import below
 from logitstore.core.progress import Progress, no_progress
 from logitstore.core.types import ModelRef
-from logitstore.errors import BadInput, refusal_of, storage_errors
+from logitstore.errors import BadInput, storage_errors
 from logitstore.models.adapter import has_adapter, merge
 from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
@@ -27,9 +26,12 @@ from logitstore.store.selection import Selection
 from logitstore.train.check import checked_students, has_cross_entropy, layers_of, selection_for
 from logitstore.train.learner import Learner
 from logitstore.train.loader.stream import BatchStream
-from logitstore.train.loop.arguments import package_errors, training_arguments
+from logitstore.train.loop.arguments import training_arguments
+from logitstore.train.loop.best import EarlyStopping
 from logitstore.train.loop.callbacks import DivergenceWarning, Report
-from logitstore.train.loop.checkpoints import check_schedule, drop_cut_off, keep_newest, whole_student
+from logitstore.train.loop.checkpoints import check_schedule, whole_student
+from logitstore.train.loop.ending import clear, last_evaluation, run
+from logitstore.train.loop.packages import package_errors
 from logitstore.train.metrics import Evaluation
 from logitstore.train.run_folder import checkpoint_of, conditions, with_precision, write_summary
 from logitstore.train.sidecars import sidecar
@@ -101,6 +103,7 @@ def train(
     def keep_conditions(folder: Path) -> None:
         write_summary(folder, summary)
 
+    stopping = None if settings.early_stopping is None else EarlyStopping(settings.early_stopping, notice)
     with package_errors():
         trainer = DistillTrainer(
             learners=[learner for learner, _ in made.values()],
@@ -110,7 +113,11 @@ def train(
             judge=data.judge,
             has_unlabelled=data.unlabelled > 0,
             also_save=[keep_conditions, *filter(None, [save])],
-            callbacks=[Report(progress), DivergenceWarning(list(students), notice), *filter(None, [data.companion])],
+            callbacks=[
+                Report(progress),
+                DivergenceWarning(list(students), notice),
+                *filter(None, [data.companion, stopping]),
+            ],
         )
     notice(f"note: forward and backward pass in {settings.precision}, on {arguments.device.type}.")
     if not cache.complete:
@@ -138,11 +145,13 @@ def train(
     with storage_errors(settings.out, then="run the same command with --resume"):
         if trainer.is_world_process_zero():
             write_summary(settings.out, summary)
-        _trained(trainer, settings, checkpoint)
+        run(trainer, settings.out, checkpoint, stopping)
+        if stopping is not None and stopping.stopped:
+            summary["stopped_early"] = settings.early_stopping
         for student, (zeros, who) in kept.items():
             zeros.check(student, who)
         steps = float(trainer.state.global_step)
-        figures = {"train_loss": trainer.mean_loss, "steps": steps} | _last_evaluation(trainer)
+        figures = {"train_loss": trainer.mean_loss, "steps": steps} | last_evaluation(trainer)
         # what goes to the hub is read from --out while it is saved
         hub = trainer.args.push_to_hub
         saving = nullcontext(settings.out) if hub else whole_student(settings.out, trainer.is_world_process_zero())
@@ -155,7 +164,7 @@ def train(
                     save_beside(folder / name)
         if trainer.is_world_process_zero():
             write_summary(settings.out, summary | {"figures": figures, "log": trainer.state.log_history})
-            _clear(settings, trainer.state.best_model_checkpoint, notice)
+            clear(settings, trainer.state.best_model_checkpoint, notice)
     return figures
 
 
@@ -163,29 +172,6 @@ def leave() -> None:
     """Destroy the process group that torchrun's processes share, if there is one. A process that ends in it may abort."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-
-
-def _trained(trainer: DistillTrainer, settings: TrainSettings, checkpoint: str | None) -> None:
-    """Train. A checkpoint that could not be written whole is removed, so that it takes no space from the next try."""
-    try:
-        with package_errors():
-            trainer.train(resume_from_checkpoint=checkpoint)
-    except Exception as error:
-        if refusal_of(error) is not None and trainer.is_world_process_zero():
-            drop_cut_off(settings.out)
-        raise
-
-
-def _clear(settings: TrainSettings, best: str | None, notice: Callable[[str], None]) -> None:
-    """Remove the checkpoints of a finished run that are not to stay, and say what stays. By default that is the last one."""
-    count = 1 if settings.keep_checkpoints is None else settings.keep_checkpoints
-    stay = keep_newest(settings.out, count, best)
-    if stay and settings.keep_checkpoints is None:
-        size = sum(path.stat().st_size for folder in stay for path in below(folder) if path.is_file())
-        notice(
-            f"note: {', '.join(folder.name for folder in stay)} stays beside the student ({size / 1e6:,.1f} MB), so that "
-            "--resume with more steps can go on. With --keep-checkpoints 0 nothing stays."
-        )
 
 
 Made = dict[str, tuple[Learner, str]]
@@ -295,19 +281,6 @@ def _summary(
         "students": {name or "student": counts_of(learner.student) for name, (learner, _) in made.items()},
         **conditions(settings, trainer.args.world_size),
     }
-
-
-def _last_evaluation(trainer: DistillTrainer) -> dict[str, float]:
-    """Return the figures of the student that is saved, which is that after the last step or the best; evaluate now if there
-    are none yet."""
-    state = trainer.state
-    is_best = trainer.args.load_best_model_at_end and state.best_model_checkpoint is not None
-    saved = state.best_global_step if is_best else state.global_step
-    for entry in state.log_history:
-        figures = {name: value for name, value in entry.items() if name.rpartition("/")[2].startswith("eval_")}
-        if figures and entry["step"] == saved:
-            return figures
-    return trainer.evaluate()
 
 
 def _figures(settings: TrainSettings, cache: Cache) -> list[str]:
