@@ -83,9 +83,10 @@ def _check_targets(model: PreTrainedModel, targets: tuple[str, ...], who: object
             raise BadInput(f"--lora: no layer of {who} is called '{target}'. {suggest(target, [ALL_LINEAR, *ends])}")
 
 
-def _inject(model: PreTrainedModel, config: Any) -> None:
+def _inject(model: PreTrainedModel, config: Any, *, empty: bool = False) -> None:
+    """Put an adapter in the layers of a model; an empty one takes no memory until it is given weights."""
     with _quiet():
-        peft().inject_adapter_in_model(config, model)
+        peft().inject_adapter_in_model(config, model, low_cpu_mem_usage=empty)
     # so that transformers lets gradients pass where activations are computed again
     model._hf_peft_config_loaded = True
 
@@ -117,7 +118,7 @@ def put_saved(model: PreTrainedModel, adapter: str, who: object) -> None:
         kinds = library.PeftConfig
         config = kinds.from_peft_type(**kinds.check_kwargs(**said))
         config.inference_mode = False
-        _inject(model, config)
+        _inject(model, config, empty=True)
     except Exception as error:
         # peft raises errors of many classes about entries that do not go together
         raise ModelError(f"{who}: its adapter_config.json does not fit the model: {one_line(error)}") from error
@@ -132,10 +133,13 @@ def load_saved(model: PreTrainedModel, adapter: str, who: object) -> None:
     """
     library = peft()
     own = {name for name, _ in adapter_weights(model)}
+    is_empty = any(weight.is_meta for _, weight in adapter_weights(model))
     try:
         saved = _without_base(model, library.load_peft_weights(adapter, device="cpu"), own, who)
         with _quiet():
-            found = library.set_peft_model_state_dict(model, saved, adapter_name=_name(model))
+            found = library.set_peft_model_state_dict(
+                model, saved, adapter_name=_name(model), low_cpu_mem_usage=is_empty
+            )
     except ModelError:
         raise
     except Exception as error:
@@ -148,6 +152,8 @@ def load_saved(model: PreTrainedModel, adapter: str, who: object) -> None:
             f"{who}: its file has the weight {_first(found.unexpected_keys)}, for which its adapter_config.json has no place "
             "in the model. Give the adapter_config.json and the model that belong to the file."
         )
+    for _, weight in adapter_weights(model) if is_empty else ():
+        weight.data = weight.data.to(model.dtype)
 
 
 def _without_base(model: PreTrainedModel, saved: dict[str, Tensor], own: set[str], who: object) -> dict[str, Tensor]:

@@ -73,6 +73,8 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "a revision": ({"revision": "v2"}, "belongs to the revision v2"),
     "other layers": ({"target_modules": ["o_proj"]}, "has no values for model.layers.0.self_attn.o_proj.lora_A"),
     "fewer layers": ({"target_modules": ["q_proj"]}, "for which its adapter_config.json has no place"),
+    "a rank that no memory holds": ({"r": 10**12}, "its adapter_config.json does not fit the model"),
+    "a rank of much memory": ({"r": 10**7}, "the weights of the adapter cannot be loaded"),
     "another rank": ({"r": 5}, "the weights of the adapter cannot be loaded"),
     "no layers": ({"target_modules": ["nothing"]}, "its adapter_config.json does not fit the model"),
     "impossible": ({"r": -1}, "its adapter_config.json does not fit the model"),
