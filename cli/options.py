@@ -103,7 +103,7 @@ def _option(name: str, field: FieldInfo) -> Any:
         flag += f"/--no-{name.replace('_', '-')}"
     choices = "|".join(choices_of(field))
     told = [] if len(choices) <= _WIDEST else [choices.replace("|", ", ")]
-    if default is not None and not isinstance(default, bool) and not field.is_required():
+    if default not in (None, {}) and not isinstance(default, bool) and not field.is_required():
         told.append(f"default {default}")
     # in parentheses, because square brackets are markup to typer
     shown = f" ({'; '.join(told)})" if told else ""

@@ -33,14 +33,14 @@ PANELS: dict[str, dict[str, str]] = {
         "Output": "parts",
     },
     "train": {
-        "Student": "student trust_remote_code copy_layers prune prune_samples keep_zeros layers hidden_size intermediate_size "
-        "heads kv_heads image_size",
+        "Student": "student trust_remote_code copy_layers prune prune_samples keep_zeros lora lora_merge freeze layers "
+        "hidden_size intermediate_size heads kv_heads image_size",
         "Loss": "recipe objective alpha temperature strict",
         "Data": "select holdout text packed curriculum curriculum_start reweight_domains reweight_kind images views "
         "views_per_step",
         "Steps": "epochs max_steps batch_size accumulate learning_rate learning_rate_batch scheduler warmup weight_decay seed",
         "Compute": "device precision workers",
-        "Output": "out evaluate_every save_every keep_checkpoints resume",
+        "Output": "out evaluate_every early_stopping save_every keep_checkpoints resume report_to trainer",
     },
     "evaluate": {
         "Student": "student trust_remote_code image_size",

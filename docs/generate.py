@@ -100,7 +100,7 @@ def _value(setting: FieldInfo | None, metavar: str | None) -> str:
 
 def _default(option: Any, settings: dict[str, FieldInfo]) -> str:
     setting = settings.get(option.name)
-    if setting is None or setting.default is None:
+    if setting is None or setting.default in (None, {}):
         return ""
     if setting.is_required():
         return "required"

@@ -18,7 +18,7 @@ HANDLERS = {
     "what is no refusal of the system is raised again": [
         "cli/main.py:run",
         "logitstore/errors.py:storage_errors",
-        "logitstore/train/train.py:_trained",
+        "logitstore/train/loop/ending.py:run",
     ],
     "any error, an interrupt too, is raised again when what was begun is cleared away": [
         "logitstore/dump/files/columns.py:FileColumns._write",
@@ -33,8 +33,10 @@ HANDLERS = {
         "logitstore/core/background.py:Pending.run",
         "logitstore/core/memo.py:Memo.get",
     ],
-    "transformers raises nearly any error about the files of a model": [
+    "transformers and peft raise nearly any error about the files of a model": [
         "logitstore/image/processors/saved.py:load_processor",
+        "logitstore/models/adapter.py:load_saved",
+        "logitstore/models/adapter.py:put_saved",
         "logitstore/models/load.py:config_from",
         "logitstore/models/load.py:load_again",
         "logitstore/models/load.py:load_config",

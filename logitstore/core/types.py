@@ -26,6 +26,9 @@ class ModelRef:
         trust_remote_code: True if the user who names the model also lets the Python code run that comes with it.
         in_cache: True for what lies in a cache. Code is never run there, whoever made it.
         called: what messages call it, where that is not its name.
+        adapter: folder or hub name of the adapter that is put on it, if any.
+        loaded: the model itself, where a caller in Python has it.
+        tokenizer: its tokenizer, where a caller gives that too.
     """
 
     name: str
@@ -33,6 +36,9 @@ class ModelRef:
     trust_remote_code: bool = False
     in_cache: bool = False
     called: str | None = None
+    adapter: str | None = None
+    loaded: Any = field(default=None, compare=False, repr=False)
+    tokenizer: Any = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.in_cache and self.trust_remote_code:

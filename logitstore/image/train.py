@@ -73,7 +73,8 @@ def size_of(student: ModelRef, config: PretrainedConfig) -> int | None:
     edge: Any = getattr(config, "image_size", None)
     if isinstance(edge, int):
         return edge
-    return load_processor(student, config).edge if _has_processor(student) else None
+    source = _processor_of(student)
+    return None if source is None else load_processor(source, config).edge
 
 
 def shown_to(cache: Cache, student: ModelRef | None) -> ViewInfo:
@@ -84,9 +85,10 @@ def shown_to(cache: Cache, student: ModelRef | None) -> ViewInfo:
         ModelError: the image processor cannot be read, or does something else than its settings say.
     """
     view = cache.manifest.images[1]
-    if student is None or not _has_processor(student):
+    source = None if student is None else _processor_of(student)
+    if student is None or source is None:
         return view
-    processor = load_processor(student, load_config(student))
+    processor = load_processor(source, load_config(student))
     found = processor.described
     prove_numbers(processor, found)
     return view.model_copy(update={"mean": found.mean, "std": found.std, "channels": found.channels})
@@ -105,8 +107,8 @@ def processor_for(cache: Cache, student: ModelRef | None, edge: int | None) -> d
     Raises:
         ModelError: the student's own processor cannot be read, or names no size.
     """
-    if student is not None and _has_processor(student):
-        return _processor_files(student, edge)
+    if student is not None and (source := _processor_of(student)) is not None:
+        return _processor_files(source, edge)
     with shared_model(cache, "processor") as kept:
         return _processor_files(kept, edge)
 
@@ -122,8 +124,11 @@ def _processor_files(source: ModelRef, edge: int | None) -> dict[str, bytes]:
     return code | {PROCESSOR: json.dumps(said, indent=2).encode() + b"\n"}
 
 
-def _has_processor(student: ModelRef) -> bool:
-    return (Path(student.name) / PROCESSOR).is_file()
+def _processor_of(student: ModelRef) -> ModelRef | None:
+    """Return where the image processor of a student lies: beside its adapter, else beside its model; None for nowhere."""
+    places = [student.adapter, student.name]
+    found = next((name for name in places if name is not None and (Path(name) / PROCESSOR).is_file()), None)
+    return None if found is None else replace(student, name=found, adapter=None)
 
 
 class ImageTraining:

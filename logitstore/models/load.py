@@ -22,6 +22,7 @@ from logitstore.core.registry import resolve
 from logitstore.core.tasks import task_of
 from logitstore.core.types import ModelRef
 from logitstore.errors import ModelError, one_line
+from logitstore.models.adapter import has_adapter, load_saved, put_saved
 from logitstore.models.code import (
     check_tokenizer_class,
     is_about_code,
@@ -55,6 +56,9 @@ def load_config(model: ModelRef) -> PretrainedConfig:
     Raises:
         ModelError: there is no such model, or it is an adapter of another one.
     """
+    if model.loaded is not None:
+        given: PretrainedConfig = model.loaded.config
+        return given
     try:
         with loading():
             refuse_adapter(model)
@@ -86,6 +90,9 @@ def load_tokenizer(model: ModelRef) -> PreTrainedTokenizerBase:
     Raises:
         ModelError: there is none, or it cannot be loaded.
     """
+    if model.tokenizer is not None:
+        given: PreTrainedTokenizerBase = model.tokenizer
+        return given
     try:
         with loading():
             check_tokenizer_class(model)
@@ -104,7 +111,9 @@ def load_weights(
     dtype: torch.dtype,
     task: str = "causal-lm",
 ) -> PreTrainedModel:
-    """Load a model onto the CPU, with its weights in `dtype`; packed GGUF weights are unpacked.
+    """Load a model onto the CPU, with its weights in `dtype`; packed GGUF weights are unpacked. An adapter is put on it.
+
+    A model that a caller has is returned as it is.
 
     Args:
         model: where it is.
@@ -115,6 +124,9 @@ def load_weights(
     Raises:
         ModelError: the model cannot be loaded for this task, or not all of its weights can.
     """
+    if model.loaded is not None:
+        given: PreTrainedModel = model.loaded
+        return given
     called, auto_class = models_of(task)
     options: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
     if model.gguf:
@@ -131,6 +143,8 @@ def load_weights(
         raise ModelError(f"{model}: cannot be loaded as {called}: {one_line(error)}") from error
     check_weights(model, loaded, report, called)
     whole: PreTrainedModel = loaded
+    if model.adapter is not None:
+        put_saved(whole, model.adapter, model)
     return whole
 
 
@@ -146,13 +160,16 @@ def new_model(config: PretrainedConfig, dtype: torch.dtype, task: str = "causal-
 
 
 def load_again(model: PreTrainedModel, folder: Path) -> None:
-    """Give a model the weights that it was saved with, in a folder that `save_pretrained` wrote.
+    """Give a model, or the adapter on it, the weights that it was saved with, in a folder that `save_pretrained` wrote.
 
     The names in the file need not be those of the model: transformers saves experts, for one, under names of its own.
 
     Raises:
         ModelError: the folder cannot be read as such a model, or not all of its weights are there.
     """
+    if has_adapter(model):
+        load_saved(model, str(folder), folder)
+        return
     where, called = ModelRef(name=str(folder)), f"a {type(model).__name__}"
     options: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
     try:

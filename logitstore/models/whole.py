@@ -16,7 +16,8 @@ from logitstore.errors import ModelError
 
 
 def refuse_adapter(model: ModelRef) -> None:
-    """Refuse a folder with an adapter: transformers leaves it out without a word where the library peft is missing.
+    """Refuse a folder with an adapter where a whole model is meant: transformers leaves it out without a word where the library
+    peft is missing.
 
     Raises:
         ModelError: the folder has the settings of an adapter.

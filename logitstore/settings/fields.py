@@ -29,11 +29,13 @@ class CommandLine:
         flags: the spellings of the option.
         positional: True for an argument, which has no spelling.
         commands: the commands that have the option. All others read the setting from a recipe only.
+        adds: True where values by name are added to those of a recipe, and do not replace all of them.
     """
 
     flags: tuple[str, ...] = ()
     positional: bool = False
     commands: tuple[str, ...] | None = None
+    adds: bool = False
 
     @classmethod
     def of(cls, field: FieldInfo) -> CommandLine:
@@ -142,7 +144,7 @@ _NOT_JSON = {
 }
 
 
-def _named_values(given: Any) -> Any:
+def named_values(given: Any) -> Any:
     """Return values by name. Each of a list is a text NAME=VALUE, whose value is read as JSON; what is no JSON is text.
 
     Raises:
@@ -191,7 +193,7 @@ def _is_deep(value: Any, room: int = _DEEPEST_VALUE) -> bool:
     return not room or any(_is_deep(each, room - 1) for each in inside)
 
 
-NamedValues = Annotated[dict[str, Any], BeforeValidator(_named_values)]
+NamedValues = Annotated[dict[str, Any], BeforeValidator(named_values)]
 """Values by name. On the command line each is an option NAME=VALUE of its own."""
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from logitstore.core.record import Record
 from logitstore.core.registry import suggest
 from logitstore.errors import BadInput, one_line
 from logitstore.settings import SETTINGS
-from logitstore.settings.fields import CommandLine
+from logitstore.settings.fields import CommandLine, named_values
 
 SECTIONS = tuple(SETTINGS)
 
@@ -74,15 +75,15 @@ def load(kind: type[P], section: str, config: Path | None, flags: dict[str, Any]
             f"{config}: {section}: trust_remote_code: whoever runs a recipe decides this, not the recipe. Leave it out, "
             "and give --trust-remote-code on the command line."
         )
-    settings |= {name: value for name, value in flags.items() if value is not None}
+    given = {name: value for name, value in flags.items() if value is not None}
     try:
-        return kind.model_validate(settings)
+        return kind.model_validate(_overridden(kind, settings, given))
     except ValidationError as error:
         first = error.errors()[0]
         name, *inside = first["loc"] or (section,)
         field = kind.model_fields.get(str(name))
         positional = field is not None and CommandLine.of(field).positional
-        flag = str(name).upper() if positional else "--" + str(name).replace("_", "-")
+        flag = str(name).upper() if positional else _flag(str(name), field)
         if inside and isinstance(inside[0], int):  # of a list, which no flag can give
             flag = ".".join(map(str, (name, *inside[:2])))
         if first["type"] == "missing":
@@ -92,6 +93,25 @@ def load(kind: type[P], section: str, config: Path | None, flags: dict[str, Any]
         several = isinstance(first["input"], list) and all(isinstance(each, str) for each in first["input"])
         value = " ".join(first["input"]) if several else first["input"]
         raise BadInput(f"{flag} {value!s:.80}: {reason}.") from error
+
+
+def _overridden(kind: type[Record], settings: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Return settings with what the command line gives; values by name may be added to those of before."""
+    joined: dict[str, Any] = {}
+    for name in settings.keys() & given.keys():
+        field = kind.model_fields[name]
+        if CommandLine.of(field).adds:
+            try:
+                joined[name] = named_values(settings[name]) | named_values(given[name])
+            except ValueError as error:
+                raise BadInput(f"{_flag(name, field)}: {error}.") from error
+    return settings | given | joined
+
+
+def _flag(name: str, field: FieldInfo | None) -> str:
+    """Return how the option of a setting is spelled."""
+    spelled = CommandLine.of(field).flags if field is not None else ()
+    return spelled[-1] if spelled else "--" + name.replace("_", "-")
 
 
 def _section(path: Path, section: str) -> dict[str, Any]:

@@ -9,8 +9,20 @@ from pydantic import Field, field_validator
 from logitstore.core.methods import METHODS
 from logitstore.core.record import Record
 from logitstore.core.schedule import WAYS
-from logitstore.settings.fields import POSITIONAL, RECIPE_ONLY, FilePath, Model, Place, Share, Temperature, Weight
+from logitstore.settings.fields import (
+    POSITIONAL,
+    RECIPE_ONLY,
+    CommandLine,
+    FilePath,
+    Model,
+    NamedValues,
+    Place,
+    Share,
+    Temperature,
+    Weight,
+)
 from logitstore.settings.image import StudentsImages
+from logitstore.settings.lora import LoraText
 from logitstore.settings.trust import TrustChoice
 
 
@@ -48,8 +60,9 @@ class TrainSettings(StudentsImages, TrustChoice):
     cache: Annotated[Place, POSITIONAL] = Field(description="The cache to learn from.")
     student: Model | list[Model] | None = Field(
         None,
-        description="The model to train: a local folder or hub name. Default: a fresh one, shaped like the teacher "
-        "except for --layers, --hidden-size, ... Several are trained on the same batches, each into a folder of --out.",
+        description="The model to train: a local folder or hub name. An adapter (LoRA) is trained on, and its model stays "
+        "as it is. Default: a fresh one, shaped like the teacher except for --layers, --hidden-size, ... Several are "
+        "trained on the same batches, each into a folder of --out.",
     )
     out: FilePath = Field(description="Folder for the trained student and its checkpoints.")
     copy_layers: str | None = Field(
@@ -75,6 +88,21 @@ class TrainSettings(StudentsImages, TrustChoice):
         gt=0,
         le=1,
         description="Share of zeros in a student's weights from which they are kept without --keep-zeros.",
+    )
+    lora: LoraText = Field(
+        None,
+        description="Train an adapter (LoRA) in place of the weights of --student, and save it for peft: its rank, scale, "
+        "layers by the ends of their names, and dropout, such as r=16,alpha=32,targets=q_proj,v_proj,dropout=0. What is left "
+        "out is r=16, alpha twice r, targets=all-linear (all linear layers but the output layer), and no dropout.",
+    )
+    lora_merge: bool = Field(
+        False,
+        description="Save the whole model, with the adapter added to its weights, in place of the adapter alone.",
+    )
+    freeze: list[str] = Field(
+        [],
+        description="Weights that are not trained: a pattern with * and ? of their names, such as 'model.embed_tokens.*' or "
+        "'model.layers.[0-3].*'. Give it several times for several patterns.",
     )
     layers: int | None = Field(None, ge=1, description="Decoder layers of a fresh student.")
     hidden_size: int | None = Field(None, ge=1, description="Width of a fresh or pruned student.")
@@ -165,6 +193,12 @@ class TrainSettings(StudentsImages, TrustChoice):
     save_every: int | None = Field(
         None, ge=1, description="Save a checkpoint every so many steps. Default: after each epoch."
     )
+    early_stopping: int | None = Field(
+        None,
+        ge=1,
+        description="Stop when the best evaluation lies so many evaluations back, and save the student of the best one: that "
+        "of the lowest KL to the teacher, or by metric_for_best_model of --set.",
+    )
     keep_checkpoints: int | None = Field(
         None,
         ge=0,
@@ -174,8 +208,15 @@ class TrainSettings(StudentsImages, TrustChoice):
     resume: bool = Field(False, description="Continue from the last checkpoint in --out.")
     workers: int = Field(1, ge=0, description="Threads that prepare batches ahead.")
     seed: int = Field(0, ge=0, description="Seed of the order of the samples and of fresh weights.")
-    trainer: Annotated[dict[str, Any], RECIPE_ONLY] = Field(
-        {}, description="Further TrainingArguments of transformers, by name."
+    report_to: list[str] | None = Field(
+        None,
+        description="Send the log to this tracker, such as tensorboard, wandb or mlflow; may be given several times.",
+    )
+    trainer: Annotated[NamedValues, CommandLine(flags=("--set",), adds=True)] = Field(
+        {},
+        examples=["NAME=VALUE"],
+        description="Further TrainingArguments of transformers, such as max_grad_norm=0.5; may be given several times. In a "
+        "recipe they are the section `trainer`, whose entries --set overrides one by one.",
     )
 
     @property
@@ -193,7 +234,9 @@ class EvaluateSettings(StudentsImages, TrustChoice):
     """The settings of `evaluate`."""
 
     cache: Annotated[Place, POSITIONAL] = Field(description="The cache to compare with.")
-    student: Model = Field(description="The student: a local folder, a hub name, or folder::file.gguf.")
+    student: Model = Field(
+        description="The student: a local folder or hub name, of a model or of an adapter (LoRA), or folder::file.gguf."
+    )
     samples: Literal["heldout", "all"] = Field(
         "heldout", description="Evaluate on the samples that `train` held out with the same --holdout, or on all."
     )

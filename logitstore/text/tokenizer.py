@@ -8,6 +8,7 @@ import re
 import tempfile
 import weakref
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +196,14 @@ def text_tokenizer(student: ModelRef) -> PreTrainedTokenizerBase:
 
 
 def own_tokenizer(student: ModelRef) -> PreTrainedTokenizerBase | None:
-    """Return the tokenizer saved with a student; None if there is none."""
+    """Return the tokenizer saved with a student, with its adapter first; None if there is none."""
+    if student.tokenizer is not None:
+        return load_tokenizer(student)
+    if student.loaded is not None and not Path(student.name).is_dir():
+        return None
+    if student.adapter is not None:
+        of_adapter = own_tokenizer(replace(student, name=student.adapter, adapter=None))
+        return of_adapter or own_tokenizer(replace(student, adapter=None))
     folder = Path(student.name)
     if (
         folder.is_dir()

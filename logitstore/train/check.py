@@ -10,6 +10,7 @@ from logitstore.core.schedule import Schedule
 from logitstore.core.tasks import task_of
 from logitstore.core.types import ModelRef
 from logitstore.errors import BadInput
+from logitstore.models.adapter_ref import student_ref
 from logitstore.models.load import config_from, load_config
 from logitstore.models.shape import layer_count
 from logitstore.settings.tasks import refuse_other_tasks, refuse_set
@@ -18,6 +19,9 @@ from logitstore.settings.trust import refuse_unnamed
 from logitstore.store.cache import Cache
 from logitstore.store.selection import Selection, read_selection
 from logitstore.store.storage import open_storage
+from logitstore.train.loop.best import BY_FIGURE
+from logitstore.train.loop.names import ONE_STUDENT
+from logitstore.train.students.adapt import check_adapters
 from logitstore.train.students.build import parse_layers, shape_changes
 from logitstore.train.task import train_task
 from logitstore.train.terms import check_terms
@@ -53,10 +57,17 @@ def needing_labels(settings: TrainSettings) -> list[str]:
     return sorted(name for name in names if method_of(name).needs_gold)
 
 
-def checked_students(settings: TrainSettings, cache: Cache) -> dict[str, ModelRef | None]:
+def checked_students(
+    settings: TrainSettings, cache: Cache, given: ModelRef | None = None
+) -> dict[str, ModelRef | None]:
     """Refuse what cannot work before any weights are loaded; return the students by name, None for a fresh one.
 
     A single student has no name: it is saved in --out itself.
+
+    Args:
+        settings: the plan of the training.
+        cache: the cache to train from.
+        given: the student itself, where a caller has it.
 
     Raises:
         BadInput, CacheMismatch, ModelError: naming what cannot work.
@@ -66,13 +77,18 @@ def checked_students(settings: TrainSettings, cache: Cache) -> dict[str, ModelRe
     refuse_other_tasks(settings, "train", task, f"{settings.cache}, a cache of {task_of(task).samples}")
     names = _names(settings)
     _check_out(settings, names)
-    if len(names) > 1 and (settings.precision == "float16" or settings.trainer.get("gradient_checkpointing")):
-        what = "--precision float16" if settings.precision == "float16" else "gradient_checkpointing"
+    alone = [name for name in ONE_STUDENT if settings.trainer.get(name)]
+    if len(names) > 1 and (settings.precision == "float16" or alone):
+        what = "--precision float16" if settings.precision == "float16" else alone[0]
         raise BadInput(f"several --student with {what}: that is for one student only. Train each in a run of its own.")
     check_terms(settings, cache)
     _check_shape(settings)
     _check_course(settings)
-    students = [ModelRef.parse(student, trust_remote_code=settings.trust_remote_code) for student in settings.students]
+    if given is not None:
+        students = [given]
+    else:
+        students = [student_ref(each, trust_remote_code=settings.trust_remote_code) for each in settings.students]
+    check_adapters(settings, students)
     train_task(cache).check(settings, cache, students)
     return dict(zip(names, students, strict=True)) if students else {"": None}
 
@@ -101,12 +117,18 @@ def _check_shape(settings: TrainSettings) -> None:
         )
 
 
+WITHOUT_WARMUP = ("constant", *BY_FIGURE)
+"""Schedules in which the rate does not rise first."""
+
+
 def _check_course(settings: TrainSettings) -> None:
     """Refuse options about the course of a run that would change nothing."""
     if settings.holdout == 0:
         refuse_set(settings, ("evaluate_every",), "with --holdout 0 there is nothing to evaluate on")
-    if settings.scheduler == "constant" and settings.warmup:
-        refuse_set(settings, ("warmup",), "the schedule constant has none; constant_with_warmup has one")
+    if settings.scheduler in WITHOUT_WARMUP and settings.warmup:
+        refuse_set(
+            settings, ("warmup",), f"the schedule {settings.scheduler} has none; constant_with_warmup, for one, has it"
+        )
 
 
 def _check_out(settings: TrainSettings, names: list[str]) -> None:

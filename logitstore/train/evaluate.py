@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from logitstore.core.progress import Progress, Step, no_progress
 from logitstore.core.tasks import task_of
 from logitstore.core.types import ModelRef
+from logitstore.models.adapter_ref import student_ref
 from logitstore.models.load import DTYPES, load_config, load_weights, pick_device, pick_dtype
 from logitstore.settings.tasks import refuse_other_tasks, refuse_set
 from logitstore.settings.train import EvaluateSettings
@@ -34,7 +35,7 @@ def evaluate(settings: EvaluateSettings, progress: Progress = no_progress) -> An
     refuse_other_tasks(settings, "evaluate", task, f"{settings.cache}, a cache of {task_of(task).samples}")
     if settings.samples == "all":
         refuse_set(settings, ("holdout",), "with --samples all no samples are held out")
-    student = ModelRef.parse(settings.student, trust_remote_code=settings.trust_remote_code)
+    student = student_ref(settings.student, trust_remote_code=settings.trust_remote_code)
     return train_task(cache).evaluate(settings, cache, student, progress)
 
 

@@ -39,6 +39,10 @@ OF_TRAINING = (
 """Arguments of the `trainer:` section that decide how training goes; the others say how a run is watched, kept and sped up."""
 
 
+ADDED: dict[str, Any] = {"lora": None, "lora_merge": False, "freeze": []}
+"""Settings that older runs do not have, with what they stand for there."""
+
+
 def conditions(settings: TrainSettings, world_size: int) -> dict[str, Any]:
     """Return what decides how training goes; a run resumes only under the same conditions."""
     freely_changed = {
@@ -49,6 +53,8 @@ def conditions(settings: TrainSettings, world_size: int) -> dict[str, Any]:
         "images",
         "workers",
         "evaluate_every",
+        "early_stopping",
+        "report_to",
         "save_every",
         "keep_checkpoints",
         "trust_remote_code",
@@ -104,11 +110,14 @@ def checkpoint_of(settings: TrainSettings, world_size: int, cache: Cache, select
                 f"--out {settings.out}: a run is there already. Choose another folder, or add --resume to continue it."
             )
         return None
-    longer = "figures" in summary and is_longer(settings, summary.get("plan", {}))
+    longer = "figures" in summary and (
+        is_longer(settings, summary.get("plan", {})) or is_more_patient(settings, summary)
+    )
     if "figures" in summary and not longer:
+        patience = " or --early-stopping" if "stopped_early" in summary else ""
         raise BadInput(
-            f"--resume: the run in {settings.out} is finished. Give a higher --max-steps or --epochs to go on with it, or "
-            "choose another --out to train again."
+            f"--resume: the run in {settings.out} is finished. Give a higher --max-steps or --epochs{patience} to go on with "
+            "it, or choose another --out to train again."
         )
     if newest is None and longer:
         raise BadInput(
@@ -117,9 +126,16 @@ def checkpoint_of(settings: TrainSettings, world_size: int, cache: Cache, select
         )
     if newest is None:
         raise BadInput(f"--resume: no whole checkpoint in {settings.out}. Leave --resume out to start again.")
+    if not any(path.name.startswith(("optimizer", "global_step")) for path in newest.iterdir()):
+        raise BadInput(
+            f"--resume: {newest} holds the student alone, without the state of its optimizer (save_only_model). Train it anew: "
+            f"--student {newest}, with another --out."
+        )
     _refuse_other_arithmetic(settings)
     for name, now in conditions(settings, world_size)["plan"].items():
-        if (before := summary.get("plan", {}).get(name, now)) != now and not (longer and name in LENGTH):
+        if (before := summary.get("plan", {}).get(name, ADDED.get(name, now))) != now and not (
+            longer and name in LENGTH
+        ):
             later = " It can be made longer once it is finished." if name in LENGTH else ""
             raise BadInput(
                 f"--resume: the run in {settings.out} began with {name} = {before}, not {now}. Give the same options.{later}"
@@ -147,6 +163,12 @@ def is_longer(settings: TrainSettings, before: dict[str, Any]) -> bool:
     if settings.max_steps > 0:
         return bool(settings.max_steps > steps)
     return bool(steps < 0 and settings.epochs > epochs)
+
+
+def is_more_patient(settings: TrainSettings, summary: dict[str, Any]) -> bool:
+    """Return whether a run goes on where one of a summary was stopped early."""
+    patience = summary.get("stopped_early")
+    return patience is not None and (settings.early_stopping is None or settings.early_stopping > patience)
 
 
 def _read_summary(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from logitstore.core.methods import method_of
 from logitstore.core.schedule import Schedule
@@ -22,6 +23,7 @@ from logitstore.settings.train import TermSettings, TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.targets.tails import FixedTail
 from logitstore.targets.targets import Targets
+from logitstore.train.learner import Learner
 from logitstore.train.objectives.criterion import GOLD, NAMED_IN_LOG, Criterion, FeatureTerm, RowTerm
 from logitstore.train.objectives.exactness import check_method, check_options, fidelity_note, refuse_unless_exact
 from logitstore.train.objectives.features.feature import Pair, Shapes
@@ -216,6 +218,34 @@ def criterion_of(
         options=settings.options,
         rows=rows,
         features=features,
+    )
+
+
+def taps_read(settings: TrainSettings, cache: Cache, students_layers: Collection[int]) -> list[str]:
+    """Return the names of the teacher's features that a run reads.
+
+    Raises:
+        BadInput: the cache lacks one, or `--strict` asks for more than it gives.
+    """
+    taps = sorted({teachers for count in students_layers for _, teachers in compared(settings, cache, count)})
+    cache.taps.check_has(taps)
+    check_exact(settings, cache, students_layers)
+    return taps
+
+
+def learner_of(
+    settings: TrainSettings,
+    cache: Cache,
+    student: PreTrainedModel,
+    given: dict[str, Callable[[], Tensor]],
+    **options: Any,
+) -> Learner:
+    """Return a student with its criterion; `given` is that of `criterion_of`, `options` are further ones of `Learner`."""
+    return Learner(
+        student=student,
+        criterion=criterion_of(settings, cache, shape_of(student.config), given),
+        features=sorted({students for students, _ in compared(settings, cache, layer_count(student.config))}),
+        **options,
     )
 
 

@@ -16,32 +16,30 @@ import torch
 import transformers
 from transformers import PreTrainedModel, TrainingArguments
 
-from logitstore.core.place import below
 from logitstore.core.progress import Progress, no_progress
 from logitstore.core.types import ModelRef
-from logitstore.errors import BadInput, refusal_of, storage_errors
-from logitstore.models.shape import layer_count, shape_of
+from logitstore.errors import BadInput, storage_errors
+from logitstore.models.adapter import has_adapter, merge
 from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.store.selection import Selection
 from logitstore.train.check import checked_students, has_cross_entropy, layers_of, selection_for
 from logitstore.train.learner import Learner
 from logitstore.train.loader.stream import BatchStream
-from logitstore.train.loop.arguments import package_errors, training_arguments
+from logitstore.train.loop.arguments import training_arguments
+from logitstore.train.loop.best import EarlyStopping
 from logitstore.train.loop.callbacks import DivergenceWarning, Report
-from logitstore.train.loop.checkpoints import check_schedule, drop_cut_off, keep_newest, whole_student
+from logitstore.train.loop.checkpoints import check_schedule, whole_student
+from logitstore.train.loop.ending import clear, last_evaluation, run
+from logitstore.train.loop.packages import package_errors
 from logitstore.train.metrics import Evaluation
-from logitstore.train.run_folder import (
-    checkpoint_of,
-    conditions,
-    with_precision,
-    write_summary,
-)
+from logitstore.train.run_folder import checkpoint_of, conditions, with_precision, write_summary
 from logitstore.train.sidecars import sidecar
+from logitstore.train.students.adapt import check_reached, counts_of, trained_note
 from logitstore.train.students.build import made_student
 from logitstore.train.students.zeros import KeepZeros, Zeros, zeros_kept
 from logitstore.train.task import Place, train_task
-from logitstore.train.terms import check_exact, compared, criterion_of, fidelity_notes
+from logitstore.train.terms import fidelity_notes, learner_of, taps_read
 from logitstore.train.trainer import DistillTrainer
 
 
@@ -50,7 +48,10 @@ def no_notice(text: str) -> None:
 
 
 def train(
-    settings: TrainSettings, progress: Progress = no_progress, notice: Callable[[str], None] = no_notice
+    settings: TrainSettings,
+    progress: Progress = no_progress,
+    notice: Callable[[str], None] = no_notice,
+    given: ModelRef | None = None,
 ) -> dict[str, float]:
     """Train and save the student that `settings` describes.
 
@@ -58,6 +59,7 @@ def train(
         settings: the plan of the training.
         progress: receives the steps.
         notice: receives what the user should know before training begins, such as how far the cache is from its teacher.
+        given: the student itself, where a caller has it.
 
     Returns:
         the last figures logged, including those of the held-out samples.
@@ -72,7 +74,7 @@ def train(
     cache.check_sizes()
     settings = with_precision(settings)
     task = train_task(cache)
-    students = checked_students(settings, cache)
+    students = checked_students(settings, cache, given)
     selection = selection_for(settings, cache)
     arguments = training_arguments(settings, _figures(settings, cache))
     checkpoint = checkpoint_of(settings, arguments.world_size, cache, None if selection is None else selection.checksum)
@@ -101,6 +103,7 @@ def train(
     def keep_conditions(folder: Path) -> None:
         write_summary(folder, summary)
 
+    stopping = None if settings.early_stopping is None else EarlyStopping(settings.early_stopping, notice)
     with package_errors():
         trainer = DistillTrainer(
             learners=[learner for learner, _ in made.values()],
@@ -110,7 +113,11 @@ def train(
             judge=data.judge,
             has_unlabelled=data.unlabelled > 0,
             also_save=[keep_conditions, *filter(None, [save])],
-            callbacks=[Report(progress), DivergenceWarning(list(students), notice), *filter(None, [data.companion])],
+            callbacks=[
+                Report(progress),
+                DivergenceWarning(list(students), notice),
+                *filter(None, [data.companion, stopping]),
+            ],
         )
     notice(f"note: forward and backward pass in {settings.precision}, on {arguments.device.type}.")
     if not cache.complete:
@@ -118,7 +125,7 @@ def train(
             f"note: {settings.cache} has {len(cache.part_numbers):,} of its {cache.manifest.parts:,} parts so far; "
             "the student learns from these alone."
         )
-    notes = fidelity_notes(settings, cache, layers) + _head_notes(made, trainer)
+    notes = fidelity_notes(settings, cache, layers) + _student_notes(made, trainer)
     kept = _zeros_kept(settings, trainer, students, notes)
     if data.unlabelled and has_cross_entropy(settings):
         have = "has" if data.unlabelled == 1 else "have"
@@ -138,14 +145,18 @@ def train(
     with storage_errors(settings.out, then="run the same command again, with --resume where a checkpoint was saved"):
         if trainer.is_world_process_zero():
             write_summary(settings.out, summary)
-        _trained(trainer, settings, checkpoint)
+        run(trainer, settings.out, checkpoint, stopping)
+        if stopping is not None and stopping.stopped:
+            summary["stopped_early"] = settings.early_stopping
         for student, (zeros, who) in kept.items():
             zeros.check(student, who)
         steps = float(trainer.state.global_step)
-        figures = {"train_loss": trainer.mean_loss, "steps": steps} | _last_evaluation(trainer)
+        figures = {"train_loss": trainer.mean_loss, "steps": steps} | last_evaluation(trainer)
         # what goes to the hub is read from --out while it is saved
         hub = trainer.args.push_to_hub
         saving = nullcontext(settings.out) if hub else whole_student(settings.out, trainer.is_world_process_zero())
+        for student in [each.student for each in trainer.learners] if settings.lora_merge else []:
+            merge(student)
         with saving as folder:
             trainer.save_model(str(folder))
             if trainer.is_world_process_zero():
@@ -153,7 +164,7 @@ def train(
                     save_beside(folder / name)
         if trainer.is_world_process_zero():
             write_summary(settings.out, summary | {"figures": figures, "log": trainer.state.log_history})
-            _clear(settings, trainer.state.best_model_checkpoint, notice)
+            clear(settings, trainer.state.best_model_checkpoint, notice)
     return figures
 
 
@@ -161,29 +172,6 @@ def leave() -> None:
     """Destroy the process group that torchrun's processes share, if there is one. A process that ends in it may abort."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-
-
-def _trained(trainer: DistillTrainer, settings: TrainSettings, checkpoint: str | None) -> None:
-    """Train. A checkpoint that could not be written whole is removed, so that it takes no space from the next try."""
-    try:
-        with package_errors():
-            trainer.train(resume_from_checkpoint=checkpoint)
-    except Exception as error:
-        if refusal_of(error) is not None and trainer.is_world_process_zero():
-            drop_cut_off(settings.out)
-        raise
-
-
-def _clear(settings: TrainSettings, best: str | None, notice: Callable[[str], None]) -> None:
-    """Remove the checkpoints of a finished run that are not to stay, and say what stays. By default that is the last one."""
-    count = 1 if settings.keep_checkpoints is None else settings.keep_checkpoints
-    stay = keep_newest(settings.out, count, best)
-    if stay and settings.keep_checkpoints is None:
-        size = sum(path.stat().st_size for folder in stay for path in below(folder) if path.is_file())
-        notice(
-            f"note: {', '.join(folder.name for folder in stay)} stays beside the student ({size / 1e6:,.1f} MB), so that "
-            "--resume with more steps can go on. With --keep-checkpoints 0 nothing stays."
-        )
 
 
 Made = dict[str, tuple[Learner, str]]
@@ -198,9 +186,7 @@ def _taps_read(
     Raises:
         BadInput: the cache lacks one, `--strict` asks for more than it gives, or GPUs in one process would share them.
     """
-    taps = sorted({teachers for count in layers for _, teachers in compared(settings, cache, count)})
-    cache.taps.check_has(taps)
-    check_exact(settings, cache, layers)
+    taps = taps_read(settings, cache, layers)
     if taps and arguments.n_gpu > 1:
         raise BadInput(
             f"pulls on features with {arguments.n_gpu} GPUs in one process: their features cannot be had together. Start one "
@@ -230,21 +216,24 @@ def _learner(
         begin(student)
     head, why_not = task.loss_head(student, loader)
     given = {"means_VD": lambda: sidecar(cache, "means", "final", progress)["by_gold"]}
-    learner = Learner(
-        student=student,
-        criterion=criterion_of(settings, cache, shape_of(student.config), given),
-        features=sorted({students for students, _ in compared(settings, cache, layer_count(student.config))}),
+    learner = learner_of(
+        settings,
+        cache,
+        student,
+        given,
         head=head,
         name=name,
         autocast=torch.bfloat16 if settings.precision == "bfloat16" else None,
     )
+    check_reached(student, learner.features, loader, str(reference or "the fresh student"))
     return learner, why_not
 
 
-def _head_notes(made: Made, trainer: DistillTrainer) -> list[str]:
-    """Say for each student whether its loss includes its output layer, and if not, why."""
+def _student_notes(made: Made, trainer: DistillTrainer) -> list[str]:
+    """Say for each student whether its loss includes its output layer, and if not, why; and which weights are trained."""
     notes = []
     for learner, why_not in made.values():
+        notes += trained_note(learner.student, learner.name)
         whose = f"{learner.name}: " if learner.name else ""
         if learner.head is not None and trainer.head_is_whole:
             notes.append(f"note: {whose}the loss includes the student's output layer, so its logits never exist whole.")
@@ -268,10 +257,10 @@ def _zeros_kept(
         notes += [note] if note else []
         if zeros is not None:
             kept[learner.student] = (zeros, who)
-    if kept and not trainer.weights_are_whole:
+    if not trainer.weights_are_whole and (kept or any(has_adapter(each.student) for each in trainer.learners)):
         raise BadInput(
-            f"--keep-zeros: under {trainer.accelerator.distributed_type} the weights are in pieces, whose zeros are not known. "
-            "Train without it, or with --no-keep-zeros."
+            f"{'--keep-zeros' if kept else 'adapters'}: under {trainer.accelerator.distributed_type} the weights are in "
+            f"pieces. Train without {'it, or with --no-keep-zeros' if kept else 'it'}."
         )
     if kept:
         trainer.add_callback(KeepZeros([(student, zeros) for student, (zeros, _) in kept.items()]))
@@ -289,21 +278,9 @@ def _summary(
         "selection": None if selection is None else selection.checksum,
         "teacher": cache.manifest.teacher.name,
         "loss_from": "hidden states" if by_hidden else "logits",
+        "students": {name or "student": counts_of(learner.student) for name, (learner, _) in made.items()},
         **conditions(settings, trainer.args.world_size),
     }
-
-
-def _last_evaluation(trainer: DistillTrainer) -> dict[str, float]:
-    """Return the figures of the student that is saved, which is that after the last step or the best; evaluate now if there
-    are none yet."""
-    state = trainer.state
-    is_best = trainer.args.load_best_model_at_end and state.best_model_checkpoint is not None
-    saved = state.best_global_step if is_best else state.global_step
-    for entry in state.log_history:
-        figures = {name: value for name, value in entry.items() if name.rpartition("/")[2].startswith("eval_")}
-        if figures and entry["step"] == saved:
-            return figures
-    return trainer.evaluate()
 
 
 def _figures(settings: TrainSettings, cache: Cache) -> list[str]:

@@ -3,8 +3,8 @@ loss."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
@@ -14,22 +14,25 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainerControl
+from transformers import PrinterCallback, TrainerControl
 
+from logitstore.models.adapter import has_adapter, save_adapter
 from logitstore.models.load import load_again
 from logitstore.train.learner import Learner
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.stream import BatchStream
-from logitstore.train.loop.batches import Batches, row_counts
+from logitstore.train.loop.batches import Batches, row_counts, row_weights
+from logitstore.train.loop.best import FindBest, check_known
 from logitstore.train.loop.callbacks import CriterionCallback, EpochCallback, EpochSteps, LogBeforeSaving
 from logitstore.train.loop.checkpoints import check_schedule
+from logitstore.train.loop.watched import WatchedTrainer
 from logitstore.train.metrics import evaluate_batches
 
 CRITERION_NAME = "criterion.safetensors"
 """The file of a checkpoint that holds what the objectives learned or keep."""
 
 
-class DistillTrainer(Trainer):  # type: ignore[misc]
+class DistillTrainer(WatchedTrainer):
     """Train a student on a criterion, which consists of pulls on its logits and its features; or train several students on
     the same batches.
 
@@ -47,6 +50,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         judge: Callable[..., Any] = evaluate_batches,
         also_save: Sequence[Callable[[Path], None]] = (),
         has_unlabelled: bool = False,
+        model: nn.Module | None = None,
         **options: Any,
     ) -> None:
         """Set up the Trainer for these students and batches.
@@ -57,6 +61,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
             learners: the students; several in one process only.
             judge: judges a student on them; see `evaluate_batches`.
             has_unlabelled: whether there are rows without a gold token or label, which have no cross-entropy.
+            model: what runs the only student, where it is wrapped.
             also_save: write what else a run goes on from into the folder of a checkpoint.
             options: of `Trainer`.
         """
@@ -67,7 +72,8 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         self.control: TrainerControl
         held_out = None if held_out_loader is None else Batches(held_out_loader)
         students = [learner.student for learner in self.learners]
-        model = students[0] if len(students) == 1 else nn.ModuleList(students)
+        if model is None:
+            model = students[0] if len(students) == 1 else nn.ModuleList(students)
         super().__init__(model=model, train_dataset=Batches(train_loader), eval_dataset=held_out, **options)
         for learner in self.learners:
             learner.criterion.to(self.args.device)
@@ -77,6 +83,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         self.remove_callback(PrinterCallback)
         self.add_callback(EpochCallback(self._steps, self.args.gradient_accumulation_steps))
         self.add_callback(LogBeforeSaving())
+        self.add_callback(FindBest())
         self.add_callback(CriterionCallback(self.criteria, self.accelerator, self.settle))
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -111,17 +118,12 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         sum."""
         batch = Batch(inputs)
         if num_items_in_batch is None:
-            count, labelled = row_counts(inputs)
+            counts = row_counts(inputs)
         else:
-            count, labelled = torch.as_tensor(num_items_in_batch), self._labelled
-        gold_scale_N = None
-        if self._has_unlabelled:
-            # cross-entropy is the mean over the labelled rows of the step, while the loss is one over all of its rows
-            gold_scale_N = (batch.row_mask & (batch.gold >= 0)) * (count / labelled.clamp(min=1))
-        # DDP averages gradients over the ranks, but the count already covers all ranks
-        weights_N = batch.row_mask * (self.accelerator.num_processes / count.clamp(min=1))
-        if batch.weight is not None:
-            weights_N = weights_N * batch.weight
+            counts = torch.stack([torch.as_tensor(num_items_in_batch).to(self._labelled), self._labelled])
+        weights_N, gold_scale_N = row_weights(
+            batch, counts, processes=self.accelerator.num_processes, has_unlabelled=self._has_unlabelled
+        )
         results = [
             learner.loss(
                 model if len(self.learners) == 1 else learner.student,
@@ -137,6 +139,10 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         ]
         total = results[0][0] if len(results) == 1 else torch.stack([loss for loss, _ in results]).sum()
         return (total, results[0][1]) if return_outputs else total
+
+    def trained(self) -> Iterator[nn.Parameter]:
+        yield from super().trained()
+        yield from self.criteria.parameters()
 
     @property
     def done(self) -> float:
@@ -165,6 +171,8 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         """
         if "train_loss" in logs:
             logs = logs | {"train_loss": self.mean_loss}
+        if "loss" in logs:
+            self.check_finite(weights=False)
         for learner in self.learners:
             if "loss" in logs and learner.sums:
                 means = self._means(learner.sums)
@@ -173,16 +181,6 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
                 logs = logs | {learner.labelled(name): value for name, value in named.items() if name != "rows"}
                 learner.sums = {}
         super().log(logs, *arguments, **options)
-
-    @property
-    def mean_loss(self) -> float:
-        """The mean over all steps of the run, from the lines of its log; a checkpoint keeps the lines before it."""
-        total, done = 0.0, 0
-        for entry in self.state.log_history:
-            if "loss" in entry:
-                total += entry["loss"] * (entry["step"] - done)
-                done = entry["step"]
-        return total / max(done, 1)
 
     @property
     def criteria(self) -> nn.ModuleDict:
@@ -210,12 +208,16 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         ).max()
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Save the student; save each of several students in a folder of its name."""
-        if len(self.learners) == 1:
+        """Save the student, or the adapter on it; save each of several students in a folder of its name."""
+        if len(self.learners) == 1 and not has_adapter(self.learners[0].student):
             super()._save(output_dir, state_dict)
             return
         for learner in self.learners:
-            learner.student.save_pretrained(Path(output_dir or self.args.output_dir) / learner.name)
+            folder = Path(output_dir or self.args.output_dir) / learner.name
+            if has_adapter(learner.student):
+                save_adapter(learner.student, folder)
+            else:
+                learner.student.save_pretrained(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Take the students' weights, where the checkpoint has all of them and stands where this run would at its step.
@@ -264,29 +266,20 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
             kept = safetensors.torch.load_file(Path(checkpoint) / CRITERION_NAME, device=str(self.args.device))
             self.criteria.load_state_dict(kept)
 
-    @cached_property
-    def head_is_whole(self) -> bool:
-        """True if the weight of an output layer is in one piece outside of the model's forward, which it is not under FSDP,
-        DeepSpeed or DataParallel."""
-        return self.args.n_gpu <= 1 and self.weights_are_whole
-
-    @cached_property
-    def weights_are_whole(self) -> bool:
-        """True if each process has all weights of the students in one piece, which it has not under FSDP or DeepSpeed."""
-        kind = str(self.accelerator.distributed_type).rpartition(".")[2]
-        return kind in ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU")
-
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Evaluate the students on the held-out samples; every rank takes its share."""
+        """Evaluate the students on the held-out samples; every rank takes its share. Figures that are not known, such as those
+        on labels where there are none, are left out."""
         if self._held_out is None:
             return {}
+        self.check_finite()
         metrics: dict[str, float] = {}
         for learner in self.learners:
             figures = vars(self._judged(learner, self._held_out)).items()
-            numbers = {name: float(value) for name, value in figures if value is not None}
+            numbers = {name: float(value) for name, value in figures if value is not None and not math.isnan(value)}
             metrics |= {learner.labelled(f"{metric_key_prefix}_{name}"): value for name, value in numbers.items()}
+        check_known(self.args.metric_for_best_model, metrics)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

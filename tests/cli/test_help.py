@@ -41,9 +41,11 @@ def test_help_shows_each_option_in_its_panel_with_its_choices_and_its_default(
     titles = [line.strip("╭─╮ ") for line in shown.splitlines() if line.startswith("╭")]
     assert titles[-len(PANELS.get(name, {})) :] == [*PANELS.get(name, {})] or name not in PANELS
     for each in GROUP.commands[name].whole.params:
-        assert each.param_type_name == "argument" or f"--{each.name.replace('_', '-')}" in flat
+        assert each.param_type_name == "argument" or each.opts[0] in flat
         field = SETTINGS[name].model_fields.get(each.name)
         if field is not None and each.param_type_name == "option":
             assert all(choice in flat for choice in choices_of(field))
-            has_default = field.default is not None and not isinstance(field.default, bool) and not field.is_required()
+            has_default = (
+                field.default not in (None, {}) and not isinstance(field.default, bool) and not field.is_required()
+            )
             assert not has_default or f"default{field.default}".replace(" ", "") in flat

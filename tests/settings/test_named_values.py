@@ -10,6 +10,7 @@ import pytest
 from logitstore.errors import BadInput
 from logitstore.settings.dump import DumpSettings
 from logitstore.settings.recipe import load
+from logitstore.settings.train import TrainSettings
 
 NEEDED = {"teacher": "t", "data": "d", "out": "o"}
 
@@ -86,3 +87,36 @@ def test_a_section_of_other_values_is_refused(tmp_path: Path, section: str) -> N
     path.write_text(f"dump:\n  template_arg: {section}\n")
     with pytest.raises(BadInput, match=r"^--template-arg"):
         load(DumpSettings, "dump", path, NEEDED)
+
+
+def test_values_of_set_override_those_of_a_recipe_one_by_one(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("train:\n  trainer: {max_grad_norm: 0.5, optim: sgd}\n")
+    given = {"cache": "c", "out": "o", "trainer": ["max_grad_norm=2", "run_name=a b"]}
+    assert load(TrainSettings, "train", path, given).trainer == {"max_grad_norm": 2, "optim": "sgd", "run_name": "a b"}
+    assert load(TrainSettings, "train", None, given).trainer == {"max_grad_norm": 2, "run_name": "a b"}
+    assert load(TrainSettings, "train", path, {"cache": "c", "out": "o"}).trainer == {
+        "max_grad_norm": 0.5,
+        "optim": "sgd",
+    }
+
+
+@pytest.mark.parametrize("section", [None, "{optim: sgd}"])
+@pytest.mark.parametrize(
+    ("texts", "why"),
+    [
+        (["max_grad_norm"], "names no value"),
+        (["optim=sgd", "optim=sgd"], "'optim' is given twice"),
+        (["torch_compile=True"], "Write torch_compile=true"),
+    ],
+)
+def test_what_set_cannot_read_is_refused_by_its_own_name(
+    section: str | None, texts: list[str], why: str, tmp_path: Path
+) -> None:
+    path = None
+    if section is not None:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(f"train:\n  trainer: {section}\n")
+    with pytest.raises(BadInput, match=r"^--set") as caught:
+        load(TrainSettings, "train", path, {"cache": "c", "out": "o", "trainer": texts})
+    assert why in str(caught.value)

@@ -21,6 +21,7 @@ from logitstore.models.shape import layer_count, layer_list
 from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.train.loader.stream import BatchStream
+from logitstore.train.students.adapt import adapt
 from logitstore.train.students.layers import check_alike, fewer_layers, resize_layer_lists
 from logitstore.train.students.output_head import UnknownHead, output_head
 from logitstore.train.students.prune import Widths, importance_of, narrow_config, narrowed
@@ -187,18 +188,26 @@ def shape_changes(settings: TrainSettings) -> dict[str, int]:
 def made_student(
     settings: TrainSettings, cache: Cache, reference: ModelRef | None, loader: BatchStream, progress: Progress
 ) -> PreTrainedModel:
-    """Return the student that the settings ask for: fresh, a checkpoint, some of its layers, or a narrower copy."""
+    """Return the student that the settings ask for: fresh, a checkpoint, some of its layers, or a narrower copy. What of it is
+    trained is settled too."""
     task, name = train_task(cache), cache.manifest.task
     if reference is None:
-        return fresh(task.student_config(cache), shape_changes(settings), name)
+        student = fresh(task.student_config(cache), shape_changes(settings), name)
+        adapt(settings, student, None)
+        return student
+    if reference.loaded is not None:
+        reference.loaded.to("cpu")
     if settings.copy_layers is not None:
         student = copied(reference, settings.copy_layers, name)
     else:
         student = load_weights(reference, load_config(reference), torch.float32, name)
     student.config.update(task.config_entries(cache))
-    if not reference.trust_remote_code:
+    if not reference.trust_remote_code and reference.loaded is None:
         forget_code(student.config)  # a saved student names no code that was not run
-    return _pruned(settings, student, loader, progress) if settings.prune else student
+    if settings.prune:
+        student = _pruned(settings, student, loader, progress)
+    adapt(settings, student, reference)
+    return student
 
 
 def _pruned(
@@ -227,7 +236,7 @@ def _pruned(
 
 def loss_head(student: PreTrainedModel, loader: BatchStream) -> tuple[LinearHead | None, str]:
     """Return a language model's output layer, tried on some tokens of the first sample; otherwise why it cannot be used."""
-    tokens = loader.at(0, 0).model_inputs()["input_ids"][:1, :TRIED_TOKENS]
+    tokens = loader.at(0, 0).model_inputs()["input_ids"][:1, :TRIED_TOKENS].to(student.device)
     try:
         return output_head(student, tokens), "its weights are in pieces"
     except UnknownHead as reason:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from logitstore.errors import BadInput, ModelError
+from logitstore.models.adapter import adapter_weights, has_adapter
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +79,7 @@ def share_of_zeros(student: PreTrainedModel) -> float:
     if (output := student.get_output_embeddings()) is not None:
         ends.append(output)
     outside = {id(weight) for each in ends for weight in each.parameters()}
+    outside |= {id(weight) for _, weight in adapter_weights(student)}
     weights: list[Tensor] = [each for each in student.parameters() if each.dim() > 1 and id(each) not in outside]
     zeros = sum(int((each == 0).sum()) for each in weights)
     return zeros / max(sum(each.numel() for each in weights), 1)
@@ -100,6 +102,13 @@ def zeros_kept(
     share = share_of_zeros(student)
     if keep is None and kept_from is not None:
         keep = share >= kept_from
+    if has_adapter(student) and share >= NOTABLE:
+        if keep:
+            raise BadInput(
+                f"{who}: {share:.0%} of its weights are 0 and would be kept, but an adapter adds to them, too. Give "
+                "--no-keep-zeros, or train without an adapter."
+            )
+        return None, f"warning: {who}: {share:.0%} of its weights are 0, and the adapter adds to them."
     if not keep:
         is_sparse = share >= NOTABLE and keep is None
         text = f"warning: {who}: {share:.0%} of its weights are 0, and training fills them. --keep-zeros keeps them."

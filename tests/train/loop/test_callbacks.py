@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from logitstore.train.loop.callbacks import parting
 
 
-def log_of(cross_entropies: list[float], kls: list[float]) -> list[dict[str, Any]]:
+def log_of(cross_entropies: Sequence[float], kls: Sequence[float], rows: float = 1e6) -> list[dict[str, Any]]:
     judged = [
-        {"step": 10 * place, "eval_cross_entropy": cross, "eval_kl": kl}
+        {"step": 10 * place, "eval_cross_entropy": cross, "eval_kl": kl, "eval_rows": rows}
         for place, (cross, kl) in enumerate(zip(cross_entropies, kls, strict=True), 1)
     ]
     return [entry for each in judged for entry in ({"step": each["step"], "loss": 1.0}, each)]
@@ -39,6 +42,41 @@ def test_a_single_rise_may_be_chance() -> None:
 
 def test_where_both_turn_it_is_no_hacking() -> None:
     assert parting(log_of([5.0, 4.5, 4.6, 4.7], [3.0, 2.5, 2.6, 2.7])) is None
+
+
+def test_a_rise_that_another_choice_of_samples_could_make_is_not_announced() -> None:
+    """The same curve on few rows: 4.7 / sqrt(rows) is more than the rise of 0.2."""
+    curve = ([5.0, 4.5, 4.6, 4.7], [3.0, 2.5, 2.2, 1.9])
+    assert parting(log_of(*curve, rows=400)) is None
+    assert parting(log_of(*curve, rows=1000)) is not None
+
+
+def announced(run: Callable[[np.random.Generator], tuple[Any, Any]], runs: int) -> float:
+    """The share of runs in which something is announced after any of their evaluations."""
+    found = 0
+    for seed in range(runs):
+        log = log_of(*run(np.random.default_rng(seed)))
+        found += any(parting(log[:end]) is not None for end in range(6, len(log) + 1, 2))
+    return found / runs
+
+
+@pytest.mark.parametrize("noise", [0.002, 0.03])
+@pytest.mark.parametrize("evaluations", [8, 40])
+def test_noise_is_not_announced_and_a_turn_is(evaluations: int, noise: float) -> None:
+    """Curves with noise from one evaluation to the next: one falls to a plateau, one turns after a third of the run."""
+    times = np.arange(evaluations)
+
+    def plateau(random: np.random.Generator) -> tuple[Any, Any]:
+        cross, kl = random.normal(0, (noise, noise / 2), (evaluations, 2)).T
+        return 3 + 2 * np.exp(-times / 2) + cross, 0.5 + np.exp(-times / 2) + kl
+
+    def turn(random: np.random.Generator) -> tuple[Any, Any]:
+        cross, kl = random.normal(0, (noise, noise / 2), (evaluations, 2)).T
+        done = times / evaluations
+        return 3 + np.maximum(0.3 - done, 0) * 4 + np.maximum(done - 0.3, 0) / 2 + cross, 1 - done / 2 + kl
+
+    assert announced(plateau, 40) <= 0.025
+    assert announced(turn, 20) >= 0.75
 
 
 @given(st.lists(st.tuples(st.floats(0, 9), st.floats(0, 9)), max_size=9))
