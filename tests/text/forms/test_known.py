@@ -71,6 +71,26 @@ def test_half_a_pair_is_no_form(tmp_path: Path, tokenizer: PreTrainedTokenizerFa
     assert lines == [f"column '{samples.column}' holds texts; rows about every token"]
 
 
+@pytest.mark.parametrize(
+    ("row", "column", "asking"),
+    [
+        ({"question": "2 + 2?", "answer": "Four."}, "answer", "question"),
+        ({"prompt": CHAT[:1], "chosen": CHAT[1:], "rejected": CHAT[1:]}, "chosen", "prompt"),
+        ({"question": "2 + 2?", "body": "Four."}, "question", None),
+        ({"prompt": "2 + 2?", "text": "Four."}, "text", None),
+        ({"topic": "sums", "body": "Four."}, "body", None),
+    ],
+)
+def test_a_named_column_that_may_answer_another_is_said_to_stand_alone(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, row: dict[str, Any], column: str, asking: str | None
+) -> None:
+    write_lines(tmp_path / "data.jsonl", [row])
+    _, (line, *_) = told(tmp_path / "data.jsonl", tokenizer, column=column)
+    assert (f", without '{asking}' before it (to read both, call them 'prompt' and 'completion'" in line) == (
+        asking is not None
+    )
+
+
 def test_conversations_that_are_none_are_refused(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     write_lines(tmp_path / "data.jsonl", [{"conversations": "prose"}])
     with pytest.raises(BadInput, match="column 'conversations' holds no chats"):
