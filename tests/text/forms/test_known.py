@@ -109,6 +109,17 @@ def test_what_a_row_has_in_vain_is_said_each_time(tmp_path: Path, tokenizer: Pre
         ]
 
 
+def test_a_chat_without_the_assistant_is_said(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    others = [{"role": "human", "content": "Hi"}, {"role": "gpt", "content": "Hello."}]
+    write_lines(tmp_path / "data.jsonl", [{"messages": chat} for chat in (CHAT, others, CHAT[:1], [], others)])
+    samples, lines = told(tmp_path / "data.jsonl", tokenizer)
+    assert len(samples) == 1
+    assert lines[1:] == [
+        "a chat without a turn of the assistant has no rows; its roles are gpt, human (row 2 and 1 more)",
+        "a chat without a turn of the assistant has no rows; its roles are user (row 3)",
+    ]
+
+
 def test_a_chat_among_prose_is_read_as_prose_and_said(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     write_lines(tmp_path / "data.jsonl", [{"text": "a b"}, {"text": json.dumps(CHAT)}, {"text": "[1, 2]"}])
     samples, lines = told(tmp_path / "data.jsonl", tokenizer)
