@@ -58,6 +58,7 @@ class TextShown:
         return [
             f"teacher    {teacher.name} ({teacher.architecture}, {teacher.vocabulary:,} tokens, {teacher.dtype})",
             f"data       {data.source}: {data.documents:,} documents, {data.skipped:,} with nothing to predict",
+            *(f"source     {line}" for line in _sources(data.model_dump(mode="json"))),
             *(f"{name:10} {how}" for name, how in chats),
             f"samples    {manifest.samples:,} of at most {data.max_length:,} tokens, {manifest.tokens:,} tokens in all",
         ]
@@ -79,6 +80,7 @@ class TextShown:
         where = f"{data['source']} [{data['split']}], column '{data['column']}' ({data['kind']})"
         return [
             ("data", f"{where}, {data['documents']:,} documents"),
+            *(("source", line) for line in _sources(data)),
             *_rendering(data),
             ("windows", f"at most {data['max_length']:,} tokens, {data['overlap']} shared"),
         ]
@@ -105,6 +107,15 @@ def sample_lines(number: int, sample: Sample, spell: Callable[[Array], str]) -> 
         text = visible(spell(sample.tokens_T[first:stop])).replace("\u23ce", "\u23ce\n" + " " * 21)
         lines.append(f"  {'rows' if asked_T[first] else 'context':8}{f'{first}-{stop - 1}':>9}  {text}")
     return lines
+
+
+def _sources(data: dict[str, Any]) -> list[str]:
+    """Return a line about each source of the data, where they are several or have options."""
+    return [
+        f"{each['source']} [{each['split']}], column '{each['column']}', {each['documents']:,} documents"
+        + "".join(f", {name} {each[name]}" for name in ("share", "limit", "domain") if name in each)
+        for each in data.get("sources", [])
+    ]
 
 
 def _rendering(data: dict[str, Any]) -> list[tuple[str, str]]:
