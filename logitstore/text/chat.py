@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -53,12 +53,12 @@ class Chat:
 
     Attributes:
         messages: its turns, each with a `role`.
-        context: number of leading turns that are context only.
+        context: numbers of turns that are context only.
         arguments: what else the template is given.
     """
 
     messages: list[dict[str, Any]]
-    context: int = 0
+    context: Collection[int] = ()
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 

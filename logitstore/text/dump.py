@@ -164,9 +164,15 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
         gives=source.gives,
         batches=partial(text_batches, budget=settings.batch_tokens),
         files=partial(shared_files, tokenizer, vocabulary),
-        show=lambda number: sample_lines(number, samples[number], partial(_decoded, tokenizer)),
+        show=partial(_shown, samples, tokenizer),
         load=partial(source.load, settings.dtype, settings.device),
     )
+
+
+def _shown(samples: Samples, tokenizer: PreTrainedTokenizerBase, number: int) -> list[str]:
+    """Return a sample as the teacher will see it, in lines for people."""
+    sample = samples[number]
+    return sample_lines(number, sample, samples.row_of(sample.document), partial(_decoded, tokenizer))
 
 
 def _decoded(tokenizer: PreTrainedTokenizerBase, tokens_T: Array) -> str:

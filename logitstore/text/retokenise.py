@@ -17,7 +17,7 @@ from logitstore.errors import BadInput
 from logitstore.store.cache import Cache
 from logitstore.targets.targets import AnyTargets
 from logitstore.text.batches import laid_out
-from logitstore.text.sample import cut
+from logitstore.text.sample import Sample, cut
 from logitstore.text.stored import texts_of
 from logitstore.text.tokenizer import cached_tokenizer
 from logitstore.train.loader.batch import Batch
@@ -88,13 +88,13 @@ def encoded_anew(
         tokenizer: the student's tokenizer.
 
     Raises:
-        BadInput: the cache holds chats.
+        BadInput: only some tokens of a document have rows, as in chats.
     """
     _, data = cache.manifest.text
     if data.kind == "chat":
         raise BadInput(
-            f"--text: {cache.path} holds chats, whose template is written in the teacher's tokens. "
-            "Dump the chats with the student's tokenizer instead."
+            f"--text: {cache.path} has rows about chosen tokens only, such as those of an assistant, and another tokenizer "
+            "cuts the text in other places. Dump the data with the student's tokenizer instead."
         )
     cache_tokenizer = cached_tokenizer(cache)
     tokens: list[Array] = []
@@ -129,18 +129,29 @@ def encoded_anew(
 
 
 def _runs(cache: Cache, samples_M: Array) -> Iterator[tuple[Array, int]]:
-    """Yield the joined tokens of samples of a document that touch, and the number of these samples."""
+    """Yield the joined tokens of neighbouring windows of a text, and the number of these samples.
+
+    A document may hold several texts, one after the other. Each begins with a window that starts at its first token.
+    """
     joined: list[Array] = []
-    document, stop = -1, -1
+    before: Sample | None = None
     for part, number in zip(*(places.tolist() for places in cache.places(samples_M)), strict=True):
         sample = texts_of(cache.samples_of(part)).sample(number)
-        if joined and (sample.document != document or sample.start > stop):
-            yield np.concatenate(joined), len(joined)
-            joined = []
-        joined.append(sample.tokens_T[max(stop - sample.start, 0) :] if joined else sample.tokens_T)
-        document, stop = sample.document, sample.start + len(sample.tokens_T)
+        if before is not None and _goes_on(before, sample):
+            joined.append(sample.tokens_T[before.start + before.length - sample.start :])
+        else:
+            if joined:
+                yield np.concatenate(joined), len(joined)
+            joined = [sample.tokens_T]
+        before = sample
     if joined:
         yield np.concatenate(joined), len(joined)
+
+
+def _goes_on(before: Sample, sample: Sample) -> bool:
+    """Return True if a sample is the next window of the text that the one before it is a window of."""
+    is_next = (sample.document, sample.window) == (before.document, before.window + 1)
+    return is_next and before.start < sample.start <= before.start + before.length
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, tokens_T: Array) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from logitstore.errors import BadInput
 from logitstore.format.data import SourceInfo
 from logitstore.text.chat import ChatOptions
 from logitstore.text.documents import DataSpec, open_documents
-from logitstore.text.forms.form import Encoder
+from logitstore.text.forms.form import Encoder, Form
 from logitstore.text.forms.tokenise import check_form, notices, recognised, tokenised
 from logitstore.text.sample import BLOCK, Piece, Plan, Sample, blocks, key_of
 
@@ -71,6 +72,7 @@ class Samples(Sequence[Sample]):
         self.fingerprint, self.highest_token = plan.digest.hexdigest(), plan.highest
         self.documents = len(np.unique(self._number_of))
         self.sources: tuple[SourceInfo, ...] = ()
+        self.forms: tuple[Form, ...] = ()
         self.skipped = self.documents - len(np.unique(self._number_of[self._plan[:, 0]]))
 
     def __len__(self) -> int:
@@ -85,6 +87,14 @@ class Samples(Sequence[Sample]):
     def lengths_S(self) -> Array:
         """int64, count of tokens of every sample."""
         return self._plan[:, 3] - self._plan[:, 2]
+
+    def row_of(self, document: int) -> str:
+        """Return which row of which source a document is, for people."""
+        for source, form in zip(self.sources, self.forms, strict=True):
+            if document < source.documents:
+                return f"row {form.row(document)} of {source.source if len(self.sources) > 1 else 'the data'}"
+            document -= source.documents
+        return f"row {document + 1} of the data"
 
     def have_samples(self, counts: list[int]) -> list[bool]:
         """Return for each source of so many documents whether any of them made a sample."""
@@ -175,6 +185,7 @@ def open_samples(
         end_token=encoding.end_token,
     )
     is_partial, first = any(form.is_partial for form in forms), 0
+    total = sum(len(documents) for documents, _ in opened)
     parts, sources = [], []
     for each, (documents, form) in zip(specs, opened, strict=True):
         own = encoder.about(form, forms)
@@ -182,7 +193,7 @@ def open_samples(
         where = f"{each.source}: " if len(specs) > 1 else ""
         progress(Step(stage="data", done=1, total=1, note=f"{where}{recognised(form)}"))
         origin = each.origin(documents.column_names, first, is_partial)
-        encoded = tokenised(documents, form, own, origin, progress)
+        encoded = tokenised(documents, form, own, origin, partial(_within, progress, first, total))
         for notice in notices(encoded, form, first):
             progress(Step(stage="note", done=1, total=1, note=f"{where}{notice}"))
         apart = len(encoded) - len(documents)
@@ -194,7 +205,7 @@ def open_samples(
         sources.append(each.told(form.column, len(documents), origin.domain))
     whole = parts[0] if len(parts) == 1 else library().concatenate_datasets(parts)
     samples = Samples(whole, is_partial, ", ".join(sorted({form.column for form in forms})), encoding, progress)
-    samples.sources = tuple(sources)
+    samples.sources, samples.forms = tuple(sources), tuple(forms)
     have_samples = samples.have_samples([each.documents for each in sources])
     for told, form, has_samples in zip(sources, forms, have_samples, strict=True):
         if not has_samples:
@@ -204,3 +215,8 @@ def open_samples(
                 f"{' and --chat-template' if encoding.chats.template is not None else ''}."
             )
     return samples
+
+
+def _within(progress: Progress, first: int, total: int, step: Step) -> None:
+    """Report a step of one source as a step of all."""
+    progress(replace(step, done=first + step.done, total=total))

@@ -77,9 +77,10 @@ class TextShown:
 
     def summary(self, summary: dict[str, Any]) -> list[tuple[str, str]]:
         data = summary["data"]
-        where = f"{data['source']} [{data['split']}], column '{data['column']}' ({data['kind']})"
+        where = f"{data['source']} [{data['split']}], column '{data['column']}'"
+        rows = "every token" if data["kind"] == "text" else "chosen tokens"
         return [
-            ("data", f"{where}, {data['documents']:,} documents"),
+            ("data", f"{where}, {data['documents']:,} documents, rows about {rows}"),
             *(("source", line) for line in _sources(data)),
             *_rendering(data),
             ("windows", f"at most {data['max_length']:,} tokens, {data['overlap']} shared"),
@@ -89,18 +90,17 @@ class TextShown:
         """Return None: nothing can be added to the texts of a cache."""
 
 
-def sample_lines(number: int, sample: Sample, spell: Callable[[Array], str]) -> list[str]:
+def sample_lines(number: int, sample: Sample, row: str, spell: Callable[[Array], str]) -> list[str]:
     """Return a sample before the teacher has answered: its text, in runs of tokens with rows about them and without.
 
     Args:
         number: of the sample.
         sample: the sample.
+        row: the row of the data that it comes from, for people.
         spell: gives the text of some tokens.
     """
     window = f", window {sample.window} from token {sample.start:,}" if sample.window or sample.start else ""
-    lines = [
-        f"sample {number}: row {sample.document + 1} of the data{window}, {sample.length:,} tokens, {sample.rows:,} rows"
-    ]
+    lines = [f"sample {number}: {row}{window}, {sample.length:,} tokens, {sample.rows:,} rows"]
     asked_T = np.concatenate([[False], sample.mask_T[:-1]])
     begins = [0, *(np.flatnonzero(np.diff(asked_T)) + 1).tolist()]
     for first, stop in zip(begins, [*begins[1:], sample.length], strict=True):

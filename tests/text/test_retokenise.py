@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -136,5 +137,26 @@ def test_chats_have_no_text_for_another_tokenizer(teacher: Path, other_student: 
     chat = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hello you"}]
     data.write_text(json.dumps({"messages": chat}) + "\n")
     chats = dump(plan_for(teacher, data, tmp_path / "cache", preset="scores", k=None, domain_column=None))
-    with pytest.raises(BadInput, match="holds chats"):
+    with pytest.raises(BadInput, match="has rows about chosen tokens only"):
         evaluate(EvaluateSettings(cache=chats.path, student=str(other_student), samples="all", text=True, device="cpu"))
+
+
+def test_the_samples_of_a_packed_row_are_texts_of_their_own(teacher: Path, tokenizer: Any, tmp_path: Path) -> None:
+    texts = ["the first text of them all", "a second", "and the third text, which is longer than a window of tokens"]
+    ids = [tokenizer(text)["input_ids"] for text in texts]
+    data = tmp_path / "ids.jsonl"
+    data.write_text(
+        json.dumps({"input_ids": list(chain.from_iterable(ids)), "seq_lengths": [len(each) for each in ids]}) + "\n"
+    )
+    plan = plan_for(teacher, data, tmp_path / "cache", domain_column=None, max_length=16, overlap=4)
+    cache = dump(plan.model_copy(update={"preset": "scores", "k": None}))
+    assert len(cache) > len(texts)
+    found = encoded_anew(cache, np.arange(len(cache)), tokenizer)
+    assert found.bytes == sum(len(text.encode()) for text in texts) - sum(
+        len(tokenizer.decode(each[:1])) for each in ids
+    )
+    own = np.flatnonzero(found.first_S == 0)
+    assert [found.tokens_of(int(sample)).tolist() for sample in own] == [each[:16] for each in ids]
+    # a selection may leave out windows
+    last = encoded_anew(cache, np.array([0, len(cache) - 1]), tokenizer)
+    assert tokenizer.decode(last.tokens_of(len(last.lengths_S) - 1).tolist()).endswith("tokens")

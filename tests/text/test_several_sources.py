@@ -173,10 +173,32 @@ def test_a_source_without_anything_to_predict_is_named(
 
 def test_each_source_is_said_to_be_recognised(places: dict[str, Path], tokenizer: PreTrainedTokenizerFast) -> None:
     steps: list[Step] = []
-    open_samples(asked(places, "sums", "chats"), Encoding(max_length=64), tokenizer, "the teacher", steps.append)
+    # with another domain, so that nothing was tokenised before
+    open_samples(
+        asked(places, "sums,domain=a", "chats,domain=b"),
+        Encoding(max_length=64),
+        tokenizer,
+        "the teacher",
+        steps.append,
+    )
     notes = [step.note for step in steps if step.stage == "data"]
     assert [note.partition(": ")[0] for note in notes] == [str(places["sums"]), str(places["chats"])]
     assert ["chats" in note.partition(": ")[2] for note in notes] == [False, True]
+    done = [(step.done, step.total) for step in steps if step.stage == "tokenise"]
+    assert done == [(20, 27), (27, 27)]
+
+
+def test_a_sample_is_shown_with_the_row_of_its_source(
+    places: dict[str, Path], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    samples = opened(tokenizer, *asked(places, "sums,share=0.25", "chats"))
+    assert [samples.row_of(document) for document in (0, 1, 5, 11)] == [
+        f"row 3 of {places['sums']}",
+        f"row 7 of {places['sums']}",
+        f"row 1 of {places['chats']}",
+        f"row 7 of {places['chats']}",
+    ]
+    assert opened(tokenizer, *asked(places, "sums,share=0.25")).row_of(1) == "row 7 of the data"
 
 
 def test_a_dump_of_several_sources_is_continued_with_the_same_ones_only(

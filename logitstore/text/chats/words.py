@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -44,7 +44,7 @@ class Template:
     reads: Callable[[str], bool]
 
 
-def renderings(template: Template, messages: list[Message], context: int) -> list[tuple[str, Spans]]:
+def renderings(template: Template, messages: list[Message], context: Collection[int]) -> list[tuple[str, Spans]]:
     """Return the texts that show every turn of the assistant as it was when it was said, and the words of these turns.
 
     The words of a turn are what it adds to the prompt for it; of these, what the template marks, if it marks any. Where they
@@ -53,7 +53,7 @@ def renderings(template: Template, messages: list[Message], context: int) -> lis
     Args:
         template: renders the messages.
         messages: the turns, at least one.
-        context: count of leading turns that are context only.
+        context: numbers of turns that are context only.
 
     Raises:
         BadInput: the template refuses the messages, leaves out what the assistant said, or its words cannot be told from what
@@ -61,7 +61,7 @@ def renderings(template: Template, messages: list[Message], context: int) -> lis
     """
     found: list[tuple[str, Spans]] = []
     for turn, message in enumerate(messages):
-        if message["role"] != "assistant" or turn < context:
+        if message["role"] != "assistant" or turn in context:
             continue
         shown = _turn(template, messages[: turn + 1])
         if shown is None and template.marks is not None and not context:

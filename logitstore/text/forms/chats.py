@@ -9,7 +9,7 @@ from logitstore.dump.files.spelling import Spell, as_json
 from logitstore.errors import BadInput
 from logitstore.text.chat import Chat, encode_chat, unread_by
 from logitstore.text.forms.form import Document, Encoder, Form, Row
-from logitstore.text.forms.turns import ASKED_WITH, OF_ROWS, arguments_of, is_chat, list_of, turns_of
+from logitstore.text.forms.turns import ASKED_WITH, OF_ROWS, arguments_of, is_chat, list_of, turns_of, unweighted
 
 _Turns = Callable[[Row, str], tuple[list[dict[str, Any]], int]]
 """Gives the messages of a row, and how many leading ones are context only."""
@@ -113,9 +113,10 @@ def _document(encoder: Encoder, turns: _Turns, row: Row, where: str) -> Document
     try:
         messages, context = turns(row, where)
         own = arguments_of(row, where)
+        silent = {*range(context), *unweighted(messages, where)}
     except RecursionError as error:
         raise BadInput(f"{where}: it is nested too deep. Mend the row, or leave it out.") from error
-    chat = Chat(messages=messages, context=context, arguments={**encoder.chats.arguments, **own})
+    chat = Chat(messages=messages, context=silent, arguments={**encoder.chats.arguments, **own})
     pairs = encode_chat(encoder.tokenizer, chat, where)
     unread = unread_by(encoder.tokenizer, chat) if messages else []
     notices = [

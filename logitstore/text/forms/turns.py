@@ -55,6 +55,26 @@ def turns_of(value: Any, where: str) -> list[dict[str, Any]]:
     ]
 
 
+def unweighted(turns: list[dict[str, Any]], where: str) -> set[int]:
+    """Return the numbers of the assistant's turns with a `weight` of 0, which are context only.
+
+    Raises:
+        BadInput: another weight than 0 and 1.
+    """
+    found = set()
+    for number, turn in enumerate(turns):
+        if turn["role"] != "assistant" or "weight" not in turn:
+            continue
+        if turn["weight"] not in (0, 1):
+            raise BadInput(
+                f"{where}, turn {number}: its weight is {turn['weight']!r:.40}, where 0 (no rows) or 1 is expected. Mend the "
+                "row, or leave it out."
+            )
+        if not turn["weight"]:
+            found.add(number)
+    return found
+
+
 def _of_sharegpt(turn: dict[str, Any], where: str) -> dict[str, Any]:
     """Return a turn with `from` and `value` as one with `role` and `content`. Raises BadInput: see `turns_of`."""
     speaker, value = turn["from"], turn.get("value")
@@ -114,10 +134,11 @@ def list_of(value: Any, where: str) -> list[Any] | None:
 
 def is_chat(value: Any) -> bool:
     """Return True for a list of messages."""
-    return isinstance(value, list) and all(
-        isinstance(turn, dict) and (isinstance(turn.get("role"), str) or isinstance(turn.get("from"), str))
-        for turn in value
-    )
+    return isinstance(value, list) and all(isinstance(turn, dict) and _has_speaker(turn) for turn in value)
+
+
+def _has_speaker(turn: dict[str, Any]) -> bool:
+    return isinstance(turn.get("role"), str) or (isinstance(turn.get("from"), str) and "value" in turn)
 
 
 def is_chat_text(value: Any) -> bool:

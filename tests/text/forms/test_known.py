@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from logitstore.core.progress import Step
 from logitstore.errors import BadInput
 from logitstore.text.documents import DataSpec
+from logitstore.text.forms.known import MAIN
 from logitstore.text.samples import Encoding, Samples, open_samples
+from tests.parts.places import ROOT
+from tests.parts.texts import train_tokenizer
 from tests.text.test_columns import write_lines
 
 CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
@@ -105,3 +109,38 @@ def test_a_token_that_begins_in_the_prompt_has_a_row_and_is_said(
     assert lines[1:] == [
         "a completion begins within a token that begins in the prompt; the row is about the whole token (row 1)"
     ]
+
+
+PAGE = [
+    [cell.strip() for cell in line.split("|")[1:-1]]
+    for line in (ROOT / "docs" / "data.md").read_text("utf-8").splitlines()
+    if line.startswith("| ") and '`{"' in line
+]
+
+
+@pytest.mark.parametrize("line", PAGE, ids=[line[0] for line in PAGE])
+def test_the_rows_on_the_page_about_data_are_read_as_it_says(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, line: list[str]
+) -> None:
+    (tmp_path / "data.jsonl").write_text(line[1].strip("`") + "\n")
+    samples, lines = told(tmp_path / "data.jsonl", tokenizer)
+    assert lines[0].endswith(f"rows about {line[2]}")
+    assert len(samples) == 1
+
+
+def test_the_page_about_data_has_every_main_column_in_its_order() -> None:
+    mains = [next(name for name in MAIN if name in json.loads(line[1].strip("`"))) for line in PAGE]
+    assert list(dict.fromkeys(mains)) == list(MAIN)
+
+
+def test_what_the_tokenizer_puts_around_a_text_has_rows_behind_a_completion_alone(tmp_path: Path) -> None:
+    own = train_tokenizer()
+    own.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|system|> $A <|end|>", special_tokens=[("<|system|>", 3), ("<|end|>", 0)]
+    )
+    write_lines(tmp_path / "data.jsonl", [{"prompt": "a b", "completion": " c"}])
+    for end_token in (False, True):
+        spec, encoding = DataSpec(source=str(tmp_path / "data.jsonl")), Encoding(end_token=end_token)
+        sample = open_samples(spec, encoding, own, "the teacher")[0]
+        assert own.decode(sample.tokens_T.tolist()) == "<|system|>a b c<|end|>"
+        assert own.decode(sample.gold_N.tolist()) == " c<|end|>"

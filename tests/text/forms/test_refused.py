@@ -31,7 +31,7 @@ MALFORMED: dict[str, tuple[Row, Row, str]] = {
     ),
     "a turn without a value": (
         {"conversations": HI},
-        {"conversations": [{"from": "human"}, HI[1]]},
+        {"conversations": [{"from": "human", "value": None}, HI[1]]},
         r"row 2, turn 0: its value is None where a string is expected",
     ),
     "a turn without a speaker": (
@@ -48,6 +48,11 @@ MALFORMED: dict[str, tuple[Row, Row, str]] = {
         {"conversations": HI},
         {"conversations": [HI[0], CALL | {"value": '[{"arguments": {}}]'}]},
         r"row 2, turn 1 is a function_call with {'arguments': {}}\. Give a name and arguments",
+    ),
+    "a weight between": (
+        {"conversations": [HI[0], HI[1] | {"weight": 1}]},
+        {"conversations": [HI[0] | {"weight": 0.5}, HI[1] | {"weight": 0.5}]},
+        r"row 2, turn 1: its weight is 0\.5, where 0 \(no rows\) or 1 is expected",
     ),
     "two systems": (
         {"conversations": HI, "system": "Be brief."},

@@ -18,6 +18,7 @@ import logitstore
 from logitstore.dump.dump import dump
 from tests.parts.documents import open_file
 from tests.parts.marks import rarely
+from tests.parts.places import ROOT
 from tests.parts.texts import plan_for
 from tests.text.test_columns import write_lines, write_parquet
 
@@ -106,6 +107,19 @@ CASES = {
             ["<|user|>Sum?<|end|><|assistant|>", "One.<|end|>"],
         ],
     ),
+    "turns without weight": Case(
+        rows=[
+            {
+                "messages": [
+                    *chat(("user", "Sum?")),
+                    {"role": "assistant", "content": "Two.", "weight": 0},
+                    *chat(("user", "Sum!")),
+                    {"role": "assistant", "content": "One.", "weight": 1},
+                ]
+            }
+        ],
+        samples=[["<|user|>Sum?<|end|><|assistant|>Two.<|end|><|user|>Sum!<|end|><|assistant|>", "One.<|end|>"]],
+    ),
     "ShareGPT with calls": Case(
         rows=[
             {
@@ -124,6 +138,20 @@ CASES = {
             ]
         ],
         template=CALLS,
+    ),
+    "Alpaca with the template of the page": Case(
+        rows=[
+            {"instruction": "Add.", "input": "1, 2", "output": "3", "system": "Be brief.", "history": [["A?", "B."]]}
+        ],
+        samples=[
+            [
+                "Be brief.\n\n### Instruction:\nA?\n\n### Response:\n",
+                "B.<|end|>",
+                "### Instruction:\nAdd.\n\n1, 2\n\n### Response:\n",
+                "3<|end|>",
+            ]
+        ],
+        template=(ROOT / "docs" / "data.md").read_text("utf-8").split("```jinja\n")[1].split("```")[0],
     ),
     "Alpaca": Case(
         rows=[
