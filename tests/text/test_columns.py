@@ -209,8 +209,8 @@ def test_compressed_files_are_read(tmp_path: Path, packing: str, kind: str) -> N
 
 
 def lines(source: Path) -> list[str]:
-    documents, column, _ = open_documents(DataSpec(source=str(source)))
-    return list(documents[column])
+    documents, form = open_documents(DataSpec(source=str(source)))
+    return list(documents[form.column])
 
 
 def test_rows_are_read_once_and_again_after_a_change(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
