@@ -112,7 +112,8 @@ def test_the_commands_of_a_page_have_the_options_they_use(name: str, workplace: 
         if section not in settings.SETTINGS:
             continue
         kind = settings.SETTINGS[section]
-        flags = {setting: value for setting, value in context.params.items() if setting in kind.model_fields}
+        given = {setting: value for setting, value in context.params.items() if setting in kind.model_fields}
+        flags = {setting: None if value == () else value for setting, value in given.items()}
         load(kind, section, context.params["config"], flags, named=context.params.get("recipe"))
 
 

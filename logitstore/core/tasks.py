@@ -33,6 +33,7 @@ class Task:
         options: names of settings, by command, that have a meaning for this task and not for every task. Commands refuse them
             where a task does not name them.
         models: what its students are called in messages, and the class of transformers that loads them.
+        takes_sources: whether a dump may read several sources of data, each with options.
     """
 
     samples: str
@@ -42,6 +43,7 @@ class Task:
     shown: str
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     models: tuple[str, str]
+    takes_sources: bool = False
 
 
 TASKS: dict[str, Task] = {
@@ -80,6 +82,7 @@ TASKS: dict[str, Task] = {
             "inspect": ("tokens",),
         },
         models=("a causal language model", "transformers:AutoModelForCausalLM"),
+        takes_sources=True,
     ),
     "image-classification": Task(
         samples="images",

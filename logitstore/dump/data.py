@@ -316,4 +316,5 @@ def _builder_of(source: str, files: list[Path], documents: bool = True) -> tuple
 
 def _unreadable(source: str, error: Exception) -> BadInput:
     # builders raise many kinds of errors, even StopIteration; the message keeps the reason, the caller chains the traceback
-    return BadInput(f"--data {source}: cannot be read as a data set: {one_line(error.__cause__ or error)}")
+    way_out = ". No path here has this name: check it, or the network" if isinstance(error, ConnectionError) else ""
+    return BadInput(f"--data {source}: cannot be read as a data set: {one_line(error.__cause__ or error)}{way_out}")

@@ -127,7 +127,7 @@ def plan(settings: PilotSettings, progress: Progress = no_progress) -> dict[str,
     return {
         "teacher": settings.teacher,
         "dtype": manifest.teacher.dtype,
-        "data": settings.data,
+        "data": settings.source,
         "samples": sum(manifest.samples_in(part) for part in parts),
         "rows": rows,
         "parts": len(parts),

@@ -18,6 +18,29 @@ class TokenizerInfo(Record):
     spelling: Literal["byte-level", "metaspace", "plain"]
 
 
+class SourceInfo(Record):
+    """One source of text data.
+
+    Attributes:
+        documents: how many were taken.
+        domain: of all of its documents; None if their own column says it, or nothing.
+        share: the share of its documents that were taken.
+        limit: the largest count of its first documents that were taken.
+    """
+
+    source: str
+    split: str
+    column: str
+    documents: Count = Field(ge=1)
+    domain: str | None = None
+    share: float | None = Field(None, gt=0, lt=1)
+    limit: Count | None = Field(None, ge=1)
+
+    @model_serializer(mode="wrap")
+    def _plain(self, plain_of: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        return {name: value for name, value in plain_of(self).items() if value is not None}
+
+
 class DataInfo(Record):
     """The text data.
 
@@ -25,6 +48,7 @@ class DataInfo(Record):
         fingerprint: covers place, domain, tokens and row mask of every sample, in order.
         chat_template: checksum of the chat template that was given in place of the tokenizer's own.
         template_args: what the template of every chat was given by name.
+        sources: what was read, if it was more than one plain source.
     """
 
     source: str
@@ -39,6 +63,7 @@ class DataInfo(Record):
     overlap: Count
     chat_template: str | None = Field(None, pattern="^[0-9a-f]{32}$")
     template_args: dict[str, Any] | None = Field(None, min_length=1)
+    sources: tuple[SourceInfo, ...] | None = Field(None, min_length=1)
 
     @model_validator(mode="after")
     def _only_chats_have_templates(self) -> Self:
@@ -46,11 +71,17 @@ class DataInfo(Record):
             raise ValueError(f"a chat template and data of the kind '{self.kind}' do not go together")
         return self
 
+    @model_validator(mode="after")
+    def _sources_add_up(self) -> Self:
+        if self.sources is not None and sum(each.documents for each in self.sources) != self.documents:
+            raise ValueError(f"the sources do not have {self.documents} documents in all")
+        return self
+
     @model_serializer(mode="wrap")
     def _plain(self, plain_of: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Leave out what was not given about a template, so that such caches keep the bytes of older versions."""
+        """Leave out what was not given about a template or sources, so that such caches keep the bytes of older versions."""
         plain = plain_of(self)
-        for name in ("chat_template", "template_args"):
+        for name in ("chat_template", "template_args", "sources"):
             if getattr(self, name) is None:
                 plain.pop(name, None)
         return plain

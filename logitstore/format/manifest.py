@@ -246,7 +246,7 @@ class Manifest(Record):
             mode="json",
             exclude={"created_by": True, "recoded_from": True, "merged_from": True, "teacher": {"name", "revision"}},
         )
-        for name in ("source", "limit"):
+        for name in ("source", "limit", "sources"):
             plan["data"].pop(name, None)
         # the count of views can grow without a change of the identity
         del plan["views"]

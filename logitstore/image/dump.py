@@ -109,7 +109,7 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
         task="image-classification",
         teacher=teacher_info(settings, config, len(names), width),
         data=ImagesInfo(
-            source=settings.data,
+            source=settings.source,
             split=settings.split,
             kind="images",
             column=settings.column,
@@ -158,7 +158,7 @@ def _left_out(images: Images, settings: DumpSettings, progress: Progress) -> dic
     for line in left_out(found):
         progress(Step(stage="left out", done=1, total=1, note=line))
     if len(found) == len(images):
-        refuse_damaged(images, found, settings.data)
+        refuse_damaged(images, found, settings.source)
     return found
 
 
@@ -169,7 +169,7 @@ def _check_images(images: Images, settings: DumpSettings, manifest: Manifest, pr
     wanted = layout.parse_parts(settings.parts, manifest.parts)
     spans = [manifest.span(part) for part in missing_work(open_storage(settings.out), wanted, [ANSWERS])]
     places = {sample % len(images) for span in spans for sample in range(span.start, span.stop)}
-    refuse_damaged(images, damaged(images, sorted(places), settings.workers, progress), settings.data)
+    refuse_damaged(images, damaged(images, sorted(places), settings.workers, progress), settings.source)
 
 
 def _some(images: Images) -> list[Array]:
@@ -276,7 +276,7 @@ def _gives(config: PretrainedConfig) -> Gives:
 def image_spec(settings: DumpSettings) -> ImageSpec:
     """Return the specification of the images that a plan names."""
     return ImageSpec(
-        source=settings.data,
+        source=settings.source,
         split=settings.split,
         column=settings.column,
         label_column=settings.label_column,

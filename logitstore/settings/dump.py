@@ -10,6 +10,7 @@ from logitstore.core.tasks import TASKS
 from logitstore.settings.fields import POSITIONAL, RECIPE_ONLY, FilePath, Model, NamedValues, Place, TaskName
 from logitstore.settings.image import ImagesPlace, ViewChoices
 from logitstore.settings.row import RowChoices, TapChoices
+from logitstore.settings.sources import Sources
 from logitstore.settings.trust import TrustChoice
 
 
@@ -23,9 +24,10 @@ class TeacherSettings(TrustChoice):
         examples=list(TASKS),
     )
     teacher: Model = Field(description="The teacher: a local folder, a hub name, or folder::file.gguf.")
-    data: str = Field(
-        description="Documents: a file (json, jsonl, parquet, csv, txt), a glob, a folder or a hub data set. Or images: "
-        "a folder, tar files as WebDataset writes them, or a data set with a column of images."
+    data: Sources = Field(
+        description="Documents: a file (json, jsonl, parquet, csv, txt), a glob, a folder or a hub data set; may be given "
+        "several times, each with options behind it, such as math.jsonl,share=0.5,domain=math (share, limit, domain, split, "
+        "column). Or images: a folder, tar files as WebDataset writes them, or a data set with a column of images."
     )
     out: Place = Field(description="The cache to write. An interrupted run of the same command is resumed.")
     split: str = Field("train", description="Split of the data set.")
@@ -40,8 +42,12 @@ class TeacherSettings(TrustChoice):
         description="End every text and every completion with the tokenizer's end-of-text token, so that students learn to "
         "stop.",
     )
-    domain_column: str | None = Field(None, description="Column that names the domain (source) of each document.")
-    limit: int | None = Field(None, ge=1, description="Use only the first N documents.")
+    domain_column: str | None = Field(
+        None,
+        description="Column that names the domain (source) of each document. Of several --data, one without it is a domain by "
+        "its own name.",
+    )
+    limit: int | None = Field(None, ge=1, description="Use only the first N documents of the data.")
     chat_template: FilePath | None = Field(
         None,
         description="Render chats with this template in place of the tokenizer's own: a Jinja file, or the chat_template.json "
@@ -76,6 +82,11 @@ class TeacherSettings(TrustChoice):
     batch_tokens: int = Field(
         2048, ge=1, description="Maximum number of tokens in one batch of the teacher, padding included."
     )
+
+    @property
+    def source(self) -> str:
+        """The one source of a task that takes no other."""
+        return self.data if isinstance(self.data, str) else ", ".join(self.data)
 
 
 class DumpSettings(TeacherSettings, ViewChoices, RowChoices, TapChoices):

@@ -28,7 +28,7 @@ from logitstore.store import layout
 from logitstore.store.cache import Cache
 from logitstore.store.vocabulary import Vocabulary
 from logitstore.text.chat import ChatOptions
-from logitstore.text.documents import DataSpec
+from logitstore.text.documents import specs_of
 from logitstore.text.sample import Sample
 from logitstore.text.samples import Encoding, Samples, open_samples
 from logitstore.text.show import sample_lines
@@ -121,18 +121,12 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
             f"--samples-per-part {per_part}: a part may hold up to {(1 << 31) // settings.max_length} samples "
             f"of {settings.max_length} tokens. Give less."
         )
-    spec = DataSpec(
-        source=settings.data,
-        split=settings.split,
-        column=settings.column,
-        domain_column=settings.domain_column,
-        limit=settings.limit,
-    )
+    specs = specs_of(settings)
     chats = ChatOptions(template=settings.chat_template, arguments=settings.template_arg or {})
     encoding = Encoding(
         max_length=settings.max_length, overlap=overlap, chats=chats, vocabulary=real, end_token=settings.end_token
     )
-    samples = open_samples(spec, encoding, tokenizer, source.name, progress)
+    samples = open_samples(specs, encoding, tokenizer, source.name, progress)
     if samples.highest_token >= real:
         raise ModelError(
             f"{source.name}: its tokenizer gives token id {samples.highest_token}, its head has rows for ids below {real}. "
@@ -142,8 +136,8 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
         teacher=source_info(settings, source, real),
         tokenizer=vocabulary.info(),
         data=DataInfo(
-            source=settings.data,
-            split=settings.split,
+            source=", ".join(each.source for each in specs),
+            split=", ".join(sorted({each.split for each in specs})),
             kind="chat" if samples.chat else "text",
             column=samples.column,
             domain_column=settings.domain_column,
@@ -154,6 +148,7 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
             overlap=overlap,
             chat_template=None if chats.template is None else template_fingerprint(str(tokenizer.chat_template)),
             template_args=settings.template_arg or None,
+            sources=samples.sources if settings.data != specs[0].source else None,
         ),
         samples=len(samples),
         rows=int(samples.rows_S.sum()),
@@ -169,9 +164,15 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
         gives=source.gives,
         batches=partial(text_batches, budget=settings.batch_tokens),
         files=partial(shared_files, tokenizer, vocabulary),
-        show=lambda number: sample_lines(number, samples[number], partial(_decoded, tokenizer)),
+        show=partial(_shown, samples, tokenizer),
         load=partial(source.load, settings.dtype, settings.device),
     )
+
+
+def _shown(samples: Samples, tokenizer: PreTrainedTokenizerBase, number: int) -> list[str]:
+    """Return a sample as the teacher will see it, in lines for people."""
+    sample = samples[number]
+    return sample_lines(number, sample, samples.row_of(sample.document), partial(_decoded, tokenizer))
 
 
 def _decoded(tokenizer: PreTrainedTokenizerBase, tokens_T: Array) -> str:

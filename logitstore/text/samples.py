@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,10 +12,12 @@ from transformers import PreTrainedTokenizerBase
 
 from logitstore.core.progress import Progress, Step, no_progress
 from logitstore.core.types import Array
+from logitstore.dump.data import library
 from logitstore.errors import BadInput
+from logitstore.format.data import SourceInfo
 from logitstore.text.chat import ChatOptions
 from logitstore.text.documents import DataSpec, open_documents
-from logitstore.text.forms.form import Encoder
+from logitstore.text.forms.form import Encoder, Form
 from logitstore.text.forms.tokenise import check_form, notices, recognised, tokenised
 from logitstore.text.sample import BLOCK, Piece, Plan, Sample, blocks, key_of
 
@@ -68,6 +71,8 @@ class Samples(Sequence[Sample]):
         self._plan, self._number_of = plan.finish()
         self.fingerprint, self.highest_token = plan.digest.hexdigest(), plan.highest
         self.documents = len(np.unique(self._number_of))
+        self.sources: tuple[SourceInfo, ...] = ()
+        self.forms: tuple[Form, ...] = ()
         self.skipped = self.documents - len(np.unique(self._number_of[self._plan[:, 0]]))
 
     def __len__(self) -> int:
@@ -82,6 +87,20 @@ class Samples(Sequence[Sample]):
     def lengths_S(self) -> Array:
         """int64, count of tokens of every sample."""
         return self._plan[:, 3] - self._plan[:, 2]
+
+    def row_of(self, document: int) -> str:
+        """Return which row of which source a document is, for people."""
+        for source, form in zip(self.sources, self.forms, strict=True):
+            if document < source.documents:
+                return f"row {form.row(document)} of {source.source if len(self.sources) > 1 else 'the data'}"
+            document -= source.documents
+        return f"row {document + 1} of the data"
+
+    def have_samples(self, counts: list[int]) -> list[bool]:
+        """Return for each source of so many documents whether any of them made a sample."""
+        ends = np.cumsum(counts)
+        owners_S = np.searchsorted(ends, self._number_of[self._plan[:, 0]], "right")
+        return [bool(each) for each in np.bincount(owners_S, minlength=len(counts)) > 0]
 
     def rows_in(self, span: slice) -> int:
         """Return how many rows the samples of a slice have."""
@@ -131,44 +150,73 @@ def _pieces(documents: datasets.Dataset) -> Iterator[Piece]:
 
 
 def open_samples(
-    spec: DataSpec, encoding: Encoding, tokenizer: PreTrainedTokenizerBase, who: str, progress: Progress = no_progress
+    spec: DataSpec | Sequence[DataSpec],
+    encoding: Encoding,
+    tokenizer: PreTrainedTokenizerBase,
+    who: str,
+    progress: Progress = no_progress,
 ) -> Samples:
     """Load the user's data, tokenise them and cut them into samples.
 
     The tokenised documents are stored in the `datasets` cache, where the next process finds them.
 
     Args:
-        spec: the documents to read.
+        spec: the documents to read; those of several sources one source after the other.
         encoding: length and overlap of the windows, and how chats are rendered.
         tokenizer: the tokenizer of the teacher.
         who: name of the tokenizer's owner, for messages.
         progress: receives the steps.
 
     Raises:
-        BadInput: the data cannot be read, no position in them has a row, or options about chats would have no effect.
+        BadInput: the data cannot be read, no position in them or in one of the sources has a row, or options about chats would
+            have no effect.
         ModelError: the data are chats, and the tokenizer has no chat template.
     """
-    documents, form = open_documents(spec)
+    specs = [spec] if isinstance(spec, DataSpec) else list(spec)
+    opened = [open_documents(each) for each in specs]
+    forms = [form for _, form in opened]
+    column = specs[0].domain_column
+    if len(specs) > 1 and column is not None and not any(column in documents.column_names for documents, _ in opened):
+        raise BadInput(f"--domain-column {column}: no source of the data has such a column, or needs it. Leave it out.")
     encoder = Encoder(
         tokenizer=tokenizer,
         chats=encoding.chats,
         vocabulary=encoding.vocabulary or 1 + max(tokenizer.get_vocab().values()),
         end_token=encoding.end_token,
     )
-    check_form(form, encoder, spec.source, who)
-    progress(Step(stage="data", done=1, total=1, note=recognised(form)))
-    encoded = tokenised(documents, form, encoder, spec.source, spec.domain_column, progress)
-    for notice in notices(encoded):
-        progress(Step(stage="note", done=1, total=1, note=notice))
-    samples = Samples(encoded, form.is_partial, form.column, encoding, progress)
-    apart = len(encoded) - len(documents)
-    if apart:
-        note = form.apart.format(apart)
-        progress(Step(stage="windows", done=len(encoded), total=len(encoded), note=note))
-    if not len(samples):
-        raise BadInput(
-            f"--data {spec.source}: none of its {len(documents)} documents has a token to predict "
-            f"(two tokens or more{', one of them from the assistant' if form.is_chat else ''}). Check --column"
-            f"{' and --chat-template' if encoding.chats.template is not None else ''}."
-        )
+    is_partial, first = any(form.is_partial for form in forms), 0
+    total = sum(len(documents) for documents, _ in opened)
+    parts, sources = [], []
+    for each, (documents, form) in zip(specs, opened, strict=True):
+        own = encoder.about(form, forms)
+        check_form(form, own, each.source, who)
+        where = f"{each.source}: " if len(specs) > 1 else ""
+        progress(Step(stage="data", done=1, total=1, note=f"{where}{recognised(form)}"))
+        origin = each.origin(documents.column_names, first, is_partial)
+        encoded = tokenised(documents, form, own, origin, partial(_within, progress, first, total))
+        for notice in notices(encoded, form, first):
+            progress(Step(stage="note", done=1, total=1, note=f"{where}{notice}"))
+        apart = len(encoded) - len(documents)
+        if apart:
+            note = f"{where}{form.apart.format(apart)}"
+            progress(Step(stage="windows", done=len(encoded), total=len(encoded), note=note))
+        first += len(documents)
+        parts.append(encoded)
+        sources.append(each.told(form.column, len(documents), origin.domain))
+    whole = parts[0] if len(parts) == 1 else library().concatenate_datasets(parts)
+    samples = Samples(whole, is_partial, ", ".join(sorted({form.column for form in forms})), encoding, progress)
+    samples.sources, samples.forms = tuple(sources), tuple(forms)
+    have_samples = samples.have_samples([each.documents for each in sources])
+    for told, form, has_samples in zip(sources, forms, have_samples, strict=True):
+        if not has_samples:
+            raise BadInput(
+                f"--data {told.source}: none of its {told.documents} documents has a token to predict "
+                f"(two tokens or more{', one of them from the assistant' if form.is_chat else ''}). Check --column"
+                f"{' and --chat-template' if encoding.chats.template is not None else ''}."
+            )
     return samples
+
+
+def _within(progress: Progress, first: int, total: int, step: Step) -> None:
+    """Report a step of one source as a step of all."""
+    progress(replace(step, done=first + step.done, total=total))

@@ -58,6 +58,7 @@ class TextShown:
         return [
             f"teacher    {teacher.name} ({teacher.architecture}, {teacher.vocabulary:,} tokens, {teacher.dtype})",
             f"data       {data.source}: {data.documents:,} documents, {data.skipped:,} with nothing to predict",
+            *(f"source     {line}" for line in _sources(data.model_dump(mode="json"))),
             *(f"{name:10} {how}" for name, how in chats),
             f"samples    {manifest.samples:,} of at most {data.max_length:,} tokens, {manifest.tokens:,} tokens in all",
         ]
@@ -80,6 +81,7 @@ class TextShown:
         rows = "every token" if data["kind"] == "text" else "chosen tokens"
         return [
             ("data", f"{where}, {data['documents']:,} documents, rows about {rows}"),
+            *(("source", line) for line in _sources(data)),
             *_rendering(data),
             ("windows", f"at most {data['max_length']:,} tokens, {data['overlap']} shared"),
         ]
@@ -88,24 +90,32 @@ class TextShown:
         """Return None: nothing can be added to the texts of a cache."""
 
 
-def sample_lines(number: int, sample: Sample, spell: Callable[[Array], str]) -> list[str]:
+def sample_lines(number: int, sample: Sample, row: str, spell: Callable[[Array], str]) -> list[str]:
     """Return a sample before the teacher has answered: its text, in runs of tokens with rows about them and without.
 
     Args:
         number: of the sample.
         sample: the sample.
+        row: the row of the data that it comes from, for people.
         spell: gives the text of some tokens.
     """
     window = f", window {sample.window} from token {sample.start:,}" if sample.window or sample.start else ""
-    lines = [
-        f"sample {number}: row {sample.document + 1} of the data{window}, {sample.length:,} tokens, {sample.rows:,} rows"
-    ]
+    lines = [f"sample {number}: {row}{window}, {sample.length:,} tokens, {sample.rows:,} rows"]
     asked_T = np.concatenate([[False], sample.mask_T[:-1]])
     begins = [0, *(np.flatnonzero(np.diff(asked_T)) + 1).tolist()]
     for first, stop in zip(begins, [*begins[1:], sample.length], strict=True):
         text = visible(spell(sample.tokens_T[first:stop])).replace("\u23ce", "\u23ce\n" + " " * 21)
         lines.append(f"  {'rows' if asked_T[first] else 'context':8}{f'{first}-{stop - 1}':>9}  {text}")
     return lines
+
+
+def _sources(data: dict[str, Any]) -> list[str]:
+    """Return a line about each source of the data, where they are several or have options."""
+    return [
+        f"{each['source']} [{each['split']}], column '{each['column']}', {each['documents']:,} documents"
+        + "".join(f", {name} {each[name]}" for name in ("share", "limit", "domain") if name in each)
+        for each in data.get("sources", [])
+    ]
 
 
 def _rendering(data: dict[str, Any]) -> list[tuple[str, str]]:

@@ -114,5 +114,17 @@ def test_chats_need_a_tokenizer_with_a_chat_template(refused_dump: Refused, tmp_
     assert "no chat template" in line
 
 
-def test_data_on_a_hub_that_cannot_be_reached_are_named(refused_dump: Refused) -> None:
-    assert "--data nobody/such-data" in refused_dump(data="nobody/such-data")
+@pytest.mark.parametrize("name", ["nobody/such-data", "nobody/such-data:config"])
+def test_data_on_a_hub_that_cannot_be_reached_are_named(refused_dump: Refused, name: str) -> None:
+    line = refused_dump(data=name)
+    assert f"--data {name}: cannot be read as a data set: Couldn't reach 'nobody/such-data' on the Hub" in line
+    assert line.endswith(". No path here has this name: check it, or the network")
+
+
+def test_a_configuration_that_a_data_set_lacks_is_named(
+    refused_dump: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "data.jsonl").write_text('{"text": "a b"}\n')
+    monkeypatch.chdir(tmp_path)
+    assert "--data own:german, --split train: BuilderConfig 'german' not found." in refused_dump(data="own:german")

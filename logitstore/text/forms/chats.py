@@ -124,6 +124,9 @@ def _document(encoder: Encoder, turns: _Turns, row: Row, where: str) -> Document
         for name in unread
         if name in own and name not in OF_ROWS
     ]
+    if messages and not any(turn["role"] == "assistant" for turn in messages):
+        roles = ", ".join(sorted({turn["role"] for turn in messages}))
+        notices.append(f"a chat without a turn of the assistant has no rows; its roles are {roles}")
     return Document(pairs=pairs, notices=tuple(notices))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -48,6 +48,12 @@ class Encoder:
     vocabulary: int
     end_token: bool = False
 
+    def about(self, form: Form, forms: Sequence[Form]) -> Encoder:
+        """Return what one of several forms is encoded with: without the options that mean something to others alone."""
+        for_chats = form.is_chat or not any(each.is_chat for each in forms)
+        has_ends = form.has_ends or not any(each.has_ends for each in forms)
+        return replace(self, chats=self.chats if for_chats else ChatOptions(), end_token=self.end_token and has_ends)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Form:
@@ -78,3 +84,33 @@ class Form:
     apart: str = ""
     passed_over: Sequence[str] = field(default_factory=tuple)
     """Main columns of other forms that the data have too."""
+    taken: Sequence[int] | None = None
+    """The number of each document among the rows of the data, where not all of them are taken."""
+
+    @property
+    def has_ends(self) -> bool:
+        """Whether the texts can be ended with a token, which neither a template nor the data give."""
+        return self.is_spelled and not self.is_chat
+
+    def row(self, place: int) -> int:
+        """Return the number of a document among the rows of the data, from 1, as messages give it."""
+        return 1 + (place if self.taken is None else self.taken[place])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where the documents of one source come from, and where they go among those of all.
+
+    Attributes:
+        source: the data, for messages.
+        domain_column: the column that names the domain of a document.
+        domain: the domain of all documents, where no column does.
+        first: the number of its first document.
+        is_partial: only some tokens of the documents of any source may have rows.
+    """
+
+    source: str
+    domain_column: str | None = None
+    domain: str | None = None
+    first: int = 0
+    is_partial: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from logitstore.core.registry import suggest
@@ -23,6 +24,9 @@ MAIN: dict[str, str | None] = {
     "input_ids": None,
 }
 """The main columns by which forms are known, each with the column that must stand beside it. The first one there is read."""
+
+_ASKING = ("prompt", "question", "instruction", "query", "problem")
+"""Columns that often hold what the column beside them answers."""
 
 _ALWAYS_CHATS = ("messages", "conversations")
 """Columns that are refused if they hold something else, unless they are named."""
@@ -82,7 +86,16 @@ def form_of(names: list[str], wanted: str | None, source: str, values: Callable[
         )
     if column == "completion" and MAIN["completion"] in names:
         return chat_pairs() if holds_chats else text_pairs()
-    return chats(column) if holds_chats else texts(column)
+    return _without_prompt(chats(column) if holds_chats else texts(column), names)
+
+
+def _without_prompt(form: Form, names: list[str]) -> Form:
+    """Return the form of a column that the user names; say so if it may answer another column, which is not read."""
+    asking = next((name for name in _ASKING if name in names and name != form.column), None)
+    if form.column in MAIN or form.column in _ASKING or asking is None:
+        return form
+    way_out = "to read both, call them 'prompt' and 'completion', or 'instruction' and 'output'"
+    return replace(form, rows=f"{form.rows}, without '{asking}' before it ({way_out})")
 
 
 def passed_over(form: Form, names: list[str]) -> list[str]:

@@ -14,7 +14,7 @@ from logitstore.core.progress import Progress, Step
 from logitstore.dump.data import library
 from logitstore.errors import BadInput, ModelError
 from logitstore.text.chat import check_options, check_template, refuse_options
-from logitstore.text.forms.form import Document, Encoder, Form
+from logitstore.text.forms.form import Document, Encoder, Form, Origin
 
 if TYPE_CHECKING:
     import datasets
@@ -65,7 +65,7 @@ def recognised(form: Form) -> str:
 
 
 def tokenised(
-    documents: datasets.Dataset, form: Form, encoder: Encoder, source: str, domain: str | None, progress: Progress
+    documents: datasets.Dataset, form: Form, encoder: Encoder, origin: Origin, progress: Progress
 ) -> datasets.Dataset:
     """Return the documents as tokens, a row for each pair.
 
@@ -73,29 +73,34 @@ def tokenised(
         documents: the rows of the data.
         form: their form.
         encoder: what they are encoded with.
-        source: the data, for messages.
-        domain: the column that names the domain of a document.
+        origin: where they come from.
         progress: receives the steps.
 
     Returns:
-        Columns `tokens`; `document`, the number of the row; `said` where only some tokens may have rows; `domain` if there is a
-        column of it; `notice`, what the user should know about the row.
+        Columns `tokens`; `document`, the number of the row; `said` where only some tokens may have rows; `domain` if there is
+        any; `notice`, what the user should know about the row.
 
     Raises:
         BadInput: a row that cannot be used.
     """
     done = 0
-    read = [name for name in (*form.columns, domain) if name in documents.column_names]
+    column = origin.domain_column
+    has_domain, is_partial = column is not None or origin.domain is not None, form.is_partial or origin.is_partial
+    read = [name for name in (*form.columns, column) if name in documents.column_names]
     documents = documents.select_columns(list(dict.fromkeys(read)))
 
     def encode(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
         nonlocal done
         rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-        places = [f"--data {source}, row {index + 1}" for index in indices]
-        encoded = _columns(form, form.encode(encoder, list(rows), places), indices)
-        if domain is not None:
-            values = dict(zip(indices, batch[domain], strict=True))
-            encoded["domain"] = [None if values[index] is None else str(values[index]) for index in encoded["document"]]
+        places = [f"--data {origin.source}, row {form.row(index)}" for index in indices]
+        encoded = _columns(is_partial, form.encode(encoder, list(rows), places), indices)
+        if has_domain:
+            given = [origin.domain] * len(indices) if column is None else batch[column]
+            domains = dict(zip(indices, given, strict=True))
+            encoded["domain"] = [
+                None if domains[place] is None else str(domains[place]) for place in encoded["document"]
+            ]
+        encoded["document"] = [origin.first + place for place in encoded["document"]]
         done += len(rows)
         progress(Step(stage="tokenise", done=done, total=len(documents)))
         return encoded
@@ -106,14 +111,15 @@ def tokenised(
         "document": types.Value("int64"),
         "notice": types.Value("string"),
     }
-    if form.is_partial:
+    if is_partial:
         features["said"] = types.List(types.Value("bool"))
-    if domain is not None:
+    if has_domain:
         features["domain"] = types.Value("string")
     identity = (
-        *(_MADE, documents._fingerprint, form.column, form.label, read, domain, encoder.end_token),
+        *(_MADE, documents._fingerprint, form.column, form.label, read, column, encoder.end_token),
         *(encoder.vocabulary, _tokenizer_identity(encoder.tokenizer)),
         json.dumps(dict(encoder.chats.arguments), sort_keys=True),
+        *(origin.domain, origin.first, is_partial),
     )
     return documents.map(
         encode,
@@ -126,7 +132,7 @@ def tokenised(
     )
 
 
-def _columns(form: Form, found: list[Document], indices: list[int]) -> dict[str, list[Any]]:
+def _columns(is_partial: bool, found: list[Document], indices: list[int]) -> dict[str, list[Any]]:
     """Return documents as columns, a row for each pair; the first row of a document has its notices."""
     pairs = [
         (index, place, pair)
@@ -139,13 +145,14 @@ def _columns(form: Form, found: list[Document], indices: list[int]) -> dict[str,
         "document": [index for index, _, _ in pairs],
         "notice": [notices[index] or None if place == 0 else None for index, place, _ in pairs],
     }
-    if form.is_partial:
-        columns["said"] = [said for _, _, (_, said) in pairs]
+    if is_partial:
+        # a form that flags no token has rows about every one
+        columns["said"] = [said or [True] * len(tokens) for _, _, (tokens, said) in pairs]
     return columns
 
 
-def notices(tokenised: datasets.Dataset) -> list[str]:
-    """Return each notice once, with the count of its rows and the first of them."""
+def notices(tokenised: datasets.Dataset, form: Form, first: int = 0) -> list[str]:
+    """Return each notice once, with the count of its rows and the first of them. `first` numbers the first document."""
     column = tokenised.data.column("notice")
     if column.null_count == len(column):
         return []
@@ -153,7 +160,7 @@ def notices(tokenised: datasets.Dataset) -> list[str]:
     found: dict[str, list[int]] = {}
     for row in table.filter(pc.is_valid(column)).to_pylist():
         for notice in row["notice"].split("\n"):
-            found.setdefault(notice, []).append(row["document"] + 1)
+            found.setdefault(notice, []).append(form.row(row["document"] - first))
     return [
         f"{notice} (row {rows[0]}{f' and {len(rows) - 1:,} more' if len(rows) > 1 else ''})"
         for notice, rows in found.items()

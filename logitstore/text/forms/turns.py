@@ -31,6 +31,12 @@ SHAREGPT_ROLES = {
 """The roles of turns that are written as `from` and `value`, as templates call them. The value of a `function_call` is a call
 of a tool, or a list of calls, as JSON."""
 
+_SPEAKERS = ("user", "system", "developer", "assistant")
+"""Roles of turns that say something. What a tool gives may be nothing."""
+
+_NO_WORDS = {"role", "content", "name", "weight"}
+"""Keys beside which the assistant's turn needs others, such as calls of tools, if it has no content."""
+
 
 def turns_of(value: Any, where: str) -> list[dict[str, Any]]:
     """Return the turns of a chat: a list of messages, or the same as JSON text.
@@ -49,10 +55,18 @@ def turns_of(value: Any, where: str) -> list[dict[str, Any]]:
             "value."
         )
     plain = [without_nulls(turn, keep=("content",)) for turn in turns]
-    return [
-        turn if isinstance(turn.get("role"), str) else _of_sharegpt(turn, f"{where}, turn {number}")
-        for number, turn in enumerate(plain)
-    ]
+    return [_turn(turn, f"{where}, turn {number}") for number, turn in enumerate(plain)]
+
+
+def _turn(turn: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return a turn with `role` and `content`. Raises BadInput: see `turns_of`."""
+    if not isinstance(turn.get("role"), str):
+        return _of_sharegpt(turn, where)
+    others = turn.keys() - _NO_WORDS if turn["role"] == "assistant" else ()
+    # a template would print None, or nothing
+    if turn.get("content") is None and turn["role"] in _SPEAKERS and not others:
+        raise BadInput(f"{where}, of the {turn['role']}, has no content. Mend the row, or leave it out.")
+    return turn
 
 
 def unweighted(turns: list[dict[str, Any]], where: str) -> set[int]:

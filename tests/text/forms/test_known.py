@@ -71,6 +71,26 @@ def test_half_a_pair_is_no_form(tmp_path: Path, tokenizer: PreTrainedTokenizerFa
     assert lines == [f"column '{samples.column}' holds texts; rows about every token"]
 
 
+@pytest.mark.parametrize(
+    ("row", "column", "asking"),
+    [
+        ({"question": "2 + 2?", "answer": "Four."}, "answer", "question"),
+        ({"prompt": CHAT[:1], "chosen": CHAT[1:], "rejected": CHAT[1:]}, "chosen", "prompt"),
+        ({"question": "2 + 2?", "body": "Four."}, "question", None),
+        ({"prompt": "2 + 2?", "text": "Four."}, "text", None),
+        ({"topic": "sums", "body": "Four."}, "body", None),
+    ],
+)
+def test_a_named_column_that_may_answer_another_is_said_to_stand_alone(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, row: dict[str, Any], column: str, asking: str | None
+) -> None:
+    write_lines(tmp_path / "data.jsonl", [row])
+    _, (line, *_) = told(tmp_path / "data.jsonl", tokenizer, column=column)
+    assert (f", without '{asking}' before it (to read both, call them 'prompt' and 'completion'" in line) == (
+        asking is not None
+    )
+
+
 def test_conversations_that_are_none_are_refused(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     write_lines(tmp_path / "data.jsonl", [{"conversations": "prose"}])
     with pytest.raises(BadInput, match="column 'conversations' holds no chats"):
@@ -87,6 +107,17 @@ def test_what_a_row_has_in_vain_is_said_each_time(tmp_path: Path, tokenizer: Pre
             f"'{name}' in chat_template_kwargs is not read by the chat template (row 2 and 2 more)"
             for name in ("enable_thinking", "style")
         ]
+
+
+def test_a_chat_without_the_assistant_is_said(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    others = [{"role": "human", "content": "Hi"}, {"role": "gpt", "content": "Hello."}]
+    write_lines(tmp_path / "data.jsonl", [{"messages": chat} for chat in (CHAT, others, CHAT[:1], [], others)])
+    samples, lines = told(tmp_path / "data.jsonl", tokenizer)
+    assert len(samples) == 1
+    assert lines[1:] == [
+        "a chat without a turn of the assistant has no rows; its roles are gpt, human (row 2 and 1 more)",
+        "a chat without a turn of the assistant has no rows; its roles are user (row 3)",
+    ]
 
 
 def test_a_chat_among_prose_is_read_as_prose_and_said(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:

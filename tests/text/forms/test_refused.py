@@ -49,6 +49,16 @@ MALFORMED: dict[str, tuple[Row, Row, str]] = {
         {"conversations": [HI[0], CALL | {"value": '[{"arguments": {}}]'}]},
         r"row 2, turn 1 is a function_call with {'arguments': {}}\. Give a name and arguments",
     ),
+    "a user that says nothing": (
+        {"messages": [{"role": "user", "content": ""}, {"role": "assistant", "content": "Hello."}]},
+        {"messages": [{"role": "user", "text": "Hi"}, {"role": "assistant", "content": "Hello."}]},
+        r"row 2, turn 0, of the user, has no content",
+    ),
+    "an assistant that does nothing": (
+        {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]},
+        {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": None, "name": "a"}]},
+        r"row 2, turn 1, of the assistant, has no content",
+    ),
     "a weight between": (
         {"conversations": [HI[0], HI[1] | {"weight": 1}]},
         {"conversations": [HI[0] | {"weight": 0.5}, HI[1] | {"weight": 0.5}]},
