@@ -31,10 +31,10 @@ class SourceInfo(Record):
     source: str
     split: str
     column: str
-    documents: Count = Field(ge=1)
+    documents: Positive
     domain: str | None = None
     share: float | None = Field(None, gt=0, lt=1)
-    limit: Count | None = Field(None, ge=1)
+    limit: Positive | None = None
 
     @model_serializer(mode="wrap")
     def _plain(self, plain_of: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:

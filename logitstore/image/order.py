@@ -58,16 +58,22 @@ def view_order(cache: Cache, images_I: Array, wanted: str | None, together: int,
     Raises:
         BadInput: a view is not there or not whole, or there are fewer views than must follow each other.
     """
-    whole = cache.whole_views
-    views = whole if wanted is None else parse_views(wanted)
-    lacking = [view for view in views if view not in whole]
-    if lacking or not views:
-        has = f"views {whole[0]} to {whole[-1]}" if whole else "no whole view"
-        raise BadInput(f"{cache.path}: view {lacking[0] if lacking else 0} is not there, or not whole; it has {has}.")
+    views = views_in(cache, wanted)
     if together > len(views):
         raise BadInput(f"--views-per-step {together}: there are {len(views)} views to take. Give at most that many.")
     firsts = tuple(cache.first_sample_of(view) for view in views)
     return ViewOrder(images_I=images_I, firsts=firsts, together=together, seed=seed)
+
+
+def views_in(cache: Cache, wanted: str | None) -> list[int]:
+    """Return the views to use, as for `view_order`. Raises BadInput: a view is not there or not whole."""
+    whole = cache.whole_views
+    views = list(whole) if wanted is None else parse_views(wanted)
+    lacking = [view for view in views if view not in whole]
+    if lacking or not views:
+        has = f"views {whole[0]} to {whole[-1]}" if whole else "no whole view"
+        raise BadInput(f"{cache.path}: view {lacking[0] if lacking else 0} is not there, or not whole; it has {has}.")
+    return views
 
 
 def parse_views(text: str) -> list[int]:

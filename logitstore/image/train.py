@@ -20,7 +20,7 @@ from logitstore.core.types import ModelRef
 from logitstore.errors import BadInput
 from logitstore.format.views import ViewInfo
 from logitstore.image.batches import ViewCollator
-from logitstore.image.order import view_order
+from logitstore.image.order import view_order, views_in
 from logitstore.image.pictures import pictures_of
 from logitstore.image.processors.proof import prove_numbers
 from logitstore.image.processors.saved import code_of, load_processor
@@ -173,6 +173,7 @@ class ImageTraining:
                 "and deviation of the teacher's image processor, and not its own. Finish it with that version, or train "
                 "again in another folder."
             )
+        views_in(cache, settings.views)  # as many images as the plan says are there
         pictures = pictures_of(cache, settings.images, size, progress, shown)
         kept_out_I = held_out(np.arange(cache.manifest.samples), settings.holdout)
         labels_I = images_of(cache).labels[~kept_out_I]
@@ -225,6 +226,7 @@ class ImageTraining:
         """Judge a student on the first view of the images."""
         cache.check_targets("evaluate")
         check_classifier(cache, student)
+        views_in(cache, None)  # as many images as the plan says are there
         images_I = np.arange(cache.manifest.samples)
         if settings.samples == "heldout":
             images_I = np.flatnonzero(held_out(images_I, settings.holdout))

@@ -54,7 +54,7 @@ def source_of(text: str) -> Source:
         ValueError: an option is unknown, given twice, or has an impossible value.
     """
     match = _SPELLED.fullmatch(text)
-    if match is None or not match["options"] or os.path.exists(os.path.expanduser(text)):
+    if match is None or not match["options"] or Path(os.path.expanduser(text)).exists():
         return Source(place=text)
     given: dict[str, Any] = {}
     for pair in match["options"][1:].split(","):

@@ -141,7 +141,9 @@ def test_a_csv_row_with_other_cells_than_the_header_is_refused(
     path = tmp_path / "data.csv"
     path.write_text("\ufeff" + line_end.join(rows), newline="", encoding="utf-8")
     if expected is None:
-        with pytest.raises(BadInput, match=rf"^--data {path}: cannot be read as \.csv: .*(more cells|fewer cells|saw 3)"):
+        with pytest.raises(
+            BadInput, match=rf"^--data {path}: cannot be read as \.csv: .*(more cells|fewer cells|saw 3)"
+        ):
             texts_in(path)
     else:
         assert texts_in(path) == expected
