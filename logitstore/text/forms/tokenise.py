@@ -156,15 +156,18 @@ def notices(tokenised: datasets.Dataset, form: Form, first: int = 0) -> list[str
     column = tokenised.data.column("notice")
     if column.null_count == len(column):
         return []
-    table = pa.table({"notice": column, "document": tokenised.data.column("document")})
-    found: dict[str, list[int]] = {}
-    for row in table.filter(pc.is_valid(column)).to_pylist():
+    table = pa.table({"notice": column, "document": tokenised.data.column("document")}).filter(pc.is_valid(column))
+    # rows by the hundred thousand may have the same notices
+    alike = table.group_by("notice").aggregate([("document", "min"), ("document", "count")])
+    found: dict[str, list[tuple[int, int]]] = {}
+    for row in alike.to_pylist():
         for notice in row["notice"].split("\n"):
-            found.setdefault(notice, []).append(form.row(row["document"] - first))
-    return [
-        f"{notice} (row {rows[0]}{f' and {len(rows) - 1:,} more' if len(rows) > 1 else ''})"
-        for notice, rows in found.items()
-    ]
+            found.setdefault(notice, []).append((row["document_min"] - first, row["document_count"]))
+    return [_told(notice, form.row(min(some)[0]), sum(count for _, count in some)) for notice, some in found.items()]
+
+
+def _told(notice: str, row: int, count: int) -> str:
+    return f"{notice} (row {row}{f' and {count - 1:,} more' if count > 1 else ''})"
 
 
 def _tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
