@@ -37,6 +37,12 @@ def student_ref(text: str, *, trust_remote_code: bool = False) -> ModelRef:
             "Write that as base_model_name_or_path there."
         )
     _check_kind(said, given)
+    is_path = base.startswith((".", "/", "~")) or base.count("/") > 1
+    if is_path and not Path(base).is_dir():
+        raise ModelError(
+            f"{given}: it is an adapter of {base}, and there is no such folder. Write in its adapter_config.json, as "
+            "base_model_name_or_path, where that model lies now."
+        )
     return ModelRef(
         name=base,
         adapter=given.name,

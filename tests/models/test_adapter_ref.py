@@ -65,7 +65,11 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "no base": ({"base_model_name_or_path": None}, "does not say which model it changes"),
     "a base that is not there": (
         {"base_model_name_or_path": "/no/such/model"},
-        "(an adapter of /no/such/model): there is no such",
+        "it is an adapter of /no/such/model, and there is no such folder",
+    ),
+    "a base that the hub does not give": (
+        {"base_model_name_or_path": "other/model"},
+        "(an adapter of other/model): there is no such folder, and as a hub name it",
     ),
     "another kind": ({"peft_type": "IA3"}, "an adapter of the kind IA3; known is LORA"),
     "other parts": ({"layer_replication": [[0, 1]]}, "has layer_replication, which is not known here"),
