@@ -57,13 +57,23 @@ def refuse_other_heads(config: PretrainedConfig, who: object) -> None:
     Its missing weights do not always tell: an output layer that is tied to the embedding is never missing.
 
     Raises:
-        ModelError: it classifies, ranks or answers in another way.
+        ModelError: it classifies, ranks or answers in another way, fills in masked tokens, or has an encoder.
     """
     for architecture in config.architectures or ():
         if any(part in architecture for part in OTHER_HEADS):
             raise ModelError(
                 f"{who}: it is a {architecture}, whose output is no distribution over tokens. Give a causal language model."
             )
+        if "MaskedLM" in architecture and not getattr(config, "is_decoder", False):
+            raise ModelError(
+                f"{who}: it is a {architecture}, which looks at later tokens. Give a causal language model; where this one has "
+                "is_decoder in its configuration, set it to true if it was trained so."
+            )
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"{who}: it is a model of an encoder and a decoder ({config.model_type}). Give a causal language model, which "
+            "has a decoder alone."
+        )
 
 
 def position_limit(config: PretrainedConfig) -> int | None:

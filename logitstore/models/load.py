@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from logitstore.core.place import matching
 from logitstore.core.registry import resolve
 from logitstore.core.tasks import task_of
 from logitstore.core.types import ModelRef
@@ -73,6 +74,12 @@ def load_config(model: ModelRef) -> PretrainedConfig:
         if not is_there and (model.name.startswith((".", "/", "~")) or model.name.count("/") > 1):
             raise ModelError(
                 f"{model}: there is no such folder. Give a folder with a model, or its name on the hub."
+            ) from error
+        if kept := matching(Path(model.name), "checkpoint-*") if Path(model.name).is_dir() else []:
+            newest = max(kept, key=lambda folder: (len(folder.name), folder.name))
+            raise ModelError(
+                f"{model}: it holds the checkpoints of a run that has not ended, and no student yet. Go on with it (train "
+                f"--resume), or give a checkpoint: {newest}."
             ) from error
         where = "" if is_there else "there is no such folder, and as a hub name it "
         raise ModelError(f"{model}: {where}cannot be loaded as a model: {one_line(error)}") from error

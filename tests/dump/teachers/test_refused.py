@@ -63,7 +63,7 @@ def test_a_masked_language_model_is_no_teacher(
 ) -> None:
     bert = saved(BertForMaskedLM(BertConfig(**SHAPE)), tokenizer, tmp_path / "bert")
     line = refused_dump(teacher=bert)
-    assert "BertLMHeadModel looks at later tokens" in line
+    assert "it is a BertForMaskedLM, which looks at later tokens" in line
 
 
 @pytest.mark.parametrize("is_tied", [False, True])
