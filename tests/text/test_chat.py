@@ -295,3 +295,28 @@ def test_a_tokenizer_without_places_is_refused_where_they_are_needed(
     ):
         open_file(path, slow)
     assert len(open_file(path, slow, column="body")) == 1
+
+
+@pytest.mark.parametrize("as_text", [True, False])
+def test_a_null_in_json_is_rendered_as_it_was_written(tmp_path: Path, as_text: bool) -> None:
+    """As `apply_chat_template` renders it; in Parquet such keys are those of other rows."""
+    tokenizer = train_tokenizer()
+    tokenizer.chat_template = (
+        "{{ tools | tojson }}{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] or '' }}"
+        "{% for call in message.tool_calls or [] %}{{ call | tojson }}{% endfor %}<|end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    tools = [{"name": "weather", "parameters": {"city": {"type": "string", "default": None}}}]
+    call = {"name": "weather", "arguments": {"city": None, "days": 1}}
+    chat = [
+        {"role": "user", "content": "Hi", "name": None},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+    ]
+    row = {"messages": chat, "tools": tools}
+    path = tmp_path / "chats.jsonl"
+    path.write_text(json.dumps({name: json.dumps(value) for name, value in row.items()} if as_text else row) + "\n")
+    text = tokenizer.apply_chat_template(chat, tools=tools, tokenize=False)
+    (sample,) = open_samples(DataSpec(source=str(path)), Encoding(max_length=512, overlap=8), tokenizer, "the teacher")
+    assert tokenizer.decode(sample.tokens_T.tolist()) == text
+    assert '"default": null' in text
+    assert '"city": null' in text

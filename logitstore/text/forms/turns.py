@@ -54,7 +54,8 @@ def turns_of(value: Any, where: str) -> list[dict[str, Any]]:
             f"{where}: {value!r:.80} is no chat. Give a list of messages, each with a role and a content, or with from and "
             "value."
         )
-    plain = [without_nulls(turn, keep=("content",)) for turn in turns]
+    named = [{key: each for key, each in turn.items() if each is not None or key == "content"} for turn in turns]
+    plain = named if isinstance(value, str) else [without_nulls(turn, keep=("content",)) for turn in named]
     return [_turn(turn, f"{where}, turn {number}") for number, turn in enumerate(plain)]
 
 
@@ -120,7 +121,7 @@ def _calls(value: str, where: str) -> list[dict[str, Any]]:
 
 def arguments_of(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return what a row gives to the template beside its messages. Raises BadInput: a value that cannot be used."""
-    values = {name: without_nulls(_parsed(row.get(name), where)) for name in ASKED_WITH}
+    values = {name: _given(row.get(name), where) for name in ASKED_WITH}
     more = values.pop("chat_template_kwargs") or {}
     if not isinstance(more, dict):
         raise BadInput(f"{where}: chat_template_kwargs is {more!r:.80}. Give an object of arguments by name.")
@@ -175,6 +176,11 @@ def _parsed(value: Any, where: str) -> Any:
         return json.loads(value)
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{where}: {value!r:.80} is not JSON: {error}. Give JSON, or the values themselves.") from error
+
+
+def _given(value: Any, where: str) -> Any:
+    """Return a value as it was written. A null in JSON text stands there for a reason, such as the default of an argument."""
+    return _parsed(value, where) if isinstance(value, str) else without_nulls(value)
 
 
 def without_nulls(value: Any, keep: tuple[str, ...] = ()) -> Any:
