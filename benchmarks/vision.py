@@ -169,7 +169,7 @@ class Bench:
                     ends.append(time.perf_counter())
                     return inner(*arguments, **options)
 
-                trainer.training_step = timed
+                trainer.training_step = timed  # type: ignore[method-assign]
                 trainer.train()
                 means.append(statistics.mean(after - before for before, after in pairwise(ends[5:])))
         return seconds
