@@ -27,22 +27,23 @@ def checkpoints(out: Path) -> list[Path]:
     return sorted(found, key=lambda folder: int(folder.name[11:]))
 
 
-_NEEDED = (
-    ("trainer_state.json",),
-    ("model*", "pytorch_model*", "adapter_model*", "global_step*"),
-    ("optimizer*", "global_step*"),
-    ("scheduler.pt", "global_step*"),
-    ("rng_state*",),
-)
-"""What a run goes on from: of each line one. DeepSpeed keeps weights, optimizer and schedule in a folder of its own."""
+_STATES = (("optimizer", "global_step"), ("scheduler", "global_step"), ("rng_state",))
+"""How the files begin that a run goes on from beside its weights, of each line one. DeepSpeed keeps all in a folder."""
 
 
 def is_whole(checkpoint: Path) -> bool:
-    """Say whether all that a run goes on from is in a checkpoint, and all files are there to their ends. transformers writes
-    `trainer_state.json` last."""
-    files = [path for path in below(checkpoint) if path.is_file()]
-    has_all = all(any(matching(checkpoint, name) for name in names) for names in _NEEDED)
-    return has_all and all(_is_whole_file(path) for path in files)
+    """Say whether the weights of a checkpoint are there, all or none of the states beside them, and all files to their ends.
+
+    transformers writes `trainer_state.json` last. A checkpoint without any other state was meant to hold the student alone.
+    """
+    found = list(below(checkpoint))
+    files = [path for path in found if path.is_file()]
+    states = [any(path.name.startswith(names) for path in found) for names in _STATES]
+    has_weights = any(path.suffix in (".safetensors", ".bin") and path.name != "training_args.bin" for path in files)
+    is_saved = (checkpoint / STATE_NAME).is_file() and (
+        has_weights or any(p.name.startswith("global_step") for p in found)
+    )
+    return is_saved and len(set(states)) == 1 and all(_is_whole_file(path) for path in files)
 
 
 def _is_whole_file(path: Path) -> bool:
