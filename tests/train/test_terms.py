@@ -153,9 +153,9 @@ def test_a_student_that_learns_faults_is_announced(
     cache: logitstore.Cache, small_student: Path, tmp_path: Path
 ) -> None:
     """The teacher of these tests knows no language: for who learned some text, every step towards it is one away."""
-    train(plan_of(cache, tmp_path / "text", student=str(small_student), epochs=3.0, alpha=0.0))
+    train(plan_of(cache, tmp_path / "text", student=str(small_student), epochs=8.0, alpha=0.0))
     said: list[str] = []
-    plan = plan_of(cache, tmp_path / "out", student=str(tmp_path / "text"), epochs=1.0, evaluate_every=4)
+    plan = plan_of(cache, tmp_path / "out", student=str(tmp_path / "text"), epochs=1.0, evaluate_every=3)
     train(plan, notice=said.append)
     assert sum("cross-entropy on held-out gold tokens rises" in text for text in said) == 1
 
