@@ -32,7 +32,8 @@ TEXTS = FOLDER / "texts.jsonl"
 DOCUMENTS = 26
 HOLDOUT = "0.1"
 STUDENTS = {"6 layers": "student-6", "3 layers": "student-3"}
-TRAINING = ["--precision", "auto", "--batch-size", "2", "--learning-rate", "5e-4", "--holdout", HOLDOUT]
+TRAINING = ["--batch-size", "2", "--learning-rate", "5e-4", "--holdout", HOLDOUT, "--evaluate-every", "1000000"]
+"""Students are judged once, at the end."""
 
 console = Console()
 
@@ -61,11 +62,16 @@ def main() -> None:
         seconds = timed(lambda f=folder, a=alpha, o=out: run(
             "train", CACHE, "--student", FOLDER / f, "--out", o, "--alpha", a, *TRAINING
         ))  # fmt: skip
-        results.append({"student": name, "seconds": seconds, "folder": str(out), **judged(out)})
+        figures = {
+            name.removeprefix("eval_"): value
+            for name, value in json.loads((out / "logitstore.json").read_text())["figures"].items()
+        }
+        results.append({"student": name, "seconds": seconds, "folder": str(out), **figures})
     step("Train: 6 layers, with the teacher in the loop, as the limit")
     out = FOLDER / "trained-student-6-live"
     options = [CACHE, "--student", FOLDER / "student-6", "--out", out, "--alpha", "0.5", *TRAINING]
     seconds = timed(lambda: start([Path(__file__).with_name("live.py"), teacher, *options]))
+    # by the cache, as the others are
     results.append({"student": "6 layers, live teacher", "seconds": seconds, "folder": str(out), **judged(out)})
     report(results, dump_seconds, time.monotonic() - began)
 
@@ -144,7 +150,7 @@ def report(results: list[dict[str, Any]], dump_seconds: float, total_seconds: fl
         each["gain"] = (control["kl"] - each["kl"]) / (control["kl"] - live["kl"])
     table = Table(
         "student",
-        "of the live teacher's gain",
+        "of live gain",
         "held-out cross-entropy",
         "KL to teacher",
         "agreement",
