@@ -94,7 +94,7 @@ def evaluations_of(args: TrainingArguments, state: TrainerState) -> int | None:
         return None
     every = int(state.eval_steps)
     delayed = max(math.ceil(args.eval_delay / every) - 1, 0)
-    return max(state.max_steps // every - delayed, 0)
+    return max(int(state.max_steps) // every - delayed, 0)
 
 
 class FindBest(TrainerCallback):  # type: ignore[misc]
@@ -131,8 +131,8 @@ class EarlyStopping(TrainerCallback):  # type: ignore[misc]
         count = evaluations_of(args, state)
         if count is not None and 0 < count <= self._patience and state.is_world_process_zero:
             self._notice(
-                f"note: --early-stopping {self._patience} cannot stop this run, which has {count} evaluations; the best student "
-                "is saved all the same. To stop, evaluate more often."
+                f"note: --early-stopping {self._patience} cannot stop this run, which has {count} evaluations; the best "
+                "student is saved all the same. To stop, evaluate more often."
             )
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
