@@ -93,7 +93,7 @@ def evaluations_of(args: TrainingArguments, state: TrainerState) -> int | None:
     if args.eval_strategy != IntervalStrategy.STEPS:
         return None
     every = int(state.eval_steps)
-    delayed = max(math.ceil(args.eval_delay / every) - 1, 0)
+    delayed: int = max(math.ceil(args.eval_delay / every) - 1, 0)
     return max(int(state.max_steps) // every - delayed, 0)
 
 
