@@ -36,13 +36,14 @@ BUILDERS = {
     ".rst": "text",
 }
 
-
 _BY_COLUMN = ("json", "csv", "parquet", "arrow", "text")
 """Builders whose files are read here, column by column."""
 
 
 class Columns(Protocol):
-    """The columns of a data set, before they are read."""
+    """The columns of a data set, before they are read, and the files in which they lie."""
+
+    files: list[Path]
 
     @property
     def names(self) -> list[str]:
@@ -65,6 +66,7 @@ class WholeTable:
 
     def __init__(self, table: datasets.Dataset) -> None:
         self._table = table
+        self.files = [Path(file["filename"]) for file in table.cache_files]
         self.names: list[str] = list(table.column_names)
 
     def values(self, column: str, spell: Spell) -> Iterator[Any]:
@@ -149,9 +151,7 @@ def _files_by_column(source: str, split: str) -> tuple[str, list[Path]]:
 
 
 def _split_of_folder(folder: Path, split: str) -> tuple[str, list[Path]]:
-    """Return the builder name and the files of a split of a folder, as `datasets` finds them.
-
-    There are no files if `datasets` has to read them.
+    """Return the builder name and the files of a split of a folder; no files if `datasets` has to read them.
 
     Raises:
         BadInput: there is no such split, or data files belong to none.
@@ -183,8 +183,7 @@ def files_of(source: str) -> list[Path]:
     path = Path(source).expanduser()
     if path.is_file():
         return [path]
-    matches = globbed(_pattern(path)) if glob.has_magic(str(path)) else []
-    return [match for match in matches if match.is_file()]
+    return [match for match in globbed(_pattern(path)) if match.is_file()] if glob.has_magic(str(path)) else []
 
 
 def _pattern(path: Path) -> str:

@@ -81,6 +81,10 @@ _OTHERS = (
 """Entries of adapters that do more than to add products to layers."""
 
 
+_PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal", "eva")
+"""Values of init_lora_weights with which the model's own weights stay as they are."""
+
+
 def _check_kind(said: dict[str, Any], who: ModelRef) -> None:
     """Refuse adapters that are not products in layers, and those of one revision of their model."""
     if said.get("peft_type") != "LORA":
@@ -88,6 +92,11 @@ def _check_kind(said: dict[str, Any], who: ModelRef) -> None:
     other = next((name for name in _OTHERS if said.get(name)), None)
     if other is not None:
         raise ModelError(f"{who}: its adapter_config.json has {other}, which is not known here. {MERGE}")
+    start = said.get("init_lora_weights")
+    if start not in _PLAIN_STARTS:
+        raise ModelError(
+            f"{who}: it began as {start!r:.40} (init_lora_weights), which changes the weights of its model too. {MERGE}"
+        )
     if said.get("revision") not in (None, "main"):
         raise ModelError(
             f"{who}: it belongs to the revision {said['revision']} of {said['base_model_name_or_path']}. Download that, and "

@@ -10,7 +10,7 @@ from logitstore.core.record import Record
 from logitstore.core.registry import suggest
 
 ALL_LINEAR = "all-linear"
-"""Stands for all linear layers but the output layer."""
+"""Stands for all linear layers; of a language model for all but the output layer."""
 
 
 class Lora(Record):

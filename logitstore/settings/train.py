@@ -93,7 +93,8 @@ class TrainSettings(StudentsImages, TrustChoice):
         None,
         description="Train an adapter (LoRA) in place of the weights of --student, and save it for peft: its rank, scale, "
         "layers by the ends of their names, and dropout, such as r=16,alpha=32,targets=q_proj,v_proj,dropout=0. What is left "
-        "out is r=16, alpha twice r, targets=all-linear (all linear layers but the output layer), and no dropout.",
+        "out is r=16, alpha twice r, targets=all-linear (all linear layers, of a language model without the output layer), and "
+        "no dropout.",
     )
     lora_merge: bool = Field(
         False,

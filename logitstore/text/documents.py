@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from logitstore.format.data import SourceInfo
 from logitstore.settings.dump import TeacherSettings
 from logitstore.settings.sources import sources_of
 from logitstore.text.forms.form import Form, Origin
-from logitstore.text.forms.known import form_of, passed_over, text_or_chat
+from logitstore.text.forms.known import form_of, passed_over, text_or_chat, unread
 
 if TYPE_CHECKING:
     import datasets
@@ -128,7 +129,26 @@ def open_documents(spec: DataSpec) -> tuple[datasets.Dataset, Form]:
     taken = None if spec.share is None else spread_rows(len(documents), spec.share)
     if taken is not None:
         documents = documents.select(taken)
-    return documents, replace(form, passed_over=tuple(passed_over(form, names)), taken=taken)
+    form = replace(form, passed_over=tuple(passed_over(form, names)), unread=tuple(unread(form, names)))
+    return documents, replace(form, files=tuple(columns.files), taken=taken)
+
+
+def refuse_shared(specs: Sequence[DataSpec], forms: Sequence[Form]) -> None:
+    """Refuse sources that share a file of which they read the same column, whose rows would be there twice.
+
+    Raises:
+        BadInput: names both and the file.
+    """
+    seen: dict[tuple[int, int, str], DataSpec] = {}
+    for spec, form in zip(specs, forms, strict=True):
+        for file in form.files:
+            state = file.stat()
+            other = seen.setdefault((state.st_dev, state.st_ino, form.column), spec)
+            if other is not spec:
+                raise BadInput(
+                    f"--data {other.source} and --data {spec.source} both have {file}, whose rows would be there twice. Name "
+                    "each file in one of them."
+                )
 
 
 def spread_rows(count: int, share: float) -> list[int]:

@@ -16,7 +16,7 @@ from logitstore.dump.data import library
 from logitstore.errors import BadInput
 from logitstore.format.data import SourceInfo
 from logitstore.text.chat import ChatOptions
-from logitstore.text.documents import DataSpec, open_documents
+from logitstore.text.documents import DataSpec, open_documents, refuse_shared
 from logitstore.text.forms.form import Encoder, Form
 from logitstore.text.forms.tokenise import check_form, notices, recognised, tokenised
 from logitstore.text.sample import BLOCK, Piece, Plan, Sample, blocks, key_of
@@ -168,13 +168,14 @@ def open_samples(
         progress: receives the steps.
 
     Raises:
-        BadInput: the data cannot be read, no position in them or in one of the sources has a row, or options about chats would
-            have no effect.
+        BadInput: the data cannot be read, two sources share a file, no position in them or in one of the sources has a row, or
+            options about chats would have no effect.
         ModelError: the data are chats, and the tokenizer has no chat template.
     """
     specs = [spec] if isinstance(spec, DataSpec) else list(spec)
     opened = [open_documents(each) for each in specs]
     forms = [form for _, form in opened]
+    refuse_shared(specs, forms)
     column = specs[0].domain_column
     if len(specs) > 1 and column is not None and not any(column in documents.column_names for documents, _ in opened):
         raise BadInput(f"--domain-column {column}: no source of the data has such a column, or needs it. Leave it out.")

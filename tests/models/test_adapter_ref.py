@@ -74,6 +74,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "another kind": ({"peft_type": "IA3"}, "an adapter of the kind IA3; known is LORA"),
     "other parts": ({"layer_replication": [[0, 1]]}, "has layer_replication, which is not known here"),
     "a module to import": ({"megatron_config": {"a": 1}, "megatron_core": "this"}, "has megatron_config"),
+    "weights that change the model's": ({"init_lora_weights": "pissa"}, "changes the weights of its model too. Merge"),
     "a revision": ({"revision": "v2"}, "belongs to the revision v2"),
     "other layers": ({"target_modules": ["o_proj"]}, "has no values for model.layers.0.self_attn.o_proj.lora_A"),
     "fewer layers": ({"target_modules": ["q_proj"]}, "for which its adapter_config.json has no place"),

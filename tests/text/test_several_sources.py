@@ -155,6 +155,30 @@ def test_options_without_a_source_to_mean_are_refused(
         asked(places, *sources, **more)
 
 
+def test_sources_that_share_a_file_are_refused(
+    places: dict[str, Path], tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    file = folder / "train.jsonl"
+    file.write_text(json.dumps({"text": "some words", "other": "more words"}) + "\n")
+    (tmp_path / "again.jsonl").hardlink_to(file)
+    for one, two in (
+        (str(file), f"{folder},domain=a"),
+        (str(file), f"{folder}/t*.jsonl,domain=a"),
+        (str(file), f"{tmp_path}/again.jsonl,domain=a"),
+        (f"{file},domain=a", f"{file},split=train,domain=b"),
+        (f"{file},domain=a", f"{file},column=text,domain=b"),
+    ):
+        data = DumpSettings(teacher="t", out=Path("o"), data=[str(places["sums"]), one, two])
+        with pytest.raises(
+            BadInput, match=r"^--data .* both have .*\.jsonl, whose rows would be there twice\. Name each"
+        ):
+            opened(tokenizer, *specs_of(data))
+    both = DumpSettings(teacher="t", out=Path("o"), data=[f"{file},domain=a", f"{file},column=other,domain=b"])
+    assert [sample.domain for sample in opened(tokenizer, *specs_of(both))] == ["a", "b"]
+
+
 def test_a_domain_column_that_no_source_has_is_refused(
     places: dict[str, Path], tokenizer: PreTrainedTokenizerFast
 ) -> None:

@@ -66,19 +66,19 @@ class FileColumns:
     def __init__(self, kind: str, files: list[Path]) -> None:
         self._name, self._kind = kind, KINDS[kind]
         # a file without a byte has no columns either, but it is a text without words
-        self._files = [file.absolute() for file in files if kind == "document" or file.stat().st_size]
+        self.files = [file.absolute() for file in files if kind == "document" or file.stat().st_size]
 
     @cached_property
     def names(self) -> list[str]:
         """The columns of the files, as far as their first rows tell. Raises BadInput: a file cannot be read."""
         found: dict[str, None] = {}
-        for file in self._files:
+        for file in self.files:
             found.update(dict.fromkeys(self._kind.names(file, 0 if found else _HEAD)))
         return list(found)
 
     def values(self, column: str, spell: Spell) -> Iterator[Any]:
         """Yield the values of a column. Raises BadInput: a file cannot be read, or the column cannot hold a value."""
-        for file in self._files:
+        for file in self.files:
             for piece in self._kind.pieces(file, {column: spell}):
                 yield from piece.columns[column].to_pylist() if column in piece.columns else [None] * piece.rows
 
@@ -105,7 +105,7 @@ class FileColumns:
 
     def _identity(self, columns: Mapping[str, Spell]) -> str:
         digest = xxhash.xxh3_128(repr((_LAYOUT, self._name, list(columns))).encode("utf-8", "surrogatepass"))
-        for file in self._files:
+        for file in self.files:
             state = file.stat()
             # the time of change, too: a copy may have been given the other times and the size of the file before it
             known = f"\0{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns} {state.st_ino} "
@@ -117,7 +117,7 @@ class FileColumns:
         if self._kind.schema is None:
             return pyarrow.schema([(name, pyarrow.string()) for name in columns])
         types = dict.fromkeys(columns, pyarrow.null())
-        schemas = [self._kind.schema(file) for file in self._files]
+        schemas = [self._kind.schema(file) for file in self.files]
         for schema in schemas:
             types |= {name: joined(types[name], schema.field(name).type) for name in columns if name in schema.names}
         # what `datasets` itself wrote says more about its columns than their types do
@@ -127,7 +127,7 @@ class FileColumns:
             try:
                 features |= datasets.Features.from_arrow_schema(pyarrow.schema([(name, kind)], metadata))
             except (ValueError, NotImplementedError) as error:
-                file = next(file for file, schema in zip(self._files, schemas, strict=True) if name in schema.names)
+                file = next(file for file, schema in zip(self.files, schemas, strict=True) if name in schema.names)
                 raise BadInput(
                     f"--data {file}: column '{name}' holds {kind}, which cannot be read ({one_line(error)}). "
                     "Give it another type, or name another column."
@@ -139,7 +139,7 @@ class FileColumns:
         try:
             with aside.open("xb") as file:
                 with pyarrow.ipc.new_stream(file, schema) as stream:
-                    for source in self._files:
+                    for source in self.files:
                         self._write_file(source, stream, schema, columns, needed)
                 file.flush()
                 os.fsync(file.fileno())

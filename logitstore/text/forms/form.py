@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -84,6 +85,10 @@ class Form:
     apart: str = ""
     passed_over: Sequence[str] = field(default_factory=tuple)
     """Main columns of other forms that the data have too."""
+    unread: Sequence[str] = field(default_factory=tuple)
+    """Columns that may say something about tokens, in a way that is not known."""
+    files: Sequence[Path] = field(default_factory=tuple)
+    """The files in which the data lie."""
     taken: Sequence[int] | None = None
     """The number of each document among the rows of the data, where not all of them are taken."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
@@ -101,6 +102,18 @@ def _without_prompt(form: Form, names: list[str]) -> Form:
 def passed_over(form: Form, names: list[str]) -> list[str]:
     """Return the main columns of other forms that the data have, too."""
     return [name for name in _known(names) if name != form.column]
+
+
+_ABOUT_TOKENS = re.compile(
+    r"(?i)(mask|weight|seqlen|label|position|segment|(sequence|document|doc|sample|seq)_?(ids?|idx)$)"
+)
+"""Names of columns that, beside token ids, may say which tokens count or where samples begin."""
+
+
+def unread(form: Form, names: list[str]) -> list[str]:
+    """Return the columns beside token ids that may say something about them in a way that is not known."""
+    others = [name for name in names if name not in form.columns and name != "special_tokens_mask"]
+    return [] if form.is_spelled else [name for name in others if _ABOUT_TOKENS.search(name)]
 
 
 def text_or_chat(value: Any) -> str:

@@ -61,6 +61,8 @@ def recognised(form: Form) -> str:
     """Return a line about what is read, and what is not."""
     others = ", ".join(f"'{name}'" for name in form.passed_over)
     rest = f"; not read: {others}, which --column would name" if others else ""
+    unknown = ", ".join(f"'{name}'" for name in form.unread)
+    rest += f"; not known, so without effect: {unknown}" if unknown else ""
     return f"column '{form.column}' holds {form.label}; rows about {form.rows}{rest}"
 
 

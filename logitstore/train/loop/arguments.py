@@ -65,6 +65,7 @@ def training_arguments(settings: TrainSettings, figures: Sequence[str]) -> Train
         processes=_processes(),
         holds_out=settings.holdout > 0,
         saves_every=settings.save_every is not None,
+        keeps=settings.keep_checkpoints is not None,
     )
     check_circumstances(section, has)
     best = best_model(settings, section, figures)

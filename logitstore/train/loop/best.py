@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import IntervalStrategy, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from logitstore.core.registry import suggest
 from logitstore.errors import BadInput
@@ -88,10 +88,26 @@ def _saved_when_judged(settings: TrainSettings, given: dict[str, Any]) -> dict[s
     return {"save_strategy": "steps", "save_steps": every or judged or EVALUATIONS}
 
 
+def evaluations_of(args: TrainingArguments, state: TrainerState) -> int | None:
+    """Return how many evaluations a run has from its first step to its last; None if they do not come every so many steps."""
+    if args.eval_strategy != IntervalStrategy.STEPS:
+        return None
+    every = int(state.eval_steps)
+    delayed: int = max(math.ceil(args.eval_delay / every) - 1, 0)
+    return max(int(state.max_steps) // every - delayed, 0)
+
+
 class FindBest(TrainerCallback):  # type: ignore[misc]
-    """When a run is resumed, find its best checkpoint where the run lies now; without it another one can become the best."""
+    """When a run begins, see that it can know its best checkpoint; when it is resumed, find that checkpoint where the run lies
+    now. Without it another one can become the best."""
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if args.metric_for_best_model is not None and evaluations_of(args, state) == 0:
+            delay = f" and eval_delay {args.eval_delay:g}" if args.eval_delay else ""
+            raise BadInput(
+                f"no evaluation comes within the {state.max_steps} steps of this run (one every {int(state.eval_steps)} "
+                f"steps{delay}), so nothing is judged by {args.metric_for_best_model}. Evaluate more often."
+            )
         if state.best_global_step:
             folder = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
             is_there = (folder / STATE_NAME).is_file()
@@ -110,6 +126,14 @@ class EarlyStopping(TrainerCallback):  # type: ignore[misc]
     def __init__(self, patience: int, notice: Callable[[str], None]) -> None:
         self._patience, self._notice = patience, notice
         self.stopped = False
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        count = evaluations_of(args, state)
+        if count is not None and 0 < count <= self._patience and state.is_world_process_zero:
+            self._notice(
+                f"note: --early-stopping {self._patience} cannot stop this run, which has {count} evaluations; the best "
+                "student is saved all the same. To stop, evaluate more often."
+            )
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         name = str(args.metric_for_best_model)

@@ -33,12 +33,14 @@ class Circumstances:
         processes: their number.
         holds_out: whether samples are held out.
         saves_every: whether --save-every is given.
+        keeps: whether --keep-checkpoints is given.
     """
 
     on_gpu: bool
     processes: int
     holds_out: bool
     saves_every: bool
+    keeps: bool
 
 
 def check_section(given: dict[str, Any]) -> dict[str, Any]:
@@ -154,6 +156,8 @@ def check_circumstances(given: dict[str, Any], has: Circumstances) -> None:
         raise BadInput(f"trainer: '{name}' has no effect without {needed}. Leave it out.")
     if has.saves_every and given.get("save_strategy", "steps") != "steps":
         raise BadInput(f"trainer: save_strategy '{given['save_strategy']}' with --save-every: leave one of them out.")
+    if has.keeps and given.get("save_strategy") == "no":
+        raise BadInput("trainer: save_strategy 'no' with --keep-checkpoints: leave one of them out.")
     sharded = str(
         given.get("fsdp_config", {}).get("state_dict_type", given.get("fsdp_config", {}).get("fsdp_state_dict_type"))
     )
@@ -194,6 +198,7 @@ def _lacking(given: dict[str, Any], has: Circumstances) -> Iterator[tuple[str, s
             tuple(name for name in HONOURED["logging"] if name == "project" or name[:8] == "trackio_"),
         ),
         (has.holds_out, "held-out samples; choose a --holdout above 0", HONOURED["evaluation"]),
+        (given.get("save_strategy") != "no", "checkpoints; save_strategy is no", ("save_only_model",)),
         (has.on_gpu, _GPU, ("tf32", "dataloader_pin_memory", "torch_empty_cache_steps")),
         (bool(given.get("fsdp")), "fsdp", ("fsdp_config",)),
         (has.on_gpu, "GPUs: on a CPU each process keeps the whole student", ("fsdp", "deepspeed")),

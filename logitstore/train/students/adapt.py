@@ -66,7 +66,8 @@ def adapt(settings: TrainSettings, student: PreTrainedModel, reference: ModelRef
     """Put on a student the adapter that the settings ask for, and freeze what they ask for.
 
     Raises:
-        BadInput: no layer has the name of a target, a pattern changes nothing, or nothing is left to train.
+        BadInput: no layer has the name of a target, a pattern changes nothing, nothing is left to train, or weights would be
+            trained that are not saved.
     """
     who = str(reference or "the fresh student")
     if settings.lora is not None:
@@ -74,6 +75,8 @@ def adapt(settings: TrainSettings, student: PreTrainedModel, reference: ModelRef
     if has_adapter(student) and reference is not None:
         for config in student.peft_config.values():
             config.base_model_name_or_path = base_name(reference)
+    if has_adapter(student):
+        _refuse_beside(student, who)
     if settings.lora_merge and has_adapter(student) and (shared := tied_target(student)) is not None:
         raise BadInput(
             f"--lora-merge: {shared} of {who} shares its weight with another layer, so its adapter cannot be added to it. "
@@ -86,6 +89,18 @@ def adapt(settings: TrainSettings, student: PreTrainedModel, reference: ModelRef
         raise BadInput(
             f"{flags}no weight of {who} is left to train. Freeze fewer; a model with an adapter is loaded with "
             "is_trainable=True."
+        )
+
+
+def _refuse_beside(student: PreTrainedModel, who: str) -> None:
+    """Refuse weights that are trained beside an adapter, with which neither it nor a checkpoint is saved. Raises BadInput."""
+    own = {id(weight) for _, weight in adapter_weights(student)}
+    beside = [name for name, each in student.named_parameters() if each.requires_grad and id(each) not in own]
+    if beside:
+        more = f" and {len(beside) - 1} more" if len(beside) > 1 else ""
+        raise BadInput(
+            f"{who}: its weight {beside[0]}{more} would be trained beside its adapter, and would not be saved with it. Freeze "
+            "it (requires_grad_(False)), give its layer an adapter too, or merge the adapter and train the whole model."
         )
 
 

@@ -62,6 +62,20 @@ def test_the_first_form_that_is_there_is_read_and_the_others_are_named(
     assert samples.column == column
 
 
+def test_columns_beside_token_ids_that_are_not_known_are_named(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    ids = [5, 6, 7, 8]
+    known = {"input_ids": ids, "labels": ids, "attention_mask": [1] * 4, "special_tokens_mask": [0] * 4, "source": "a"}
+    odd = ("assistant_mask", "loss_weights", "cu_seqlens", "segment_ids", "document_id", "seq_idx")
+    write_lines(tmp_path / "data.jsonl", [known | {name: [0, 0, 1, 1] for name in odd}])
+    line = "column 'input_ids' holds token ids; rows about the tokens that 'labels' takes"
+    names = ", ".join(map(repr, odd))
+    assert told(tmp_path / "data.jsonl", tokenizer)[1] == [f"{line}; not known, so without effect: {names}"]
+    write_lines(tmp_path / "data.jsonl", [known])
+    assert told(tmp_path / "data.jsonl", tokenizer)[1] == [line]
+
+
 @pytest.mark.parametrize("row", [{"completion": "a b"}, {"output": "a b"}, {"prompt": "a b"}, {"instruction": "a b"}])
 def test_half_a_pair_is_no_form(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, row: dict[str, str]) -> None:
     write_lines(tmp_path / "data.jsonl", [row])

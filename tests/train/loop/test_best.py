@@ -146,6 +146,32 @@ def test_what_the_best_student_needs_is_refused_by_name(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "every"),
+    [
+        ({"early_stopping": 1, "evaluate_every": 9}, "one every 9 steps"),
+        ({"scheduler": "reduce_lr_on_plateau", "warmup": 0.0, "evaluate_every": 9}, "one every 9 steps"),
+        ({"trainer": {"load_best_model_at_end": True}, "evaluate_every": 9}, "one every 9 steps"),
+        ({"trainer": {"save_strategy": "best", "eval_delay": 5}, "evaluate_every": 2}, "steps and eval_delay 5"),
+    ],
+)
+def test_a_run_without_an_evaluation_judges_nothing(
+    changes: dict[str, Any], every: str, cache: logitstore.Cache, small_student: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(BadInput, match=f"no evaluation comes within the 4 steps of this run .*{every}"):
+        train(plan_of(cache, tmp_path, student=str(small_student), max_steps=4, **changes))
+
+
+def test_patience_that_outlasts_the_run_is_told(cache: logitstore.Cache, small_student: Path, tmp_path: Path) -> None:
+    options = WORSE | {"student": str(small_student), "evaluate_every": 2, "max_steps": 4}
+    said: list[str] = []
+    train(plan_of(cache, tmp_path / "two", early_stopping=2, **options), notice=said.append)
+    assert [text for text in said if "--early-stopping 2 cannot stop this run, which has 2 evaluations" in text]
+    said.clear()
+    train(plan_of(cache, tmp_path / "one", early_stopping=1, **options), notice=said.append)
+    assert not [text for text in said if "cannot stop" in text]
+
+
 def test_a_figure_that_is_not_known_cannot_be_judged_by() -> None:
     check_known(None, {})
     check_known("eval_kl", {"eval_kl": 1.0})

@@ -16,8 +16,8 @@ from logitstore.train.loop.section import Circumstances, check_circumstances, ch
 
 KNOWN = {each.name: each for each in fields(TrainingArguments)}
 PASSED_ON = [name for names in HONOURED.values() for name in names]
-ALONE = Circumstances(on_gpu=False, processes=1, holds_out=True, saves_every=False)
-ON_GPUS = Circumstances(on_gpu=True, processes=2, holds_out=True, saves_every=False)
+ALONE = Circumstances(on_gpu=False, processes=1, holds_out=True, saves_every=False, keeps=False)
+ON_GPUS = Circumstances(on_gpu=True, processes=2, holds_out=True, saves_every=False, keeps=False)
 
 
 @pytest.mark.parametrize("name", KNOWN)
@@ -108,6 +108,7 @@ def test_a_section_may_lie_in_a_file(tmp_path: Path) -> None:
         ({"run_name": "mine", "report_to": "tensorboard"}, "a tracker"),
         ({"project": "mine", "report_to": ["wandb"]}, "report_to trackio"),
         ({"trackio_space_id": "mine"}, "report_to trackio"),
+        ({"save_strategy": "no", "save_only_model": True}, "checkpoints; save_strategy is no"),
         ({"tf32": True}, "a GPU"),
         ({"dataloader_pin_memory": True}, "a GPU"),
         ({"fsdp": True}, "GPUs: on a CPU each process keeps the whole student"),
@@ -128,7 +129,9 @@ def test_what_needs_something_else_is_refused_without_it(given: dict[str, Any], 
 def test_evaluations_need_held_out_samples(name: str) -> None:
     check_circumstances({name: 1}, ALONE)
     with pytest.raises(BadInput, match=f"'{name}' has no effect without held-out samples"):
-        check_circumstances({name: 1}, Circumstances(on_gpu=False, processes=1, holds_out=False, saves_every=False))
+        check_circumstances(
+            {name: 1}, Circumstances(on_gpu=False, processes=1, holds_out=False, saves_every=False, keeps=False)
+        )
 
 
 @pytest.mark.parametrize(
@@ -159,7 +162,11 @@ def test_a_student_that_could_not_be_saved_whole_is_refused(given: dict[str, Any
 
 
 def test_a_strategy_does_not_overrule_the_option() -> None:
-    has = Circumstances(on_gpu=False, processes=1, holds_out=True, saves_every=True)
+    has = Circumstances(on_gpu=False, processes=1, holds_out=True, saves_every=True, keeps=False)
     check_circumstances({"save_strategy": "steps"}, has)
     with pytest.raises(BadInput, match="save_strategy 'epoch' with --save-every: leave one of them out"):
         check_circumstances({"save_strategy": "epoch"}, has)
+    kept = Circumstances(on_gpu=False, processes=1, holds_out=True, saves_every=False, keeps=True)
+    check_circumstances({"save_strategy": "epoch"}, kept)
+    with pytest.raises(BadInput, match="save_strategy 'no' with --keep-checkpoints: leave one of them out"):
+        check_circumstances({"save_strategy": "no"}, kept)

@@ -120,6 +120,8 @@ def test_what_cannot_be_trained_is_refused_in_one_line(
         plain(small_student),
         peft.IA3Config(target_modules=["v_proj"], feedforward_modules=[], task_type="CAUSAL_LM"),
     )
+    beside = with_peft(small_student)
+    beside.base_model.model.lm_head.weight.requires_grad_(True)
     spread, packed = plain(small_student), plain(small_student)
     spread.hf_device_map, packed.is_quantized = {"model": 0, "lm_head": "cpu"}, True
     for student, more, said in (
@@ -128,6 +130,7 @@ def test_what_cannot_be_trained_is_refused_in_one_line(
         (torch.nn.Linear(2, 2), {}, "a Linear cannot be trained"),
         (half, {}, "is bfloat16, and is trained in float32. Load it with dtype=torch.float32"),
         (frozen, {}, "is left to train. Freeze fewer; a model with an adapter is loaded with is_trainable=True"),
+        (beside, {}, "its weight lm_head.weight would be trained beside its adapter, and would not be saved with it"),
         (two, {}, "its adapters are LORA, LORA; known is one of the kind LORA"),
         (ia3, {}, "its adapters are IA3; known is one of the kind LORA"),
         (with_peft(small_student), {"lora": ALL}, "has its adapter already"),
