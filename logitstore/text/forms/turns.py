@@ -55,9 +55,7 @@ def turns_of(value: Any, where: str) -> list[dict[str, Any]]:
             "value."
         )
     named = [{key: each for key, each in turn.items() if each is not None or key == "content"} for turn in turns]
-    # this also finds what is nested too deep for a template, before it is rendered
-    pruned = [without_nulls(turn, keep=("content",)) for turn in named]
-    plain = named if isinstance(value, str) else pruned
+    plain = named if isinstance(value, str) else [without_nulls(turn, keep=("content",)) for turn in named]
     return [_turn(turn, f"{where}, turn {number}") for number, turn in enumerate(plain)]
 
 
