@@ -101,8 +101,16 @@ def _checked(given: Any, info: ValidationInfo) -> Any:
     if isinstance(given, list) and not takes_several:
         raise ValueError(f"the task {info.data['task']} takes one source of data. Give one")
     if takes_several and isinstance(given, str | list):
-        _check_several([source_of(each) for each in ([given] if isinstance(given, str) else given)])
+        _check_several([source_of(given)] if isinstance(given, str) else [_one_of(each) for each in given])
     return given
+
+
+def _one_of(text: str) -> Source:
+    """Return one of several sources. Raises ValueError: one that cannot be; it names the source."""
+    try:
+        return source_of(text)
+    except ValueError as error:
+        raise ValueError(f"{text}: {error}") from None
 
 
 def _check_several(sources: list[Source]) -> None:

@@ -104,7 +104,7 @@ class TextDump:
 def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
     """Prepare a dump of texts."""
     refuse_other_tasks(settings, "dump", settings.task, f"--task {settings.task}")
-    preset = settings.preset or PRESET
+    preset, specs = settings.preset or PRESET, specs_of(settings)
     source = open_source(settings.teacher, trust_remote_code=settings.trust_remote_code)
     check_window(source.pretrained, settings.max_length, source.name)
     tokenizer = with_template(source.tokenizer(), settings.chat_template)
@@ -121,7 +121,6 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
             f"--samples-per-part {per_part}: a part may hold up to {(1 << 31) // settings.max_length} samples "
             f"of {settings.max_length} tokens. Give less."
         )
-    specs = specs_of(settings)
     chats = ChatOptions(template=settings.chat_template, arguments=settings.template_arg or {})
     encoding = Encoding(
         max_length=settings.max_length, overlap=overlap, chats=chats, vocabulary=real, end_token=settings.end_token

@@ -67,7 +67,8 @@ class Samples(Sequence[Sample]):
         plan = Plan(encoding.max_length, encoding.overlap)
         for piece in _pieces(documents):
             plan.add(piece)
-            progress(Step(stage="windows", done=plan.documents, total=len(documents)))
+            done, total = (int(number) + 1 for number in (piece.numbers_D[-1], documents[-1]["document"]))
+            progress(Step(stage="windows", done=done, total=total))
         self._plan, self._number_of = plan.finish()
         self.fingerprint, self.highest_token = plan.digest.hexdigest(), plan.highest
         self.documents = len(np.unique(self._number_of))
@@ -101,6 +102,22 @@ class Samples(Sequence[Sample]):
         ends = np.cumsum(counts)
         owners_S = np.searchsorted(ends, self._number_of[self._plan[:, 0]], "right")
         return [bool(each) for each in np.bincount(owners_S, minlength=len(counts)) > 0]
+
+    def cut_context(self, encoding: Encoding) -> list[str]:
+        """Return a note if samples begin within a text whose beginning tells the teacher what is asked, such as a chat."""
+        ends = np.cumsum([each.documents for each in self.sources])
+        is_partial = np.array([form.is_partial for form in self.forms])
+        owners_S = np.searchsorted(ends, self._number_of[self._plan[:, 0]], "right")
+        within = self._plan[(self._plan[:, 2] > 0) & is_partial[owners_S]]
+        if not len(within):
+            return []
+        documents = len(np.unique(self._number_of[within[:, 0]]))
+        are = "document is" if documents == 1 else "documents are"
+        return [
+            f"{documents:,} {are} longer than --max-length {encoding.max_length}. The teacher sees the windows after the first "
+            f"without the beginning, such as instructions, tools and the prompt. --max-length {int(within[:, 3].max())} keeps "
+            "all whole"
+        ]
 
     def rows_in(self, span: slice) -> int:
         """Return how many rows the samples of a slice have."""
@@ -199,14 +216,15 @@ def open_samples(
             progress(Step(stage="note", done=1, total=1, note=f"{where}{notice}"))
         apart = len(encoded) - len(documents)
         if apart:
-            note = f"{where}{form.apart.format(apart)}"
-            progress(Step(stage="windows", done=len(encoded), total=len(encoded), note=note))
+            progress(Step(stage="note", done=1, total=1, note=f"{where}{form.apart.format(apart)}"))
         first += len(documents)
         parts.append(encoded)
         sources.append(each.told(form.column, len(documents), origin.domain))
     whole = parts[0] if len(parts) == 1 else library().concatenate_datasets(parts)
     samples = Samples(whole, is_partial, ", ".join(sorted({form.column for form in forms})), encoding, progress)
     samples.sources, samples.forms = tuple(sources), tuple(forms)
+    for note in samples.cut_context(encoding):
+        progress(Step(stage="note", done=1, total=1, note=note))
     have_samples = samples.have_samples([each.documents for each in sources])
     for told, form, has_samples in zip(sources, forms, have_samples, strict=True):
         if not has_samples:

@@ -99,7 +99,9 @@ def sample_lines(number: int, sample: Sample, row: str, spell: Callable[[Array],
         row: the row of the data that it comes from, for people.
         spell: gives the text of some tokens.
     """
-    window = f", window {sample.window} from token {sample.start:,}" if sample.window or sample.start else ""
+    window = f", window {sample.window} from token {sample.start:,}" if sample.start else ""
+    if sample.window and not sample.start:
+        window = f", its sample {sample.window + 1}"  # such as a chat that is rendered anew for a later turn
     lines = [f"sample {number}: {row}{window}, {sample.length:,} tokens, {sample.rows:,} rows"]
     asked_T = np.concatenate([[False], sample.mask_T[:-1]])
     begins = [0, *(np.flatnonzero(np.diff(asked_T)) + 1).tolist()]

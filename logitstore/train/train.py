@@ -30,7 +30,7 @@ from logitstore.train.loop.arguments import training_arguments
 from logitstore.train.loop.best import EarlyStopping
 from logitstore.train.loop.callbacks import DivergenceWarning, Report
 from logitstore.train.loop.checkpoints import check_schedule, whole_student
-from logitstore.train.loop.ending import clear, last_evaluation, run
+from logitstore.train.loop.ending import clear, last_evaluation, run, saved_step
 from logitstore.train.loop.packages import package_errors
 from logitstore.train.metrics import Evaluation
 from logitstore.train.run_folder import checkpoint_of, conditions, with_precision, write_summary
@@ -164,6 +164,8 @@ def train(
                     save_beside(folder / name)
         if trainer.is_world_process_zero():
             write_summary(settings.out, summary | {"figures": figures, "log": trainer.state.log_history})
+            if (best := saved_step(trainer)) != trainer.state.global_step:
+                notice(f"note: the student that is saved is the best one, that of step {best}.")
             clear(settings, trainer.state.best_model_checkpoint, notice)
     return figures
 

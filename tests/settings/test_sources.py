@@ -74,7 +74,10 @@ def test_one_source_is_a_text_and_several_are_a_list(tmp_path: Path) -> None:
             r"--data a\.jsonl,shar=0\.5: no option of a source is named 'shar'\. Did you mean 'share'",
         ),
         (["a.jsonl,share=1"], r"share=1 must be above 0 and below 1"),
-        (["a.jsonl,share=2.5", "b.jsonl"], r"A cache keeps each document at most once"),
+        (
+            ["b.jsonl", "a.jsonl,share=2.5"],
+            r"a\.jsonl,share=2\.5: share=2\.5 must be .* A cache keeps each document at most once",
+        ),
         (["a.jsonl,share=half"], r"share=half must be"),
         (["a.jsonl,share=nan"], r"share=nan must be"),
         (["a.jsonl,limit=0"], r"limit=0 must be a count from 1"),

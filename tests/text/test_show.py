@@ -73,7 +73,34 @@ def test_a_dry_run_shows_samples_with_the_tokens_that_have_rows(
     assert whole[2].split()[0] == "rows"
     assert whole[2].endswith("  Blue.<|end|>")
     assert "data: column 'messages' holds chats; rows about what the assistant says" in shown.err
+    (cut,) = [line for line in shown.err.splitlines() if "longer than --max-length 40" in line]
+    assert cut.startswith("note: 1 document is longer")
     assert not (tmp_path / "out").exists()
+    enough = cut.partition("windows after the first")[2].partition("--max-length ")[2].split()[0]
+    assert command("dump", *usual, "--max-length", enough, "--overlap", 20, "--dry-run") == 0
+    shown = capsys.readouterr()
+    assert f"samples    3 of at most {enough} tokens" in shown.out
+    assert "longer than" not in shown.err
+
+
+def test_a_turn_that_is_rendered_anew_is_shown_as_a_further_sample_of_its_row(
+    tmp_path: Path, teacher: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho", "reasoning_content": "Hm"}]
+    (tmp_path / "chats.jsonl").write_text(json.dumps({"messages": turns * 2}) + "\n")
+    (tmp_path / "thinks.jinja").write_text(
+        "{% for message in messages %}{{ message.role }}: {% if loop.last and message.role == 'assistant' %}"
+        "{{ message.reasoning_content }}. {% endif %}{{ message.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    usual = ("--teacher", teacher, "--data", tmp_path / "chats.jsonl", "--out", tmp_path / "out", "--preset", "topk")
+    thinks = ("--chat-template", tmp_path / "thinks.jinja", "--max-length", 200)
+    assert command("dump", *usual, *thinks, "--dry-run", "--show", 2) == 0
+    shown = capsys.readouterr()
+    heads = [line for line in shown.out.splitlines() if line.startswith("sample ")]
+    assert heads[0].startswith("sample 0: row 1 of the data, ")
+    assert heads[1].startswith("sample 1: row 1 of the data, its sample 2, ")
+    assert "windows: 1 of 1 documents" in shown.err
 
 
 def test_samples_are_shown_by_a_dry_run_of_texts_alone(refused: Refused, refused_image_dump: Told) -> None:

@@ -9,6 +9,7 @@ from logitstore.text.forms.turns import is_chat_text
 
 _SPELLS_A_CHAT = "a chat that is spelled as JSON is read as prose, because the first value of the column is none"
 _TORN = "a completion begins within a token that begins in the prompt; the row is about the whole token"
+_ENDLESS = "a completion does not end with the end-of-text token; --end-token adds it, so that students learn to stop"
 
 
 def texts(column: str) -> Form:
@@ -76,10 +77,9 @@ def _completed(encoder: Encoder, row: Row, where: str) -> Document:
     # what the tokenizer itself puts behind the text stands for no characters
     said[last:] = [True] * len(said[last:])
     torn = any(start < begins < stop for start, stop in spans)
-    return Document(
-        pairs=[_ended(encoder, list(encoded["input_ids"]), said)],
-        notices=(_TORN,) if torn else (),
-    )
+    tokens, said = _ended(encoder, list(encoded["input_ids"]), said)
+    endless = encoder.tokenizer.eos_token_id not in (None, *tokens[-1:])
+    return Document(pairs=[(tokens, said)], notices=(*[_TORN] * torn, *[_ENDLESS] * endless))
 
 
 def _ended(encoder: Encoder, tokens: list[int], said: list[bool]) -> Pair:

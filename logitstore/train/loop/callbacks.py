@@ -151,7 +151,8 @@ class Report(TrainerCallback):  # type: ignore[misc]
             self._report(state, is_news=True)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._report(state)
+        if state.global_step < state.max_steps:  # a line of the log follows the last step
+            self._report(state)
 
     def _report(self, state: TrainerState, *, is_news: bool = False) -> None:
         if state.is_world_process_zero:

@@ -39,17 +39,22 @@ def clear(settings: TrainSettings, best: str | None, notice: Callable[[str], Non
     if stay and settings.keep_checkpoints is None and not settings.trainer.get("save_only_model"):
         size = sum(path.stat().st_size for folder in stay for path in below(folder) if path.is_file())
         notice(
-            f"note: {', '.join(folder.name for folder in stay)} stays beside the student ({size / 1e6:,.1f} MB), so that "
+            f"note: {', '.join(folder.name for folder in stay)} {'stays' if len(stay) == 1 else 'stay'} beside the student "
+            f"({size / 1e6:,.1f} MB), so that "
             "--resume with more steps can go on. With --keep-checkpoints 0 nothing stays."
         )
 
 
-def last_evaluation(trainer: WatchedTrainer) -> dict[str, float]:
-    """Return the figures of the student that is saved, which is that after the last step or the best; evaluate now if there
-    are none yet."""
+def saved_step(trainer: WatchedTrainer) -> int:
+    """Return after which step the student that is saved was reached: the last, or the best."""
     state = trainer.state
     is_best = trainer.args.load_best_model_at_end and state.best_model_checkpoint is not None
-    saved = state.best_global_step if is_best else state.global_step
+    return int(state.best_global_step if is_best else state.global_step)
+
+
+def last_evaluation(trainer: WatchedTrainer) -> dict[str, float]:
+    """Return the figures of the student that is saved; evaluate now if there are none yet."""
+    state, saved = trainer.state, saved_step(trainer)
     for entry in state.log_history:
         figures = {name: value for name, value in entry.items() if name.rpartition("/")[2].startswith("eval_")}
         if figures and entry["step"] == saved:

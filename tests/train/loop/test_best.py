@@ -46,6 +46,7 @@ def test_a_run_stops_when_no_better_student_comes_and_saves_the_best(
     assert all((saved[name] == kept[name]).all() for name in kept)
     (told,) = [text for text in said if "stopped at step" in text]
     assert f"stopped at step {best + 3} of 30: eval_kl was {judged[best]:.4f} at step {best}" in told
+    assert f"note: the student that is saved is the best one, that of step {best}." in said
     with pytest.raises(BadInput, match=r"is finished\. Give a higher --max-steps or --epochs or --early-stopping"):
         train(plan_of(cache, tmp_path, early_stopping=3, resume=True, **options))
     more = train(plan_of(cache, tmp_path, early_stopping=5, resume=True, **options))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from logitstore.train.loop.callbacks import parting
+from logitstore.core.progress import Step
+from logitstore.train.loop.callbacks import Report, parting
 
 
 def log_of(cross_entropies: Sequence[float], kls: Sequence[float], rows: float = 1e6) -> list[dict[str, Any]]:
@@ -34,6 +37,16 @@ def test_a_teacher_that_gets_farther_while_the_text_gets_nearer_is_announced() -
     found = parting(log_of([5.0, 4.5, 4.4, 4.3], [3.0, 2.5, 2.6, 2.7]))
     assert found is not None
     assert found[0] == "eval_kl"
+
+
+def test_no_figures_of_an_earlier_step_are_reported_for_the_last(tmp_path: Path) -> None:
+    told: list[Step] = []
+    report, rest = Report(told.append), (TrainingArguments(str(tmp_path), use_cpu=True), TrainerControl())
+    for step in (1, 2):
+        state = TrainerState(global_step=step, max_steps=2, is_world_process_zero=True)
+        report.on_step_end(rest[0], state, rest[1])
+        report.on_log(rest[0], state, rest[1], {"eval_kl": float(step)})
+    assert [(each.done, each.note) for each in told] == [(1, ""), (1, "eval_kl 1.0000"), (2, "eval_kl 2.0000")]
 
 
 def test_a_single_rise_may_be_chance() -> None:
