@@ -5,7 +5,7 @@ Students: copies of some of the teacher's layers, cut and saved before anything 
 the cache and judge never load the teacher. They learn half from the teacher and half from the gold tokens. The control has
 the shape of the first student and learns from the gold tokens alone. The limit has that shape too, and learns like the first
 student, but from the teacher in the loop: how much of what that brings is there with the cache is what the table shows first.
-Depth-pruned copies are chosen because they recover within a minute; thirty thousand rows are far too few for a student that
+Depth-pruned copies are chosen because they recover within a minute; fifteen thousand rows are far too few for a student that
 starts from nothing.
 """
 
@@ -23,13 +23,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
+
+from logitstore.models.load import has_bfloat16
 
 FOLDER = Path("demo")
 CACHE = FOLDER / "cache"
 TEXTS = FOLDER / "texts.jsonl"
-DOCUMENTS = 26
+DOCUMENTS = 21
 HOLDOUT = "0.1"
 STUDENTS = {"6 layers": "student-6", "3 layers": "student-3"}
 TRAINING = ["--batch-size", "2", "--learning-rate", "5e-4", "--holdout", HOLDOUT, "--evaluate-every", "1000000"]
@@ -67,6 +70,9 @@ def main() -> None:
             for name, value in json.loads((out / "logitstore.json").read_text())["figures"].items()
         }
         results.append({"student": name, "seconds": seconds, "folder": str(out), **figures})
+    if not has_bfloat16(torch.device("cpu")):
+        report(results, dump_seconds, time.monotonic() - began)
+        return
     step("Train: 6 layers, with the teacher in the loop, as the limit")
     out = FOLDER / "trained-student-6-live"
     options = [CACHE, "--student", FOLDER / "student-6", "--out", out, "--alpha", "0.5", *TRAINING]
@@ -144,10 +150,10 @@ def step(title: str) -> None:
 
 def report(results: list[dict[str, Any]], dump_seconds: float, total_seconds: float) -> None:
     summary = json.loads(run("inspect", CACHE, "--json", capture=True))
-    cached, shallow, control, live = results
+    cached, shallow, control, *limit = results
     # how far a student of this shape comes from the control towards the limit
-    for each in (cached, control, live):
-        each["gain"] = (control["kl"] - each["kl"]) / (control["kl"] - live["kl"])
+    for each in (cached, control, *limit) if limit else ():
+        each["gain"] = (control["kl"] - each["kl"]) / (control["kl"] - limit[0]["kl"])
     table = Table(
         "student",
         "of live gain",
@@ -158,7 +164,7 @@ def report(results: list[dict[str, Any]], dump_seconds: float, total_seconds: fl
         title="One cache: its students, a control, and the limit",
     )
     trained_rows = summary["rows"] - cached["rows"]
-    for each in (cached, live, control, shallow):
+    for each in (cached, *limit, control, shallow):
         table.add_row(
             each["student"],
             f"{each['gain']:.0%}" if "gain" in each else "",
@@ -169,6 +175,13 @@ def report(results: list[dict[str, Any]], dump_seconds: float, total_seconds: fl
         )
     table.add_row("the teacher itself", "", f"{cached['teacher_cross_entropy']:.3f}", "0", "100%", "")
     console.print(table)
+    if not limit:
+        console.print(
+            "no limit: without bfloat16 in the processor, a run with the teacher in the loop takes too long for a demo. "
+            "benchmarks/quality.py measured that students keep 101% of the live teacher's gain in KL with the preset small.",
+            soft_wrap=True,
+            highlight=False,
+        )
     console.print(
         f"cache: {summary['rows']:,} rows at {summary['bytes_per_row']} B/row, dumped at "
         f"{summary['rows'] / dump_seconds:,.0f} rows/s, start-up and pilot included; "

@@ -23,6 +23,7 @@ from logitstore.errors import BadInput
 from logitstore.train.loop.checkpoints import checkpoints
 from logitstore.train.train import train
 from logitstore.train.trainer import DistillTrainer
+from tests.parts.marks import rarely
 from tests.parts.training import curve, plan_of
 
 
@@ -162,7 +163,7 @@ def test_the_schedule_is_the_formula_with_its_options(
     "section",
     [
         {"activation_checkpointing": True},
-        {"torch_compile": True, "torch_compile_backend": "eager"},
+        rarely({"torch_compile": True, "torch_compile_backend": "eager"}),
         {"full_determinism": True},
         {"use_cache": True},
         {"dataloader_pin_memory": False},
@@ -230,7 +231,8 @@ def test_lines_and_evaluations_come_when_they_are_asked_for(
 def test_checkpoints_are_saved_when_they_are_asked_for(
     section: dict[str, Any], kept: list[int], cache: logitstore.Cache, small_student: Path, tmp_path: Path
 ) -> None:
-    log_of(cache, small_student, tmp_path, section, keep_checkpoints=9)
+    options = {} if section.get("save_strategy") == "no" else {"keep_checkpoints": 9}
+    log_of(cache, small_student, tmp_path, section, **options)
     assert [int(folder.name[11:]) for folder in checkpoints(tmp_path)] == kept
     if "save_only_model" in section:
         with pytest.raises(BadInput, match=r"holds the student alone.*Train it anew: --student .*checkpoint-4"):
