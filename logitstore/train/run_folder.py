@@ -13,6 +13,7 @@ from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.store.local_disk import write_whole
 from logitstore.train.loop.checkpoints import checkpoints, is_whole
+from logitstore.train.loop.names import HONOURED
 
 SUMMARY_NAME = "logitstore.json"
 
@@ -25,17 +26,7 @@ CHANGED = {"dkd": "non_target_weight", "square_head": "eps", "one_for_all": None
 """Objectives that arithmetic 2 computes otherwise; where there is an option, only without it."""
 
 
-OF_TRAINING = (
-    "lr_scheduler_kwargs",
-    "optim",
-    "optim_args",
-    "optim_target_modules",
-    "adam_beta1",
-    "adam_beta2",
-    "adam_epsilon",
-    "max_grad_norm",
-    "neftune_noise_alpha",
-)
+OF_TRAINING = (*HONOURED["schedule"], *HONOURED["optimiser"])
 """Arguments of the `trainer:` section that decide how training goes; the others say how a run is watched, kept and sped up."""
 
 
