@@ -1,9 +1,9 @@
-"""The base of everything that is written to disk or read from a recipe, and the paths that may stand in it."""
+"""The base of everything that is written to disk or read from a recipe, and the paths, counts and values in it."""
 
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -46,3 +46,12 @@ class Record(BaseModel):
     """A frozen record that refuses unknown names, and numbers that are not finite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def is_nested(value: Any, depth: int) -> bool:
+    """Return True if something lies inside `depth` lists or objects. It goes level by level, without recursion."""
+    level = [value]
+    for _ in range(depth):
+        inside = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list))
+        level = [each for values in inside for each in values]
+    return bool(level)

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import xxhash
 from pydantic import Field, ValidationError
 
-from logitstore.core.record import Count, NotKnownHere, Record
+from logitstore.core.record import Count, NotKnownHere, Record, is_nested
 from logitstore.errors import CacheDamaged, NotACache
 
 FORMAT = "logitstore"
@@ -119,7 +119,7 @@ def _parse(raw: bytes, path: str) -> dict[str, Any]:
         content = json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise CacheDamaged(f"{path}: not valid JSON ({error}). {_WAY_OUT}") from error
-    if _is_deep(content):
+    if is_nested(content, DEEPEST + 1):
         raise CacheDamaged(f"{path}: more than {DEEPEST} objects and lists inside each other. {_WAY_OUT}")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise NotACache(f"{path}: this file was not written by logitstore ('format' is not '{FORMAT}').")
@@ -132,17 +132,6 @@ def _parse(raw: bytes, path: str) -> dict[str, Any]:
             "Install a newer logitstore."
         )
     return content
-
-
-def _is_deep(content: Any) -> bool:
-    """Return True if more than DEEPEST objects and lists lie inside each other. It goes level by level, without recursion."""
-    level = [content]
-    for _ in range(DEEPEST + 1):
-        inside = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list))
-        level = [value for values in inside for value in values]
-        if not level:
-            return False
-    return True
 
 
 _WAY_OUT = "Run `logitstore verify CACHE --repair`, then the command that wrote it again."

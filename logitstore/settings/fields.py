@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, ValidatorFunctionWrapHandl
 from pydantic.fields import FieldInfo
 
 from logitstore.core.place import is_utf8, split_scheme
+from logitstore.core.record import is_nested
 from logitstore.core.schedule import Schedule
 from logitstore.core.tasks import check_task
 from logitstore.errors import BadInput
@@ -163,7 +164,7 @@ def named_values(given: Any) -> Any:
             raise ValueError(f"{name!r:.40} is no name. Write NAME=VALUE, such as enable_thinking=false")
         try:
             json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
-            is_plain = not _is_deep(value)
+            is_plain = not is_nested(value, _DEEPEST_VALUE)
         except (TypeError, ValueError, RecursionError):
             is_plain = False
         if not is_plain:
@@ -186,11 +187,6 @@ def _pair(text: Any) -> tuple[str, Any]:
         return name, value
     except (ValueError, RecursionError):
         raise ValueError(f"the value of {name} is too long a number, or too deep") from None
-
-
-def _is_deep(value: Any, room: int = _DEEPEST_VALUE) -> bool:
-    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return not room or any(_is_deep(each, room - 1) for each in inside)
 
 
 NamedValues = Annotated[dict[str, Any], BeforeValidator(named_values)]

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from logitstore.core.record import is_nested
 from logitstore.errors import BadInput
 from logitstore.text.chat import TAKEN
 
@@ -176,25 +177,13 @@ def _parsed(value: Any, where: str) -> Any:
         found = json.loads(value)
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{where}: {value!r:.80} is not JSON: {error}. Give JSON, or the values themselves.") from error
-    if _is_deep(found):
+    if is_nested(found, _DEEPEST):
         raise BadInput(f"{where}: {value!r:.80} is nested too deep. Mend the row, or leave it out.")
     return found
 
 
 _DEEPEST = 100
 """Levels of lists and objects in a value of a row; templates and their filters go down by recursion."""
-
-
-def _is_deep(value: Any) -> bool:
-    level = [value]
-    for _ in range(_DEEPEST):
-        level = [
-            each
-            for outer in level
-            if isinstance(outer, dict | list)
-            for each in (outer.values() if isinstance(outer, dict) else outer)
-        ]
-    return bool(level)
 
 
 def _given(value: Any, where: str) -> Any:
