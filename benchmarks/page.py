@@ -100,7 +100,7 @@ def why() -> str:
     rows = []
     for label, stored, targets in WHY:
         line = kept[stored]
-        gained = (f"{mean(_shares(targets, temperature)):.0%}" for temperature in (1.0, 2.0))
+        gained = (f"{mean(gains(targets, temperature)):.0%}" for temperature in (1.0, 2.0))
         rows.append((label, f"{line['bytes_per_row']:g}", _kl(line["kl_t1"]), _kl(line["kl_t2"]), *gained))
     head = ("stored of a row", "bytes", "KL, T = 1", "KL, T = 2", "student's gain, T = 1", "student's gain, T = 2")
     return _table(head, rows)
@@ -114,7 +114,7 @@ def quality() -> str:
         own = [each for each in lines if (each["objective"], each["train_temperature"]) == (name, trained)]
         share = ""
         if name not in (GOLD, LIVE):
-            gained = _shares(name, trained)
+            gained = gains(name, trained)
             share = f"{mean(gained):.1%} ± {stdev(gained):.1%}"
             if (name, trained) in SHARE_TARGETS:
                 share += _mark(mean(gained) >= SHARE_TARGETS[name, trained])
@@ -131,7 +131,7 @@ def quality() -> str:
     return _table(head, rows)
 
 
-def _shares(targets: str, temperature: float) -> list[float]:
+def gains(targets: str, temperature: float) -> list[float]:
     """For each seed, the share of the gain of live distillation: 0 as on gold tokens, 1 as with the live teacher."""
     gold, live, found = (
         {
