@@ -11,7 +11,6 @@ import pytest
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import TypeAdapter, ValidationError
 
-import logitstore
 from logitstore.core.record import Record
 
 FOLDERS = ("core", "format", "settings", "store", "select", "report")
@@ -51,4 +50,3 @@ def test_a_number_beyond_a_bound_is_refused(declared: Any, beyond: float) -> Non
 def test_all_records_were_looked_at() -> None:
     assert {"Manifest", "PartRecord", "DumpSettings", "TrainSettings"} <= {kind.__name__ for kind in records()}
     assert len(bounds()) > 80
-    assert logitstore.__version__
