@@ -163,7 +163,7 @@ def report(results: list[dict[str, Any]], dump_seconds: float, total_seconds: fl
         "KL to teacher",
         "agreement",
         "rows/s, whole command",
-        title="One cache: its students and a control" + (", and the limit" if limit else ""),
+        title="One cache: its students, a control, and the limit" if limit else "One cache: its students and a control",
     )
     trained_rows = summary["rows"] - cached["rows"]
     for each in (cached, *limit, control, shallow):
