@@ -33,6 +33,7 @@ def test_a_job_comes_out_of_a_pickle_as_it_was(teacher: Path, texts: Path, tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_two_processes_write_the_parts_of_one_dump_with_the_same_bytes(
     teacher: Path, texts: Path, tmp_path: Path
 ) -> None:

@@ -28,7 +28,7 @@ from tests.parts.tasks import adding, identities
 @pytest.mark.parametrize(
     "steps",
     [
-        [{"views": "2-4"}],
+        rarely([{"views": "2-4"}]),
         rarely([{"views": "2"}, {"views": "3 - 4", "workers": 1}]),
         rarely([{"views": "0-3"}, {"views": "4"}]),
         [{"views": "2-4", "parts": "39"}, {"views": "2-4", "parts": "16-20,31"}, {"views": "1-4"}],

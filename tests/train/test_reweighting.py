@@ -19,6 +19,7 @@ from logitstore.train.loader.domains import behind, first_shares, next_shares
 from logitstore.train.reweighting import Reweighting
 from logitstore.train.train import train
 from tests.parts.commands import Refused
+from tests.parts.marks import rarely
 from tests.parts.selections import training
 from tests.parts.texts import plan_for
 from tests.parts.training import curve
@@ -69,7 +70,7 @@ def test_the_shares_follow_the_student_and_are_saved(
     np.testing.assert_allclose(saved["shares"], shares)
 
 
-@pytest.mark.parametrize(("every", "accumulate", "steps"), [(1, 1, 5), (4, 2, 12)])
+@pytest.mark.parametrize(("every", "accumulate", "steps"), [rarely(1, 1, 5), (4, 2, 12)])
 def test_a_re_weighted_run_that_is_gone_on_with_equals_one_in_one_go(
     cache: logitstore.Cache, small_student: Path, tmp_path: Path, every: int, accumulate: int, steps: int
 ) -> None:

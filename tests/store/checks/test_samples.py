@@ -76,6 +76,7 @@ print(refused > len(raw) // 21)
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_no_flipped_bit_of_a_samples_file_brings_the_reader_down(tmp_path: Path) -> None:
     command = [sys.executable, "-c", FLIPPED_ARROW, str(golden_copy(tmp_path))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
