@@ -66,6 +66,20 @@ def test_every_folder_of_the_package_is_packed() -> None:
     assert all((ROOT / folder.replace(".", "/") / "__init__.py").is_file() for folder in folders)
 
 
+def test_no_file_is_half_merged() -> None:
+    marks = re.compile(r"^(<{7}|={7}|>{7})( |$)", re.M)
+    kept = ("*.md", "*.py", "*.toml", "*.yaml", "*.txt", "Makefile")
+    folders = [ROOT, *(ROOT / name for name in ("logitstore", "cli", "tests", "benchmarks", "docs"))]
+    files = {
+        file
+        for folder in folders
+        for end in kept
+        for file in (folder.glob(end) if folder == ROOT else folder.rglob(end))
+    }
+    assert len(files) > 300
+    assert [str(file.relative_to(ROOT)) for file in sorted(files) if marks.search(file.read_text("utf-8"))] == []
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_path_that_a_page_names_exists(page: str) -> None:
     text = (ROOT / page).read_text("utf-8")
