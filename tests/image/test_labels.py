@@ -22,6 +22,7 @@ from logitstore.store.checks.verify import verify
 from logitstore.train.evaluate import evaluate
 from tests.parts.commands import Command, Refused, flags_of
 from tests.parts.images import WORDS, digits, images_plan, label_of, save_classifier, small_vit
+from tests.parts.marks import rarely
 from tests.parts.vision import Told, direct
 
 LABEL_FIGURES = {
@@ -34,7 +35,7 @@ LABEL_FIGURES = {
 }
 
 
-@pytest.mark.parametrize("how", ["flat", "no-labels", "mixup", "cutmix"])
+@pytest.mark.parametrize("how", ["flat", rarely("no-labels"), rarely("mixup"), "cutmix"])
 def test_without_labels_a_student_learns_from_the_teacher_alone(
     refused: Refused, told: Told, classifier: Path, images: Path, tmp_path: Path, how: str
 ) -> None:

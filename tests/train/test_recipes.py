@@ -35,6 +35,7 @@ from logitstore.train.objectives.features.relations import Relations
 from logitstore.train.students.build import fresh
 from logitstore.train.train import train
 from tests.parts.commands import logitstore_command
+from tests.parts.marks import often
 from tests.parts.texts import VOCABULARY, plan_for, save_model
 from tests.parts.training import train_in_two
 
@@ -75,7 +76,13 @@ OF_IMAGES = {"fkd"}
 """Recipes that mean nothing to texts; tests/image/test_train.py trains with them."""
 
 
-@pytest.mark.parametrize("recipe", [name for name in recipe_names() if name not in OF_IMAGES])
+OFTEN = {"hinton", "minilm", "ddk", "taid", "distilbert", "squarehead", "miniplm", "tinyvit", "minitron", "distillm"}
+"""Recipes that between them have every part of a run: several terms, features, schedules, domains, two sizes, rates."""
+
+
+@pytest.mark.parametrize(
+    "recipe", often([name for name in recipe_names() if name not in OF_IMAGES], lambda name: name in OFTEN)
+)
 def test_every_recipe_trains(recipe: str, tapped: logitstore.Cache, student: Path, tmp_path: Path) -> None:
     # to re-weight domains, samples of each must be held out; a rate for 512 samples would be too small to see
     changes: dict[str, Any] = {"ddk": {"holdout": 0.4}, "tinyvit": {"learning_rate_batch": 4}}.get(recipe, {})

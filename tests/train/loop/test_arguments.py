@@ -55,7 +55,7 @@ def test_a_missing_package_is_named_in_one_line(
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("metric", [None, "eval_kl", "kl", "agreement"])
+@pytest.mark.parametrize("metric", [None, rarely("eval_kl"), rarely("kl"), "agreement"])
 def test_the_best_student_is_saved_with_its_own_figures(
     metric: str | None, cache: logitstore.Cache, small_student: Path, tmp_path: Path
 ) -> None:
@@ -131,13 +131,13 @@ def told(log: Log, name: str) -> dict[int, float]:
     "section",
     [
         {"optim": "adagrad"},
-        {"optim": "sgd", "optim_args": "momentum=0.5"},
+        rarely({"optim": "sgd", "optim_args": "momentum=0.5"}),
         {"adam_beta1": 0.5},
-        {"adam_beta2": 0.5},
+        rarely({"adam_beta2": 0.5}),
         {"adam_epsilon": 0.1},
         {"max_grad_norm": "1e-4", "optim": "sgd"},
         {"neftune_noise_alpha": 5},
-        {"lr_scheduler_kwargs": {"num_cycles": 2.5}},
+        rarely({"lr_scheduler_kwargs": {"num_cycles": 2.5}}),
     ],
 )
 def test_what_is_about_learning_changes_the_losses(
@@ -164,9 +164,9 @@ def test_the_schedule_is_the_formula_with_its_options(
     [
         {"activation_checkpointing": True},
         rarely({"torch_compile": True, "torch_compile_backend": "eager"}),
-        {"full_determinism": True},
+        rarely({"full_determinism": True}),
         {"use_cache": True},
-        {"dataloader_pin_memory": False},
+        rarely({"dataloader_pin_memory": False}),
     ],
 )
 def test_what_is_about_computing_changes_no_loss(
