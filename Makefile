@@ -26,7 +26,7 @@ TESTS   := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(W
 SPEED := losses dump train_step readers scale
 QUIET := HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error TQDM_DISABLE=1
 
-.PHONY: demo test test-all attack fast check lint types contracts docs bench bench-ready bench-codec bench-quality bench-teacher_noise
+.PHONY: demo test test-all attack fast check lint types contracts docs bench bench-ready bench-codec bench-quality bench-teacher_noise bench-gpu
 .PHONY: bench-objectives bench-miniplm bench-vision clean
 
 demo: $(TEACHER_READY)
@@ -79,6 +79,11 @@ bench-codec bench-quality bench-teacher_noise bench-objectives bench-miniplm ben
 	$(BIN)/python benchmarks/$*.py
 	$(BIN)/python benchmarks/page.py
 	$(BIN)/python benchmarks/picture.py
+
+# on one GPU, in at most eight minutes; a CUDA build of PyTorch must be in .venv already (docs/benchmarks.md)
+bench-gpu: $(READY)
+	$(QUIET) $(BIN)/python benchmarks/gpu.py
+	$(BIN)/python benchmarks/page.py
 
 clean:
 	rm -rf $(VENV) build demo *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

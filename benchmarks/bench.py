@@ -17,17 +17,37 @@ RESULTS = Path(__file__).parent / "results"
 console = Console()
 
 
-def in_turns(ways: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
+def in_turns(
+    ways: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    warm_up: int = 1,
+    *,
+    settle: Callable[[], Any] = lambda: None,
+    allows: Callable[[float], bool] = bool,
+) -> dict[str, list[float]]:
     """Return the seconds of every way in every round. The ways take turns, so that what slows the machine slows all of
-    them."""
+    them.
+
+    Args:
+        ways: what is timed, by name.
+        rounds: how often, at most.
+        warm_up: rounds that do not count.
+        settle: waits for a device that still works.
+        allows: says whether there is time for one more round of so many seconds; the first one is always run. By default
+            there is.
+    """
     for _ in range(warm_up):
         for way in ways.values():
             way()
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds):
+    for number in range(rounds):
+        if number and not allows(sum(times[-1] for times in seconds.values())):
+            break
         for name, way in ways.items():
+            settle()
             began = time.perf_counter()
             way()
+            settle()
             seconds[name].append(time.perf_counter() - began)
     return seconds
 
@@ -58,26 +78,43 @@ def ratio(seconds: Mapping[str, list[float]], of: str, to: str) -> float:
 
 def at_most(name: str, target: float, measured: float, unit: str = "x", **more: Any) -> dict[str, Any]:
     """Return a line whose figure should not be above its target."""
-    return _line(name, f"<= {target:g}", measured, unit, measured <= target, more)
+    return _said(name, f"<= {target:g}", measured, unit, measured <= target, more)
 
 
 def at_least(name: str, target: float, measured: float, unit: str = "x", **more: Any) -> dict[str, Any]:
     """Return a line whose figure should not be below its target."""
-    return _line(name, f">= {target:g}", measured, unit, measured >= target, more)
+    return _said(name, f">= {target:g}", measured, unit, measured >= target, more)
 
 
 def found(name: str, measured: float, unit: str = "x", **more: Any) -> dict[str, Any]:
     """Return a line without a target."""
+    return _said(name, None, measured, unit, None, more)
+
+
+def line_of(name: str, measured: float, unit: str = "x", **more: Any) -> dict[str, Any]:
+    """Return a line without a target, and print nothing yet."""
     return _line(name, None, measured, unit, None, more)
+
+
+def _said(
+    name: str, target: str | None, measured: float, unit: str, met: bool | None, more: dict[str, Any]
+) -> dict[str, Any]:
+    line = _line(name, target, measured, unit, met, more)
+    say(line)
+    return line
 
 
 def _line(
     name: str, target: str | None, measured: float, unit: str, met: bool | None, more: dict[str, Any]
 ) -> dict[str, Any]:
-    line = {"name": name, "target": target, "measured": float(f"{measured:.4g}"), "unit": unit, "met": met, **more}
-    mark = {None: "", True: "met", False: "MISSED"}[met]
-    console.print(f"{name}: {line['measured']:g} {unit}  {target or ''} {mark}", highlight=False, soft_wrap=True)
-    return line
+    return {"name": name, "target": target, "measured": float(f"{measured:.4g}"), "unit": unit, "met": met, **more}
+
+
+def say(line: dict[str, Any]) -> None:
+    """Print a line."""
+    mark = {None: "", True: "met", False: "MISSED"}[line["met"]]
+    text = f"{line['name']}: {line['measured']:g} {line['unit']}  {line['target'] or ''} {mark}"
+    console.print(text.rstrip(), highlight=False, soft_wrap=True)
 
 
 def save(script: str, lines: list[dict[str, Any]], **more: Any) -> None:

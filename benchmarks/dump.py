@@ -19,16 +19,11 @@ import torch
 import demo
 from bench import added_peak, at_most, found, in_turns, ratio, resident, save
 from logitstore.core.progress import no_progress
-from logitstore.dump.ask import ask_rows
 from logitstore.dump.dump import open_writer
-from logitstore.dump.parts import ANSWERS, PartsWriter
-from logitstore.dump.sparsify.reduce import RowReducer
 from logitstore.dump.taps import TapRequest
 from logitstore.dump.task import prepare
 from logitstore.settings.dump import DumpSettings
-from logitstore.store import layout
-from logitstore.store.local_disk import LocalDisk
-from logitstore.targets.shared import load_shared
+from passes import Passes
 
 FOLDER = Path("build/dump")
 SAMPLES, FIDELITY_ROWS = 24, 2000
@@ -69,44 +64,27 @@ def main() -> None:
     save("dump", lines, rounds=ROUNDS, peak_bytes=peaks)
 
 
-class Ready:
+class Ready(Passes):
     """This holds a teacher, and a cache that has its pilot but no parts."""
 
     def __init__(self, dtype: str) -> None:
-        self.folder = FOLDER / dtype
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True)
-        self.plan = DumpSettings(
-            teacher=demo.find_teacher(), data=str(demo.TEXTS), out=self.folder, dtype=dtype, max_length=256, overlap=32,
+        folder = FOLDER / dtype
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        plan = DumpSettings(
+            teacher=demo.find_teacher(), data=str(demo.TEXTS), out=folder, dtype=dtype, max_length=256, overlap=32,
             samples_per_part=SAMPLES, pilot_rows=1000, device="cpu",
         )  # fmt: skip
-        self.prepared = prepared = prepare(self.plan, no_progress)
-        self.teacher = prepared.load()
-        self.manifest = open_writer(self.plan, prepared, self.teacher, TapRequest(names=[], codec=None)).manifest
-        self.asked = prepared.samples[:SAMPLES]
-        self.rows = sum(sample.rows for sample in self.asked)
+        prepared = prepare(plan, no_progress)
+        teacher: Any = prepared.load()
+        manifest = open_writer(plan, prepared, teacher, TapRequest(names=[], codec=None)).manifest
+        super().__init__(folder, prepared, teacher, manifest, prepared.samples[:SAMPLES])
         # the one part that is written has all rows of the comparison
-        self.fidelity = {"fidelity_rows": round(FIDELITY_ROWS * self.manifest.rows / self.rows)}
-
-    def forward(self) -> None:
-        for batch in self.prepared.batches(self.asked):
-            self.teacher.features(batch.inputs, [])
-
-    def selected(self) -> None:
-        keep = RowReducer.of(self.manifest.row, load_shared(LocalDisk(self.folder), self.manifest), None)
-        for _ in ask_rows(self.teacher, keep, self.prepared.batches(self.asked)):
-            pass
-
-    def written(self) -> None:
-        self._write({"fidelity_rows": 0})
+        self.fidelity_rows = round(FIDELITY_ROWS * self.manifest.rows / self.rows)
 
     def dumped(self) -> None:
-        self._write(self.fidelity)
-
-    def _write(self, changes: dict[str, int]) -> None:
-        manifest = self.manifest.model_copy(update=changes)
-        PartsWriter(LocalDisk(self.plan.out), manifest, self.prepared, self.teacher).write(0, [ANSWERS])
-        shutil.rmtree(layout.part_folder(self.folder, 0))
+        """Compare rows with the teacher too."""
+        self.write(self.writer(self.fidelity_rows))
 
 
 def peak_of(dtype: str, name: str) -> int:

@@ -26,9 +26,11 @@ from logitstore.targets.tails import LatentTail
 from logitstore.targets.targets import Targets
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.loader import Loader
+from logitstore.train.objectives.kernels.from_hidden import from_hidden
 from logitstore.train.objectives.kernels.from_logits import from_logits
 from logitstore.train.objectives.kernels.target import DenseTarget
 from logitstore.train.objectives.kernels.weighted_sum import Pull, WeightedSum
+from logitstore.train.students.output_head import final_hidden
 from logitstore.train.trainer import DistillTrainer
 
 
@@ -54,14 +56,19 @@ class LiveTrainer(DistillTrainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        batch = Batch(inputs)
+        batch, learner = Batch(inputs), self.learners[0]
         given = batch.model_inputs()
         shown = {name: value for name, value in given.items() if isinstance(value, Tensor)}
         teacher_RV = self._teacher.logits(shown).flatten(0, -2)
-        with self.learners[0].precision(self.args.device):
-            student_RV = model(**given).logits.flatten(0, -2)
         loss = WeightedSum([Pull("kl", 1.0, 1.0, LiveRows(teacher_RV[batch.rows]))])
-        size = chunk_rows(student_RV.shape[1], "cpu")
+        if learner.head is not None:
+            with learner.precision(self.args.device):
+                hidden_RD = final_hidden(model, learner.student, given).flatten(0, 1)
+            weight = 1 / len(batch.rows)
+            return from_hidden(loss, hidden_RD, learner.head, batch.rows, weight, dtype=learner.autocast)[0]
+        with learner.precision(self.args.device):
+            student_RV = model(**given).logits.flatten(0, -2)
+        size = chunk_rows(student_RV.shape[1], student_RV.device.type)
         return from_logits(loss, student_RV, batch.rows, 1 / len(batch.rows), in_place=True, chunk=size)[0]
 
 

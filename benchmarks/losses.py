@@ -20,6 +20,7 @@ from torch import Tensor
 
 from bench import added_peak, at_most, found, in_rows, in_turns, ratio, save
 from logitstore.models.head import LinearHead
+from logitstore.targets.chunks import BLOCK_ELEMENTS, chunk_rows
 from logitstore.targets.tails import FixedTail
 from logitstore.targets.targets import Targets
 from logitstore.train.objectives.kernels.from_hidden import from_hidden
@@ -122,15 +123,28 @@ def sparse(
 
 def materialised(dtype: torch.dtype, hidden_ND: Tensor, weight_VD: Tensor, targets: Targets, gold_N: Tensor) -> None:
     hidden, weight = hidden_ND.detach().requires_grad_(), weight_VD.detach().requires_grad_()
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+    with torch.autocast(hidden.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
         logits_NV = torch.nn.functional.linear(hidden, weight)
     torch.nn.functional.cross_entropy(logits_NV.float(), gold_N).backward()
 
 
-def fused(dtype: torch.dtype, hidden_ND: Tensor, weight_VD: Tensor, targets: Targets, gold_N: Tensor) -> None:
+def fused(
+    dtype: torch.dtype,
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    targets: Targets,
+    gold_N: Tensor,
+    block: int | None = None,
+) -> None:
     hidden, weight = hidden_ND.detach().requires_grad_(), weight_VD.detach().requires_grad_()
     loss = distillation_loss(targets, gold_N, alpha=1.0, temperature=1.0)
-    from_hidden(loss, hidden, LinearHead(weight), torch.arange(ROWS), 1 / ROWS, dtype=dtype)[0].backward()
+    rows_N = torch.arange(ROWS, device=hidden.device)
+    from_hidden(loss, hidden, LinearHead(weight), rows_N, 1 / ROWS, dtype=dtype, block=block)[0].backward()
+
+
+def usual_block(weight_VD: Tensor) -> int:
+    """Return the rows of a block that `from_hidden` takes by itself."""
+    return chunk_rows(len(weight_VD), weight_VD.device.type, BLOCK_ELEMENTS)
 
 
 FROM_LOGITS: dict[str, Callable[..., None]] = {

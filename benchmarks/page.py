@@ -195,6 +195,23 @@ def speed() -> str:
     return _table(("what", "measured"), rows)
 
 
+def gpu() -> str:
+    """What was found on a GPU, or that nothing was measured yet."""
+    if not (RESULTS / "gpu.json").is_file():
+        return "Not yet run: no machine with a GPU was at hand."
+    found = _load("gpu")
+    card, failed, broken = found["card"], found["failed"], found["broken"]
+    said = [
+        f"{card['device']}, {card['memory_gib']:g} GiB, CUDA {card['cuda']}, PyTorch {found['versions']['torch']}. "
+        f"{found['checks']:,} results compared with the CPU's: {'all are' if not failed else f'{len(failed)} are not'} "
+        "within the expected noise."
+    ]
+    said += [f"- *{each['name']}*: expected {each['expected']:.3g}, found {each['found']:.3g}" for each in failed]
+    said += [f"- *{name}* did not end: {reason}" for name, reason in broken.items()]
+    rows = [_cells(line)[:2] for line in found["lines"]]
+    return "\n".join(said) + "\n\n" + _table(("what", "measured"), rows)
+
+
 def _cells(line: dict[str, Any]) -> tuple[str, str, str]:
     """The cells of a line: its name, what was measured with the mark of its target, and the target."""
     unit = line["unit"]
@@ -283,6 +300,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "quality": quality,
     "fast": fast,
     "speed": speed,
+    "gpu": gpu,
     "methods": methods_page.methods,
     "truth": methods_page.truth,
     "recipes": methods_page.recipes,

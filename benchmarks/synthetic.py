@@ -72,18 +72,23 @@ def make_cache(
     return Cache(folder)
 
 
-def manifest_of(row: RowInfo, tail: Any, shared: Any, samples: int, rows: int, samples_per_part: int) -> Manifest:
-    return Manifest(
-        created_by={"benchmark": "synthetic"},
-        teacher=teacher_of(VOCABULARY),
-        tokenizer=TokenizerInfo(fingerprint="0" * 32, size=VOCABULARY, spelling="plain"),
-        data=DataInfo(
+def manifest_of(
+    row: RowInfo, tail: Any, shared: Any, samples: int, rows: int, samples_per_part: int, **entries: Any
+) -> Manifest:
+    """Return the manifest of a cache of texts, all with as many rows; `entries` replace or add some of its own."""
+    usual: dict[str, Any] = {
+        "created_by": {"benchmark": "synthetic"},
+        "teacher": teacher_of(row.vocabulary),
+        "tokenizer": TokenizerInfo(fingerprint="0" * 32, size=row.vocabulary, spelling="plain"),
+        "data": DataInfo(
             source="none", split="train", kind="text", column="text", fingerprint="0" * 32, documents=samples, skipped=0,
             max_length=rows + 1, overlap=0,
         ),
-        samples=samples, rows=samples * rows, tokens=samples * (rows + 1), samples_per_part=samples_per_part, batch_tokens=1,
-        sparsifier=row.sparsifier, tail=tail, codec=row.codec, fields=RowCodec(row=row).fields, shared=shared,
-    )  # fmt: skip
+        "samples": samples, "rows": samples * rows, "tokens": samples * (rows + 1),
+        "samples_per_part": samples_per_part, "batch_tokens": 1, "sparsifier": row.sparsifier, "tail": tail,
+        "codec": row.codec, "fields": RowCodec(row=row).fields, "shared": shared,
+    }  # fmt: skip
+    return Manifest(**usual | entries)
 
 
 def teacher_of(vocabulary: int) -> TeacherInfo:
@@ -148,19 +153,19 @@ def invented_answer(row: RowInfo, coefficients: int) -> dict[str, Array]:
     }
 
 
-def sketch_tensors(row: RowInfo) -> dict[str, torch.Tensor]:
-    widths = allocate([2.0 ** (-place / 12) for place in range(WIDTH)], 8 * (row.tail.bytes or 0))
-    count = len(widths)
+def sketch_tensors(row: RowInfo, width: int = WIDTH) -> dict[str, torch.Tensor]:
+    widths = allocate([2.0 ** (-place / 12) for place in range(width)], 8 * (row.tail.bytes or 0))
+    count, vocabulary = len(widths), row.vocabulary
     return {
         "widths": torch.tensor(widths, dtype=torch.uint8),
         "levels": torch.from_numpy(normal_codebook(widths).levels_RL),
-        "prior": torch.ones(VOCABULARY),
-        "weight": torch.randn(VOCABULARY, count).half(),
-        "base": torch.zeros(VOCABULARY),
-        "bias": torch.zeros(VOCABULARY),
+        "prior": torch.ones(vocabulary),
+        "weight": torch.randn(vocabulary, count).half(),
+        "base": torch.zeros(vocabulary),
+        "bias": torch.zeros(vocabulary),
         "cap": torch.zeros(1),
-        "mean": torch.zeros(WIDTH),
-        "projection": torch.zeros(WIDTH, count),
+        "mean": torch.zeros(width),
+        "projection": torch.zeros(width, count),
     }
 
 
