@@ -111,6 +111,8 @@ def _print_plan(settings: DumpSettings, manifest: Any, tap_bytes: int) -> None:
     bytes_per_row = manifest.bytes_per_row + tap_bytes
     rows = manifest.rows * manifest.views
     expected = rows * bytes_per_row + shown.sample_bytes(manifest)
+    in_a_part = min(manifest.samples_per_part, manifest.samples)
+    of_a_part = resolve("logitstore.format.part_size:bytes_of_samples")(manifest, tap_bytes, in_a_part)
     of_taps = f", {tap_bytes} of them for taps" if tap_bytes else ""
     free = resolve("logitstore.store.storage:free_bytes")(settings.out)
     room = "no limit" if free is None else f"{size(free)} free"
@@ -118,7 +120,7 @@ def _print_plan(settings: DumpSettings, manifest: Any, tap_bytes: int) -> None:
     for line in (
         *shown.dry_run(manifest),
         f"rows       {rows:,}, preset {manifest.preset}: {manifest.sparsifier.name}, tail {manifest.tail.shape}",
-        f"parts      {manifest.parts:,} of up to {manifest.samples_per_part:,} samples",
+        f"parts      {manifest.parts:,} of up to {manifest.samples_per_part:,} samples, about {size(of_a_part)} each",
         f"size       about {size(expected)} of rows and samples ({bytes_per_row} B/row{of_taps}); {room} there",
         f"error      {error or shown.typical_error(manifest)}",
         f"nothing was written to {settings.out}",

@@ -15,7 +15,7 @@ PANELS: dict[str, dict[str, str]] = {
         "Rows": f"{_ROW} fidelity_rows",
         "Features of the teacher": _TAPS,
         "Compute": "device dtype batch_tokens",
-        "Output": "out parts samples_per_part resume dry_run show profile",
+        "Output": "out parts samples_per_part part_bytes resume dry_run show profile",
     },
     "plan": {
         "Task and teacher": "task teacher trust_remote_code",
@@ -24,7 +24,7 @@ PANELS: dict[str, dict[str, str]] = {
         "Rows": _ROW,
         "Features of the teacher": _TAPS,
         "Compute": "device dtype batch_tokens",
-        "Output": "out parts samples_per_part resume json",
+        "Output": "out parts samples_per_part part_bytes resume json",
     },
     "add": {
         "Features of the teacher": f"{_TAPS} pilot_rows",

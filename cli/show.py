@@ -72,6 +72,7 @@ _UNITS = {
     "evaluate": "batches",
     "ask again": "batches",
     "verify": "parts",
+    "compare": "parts",
     "recode": "rows",
     "merge": "rows",
     "judge": "rows",

@@ -2,48 +2,83 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 from logitstore_cli.show import Bars, console, say
 
 import logitstore
+from logitstore.core.place import split_scheme
 from logitstore.core.registry import resolve
 from logitstore.settings.tasks import refuse_set
 
 if TYPE_CHECKING:
     from logitstore.settings.look import VerifySettings
 
+AUDITED = 0.01
+"""Share of the samples that a teacher is asked about, if none is given."""
+
 
 def verify(settings: VerifySettings) -> None:
     """Check every checksum and every invariant of a cache. The exit code is 1 if something is wrong.
+
+    An interrupted check goes on where it was when the same command is given again.
 
     Example: logitstore verify my-cache --repair
     """
     resolve("logitstore.settings.trust:refuse_unnamed")(settings, "against_teacher")
     if settings.against_teacher is None:
-        refuse_set(settings, ("share", "seed", "device", "images"), "only --against-teacher uses it")
+        refuse_set(settings, ("device", "images"), "only --against-teacher uses it")
+        if settings.share is None:
+            refuse_set(settings, ("seed",), "only --share and --against-teacher use it")
     else:
         resolve("logitstore.dump.audit:check_audit")(settings)
     with Bars() as progress:
-        problems = resolve("logitstore.store.checks.verify:verify")(settings.cache, progress)
-    for problem in problems:
+        found = resolve("logitstore.store.checks.verify:verified")(settings.cache, _extent(settings), progress)
+    for problem in found.problems:
         say(str(problem), style="red")
-    if problems and settings.repair:
-        for name in resolve("logitstore.store.checks.verify:repair")(settings.cache, problems):
+    if found.problems and settings.repair:
+        for name in resolve("logitstore.store.checks.verify:repair")(settings.cache, found.problems):
             say(f"dropped {name}")
         console.print("Run the command that wrote it again, dump or add, to write only that again.")
-    if problems:
+    if found.problems:
+        if found.parts < found.of:
+            say(f"{settings.cache}: {_checked(settings, found)}")
         raise typer.Exit(1)
+    _say_sound(settings, found)
+    if settings.against_teacher is not None:
+        _compare(settings)
+
+
+def _extent(settings: VerifySettings) -> Any:
+    """Return how much is checked, and by whom."""
+    cores = resolve("logitstore.store.checks.processes:usable_cores")
+    # what lies in the memory of this process, or comes over one connection, is checked here
+    workers = settings.workers or (1 if split_scheme(settings.cache)[0] else cores())
+    is_share = settings.share is not None and settings.against_teacher is None
+    share = {"share": settings.share, "seed": settings.seed} if is_share else {}
+    return resolve("logitstore.store.checks.run:Extent")(workers=workers, journal=True, resume=settings.resume, **share)
+
+
+def _checked(settings: VerifySettings, found: Any) -> str:
+    return f"{found.parts:,} of {found.of:,} parts were checked (--share {settings.share:g} --seed {settings.seed})"
+
+
+def _say_sound(settings: VerifySettings, found: Any) -> None:
+    """Print that nothing is wrong, and of how much that is said."""
     opened = logitstore.open(settings.cache)
     missing = opened.manifest.parts - len(opened.part_numbers)
+    what = f"sound: {len(opened.part_numbers)} parts, {opened.rows:,} rows"
+    if found.parts < found.of:
+        what = f"no problem: {_checked(settings, found)}"
+    elif found.earlier:
+        at = resolve("logitstore.store.checks.run:moment")(found.began)
+        what += f"; {found.earlier:,} parts were checked by the run of {at}"
     say(
-        f"{settings.cache}: sound: {len(opened.part_numbers)} parts, {opened.rows:,} rows"
+        f"{settings.cache}: {what}"
         + (f"; {missing} parts are still to be dumped" if missing else "")
         + "".join(f"; {name}: {len(tap.part_numbers)} parts" for name, tap in opened.taps.items())
     )
-    if settings.against_teacher is not None:
-        _compare(settings)
 
 
 def _compare(settings: VerifySettings) -> None:
@@ -51,7 +86,7 @@ def _compare(settings: VerifySettings) -> None:
         found = resolve("logitstore.dump.audit:audit")(
             logitstore.open(settings.cache),
             settings.against_teacher,
-            settings.share,
+            AUDITED if settings.share is None else settings.share,
             settings.seed,
             settings.device,
             progress,

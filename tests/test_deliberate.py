@@ -12,7 +12,7 @@ import logitstore
 PACKAGE = Path(logitstore.__file__).parent
 ROOT = PACKAGE.parent
 
-WAITED_FOR = "any error is raised in the threads that wait for the value"
+WAITED_FOR = "any error is raised in the threads, or the process, that wait for the value"
 
 HANDLERS = {
     "what is no refusal of the system is raised again": [
@@ -25,6 +25,7 @@ HANDLERS = {
         "logitstore/store/local_disk.py:LocalDisk.claim",
         "logitstore/store/staged/leases.py:abandoned",
         "logitstore/store/staged/leases.py:take",
+        "logitstore/store/checks/run.py:CheckedParts.run",
         "logitstore/store/staged/rows_writer.py:MappedWriter.__init__",
         "logitstore/store/writer.py:StagedPart.__init__",
     ],
@@ -32,6 +33,7 @@ HANDLERS = {
         "logitstore/core/background.py:BackgroundThread._run",
         "logitstore/core/background.py:Pending.run",
         "logitstore/core/memo.py:Memo.get",
+        "logitstore/store/checks/processes.py:_do",
     ],
     "transformers and peft raise nearly any error about the files of a model": [
         "logitstore/image/processors/saved.py:load_processor",

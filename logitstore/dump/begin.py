@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import safetensors.torch
 from torch import Tensor
 
 from logitstore.core.place import Place
+from logitstore.core.progress import Progress, Step, no_progress
+from logitstore.dump.taps import tap_bytes
+from logitstore.dump.task import Prepared, prepare
 from logitstore.errors import BadInput, CacheMismatch, storage_errors
 from logitstore.format.manifest import MANIFEST_NAME, Manifest
+from logitstore.format.part_size import bytes_of, bytes_of_samples, samples_per_part
 from logitstore.format.sealed import seal, seal_of_bytes
 from logitstore.format.tap import TAPS
+from logitstore.settings.dump import DumpSettings
+from logitstore.settings.fields import CommandLine
+from logitstore.settings.tasks import refuse_set
 from logitstore.store import layout
 from logitstore.store.checks.verify import shared_problems
 from logitstore.store.storage import Storage, open_storage, read_sealed
@@ -21,6 +29,32 @@ from logitstore.targets.shared import load_shared
 
 Fit = tuple[dict[str, Tensor], int]
 """The shared tensors of a tail, and the count of rows on which they were fitted."""
+
+
+def prepare_parts(settings: DumpSettings, progress: Progress = no_progress) -> Prepared:
+    """Prepare a dump in parts of as many samples as are asked for, as the cache there has, or as make the bytes of a part.
+
+    Raises:
+        BadInput: both a count of samples and bytes are given; or see `logitstore.dump.task.prepare`.
+        ModelError: see there.
+    """
+    if settings.samples_per_part is not None:
+        refuse_set(settings, ("part_bytes",), f"--samples-per-part {settings.samples_per_part} decides")
+        return prepare(settings, progress)
+    prepared = prepare(settings, progress)
+    manifest, out = prepared.manifest, open_storage(settings.out)
+    if settings.part_bytes is None and out.size(MANIFEST_NAME) is not None:
+        count = read_sealed(Manifest, out, MANIFEST_NAME).samples_per_part
+    else:
+        wanted = None if settings.part_bytes is None else bytes_of(settings.part_bytes)
+        taps = tap_bytes(settings, prepared.config)
+        count = samples_per_part(manifest, taps, wanted, prepared.largest_part)
+        if count != manifest.samples_per_part:
+            size = bytes_of_samples(manifest, taps, count)
+            shown = f"{size / 1e6:,.0f} MB" if size >= 1e7 else f"{size / 1e3:,.0f} kB"
+            note = f"{count:,} samples each, about {shown}"
+            progress(Step(stage="parts", done=1, total=1, note=note))
+    return replace(prepared, manifest=manifest.model_copy(update={"samples_per_part": count}))
 
 
 @contextmanager
@@ -96,9 +130,20 @@ def refuse_other_plan(out: Storage, there: Manifest, wanted: Manifest, but: set[
     if difference is not None:
         name, before, now = difference
         raise CacheMismatch(
-            f"--out {out}: the cache there has {name} = {_shown(before)}, this command asks for {_shown(now)}. "
+            f"--out {out}: the cache there has {name} = {_shown(before)}, this command asks for {_shown(now)}{_option(name)}. "
             "Choose another folder, or give the same options as before."
         )
+
+
+def _option(entry: str) -> str:
+    """Return the option of `dump` that an entry of a plan comes from, in parentheses; an empty text if none does."""
+    name = entry.rpartition(".")[2]
+    if name == "samples_per_part":
+        return " (--samples-per-part, --part-bytes)"
+    field = DumpSettings.model_fields.get(name)
+    if field is None:
+        return ""
+    return f" ({(CommandLine.of(field).flags or ('--' + name.replace('_', '-'),))[0]})"
 
 
 def _shown(value: Any) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from logitstore.core.progress import NO_STOPWATCH, Progress, Step, Stopwatch, no_progress
-from logitstore.dump.begin import Fit, begin, ensure_views, existing_manifest, target_folder
+from logitstore.dump.begin import Fit, begin, ensure_views, existing_manifest, prepare_parts, target_folder
 from logitstore.dump.fit import fit_tail
 from logitstore.dump.parts import ANSWERS, PartsWriter, finished, missing_work, write_parts
 from logitstore.dump.pilot_file import kept_pilot
@@ -22,7 +22,7 @@ from logitstore.dump.taps import (
     taps_wanted,
     widths_of,
 )
-from logitstore.dump.task import Prepared, prepare
+from logitstore.dump.task import Prepared
 from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
 from logitstore.format.manifest import Manifest
 from logitstore.settings.dump import DumpSettings
@@ -48,7 +48,7 @@ def dump(settings: DumpSettings, progress: Progress = no_progress, watch: Stopwa
         StorageError: the disk is full or the folder cannot be written; committed parts stay.
     """
     with target_folder(settings.out, resume=settings.resume):
-        prepared = prepare(settings, progress)
+        prepared = prepare_parts(settings, progress)
         taps = taps_wanted(settings, prepared.config)
     out = open_storage(settings.out)
     is_begun = _is_begun(out, prepared.manifest, taps)
@@ -72,7 +72,7 @@ def planned(settings: DumpSettings, progress: Progress = no_progress) -> Prepare
         BadInput, ModelError: data, options or a teacher that cannot be used.
         CacheMismatch: `settings.out` is a cache of another plan.
     """
-    prepared = prepare(settings, progress)
+    prepared = prepare_parts(settings, progress)
     existing_manifest(open_storage(settings.out), prepared.manifest, but={"fingerprint"})
     return prepared
 
@@ -147,7 +147,7 @@ class PartJob:
 def _writer_of(settings_json: str) -> tuple[PartsWriter, TapRequest]:
     """Return what writes the parts of a dump, opened once a process."""
     settings = DumpSettings.model_validate_json(settings_json)
-    prepared = prepare(settings)
+    prepared = prepare_parts(settings)
     taps = taps_wanted(settings, prepared.config)
     prepared.check()
     return open_writer(settings, prepared, prepared.load(), taps), taps

@@ -17,13 +17,13 @@ import numpy as np
 from torch import Tensor
 
 from logitstore.core.progress import Progress, Step, no_progress
-from logitstore.dump.begin import target_folder
+from logitstore.dump.begin import prepare_parts, target_folder
 from logitstore.dump.fit import Limits, fit_each, wants
 from logitstore.dump.pilot_file import PilotRecord, keep_pilot, kind_of
 from logitstore.dump.sparsify.fidelity import FidelityCheck, Truth
 from logitstore.dump.sparsify.reduce import RowReducer
 from logitstore.dump.taps import tap_bytes
-from logitstore.dump.task import Prepared, dump_task, prepare
+from logitstore.dump.task import Prepared, dump_task
 from logitstore.dump.teachers import open_source, scheme_of
 from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
 from logitstore.errors import BadInput, storage_errors
@@ -89,7 +89,7 @@ def plan(settings: PilotSettings, progress: Progress = no_progress) -> dict[str,
     _check_gives(settings.teacher, settings.trust_remote_code)
     planned = DumpSettings(**{name: getattr(settings, name) for name in _SHARED})
     with target_folder(planned.out, resume=planned.resume):
-        prepared = prepare(planned, progress)
+        prepared = prepare_parts(planned, progress)
         if not prepared.manifest.sparsifier.keeps_rows:
             raise BadInput(
                 f"--preset {settings.preset}: it keeps no rows that could be judged. Leave it out, or dump at once."

@@ -54,6 +54,7 @@ class Prepared:
         load: loads the teacher.
         show: describes a sample, by its number, as the teacher will see it, in lines for people; None where a task cannot.
         check: refuses samples that cannot be shown to it; it may take its time, and comes right before `load`.
+        largest_part: the most samples that a part can hold.
         stored: gives the samples with what a cache that is continued knows about them; None where that changes nothing.
     """
 
@@ -64,6 +65,7 @@ class Prepared:
     load: Callable[[], Teacher]
     gives: Gives = OF_A_MODEL
     files: Callable[[], dict[str, bytes]] = dict
+    largest_part: int = (1 << 31) - 1
     stored: Callable[[Cache], AskedSamples] | None = None
     show: Callable[[int], list[str]] | None = None
     check: Callable[[], None] = lambda: None

@@ -131,6 +131,9 @@ class ViewsFile(PartSamples):
             return np.full(len(self), -1, np.int64)
         return np.asarray(self._images.labels[self.document_S])
 
+    def gold(self) -> Array:
+        return self.labels_S.astype(np.int64)
+
     def sample(self, index: int) -> View:
         image = int(self.image_S[index])
         return View(

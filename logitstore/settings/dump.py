@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from logitstore.core.tasks import TASKS
-from logitstore.settings.fields import POSITIONAL, RECIPE_ONLY, FilePath, Model, NamedValues, Place, TaskName
+from logitstore.settings.fields import POSITIONAL, RECIPE_ONLY, ByteSize, FilePath, Model, NamedValues, Place, TaskName
 from logitstore.settings.image import ImagesPlace, ViewChoices
 from logitstore.settings.row import RowChoices, TapChoices
 from logitstore.settings.sources import Sources
@@ -77,7 +77,14 @@ class TeacherSettings(TrustChoice):
     samples_per_part: int | None = Field(
         None,
         ge=1,
-        description="Samples in a part, the unit of writing and resuming. Default: 1,024 texts, or 8,192 views of images.",
+        description="Samples in a part, the unit of writing and resuming, instead of --part-bytes.",
+    )
+    part_bytes: ByteSize | None = Field(
+        None,
+        coerce_numbers_to_str=True,
+        description="Size of a part with its taps, such as 64MB, from which the count of its samples follows. Default: 128MB, "
+        "but at least 1,024 texts or 8,192 views, and at least 64 parts where they are larger than that. A cache that is "
+        "continued keeps its own.",
     )
     batch_tokens: int = Field(
         2048, ge=1, description="Maximum number of tokens in one batch of the teacher, padding included."

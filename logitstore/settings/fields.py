@@ -16,6 +16,7 @@ from logitstore.core.record import is_nested
 from logitstore.core.schedule import Schedule
 from logitstore.core.tasks import check_task
 from logitstore.errors import BadInput
+from logitstore.format.part_size import bytes_of
 from logitstore.format.row_kinds import check_sparsifier
 
 
@@ -123,6 +124,15 @@ def _placed(place: object, check: ValidatorFunctionWrapHandler) -> Path | str:
     if isinstance(place, str) and split_scheme(place)[0]:
         return place
     return _file_path(check(place))
+
+
+def _a_size(text: str) -> str:
+    bytes_of(text)
+    return text
+
+
+ByteSize = Annotated[str, AfterValidator(_a_size)]
+"""A number of bytes as a text with a unit, such as 64MB; see `logitstore.format.part_size.bytes_of`."""
 
 
 Place = Annotated[Path | str, WrapValidator(_placed)]

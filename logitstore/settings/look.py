@@ -50,8 +50,24 @@ class VerifySettings(TrustChoice):
     against_teacher: Model | None = Field(
         None, description="Also run this teacher on a share of the samples, and compare its answers with the cache."
     )
-    share: float = Field(0.01, gt=0, le=1, description="Share of the samples that --against-teacher checks.")
-    seed: int = Field(0, ge=0, description="Seed of the choice of those samples.")
+    share: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Check this share of the parts only, spread over all of them. With --against-teacher: share of the samples "
+        "that it is asked about. Default: all parts, and 0.01 of the samples.",
+    )
+    seed: int = Field(0, ge=0, description="Seed of the choice of these parts or samples.")
+    workers: int | None = Field(
+        None,
+        ge=1,
+        description="Processes that check parts. Others are started only where the work is long. Default: the cores that this "
+        "process may use.",
+    )
+    resume: bool = Field(
+        True,
+        description="Take over what an interrupted run found whole and nothing has changed since. --no-resume checks all.",
+    )
     device: str = Field("auto", description="Where the teacher runs: auto, cpu, cuda, cuda:1, mps.")
     images: str | None = Field(
         None,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 
 from logitstore.core.tasks import facet
@@ -130,6 +131,10 @@ class PartSamples(ABC):
     @abstractmethod
     def sample(self, index: int) -> Asked:
         """Return sample number `index` of the part."""
+
+    def gold(self) -> Array:
+        """Return the gold token of every row of the part, or the class that it is about; int64, -1 where there is none."""
+        return np.concatenate([self.sample(index).gold_N for index in range(len(self))]).astype(np.int64)
 
     def nll_problem(self) -> str | None:
         """Say what is wrong with the nlls, if something is. Where a sample may be without a gold token, a task says more."""

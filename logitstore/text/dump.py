@@ -116,9 +116,10 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
     if overlap >= settings.max_length:
         raise BadInput(f"--overlap {overlap}: it must be smaller than --max-length, which is {settings.max_length}.")
     per_part = settings.samples_per_part or SAMPLES_PER_PART
-    if per_part * settings.max_length >= 1 << 31:
+    largest_part = ((1 << 31) - 1) // settings.max_length
+    if per_part > largest_part:
         raise BadInput(
-            f"--samples-per-part {per_part}: a part may hold up to {(1 << 31) // settings.max_length} samples "
+            f"--samples-per-part {per_part}: a part may hold up to {largest_part} samples "
             f"of {settings.max_length} tokens. Give less."
         )
     chats = ChatOptions(template=settings.chat_template, arguments=settings.template_arg or {})
@@ -162,6 +163,7 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
         config=source.pretrained,
         gives=source.gives,
         batches=partial(text_batches, budget=settings.batch_tokens),
+        largest_part=largest_part,
         files=partial(shared_files, tokenizer, vocabulary),
         show=partial(_shown, samples, tokenizer),
         load=partial(source.load, settings.dtype, settings.device),

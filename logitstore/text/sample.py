@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import xxhash
@@ -17,6 +18,18 @@ from logitstore.core.types import Array
 def key_of(tokens_T: Array) -> str:
     """Return the key of a sample: xxh3-128, in hex, of its tokens as little-endian uint32."""
     return xxhash.xxh3_128_hexdigest(tokens_T.astype("<u4").tobytes())
+
+
+def keys_of(tokens_T: Array, offsets: Array) -> list[str]:
+    """Return the keys of samples whose tokens stand one after the other.
+
+    Args:
+        tokens_T: the tokens of all of them.
+        offsets: int64[S + 1], where each begins, and where the last one ends.
+    """
+    content = np.ascontiguousarray(tokens_T, "<u4").data.cast("B")
+    places = (4 * offsets).tolist()
+    return [xxhash.xxh3_128_hexdigest(content[first:last]) for first, last in pairwise(places)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from logitstore.format.manifest import Manifest
 from logitstore.format.part_record import PartRecord
 from logitstore.store.samples import PartSamples, map_batch
 from logitstore.store.storage import Storage
-from logitstore.text.sample import Sample, key_of
+from logitstore.text.sample import BLOCK, Sample, blocks, keys_of
 
 
 @cache
@@ -106,14 +106,29 @@ class SamplesFile(PartSamples):
 
     def mask_of(self, index: int) -> Array:
         """Return the row mask of one sample, bool: True for a position that has a row."""
-        first = self._mask.offset + int(self._token_offsets[index])
-        last = self._mask.offset + int(self._token_offsets[index + 1])
+        return self._mask_between(int(self._token_offsets[index]), int(self._token_offsets[index + 1]))
+
+    def _mask_between(self, first: int, last: int) -> Array:
+        """Return the row mask of neighbouring tokens, from one offset to another."""
+        first, last = self._mask.offset + first, self._mask.offset + last
         bits = np.unpackbits(self._mask_bits[first // 8 : (last + 7) // 8], bitorder="little")
         return bits[first % 8 : first % 8 + last - first].view(np.bool_)
 
-    def keys(self) -> list[str]:
-        """Return the keys of the samples."""
-        keys: list[str] = self.batch.column("key").to_pylist()
+    def runs(self) -> Iterator[tuple[slice, Array, Array, Array]]:
+        """Yield neighbouring samples, about `BLOCK` tokens at a time: which they are, int64[S + 1] where each begins among
+        their tokens and where the last one ends, and their token ids and row masks, one sample after the other."""
+        for some in blocks(self.lengths_S, BLOCK):
+            offsets = self._token_offsets[some.start : some.stop + 1].astype(np.int64)
+            first, last = int(offsets[0]), int(offsets[-1])
+            yield some, offsets - first, np.asarray(self._tokens[first:last]), self._mask_between(first, last)
+
+    def gold(self) -> Array:
+        golds = [tokens_T[np.flatnonzero(mask_T[:-1]) + 1].astype(np.int64) for _, _, tokens_T, mask_T in self.runs()]
+        return np.concatenate(golds) if golds else np.zeros(0, np.int64)
+
+    def keys(self, some: slice = slice(None)) -> list[str]:
+        """Return the keys of all samples, or of some neighbouring ones."""
+        keys: list[str] = self.batch.column("key")[some].to_pylist()
         return keys
 
     def domains(self) -> list[str | None]:
@@ -158,20 +173,26 @@ class TextSamples:
 
     def problems(self, samples: SamplesFile, record: PartRecord, manifest: Manifest) -> Iterator[str]:
         vocabulary = manifest.teacher.vocabulary
-        rows_S = np.array([int(samples.mask_of(index).sum()) for index in range(len(samples))], np.int64)
+        rows_S = np.zeros(len(samples), np.int64)
+        ends_with_row, is_unknown, is_misnamed = False, False, False
+        for some, offsets, tokens_T, mask_T in samples.runs():
+            before_T = np.concatenate([[0], np.cumsum(mask_T, dtype=np.int64)])
+            rows_S[some] = np.diff(before_T[offsets])
+            ends_with_row |= bool(mask_T[offsets[1:][np.diff(offsets) > 0] - 1].any())
+            is_unknown |= int(tokens_T.max(initial=0)) >= vocabulary
+            is_misnamed |= samples.keys(some) != keys_of(tokens_T, offsets)
         ends = np.cumsum(rows_S)
         if not np.array_equal(samples.row_count_S, rows_S):
             yield "row_count is not the count of the mask"
         if not np.array_equal(samples.row_start_S, ends - rows_S) or ends[-1] != record.rows:
             yield "the row spans do not follow each other from 0 to the part's rows"
-        if any(samples.mask_of(index)[-1:].any() for index in range(len(samples))):
+        if ends_with_row:
             yield "a row stands at the last position of a sample, which has no token after it"
         if int(samples.lengths_S.sum()) != record.tokens:
             yield "the count of tokens is not the record's"
-        if any(int(samples.tokens_of(index).max(initial=0)) >= vocabulary for index in range(len(samples))):
+        if is_unknown:
             yield f"a token id is not below the vocabulary of {vocabulary}"
-        keys = samples.keys()
-        if any(keys[index] != key_of(samples.tokens_of(index)) for index in range(len(samples))):
+        if is_misnamed:
             yield "a key is not the hash of its sample's tokens"
         if problem := samples.nll_problem():
             yield problem

@@ -149,8 +149,7 @@ def test_other_commands_name_options_of_the_other_task_too(
     ("name", "options", "said"),
     [
         ("verify", ["--images", "folder"], "--images folder: only --against-teacher uses it. Leave it out."),
-        ("verify", ["--share", 0.5], "--share 0.5: only --against-teacher uses it. Leave it out."),
-        ("verify", ["--seed", 3], "--seed 3: only --against-teacher uses it. Leave it out."),
+        ("verify", ["--seed", 3], "--seed 3: only --share and --against-teacher use it. Leave it out."),
         ("verify", ["--device", "cpu"], "--device cpu: only --against-teacher uses it. Leave it out."),
         ("inspect", ["--tokens", 3], "--tokens 3: only --sample uses it. Leave it out."),
         ("inspect", ["--top", 0], "--top 0: only --sample uses it. Leave it out."),

@@ -3,62 +3,48 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import PurePosixPath
-from typing import Any
 
-import numpy as np
-
-from logitstore.core.place import Place
-from logitstore.core.progress import Progress, Step, no_progress
-from logitstore.errors import CacheMismatch, LogitstoreError, NotACache, storage_errors
-from logitstore.format.codecs.answer import RowCodec
+from logitstore.core.place import Place, split_scheme
+from logitstore.core.progress import Progress, no_progress
+from logitstore.errors import BadInput, CacheMismatch, LogitstoreError, storage_errors
 from logitstore.format.manifest import MANIFEST_NAME, Manifest
-from logitstore.format.part_record import RECORD_NAME
-from logitstore.format.sealed import FileSeal, is_sealed, seal_of
+from logitstore.format.sealed import is_sealed
 from logitstore.format.tap import TAP_NAME, TAPS, TapInfo, tap_folder
 from logitstore.format.tap_names import PATTERN
 from logitstore.store import layout
-from logitstore.store.checks.rows import feature_block_problems, row_block_problems
+from logitstore.store.checks.journal import Journal
+from logitstore.store.checks.parts import Job, PartChecker, difference
+from logitstore.store.checks.problem import Problem
+from logitstore.store.checks.processes import Crew
+from logitstore.store.checks.run import CheckedParts, Extent
 from logitstore.store.checks.shared import contents_problems, told, unlisted
-from logitstore.store.part import OpenFiles, Part, PartsPlan, read_record
 from logitstore.store.samples import stored_samples
 from logitstore.store.storage import Storage, open_storage, read_sealed, read_small
 from logitstore.store.taps import Tap, tap_folders
 
-_BLOCK_ROWS = 1 << 16
+WHOLE = Extent()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Problem:
-    """One problem of a cache.
+@dataclass(kw_only=True)
+class Verified:
+    """What came of a check.
 
     Attributes:
-        part: number of the part; None for a file that all parts share.
-        file: path of the file, relative to the cache.
-        what: description of the problem.
-        tap: name of the tap; None for a file outside all taps.
+        problems: all problems that were found, those of the parts in the order of the parts.
+        parts: count of the parts of the cache that were checked, now or by the earlier run.
+        of: count of the parts that the cache has.
+        earlier: count of the parts, with those of taps, that an earlier run had found whole.
+        began: when that run began, in seconds since 1970.
     """
 
-    part: int | None
-    file: str
-    what: str
-    tap: str | None = None
-
-    def __str__(self) -> str:
-        where = "the cache" if self.part is None else f"part {self.part:05d}"
-        if self.tap is not None:
-            where = f"tap {self.tap}" + ("" if self.part is None else f", part {self.part:05d}")
-        return f"{where}: {self.file}: {self.what}"
-
-    @property
-    def dropped(self) -> str:
-        """Path that `repair` drops because of the problem, relative to the cache."""
-        if self.part is None:
-            return self.file
-        root = "" if self.tap is None else f"{tap_folder(self.tap)}/"
-        return f"{root}{layout.PARTS}/{self.part:05d}"
+    problems: list[Problem] = field(default_factory=list)
+    parts: int = 0
+    of: int = 0
+    earlier: int = 0
+    began: float = 0.0
 
 
 def verify(place: Place, progress: Progress = no_progress) -> list[Problem]:
@@ -68,34 +54,57 @@ def verify(place: Place, progress: Progress = no_progress) -> list[Problem]:
         NotACache: the place holds no cache at all.
         StorageError, OSError: the system refuses to read a file, which says nothing about what is in it.
     """
+    return verified(place, WHOLE, progress).problems
+
+
+def verified(place: Place, extent: Extent, progress: Progress = no_progress) -> Verified:
+    """Check a cache, or a share of its parts with all that they have in common.
+
+    Raises:
+        BadInput: several processes are to check a cache in another storage.
+        NotACache, StorageError, OSError: see `verify`.
+    """
+    if extent.workers > 1 and split_scheme(place)[0]:
+        raise BadInput(f"--workers {extent.workers}: one process checks a cache in another storage. Leave it out.")
     storage = open_storage(place)
     try:
         manifest = read_sealed(Manifest, storage, MANIFEST_NAME)
     except LogitstoreError as error:
         if not storage.names(layout.PARTS) or _is_sealed_file(storage, MANIFEST_NAME):
             raise
-        return [Problem(part=None, file=MANIFEST_NAME, what=told(error))]
+        return Verified(problems=[Problem(part=None, file=MANIFEST_NAME, what=told(error))])
     problems = shared_problems(storage, manifest)
     if not problems:
         problems = [Problem(part=None, file=file, what=what) for file, what in contents_problems(storage, manifest)]
-    samples_are_readable, shared, unreadable = _shared_samples(storage, manifest, problems)
+    samples_are_readable, unreadable = _shared_samples(storage, manifest, problems)
     problems += unreadable
+    taps = {name: _tap_problems(storage, manifest, name) for name in tap_folders(storage)}
     numbers = layout.part_numbers(storage.names(layout.PARTS))
-    for done, number in enumerate(numbers, 1):
-        if number < manifest.parts:
-            problems += (
-                part_problems(storage, manifest, number, shared)
-                if samples_are_readable
-                else _file_problems(storage, manifest, number)
-            )
-        else:
-            folder = f"{layout.PARTS}/{number:05d}"
-            problems.append(Problem(part=number, file=folder, what="a part that the plan does not have"))
-        progress(Step(stage="verify", done=done, total=len(numbers), part=number))
-    problems = problems or _count_problems(storage, manifest, numbers)
-    for name in tap_folders(storage):
-        problems += tap_problems(storage, manifest, name, progress)
-    return problems + _taps_without_record(storage)
+    chosen = extent.of(numbers)
+    jobs = [Job(tap=None, number=number) for number in chosen]
+    for name, (is_readable, _) in taps.items():
+        names = storage.names(f"{tap_folder(name)}/{layout.PARTS}") if is_readable else []
+        wanted = layout.part_numbers(names)
+        if len(chosen) < len(numbers):
+            wanted = sorted({*chosen} & {*wanted})
+        jobs += [Job(tap=name, number=number) for number in wanted]
+    journal = Journal(storage, manifest, len(taps), resume=extent.resume) if extent.journal else None
+    parts = CheckedParts(jobs, journal)
+    check = partial(PartChecker, place, manifest, samples_are_readable)
+    with Crew(check, extent.workers, partial(_called, storage)) as crew:
+        parts.run(crew, progress, has_claims=samples_are_readable)
+    problems += parts.problems_of(None)
+    if not problems and len(chosen) == manifest.parts:
+        problems = _count_problems(manifest, parts.counts)
+    for name, (_, of_the_tap) in taps.items():
+        problems += of_the_tap + parts.problems_of(name)
+    problems += _taps_without_record(storage)
+    parts.end(is_whole=len(chosen) == len(numbers))
+    return Verified(problems=problems, parts=len(chosen), of=len(numbers), earlier=parts.earlier, began=parts.began)
+
+
+def _called(storage: Storage, job: Job) -> str:
+    return f"{storage}: part {job.number:05d}" + ("" if job.tap is None else f" of {job.tap}")
 
 
 def _taps_without_record(storage: Storage) -> list[Problem]:
@@ -113,11 +122,11 @@ def _is_sealed_file(storage: Storage, name: str) -> bool:
     return storage.size(name) is not None and is_sealed(read_small(storage, name))
 
 
-def _shared_samples(storage: Storage, manifest: Manifest, problems: list[Problem]) -> tuple[bool, Any, list[Problem]]:
+def _shared_samples(storage: Storage, manifest: Manifest, problems: list[Problem]) -> tuple[bool, list[Problem]]:
     """Open what all parts share about their samples.
 
-    Return whether parts can be read, what was opened, and what is wrong with it. If something is wrong, parts cannot be read,
-    which is no fault of theirs: only their files are looked at.
+    Return whether parts can be read, and what is wrong with it. If something is wrong, parts cannot be read, which is no fault
+    of theirs: only their files are looked at.
     """
     stored = stored_samples(manifest)
     file = next(
@@ -125,18 +134,14 @@ def _shared_samples(storage: Storage, manifest: Manifest, problems: list[Problem
     )
     is_known = any(problem.file == file for problem in problems)
     try:
-        shared = stored.open_shared(storage, manifest)
+        stored.open_shared(storage, manifest)
     except LogitstoreError as error:
-        return False, None, [] if is_known else [Problem(part=None, file=file, what=told(error))]
-    return not is_known, shared, []
+        return False, [] if is_known else [Problem(part=None, file=file, what=told(error))]
+    return not is_known, []
 
 
-def _count_problems(storage: Storage, manifest: Manifest, numbers: list[int]) -> list[Problem]:
-    """Return a problem if the cache is complete and the counts of rows or tokens of its parts differ from the plan."""
-    if len(numbers) < manifest.parts:
-        return []
-    records = [read_record(storage, manifest, number) for number in numbers]
-    counted = (sum(record.rows for record in records), sum(record.tokens for record in records))
+def _count_problems(manifest: Manifest, counted: tuple[int, int]) -> list[Problem]:
+    """Return a problem if the counts of rows or tokens of the parts of a complete cache differ from the plan."""
     named = (manifest.rows * manifest.views, manifest.tokens * manifest.views)
     if counted == named:
         return []
@@ -144,135 +149,35 @@ def _count_problems(storage: Storage, manifest: Manifest, numbers: list[int]) ->
     return [Problem(part=None, file=MANIFEST_NAME, what=what)]
 
 
-def tap_problems(storage: Storage, manifest: Manifest, name: str, progress: Progress = no_progress) -> list[Problem]:
-    """Return the problems of one tap: of its plan, its shared file and its parts."""
+def _tap_problems(storage: Storage, manifest: Manifest, name: str) -> tuple[bool, list[Problem]]:
+    """Return whether the parts of a tap can be read, and the problems of its plan and its shared file."""
     folder = tap_folder(name)
     try:
         tap = Tap(storage, manifest, name)
     except LogitstoreError as error:
         # a tap of another cache is dropped as a whole; a broken plan is written again with the same contents
         file = folder if isinstance(error, CacheMismatch) else f"{folder}/{TAP_NAME}"
-        return [Problem(part=None, file=file, what=told(error), tap=name)]
+        return False, [Problem(part=None, file=file, what=told(error), tap=name)]
     problems = shared_problems(tap.storage, tap.info)
     if not problems:
         try:
             _ = tap.codec
         except LogitstoreError as error:
             problems = [Problem(part=None, file=file, what=told(error)) for file in tap.info.shared]
-    numbers = layout.part_numbers(tap.storage.names(layout.PARTS))
-    for done, number in enumerate(numbers, 1):
-        problems += _tap_part_problems(storage, tap, number)
-        progress(Step(stage=f"verify {name}", done=done, total=len(numbers), part=number))
-    return [replace(problem, file=f"{folder}/{problem.file}", tap=name) for problem in problems]
-
-
-def _tap_part_problems(storage: Storage, tap: Tap, number: int) -> list[Problem]:
-    """Return the problems of one part of a tap; their files are relative to the tap."""
-    folder = f"{layout.PARTS}/{number:05d}"
-    if number >= tap.plan.parts:
-        return [Problem(part=number, file=folder, what="a part that the plan does not have")]
-    if file_problems := _file_problems(tap.storage, tap.plan, number):
-        return file_problems
-    try:
-        fields = tap.part(number)
-        cache_record = read_record(storage, tap.plan.manifest, number)
-    except NotACache:
-        cache_record = None  # the part of the cache is missing, which is not a problem of the tap
-    except LogitstoreError as error:
-        return [Problem(part=number, file=folder, what=told(error))]
-    rows = read_record(tap.storage, tap.plan, number).rows
-    if cache_record is not None and cache_record.rows != rows:
-        return [Problem(part=number, file=folder, what=f"it has {rows} rows, that of the cache {cache_record.rows}")]
-    problems: dict[tuple[str, str], None] = {}
-    for first in range(0, rows, _BLOCK_ROWS):
-        block = {name: array[first : first + _BLOCK_ROWS] for name, array in fields.items()}
-        problems |= dict.fromkeys(feature_block_problems(block, tap.info.codec))
-    return [Problem(part=number, file=f"{folder}/{layout.ROWS_FOLDER}/{field}", what=what) for field, what in problems]
+    return True, [replace(problem, file=f"{folder}/{problem.file}", tap=name) for problem in problems]
 
 
 def shared_problems(storage: Storage, manifest: Manifest | TapInfo) -> list[Problem]:
     """Return the problems of the shared files of a cache or of a tap."""
     problems = []
     for name, sealed in manifest.shared.items():
-        if what := _difference(storage, name, sealed):
+        if what := difference(storage, name, sealed):
             problems.append(Problem(part=None, file=name, what=what))
     # every file in a shared folder is loaded with the folder, so unlisted files are problems
     for folder in sorted({PurePosixPath(name).parent.as_posix() for name in manifest.shared} - {layout.SHARED}):
         for name in unlisted(storage, manifest.shared, folder):
             problems.append(Problem(part=None, file=name, what="a file that does not belong there"))
     return problems
-
-
-def part_problems(storage: Storage, manifest: Manifest, number: int, shared: Any = None) -> list[Problem]:
-    """What is wrong with one part: its record, its files, and if those are whole, what they say.
-
-    Args:
-        storage: that of the cache.
-        manifest: of it.
-        number: of the part.
-        shared: what all parts share about their samples, if it is open already.
-    """
-    folder = f"{layout.PARTS}/{number:05d}"
-    if problems := _file_problems(storage, manifest, number):
-        return problems
-    try:
-        files = OpenFiles(storage, manifest, shared)
-        samples = files.samples(number)
-        # rows are looked at only where the samples say rightly which they are
-        broken = stored_samples(manifest).problems(samples, read_record(storage, manifest, number), manifest)
-        found = [(layout.SAMPLES_FILE, what) for what in broken]
-        if not found:
-            part = Part(files, number)
-            _ = part.fields  # an archive is decompressed here, where what is wrong with it becomes a problem
-            found = list(_row_invariants(part, manifest))
-    except LogitstoreError as error:
-        return [Problem(part=number, file=folder, what=told(error))]
-    return [Problem(part=number, file=f"{folder}/{file}", what=what) for file, what in found]
-
-
-def _file_problems(storage: Storage, plan: PartsPlan, number: int) -> list[Problem]:
-    """Return the problems of the record and the files of a part of a cache or of a tap."""
-    folder = f"{layout.PARTS}/{number:05d}"
-    try:
-        record = read_record(storage, plan, number)
-    except LogitstoreError as error:
-        return [Problem(part=number, file=f"{folder}/{RECORD_NAME}", what=told(error))]
-    problems = []
-    for name, sealed in record.files.items():
-        if what := _difference(storage, f"{folder}/{name}", sealed):
-            problems.append(Problem(part=number, file=f"{folder}/{name}", what=what))
-    there = {name.removeprefix(f"{folder}/") for name in storage.files(folder)}
-    for name in sorted(there - record.files.keys() - {RECORD_NAME}):
-        problems.append(Problem(part=number, file=f"{folder}/{name}", what="a file that does not belong there"))
-    return problems
-
-
-def _difference(storage: Storage, name: str, sealed: FileSeal) -> str:
-    """Return the difference between a file and its seal in words; empty if there is none.
-
-    Only a file of the right size is read.
-    """
-    try:
-        path, size = storage.local(name), storage.size(name)
-    except LogitstoreError as error:
-        return told(error)
-    if size is None:
-        return "missing"
-    if size != sealed.bytes:
-        return f"{size} bytes instead of {sealed.bytes}"
-    return "" if seal_of(path).xxh3_128 == sealed.xxh3_128 else "its checksum does not match"
-
-
-def _row_invariants(part: Part, manifest: Manifest) -> Iterator[tuple[str, str]]:
-    gold_N = np.concatenate([part.samples.sample(index).gold_N for index in range(len(part.samples))]).astype(np.int64)
-    codec, remade = RowCodec(row=manifest.row), manifest.is_derived
-    problems: dict[tuple[str, str], None] = {}
-    for first in range(0, part.record.rows, _BLOCK_ROWS):
-        some = slice(first, first + _BLOCK_ROWS)
-        block = {name: array[some] for name, array in part.fields.items()}
-        problems |= dict.fromkeys(row_block_problems(block, gold_N[some], codec, remade=remade))
-    for field, what in problems:
-        yield f"{layout.ROWS_FOLDER}/{field}", what
 
 
 def repair(place: Place, problems: list[Problem]) -> list[str]:
