@@ -47,6 +47,8 @@ def dump(settings: DumpSettings, dry_run: DryRun = False, show: Show = 0, profil
     """
     if show and not dry_run:
         raise BadInput(f"--show {show}: only --dry-run uses it. Give both.")
+    if profile and settings.processes > 1:
+        raise BadInput(f"--profile: it times one process. Leave out --processes {settings.processes}.")
     with Bars() as progress:
         if dry_run:
             prepared = resolve("logitstore.dump.dump:planned")(settings, progress)

@@ -14,7 +14,7 @@ PANELS: dict[str, dict[str, str]] = {
         "workers",
         "Rows": f"{_ROW} fidelity_rows",
         "Features of the teacher": _TAPS,
-        "Compute": "device dtype batch_tokens",
+        "Compute": "device processes dtype batch_tokens",
         "Output": "out parts samples_per_part part_bytes resume dry_run show profile",
     },
     "plan": {
@@ -29,7 +29,7 @@ PANELS: dict[str, dict[str, str]] = {
     "add": {
         "Features of the teacher": f"{_TAPS} pilot_rows",
         "Images": "views images workers",
-        "Teacher and compute": "teacher trust_remote_code device",
+        "Teacher and compute": "teacher trust_remote_code device processes",
         "Output": "parts",
     },
     "train": {

@@ -6,7 +6,8 @@ LogitstoreError
 ├── NotACache         a folder that is not a logitstore cache, or a cache of a newer format
 ├── CacheDamaged      a cache whose files are missing, truncated or changed
 ├── CacheMismatch     a sound cache that does not fit the plan, the teacher or the student it is used with
-└── StorageError      the system refuses to read or write: disk full, read-only, no permission, a failing disk
+├── StorageError      the system refuses to read or write: disk full, read-only, no permission, a failing disk
+└── ProcessDied       processes of a command that ended by themselves before their work was done
 """
 
 from __future__ import annotations
@@ -44,6 +45,10 @@ class CacheMismatch(LogitstoreError):
 
 class StorageError(LogitstoreError):
     """The system refuses to read or write a file."""
+
+
+class ProcessDied(LogitstoreError):
+    """Processes of a command that ended by themselves before their work was done."""
 
 
 _REASONS = {

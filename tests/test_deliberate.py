@@ -21,6 +21,7 @@ HANDLERS = {
         "logitstore/train/loop/ending.py:run",
     ],
     "any error, an interrupt too, is raised again when what was begun is cleared away": [
+        "logitstore/dump/processes/pool.py:Pool.__enter__",
         "logitstore/dump/files/columns.py:FileColumns._write",
         "logitstore/store/local_disk.py:LocalDisk.claim",
         "logitstore/store/staged/leases.py:abandoned",
@@ -33,6 +34,7 @@ HANDLERS = {
         "logitstore/core/background.py:BackgroundThread._run",
         "logitstore/core/background.py:Pending.run",
         "logitstore/core/memo.py:Memo.get",
+        "logitstore/dump/processes/child.py:serve",
         "logitstore/store/checks/processes.py:_do",
     ],
     "transformers and peft raise nearly any error about the files of a model": [

@@ -7,7 +7,8 @@ For features nothing but the folder `taps/` is written. Views are parts of the c
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -16,12 +17,16 @@ from logitstore.core.order import spread
 from logitstore.core.progress import Progress, Step, no_progress
 from logitstore.core.types import ModelRef
 from logitstore.dump.begin import ensure_views
-from logitstore.dump.parts import ANSWERS, PartsWriter, finished, missing_work, write_parts
+from logitstore.dump.parts import ANSWERS, PartsWriter, Work, finished, missing_work, write_parts
+from logitstore.dump.processes.child import Open, Opening, PartJob
+from logitstore.dump.processes.pool import Pool, write_parts_beside
+from logitstore.dump.processes.seats import seats
 from logitstore.dump.taps import TapRequest, begin_taps, finish_taps, taps_are_begun
 from logitstore.dump.task import AskAgain, Prepared, dump_task
 from logitstore.dump.teachers import open_source, scheme_of
 from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
 from logitstore.errors import BadInput, CacheMismatch
+from logitstore.format.manifest import Manifest
 from logitstore.format.needs import Gives, check_features
 from logitstore.models.load import describe, load_config
 from logitstore.settings.dump import AddSettings
@@ -42,6 +47,7 @@ def add(settings: AddSettings, progress: Progress = no_progress) -> Cache:
         ModelError: the teacher cannot be loaded, or does not have the requested features.
         CacheMismatch: the teacher is another one, or an existing tap is stored in another way.
         StorageError: the disk is full or the folder cannot be written; committed parts stay.
+        ProcessDied: processes ended by themselves; committed parts stay.
     """
     refuse_unnamed(settings, "teacher")
     cache = Cache(settings.cache)
@@ -70,20 +76,30 @@ def _add_taps(settings: AddSettings, cache: Cache, progress: Progress) -> Cache:
     is_begun = taps_are_begun(cache.storage, cache.manifest, taps)
     work = missing_work(cache.storage, _committed(settings, cache), names)
     if work or not is_begun:
-        prepared, teacher = _teacher_again(settings, cache, None, progress)
-
-        def pilot() -> Iterable[TeacherBatch]:
-            # of several views one is looked at, as in a dump
-            views = cache.whole_views
-            count, rows = (cache.manifest.samples, cache.manifest.rows) if views else (len(cache), cache.rows)
-            first = cache.first_sample_of(views[0]) if views else 0
-            return prepared.batches([cache[first + index].sample for index in spread(count, rows, settings.pilot_rows)])
-
-        begun = begin_taps(cache.storage, cache.manifest, taps, teacher, pilot, progress)
-        write_parts(PartsWriter(cache.storage, cache.manifest, prepared, teacher, begun), work, "add", progress)
+        rows = {record.part: record.rows for record in cache.records}
+        _write(settings, partial(_load_for_taps, settings, taps), work, is_begun, rows.__getitem__, "add", progress)
     cache = Cache(settings.cache)
     finish_taps(cache, names)
     return cache
+
+
+def _load_for_taps(settings: AddSettings, taps: TapRequest, progress: Progress) -> Open:
+    """Load the teacher; return what begins the taps and writes their parts."""
+    cache = Cache(settings.cache)
+    prepared, teacher = _teacher_again(settings, cache, None, progress)
+
+    def pilot() -> Iterable[TeacherBatch]:
+        # of several views one is looked at, as in a dump
+        views = cache.whole_views
+        count, rows = (cache.manifest.samples, cache.manifest.rows) if views else (len(cache), cache.rows)
+        first = cache.first_sample_of(views[0]) if views else 0
+        return prepared.batches([cache[first + index].sample for index in spread(count, rows, settings.pilot_rows)])
+
+    def open_writer(progress: Progress) -> PartsWriter:
+        begun = begin_taps(cache.storage, cache.manifest, taps, teacher, pilot, progress)
+        return PartsWriter(cache.storage, cache.manifest, prepared, teacher, begun)
+
+    return open_writer
 
 
 def _add_views(settings: AddSettings, cache: Cache, progress: Progress) -> Cache:
@@ -92,12 +108,47 @@ def _add_views(settings: AddSettings, cache: Cache, progress: Progress) -> Cache
     views = _views_wanted(settings, manifest.views)
     work = missing_work(cache.storage, _parts_of_views(settings, views, manifest.parts_of_view), [ANSWERS])
     if work:
-        prepared, teacher = _teacher_again(settings, cache, max(views[-1] + 1, manifest.views), progress)
-        more = ensure_views(cache.storage, views[-1] + 1)
-        write_parts(PartsWriter(cache.storage, more, prepared, teacher), work, "dump", progress)
+        is_begun = manifest.views > views[-1]
+        opening = partial(_load_for_views, settings, views[-1] + 1)
+        _write(settings, opening, work, is_begun, lambda part: _rows_in(manifest, part), "dump", progress)
     # also where nothing was left to do: a process that was stopped, or saw fewer views, may have left the plan behind
     ensure_views(cache.storage, views[-1] + 1)
     return finished(settings.cache)
+
+
+def _load_for_views(settings: AddSettings, views: int, progress: Progress) -> Open:
+    """Load the teacher; return what makes the plan one of so many views, and writes their parts."""
+    cache = Cache(settings.cache)
+    prepared, teacher = _teacher_again(settings, cache, max(views, cache.manifest.views), progress)
+
+    def open_writer(_progress: Progress) -> PartsWriter:
+        return PartsWriter(cache.storage, ensure_views(cache.storage, views), prepared, teacher)
+
+    return open_writer
+
+
+def _rows_in(manifest: Manifest, part: int) -> int:
+    """Return how many rows a part of any view has, if all samples have as many."""
+    return manifest.rows * manifest.samples_in(part) // manifest.samples
+
+
+def _write(
+    settings: AddSettings,
+    opening: Opening,
+    work: Work,
+    is_begun: bool,
+    rows_in: Callable[[int], int],
+    stage: str,
+    progress: Progress,
+) -> None:
+    """Begin what is not begun, and write the missing parts: here, or in several processes."""
+    if settings.processes == 1:
+        write_parts(opening(progress)(progress), work, stage, progress)
+        return
+    with Pool(seats(settings.device, settings.processes)[: max(len(work), 1)], opening, progress) as pool:
+        if not is_begun:
+            pool.run([PartJob()])
+        write_parts_beside(pool, Cache(settings.cache), work, rows_in, stage, progress)
 
 
 def _views_wanted(settings: AddSettings, there: int) -> range:

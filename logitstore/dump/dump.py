@@ -1,19 +1,23 @@
 """`dump`: run the teacher once over the data, and keep what it says. Reads top to bottom.
 
 settings -> samples, manifest -> teacher -> pilot -> cache.json, shared/ -> part by part: teacher -> sparsifier -> codec -> disk
+
+The last two steps happen here, or in several processes beside this one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Iterable, Sequence
+from functools import partial
 
 from logitstore.core.progress import NO_STOPWATCH, Progress, Step, Stopwatch, no_progress
 from logitstore.dump.begin import Fit, begin, ensure_views, existing_manifest, prepare_parts, target_folder
 from logitstore.dump.fit import fit_tail
-from logitstore.dump.parts import ANSWERS, PartsWriter, finished, missing_work, write_parts
+from logitstore.dump.parts import ANSWERS, PartsWriter, Work, finished, missing_work, write_parts
 from logitstore.dump.pilot_file import kept_pilot
+from logitstore.dump.processes.child import Open, PartJob
+from logitstore.dump.processes.pool import Pool, write_parts_beside
+from logitstore.dump.processes.seats import Seat, seats
 from logitstore.dump.taps import (
     TapRequest,
     begin_taps,
@@ -24,6 +28,7 @@ from logitstore.dump.taps import (
 )
 from logitstore.dump.task import Prepared
 from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
+from logitstore.errors import BadInput
 from logitstore.format.manifest import Manifest
 from logitstore.settings.dump import DumpSettings
 from logitstore.store import layout
@@ -46,7 +51,9 @@ def dump(settings: DumpSettings, progress: Progress = no_progress, watch: Stopwa
         CacheMismatch: `settings.out` is a cache of another plan, or of images that have changed, or a tap in it is stored in
             another way.
         StorageError: the disk is full or the folder cannot be written; committed parts stay.
+        ProcessDied: processes ended by themselves; committed parts stay.
     """
+    places = seats(settings.device, settings.processes) if settings.processes > 1 else []
     with target_folder(settings.out, resume=settings.resume):
         prepared = prepare_parts(settings, progress)
         taps = taps_wanted(settings, prepared.config)
@@ -55,9 +62,12 @@ def dump(settings: DumpSettings, progress: Progress = no_progress, watch: Stopwa
     work = missing_work(out, layout.parse_parts(settings.parts, prepared.manifest.parts), [ANSWERS, *taps.names])
     if work or not is_begun:
         prepared.check()
-        progress(Step(stage="load the teacher", done=0, total=1))
-        writer = open_writer(settings, prepared, prepared.load(), taps, progress, watch)
-        write_parts(writer, work, "dump", progress)
+        if places:
+            _write_beside(settings, prepared, taps, work, places, progress)
+        else:
+            progress(Step(stage="load the teacher", done=0, total=1))
+            writer = open_writer(settings, prepared, prepared.load(), taps, progress, watch)
+            write_parts(writer, work, "dump", progress)
     # also where nothing was left to do: a process that was stopped, or saw fewer views, may have left the plan behind
     ensure_views(out, prepared.manifest.views)
     cache = finished(settings.out)
@@ -120,34 +130,34 @@ def _is_begun(storage: Storage, wanted: Manifest, taps: TapRequest) -> bool:
     return manifest is not None and not shared_problems(storage, manifest) and taps_are_begun(storage, manifest, taps)
 
 
-@dataclass(frozen=True)
-class PartJob:
-    """One part of a dump that has begun: a value that can be pickled and run in another process.
-
-    Attributes:
-        settings: those of the dump.
-        part: number of the part.
-    """
-
-    settings: DumpSettings
-    part: int
-
-    def run(self) -> None:
-        """Write what is missing of the part. The teacher is loaded once a process.
-
-        Raises:
-            ModelError, StorageError: see `dump`.
-        """
-        writer, taps = _writer_of(self.settings.model_dump_json())
-        names = missing_work(open_storage(self.settings.out), [self.part], [ANSWERS, *taps.names]).get(self.part, [])
-        writer.write(self.part, names)
-
-
-@lru_cache(maxsize=1)
-def _writer_of(settings_json: str) -> tuple[PartsWriter, TapRequest]:
-    """Return what writes the parts of a dump, opened once a process."""
-    settings = DumpSettings.model_validate_json(settings_json)
+def load_again(settings: DumpSettings, progress: Progress) -> Open:
+    """Load the teacher in another process than the one that began; see `logitstore.dump.processes.child.Opening`."""
     prepared = prepare_parts(settings)
     taps = taps_wanted(settings, prepared.config)
-    prepared.check()
-    return open_writer(settings, prepared, prepared.load(), taps), taps
+    progress(Step(stage="load the teacher", done=0, total=1))
+    return partial(open_writer, settings, prepared, prepared.load(), taps)
+
+
+def _write_beside(
+    settings: DumpSettings,
+    prepared: Prepared,
+    taps: TapRequest,
+    work: Work,
+    places: Sequence[Seat],
+    progress: Progress,
+) -> None:
+    """Have other processes begin what is not begun, and write the missing parts."""
+    told = settings.model_copy(update={"dtype": prepared.manifest.teacher.dtype})
+    with Pool(places[: max(len(work), 1)], partial(load_again, told), progress) as pool:
+        out = open_storage(settings.out)
+        if not _is_begun(out, prepared.manifest, taps):
+            pool.run([PartJob()])
+            if not _is_begun(out, prepared.manifest, taps):
+                raise BadInput(
+                    f"--processes {settings.processes}: what other processes write to {settings.out} is not seen here. "
+                    "Leave out --processes."
+                )
+        cache = Cache(settings.out)
+        write_parts_beside(
+            pool, cache, work, lambda part: prepared.samples.rows_in(cache.manifest.span(part)), "dump", progress
+        )

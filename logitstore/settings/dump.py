@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from logitstore.core.record import Record
 from logitstore.core.tasks import TASKS
 from logitstore.settings.fields import POSITIONAL, RECIPE_ONLY, ByteSize, FilePath, Model, NamedValues, Place, TaskName
 from logitstore.settings.image import ImagesPlace, ViewChoices
@@ -96,7 +97,19 @@ class TeacherSettings(TrustChoice):
         return self.data if isinstance(self.data, str) else ", ".join(self.data)
 
 
-class DumpSettings(TeacherSettings, ViewChoices, RowChoices, TapChoices):
+class ProcessChoice(Record):
+    """The setting of the commands that several processes of one machine can share."""
+
+    processes: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="Processes that write parts at the same time, each with a teacher of its own: on a GPU for itself, or on "
+        "its share of the cores.",
+    )
+
+
+class DumpSettings(TeacherSettings, ViewChoices, RowChoices, TapChoices, ProcessChoice):
     """The settings of `dump`."""
 
     pilot_rows: Annotated[int, RECIPE_ONLY] = Field(
@@ -142,7 +155,7 @@ class PilotSettings(TeacherSettings, RowChoices, TapChoices):
     )
 
 
-class AddSettings(TapChoices, ImagesPlace, TrustChoice):
+class AddSettings(TapChoices, ImagesPlace, TrustChoice, ProcessChoice):
     """The settings of `add`."""
 
     cache: Annotated[Place, POSITIONAL] = Field(description="The cache to add to.")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from logitstore.core.progress import NO_STOPWATCH, Stopwatch
 from logitstore.dump.dump import dump
-from tests.parts.commands import logitstore_command
+from tests.parts.commands import Refused, logitstore_command
 from tests.parts.files import tree
 from tests.parts.texts import plan_for
 
@@ -55,3 +55,11 @@ def test_profile_prints_a_line_a_stage(teacher: Path, texts: Path, tmp_path: Pat
     assert done.returncode == 0, done.stderr
     for stage in ("forward", "select", "fidelity", "encode", "commit"):
         assert stage in done.stdout
+
+
+def test_the_time_of_several_processes_is_not_told(
+    refused: Refused, teacher: Path, texts: Path, tmp_path: Path
+) -> None:
+    arguments = ("dump", "--teacher", teacher, "--data", texts, "--out", tmp_path / "cache")
+    line = refused(*arguments, "--profile", "--processes", 2)
+    assert line == "error: --profile: it times one process. Leave out --processes 2."

@@ -25,7 +25,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -43,14 +43,17 @@ class WarmProcess:
     """
 
     def __init__(self, *arguments: object, stderr: IO[str] | None = None, **variables: str) -> None:
-        self.returncode: int | None = None
         self.stdout = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open as long as the process runs
         self.stderr = stderr or tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self._ask(
+            [self.stdout.fileno(), self.stderr.fileno()], os.environ | variables, arguments=[*map(str, arguments)]
+        )
+
+    def _ask(self, files: Sequence[int], variables: Mapping[str, str], **asked: Any) -> None:
+        self.returncode: int | None = None
         self._server = socket.socket(socket.AF_UNIX)
         self._server.connect(_server())
-        asked = {"arguments": [str(argument) for argument in arguments], "folder": os.getcwd()}
-        asked["variables"] = os.environ | variables
-        files = [self.stdout.fileno(), self.stderr.fileno()]
+        asked |= {"folder": os.getcwd(), "variables": dict(variables)}
         socket.send_fds(self._server, [b"files"], files)
         self._server.sendall(json.dumps(asked).encode() + b"\n")
         self._answers = self._server.makefile()
@@ -95,6 +98,18 @@ class WarmProcess:
         self.wait()
         self.stdout.close()
         self.stderr.close()
+
+
+class WarmMember(WarmProcess):
+    """One of several processes that write parts; see `logitstore.dump.processes.pool.launch`."""
+
+    def __init__(self, pipes: tuple[int, int], printed: IO[bytes], variables: Mapping[str, str]) -> None:
+        self._ask([printed.fileno(), printed.fileno(), *pipes], variables, arguments=[])
+
+    def close(self) -> None:
+        """End it, if it still runs."""
+        self.kill()
+        self.wait()
 
 
 def free_port() -> int:
@@ -210,7 +225,7 @@ def _reaped() -> bool:
 
 def _run_beside(asker: socket.socket) -> dict[str, Any]:
     """Fork once more: the child goes on, this process tells its number and its end."""
-    _, files, _, _ = socket.recv_fds(asker, 5, 2)
+    _, files, _, _ = socket.recv_fds(asker, 5, 4)
     with asker.makefile() as lines:
         asked: dict[str, Any] = json.loads(lines.readline())
     child = os.fork()
@@ -223,15 +238,19 @@ def _run_beside(asker: socket.socket) -> dict[str, Any]:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(files[0], 1)
     os.dup2(files[1], 2)
-    for file in files:
+    for file in files[:2]:
         os.close(file)
-    return asked
+    return asked | {"pipes": files[2:]}
 
 
-def _become(arguments: list[str], folder: str, variables: Mapping[str, str]) -> None:
-    """Make this process what a fresh one would be."""
+def _become(arguments: list[str], folder: str, variables: Mapping[str, str], pipes: Sequence[int]) -> None:
+    """Make this process what a fresh one would be, whose own processes are as warm."""
     import datasets  # noqa: PLC0415
 
+    from logitstore.dump.processes import pool  # noqa: PLC0415
+
+    pool.launch = WarmMember
+    variables = {SERVER: sys.argv[1], **variables}
     signal.signal(signal.SIGINT, signal.default_int_handler)
     _limit(variables)
     os.chdir(folder)
@@ -256,13 +275,16 @@ def _limit(variables: Mapping[str, str]) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
-def _run() -> None:
-    """Run the command line and end as a process does, but for taking apart every module."""
+def _run(pipes: Sequence[int]) -> None:
+    """Run the command line, or write parts, and end as a process does, but for taking apart every module."""
     from logitstore_cli.main import run  # noqa: PLC0415
+
+    from logitstore.dump.processes.child import main  # noqa: PLC0415
 
     code: Any = 1
     try:
-        run()
+        main(*pipes) if pipes else run()
+        code = 0
     except SystemExit as ended:
         code = ended.code
     except BaseException:
@@ -282,5 +304,6 @@ if __name__ == "__main__":
         shutil.rmtree(Path(sys.argv[1]).parent)
         raise
     gc.freeze()
-    _become(**_serve(sys.argv[1]))
-    _run()
+    asked = _serve(sys.argv[1])
+    _become(**asked)
+    _run(asked["pipes"])

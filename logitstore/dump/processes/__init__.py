@@ -1,0 +1,1 @@
+"""Several processes of one machine that write the parts of one command."""

@@ -1,0 +1,145 @@
+"""A process that writes parts for the one that started it: parts to write come through a pipe, what comes of them goes back.
+
+Whoever is gone has closed its end of a pipe. A process that reads the end of its pipe is interrupted, as by Ctrl-C: it drops
+the part that it has begun, and ends.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+
+import torch
+
+from logitstore.core.progress import Progress, Step
+from logitstore.dump.parts import PartsWriter
+from logitstore.dump.processes.seats import THREADS
+
+Open = Callable[[Progress], PartsWriter]
+"""Begins what is written where nobody has begun it, and returns what writes its parts."""
+
+Opening = Callable[[Progress], Open]
+"""Loads the teacher. It can be pickled, and called in any process."""
+
+END = b""
+"""The message after which no other comes."""
+
+GRACE_SECONDS = 10.0
+"""How long an interrupted process may take to drop what it has begun."""
+
+
+@dataclass(frozen=True)
+class PartJob:
+    """One part that is to be written: a value that can be pickled.
+
+    Attributes:
+        part: number of the part; None to begin the cache and its taps, and to write no part.
+        names: what is to be written of it, see `logitstore.dump.parts.missing_work`.
+    """
+
+    part: int | None = None
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of the part in work that are answered since the last such message."""
+
+    count: int
+
+
+@dataclass(frozen=True)
+class Done:
+    """The teacher is loaded, or the job is done."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The job ended with an error; `cause` is what the error was raised from."""
+
+    error: BaseException
+    cause: BaseException | None
+
+
+Told = Step | Rows | Done | Failed
+"""What a process says."""
+
+
+def main(asked: int, told: int) -> None:
+    """Serve as a process of its own; end with 130 after an interrupt.
+
+    Args:
+        asked, told: descriptors of the pipes that are read and written.
+    """
+    # whoever runs commands in the background may have had the signal ignored, and what they start inherits that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    torch.set_num_threads(int(os.environ[THREADS].partition(",")[0]))
+    try:
+        serve(Connection(asked, writable=False), Connection(told, readable=False))
+    except (KeyboardInterrupt, BrokenPipeError):
+        sys.exit(130)
+
+
+def serve(asked: Connection, told: Connection) -> None:
+    """Load the teacher, then write parts until there are no more. The first message is the opening, the others are jobs.
+
+    Raises:
+        BrokenPipeError: nobody listens any more.
+    """
+    messages: SimpleQueue[bytes] = SimpleQueue()
+    _thread.start_new_thread(_listen, (asked, messages))
+
+    def progress(step: Step) -> None:
+        told.send(step)
+
+    opened: Open | None = None
+    writer: PartsWriter | None = None
+    while message := messages.get():
+        try:
+            value = pickle.loads(message)
+            if opened is None:
+                opened = value(progress)
+            else:
+                writer = writer or opened(progress)
+                if value.part is not None:
+                    writer.write(value.part, value.names, lambda rows: told.send(Rows(rows)))
+        except Exception as error:
+            told.send(Failed(portable(error), error.__cause__ and portable(error.__cause__)))
+            return
+        told.send(Done())
+
+
+def _listen(asked: Connection, messages: SimpleQueue[bytes]) -> None:
+    """Pass messages on; interrupt the main thread when whoever sends them is gone."""
+    try:
+        while message := asked.recv_bytes():
+            messages.put(message)
+        messages.put(END)
+    except (EOFError, OSError):
+        messages.put(END)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        time.sleep(GRACE_SECONDS)
+        os._exit(130)
+
+
+def portable(error: BaseException) -> BaseException:
+    """Return an error that can be pickled and says where it was raised: itself, or another with its text."""
+    error.add_note("".join(traceback.format_exception(error)))
+    try:
+        pickle.loads(pickle.dumps(error))
+    except (pickle.PickleError, TypeError, AttributeError, ValueError):
+        other = RuntimeError(f"{type(error).__name__}: {error}")
+        for note in error.__notes__:
+            other.add_note(note)
+        return other
+    return error
