@@ -55,6 +55,7 @@ class Prepared:
         show: describes a sample, by its number, as the teacher will see it, in lines for people; None where a task cannot.
         check: refuses samples that cannot be shown to it; it may take its time, and comes right before `load`.
         stored: gives the samples with what a cache that is continued knows about them; None where that changes nothing.
+        undecided: gives samples of a cache as they were before the teacher's answers chose their rows; None where they do not.
     """
 
     manifest: Manifest
@@ -65,6 +66,7 @@ class Prepared:
     gives: Gives = OF_A_MODEL
     files: Callable[[], dict[str, bytes]] = dict
     stored: Callable[[Cache], AskedSamples] | None = None
+    undecided: Callable[[list[Any]], list[Any]] | None = None
     show: Callable[[int], list[str]] | None = None
     check: Callable[[], None] = lambda: None
 
