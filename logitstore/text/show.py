@@ -29,8 +29,9 @@ class TextShown:
         text, answer = sample.sample, sample.answer
         row_of = {int(position) + 1: row for row, position in enumerate(text.positions_N)}
         views = []
-        # what stands long before the first row is context only; of it, the last token is shown
-        begins = max(min(row_of, default=0) - 1, 0)
+        # what stands long before the first token that the data ask about is context only; of it, the last token is shown
+        asked = text.positions_N if text.gold_T is None else np.flatnonzero(text.gold_T)
+        begins = int(asked[0]) if len(asked) else 0
         for position, token in enumerate(text.tokens_T[begins : begins + tokens], begins):
             row = row_of.get(position)
             if row is None:
