@@ -79,7 +79,7 @@ def make_sample(number: int, tokens: list[int]) -> Sample:
 def answers(teacher: CausalTeacher, sparsifier: TopK, samples: list[Sample], budget: int) -> dict[str, np.ndarray]:
     """Return every row's values, in the order of the samples."""
     fields_of: dict[int, dict[str, np.ndarray]] = {}
-    keep = RowReducer(sparsifier=sparsifier, wants=WANTS, latents=None, check=None)
+    keep = RowReducer(sparsifier=sparsifier, wants=WANTS, vocabulary=sparsifier.vocabulary, latents=None, check=None)
     for batch, targets in ask_rows(teacher, keep, text_batches(samples, budget)):
         fields_of |= {index: answer.fields for index, answer in split(batch, targets())}
     return {name: np.concatenate([fields_of[index][name] for index in range(len(samples))]) for name in fields_of[0]}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-_TEACHER_DATA = "data split column domain_column limit chat_template template_arg end_token max_length overlap"
+_TEACHER_DATA = (
+    "data split column domain_column limit chat_template template_arg end_token max_length overlap positions"
+)
 _ROW = "preset sparsifier k top_p draws tail sketch_bytes logprobs layout"
 _TAPS = "hidden qkv tap_codec"
 

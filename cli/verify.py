@@ -98,6 +98,11 @@ def _compare(settings: VerifySettings) -> None:
         f"the teacher itself by {found.spread:.2g} nats between two batchings; allowed {found.tolerance:.2g}: "
         + ("it agrees" if found.passed else "it DIFFERS")
     )
+    if found.chosen is not None:
+        say(
+            f"which positions have a row: one without has an entropy that is at most {found.chosen:.2g} nats above that of one "
+            "with a row, beyond rounding"
+        )
     if not found.same_weights:
         console.print("the teacher's weights are not the ones the cache was made with", style="red")
     if not (found.passed and found.same_weights):

@@ -7,7 +7,7 @@ from numpy.random import Generator, Philox
 
 from logitstore.core.types import Array
 
-DRAWS, FIDELITY = 0, 1
+DRAWS, FIDELITY, POSITIONS = 0, 1, 2
 """The uses of the random numbers. Each use has a stream of its own."""
 
 
@@ -18,7 +18,7 @@ def uniform(key: str, rows: int, width: int, stream: int) -> Array:
         key: the key of the sample, 32 hex digits; it is also the key of the generator.
         rows: count of rows N of the sample.
         width: count of numbers for each row.
-        stream: DRAWS or FIDELITY.
+        stream: DRAWS, FIDELITY or POSITIONS.
     """
     return generator(int(key, 16), stream).random((rows, width))
 

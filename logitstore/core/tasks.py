@@ -63,6 +63,7 @@ TASKS: dict[str, Task] = {
                 "chat_template",
                 "template_arg",
                 "end_token",
+                "positions",
             ),
             "train": (
                 "text",

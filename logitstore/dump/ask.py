@@ -13,7 +13,9 @@ from torch import Tensor
 from logitstore.core.progress import NO_STOPWATCH, Stopwatch
 from logitstore.core.types import Array
 from logitstore.dump.sparsify.reduce import RowReducer
+from logitstore.dump.sparsify.summary import Summary
 from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
+from logitstore.format.needs import LOGITS, Gives
 from logitstore.targets.rows import RowChunk
 
 Encode = Callable[[Tensor], dict[str, Tensor]]
@@ -38,6 +40,59 @@ def rows_of(seen: Mapping[str, Tensor], taps: Mapping[str, Encode], batch: Teach
         fields = {FINITE: values_ND.isfinite().all(1)} | encode(values_ND)
         kept |= {f"{name}/{field}": value for field, value in fields.items()}
     return kept
+
+
+def entropies(chunks: Iterable[RowChunk], vocabulary: int) -> Array:
+    """Return the entropies of the teacher's whole distributions, float32[N], nats."""
+    return torch.cat([Summary.of(chunk.logits(), vocabulary).entropy_N for chunk in chunks]).cpu().numpy()
+
+
+def asked(
+    teacher: Teacher, batch: TeacherBatch, wants: Gives, vocabulary: int, watch: Stopwatch = NO_STOPWATCH
+) -> tuple[TeacherBatch, Iterator[RowChunk]]:
+    """Ask the teacher once about a batch. Return the batch of the rows that are kept, and what it says of them.
+
+    Where its answers decide which rows are kept, the logits of all candidates exist until they are chosen; those of rows that
+    follow each other are not copied.
+
+    Args:
+        vocabulary: count of the teacher's tokens.
+        watch: times the stages.
+    """
+    choice = batch.choice
+    if choice is None:
+        return batch, _timed(teacher.rows(batch, wants), watch)
+    chunks = list(_timed(teacher.rows(batch, wants), watch))
+    with watch("entropy"):
+        kept_M = choice.kept(entropies(chunks, vocabulary))
+    return choice.narrowed(kept_M), _taken(chunks, torch.from_numpy(kept_M))
+
+
+def _taken(chunks: list[RowChunk], kept_M: Tensor) -> Iterator[RowChunk]:
+    """Yield some rows of chunks, as many at a time as a chunk had. Their logits are copied; the chunks are given up."""
+    size = max(len(chunk.gold_n) for chunk in chunks)
+    starts = torch.tensor([chunk.span.start for chunk in chunks])
+    rows = kept_M.tensor_split(torch.searchsorted(kept_M, starts[1:]))
+    places = [own_m - start for own_m, start in zip(rows, starts, strict=True)]
+    gold_M = _joined([chunk.gold_n for chunk in chunks], places)
+    logits_MV = _joined([chunk.logits() for chunk in chunks], places)
+    hidden = [chunk.hidden_nD for chunk in chunks if chunk.hidden_nD is not None]
+    hidden_MD = _joined(hidden, places) if hidden else None
+    chunks.clear()
+    hidden.clear()
+    for first in range(0, len(kept_M), size):
+        span = slice(first, min(first + size, len(kept_M)))
+        yield RowChunk(
+            span=span,
+            gold_n=gold_M[span],
+            logits_nV=logits_MV[span],
+            hidden_nD=None if hidden_MD is None else hidden_MD[span],
+        )
+
+
+def _joined(values: list[Tensor], places: list[Tensor]) -> Tensor:
+    """Return some rows of several tensors, one after the other."""
+    return torch.cat([value[own_m.to(value.device)] for value, own_m in zip(values, places, strict=True)])
 
 
 Answers = Iterator[tuple[TeacherBatch, Callable[[], dict[str, Array]]]]
@@ -65,12 +120,13 @@ def ask_rows(
     """
     for batch in batches:
         with teacher.recording(list(taps or {})) as seen:
-            chunks = [reduce(batch, chunk) for chunk in _timed(teacher.rows(batch, reduce.wants), watch)]
+            known, said = asked(teacher, batch, reduce.wants, reduce.vocabulary, watch)
+            chunks = [reduce(known, chunk) for chunk in said]
         targets = {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
         if taps:
             with watch("taps"):
-                targets |= rows_of(seen, taps, batch)
-        yield batch, _to_host(targets)
+                targets |= rows_of(seen, taps, known)
+        yield known, _to_host(targets)
 
 
 def _timed(chunks: Iterator[RowChunk], watch: Stopwatch) -> Iterator[RowChunk]:
@@ -84,15 +140,29 @@ def _timed(chunks: Iterator[RowChunk], watch: Stopwatch) -> Iterator[RowChunk]:
 
 
 def ask_features(
-    teacher: Teacher, batches: Iterable[TeacherBatch], taps: Mapping[str, Encode], watch: Stopwatch = NO_STOPWATCH
+    teacher: Teacher,
+    batches: Iterable[TeacherBatch],
+    taps: Mapping[str, Encode],
+    vocabulary: int,
+    watch: Stopwatch = NO_STOPWATCH,
 ) -> Answers:
-    """Yield reduced features only, in the form of `ask_rows`. A language model computes logits of the last position only."""
+    """Yield reduced features only, in the form of `ask_rows`. A language model computes logits of the last position only,
+    unless they decide which rows are kept.
+
+    Args:
+        vocabulary: count of the teacher's tokens.
+    """
     for batch in batches:
-        with watch("forward"):
-            seen = teacher.features(batch.inputs, list(taps))
+        known = batch
+        if batch.choice is None:
+            with watch("forward"):
+                seen = teacher.features(batch.inputs, list(taps))
+        else:
+            with teacher.recording(list(taps)) as seen:
+                known, _ = asked(teacher, batch, frozenset({LOGITS}), vocabulary, watch)
         with watch("taps"):
-            kept = rows_of(seen, taps, batch)
-        yield batch, _to_host(kept)
+            kept = rows_of(seen, taps, known)
+        yield known, _to_host(kept)
 
 
 def _to_host(targets: dict[str, Tensor]) -> Callable[[], dict[str, Array]]:

@@ -15,6 +15,7 @@ from logitstore.core.progress import Progress, Step, no_progress
 from logitstore.core.random import hashed
 from logitstore.core.tasks import task_of
 from logitstore.core.types import Array, CachedSample
+from logitstore.dump.ask import entropies
 from logitstore.dump.task import AskAgain, dump_task
 from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
 from logitstore.errors import BadInput, CacheDamaged, CacheMismatch
@@ -40,21 +41,25 @@ class Audit:
         spread: difference between the teacher's own logprobs of the same tokens in batches as in the dump, and one sample at
             a time.
         same_weights: True if the teacher's weights are the ones that the manifest names.
+        chosen: by how much a position without a row has a higher entropy now than one of its sample with a row, beyond what
+            rounding to float16 explains; None where the teacher's answers did not choose the rows.
     """
 
     rows: int
     stored: float
     spread: float
     same_weights: bool
+    chosen: float | None = None
 
     @property
     def tolerance(self) -> float:
-        """The largest `stored` that passes: three times the teacher's own spread, but at least 0.001 nats."""
+        """The largest `stored` and `chosen` that pass: three times the teacher's own spread, but at least 0.001 nats."""
         return max(3 * self.spread, 1e-3)
 
     @property
     def passed(self) -> bool:
-        return math.isfinite(self.stored) and math.isfinite(self.spread) and self.stored <= self.tolerance
+        largest = max(self.stored, self.chosen or 0.0)
+        return math.isfinite(largest) and math.isfinite(self.spread) and largest <= self.tolerance
 
 
 def check_audit(settings: VerifySettings) -> None:
@@ -119,6 +124,11 @@ def audit(
     for done, each in enumerate(cached, 1):
         alone += _logprobs(loaded, cache, batches([each.sample]), [each])
         progress(Step(stage="ask again", done=done, total=len(cached)))
+    shortfall = None
+    if prepared.undecided is not None:
+        shortfall = _chosen(
+            loaded, cache.manifest.teacher.vocabulary, batches(samples), batches(prepared.undecided(samples))
+        )
     stored = [_stored(each.answer.fields) for each in cached]
     codec = RowCodec(row=cache.manifest.row)
     return Audit(
@@ -126,7 +136,32 @@ def audit(
         stored=max(_beyond_rounding(a, b, codec) for a, b in zip(stored, together, strict=True)),
         spread=max(_largest(_apart(a, b)) for a, b in zip(together, alone, strict=True)),
         same_weights=loaded.fingerprint() == cache.manifest.teacher.fingerprint,
+        chosen=shortfall,
     )
+
+
+def _chosen(
+    teacher: Teacher, vocabulary: int, batches: Iterable[TeacherBatch], undecided: Iterable[TeacherBatch]
+) -> float:
+    """Ask the teacher again which rows it chooses; see `Audit.chosen`.
+
+    Args:
+        vocabulary: count of its tokens.
+        batches: the samples, with the rows that they have.
+        undecided: the same batches as they were before.
+    """
+    largest = 0.0
+    for known, batch in zip(batches, undecided, strict=True):
+        if batch.choice is None:
+            raise ValueError("nothing chooses the rows of this batch")
+        entropy_N = entropies(teacher.rows(batch, frozenset({LOGITS})), vocabulary).astype(np.float64)
+        is_kept_N = np.isin(batch.rows_N.numpy(), known.rows_N.numpy())
+        ends = np.cumsum(batch.choice.candidates)[:-1]
+        for own_C, is_kept_C in zip(np.split(entropy_N, ends), np.split(is_kept_N, ends), strict=True):
+            if not is_kept_C.all():
+                highest, lowest = own_C[~is_kept_C].max(), own_C[is_kept_C].min()
+                largest = max(largest, highest - lowest - (highest + lowest) * HALF_STEP)
+    return float(largest)
 
 
 def _stored(fields: dict[str, Array]) -> Array:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from logitstore.core.progress import Progress, Step
+from logitstore.dump.ask import asked
 from logitstore.dump.sparsify.reduce import sparsifier_of
 from logitstore.dump.sparsify.sketch import TailPilot
 from logitstore.dump.teachers.teacher import Batches, Teacher, TeacherBatch
@@ -115,9 +116,9 @@ def fit_each(
     states: list[Tensor] = []
     deadline = time.monotonic() + limits.seconds
     for batch in batches:
-        chunks = teacher.rows(batch, wants(head is not None))
+        began = time.monotonic()
+        _, chunks = asked(teacher, batch, wants(head is not None), vocabulary)
         while True:
-            began = time.monotonic()
             chunk = next(chunks, None)
             fits.seconds += time.monotonic() - began
             if chunk is None:
@@ -131,6 +132,7 @@ def fit_each(
             if head is not None and chunk.hidden_nD is not None:
                 states.append(chunk.hidden_nD.float().cpu())
             fits.rows += len(chunk.gold_n)
+            began = time.monotonic()
         progress(Step(stage="pilot", done=fits.rows, total=limits.total))
         if time.monotonic() > deadline or fits.rows >= limits.rows:
             break
@@ -184,7 +186,7 @@ def _pilot_chunks(
     """What the teacher says about the pilot samples."""
     rows, wants = 0, wants_of(manifest.row, teacher.gives)
     for batch in batches(samples):
-        for chunk in teacher.rows(batch, wants):
+        for chunk in asked(teacher, batch, wants, manifest.teacher.vocabulary)[1]:
             rows += len(chunk.gold_n)
             yield chunk
         progress(Step(stage="pilot", done=rows, total=manifest.tail.pilot_rows))

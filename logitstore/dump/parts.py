@@ -24,8 +24,10 @@ from logitstore.format.codecs.answer import RowCodec
 from logitstore.format.manifest import Manifest
 from logitstore.format.part_record import FACTS
 from logitstore.format.tap import tap_folder
+from logitstore.store import layout
 from logitstore.store.cache import Cache
-from logitstore.store.storage import Storage
+from logitstore.store.part import OpenFiles, read_record
+from logitstore.store.storage import Storage, is_committed
 from logitstore.store.taps import Tap, tap_folders
 from logitstore.store.writer import PartTaken, PartWriter
 from logitstore.targets.decoder import Decoder
@@ -119,22 +121,40 @@ class PartsWriter:
             ModelError: the teacher gives NaN.
             StorageError: the disk is full or the folder cannot be written; nothing of the part is visible then.
         """
+        if ANSWERS in names and self._prepared.undecided is not None:
+            # the answers may choose other rows than those that were there when a tap was written
+            names = [ANSWERS, *self._taps]
+            self._drop_taps(part)
         asked = self._prepared.samples[self.manifest.span(part)]
         begin = {name: partial(self._begin, name, part, asked) for name in names}
-        write_part(begin, lambda begun: self._answers(begun, asked), report_rows, self._watch)
+        write_part(begin, lambda begun: self._answers(begun, part, asked), report_rows, self._watch)
+
+    def _drop_taps(self, part: int) -> None:
+        """Remove a part of every tap, unless the cache has the part whose rows it is about."""
+        with storage_errors(self._storage):
+            if not is_committed(self._storage, part):
+                for name in tap_folders(self._storage):
+                    self._storage.remove(f"{tap_folder(name)}/{layout.part_name(part)}")
 
     def _begin(self, name: str, part: int, asked: list[Asked]) -> PartOut:
         """Stage a part of the cache itself or of a tap. Raises PartTaken if another process was first."""
         if name == ANSWERS:
-            return AnswerOut(self._storage, self.manifest, part, asked, self._codec, self._check, self._watch)
+            chooses = self._prepared.undecided is not None
+            return AnswerOut(
+                self._storage, self.manifest, part, asked, self._codec, self._check, self._watch, chooses=chooses
+            )
         return TapOut(self._taps[name], part, asked, self._watch)
 
-    def _answers(self, names: Collection[str], asked: list[Asked]) -> Answers:
-        """Ask the teacher about some samples; without `ANSWERS` for features alone."""
+    def _answers(self, names: Collection[str], part: int, asked: list[Asked]) -> Answers:
+        """Ask the teacher about the samples of a part; without `ANSWERS` for features alone."""
         taps = encoders(self._taps[name] for name in names if name != ANSWERS)
+        if ANSWERS not in names and self._prepared.undecided is not None:
+            # the part is there, with the rows that its answers chose
+            samples = OpenFiles(self._storage, self.manifest).samples(part)
+            asked = [samples.sample(index) for index in range(len(samples))]
         batches = self._prepared.batches(asked)
         if ANSWERS not in names:
-            return ask_features(self._teacher, batches, taps, self._watch)
+            return ask_features(self._teacher, batches, taps, self.manifest.teacher.vocabulary, self._watch)
         return ask_rows(self._teacher, self._reduce, batches, self._watch, taps)
 
 
@@ -212,8 +232,8 @@ class PartOut(Protocol):
         """Encode and write the rows of a batch."""
         ...
 
-    def commit(self) -> None:
-        """Make the part visible."""
+    def commit(self) -> bool:
+        """Make the part visible. Return False where another writer was first, and its rows may be at other positions."""
         ...
 
 
@@ -229,10 +249,16 @@ class AnswerOut:
         codec: RowCodec,
         check: FidelityCheck,
         watch: Stopwatch,
+        *,
+        chooses: bool = False,
     ) -> None:
-        """Stage the part. Raises PartTaken, StorageError: see `PartWriter`."""
+        """Stage the part; `chooses` if the answers decide which rows it has.
+
+        Raises PartTaken, StorageError: see `PartWriter`.
+        """
         self._writer = PartWriter(storage, manifest, part, samples)
         self._codec, self._check, self._watch = codec, check, watch
+        self._read_again = partial(read_record, storage, manifest, part) if chooses else None
 
     def __enter__(self) -> AnswerOut:
         return self
@@ -250,9 +276,11 @@ class AnswerOut:
             for index, answer in split(batch, encoded):
                 self._writer.write(index, answer, facts[index], asked[index])
 
-    def commit(self) -> None:
-        """Make the part visible, with what was measured on its rows."""
-        self._writer.commit(self._check.take())
+    def commit(self) -> bool:
+        """Make the part visible, with what was measured on its rows; see `PartOut`."""
+        record = self._writer.commit(self._check.take())
+        there = record if self._read_again is None else self._read_again()
+        return there.files[layout.SAMPLES_FILE] == record.files[layout.SAMPLES_FILE]
 
 
 def _store(outs: list[PartOut], batch: TeacherBatch, kept: Callable[[], dict[str, Array]], watch: Stopwatch) -> None:
@@ -265,4 +293,6 @@ def _store(outs: list[PartOut], batch: TeacherBatch, kept: Callable[[], dict[str
 def _commit(outs: list[PartOut], watch: Stopwatch) -> None:
     with watch("commit"):
         for out in outs:
-            out.commit()
+            # features of other rows than those that are there belong to nobody
+            if not out.commit():
+                return

@@ -30,7 +30,7 @@ class PilotRecord(Record):
     Attributes:
         name: name of the teacher.
         teacher: fingerprint of the teacher's weights.
-        data: fingerprint of the data.
+        data: fingerprint of the data, and which of their positions have a row; see `data_of`.
         rows: count of rows that the tails were fitted on.
         files: path of the shared file of each fitted tail.
         kl: KL at temperatures 1 and 2, in nats, of each kind of row that was tried.
@@ -44,6 +44,12 @@ class PilotRecord(Record):
     rows: int
     files: dict[str, RelativePath] = Field(default_factory=dict)
     kl: dict[str, tuple[float, float]] = Field(default_factory=dict)
+
+
+def data_of(manifest: Manifest) -> str:
+    """Return what tells the rows that a pilot is about from others: the data, and the choice among their positions."""
+    positions = getattr(manifest.data, "positions", None)
+    return manifest.data.fingerprint if positions is None else f"{manifest.data.fingerprint} {positions}"
 
 
 def _tail_of(row: RowInfo) -> str:
@@ -93,7 +99,7 @@ def expected_error(place: Place, manifest: Manifest) -> str | None:
         return None
     record = read_sealed(PilotRecord, out, _RECORD)
     kl = record.kl.get(kind_of(manifest.row))
-    if kl is None or (record.name, record.data) != (manifest.teacher.name, manifest.data.fingerprint):
+    if kl is None or (record.name, record.data) != (manifest.teacher.name, data_of(manifest)):
         return None
     return f"KL about {kl[0]:.2g} nats at temperature 1 and {kl[1]:.2g} at 2, by the pilot in {out}/{layout.PILOT}"
 
@@ -108,7 +114,7 @@ def kept_pilot(out: Storage, manifest: Manifest) -> tuple[dict[str, Tensor], int
         return None
     record = read_sealed(PilotRecord, out, _RECORD)
     name = record.files.get(_tail_of(manifest.row))
-    if name is None or (record.teacher, record.data) != (manifest.teacher.fingerprint, manifest.data.fingerprint):
+    if name is None or (record.teacher, record.data) != (manifest.teacher.fingerprint, data_of(manifest)):
         return None
     try:
         content = out.read(name)

@@ -17,9 +17,10 @@ import numpy as np
 from torch import Tensor
 
 from logitstore.core.progress import Progress, Step, no_progress
+from logitstore.dump.ask import asked
 from logitstore.dump.begin import prepare_parts, target_folder
 from logitstore.dump.fit import Limits, fit_each, wants
-from logitstore.dump.pilot_file import PilotRecord, keep_pilot, kind_of
+from logitstore.dump.pilot_file import PilotRecord, data_of, keep_pilot, kind_of
 from logitstore.dump.sparsify.fidelity import FidelityCheck, Truth
 from logitstore.dump.sparsify.reduce import RowReducer
 from logitstore.dump.taps import tap_bytes
@@ -189,18 +190,20 @@ def _judge(
 ) -> int:
     """Compare every candidate with the teacher on samples that no tail was fitted on; return the count of rows."""
     needs_hidden = any(candidate.row.tail.needs_hidden for candidate in candidates.values())
+    vocabulary = prepared.manifest.teacher.vocabulary
     for candidate in candidates.values():
         candidate.check = FidelityCheck(Decoder(candidate.row, candidate.shared), 1.0)
         candidate.keep = RowReducer.of(candidate.row, candidate.shared, None)
     rows = 0
     for batch in _batches(prepared, samples):
-        for chunk in teacher.rows(batch, wants(needs_hidden)):
-            truth = Truth.of(chunk.logits(), prepared.manifest.teacher.vocabulary)
+        known, chunks = asked(teacher, batch, wants(needs_hidden), vocabulary)
+        for chunk in chunks:
+            truth = Truth.of(chunk.logits(), vocabulary)
             for candidate in candidates.values():
                 if candidate.check is None or candidate.keep is None:
                     continue
                 began = time.monotonic()
-                kept = candidate.keep(batch, chunk)
+                kept = candidate.keep(known, chunk)
                 candidate.seconds += time.monotonic() - began
                 candidate.check.add(truth, kept)
             rows += len(chunk.gold_n)
@@ -258,7 +261,7 @@ def _keep(
         if line["kl_t1"] and line["kl_t2"]
     ]
     record = PilotRecord(
-        name=settings.teacher, teacher=teacher.fingerprint(), data=prepared.manifest.data.fingerprint, rows=rows
+        name=settings.teacher, teacher=teacher.fingerprint(), data=data_of(prepared.manifest), rows=rows
     )
     with storage_errors(settings.out):
         fits = [(each.row, each.shared) for each in candidates.values()]

@@ -145,7 +145,7 @@ def begin_taps(
     codecs = {name: existing[name].codec if name in existing else wanted.codec or DEFAULT_CODEC for name in names}
     moments = {name: moments_for(codec, widths[name]) for name, codec in codecs.items() if needs_pilot(codec)}
     if moments:
-        _observe_pilot(moments, list(pilot()), teacher, progress)
+        _observe_pilot(moments, list(pilot()), teacher, manifest.teacher.vocabulary, progress)
     for name, codec in codecs.items():
         fit = moments.get(name)
         content = safetensors.torch.save(shared_of(codec, fit)) if fit else b""
@@ -164,15 +164,16 @@ def begin_taps(
 
 
 def _observe_pilot(
-    moments: dict[str, Moments], batches: list[TeacherBatch], teacher: Teacher, progress: Progress
+    moments: dict[str, Moments], batches: list[TeacherBatch], teacher: Teacher, vocabulary: int, progress: Progress
 ) -> None:
     """Add the teacher's features on the pilot samples to `moments`.
 
     Raises:
         ModelError: see `check_finite`.
     """
-    total, done = sum(len(batch.rows_N) for batch in batches), 0
-    for batch, values in ask_features(teacher, batches, dict.fromkeys(moments, lambda rows_ND: {"all": rows_ND})):
+    total, done = sum(sum(batch.counts) for batch in batches), 0
+    encode: dict[str, Encode] = dict.fromkeys(moments, lambda rows_ND: {"all": rows_ND})
+    for batch, values in ask_features(teacher, batches, encode, vocabulary):
         kept = values()
         for name, each in moments.items():
             check_finite(name, kept)
@@ -251,6 +252,7 @@ class TapOut:
             for index, rows in split(batch, {field: kept[f"{self.name}/{field}"] for field in self._fields}):
                 self._staged.write(index, rows.fields)
 
-    def commit(self) -> None:
-        """Make the part visible."""
+    def commit(self) -> bool:
+        """Make the part visible; see `PartOut`."""
         self._staged.commit()
+        return True

@@ -56,6 +56,7 @@ class Prepared:
         check: refuses samples that cannot be shown to it; it may take its time, and comes right before `load`.
         largest_part: the most samples that a part can hold.
         stored: gives the samples with what a cache that is continued knows about them; None where that changes nothing.
+        undecided: gives samples of a cache as they were before the teacher's answers chose their rows; None where they do not.
     """
 
     manifest: Manifest
@@ -67,6 +68,7 @@ class Prepared:
     files: Callable[[], dict[str, bytes]] = dict
     largest_part: int = (1 << 31) - 1
     stored: Callable[[Cache], AskedSamples] | None = None
+    undecided: Callable[[list[Any]], list[Any]] | None = None
     show: Callable[[int], list[str]] | None = None
     check: Callable[[], None] = lambda: None
 

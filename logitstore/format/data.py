@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_serializer, model_validator
 
 from logitstore.core.record import Count, Positive, Record
+from logitstore.format.positions import CHOSEN, Share, share_of
 
 
 class TokenizerInfo(Record):
@@ -45,10 +46,11 @@ class DataInfo(Record):
     """The text data.
 
     Attributes:
-        fingerprint: covers place, domain, tokens and row mask of every sample, in order.
+        fingerprint: covers place, domain, tokens and mask of the positions that the data ask about, of every sample, in order.
         chat_template: checksum of the chat template that was given in place of the tokenizer's own.
         template_args: what the template of every chat was given by name.
         sources: what was read, if it was more than one plain source.
+        positions: which of the positions that the data ask about have a row; None where all have one.
     """
 
     source: str
@@ -64,6 +66,12 @@ class DataInfo(Record):
     chat_template: str | None = Field(None, pattern="^[0-9a-f]{32}$")
     template_args: dict[str, Any] | None = Field(None, min_length=1)
     sources: tuple[SourceInfo, ...] | None = Field(None, min_length=1)
+    positions: str | None = Field(None, pattern=CHOSEN)
+
+    @property
+    def share(self) -> Share | None:
+        """The share of these positions that have a row; None where all have one."""
+        return share_of(self.positions)
 
     @model_validator(mode="after")
     def _only_chats_have_templates(self) -> Self:
@@ -79,9 +87,10 @@ class DataInfo(Record):
 
     @model_serializer(mode="wrap")
     def _plain(self, plain_of: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Leave out what was not given about a template or sources, so that such caches keep the bytes of older versions."""
+        """Leave out what was not given about a template, sources or positions, so that such caches keep the bytes of older
+        versions."""
         plain = plain_of(self)
-        for name in ("chat_template", "template_args", "sources"):
+        for name in ("chat_template", "template_args", "sources", "positions"):
             if getattr(self, name) is None:
                 plain.pop(name, None)
         return plain

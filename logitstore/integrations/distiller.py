@@ -208,11 +208,11 @@ class Distiller:
         given = batch if isinstance(batch, Batch) else Batch(batch)
         self.learner.criterion.to(given.rows.device)
         counts = (row_counts(given) if rows is None else rows).to(given.rows.device)
-        weights_N, gold_scale_N = row_weights(
+        weights_A, gold_scale_A = row_weights(
             given, counts, processes=self._world, has_unlabelled=self.data.unlabelled > 0
         )
         run = self.model if model is None else model
-        loss, _ = self.learner.loss(run, given, self.train, weights_N, done, gold_scale_N=gold_scale_N)
+        loss, _ = self.learner.loss(run, given, self.train, weights_A, done, gold_scale_A=gold_scale_A)
         return loss
 
     def parameters(self) -> list[nn.Parameter]:

@@ -34,7 +34,8 @@ class Source:
 
     - `input_ids` int32[L], padded on the right with 0; `attention_mask` int32[L], 1 on real tokens.
     - `row_mask` bool[L]: the teacher answered at this position, about the token that follows.
-    - `labels` int32[L]: that token; -100 where there is no row.
+    - `labels` int32[L]: that token; -100 where there is no row. In a cache of chosen positions also the token after each other
+      position that the data ask about.
     - `teacher_ids` int32[L, K] and `teacher_logprobs` float32[L, K], nats at temperature 1, by falling probability.
     - `teacher_tail_logmass` float32[L]: log of the mass of all other tokens. It and the listed logprobs sum to 1.
 
@@ -101,7 +102,8 @@ class Source:
         found["input_ids"][: len(tokens)] = tokens
         found["attention_mask"][: len(tokens)] = 1
         found["row_mask"][places] = True
-        found["labels"][places] = np.asarray(tokens)[places + 1]
+        asked = places if sample.gold_T is None else np.flatnonzero(sample.gold_T)
+        found["labels"][asked] = np.asarray(tokens)[asked + 1]
         found["teacher_ids"][places] = ids_NK.masked_fill(logprobs_NK.isneginf(), 0).numpy()
         found["teacher_logprobs"][places] = logprobs_NK.clamp(min=NOTHING).numpy()
         found["teacher_tail_logmass"][places] = tail_N.clamp(min=NOTHING).numpy()

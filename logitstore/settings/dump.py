@@ -8,7 +8,17 @@ from pydantic import Field
 
 from logitstore.core.record import Record
 from logitstore.core.tasks import TASKS
-from logitstore.settings.fields import POSITIONAL, RECIPE_ONLY, ByteSize, FilePath, Model, NamedValues, Place, TaskName
+from logitstore.settings.fields import (
+    POSITIONAL,
+    RECIPE_ONLY,
+    ByteSize,
+    FilePath,
+    Model,
+    NamedValues,
+    Place,
+    Positions,
+    TaskName,
+)
 from logitstore.settings.image import ImagesPlace, ViewChoices
 from logitstore.settings.row import RowChoices, TapChoices
 from logitstore.settings.sources import Sources
@@ -68,6 +78,13 @@ class TeacherSettings(TrustChoice):
         ge=0,
         description="Tokens that neighbouring windows share, as context. "
         "Default: 128, or an eighth of --max-length if that is less.",
+    )
+    positions: Positions | None = Field(
+        None,
+        examples=["all", "assistant", "mask", "entropy:SHARE", "random:SHARE"],
+        description="Positions that have a row. all: every token, also of chats and prompts. assistant, mask: what chats, "
+        "masks and completions say, the default for them. entropy:0.2: of these, in each sample, the fifth where the "
+        "teacher's entropy is highest; random:0.2: a random fifth. Gold tokens of the others still count in training.",
     )
     dtype: Literal["auto", "bfloat16", "float32", "float16"] = Field(
         "auto",

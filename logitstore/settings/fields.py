@@ -17,6 +17,7 @@ from logitstore.core.schedule import Schedule
 from logitstore.core.tasks import check_task
 from logitstore.errors import BadInput
 from logitstore.format.part_size import bytes_of
+from logitstore.format.positions import checked
 from logitstore.format.row_kinds import check_sparsifier
 
 
@@ -205,6 +206,10 @@ NamedValues = Annotated[dict[str, Any], BeforeValidator(named_values)]
 
 Sparsifier = Annotated[str, AfterValidator(check_sparsifier)]
 """A kind of row by name: one of ours, which the field's examples list, or of an installed package."""
+
+
+Positions = Annotated[str, AfterValidator(checked)]
+"""Which positions have a row: a word, or a share of them such as `entropy:0.2`."""
 
 
 TaskName = Annotated[str, AfterValidator(check_task)]

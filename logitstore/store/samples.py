@@ -117,8 +117,10 @@ class PartSamples(ABC):
         row_start_S, row_count_S: first row and count of rows of each sample.
         document_S: int64, index of the source of each sample: its document or its image.
         nll_S: float32, mean negative logprob of the gold tokens or the label, nats; NaN without any.
+        rows_need_teacher: True if the teacher's answers chose the positions of the rows; they do not follow from the data then.
     """
 
+    rows_need_teacher: bool = False
     lengths_S: Array
     row_start_S: Array
     row_count_S: Array

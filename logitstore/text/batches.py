@@ -43,6 +43,9 @@ def collate(
         None if count == length - 1 else np.flatnonzero(texts_of(part.samples).mask_of(number))
         for (part, number), count, length in zip(located, counts_M.tolist(), lengths_M.tolist(), strict=True)
     )
+    unanswered = None
+    if texts_of(located[0][0].samples).has_gold:
+        unanswered = [texts_of(part.samples).unanswered_in(number) for part, number in located]
     batch = laid_out(
         (texts_of(part.samples).tokens_of(number) for part, number in located),
         positions,
@@ -50,13 +53,10 @@ def collate(
         samples_M,
         packed,
         answer,
+        unanswered,
+        None if weights_S is None else weights_S[samples_M].astype(np.float32),
     )
-    weight = None if weights_S is None else np.repeat(weights_S[samples_M].astype(np.float32), counts_M)
-    return replace(
-        batch,
-        features=gathered_features(taps, located, spans, rows),
-        weight=None if weight is None else torch.from_numpy(weight),
-    )
+    return replace(batch, features=gathered_features(taps, located, spans, rows))
 
 
 def laid_out(
@@ -66,6 +66,8 @@ def laid_out(
     samples_M: Array,
     packed: bool,
     answer: dict[str, Tensor],
+    unanswered: Sequence[Array] | None = None,
+    weights_M: Array | None = None,
 ) -> Batch:
     """Put samples into the lines of one batch.
 
@@ -76,6 +78,9 @@ def laid_out(
         samples_M: numbers of the samples.
         packed: whether to put several samples into one line.
         answer: the stored fields of the rows.
+        unanswered: the positions of each sample that the data ask about and that have no row; None where the
+            whole cache has none of these.
+        weights_M: float32, what the rows and these positions of each sample count; None where all count alike.
     """
     lines_M, offsets_M, shape = _pack(lengths_M) if packed else _one_each(lengths_M)
     starts_M = lines_M * shape[1] + offsets_M
@@ -87,6 +92,12 @@ def laid_out(
         places.append(np.arange(start, stop - 1) if positions_N is None else start + positions_N)
         counts.append(len(places[-1]))
     rows_N = np.concatenate(places)
+    beside: dict[str, Array] = {}
+    if unanswered is not None:
+        others_G = np.concatenate([start + own for start, own in zip(starts_M, unanswered, strict=True)])
+        beside = {"rows": others_G, "gold": input_ids[others_G + 1], "mask": np.ones(len(others_G), np.bool_)}
+        if weights_M is not None:
+            beside["weight"] = np.repeat(weights_M, [len(own) for own in unanswered])
     if packed:
         layout = {"position_ids": torch.from_numpy(_positions(starts_M, lengths_M, shape))}
     else:
@@ -99,6 +110,8 @@ def laid_out(
         gold=torch.from_numpy(input_ids[rows_N + 1]),
         samples=torch.from_numpy(np.array(samples_M, np.int64)),
         counts=torch.tensor(counts, dtype=torch.int64),
+        weight=None if weights_M is None else torch.from_numpy(np.repeat(weights_M, counts)),
+        unanswered={name: torch.from_numpy(value) for name, value in beside.items()},
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -14,10 +15,13 @@ from logitstore.core.progress import Progress, no_progress
 from logitstore.core.types import Array
 from logitstore.dump.task import AskAgain, CommittedSamples, Prepared, check_teacher, row_entries, source_info
 from logitstore.dump.teachers import open_source
+from logitstore.dump.teachers.source import TeacherSource
 from logitstore.dump.teachers.teacher import TeacherBatch
 from logitstore.errors import BadInput, CacheMismatch, ModelError
 from logitstore.format.data import DataInfo
 from logitstore.format.manifest import Manifest
+from logitstore.format.needs import GIFTS, LOGITS, called
+from logitstore.format.positions import Share, share_of
 from logitstore.format.presets import row_of
 from logitstore.format.tap_names import FINAL, names_of
 from logitstore.models.causal import check_window
@@ -29,6 +33,8 @@ from logitstore.store.cache import Cache
 from logitstore.store.vocabulary import Vocabulary
 from logitstore.text.chat import ChatOptions
 from logitstore.text.documents import specs_of
+from logitstore.text.positions.batch import choice_of
+from logitstore.text.positions.choose import undecided
 from logitstore.text.sample import Sample
 from logitstore.text.samples import Encoding, Samples, open_samples
 from logitstore.text.show import sample_lines
@@ -85,6 +91,7 @@ class TextDump:
             config=source.pretrained,
             gives=source.gives,
             batches=partial(text_batches, budget=manifest.batch_tokens),
+            undecided=_undecided(manifest.text[1].share),
             load=partial(source.load, manifest.teacher.dtype, again.device),
         )
 
@@ -123,8 +130,14 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
             f"of {settings.max_length} tokens. Give less."
         )
     chats = ChatOptions(template=settings.chat_template, arguments=settings.template_arg or {})
+    share = _share(settings, source)
     encoding = Encoding(
-        max_length=settings.max_length, overlap=overlap, chats=chats, vocabulary=real, end_token=settings.end_token
+        max_length=settings.max_length,
+        overlap=overlap,
+        chats=chats,
+        vocabulary=real,
+        end_token=settings.end_token,
+        positions=settings.positions,
     )
     samples = open_samples(specs, encoding, tokenizer, source.name, progress)
     if samples.highest_token >= real:
@@ -138,7 +151,7 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
         data=DataInfo(
             source=", ".join(each.source for each in specs),
             split=", ".join(sorted({each.split for each in specs})),
-            kind="chat" if samples.chat else "text",
+            kind="chat" if samples.chat or any(form.is_chat for form in samples.forms) else "text",
             column=samples.column,
             domain_column=settings.domain_column,
             fingerprint=samples.fingerprint,
@@ -149,6 +162,7 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
             chat_template=None if chats.template is None else template_fingerprint(str(tokenizer.chat_template)),
             template_args=settings.template_arg or None,
             sources=samples.sources if settings.data != specs[0].source else None,
+            positions=None if share is None else str(share),
         ),
         samples=len(samples),
         rows=int(samples.rows_S.sum()),
@@ -166,8 +180,29 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
         largest_part=largest_part,
         files=partial(shared_files, tokenizer, vocabulary),
         show=partial(_shown, samples, tokenizer),
+        undecided=_undecided(share),
         load=partial(source.load, settings.dtype, settings.device),
     )
+
+
+def _share(settings: DumpSettings, source: TeacherSource) -> Share | None:
+    """Return the share of the positions that have a row; None for all that the data ask about.
+
+    Raises:
+        BadInput: the teacher does not say what the choice needs.
+    """
+    share = share_of(settings.positions)
+    if share is not None and share.asks_teacher and LOGITS not in source.gives:
+        raise BadInput(
+            f"--positions {share} needs {GIFTS[LOGITS]}; {source.name} gives {called(source.gives)}. "
+            f"Give --positions {replace(share, by='random')}."
+        )
+    return share
+
+
+def _undecided(share: Share | None) -> Callable[[list[Sample]], list[Sample]] | None:
+    """Return what takes the teacher's choice back from samples of a cache; None where the teacher chooses nothing."""
+    return (lambda samples: [*map(undecided, samples)]) if share is not None and share.asks_teacher else None
 
 
 def _shown(samples: Samples, tokenizer: PreTrainedTokenizerBase, number: int) -> list[str]:
@@ -210,7 +245,7 @@ def collate(samples: list[Sample], indices: list[int]) -> TeacherBatch:
         length = len(samples[index].tokens_T)
         tokens_BT[line, :length] = samples[index].tokens_T
         attention_BT[line, :length] = 1
-    return TeacherBatch(
+    batch = TeacherBatch(
         indices=indices,
         samples=[samples[index] for index in indices],
         inputs={"input_ids": torch.from_numpy(tokens_BT), "attention_mask": torch.from_numpy(attention_BT)},
@@ -219,3 +254,5 @@ def collate(samples: list[Sample], indices: list[int]) -> TeacherBatch:
         ),
         gold_N=torch.from_numpy(np.concatenate([samples[index].gold_N for index in indices])),
     )
+    asked = [samples[index] for index in indices]
+    return batch if asked[0].undecided is None else replace(batch, choice=choice_of(batch, asked))

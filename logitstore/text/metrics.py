@@ -23,7 +23,8 @@ class TextEvaluation:
     """A text evaluation holds means over rows, in nats.
 
     Attributes:
-        rows: number of rows that were judged, one for each token of the student's own.
+        rows: number of tokens that were judged, one for each token of the student's own; in a cache of chosen positions also
+            those of positions without a row.
         cross_entropy, perplexity: of the student on the tokens that follow.
         nats_per_byte: the sum of the losses over the bytes of the text that these tokens spell in UTF-8. Students with
             different tokenizers can be compared by it. None where the text itself is not read.
@@ -57,10 +58,13 @@ def evaluate_text(
     for each in batches:
         batch = each.to(device)
         logits_RV: Tensor = student(**batch.model_inputs()).logits.flatten(0, 1)
-        gold_N = batch.gold
-        losses_N = rowwise(lambda logits_nV, some: cross_entropy(logits_nV, gold_N[some]), logits_RV, batch.rows)  # noqa: B023
-        counted_N = torch.where(batch.row_mask, losses_N.double(), 0.0)
-        sums += torch.stack([counted_N.sum(), batch.row_mask.double().sum()]).cpu()
+        asked = [(batch.rows, batch.gold, batch.row_mask)]
+        if beside := batch.unanswered:
+            asked.append((beside["rows"], beside["gold"], beside["mask"]))
+        for rows_N, gold_N, mask_N in asked:
+            losses_N = rowwise(lambda logits_nV, some: cross_entropy(logits_nV, gold_N[some]), logits_RV, rows_N)  # noqa: B023
+            counted_N = torch.where(mask_N, losses_N.double(), 0.0)
+            sums += torch.stack([counted_N.sum(), mask_N.double().sum()]).cpu()
     total, rows = (reduce(sums.to(device)).cpu() if device.type != "mps" else sums).tolist()
     mean = total / max(rows, 1.0)
     return TextEvaluation(

@@ -45,6 +45,9 @@ class Sample:
         window: number of the window in its document, from 0.
         start: offset of the window's first token in its document.
         domain: the origin of the document, if the data name it.
+        gold_T: bool[T]; True if the data ask about token t + 1. None where each of these positions has a row.
+        undecided: how many of the positions in `mask_T` will have a row, where the teacher's answers decide which; None where
+            that is known.
     """
 
     key: str
@@ -54,6 +57,8 @@ class Sample:
     window: int = 0
     start: int = 0
     domain: str | None = None
+    gold_T: Array | None = None
+    undecided: int | None = None
 
     @property
     def length(self) -> int:
@@ -62,11 +67,11 @@ class Sample:
 
     @property
     def rows(self) -> int:
-        return int(self.mask_T.sum())
+        return int(self.mask_T.sum()) if self.undecided is None else self.undecided
 
     @property
     def positions_N(self) -> Array:
-        """int64[N]: the positions that have a row."""
+        """int64[N]: the positions that have a row, or may have one."""
         return np.flatnonzero(self.mask_T)
 
     @property

@@ -15,10 +15,13 @@ from logitstore.core.types import Array
 from logitstore.dump.data import library
 from logitstore.errors import BadInput
 from logitstore.format.data import SourceInfo
+from logitstore.format.positions import share_of
 from logitstore.text.chat import ChatOptions
 from logitstore.text.documents import DataSpec, open_documents, refuse_shared
 from logitstore.text.forms.form import Encoder, Form
 from logitstore.text.forms.tokenise import check_form, notices, recognised, tokenised
+from logitstore.text.positions.asked import asked_of
+from logitstore.text.positions.choose import chosen
 from logitstore.text.sample import BLOCK, Piece, Plan, Sample, blocks, key_of
 
 if TYPE_CHECKING:
@@ -37,6 +40,7 @@ class Encoding:
         chats: how chats are rendered.
         vocabulary: count of ids that mean something to the teacher; None counts those of the tokenizer.
         end_token: end every text and completion with the tokenizer's end-of-text token.
+        positions: which positions have a row, as `--positions` spells it; None for those that the form of the data decides.
     """
 
     max_length: int = 1024
@@ -44,6 +48,7 @@ class Encoding:
     chats: ChatOptions = field(default_factory=ChatOptions)
     vocabulary: int | None = None
     end_token: bool = False
+    positions: str | None = None
 
 
 class Samples(Sequence[Sample]):
@@ -57,15 +62,15 @@ class Samples(Sequence[Sample]):
         Args:
             documents: columns `tokens`, `document`, `said` where only some tokens may have rows, `domain` if known. A document
                 that makes several samples has several rows, one after the other.
-            chat: whether only some tokens may have rows.
+            chat: whether only some tokens may have rows. If not, `said` is not read.
             column: the column that was read.
             encoding: how to cut.
             progress: receives the steps.
         """
-        self.chat, self.column = chat, column
+        self.chat, self.column, self._share = chat, column, share_of(encoding.positions)
         self._documents = documents.with_format("arrow")
         plan = Plan(encoding.max_length, encoding.overlap)
-        for piece in _pieces(documents):
+        for piece in _pieces(documents, chat):
             plan.add(piece)
             done, total = (int(number) + 1 for number in (piece.numbers_D[-1], documents[-1]["document"]))
             progress(Step(stage="windows", done=done, total=total))
@@ -82,7 +87,7 @@ class Samples(Sequence[Sample]):
     @property
     def rows_S(self) -> Array:
         """int64, count of rows of every sample."""
-        return self._plan[:, 5]
+        return self._plan[:, 5] if self._share is None else self._share.counts(self._plan[:, 5])
 
     @property
     def lengths_S(self) -> Array:
@@ -136,7 +141,7 @@ class Samples(Sequence[Sample]):
         mask_T[first - start : -1] = (
             row["said"].values[first + 1 : stop].to_numpy(zero_copy_only=False) if self.chat else True
         )
-        return Sample(
+        sample = Sample(
             key=key_of(window_T),
             tokens_T=window_T,
             mask_T=mask_T,
@@ -145,9 +150,10 @@ class Samples(Sequence[Sample]):
             start=start,
             domain=domain,
         )
+        return chosen(sample, self._share)
 
 
-def _pieces(documents: datasets.Dataset) -> Iterator[Piece]:
+def _pieces(documents: datasets.Dataset, chat: bool) -> Iterator[Piece]:
     """Yield the tokenised documents in pieces of about a million tokens, as arrays that lie in the mapped file."""
     arrow = documents.with_format("arrow")
     for start in range(0, len(documents), _ROWS):
@@ -161,7 +167,7 @@ def _pieces(documents: datasets.Dataset) -> Iterator[Piece]:
                     numbers_D=some["document"].to_numpy(zero_copy_only=False),
                     lengths_D=lengths[block],
                     tokens_T=tokens.astype("<u4"),
-                    said_T=some["said"].flatten().to_numpy(zero_copy_only=False) if "said" in some else None,
+                    said_T=some["said"].flatten().to_numpy(zero_copy_only=False) if chat else None,
                     domains=some["domain"].to_pylist() if "domain" in some else [None] * len(lengths[block]),
                 )
 
@@ -191,6 +197,10 @@ def open_samples(
     """
     specs = [spec] if isinstance(spec, DataSpec) else list(spec)
     opened = [open_documents(each) for each in specs]
+    opened = [
+        (documents, asked_of(form, encoding.positions, each.source))
+        for each, (documents, form) in zip(specs, opened, strict=True)
+    ]
     forms = [form for _, form in opened]
     refuse_shared(specs, forms)
     column = specs[0].domain_column
@@ -221,7 +231,8 @@ def open_samples(
         parts.append(encoded)
         sources.append(each.told(form.column, len(documents), origin.domain))
     whole = parts[0] if len(parts) == 1 else library().concatenate_datasets(parts)
-    samples = Samples(whole, is_partial, ", ".join(sorted({form.column for form in forms})), encoding, progress)
+    chat = is_partial and encoding.positions != "all"
+    samples = Samples(whole, chat, ", ".join(sorted({form.column for form in forms})), encoding, progress)
     samples.sources, samples.forms = tuple(sources), tuple(forms)
     for note in samples.cut_context(encoding):
         progress(Step(stage="note", done=1, total=1, note=note))
@@ -230,7 +241,7 @@ def open_samples(
         if not has_samples:
             raise BadInput(
                 f"--data {told.source}: none of its {told.documents} documents has a token to predict "
-                f"(two tokens or more{', one of them from the assistant' if form.is_chat else ''}). Check --column"
+                f"(two tokens or more{', one of them from the assistant' if form.is_chat and chat else ''}). Check --column"
                 f"{' and --chat-template' if encoding.chats.template is not None else ''}."
             )
     return samples

@@ -10,6 +10,7 @@ import numpy as np
 
 from logitstore.core.types import Array, CachedSample
 from logitstore.format.manifest import Manifest
+from logitstore.format.positions import Share, share_of
 from logitstore.format.presets import TYPICAL_KL
 from logitstore.report.tokens import Listed, Spell, TokenView, visible
 from logitstore.store.cache import Cache
@@ -28,8 +29,9 @@ class TextShown:
         text, answer = sample.sample, sample.answer
         row_of = {int(position) + 1: row for row, position in enumerate(text.positions_N)}
         views = []
-        # what stands long before the first row is context only; of it, the last token is shown
-        begins = max(min(row_of, default=0) - 1, 0)
+        # what stands long before the first token that the data ask about is context only; of it, the last token is shown
+        asked = text.positions_N if text.gold_T is None else np.flatnonzero(text.gold_T)
+        begins = int(asked[0]) if len(asked) else 0
         for position, token in enumerate(text.tokens_T[begins : begins + tokens], begins):
             row = row_of.get(position)
             if row is None:
@@ -60,6 +62,7 @@ class TextShown:
             f"data       {data.source}: {data.documents:,} documents, {data.skipped:,} with nothing to predict",
             *(f"source     {line}" for line in _sources(data.model_dump(mode="json"))),
             *(f"{name:10} {how}" for name, how in chats),
+            *([f"positions  {_positions(data.share)}"] if data.share is not None else []),
             f"samples    {manifest.samples:,} of at most {data.max_length:,} tokens, {manifest.tokens:,} tokens in all",
         ]
 
@@ -78,11 +81,15 @@ class TextShown:
     def summary(self, summary: dict[str, Any]) -> list[tuple[str, str]]:
         data = summary["data"]
         where = f"{data['source']} [{data['split']}], column '{data['column']}'"
-        rows = "every token" if data["kind"] == "text" else "chosen tokens"
+        share = share_of(data.get("positions"))
+        rows = f"{summary['rows'] / max(summary['tokens'], 1):.0%} of the tokens"
+        if data["kind"] == "text" and share is None:
+            rows = "every token"
         return [
             ("data", f"{where}, {data['documents']:,} documents, rows about {rows}"),
             *(("source", line) for line in _sources(data)),
             *_rendering(data),
+            *([("positions", _positions(share))] if share is not None else []),
             ("windows", f"at most {data['max_length']:,} tokens, {data['overlap']} shared"),
         ]
 
@@ -102,13 +109,22 @@ def sample_lines(number: int, sample: Sample, row: str, spell: Callable[[Array],
     window = f", window {sample.window} from token {sample.start:,}" if sample.start else ""
     if sample.window and not sample.start:
         window = f", its sample {sample.window + 1}"  # such as a chat that is rendered anew for a later turn
-    lines = [f"sample {number}: {row}{window}, {sample.length:,} tokens, {sample.rows:,} rows"]
+    rows = f"{sample.rows:,} rows"
+    if sample.undecided is not None:
+        rows += f", for the teacher to choose among {len(sample.positions_N):,} positions"
+    lines = [f"sample {number}: {row}{window}, {sample.length:,} tokens, {rows}"]
     asked_T = np.concatenate([[False], sample.mask_T[:-1]])
     begins = [0, *(np.flatnonzero(np.diff(asked_T)) + 1).tolist()]
     for first, stop in zip(begins, [*begins[1:], sample.length], strict=True):
         text = visible(spell(sample.tokens_T[first:stop])).replace("\u23ce", "\u23ce\n" + " " * 21)
         lines.append(f"  {'rows' if asked_T[first] else 'context':8}{f'{first}-{stop - 1}':>9}  {text}")
     return lines
+
+
+def _positions(share: Share) -> str:
+    """Say which positions have a row."""
+    how = "with the teacher's highest entropy" if share.asks_teacher else "at random"
+    return f"{share}: this share of each sample's positions that the data ask about, {how}"
 
 
 def _sources(data: dict[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -13,20 +14,24 @@ from logitstore.core.types import Array
 from logitstore.errors import BadInput, CacheDamaged
 from logitstore.format.manifest import Manifest
 from logitstore.format.part_record import PartRecord
+from logitstore.format.positions import Share
 from logitstore.store.samples import PartSamples, map_batch
 from logitstore.store.storage import Storage
+from logitstore.text.positions.choose import chosen
 from logitstore.text.sample import BLOCK, Sample, blocks, keys_of
 
 
 @cache
-def schema(token_dtype: str) -> pa.Schema:
+def schema(token_dtype: str, has_gold: bool = False) -> pa.Schema:
     """Return the columns of `samples.arrow`; docs/format.md describes each of them."""
     token = pa.from_numpy_dtype(np.dtype(token_dtype))
+    flags = pa.list_(pa.field("item", pa.bool_(), nullable=False))
     return pa.schema(
         [
             pa.field("key", pa.string(), nullable=False),
             pa.field("tokens", pa.list_(pa.field("item", token, nullable=False)), nullable=False),
-            pa.field("mask", pa.list_(pa.field("item", pa.bool_(), nullable=False)), nullable=False),
+            pa.field("mask", flags, nullable=False),
+            *([pa.field("gold", flags, nullable=False)] if has_gold else []),
             pa.field("domain", pa.string()),
             pa.field("document", pa.int64(), nullable=False),
             pa.field("window", pa.int32(), nullable=False),
@@ -51,13 +56,18 @@ def write_samples(path: Path, samples: Sequence[Sample], nll_S: Array, token_dty
     starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)[:-1]])
     offsets = np.concatenate([[0], np.cumsum([len(sample.tokens_T) for sample in samples])]).astype(np.int32)
     tokens = np.concatenate([sample.tokens_T for sample in samples]).astype(token_dtype)
-    mask = np.concatenate([sample.mask_T for sample in samples])
-    columns = schema(token_dtype)
+    golds = [sample.gold_T for sample in samples if sample.gold_T is not None]
+    lists = {"tokens": tokens, "mask": np.concatenate([sample.mask_T for sample in samples])}
+    if golds:
+        lists["gold"] = np.concatenate(golds)
+    columns = schema(token_dtype, bool(golds))
     table = pa.record_batch(
         [
             pa.array([sample.key for sample in samples], pa.string()),
-            pa.ListArray.from_arrays(pa.array(offsets), pa.array(tokens), type=columns.field("tokens").type),
-            pa.ListArray.from_arrays(pa.array(offsets), pa.array(mask), type=columns.field("mask").type),
+            *(
+                pa.ListArray.from_arrays(pa.array(offsets), pa.array(values), type=columns.field(name).type)
+                for name, values in lists.items()
+            ),
             pa.array([sample.domain for sample in samples], pa.string()),
             pa.array([sample.document for sample in samples], pa.int64()),
             pa.array([sample.window for sample in samples], pa.int32()),
@@ -75,13 +85,19 @@ def write_samples(path: Path, samples: Sequence[Sample], nll_S: Array, token_dty
 class SamplesFile(PartSamples):
     """A mapped `samples.arrow`. Token arrays are views of the file; masks are unpacked sample by sample."""
 
-    def __init__(self, path: Path, token_dtype: str, count: int) -> None:
+    def __init__(self, path: Path, token_dtype: str, count: int, share: Share | None = None) -> None:
         """Map the file and check its header.
+
+        Args:
+            path: the file.
+            token_dtype: "uint16" or "uint32".
+            count: samples of the part.
+            share: the share of the positions that have a row, where not all have one that the data ask about.
 
         Raises:
             CacheDamaged: it is not an Arrow file, has other columns, or does not hold `count` samples in one batch.
         """
-        batch = map_batch(path, schema(token_dtype))
+        batch = map_batch(path, schema(token_dtype, share is not None))
         if batch.num_rows != count:
             raise CacheDamaged(f"{path}: it has {batch.num_rows} samples, not {count}. Run `logitstore verify`.")
         if not _whole(batch):
@@ -89,8 +105,10 @@ class SamplesFile(PartSamples):
         self.batch = batch
         self._token_offsets = _offsets(batch.column("tokens"))
         self._tokens = batch.column("tokens").values.to_numpy()
-        self._mask = batch.column("mask").values
-        self._mask_bits = np.frombuffer(self._mask.buffers()[1], np.uint8)
+        self._flags = {name: batch.column(name).values for name in ("mask", "gold") if name in batch.schema.names}
+        self._bits = {name: np.frombuffer(flags.buffers()[1], np.uint8) for name, flags in self._flags.items()}
+        self.has_gold = share is not None
+        self.rows_need_teacher = share is not None and share.asks_teacher
         self.row_start_S = batch.column("row_start").to_numpy()
         self.row_count_S = batch.column("row_count").to_numpy()
         self.document_S = batch.column("document").to_numpy()
@@ -106,12 +124,24 @@ class SamplesFile(PartSamples):
 
     def mask_of(self, index: int) -> Array:
         """Return the row mask of one sample, bool: True for a position that has a row."""
-        return self._mask_between(int(self._token_offsets[index]), int(self._token_offsets[index + 1]))
+        return self._flags_between("mask", int(self._token_offsets[index]), int(self._token_offsets[index + 1]))
 
-    def _mask_between(self, first: int, last: int) -> Array:
-        """Return the row mask of neighbouring tokens, from one offset to another."""
-        first, last = self._mask.offset + first, self._mask.offset + last
-        bits = np.unpackbits(self._mask_bits[first // 8 : (last + 7) // 8], bitorder="little")
+    def gold_of(self, index: int) -> Array | None:
+        """Return bool[T] of one sample: True where the data ask about the next token; None if each of these has a row."""
+        if not self.has_gold:
+            return None
+        return self._flags_between("gold", int(self._token_offsets[index]), int(self._token_offsets[index + 1]))
+
+    def unanswered_in(self, index: int) -> Array:
+        """Return int64[G], the positions of one sample that the data ask about and that have no row."""
+        gold_T = self.gold_of(index)
+        return np.zeros(0, np.int64) if gold_T is None else np.flatnonzero(gold_T & ~self.mask_of(index))
+
+    def _flags_between(self, name: str, first: int, last: int) -> Array:
+        """Return the flags of neighbouring tokens, from one offset to another."""
+        offset = self._flags[name].offset
+        first, last = offset + first, offset + last
+        bits = np.unpackbits(self._bits[name][first // 8 : (last + 7) // 8], bitorder="little")
         return bits[first % 8 : first % 8 + last - first].view(np.bool_)
 
     def runs(self) -> Iterator[tuple[slice, Array, Array, Array]]:
@@ -120,7 +150,7 @@ class SamplesFile(PartSamples):
         for some in blocks(self.lengths_S, BLOCK):
             offsets = self._token_offsets[some.start : some.stop + 1].astype(np.int64)
             first, last = int(offsets[0]), int(offsets[-1])
-            yield some, offsets - first, np.asarray(self._tokens[first:last]), self._mask_between(first, last)
+            yield some, offsets - first, np.asarray(self._tokens[first:last]), self._flags_between("mask", first, last)
 
     def gold(self) -> Array:
         golds = [tokens_T[np.flatnonzero(mask_T[:-1]) + 1].astype(np.int64) for _, _, tokens_T, mask_T in self.runs()]
@@ -141,16 +171,17 @@ class SamplesFile(PartSamples):
         return Sample(
             tokens_T=self.tokens_of(index),
             mask_T=self.mask_of(index),
+            gold_T=self.gold_of(index),
             document=int(self.document_S[index]),
             **value,
         )
 
 
 def _whole(batch: pa.RecordBatch) -> bool:
-    """Return True if no token and no mask is null, and both columns have the same offsets."""
-    lists = batch.column("tokens"), batch.column("mask")
+    """Return True if no token and no mask is null, and their columns have the same offsets."""
+    lists = [batch.column(name) for name in ("tokens", "mask", "gold") if name in batch.schema.names]
     nulls = any(column.values.null_count for column in lists)
-    return not nulls and lists[0].offsets.equals(lists[1].offsets)
+    return not nulls and all(lists[0].offsets.equals(column.offsets) for column in lists[1:])
 
 
 def _offsets(column: pa.ListArray) -> Array:
@@ -166,7 +197,7 @@ class TextSamples:
         """Open nothing: the parts of a cache of texts say all about them."""
 
     def open(self, path: Path, manifest: Manifest, part: int, shared: None) -> SamplesFile:
-        return SamplesFile(path, manifest.token_dtype, manifest.samples_in(part))
+        return SamplesFile(path, manifest.token_dtype, manifest.samples_in(part), manifest.text[1].share)
 
     def write(self, path: Path, manifest: Manifest, samples: Sequence[Sample], nll_S: Array) -> None:
         write_samples(path, samples, nll_S, manifest.token_dtype)
@@ -188,6 +219,8 @@ class TextSamples:
             yield "the row spans do not follow each other from 0 to the part's rows"
         if ends_with_row:
             yield "a row stands at the last position of a sample, which has no token after it"
+        if (share := manifest.text[1].share) is not None:
+            yield from _choice_problems(samples, share)
         if int(samples.lengths_S.sum()) != record.tokens:
             yield "the count of tokens is not the record's"
         if is_unknown:
@@ -197,11 +230,20 @@ class TextSamples:
         if problem := samples.nll_problem():
             yield problem
 
-    def difference(self, stored: Sample, asked: Sample) -> None:
-        """Return None: texts with the same key have the same tokens."""
+    def difference(self, stored: Sample, asked: Sample) -> str | None:
+        """Compare where the rows are: texts with the same key have the same tokens."""
+        if np.array_equal(stored.mask_T, asked.mask_T):
+            return None
+        return f"its rows of the sample {stored.key} are at other positions"
 
-    def mismatch(self, here: Manifest, there: Manifest) -> None:
-        """Return None: caches of the same texts fit together."""
+    def mismatch(self, here: Manifest, there: Manifest) -> tuple[str, str] | None:
+        one, other = here.text[1].positions, there.text[1].positions
+        if one == other:
+            return None
+        return (
+            f"it has rows at {_called(other)}, that one at {_called(one)}",
+            "Dump both with the same --positions.",
+        )
 
     def advice(self, here: Manifest, there: Manifest) -> tuple[str, str]:
         if here.tokenizer != there.tokenizer:
@@ -213,6 +255,33 @@ class TextSamples:
             "{difference}, so the data, or how they are cut into windows, differ",
             "Dump both with the same --data, --limit, --max-length, --overlap and --domain-column.",
         )
+
+
+def _called(positions: str | None) -> str:
+    return "all positions that the data ask about" if positions is None else f"the positions {positions}"
+
+
+def _choice_problems(samples: SamplesFile, share: Share) -> Iterator[str]:
+    """Say which rules about the positions that have a row some samples break."""
+    pairs = [(samples.mask_of(index), samples.gold_of(index)) for index in range(len(samples))]
+    golds = [gold_T for _, gold_T in pairs if gold_T is not None]
+    if any(gold_T[-1:].any() for gold_T in golds):
+        yield "the data ask about the token after the last position of a sample, and there is none"
+    if any((mask_T & ~gold_T).any() for (mask_T, _), gold_T in zip(pairs, golds, strict=True)):
+        yield "a row stands at a position that the data do not ask about"
+        return
+    counts_S = share.counts(np.array([int(gold_T.sum()) for gold_T in golds]))
+    if not np.array_equal(samples.row_count_S, counts_S):
+        yield f"a sample has another count of rows than {share} gives"
+    elif not share.asks_teacher:
+        again = (chosen(each, share) for each in map(_before, map(samples.sample, range(len(samples)))))
+        if any(not np.array_equal(each.mask_T, mask_T) for each, (mask_T, _) in zip(again, pairs, strict=True)):
+            yield f"a row stands at another position than {share} gives"
+
+
+def _before(sample: Sample) -> Sample:
+    """Return a sample with a row at each position that the data ask about."""
+    return sample if sample.gold_T is None else replace(sample, mask_T=sample.gold_T)
 
 
 def texts_of(samples: PartSamples) -> SamplesFile:

@@ -1,6 +1,7 @@
 """Hold a student and its criterion, and compute its loss of a batch.
 
-Axes: B sequences, T tokens, R = B * T positions, N rows, L lines of the loss, D width, V vocabulary.
+Axes: B sequences, T tokens, R = B * T positions, N rows, G positions without a row, A = N + G, L lines of the loss, D width,
+V vocabulary.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from transformers import PreTrainedModel
 
 from logitstore.models.head import LinearHead
 from logitstore.models.hooks import recording
+from logitstore.targets.targets import AnyTargets
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.stream import BatchStream
 from logitstore.train.objectives.criterion import Criterion
 from logitstore.train.objectives.features.feature import Sides
+from logitstore.train.objectives.kernels.beside import Beside
 from logitstore.train.objectives.kernels.by_autograd import ByAutograd
 from logitstore.train.objectives.kernels.from_hidden import from_hidden
 from logitstore.train.objectives.kernels.from_logits import from_logits
@@ -66,35 +69,47 @@ class Learner:
         run: nn.Module,
         batch: Batch,
         loader: BatchStream,
-        weights_N: Tensor,
+        weights_A: Tensor,
         done: float,
         *,
         head_is_whole: bool = True,
         needs_output: bool = False,
-        gold_scale_N: Tensor | None = None,
+        gold_scale_A: Tensor | None = None,
     ) -> tuple[Tensor, Any]:
-        """Return sum_n weights_n loss_n, and the student's output where it is needed.
+        """Return sum_a weights_a loss_a, and the student's output where it is needed.
+
+        The loss of a position without a row is the cross-entropy on its gold token, as far as it weighs anything.
 
         Args:
             run: the student, perhaps wrapped for several processes.
             batch: on the student's device.
             loader: the loader that the batch comes from; it decodes the teacher's answers.
-            weights_N: weights of the rows in the sum.
+            weights_A: weights of the rows in the sum, and then of the unanswered positions.
             done: the share of the run that is over.
             head_is_whole: whether the weight of the output layer is in one piece outside of the model's forward.
             needs_output: whether the student's output, with all logits, is returned.
-            gold_scale_N: factor of the cross-entropy of each row; see `Criterion.row_loss`.
+            gold_scale_A: factor of the cross-entropy of each; see `Criterion.row_loss`.
         """
         targets = loader.targets(batch) if self.criterion.needs_targets else None
         by_hidden = head_is_whole and not needs_output
-        loss = self.criterion.row_loss(targets, batch.gold, done, gold_scale_N) if self.criterion.rows else None
+        count = len(batch.rows)
+        weights_N = weights_A[:count]
+        loss = self._loss_of(targets, batch, done, gold_scale_A)
+        rows = (
+            (torch.cat([batch.rows, batch.unanswered["rows"]]), weights_A)
+            if isinstance(loss, Beside)
+            else (batch.rows, weights_N)
+        )
         with recording(self.student, self.features) as seen:
             if self.head is not None and by_hidden:
-                output, on_logits = None, self._from_hidden(run, self.head, batch, loss, weights_N)
+                output, on_logits = None, self._from_hidden(run, self.head, batch, loss, *rows)
             else:
                 may_spoil = self.head is not None and not needs_output
-                output, on_logits = self._from_logits(run, batch, loss, weights_N, may_spoil)
-        total, lines_LN, names = on_logits
+                output, on_logits = self._from_logits(run, batch, loss, *rows, may_spoil)
+        total, lines_LA, names = on_logits
+        lines_LN, lines_LG = lines_LA[:, :count], lines_LA[:, count:]
+        if lines_LG.shape[1]:
+            self._count(lines_LG, ["loss", *names], batch.unanswered["mask"])
         if self.criterion.features:
             sides = Sides(
                 student={name: value_BTD.flatten(0, 1)[batch.rows] for name, value_BTD in seen.items()},
@@ -108,16 +123,32 @@ class Learner:
                 term_N = loss_N.detach()
                 lines_LN = torch.cat([lines_LN[:1] + weight * term_N, lines_LN[1:], term_N[None]])
                 names = [*names, label]
-        self._count(lines_LN, names, batch)
+        counted_LN = torch.cat([torch.ones_like(lines_LN[:1]), lines_LN])
+        self._count(counted_LN, ["rows", "loss", *names], batch.row_mask)
         return total, output
+
+    def _loss_of(
+        self, targets: AnyTargets | None, batch: Batch, done: float, gold_scale_A: Tensor | None
+    ) -> WeightedSum | ByAutograd | Beside | None:
+        """Return the pulls on logits; of rows and of unanswered positions together, where these have a loss."""
+        if not self.criterion.rows:
+            return None
+        count = len(batch.rows)
+        scale_N, scale_G = (None, None) if gold_scale_A is None else (gold_scale_A[:count], gold_scale_A[count:])
+        answered = self.criterion.row_loss(targets, batch.gold, done, scale_N)
+        if not batch.unanswered:
+            return answered
+        gold = self.criterion.gold_loss(batch.unanswered["gold"], done, scale_G)
+        return answered if gold is None else Beside(answered=answered, rows=count, gold=gold)
 
     def _from_hidden(
         self,
         run: nn.Module,
         head: LinearHead,
         batch: Batch,
-        loss: WeightedSum | ByAutograd | None,
-        weights_N: Tensor,
+        loss: WeightedSum | ByAutograd | Beside | None,
+        rows_A: Tensor,
+        weights_A: Tensor,
     ) -> tuple[Tensor, Tensor, list[str]]:
         """Return the weighted sum of the pulls on logits, its lines and their names, with the output layer inside the loss."""
         with self.precision(batch.rows.device):
@@ -128,8 +159,8 @@ class Learner:
             loss,
             hidden_RD,
             head,
-            batch.rows,
-            weights_N,
+            rows_A,
+            weights_A,
             dtype=self.product_dtype or self.autocast,
         )
         return total, lines_LN, loss.names
@@ -138,8 +169,9 @@ class Learner:
         self,
         run: nn.Module,
         batch: Batch,
-        loss: WeightedSum | ByAutograd | None,
-        weights_N: Tensor,
+        loss: WeightedSum | ByAutograd | Beside | None,
+        rows_A: Tensor,
+        weights_A: Tensor,
         may_spoil: bool,
     ) -> tuple[Any, tuple[Tensor, Tensor, list[str]]]:
         """Return the student's output, and the pulls on its logits in the form of `_from_hidden`."""
@@ -148,14 +180,13 @@ class Learner:
         logits_RV = output.logits.flatten(0, -2)
         if loss is None:
             return output, _nothing(batch, logits_RV)
-        total, lines_LN = from_logits(loss, logits_RV, batch.rows, weights_N, in_place=may_spoil)
+        total, lines_LN = from_logits(loss, logits_RV, rows_A, weights_A, in_place=may_spoil)
         return output, (total, lines_LN, loss.names)
 
-    def _count(self, lines_LN: Tensor, names: list[str], batch: Batch) -> None:
-        """Add the loss and its terms to the sums, on the device."""
-        counted = zip(["rows", "loss", *names], [torch.ones_like(lines_LN[0]), *lines_LN], strict=True)
-        for name, line_N in counted:
-            added = torch.where(batch.row_mask, line_N, 0.0).sum()
+    def _count(self, lines_LN: Tensor, names: list[str], mask_N: Tensor) -> None:
+        """Add lines to the sums of their names, on the device."""
+        for name, line_N in zip(names, lines_LN, strict=True):
+            added = torch.where(mask_N, line_N, 0.0).sum()
             for sums in (self.sums, self.step_sums) if self.criterion.states else (self.sums,):
                 sums[name] = sums[name] + added if name in sums else added
 

@@ -1,6 +1,6 @@
 """Measure how near a student is to the teacher and to the text, row by row, summed over a loader.
 
-Axes: N rows, K kept, V the student's vocabulary.
+Axes: N rows, G positions with a gold token and no row, K kept, V the student's vocabulary.
 """
 
 from __future__ import annotations
@@ -25,11 +25,23 @@ BINS = 15
 TOP = 5
 
 
-_OF_GOLD = ("cross_entropy", "teacher_cross_entropy", "accuracy", "top5_accuracy")
+_OF_GOLD = ("cross_entropy", "accuracy", "top5_accuracy")
+"""Means over all gold tokens or labels, those of positions without a row too."""
+
+
+_OF_LABELLED = ("teacher_cross_entropy",)
 """Means over the rows with a gold token or label."""
 
 
 _OF_ALL = ("kl", "kl_lower_bound", "agreement", "acceptance")
+
+
+_GOLD_LINES = len(_OF_GOLD) + 1
+"""Lines of figures on gold tokens and labels: those, and the student's confidence."""
+
+
+_COUNTS = len(_OF_GOLD) + len(_OF_LABELLED) + len(_OF_ALL)
+"""Where the counts begin among the sums."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +51,10 @@ class Evaluation:
 
     Attributes:
         rows: number of rows that were judged.
-        cross_entropy, perplexity: of the student on the gold tokens, or on the labels of images that have one.
-        teacher_cross_entropy: of the teacher on the same rows.
-        accuracy, top5_accuracy: share of these rows where the gold token or label is the student's most probable one, or
+        cross_entropy, perplexity: of the student on the gold tokens, or on the labels of images that have one. In a cache of
+            chosen positions those of all tokens that the data ask about.
+        teacher_cross_entropy: of the teacher on the gold tokens and labels of the rows.
+        accuracy, top5_accuracy: share of the tokens or labels of `cross_entropy` that are the student's most probable one, or
             one of its five most probable ones.
         kl: KL(teacher || student) with the tail shaped as the cache says.
         kl_lower_bound: the same with all unlisted tokens counted as one token: never above the KL to the full teacher. NaN
@@ -84,15 +97,15 @@ def evaluate_batches(
         device: where the student is.
         reduce: adds the sums of several processes.
     """
-    sums = torch.zeros(len(_OF_GOLD) + len(_OF_ALL) + 2 + 3 * BINS, dtype=torch.float64)
+    sums = torch.zeros(_COUNTS + 3 + 3 * BINS, dtype=torch.float64)
     for batch in batches:
         sums += _sums(student, batch.to(device), targets).cpu()
     return _evaluation(reduce(sums.to(device)).cpu() if device.type != "mps" else sums)
 
 
 def _sums(student: Callable[..., Any], batch: Batch, decode: Callable[[Batch], AnyTargets]) -> Tensor:
-    """Return float64: sums of every metric, the numbers of rows and of rows with a gold token, then count, confidence and
-    accuracy of every calibration bin."""
+    """Return float64: sums of every metric, the numbers of gold tokens, of rows with one and of rows, then count, confidence
+    and accuracy of every calibration bin."""
     logits: Tensor = student(**batch.model_inputs()).logits
     logits_RV = logits.flatten(0, -2)
     targets = decode(batch)
@@ -105,34 +118,47 @@ def _sums(student: Callable[..., Any], batch: Batch, decode: Callable[[Batch], A
 
     rowwise(judge, logits_RV, batch.rows)
     metrics_MN = torch.cat(pieces, 1).double()
-    of_gold_MN = torch.where(is_gold_N, metrics_MN[: len(_OF_GOLD)], 0.0)
-    of_all_MN = torch.where(batch.row_mask, metrics_MN[len(_OF_GOLD) : -1], 0.0)
-    confidence_N, correct_N = torch.where(is_gold_N, metrics_MN[-1], 0.0), of_gold_MN[_OF_GOLD.index("accuracy")]
-    bins_N = (confidence_N.nan_to_num(0.0) * BINS).ceil().clamp(1, BINS).long() - 1
+    of_all_MN = torch.where(batch.row_mask, metrics_MN[-len(_OF_ALL) :], 0.0)
+    teacher_N = torch.where(is_gold_N, metrics_MN[_GOLD_LINES], 0.0)
+    labelled, golds_MA = is_gold_N.sum(), metrics_MN[:_GOLD_LINES]
+    if batch.unanswered:
+        golds_MA = torch.cat([golds_MA, _unanswered(logits_RV, batch)], 1)
+        is_gold_N = torch.cat([is_gold_N, batch.unanswered["mask"]])
+    golds_MA = torch.where(is_gold_N, golds_MA, 0.0)
+    confidence_A, correct_A = golds_MA[-1], golds_MA[_OF_GOLD.index("accuracy")]
+    bins_A = (confidence_A.nan_to_num(0.0) * BINS).ceil().clamp(1, BINS).long() - 1
     binned = torch.zeros(3, BINS, dtype=torch.float64, device=metrics_MN.device)
-    binned.index_add_(1, bins_N, torch.stack([is_gold_N.double(), confidence_N, correct_N]))
-    counts = torch.stack([batch.row_mask.sum(), is_gold_N.sum()]).double()
-    return torch.cat([of_gold_MN.sum(1), of_all_MN.sum(1), counts, binned.flatten()])
+    binned.index_add_(1, bins_A, torch.stack([is_gold_N.double(), confidence_A, correct_A]))
+    counts = torch.stack([is_gold_N.sum(), labelled, batch.row_mask.sum()]).double()
+    return torch.cat([golds_MA[:-1].sum(1), teacher_N.sum()[None], of_all_MN.sum(1), counts, binned.flatten()])
+
+
+def _unanswered(logits_RV: Tensor, batch: Batch) -> Tensor:
+    """Return the lines of `_gold_metrics` of the positions without a row."""
+    gold_G, pieces = batch.unanswered["gold"], [logits_RV.new_zeros(_GOLD_LINES, 0, dtype=torch.float32)]
+
+    def judge(logits_nV: Tensor, some: slice) -> Tensor:
+        probs_nV = torch.softmax(logits_nV.float(), -1)
+        pieces.append(_gold_metrics(logits_nV, probs_nV, *probs_nV.max(-1), gold_G[some]))
+        return pieces[-1][0]
+
+    rowwise(judge, logits_RV, batch.unanswered["rows"])
+    return torch.cat(pieces, 1).double()
+
+
+def _gold_metrics(logits_NV: Tensor, probs_NV: Tensor, confidence_N: Tensor, top_N: Tensor, gold_N: Tensor) -> Tensor:
+    """Return float32: one line for each name in _OF_GOLD, then the student's confidence."""
+    is_near_N = (probs_NV.topk(min(TOP, probs_NV.shape[1])).indices == gold_N[:, None]).any(1)
+    return torch.stack([cross_entropy(logits_NV, gold_N), (top_N == gold_N).float(), is_near_N.float(), confidence_N])
 
 
 def _row_metrics(logits_NV: Tensor, targets: AnyTargets, gold_N: Tensor, teacher_gold_N: Tensor) -> Tensor:
-    """Return float32: one line for each name in _OF_GOLD and _OF_ALL, then the student's confidence."""
+    """Return float32: the lines of `_gold_metrics`, then one for each name in _OF_LABELLED and _OF_ALL."""
     probs_NV = torch.softmax(logits_NV.float(), -1)
-    top = probs_NV.max(-1)
-    bound_N, agreement_N, acceptance_N = _compared(logits_NV, probs_NV, top.indices, targets)
-    return torch.stack(
-        [
-            cross_entropy(logits_NV, gold_N),
-            -teacher_gold_N,
-            (top.indices == gold_N).float(),
-            (probs_NV.topk(min(TOP, probs_NV.shape[1])).indices == gold_N[:, None]).any(1).float(),
-            forward_kl(logits_NV, targets),
-            bound_N,
-            agreement_N,
-            acceptance_N,
-            top.values,
-        ]
-    )
+    confidence_N, top_N = probs_NV.max(-1)
+    compared = _compared(logits_NV, probs_NV, top_N, targets)
+    others = torch.stack([-teacher_gold_N, forward_kl(logits_NV, targets), *compared])
+    return torch.cat([_gold_metrics(logits_NV, probs_NV, confidence_N, top_N, gold_N), others])
 
 
 def _compared(logits_NV: Tensor, probs_NV: Tensor, top_N: Tensor, targets: AnyTargets) -> tuple[Tensor, ...]:
@@ -152,12 +178,16 @@ def _compared(logits_NV: Tensor, probs_NV: Tensor, top_N: Tensor, targets: AnyTa
 
 
 def _evaluation(sums: Tensor) -> Evaluation:
-    gold_end, all_end = len(_OF_GOLD), len(_OF_GOLD) + len(_OF_ALL)
-    rows, golds = int(sums[all_end]), int(sums[all_end + 1])
-    of_gold = sums[:gold_end] / golds if golds else sums[:gold_end] * torch.nan
-    means: dict[str, Any] = dict(zip(_OF_GOLD, of_gold.tolist(), strict=True))
-    means |= dict(zip(_OF_ALL, (sums[gold_end:all_end] / max(rows, 1)).tolist(), strict=True))
-    _, confidence, correct = sums[all_end + 2 :].view(3, BINS)
+    golds, labelled, rows = (int(count) for count in sums[_COUNTS : _COUNTS + 3])
+    of_gold, of_labelled, of_all = torch.split(sums[:_COUNTS], [len(_OF_GOLD), len(_OF_LABELLED), len(_OF_ALL)])
+    means: dict[str, Any] = {}
+    for names, found, count in (
+        (_OF_GOLD, of_gold, golds or math.nan),
+        (_OF_LABELLED, of_labelled, labelled or math.nan),
+        (_OF_ALL, of_all, max(rows, 1)),
+    ):
+        means |= dict(zip(names, (found / count).tolist(), strict=True))
+    _, confidence, correct = sums[_COUNTS + 3 :].view(3, BINS)
     return Evaluation(
         rows=rows,
         perplexity=math.exp(min(means["cross_entropy"], 700)),

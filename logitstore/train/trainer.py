@@ -121,7 +121,7 @@ class DistillTrainer(WatchedTrainer):
             counts = row_counts(inputs)
         else:
             counts = torch.stack([torch.as_tensor(num_items_in_batch).to(self._labelled), self._labelled])
-        weights_N, gold_scale_N = row_weights(
+        weights_A, gold_scale_A = row_weights(
             batch, counts, processes=self.accelerator.num_processes, has_unlabelled=self._has_unlabelled
         )
         results = [
@@ -129,11 +129,11 @@ class DistillTrainer(WatchedTrainer):
                 model if len(self.learners) == 1 else learner.student,
                 batch,
                 self._loader,
-                weights_N,
+                weights_A,
                 self.done,
                 head_is_whole=self.head_is_whole,
                 needs_output=return_outputs,
-                gold_scale_N=gold_scale_N,
+                gold_scale_A=gold_scale_A,
             )
             for learner in self.learners
         ]

@@ -27,6 +27,7 @@ class RowReducer:
     Attributes:
         sparsifier: of the cache; it takes raw logits, or what a teacher of lists gives.
         wants: what the teacher is asked for.
+        vocabulary: count of the teacher's tokens.
         latents: makes coefficients, or what is stored of hidden states, of hidden states; None where nothing is.
         check: compares some of the rows with the teacher's; None for none.
         watch: times the stages.
@@ -34,6 +35,7 @@ class RowReducer:
 
     sparsifier: Any
     wants: Gives
+    vocabulary: int
     latents: Callable[[Tensor], Tensor] | None
     check: FidelityCheck | None
     watch: Stopwatch = NO_STOPWATCH
@@ -50,7 +52,7 @@ class RowReducer:
         """Return the reducer to rows of this kind, from what the teacher gives. Raises BadInput where that is not enough."""
         wants = wants_of(row, gives)
         sparsifier = sparsifier_of(row) if LOGITS in wants else sparsifier_of_lists(row)
-        return cls(sparsifier, wants, latents_of(row, shared), check, watch)
+        return cls(sparsifier, wants, row.vocabulary, latents_of(row, shared), check, watch)
 
     def __call__(self, batch: RowBatch, chunk: RowChunk) -> dict[str, Tensor]:
         with self.watch("select"):

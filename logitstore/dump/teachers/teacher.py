@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from logitstore.core.types import Array
 from logitstore.errors import ModelError
 from logitstore.format.needs import Gives, called
 from logitstore.models.head import LinearHead
@@ -28,10 +29,27 @@ class TeacherBatch(RowBatch):
         inputs: of the teacher, by name: of texts `input_ids` and `attention_mask`, int64[B, T], padded on the right; of
             images `pixel_values`, float32[B, 3, H, W].
         rows_N: int64, the rows' places in the flattened [B * T], sample after sample; T is 1 for images.
+        choice: how the teacher's answers about these rows decide which of them are kept; None where all are.
     """
 
     inputs: dict[str, Tensor]
     rows_N: Tensor
+    choice: RowChoice | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowChoice:
+    """How the entropies of the teacher's answers decide which rows of a batch are kept.
+
+    Attributes:
+        candidates: count of the rows of each sample among which those that are kept are chosen.
+        kept: from the entropy of each row, nats, float[N], to the numbers of the rows that are kept, int64, rising.
+        narrowed: from these numbers to the batch of these rows alone.
+    """
+
+    candidates: list[int]
+    kept: Callable[[Array], Array]
+    narrowed: Callable[[Array], TeacherBatch]
 
 
 Batches = Callable[[list[Any]], Iterable[TeacherBatch]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from logitstore.errors import CacheMismatch
 from logitstore.store.cache import Cache
 from logitstore.store.samples import stored_samples
@@ -23,12 +25,31 @@ def check_same_samples(cache: Cache, other: Cache, called: str) -> None:
     if (here.task, here.data.fingerprint, len(cache)) == (there.task, there.data.fingerprint, len(other)):
         mismatch = stored.mismatch(here, there)
         if mismatch is None:
+            _check_same_rows(cache, other, called)
             return
         why, way_out = mismatch
     else:
         why, way_out = stored.advice(here, there)
         why = why.format(difference=_first_difference(cache, other))
     raise CacheMismatch(f"{called}: its samples are not those of {cache.path}: {why}. {way_out}")
+
+
+def _check_same_rows(cache: Cache, other: Cache, called: str) -> None:
+    """Refuse two caches of the same samples whose teachers chose other rows of them. Raises CacheMismatch."""
+    stored, numbers = stored_samples(cache.manifest), cache.part_numbers
+    if not numbers or not cache.samples_of(numbers[0]).rows_need_teacher:
+        return
+    here, there = (
+        zip(*(places.tolist() for places in each.places(np.arange(len(each)))), strict=True) for each in (cache, other)
+    )
+    for (part, place), (other_part, other_place) in zip(here, there, strict=True):
+        one, another = cache.samples_of(part).sample(place), other.samples_of(other_part).sample(other_place)
+        how = stored.difference(another, one)
+        if how is not None:
+            raise CacheMismatch(
+                f"{called}: {how} than those of {cache.path}: each teacher chose its own. Dump both with --positions "
+                "random:SHARE, or with a row at every position."
+            )
 
 
 def _first_difference(cache: Cache, other: Cache) -> str:

@@ -1,6 +1,6 @@
 """A batch: samples as tensors, with the stored answers about their rows.
 
-Axes: B lines, T tokens, N rows, M samples.
+Axes: B lines, T tokens, N rows, G positions without a row, M samples.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from logitstore.errors import BadInput
 
-_GROUPS = ("inputs", "answer", "features")
+_GROUPS = ("inputs", "answer", "features", "unanswered")
 """Fields that hold several values by name."""
 
 
@@ -37,6 +37,9 @@ class Batch(Mapping[str, Any]):
         counts: int64, number of rows of each sample; rows come sample after sample.
         source: number of the cache that the batch comes from, where there are several caches.
         weight: float32[N], weight of each row in the loss; None where all rows weigh the same.
+        unanswered: the positions that the data ask about and that have no row, in a cache of chosen positions: their places
+            `rows` int64[G], in the order of the samples; `gold` int64[G]; `mask` bool[G], False for those that do not count;
+            `weight` float32[G] where `weight` is given. Empty where every such position has a row.
     """
 
     inputs: dict[str, Any]
@@ -49,6 +52,7 @@ class Batch(Mapping[str, Any]):
     source: int
     weight: Tensor | None
     features: dict[str, Tensor]
+    unanswered: dict[str, Tensor]
 
     @overload
     def __init__(self, tensors: Mapping[str, Any], /) -> None: ...
@@ -67,6 +71,7 @@ class Batch(Mapping[str, Any]):
         source: int = 0,
         weight: Tensor | None = None,
         features: dict[str, Tensor] | None = None,
+        unanswered: dict[str, Tensor] | None = None,
     ) -> None: ...
     def __init__(self, tensors: Mapping[str, Any] | None = None, /, **values: Any) -> None:
         """Make a batch of its fields, or of what `tensors` gives.
@@ -76,7 +81,7 @@ class Batch(Mapping[str, Any]):
         """
         if tensors is not None:
             values = _fields_of(tensors) | values
-        given = {"inputs": {}, "source": 0, "features": {}} | {
+        given = {"inputs": {}, "source": 0, "features": {}, "unanswered": {}} | {
             name: value for name, value in values.items() if value is not None
         }
         names = [each.name for each in fields(self)]
@@ -135,8 +140,8 @@ class Batch(Mapping[str, Any]):
         return self.answer["entropy"].float()
 
     def tensors(self) -> dict[str, Any]:
-        """Return the tensors by name, without those that are None; and `source`. Values of `inputs`, `answer` and `features`
-        are named `inputs.<name>`, `answer.<field>` and `features.<tap>/<field>`."""
+        """Return the tensors by name, without those that are None; and `source`. Values of `inputs`, `answer`, `features`
+        and `unanswered` are named `inputs.<name>`, `answer.<field>`, `features.<tap>/<field>` and `unanswered.<name>`."""
         named = {name: getattr(self, name) for name in _PLAIN}
         present = {name: value for name, value in named.items() if value is not None}
         grouped = {f"{group}.{name}": value for group in _GROUPS for name, value in getattr(self, group).items()}

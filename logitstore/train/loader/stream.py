@@ -106,7 +106,10 @@ class BatchStream(IterableDataset[Batch], ABC):
         batch = self._make(epoch, number if is_real else self.batches - 1)
         if not is_real:
             no_row_N, no_sample_M = torch.zeros_like(batch.row_mask), torch.full_like(batch.samples, -1)
-            batch = replace(batch, row_mask=no_row_N, samples=no_sample_M)
+            unanswered = dict(batch.unanswered)
+            if unanswered:
+                unanswered["mask"] = torch.zeros_like(unanswered["mask"])
+            batch = replace(batch, row_mask=no_row_N, samples=no_sample_M, unanswered=unanswered)
         return batch.pin_memory() if self._pin else batch
 
 

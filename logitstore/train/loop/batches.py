@@ -1,6 +1,6 @@
 """The loader's batches, as the Trainer takes them, and what the rows that count in them weigh in the loss of a step.
 
-Axes: N rows.
+Axes: N rows, G positions with a gold token and no row, A = N + G.
 """
 
 from __future__ import annotations
@@ -16,30 +16,36 @@ from logitstore.train.loader.stream import BatchStream
 
 
 def row_counts(tensors: Mapping[str, Tensor]) -> Tensor:
-    """Return int64[2]: how many rows of a batch count, and how many of these have a gold token or label."""
+    """Return int64[2]: how many rows of a batch count, and how many of its gold tokens or labels, of positions without a row
+    too."""
     mask_N = tensors["row_mask"]
-    return torch.stack([mask_N.sum(), (mask_N & (tensors["gold"] >= 0)).sum()])
+    labelled = (mask_N & (tensors["gold"] >= 0)).sum()
+    if "unanswered.mask" in tensors:
+        labelled = labelled + tensors["unanswered.mask"].sum()
+    return torch.stack([mask_N.sum(), labelled])
 
 
 def row_weights(
     batch: Batch, counts: Tensor, *, processes: int, has_unlabelled: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """Return float32[N], the weights by which the losses of a batch sum to its share of the mean over a step; and the factors
-    of their cross-entropy, where they are not 1.
+    """Return float32[A], the weights by which the losses of a batch sum to its share of the mean over a step, of its rows and
+    then of its unanswered positions; and the factors of their cross-entropy, where they are not 1.
 
     Args:
         batch: one of the step.
         counts: int64[2], the sum of `row_counts` over all batches of the step, of all processes.
         processes: number of processes, over which gradients are averaged afterwards, although `counts` covers all.
-        has_unlabelled: whether there are rows without a gold token or label. Cross-entropy is the mean over the labelled
-            rows of the step, while the loss is one over all of its rows.
+        has_unlabelled: whether there are rows without a gold token or label. Cross-entropy is the mean over all gold tokens
+            or labels of the step, while the loss is one over its rows.
     """
     count, labelled = counts
-    gold_scale_N = None
-    if has_unlabelled:
-        gold_scale_N = (batch.row_mask & (batch.gold >= 0)) * (count / labelled.clamp(min=1))
-    weights_N = batch.row_mask * (processes / count.clamp(min=1))
-    return weights_N if batch.weight is None else weights_N * batch.weight, gold_scale_N
+    mask_A, is_gold_A, weight_A = batch.row_mask, batch.row_mask & (batch.gold >= 0), batch.weight
+    if beside := batch.unanswered:
+        mask_A, is_gold_A = torch.cat([mask_A, beside["mask"]]), torch.cat([is_gold_A, beside["mask"]])
+        weight_A = None if weight_A is None else torch.cat([weight_A, beside["weight"]])
+    gold_scale_A = is_gold_A * (count / labelled.clamp(min=1)) if has_unlabelled or beside else None
+    weights_A = mask_A * (processes / count.clamp(min=1))
+    return weights_A if weight_A is None else weights_A * weight_A, gold_scale_A
 
 
 class Batches(Dataset[dict[str, Tensor]]):

@@ -130,6 +130,17 @@ class Criterion(nn.Module):
             return WeightedSum([_pull(term, targets, gold_N, done, gold_scale_N) for term in self.rows])
         return ByAutograd([self._term(term, targets, gold_N, done, gold_scale_N) for term in self.rows])
 
+    def gold_loss(self, gold_G: Tensor, done: float, scale_G: Tensor | None = None) -> WeightedSum | None:
+        """The cross-entropy of positions that the teacher did not answer; None where it never weighs anything.
+
+        Args:
+            gold_G: int64, the tokens that follow.
+            done: the share of the run that is over.
+            scale_G: factor of each; None for 1 throughout.
+        """
+        pulls = [_pull(term, None, gold_G, done, scale_G) for term in self.rows if term.name == GOLD]
+        return WeightedSum(pulls) if pulls else None
+
     def _term(
         self, term: RowTerm, targets: AnyTargets | None, gold_N: Tensor, done: float, gold_scale_N: Tensor | None
     ) -> Term:
