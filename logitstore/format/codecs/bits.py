@@ -43,6 +43,11 @@ class Bits:
         starts = ends - np.array(self.widths, np.int64)
         return starts // 8, starts % 8, (1 << np.array(self.widths, np.int64)) - 1
 
+    @cached_property
+    def _bytes_read(self) -> tuple[Array, ...]:
+        """Arrays with the four bytes from which every number is taken; those beyond the row's last are not looked at."""
+        return tuple(np.minimum(self._plan[0] + step, self.bytes - 1) for step in range(4))
+
     def encode(self, numbers_NK: Array) -> Array:
         """Return the packed rows, uint8[N, B].
 
@@ -65,9 +70,7 @@ class Bits:
         if not self.bytes:
             return beside(np.zeros((len(packed_NB), len(self.widths)), np.int64), packed_NB)
         _, shift_K, mask_K = (beside(each, packed_NB) for each in self._plan)
-        last = self.bytes - 1
         word_NK: Any = 0
-        for step in range(4):
-            place_K = beside(np.minimum(self._plan[0] + step, last), packed_NB)
-            word_NK = word_NK | (wide(packed_NB[:, place_K]) << (8 * step))
+        for step, place_K in enumerate(self._bytes_read):
+            word_NK = word_NK | (wide(packed_NB[:, beside(place_K, packed_NB)]) << (8 * step))
         return (word_NK >> shift_K) & mask_K
