@@ -403,15 +403,20 @@ def loss_cases(is_small: bool) -> Iterator[tuple[str, Method, str, float]]:
         yield name, method, "latent", 2.0 if method.has_temperature else 1.0
         if is_small:
             continue
-        yield name, method, "prior", 1.0
+        if name != "forward_kl":
+            yield name, method, "prior", 1.0
         if name == "forward_kl":
             for tail in TAILS:
                 for temperature in (1.0, 2.0) if tail != "samples" else (1.0,):
-                    yield name, method, tail, temperature
+                    if (tail, temperature) != ("latent", 2.0):
+                        yield name, method, tail, temperature
 
 
 Run = Callable[[torch.device, torch.dtype], dict[str, Tensor]]
 """A function that computes a loss and its gradients somewhere, in some number format."""
+
+COMPARING, A_ROW_THAT_TURNS = ("adaptive_kl", "balanced_kl"), 0.2
+"""Losses that weigh a row by a comparison, which noise may turn around for a row; and what that may change."""
 
 WAYS = ("from logits", "from logits in place", "from hidden states", "from hidden states, capped")
 
@@ -425,7 +430,12 @@ def losses(card: Card, sizes: Sizes, dtype: torch.dtype) -> Iterator[Check]:
         run: Run = partial(loss_of, name, tail, temperature, way, sizes)
         truth, own, found = run(CPU, torch.float64), run(CPU, dtype), run(card.device, dtype)
         for part in truth:
-            yield near(f"{what}: {part}", truth[part], own[part], found[part], dtype)
+            check = near(f"{what}: {part}", truth[part], own[part], found[part], dtype)
+            yield (
+                replace(check, expected=max(check.expected, A_ROW_THAT_TURNS))
+                if name in COMPARING and dtype == torch.bfloat16
+                else check
+            )
     run = partial(_rowwise, sizes)
     truth, own, found = run(CPU, torch.float64), run(CPU, dtype), run(card.device, dtype)
     for part in truth:

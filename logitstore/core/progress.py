@@ -14,7 +14,8 @@ class Stopwatch:
     """Adds up the seconds of named stages, separately for each thread.
 
     Args:
-        settle: called at the end of a stage, to wait for a device that still works on it.
+        settle: called at the end of a stage of the main thread, to wait for a device that still works on it. The threads
+            behind it give a device no work, and would wait for that of the main thread.
     """
 
     def __init__(self, settle: Callable[[], None] | None = None) -> None:
@@ -29,9 +30,10 @@ class Stopwatch:
         try:
             yield
         finally:
-            if self.settle is not None:
+            is_main = threading.current_thread() is threading.main_thread()
+            if self.settle is not None and is_main:
                 self.settle()
-            thread = "behind" if threading.current_thread() is not threading.main_thread() else "teacher"
+            thread = "teacher" if is_main else "behind"
             with self._lock:
                 key = (thread, stage)
                 self.seconds[key] = self.seconds.get(key, 0.0) + time.perf_counter() - began

@@ -9,9 +9,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from logitstore.core.types import Answer, Array, Asked
+
+
+def sent(value: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on a device. On the way to a GPU nothing waits: the copy takes its turn there, and the value is read
+    before, into page-locked memory of the driver if it does not lie in such memory."""
+    return value.to(device, non_blocking=device.type == "cuda")
 
 
 @dataclass(frozen=True, kw_only=True)

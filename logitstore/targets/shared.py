@@ -38,6 +38,19 @@ def latents_of(row: RowInfo, shared: Mapping[str, Tensor]) -> Any:
     if row.tail.shape == "head":
         return lambda hidden_ND: hidden_ND.float()
     if row.tail.shape == "sketch":
-        mean_D, projection_DR = shared["mean"], shared["projection"]
-        return lambda hidden_ND: (hidden_ND.float() - mean_D.to(hidden_ND.device)) @ projection_DR.to(hidden_ND.device)
+        return _Sketch(shared["mean"], shared["projection"])
     return None
+
+
+class _Sketch:
+    """Projects hidden states to coefficients; it keeps its matrix on the device where it was used last."""
+
+    def __init__(self, mean_D: Tensor, projection_DR: Tensor) -> None:
+        self._mean_D, self._projection_DR = mean_D, projection_DR
+
+    def __call__(self, hidden_ND: Tensor) -> Tensor:
+        if self._mean_D.device != hidden_ND.device:
+            self._mean_D, self._projection_DR = (
+                each.to(hidden_ND.device) for each in (self._mean_D, self._projection_DR)
+            )
+        return (hidden_ND.float() - self._mean_D) @ self._projection_DR

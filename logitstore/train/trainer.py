@@ -18,6 +18,7 @@ from transformers import PrinterCallback, TrainerControl
 
 from logitstore.models.adapter import has_adapter, save_adapter
 from logitstore.models.load import load_again
+from logitstore.targets.rows import sent
 from logitstore.train.learner import Learner
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.stream import BatchStream
@@ -104,8 +105,13 @@ class DistillTrainer(WatchedTrainer):
         """Return the batches of one optimizer step, and how many rows count in them, over all ranks."""
         batches = list(islice(epoch_iterator, num_batches))
         counts = sum((row_counts(batch) for batch in batches), torch.zeros(2, dtype=torch.int64))
-        rows, self._labelled = self.accelerator.reduce(counts.to(device), "sum")
+        rows, self._labelled = self.accelerator.reduce(sent(counts, device), "sum")
         return batches, rows
+
+    def _prepare_input(self, data: Any) -> Any:
+        """Move a batch to the device of this process. The Trainer's own way waits at each tensor for the step before."""
+        is_plain = isinstance(data, Tensor) and not self.is_deepspeed_enabled
+        return sent(data, self.args.device) if is_plain else super()._prepare_input(data)
 
     def compute_loss(
         self,

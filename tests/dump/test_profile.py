@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 
@@ -29,6 +30,14 @@ def test_the_stages_of_a_dump_are_timed_and_fit_into_its_time(teacher: Path, tex
         assert 0 < sum(seconds for (thread, _), seconds in watch.seconds.items() if thread == side) < whole
     dump(plan_for(teacher, texts, tmp_path / "untimed", preset="small", k=None))
     assert tree(tmp_path / "timed") == tree(tmp_path / "untimed")
+
+
+def test_only_the_thread_that_gives_a_device_work_waits_for_it(teacher: Path, texts: Path, tmp_path: Path) -> None:
+    waited = []
+    watch = Stopwatch(lambda: waited.append(threading.current_thread()))
+    dump(plan_for(teacher, texts, tmp_path / "cache"), watch=watch)
+    assert {thread for thread, _ in watch.seconds} == {"teacher", "behind"}
+    assert set(waited) == {threading.main_thread()}
 
 
 def test_who_does_not_ask_pays_nothing_and_learns_nothing() -> None:

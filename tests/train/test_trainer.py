@@ -173,3 +173,23 @@ def test_after_a_loss_that_is_not_finite_the_log_goes_on(
     loss = trainer.compute_loss(trainer.model, batches[1])
     trainer.log({"loss": float("nan")})
     assert trainer.state.log_history[-1]["loss"] == pytest.approx(loss.item(), rel=1e-5)
+
+
+def test_batches_go_to_the_device_without_waiting_for_it(
+    cache: logitstore.Cache, small_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = trainer_of(cache, small_student, tmp_path)
+    tensors = next(iter(Loader(cache, batch_size=4))).tensors()
+    sent = []
+
+    def note(value: torch.Tensor, device: torch.device) -> torch.Tensor:
+        sent.append(device)
+        return value
+
+    monkeypatch.setattr("logitstore.train.trainer.sent", note)
+    given = trainer._prepare_inputs(tensors)
+    assert given == tensors
+    assert sent == [trainer.args.device] * sum(isinstance(value, torch.Tensor) for value in tensors.values())
+    _, rows = trainer.get_batch_samples(iter([tensors]), 1, trainer.args.device)
+    assert rows == int(tensors["row_mask"].sum())
+    assert sent[-1] == trainer.args.device

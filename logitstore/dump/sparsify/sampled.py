@@ -62,7 +62,9 @@ class Sampled:
         weights_NV = logprobs_NV.exp().double().pow(self.exponent).scatter(1, listed_NK, 0.0)
         reach_NV = weights_NV.cumsum(-1)
         total_N = reach_NV[:, -1]
-        drawn_ND = torch.searchsorted(reach_NV, uniform_ND.to(reach_NV) * total_N[:, None], right=True)
+        drawn_ND = torch.searchsorted(
+            reach_NV, uniform_ND.to(reach_NV, non_blocking=True) * total_N[:, None], right=True
+        )
         # rounding may give a place after the last token with a weight
         drawn_ND = drawn_ND.minimum((weights_NV > 0).long().cumsum(-1).argmax(-1)[:, None])
         ids_ND, counts_ND = _counted(ordered(logprobs_NV, drawn_ND))

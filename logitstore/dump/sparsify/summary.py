@@ -101,10 +101,13 @@ class Summary:
                 x_nW = torch.sub(x_nW, offset_N[some, None], out=wide_nW[:count])
             torch.exp(x_nW, out=power_nW)
             torch.sum(power_nW.view(count, BLOCK, blocks), 1, out=mass_NB[some])
-            torch.sum(power_nW.mul_(x_nW)[:, :vocabulary], 1, out=out_n)
-            if out_n.isnan().any():
-                # a token without mass adds 0 * log 0 = 0 to the entropy, not NaN
-                torch.nansum(power_nW[:, :vocabulary], 1, out=out_n)
+            moments_nV = power_nW.mul_(x_nW)[:, :vocabulary]
+            is_cpu = moments_nV.device.type == "cpu"
+            if is_cpu:
+                torch.sum(moments_nV, 1, out=out_n)
+            if not is_cpu or out_n.isnan().any():
+                # a token without mass adds 0 * log 0 = 0 to the entropy, not NaN; another device would have to be waited for
+                torch.nansum(moments_nV, 1, out=out_n)
             wide_nW[:count, vocabulary:] = -torch.inf
         total_N, top_N = mass_NB.sum(1), highest_NB.amax(1)
         if total_N.isnan().any():

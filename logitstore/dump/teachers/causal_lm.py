@@ -25,6 +25,7 @@ from logitstore.models.head import LinearHead
 from logitstore.models.hooks import taken_by
 from logitstore.models.load import DTYPES, describe, load_config, load_tokenizer, load_weights, pick_device
 from logitstore.models.shape import head_rows
+from logitstore.targets.rows import sent
 
 
 class CausalTeacher(ModelTeacher):
@@ -49,7 +50,7 @@ class CausalTeacher(ModelTeacher):
     @torch.inference_mode()
     def logits(self, inputs: Mapping[str, Tensor], **options: Any) -> Tensor:
         """Return raw logits [B, T, V'] of `input_ids` and `attention_mask`, int64[B, T], padded on the right; see `Teacher`."""
-        moved = {name: value.to(self.device) for name, value in inputs.items()}
+        moved = {name: sent(value, self.device) for name, value in inputs.items()}
         output: Tensor = self._model(**moved, use_cache=False, **options).logits
         return output
 

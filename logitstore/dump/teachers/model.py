@@ -19,7 +19,7 @@ from logitstore.errors import ModelError
 from logitstore.format.needs import HIDDEN, Gives, called
 from logitstore.models.hooks import recording
 from logitstore.targets.chunks import ASKED_ELEMENTS, chunk_rows, runs
-from logitstore.targets.rows import RowChunk
+from logitstore.targets.rows import RowChunk, sent
 
 
 class ModelTeacher(Teacher):
@@ -51,6 +51,8 @@ class ModelTeacher(Teacher):
 
     def rows(self, batch: TeacherBatch, wants: Gives) -> Iterator[RowChunk]:
         """Run the model once, and give the logits of the rows, with their hidden states where `wants` has them."""
+        # sent before the pass: a copy that follows it would wait for it
+        rows_N, gold_N = sent(batch.rows_N, self.device), sent(batch.gold_N, self.device)
         hidden_RD = None
         if HIDDEN in wants:
             logits_BTV, hidden_BTD = self.logits_and_hidden(batch.inputs)
@@ -58,11 +60,11 @@ class ModelTeacher(Teacher):
         else:
             logits_BTV = self.logits(batch.inputs)
         flat_RV = logits_BTV.flatten(0, 1)
-        rows_N = batch.rows_N.to(flat_RV.device)
+        rows_N, gold_N = rows_N.to(flat_RV.device), gold_N.to(flat_RV.device)
         for span, places in runs(rows_N, chunk_rows(flat_RV.shape[1], flat_RV.device.type, ASKED_ELEMENTS)):
             yield RowChunk(
                 span=span,
-                gold_n=batch.gold_N[span].to(flat_RV.device),
+                gold_n=gold_N[span],
                 logits_nV=flat_RV[places],
                 hidden_nD=None if hidden_RD is None else hidden_RD[places],
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,23 @@ def look_up(table: Array, numbers: Any) -> Any:
     return beside(table, numbers).index_select(0, flat).view(numbers.shape)
 
 
-def beside(constants: Any, array: Any) -> Any:
-    """Return NumPy constants in the library and on the device of `array`."""
-    return constants if isinstance(array, np.ndarray) else library(array).as_tensor(constants, device=array.device)
+def beside(constants: Array, array: Any) -> Any:
+    """Return NumPy constants in the library and on the device of `array`.
+
+    A copy on a device is kept as long as the constants are, because making it again waits until the device has done all that
+    it was given. So give the same constants each time, not new ones.
+    """
+    if isinstance(array, np.ndarray):
+        return constants
+    if array.device.type == "cpu":
+        return library(array).as_tensor(constants)
+    key = (id(constants), str(array.device))
+    there, kept = _ON_DEVICES.get(key, (None, None))
+    if there is None or there() is not constants:
+        kept = library(array).as_tensor(constants, device=array.device)
+        _ON_DEVICES[key] = weakref.ref(constants, lambda _: _ON_DEVICES.pop(key, None)), kept
+    return kept
+
+
+_ON_DEVICES: dict[tuple[int, str], tuple[weakref.ref[Array], Any]] = {}
+"""Copies of constants, by what they are copies of and by device."""

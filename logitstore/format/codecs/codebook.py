@@ -39,20 +39,25 @@ class Codebook:
         """The bit packing of the level numbers."""
         return Bits(self.widths)
 
+    @cached_property
+    def _offsets_R(self) -> Array:
+        """Array with the place of every coefficient's first level among all levels."""
+        return np.arange(0, self.levels_RL.size, self.levels_RL.shape[1])
+
     def encode(self, coefficients_NR: Array) -> Array:
         """Return the packed numbers of the nearest levels, uint8[N, B]."""
-        numbers_NR = np.empty(coefficients_NR.shape, np.int64)
+        coefficients_RN = np.ascontiguousarray(coefficients_NR.T)
+        numbers_RN = np.empty(coefficients_RN.shape, np.int64)
         for place, width in enumerate(self.widths):
             levels = self.levels_RL[place, : 1 << width]
-            numbers_NR[:, place] = np.searchsorted((levels[1:] + levels[:-1]) / 2, coefficients_NR[:, place])
-        return self.packing.encode(numbers_NR)
+            numbers_RN[place] = np.searchsorted((levels[1:] + levels[:-1]) / 2, coefficients_RN[place])
+        return self.packing.encode(numbers_RN.T)
 
     def decode(self, stored_NB: Any) -> Any:
         """Return the levels of the coefficients, float32[N, R]."""
         numbers_NR = self.packing.decode(stored_NB)
         levels_RL = beside(self.levels_RL, stored_NB)
-        offsets_R = beside(np.arange(len(self.widths)) * self.levels_RL.shape[1], stored_NB)
-        return library(levels_RL).ravel(levels_RL)[numbers_NR + offsets_R]
+        return library(levels_RL).ravel(levels_RL)[numbers_NR + beside(self._offsets_R, stored_NB)]
 
 
 def normal_codebook(widths: tuple[int, ...]) -> Codebook:

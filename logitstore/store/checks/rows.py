@@ -59,8 +59,8 @@ def check_values(
 ) -> None:
     """Refuse rows with values that no teacher gives, before a loss is made of them. It is cheap, so every reader does it.
 
-    Nothing is looked at of bytes that all mean something, such as levels, nor of the order in a row; packed ids are checked
-    where they are unpacked. `row_block_problems`, which `verify` uses, looks at everything.
+    Nothing is looked at of bytes that all mean something, such as levels, nor of the order in a row. `row_block_problems`,
+    which `verify` uses, looks at everything.
 
     Args:
         block: stored fields of some rows, each contiguous in memory.
@@ -107,9 +107,8 @@ def _refuse(found: str | None, where: Callable[[], str]) -> None:
 
 
 def _impossible(block: Mapping[str, Array], codec: RowCodec) -> Iterator[str]:
-    vocabulary, ids_NK = codec.row.vocabulary, block.get("ids")
-    is_plain = ids_NK is not None and "logprobs" in block and codec.fields["ids"].codec == "plain"
-    if is_plain and _highest(block["ids"], vocabulary) >= vocabulary:
+    vocabulary = codec.row.vocabulary
+    if "ids" in block and "logprobs" in block and _highest(block["ids"], codec) >= vocabulary:
         # an empty slot may hold any id
         answer = codec.decode({"ids": block["ids"], "logprobs": block["logprobs"]})
         if ((answer["ids"] >= vocabulary) & ~np.isneginf(answer["logprobs"])).any():
@@ -122,9 +121,15 @@ def _impossible(block: Mapping[str, Array], codec: RowCodec) -> Iterator[str]:
             yield f"{name}: {what}"
 
 
-def _highest(ids_NK: Array, vocabulary: int) -> int:
-    """Return the highest id; anything below the vocabulary where their type has no other."""
-    return int(np.maximum.reduce(ids_NK, axis=None)) if ids_NK.size and vocabulary <= np.iinfo(ids_NK.dtype).max else -1
+def _highest(stored: Array, codec: RowCodec) -> int:
+    """Return the highest of the stored ids; anything below the vocabulary where there is no room for another."""
+    kind, vocabulary = codec.fields["ids"].codec, codec.row.vocabulary
+    room = np.iinfo(stored.dtype).max + 1 if kind == "plain" else 1 << int(kind.removeprefix("bits-"))
+    if not stored.size or vocabulary >= room:
+        return -1
+    # unpacking costs little here, while a GPU that is to look at them would be waited for
+    ids_NK = stored if kind == "plain" else codec.decode({"ids": stored})["ids"]
+    return int(np.maximum.reduce(ids_NK, axis=None))
 
 
 _BITS = {

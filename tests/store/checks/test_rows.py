@@ -62,6 +62,32 @@ def test_an_id_outside_the_vocabulary_is_the_only_problem_of_its_row(
     assert found_in(fields, gold_N) == {f"ids: an id is not below the vocabulary of {VOCABULARY}"}
 
 
+WIDE = RowCodec(
+    row=RowInfo(
+        sparsifier=SparsifierInfo(name="topk", k=KEPT),
+        tail=TailInfo(shape="uniform"),
+        codec=CodecInfo(ids="packed"),
+        vocabulary=70_000,
+    )
+)
+"""Ids that are packed, 17 bits each."""
+
+
+@pytest.mark.parametrize(("beyond", "is_empty"), [(0, False), (61_071, False), (0, True), (-1, False)])
+def test_a_reader_refuses_packed_ids_beyond_the_vocabulary_except_in_empty_slots(beyond: int, is_empty: bool) -> None:
+    ids_NK = np.arange(10).reshape(2, KEPT)
+    ids_NK[1, KEPT - 1] = 70_000 + beyond
+    logprobs_NK = np.full((2, KEPT), -2.0, np.float16)
+    logprobs_NK[1, KEPT - 1] = -np.inf if is_empty else -3.0
+    stored = WIDE.encode({"ids": ids_NK, "logprobs": logprobs_NK, "tail_logmass": np.full(2, -1.0),
+                          "gold_logprob": np.full(2, -1.0), "entropy": np.ones(2)})  # fmt: skip
+    if beyond < 0 or is_empty:
+        check_values(stored, WIDE, lambda: "here")
+        return
+    with pytest.raises(CacheDamaged, match="here: ids: an id is not below the vocabulary of 70000"):
+        check_values(stored, WIDE, lambda: "here")
+
+
 @given(block=blocks(), row=st.integers(0, 5), pair=st.permutations(range(KEPT)))
 def test_an_id_listed_twice_is_reported(block: tuple[dict[str, Any], Any], row: int, pair: list[int]) -> None:
     fields, gold_N = block
