@@ -1,10 +1,11 @@
-"""Measure what a student gains from each way to keep a row: `python benchmarks/quality.py`.
+"""Measure what a student gains from each way to keep a row: `python benchmarks/quality.py`. With names of ways, such as
+`python benchmarks/quality.py 'small, entropy:0.2'`, these alone are measured, and take the place of their earlier lines.
 
 Teacher: SmolLM2-135M-Instruct in bfloat16. Student: a copy of five of its thirty layers. Text: the Python language
-reference. Every student sees the same rows in the same order with the same budget; only the targets of the rows differ, and
-each way goes through the codecs that a dump uses. Students are judged on documents that no student saw, against the
-teacher's whole distribution. Finished lines are kept in build/quality.json until all are there, and an interrupted run
-resumes from them.
+reference. Every student sees the same windows in the same order with the same budget; only the targets of the rows differ, or
+which positions have a row. Each way goes through the codecs that a dump uses. Students are judged on documents that no student
+saw, against the teacher's whole distribution. Finished lines are kept in build/quality.json until all are there, and an
+interrupted run resumes from them.
 
 Axes: N rows, D channels, V vocabulary.
 """
@@ -28,12 +29,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from demo import find_teacher
-from logitstore.core.random import DRAWS, uniform
+from logitstore.core.random import DRAWS, POSITIONS, uniform
 from logitstore.core.types import ModelRef
 from logitstore.dump.fit import head_tensors
 from logitstore.dump.sparsify.reduce import sparsifier_of
 from logitstore.dump.sparsify.sketch import TailPilot
+from logitstore.dump.sparsify.summary import Summary
 from logitstore.dump.teachers.causal_lm import CausalTeacher
+from logitstore.format.positions import share_of
 from logitstore.format.presets import row_of
 from logitstore.models.head import LinearHead
 from logitstore.models.load import load_config, load_tokenizer
@@ -41,6 +44,7 @@ from logitstore.targets.decoder import Decoder
 from logitstore.targets.shared import latents_of
 from logitstore.targets.tails import LatentTail
 from logitstore.targets.targets import AnyTargets, Targets
+from logitstore.text.positions.choose import highest, lowest
 from logitstore.text.sample import key_of
 from logitstore.train.objectives import cross_entropy, forward_kl, lumped_kl, renormalised_kl, rowwise
 from logitstore.train.students.build import copied
@@ -62,6 +66,7 @@ class Way:
     settings: dict[str, Any]
     loss: Callable[..., Tensor]
     temperatures: tuple[float, ...] = (1.0, 2.0)
+    positions: str | None = None
 
 
 WAYS = {
@@ -76,6 +81,8 @@ WAYS = {
     "small": Way("small", {}, forward_kl),
     "faithful": Way("faithful", {}, forward_kl),
     "exact": Way("exact", {}, forward_kl),
+    "small, entropy:0.2": Way("small", {}, forward_kl, positions="entropy:0.2"),
+    "small, random:0.2": Way("small", {}, forward_kl, positions="random:0.2"),
 }
 
 
@@ -95,7 +102,9 @@ class Rows:
         return (windows[:, None] * (WINDOW - 1) + torch.arange(WINDOW - 1)).flatten()
 
 
-def main() -> None:
+def main(names: list[str]) -> None:
+    if unknown := set(names) - set(WAYS):
+        sys.exit(f"no way is called {', '.join(sorted(unknown))}. There are: {'; '.join(WAYS)}.")
     torch.set_num_threads(2)
     reference = ModelRef.parse(find_teacher())
     teacher = CausalTeacher(reference, load_config(reference), "bfloat16", "cpu")
@@ -106,20 +115,24 @@ def main() -> None:
     base = copied(reference, LAYERS).float()
     lines: list[dict[str, Any]] = json.loads(UNFINISHED.read_text()) if UNFINISHED.exists() else []
     done = {(line["objective"], line["train_temperature"], line["seed"]) for line in lines}
-    for name, way in WAYS.items():
+    for name in names or WAYS:
+        way = WAYS[name]
         todo = [(t, seed) for seed in SEEDS for t in way.temperatures if (name, t, seed) not in done]
-        targets = targets_of(way, train, head, vocabulary) if todo else None
+        kept_N = kept_by(way, train, head)
+        targets = targets_of(way, train, head, vocabulary, kept_N) if todo else None
         for temperature, seed in todo:
             began = time.monotonic()
-            student = fit(copy.deepcopy(base), way, targets, train, temperature, seed)
+            student = fit(copy.deepcopy(base), way, targets, train, kept_N, temperature, seed)
             seconds = time.monotonic() - began
             for judged in judge(student, held_out, head, name, temperature, seed):
                 lines.append(judged | {"seconds": round(seconds, 1)})
+                if way.positions:
+                    lines[-1]["rows"] = int(kept_N.sum())
                 sys.stdout.write(f"{json.dumps(lines[-1])}\n")
             sys.stdout.flush()
             UNFINISHED.parent.mkdir(exist_ok=True)
             UNFINISHED.write_text(json.dumps(lines))
-    save(lines, train, held_out)
+    save(lines, train, held_out, names)
     UNFINISHED.unlink()
 
 
@@ -150,8 +163,31 @@ def answered(teacher: CausalTeacher, windows: list[list[int]]) -> Rows:
     return Rows(tokens_ST, torch.cat(states))
 
 
-def targets_of(way: Way, rows: Rows, head: LinearHead, vocabulary: int) -> Callable[[Tensor], AnyTargets] | None:
-    """Pack the targets of every training row as a cache packs them; return a function that decodes some rows."""
+def kept_by(way: Way, rows: Rows, head: LinearHead) -> Tensor:
+    """Return bool[N]: the rows that a way keeps, chosen window by window as a dump chooses them."""
+    share, count = share_of(way.positions), WINDOW - 1
+    kept_SN = torch.ones(len(rows.tokens_ST), count, dtype=torch.bool)
+    if share is None:
+        return kept_SN.flatten()
+    kept_SN[:] = False
+    most = int(share.counts(np.array([count]))[0])
+    for window, tokens in enumerate(rows.tokens_ST):
+        if share.asks_teacher:
+            logits_NV = head.logits(rows.hidden_ND[window * count : (window + 1) * count])
+            places = highest(Summary.of(logits_NV, logits_NV.shape[1]).entropy_N.numpy(), most)
+        else:
+            places = lowest(uniform(key_of(tokens.numpy()), count, 1, POSITIONS)[:, 0], most)
+        kept_SN[window, torch.from_numpy(places)] = True
+    return kept_SN.flatten()
+
+
+def targets_of(
+    way: Way, rows: Rows, head: LinearHead, vocabulary: int, kept_N: Tensor
+) -> Callable[[Tensor], AnyTargets] | None:
+    """Pack the targets of every training row as a cache packs them; return a function that decodes some rows.
+
+    Tails are fitted on the first rows that are kept.
+    """
     if way.preset is None:
         return None
     none_NK = torch.zeros(len(rows.hidden_ND), 0)
@@ -161,14 +197,15 @@ def targets_of(way: Way, rows: Rows, head: LinearHead, vocabulary: int) -> Calla
     row = row_of(way.preset, way.settings, vocabulary, head.width)
     sparsifier = sparsifier_of(row)
     pilot = TailPilot(vocabulary, head if row.tail.shape == "sketch" else None)
-    for some in torch.arange(min(PILOT_ROWS, len(rows.hidden_ND))).split(42):
+    pilot_rows = kept_N.nonzero()[:PILOT_ROWS, 0]
+    for some in pilot_rows.split(42):
         if row.tail.shape in ("prior", "sketch"):
             logits_NV = head.logits(rows.hidden_ND[some])
             pilot.add(logits_NV, sparsifier(logits_NV, rows.gold_N[some])["ids"], rows.hidden_ND[some])
     shared = {
         "sketch": lambda: pilot.sketch(row.tail.bytes or 0),
         "prior": lambda: {"prior": pilot.prior()},
-        "head": lambda: head_tensors(head, rows.hidden_ND[:PILOT_ROWS]),
+        "head": lambda: head_tensors(head, rows.hidden_ND[pilot_rows]),
     }.get(row.tail.shape, dict)()
     decoder, latents = Decoder(row, shared), latents_of(row, shared)
     keys = [key_of(tokens.numpy()) for tokens in rows.tokens_ST]
@@ -190,10 +227,11 @@ def fit(
     way: Way,
     targets: Callable[[Tensor], AnyTargets] | None,
     rows: Rows,
+    kept_N: Tensor,
     temperature: float,
     seed: int,
 ) -> PreTrainedModel:
-    """Train for one pass over the training windows, in an order given by the seed."""
+    """Train for one pass over the training windows, in an order given by the seed; the loss is a mean over the rows kept."""
     student.train()
     optimizer = torch.optim.AdamW(student.parameters(), LEARNING_RATE, weight_decay=0.0)
     order = torch.randperm(len(rows.tokens_ST), generator=torch.Generator().manual_seed(seed)).split(BATCH_WINDOWS)
@@ -203,6 +241,8 @@ def fit(
             rise, fall = (step + 1) / warmup, 0.5 * (1 + np.cos(np.pi * step / len(order)))
             group["lr"] = LEARNING_RATE * min(rise, fall)
         numbers = rows.of(windows)
+        places = kept_N[numbers].nonzero()[:, 0]
+        numbers = numbers[places]
         student_RV = logits_of(student, rows.tokens_ST[windows])
         stored = targets(numbers) if targets is not None else None
         gold = rows.gold_N[numbers]
@@ -213,7 +253,7 @@ def fit(
             options = {} if way.loss is lumped_kl else {"temperature": temperature}
             return way.loss(logits_nV, stored[some], **options)
 
-        rowwise(loss, student_RV, torch.arange(len(numbers))).mean().backward()
+        rowwise(loss, student_RV, places).mean().backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -255,15 +295,25 @@ def judge(
         }
 
 
-def save(lines: list[dict[str, Any]], train: Rows, held_out: Rows) -> None:
+def save(lines: list[dict[str, Any]], train: Rows, held_out: Rows, names: list[str]) -> None:
+    """Write all lines; of some ways into the lines that are there, with a record of where these were measured."""
     size = {
         "student_layers": int(LAYERS),
         "training_rows": len(train.gold_N),
         "held_out_rows": len(held_out.gold_N),
         "batch_rows": BATCH_WINDOWS * (WINDOW - 1),
     }
-    RESULTS.write_text(json.dumps(describe_run() | {"size": size, "lines": lines}, indent=1) + "\n")
+    found = describe_run() | {"size": size, "lines": lines}
+    if names:
+        before = json.loads(RESULTS.read_text())
+        if before["size"] != size:
+            sys.exit(f"{RESULTS}: its lines are of other sizes. Measure all ways.")
+        others = [line for line in before["lines"] if line["objective"] not in names]
+        added = [each for each in before.get("added", []) if each["names"] != names]
+        added.append(describe_run() | {"names": names})
+        found = before | {"added": added, "lines": [*others, *(line for line in lines if line["objective"] in names)]}
+    RESULTS.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
