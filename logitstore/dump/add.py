@@ -68,7 +68,8 @@ def _add_taps(settings: AddSettings, cache: Cache, progress: Progress) -> Cache:
     names = task.taps(lambda: _config(name, settings.trust_remote_code), settings.hidden, settings.qkv)
     taps = TapRequest(names=names, codec=settings.tap_codec)
     is_begun = taps_are_begun(cache.storage, cache.manifest, taps)
-    work = missing_work(cache.storage, _committed(settings, cache), names)
+    parts = _committed(settings, cache)
+    work = missing_work(cache.storage, parts, names)
     if work or not is_begun:
         prepared, teacher = _teacher_again(settings, cache, None, progress)
 
@@ -82,7 +83,7 @@ def _add_taps(settings: AddSettings, cache: Cache, progress: Progress) -> Cache:
         begun = begin_taps(cache.storage, cache.manifest, taps, teacher, pilot, progress)
         write_parts(PartsWriter(cache.storage, cache.manifest, prepared, teacher, begun), work, "add", progress)
     cache = Cache(settings.cache)
-    finish_taps(cache, names)
+    finish_taps(cache, names, parts)
     return cache
 
 
@@ -90,14 +91,15 @@ def _add_views(settings: AddSettings, cache: Cache, progress: Progress) -> Cache
     """Write the views that `settings` name, or what is missing of them, as parts of the cache itself."""
     manifest = cache.manifest
     views = _views_wanted(settings, manifest.views)
-    work = missing_work(cache.storage, _parts_of_views(settings, views, manifest.parts_of_view), [ANSWERS])
+    parts = _parts_of_views(settings, views, manifest.parts_of_view)
+    work = missing_work(cache.storage, parts, [ANSWERS])
     if work:
         prepared, teacher = _teacher_again(settings, cache, max(views[-1] + 1, manifest.views), progress)
         more = ensure_views(cache.storage, views[-1] + 1)
         write_parts(PartsWriter(cache.storage, more, prepared, teacher), work, "dump", progress)
     # also where nothing was left to do: a process that was stopped, or saw fewer views, may have left the plan behind
     ensure_views(cache.storage, views[-1] + 1)
-    return finished(settings.cache)
+    return finished(settings.cache, parts)
 
 
 def _views_wanted(settings: AddSettings, there: int) -> range:
