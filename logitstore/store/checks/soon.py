@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import time
+
 from logitstore.core.background import Workers
 from logitstore.errors import LogitstoreError
 from logitstore.store.index.index import PartsIndex
 
 _PIECE = 32
 """Parts that are looked at in one go; whoever ends meanwhile waits for one piece."""
+
+_PAUSE = 0.001
+"""Seconds after each part, in which the threads that have better things to do go on."""
 
 
 class SizesSoon:
@@ -17,8 +22,9 @@ class SizesSoon:
         """Begin to look at the parts that an index knows."""
         self._found: list[Exception] = []
         self._workers = Workers(1)
-        for start in range(0, len(index.numbers_P), _PIECE):
-            self._workers.submit(_look, index, slice(start, start + _PIECE), self._found)
+        places = range(len(index.numbers_P))
+        for start in places[::_PIECE]:
+            self._workers.submit(_look, index, places[start : start + _PIECE], self._found)
         self._workers.close()
 
     def raise_found(self) -> None:
@@ -31,10 +37,12 @@ class SizesSoon:
         self._workers.wait()
 
 
-def _look(index: PartsIndex, parts: slice, found: list[Exception]) -> None:
-    if found:
-        return
-    try:
-        index.check_places(parts)
-    except (LogitstoreError, OSError) as error:
-        found.append(error)
+def _look(index: PartsIndex, places: range, found: list[Exception]) -> None:
+    for place in places:
+        if found:
+            return
+        try:
+            index.check_places(slice(place, place + 1))
+        except (LogitstoreError, OSError) as error:
+            found.append(error)
+        time.sleep(_PAUSE)

@@ -119,7 +119,10 @@ class OrderedStream(BatchStream, ABC):
     @cached_property
     def longest(self) -> int:
         """Number of tokens of the longest sample."""
-        return int(self._chosen(self._source.column("lengths")).max())
+        lengths_S = self._source.column("lengths")
+        if isinstance(self._samples, SampleSet):
+            return int(self._samples.largest_of(lengths_S))
+        return int((lengths_S if self._samples is None else lengths_S[self._samples]).max())
 
     def choose(self, epoch: int, number: int) -> Array:
         """The samples of global batch `number`."""

@@ -73,3 +73,12 @@ class SampleSet:
         else:
             is_chosen_S[self._held + np.arange(len(self._held), dtype=self._held.dtype)] = False
         return is_chosen_S
+
+    def largest_of(self, values_S: Array) -> Any:
+        """Return the largest of the values of the chosen samples. Raises ValueError: none is chosen."""
+        is_chosen_S, largest = self.mask(), values_S.max()
+        for start in range(0, self._count, _BLOCK):
+            # most often the first block has one
+            if (is_chosen_S[start : start + _BLOCK] & (values_S[start : start + _BLOCK] == largest)).any():
+                return largest
+        return values_S[is_chosen_S].max()
