@@ -160,7 +160,7 @@ def going_on(out: Place) -> Iterator[None]:
 
 def say_made(out: Place, made: Cache) -> None:
     """Print what was made from other caches, and the bytes of a row."""
-    on_disk = sum(seal.bytes for record in made.records for seal in record.files.values()) / max(made.rows, 1)
+    on_disk = made.index.bytes_below("") / max(made.rows, 1)
     say(f"{out}: {made.rows:,} rows of {len(made):,} samples, {on_disk:.1f} B/row on disk with their samples")
 
 

@@ -76,13 +76,14 @@ def write_parts(
     """
     storage = open_storage(out)
     done = set(storage.list_parts())
-    rows = {record.part: record.rows for record in source.records if record.part not in done}
-    written = 0
+    counts = zip(source.part_numbers, source.index.facts()["rows"].tolist(), strict=True)
+    rows = {number: count for number, count in counts if number not in done}
+    total, written = sum(rows.values()), 0
 
     def report_rows(count: int) -> None:
         nonlocal written
         written += count
-        progress(Step(stage=stage, done=written, total=sum(rows.values()), part=number))
+        progress(Step(stage=stage, done=written, total=total, part=number))
 
     for number in rows:
         part = source.part(number)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
 def _inside(path: str) -> str:
-    parts = PurePosixPath(path).parts
-    if not parts or path.startswith("/") or ".." in parts or "\\" in path or "\0" in path or ":" in parts[0]:
+    # plain text: a record names a dozen files, and there may be a hundred thousand records
+    pieces = [piece for piece in path.split("/") if piece not in ("", ".")]
+    if not pieces or path.startswith("/") or ".." in pieces or "\\" in path or "\0" in path or ":" in pieces[0]:
         raise ValueError(f"the path '{path}' leads outside the cache")
     return path
 

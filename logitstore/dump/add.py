@@ -74,12 +74,13 @@ def _add_taps(settings: AddSettings, cache: Cache, progress: Progress) -> Cache:
     names = task.taps(lambda: _config(name, settings.trust_remote_code), settings.hidden, settings.qkv)
     taps = TapRequest(names=names, codec=settings.tap_codec)
     is_begun = taps_are_begun(cache.storage, cache.manifest, taps)
-    work = missing_work(cache.storage, _committed(settings, cache), names)
+    parts = _committed(settings, cache)
+    work = missing_work(cache.storage, parts, names)
     if work or not is_begun:
         rows = {record.part: record.rows for record in cache.records}
         _write(settings, partial(_load_for_taps, settings, taps), work, is_begun, rows.__getitem__, "add", progress)
     cache = Cache(settings.cache)
-    finish_taps(cache, names)
+    finish_taps(cache, names, parts)
     return cache
 
 
@@ -106,14 +107,15 @@ def _add_views(settings: AddSettings, cache: Cache, progress: Progress) -> Cache
     """Write the views that `settings` name, or what is missing of them, as parts of the cache itself."""
     manifest = cache.manifest
     views = _views_wanted(settings, manifest.views)
-    work = missing_work(cache.storage, _parts_of_views(settings, views, manifest.parts_of_view), [ANSWERS])
+    parts = _parts_of_views(settings, views, manifest.parts_of_view)
+    work = missing_work(cache.storage, parts, [ANSWERS])
     if work:
         is_begun = manifest.views > views[-1]
         opening = partial(_load_for_views, settings, views[-1] + 1)
         _write(settings, opening, work, is_begun, lambda part: _rows_in(manifest, part), "dump", progress)
     # also where nothing was left to do: a process that was stopped, or saw fewer views, may have left the plan behind
     ensure_views(cache.storage, views[-1] + 1)
-    return finished(settings.cache)
+    return finished(settings.cache, parts)
 
 
 def _load_for_views(settings: AddSettings, views: int, progress: Progress) -> Open:

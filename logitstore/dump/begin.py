@@ -85,7 +85,7 @@ def target_folder(out: Place, sources: Sequence[Place] = (), *, resume: bool = T
                 raise BadInput(
                     f"--out {out}: a cache is there already. Choose another folder, or leave out --no-resume."
                 )
-        elif names - {layout.PARTS, layout.SHARED, layout.PILOT, TAPS, "lost+found"}:
+        elif names - {layout.PARTS, layout.SHARED, layout.PILOT, layout.SIDECARS, TAPS, "lost+found"}:
             raise BadInput(f"--out {out}: the folder holds other files. Choose an empty or new one.")
         yield
 

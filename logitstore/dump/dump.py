@@ -59,7 +59,8 @@ def dump(settings: DumpSettings, progress: Progress = no_progress, watch: Stopwa
         taps = taps_wanted(settings, prepared.config)
     out = open_storage(settings.out)
     is_begun = _is_begun(out, prepared.manifest, taps)
-    work = missing_work(out, layout.parse_parts(settings.parts, prepared.manifest.parts), [ANSWERS, *taps.names])
+    parts = layout.parse_parts(settings.parts, prepared.manifest.parts)
+    work = missing_work(out, parts, [ANSWERS, *taps.names])
     if work or not is_begun:
         prepared.check()
         if places:
@@ -70,8 +71,8 @@ def dump(settings: DumpSettings, progress: Progress = no_progress, watch: Stopwa
             write_parts(writer, work, "dump", progress)
     # also where nothing was left to do: a process that was stopped, or saw fewer views, may have left the plan behind
     ensure_views(out, prepared.manifest.views)
-    cache = finished(settings.out)
-    finish_taps(cache, taps.names)
+    cache = finished(settings.out, parts)
+    finish_taps(cache, taps.names, parts)
     return cache
 
 

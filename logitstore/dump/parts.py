@@ -56,15 +56,20 @@ def missing_work(storage: Storage, parts: Iterable[int], names: Iterable[str]) -
         parts: numbers of the parts.
         names: `ANSWERS` and the names of taps; a tap that was not begun lacks all parts.
     """
-    begun = {ANSWERS, *tap_folders(storage)}
-    there = {name: set(_committed_parts(storage, name)) if name in begun else set() for name in names}
-    missing = {part: [name for name, done in there.items() if part not in done] for part in parts}
+    begun, asked = {ANSWERS, *tap_folders(storage)}, list(parts)
+    there = {name: _committed(storage, name, asked) if name in begun else set() for name in names}
+    missing = {part: [name for name, done in there.items() if part not in done] for part in asked}
     return {part: names for part, names in missing.items() if names}
 
 
-def _committed_parts(storage: Storage, name: str) -> list[int]:
-    """Return the parts that are committed of the cache itself or of a tap."""
-    return (storage if name == ANSWERS else storage.within(tap_folder(name))).list_parts()
+FEW = 64
+"""So many parts are looked for one by one; for more, all that there are are listed."""
+
+
+def _committed(storage: Storage, name: str, parts: Collection[int]) -> set[int]:
+    """Return those of some parts that are committed, of the cache itself or of a tap."""
+    of = storage if name == ANSWERS else storage.within(tap_folder(name))
+    return {part for part in parts if is_committed(of, part)} if len(parts) < FEW else set(of.list_parts())
 
 
 class PartsWriter:
@@ -207,14 +212,19 @@ def write_part(
             thread.submit(_commit, outs, watch)
 
 
-def finished(place: Place) -> Cache:
-    """Return the cache, with what was left by killed writers swept away if it is complete.
+def finished(place: Place, parts: Collection[int] | None = None) -> Cache:
+    """Return the cache. If it is complete, what was left by killed writers is swept away, and an index is made for readers.
+
+    Args:
+        place: where the cache lies.
+        parts: the parts that were to be written: of a cache that lacks others, the sizes of their files alone are looked at, so
+            that many processes with few parts each do not look at all parts each.
 
     Raises:
         CacheDamaged, CacheMismatch: parts that belong to another plan, or are not whole.
     """
     cache = Cache(place)
-    cache.check_sizes()
+    cache.check_sizes(None if cache.complete else parts)
     if cache.complete:
         with storage_errors(place):
             cache.storage.sweep()

@@ -5,7 +5,7 @@ Axes: N rows, D channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import safetensors.torch
@@ -29,7 +29,6 @@ from logitstore.settings.dump import DumpSettings
 from logitstore.store import layout
 from logitstore.store.cache import Cache
 from logitstore.store.checks.verify import shared_problems
-from logitstore.store.part import check_sizes
 from logitstore.store.storage import Storage, read_sealed
 from logitstore.store.taps import Tap, read_tap, tap_folders
 from logitstore.store.writer import StagedPart
@@ -214,16 +213,20 @@ def encoders(taps: Iterable[Tap]) -> dict[str, Encode]:
     return {tap.name: tap.codec.encode for tap in taps}
 
 
-def finish_taps(cache: Cache, names: Sequence[str]) -> None:
+def finish_taps(cache: Cache, names: Sequence[str], parts: Collection[int]) -> None:
     """Refuse parts of taps that belong to another plan or are not whole; sweep complete taps.
+
+    Args:
+        cache: of the taps.
+        names: of the taps.
+        parts: the parts that were to be written; of a tap that lacks others, they alone are looked at.
 
     Raises:
         CacheDamaged, CacheMismatch: the message names the first such part.
     """
     for name in names:
         tap = cache.taps[name]
-        for record in tap.records:
-            check_sizes(tap.storage, record.part, record)
+        tap.index.check_sizes(None if tap.complete else parts)
         if tap.complete:
             with storage_errors(tap.storage):
                 tap.storage.sweep()

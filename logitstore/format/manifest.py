@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Literal, Self
 
+import numpy as np
 import xxhash
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from logitstore.core.record import Count, NotKnownHere, Positive, Record, SharedPath
 from logitstore.core.tasks import is_task
+from logitstore.core.types import Array
 from logitstore.errors import BadInput, CacheDamaged
 from logitstore.format.data import AnyData, DataInfo, ImagesInfo, OtherData, TokenizerInfo
 from logitstore.format.row import (
@@ -188,6 +190,11 @@ class Manifest(Record):
         """Return the count of samples in part number `part`."""
         span = self.span(part)
         return int(span.stop - span.start)
+
+    def sample_counts(self, parts_P: Array) -> Array:
+        """Return int64[P]: the counts of samples in some parts."""
+        first_P = parts_P.astype(np.int64) % self.parts_of_view * self.samples_per_part
+        return np.asarray(np.minimum(self.samples - first_P, self.samples_per_part))
 
     def shared_file(self, what: str) -> str:
         """Return the path of a shared file or folder of shared files; `what` is its kind: vocabulary, tokenizer, tail, ...

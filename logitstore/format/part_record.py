@@ -49,37 +49,6 @@ def with_sample(sums: Sums, sample: Asked, facts: Answer, vocabulary: int) -> Su
     )
 
 
-def add_sums(parts: list[Sums]) -> Sums:
-    """Return the totals of several parts."""
-    if not parts:
-        return Sums()
-    total = {
-        name: sum(getattr(part, name) for part in parts) for name in Sums.model_fields if name != "entropy_histogram"
-    }
-    histogram = np.sum([part.entropy_histogram for part in parts], axis=0)
-    return Sums(**total, entropy_histogram=[int(count) for count in histogram])
-
-
-def add_fidelity(parts: list[Fidelity]) -> Fidelity:
-    """Return the fidelity of several parts together.
-
-    All parts of a cache are compared with the same thing, a teacher or a source, so the sums can be added.
-    """
-    measured = [part for part in parts if part.rows]
-    if not measured:
-        return Fidelity()
-    sums = {
-        name: (sum(part.sums[name][0] for part in measured), sum(part.sums[name][1] for part in measured))
-        for name in measured[0].sums
-    }
-    return Fidelity(
-        against=measured[0].against,
-        rows=sum(part.rows for part in measured),
-        unbounded=sum(part.unbounded for part in measured),
-        sums=sums,
-    )
-
-
 def fidelity_of(fidelity: Fidelity) -> dict[str, Any] | None:
     """Return means with 95% confidence intervals, name -> {"mean", "error"}; None if nothing was measured.
 

@@ -119,7 +119,8 @@ def _parse(raw: bytes, path: str) -> dict[str, Any]:
         content = json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise CacheDamaged(f"{path}: not valid JSON ({error}). {_WAY_OUT}") from error
-    if is_nested(content, DEEPEST + 1):
+    # what opens so few objects and lists cannot be nested deeper
+    if raw.count(b"{") + raw.count(b"[") > DEEPEST and is_nested(content, DEEPEST + 1):
         raise CacheDamaged(f"{path}: more than {DEEPEST} objects and lists inside each other. {_WAY_OUT}")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise NotACache(f"{path}: this file was not written by logitstore ('format' is not '{FORMAT}').")

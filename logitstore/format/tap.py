@@ -12,6 +12,7 @@ import xxhash
 from pydantic import Field, model_validator
 
 from logitstore.core.record import Count, Positive, Record, SharedPath
+from logitstore.core.types import Array
 from logitstore.format.manifest import Manifest
 from logitstore.format.row import FieldInfo
 from logitstore.format.sealed import FileSeal
@@ -125,6 +126,10 @@ class TapPlan:
     def samples_in(self, part: int) -> int:
         """Return the count of samples in part number `part`."""
         return self.manifest.samples_in(part)
+
+    def sample_counts(self, parts_P: Array) -> Array:
+        """Return int64[P]: the counts of samples in some parts."""
+        return self.manifest.sample_counts(parts_P)
 
 
 def tap_folder(name: str) -> str:

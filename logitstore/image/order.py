@@ -14,6 +14,7 @@ from logitstore.core.order import permuted, salt_of
 from logitstore.core.types import Array
 from logitstore.errors import BadInput
 from logitstore.store.cache import Cache
+from logitstore.train.loader.subset import SampleSet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,7 @@ class ViewOrder:
         seed: seed of the order of the images.
     """
 
-    images_I: Array
+    images_I: Array | SampleSet
     firsts: tuple[int, ...]
     together: int
     seed: int
@@ -45,7 +46,7 @@ class ViewOrder:
         return np.asarray(firsts[(epoch * self.together + copy_M) % len(firsts)] + image_M)
 
 
-def view_order(cache: Cache, images_I: Array, wanted: str | None, together: int, seed: int) -> ViewOrder:
+def view_order(cache: Cache, images_I: Array | SampleSet, wanted: str | None, together: int, seed: int) -> ViewOrder:
     """Return the order for a cache of images.
 
     Args:

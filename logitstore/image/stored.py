@@ -156,6 +156,9 @@ class ViewsFile(PartSamples):
         """Return None for each view: images have no domains."""
         return [None] * len(self)
 
+    def domain_column(self) -> pa.Array:
+        return pa.nulls(len(self), pa.string())
+
 
 class ViewSamples:
     """Views of images on disk; see `logitstore.store.samples.StoredSamples`."""

@@ -37,6 +37,7 @@ from logitstore.train.evaluate import counted, loaded
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.loader import Loader
 from logitstore.train.loader.stream import BatchStream
+from logitstore.train.loader.subset import SampleSet
 from logitstore.train.metrics import Evaluation, evaluate_batches
 from logitstore.train.run_folder import ARITHMETIC, arithmetic_of
 from logitstore.train.students.classes import check_classifier, class_names
@@ -175,15 +176,16 @@ class ImageTraining:
             )
         views_in(cache, settings.views)  # as many images as the plan says are there
         pictures = pictures_of(cache, settings.images, size, progress, shown)
-        kept_out_I = held_out(np.arange(cache.manifest.samples), settings.holdout)
-        labels_I = images_of(cache).labels[~kept_out_I]
-        unlabelled = len(labels_I) if cache.manifest.images[1].mixes else int((labels_I < 0).sum())
-        if unlabelled == len(labels_I) > 0 and has_cross_entropy(settings):
+        kept_out_I = held_out(range(cache.manifest.samples), settings.holdout)
+        images = SampleSet(~kept_out_I)
+        lack_I = (images_of(cache).labels < 0) & ~kept_out_I
+        unlabelled = len(images) if cache.manifest.images[1].mixes else int(np.count_nonzero(lack_I))
+        if unlabelled == len(images) > 0 and has_cross_entropy(settings):
             raise BadInput(
                 f"{settings.cache}: the images that --holdout {settings.holdout:g} leaves to train on have no label, so there "
                 "is no cross-entropy. Give --alpha 1."
             )
-        order = view_order(cache, np.flatnonzero(~kept_out_I), settings.views, settings.views_per_step, settings.seed)
+        order = view_order(cache, images, settings.views, settings.views_per_step, settings.seed)
         options: dict[str, Any] = {"pictures": pictures, **vars(place)}
         train = Loader(
             cache,
@@ -196,7 +198,7 @@ class ImageTraining:
         )
         judged = None
         if kept_out_I.any():
-            firsts = order.firsts[0] + np.flatnonzero(kept_out_I)
+            firsts = SampleSet(kept_out_I, order.firsts[0])
             judged = Loader(cache, samples=firsts, shuffle=False, batch_size=settings.batch_size, **options)
         return RunData(train=train, held_out=judged, unlabelled=unlabelled)
 
@@ -227,14 +229,14 @@ class ImageTraining:
         cache.check_targets("evaluate")
         check_classifier(cache, student)
         views_in(cache, None)  # as many images as the plan says are there
-        images_I = np.arange(cache.manifest.samples)
+        is_judged_I = np.ones(cache.manifest.samples, np.bool_)
         if settings.samples == "heldout":
-            images_I = np.flatnonzero(held_out(images_I, settings.holdout))
-        order = view_order(cache, images_I, None, 1, 0)
+            is_judged_I = held_out(range(cache.manifest.samples), settings.holdout)
+        order = view_order(cache, SampleSet(is_judged_I), None, 1, 0)
         size = settings.image_size or size_of(student, load_config(student))
         loader = Loader(
             cache,
-            samples=order.firsts[0] + images_I,
+            samples=SampleSet(is_judged_I, order.firsts[0]),
             shuffle=False,
             batch_size=settings.batch_size,
             pictures=pictures_of(cache, settings.images, size, progress, shown_to(cache, student)),

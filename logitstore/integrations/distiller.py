@@ -112,7 +112,7 @@ class Distiller:
             loop=decided | dict(loop or {}),
             notice=notice if rank == 0 else no_notice,
         )
-        self.cache.check_sizes()
+        self.cache.check_soon()
         self._task, self._world = train_task(self.cache), world_size
         self._notice = notice if rank == 0 else no_notice
         check_terms(self.settings, self.cache)

@@ -18,14 +18,14 @@ def summarise(cache: Cache) -> dict[str, Any]:
     manifest, sums, rows = cache.manifest, cache.sums, cache.rows
     counted, judged = max(rows, 1), rows - sums.no_gold
     disk = {
-        "rows": _bytes(cache, f"{ROWS_FOLDER}/"),
-        "samples": _bytes(cache, SAMPLES_FILE),
+        "rows": cache.index.bytes_below(f"{ROWS_FOLDER}/"),
+        "samples": cache.index.bytes_below(SAMPLES_FILE),
         "shared": sum(seal.bytes for seal in manifest.shared.values()),
     }
     return {
         "path": str(cache.path),
         "complete": cache.complete,
-        "parts": {"committed": len(cache.part_numbers), "planned": manifest.parts},
+        "parts": {"committed": len(cache.index.numbers_P), "planned": manifest.parts},
         "recoded_from": manifest.recoded_from,
         "merged_from": manifest.merged_from and [member.model_dump(mode="json") for member in manifest.merged_from],
         "teacher": manifest.teacher.model_dump(mode="json", exclude={"config"}),
@@ -70,13 +70,6 @@ def _tap(tap: Tap) -> dict[str, Any]:
         "codec": tap.info.codec,
         "width": tap.info.width,
         "bytes_per_row": tap.info.bytes_per_row,
-        "parts": len(tap.part_numbers),
-        "bytes": sum(seal.bytes for record in tap.records for seal in record.files.values())
-        + sum(seal.bytes for seal in tap.info.shared.values()),
+        "parts": len(tap.index.numbers_P),
+        "bytes": tap.index.bytes_below("") + sum(seal.bytes for seal in tap.info.shared.values()),
     }
-
-
-def _bytes(cache: Cache, prefix: str) -> int:
-    """Return the bytes of those files of all parts whose names begin with `prefix`."""
-    files = [item for record in cache.records for item in record.files.items()]
-    return sum(seal.bytes for name, seal in files if name.startswith(prefix))

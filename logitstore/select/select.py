@@ -74,10 +74,7 @@ def select(settings: SelectSettings) -> Selected:
     if reference is not None:
         check_same_samples(cache, reference, f"--reference {reference.path}")
     name, score_S = _score(settings, method, cache, reference)
-    names = cache.domains()
-    domains = list(dict.fromkeys(names))
-    numbers = {domain: number for number, domain in enumerate(domains)}
-    domain_S = np.array([numbers[domain] for domain in names], np.int64)
+    domains, domain_S = cache.domain_codes()
     candidates = Candidates(score_S=score_S, domain_S=domain_S, allowed_S=_within(settings, score_S, len(cache)))
     choice = method.choose(candidates, Amount(ratio=settings.ratio, samples=settings.samples, seed=settings.seed or 0))
     if not len(choice.samples_M):

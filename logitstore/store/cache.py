@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Collection, Iterator
+from functools import cached_property, partial
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, overload
@@ -14,15 +14,22 @@ from logitstore.core.memo import Memo
 from logitstore.core.place import Place, split_scheme
 from logitstore.core.registry import resolve
 from logitstore.core.types import Array, CachedSample
-from logitstore.errors import BadInput, CacheDamaged
+from logitstore.errors import BadInput, CacheDamaged, LogitstoreError
 from logitstore.format.manifest import MANIFEST_NAME, Manifest
-from logitstore.format.part_record import Fidelity, PartRecord, Sums, add_fidelity, add_sums
+from logitstore.format.part_record import Fidelity, PartRecord, Sums
 from logitstore.store import layout
+from logitstore.store.checks.soon import SizesSoon
+from logitstore.store.index.columns import in_order
+from logitstore.store.index.facts import added_fidelity, added_sums
+from logitstore.store.index.index import LEAST_PARTS, PartsIndex
 from logitstore.store.maps import MAPS
-from logitstore.store.part import OpenFiles, Part, check_files, check_sizes, read_record
+from logitstore.store.part import OpenFiles, Part, check_files, open_samples
 from logitstore.store.samples import PartSamples
 from logitstore.store.storage import open_storage, read_sealed
 from logitstore.store.taps import Taps
+
+COLUMNS = {"lengths": "lengths_S", "row_counts": "row_count_S", "documents": "document_S", "nll": "nll_S"}
+"""The numbers of samples that `Cache.column` gives, and what `PartSamples` calls them."""
 
 PART_WEIGHT = {"mapped": 2, "archive": 8}
 """What a part counts in the budget of maps, besides its rows: its samples are one map, and its record takes 17 kB of memory."""
@@ -38,11 +45,11 @@ class Cache:
         path: where the cache lies: a `Path` on the local disk, or a text such as `s3://bucket/name`.
         storage: the storage there.
         manifest: the contents of `cache.json`.
-        part_numbers: numbers of the committed parts, ascending.
+        index: what is known of the committed parts.
     """
 
     def __init__(self, path: Place) -> None:
-        """Read the manifest and list the parts; no part is opened.
+        """Read the manifest, and the index or the list of parts; no part is opened.
 
         Raises:
             NotACache: the folder has no manifest, a foreign one, or one of a newer format version.
@@ -52,46 +59,52 @@ class Cache:
         self.storage = open_storage(path)
         self.path: Place = path if split_scheme(path)[0] else Path(path)
         self.manifest = read_sealed(Manifest, self.storage, MANIFEST_NAME)
-        self.part_numbers = [part for part in self.storage.list_parts() if part < self.manifest.parts]
-        counts = [self.manifest.samples_in(part) for part in self.part_numbers]
-        self._numbers_P = np.array(self.part_numbers, np.int64)
-        self._first_sample_P = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         self._files = OpenFiles(self.storage, self.manifest)
+        self.index = PartsIndex(self.storage, self.manifest, self.storage, "cache", self._samples_alone)
+        self._numbers_P = self.index.numbers_P
+        self._first_sample_P = self.index.first_samples_P
         self._parts = Memo[int, Part](MAPS, PART_WEIGHT[self.manifest.layout])
+        self._soon: SizesSoon | None = None
 
     def __len__(self) -> int:
         return int(self._first_sample_P[-1])
 
     def __repr__(self) -> str:
-        done = f"{len(self.part_numbers)} of {self.manifest.parts} parts"
+        done = f"{len(self._numbers_P)} of {self.manifest.parts} parts"
         return f"<Cache {self.path}: {len(self):,} samples, {done}, teacher {self.manifest.teacher.name}>"
 
     @property
     def complete(self) -> bool:
         """True if every part of the plan is committed."""
-        return len(self.part_numbers) == self.manifest.parts
+        return len(self._numbers_P) == self.manifest.parts
 
     @cached_property
+    def part_numbers(self) -> list[int]:
+        """Numbers of the committed parts, ascending."""
+        numbers: list[int] = self._numbers_P.tolist()
+        return numbers
+
+    @property
     def records(self) -> list[PartRecord]:
         """The commit records of all committed parts; they are read once, at first use."""
-        return [read_record(self.storage, self.manifest, part) for part in self.part_numbers]
+        return self.index.records
 
     @property
     def rows(self) -> int:
         """Count of rows in the committed parts."""
         if self.complete:
             return self.manifest.rows * self.manifest.views
-        return sum(record.rows for record in self.records)
+        return int(self.index.facts()["rows"].sum())
 
     @property
     def fidelity(self) -> Fidelity:
         """The measured fidelity of all committed parts together."""
-        return add_fidelity([record.fidelity for record in self.records])
+        return added_fidelity(self.index.facts())
 
     @property
     def sums(self) -> Sums:
         """The sums over all committed parts."""
-        return add_sums([record.sums for record in self.records])
+        return added_sums(self.index.facts())
 
     @cached_property
     def taps(self) -> Taps:
@@ -108,7 +121,7 @@ class Cache:
             raise IndexError(f"sample {index} of a cache with {len(self)} samples")
         index %= len(self)
         place = int(np.searchsorted(self._first_sample_P, index, side="right")) - 1
-        return self.part(self.part_numbers[place]), index - int(self._first_sample_P[place])
+        return self.part(int(self._numbers_P[place])), index - int(self._first_sample_P[place])
 
     def first_sample(self, number: int) -> int:
         """Return the index of the first sample of part `number` among all samples of the cache."""
@@ -118,9 +131,22 @@ class Cache:
         """Return part `number`. It is opened at first use, and stays open as long as it is used; see `logitstore.store.maps`.
 
         Raises:
-            CacheDamaged, CacheMismatch: see `Part`.
+            CacheDamaged, CacheMismatch: see `Part`; or it is not the one that the index of the cache tells of.
         """
-        return self._parts.get(number, lambda: Part(self._files, number))
+        return self._parts.get(number, partial(self._opened, number))
+
+    def _opened(self, number: int) -> Part:
+        try:
+            part = Part(self._files, number)
+        except LogitstoreError:
+            self.index.check(number)
+            raise
+        self.index.check(number, part.samples)
+        return part
+
+    def _samples_alone(self, number: int) -> PartSamples:
+        """Return the samples of a part, of which nothing stays open here."""
+        return open_samples(self.storage, self.manifest, number, self.shared_samples)
 
     @property
     def shared_samples(self) -> Any:
@@ -167,6 +193,8 @@ class Cache:
 
     def lengths_of(self, samples_M: Array) -> Array:
         """Return the count of tokens of some samples, int64[M]. No rows are opened."""
+        if (lengths_S := self.index.column("lengths")) is not None:
+            return lengths_S[samples_M].astype(np.int64)
         lengths_M = np.empty(len(samples_M), np.int64)
         for part, places, numbers in self.by_part(samples_M):
             lengths_M[places] = self.samples_of(part).lengths_S[numbers]
@@ -174,8 +202,7 @@ class Cache:
 
     def row_counts(self) -> Array:
         """Return the count of rows of every sample, int64."""
-        parts = [self.samples_of(number).row_count_S for number in self.part_numbers]
-        return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
+        return self.column("row_counts").astype(np.int64)
 
     @overload
     def __getitem__(self, index: int) -> CachedSample: ...
@@ -190,15 +217,33 @@ class Cache:
     def __iter__(self) -> Iterator[CachedSample]:
         return (self[number] for number in range(len(self)))
 
-    def check_sizes(self) -> None:
+    def check_sizes(self, parts: Collection[int] | None = None) -> None:
         """Compare the size of every file with the manifest and the commit records. It is cheap, and finds truncated files.
+
+        Args:
+            parts: numbers of the parts to look at; those that are not there are left out. None for all.
 
         Raises:
             CacheDamaged: a size is wrong; the message names the first such part and file.
         """
-        check_files(self.storage, "", self.manifest.shared)
-        for record in self.records:
-            check_sizes(self.storage, record.part, record)
+        self._check_shared()
+        self.index.check_sizes(parts)
+
+    def _check_shared(self) -> None:
+        check_files(self.storage, "", {name: seal.bytes for name, seal in self.manifest.shared.items()})
+
+    def check_soon(self) -> None:
+        """Check the sizes now where there are few parts, else on a thread: `raise_found` raises what that finds."""
+        if len(self._numbers_P) < LEAST_PARTS:
+            self.check_sizes()
+        elif self._soon is None:
+            self._check_shared()
+            self._soon = SizesSoon(self.index)
+
+    def raise_found(self) -> None:
+        """Raise what `check_soon` has found so far, a CacheDamaged, if something."""
+        if self._soon is not None:
+            self._soon.raise_found()
 
     def check_targets(self, wanted: str) -> None:
         """Refuse a cache that stores scores only, for a use that needs the targets of rows.
@@ -215,10 +260,20 @@ class Cache:
                 "Dump with another preset for that."
             )
 
+    def column(self, name: str) -> Array:
+        """Return one number for every sample, [S]: `lengths`, `row_counts`, `documents` or `nll`.
+
+        With an index they are mapped, in the smallest type that holds them; without one they are read from every part.
+        """
+        found = self.index.column(name)
+        if found is not None:
+            return found
+        pieces = [getattr(self.samples_of(number), COLUMNS[name]) for number in self.part_numbers]
+        return np.concatenate(pieces) if pieces else np.zeros(0, np.float32 if name == "nll" else np.int64)
+
     def documents(self) -> Array:
         """Return the document of every sample, int64."""
-        parts = [self.samples_of(number).document_S for number in self.part_numbers]
-        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+        return self.column("documents").astype(np.int64)
 
     def keys(self) -> list[str]:
         """Return the key of every sample."""
@@ -230,25 +285,33 @@ class Cache:
         Raises:
             CacheDamaged: one is negative, or NaN where there is a gold token.
         """
-        parts = []
-        for number in self.part_numbers:
-            samples = self.samples_of(number)
-            if problem := samples.nll_problem():
+        nll_S = self.index.column("nll")
+        doubtful = self._numbers_P if nll_S is None else self._numbers_P[self.index.facts()["nll_is_wrong"] > 0]
+        for number in doubtful.tolist():
+            if problem := self.samples_of(number).nll_problem():
                 raise CacheDamaged(
                     f"{self.path}: {layout.part_name(number)}/{layout.SAMPLES_FILE}: {problem}. "
                     "Run `logitstore verify CACHE --repair`, then the command that wrote it again."
                 )
-            parts.append(samples.nll_S)
-        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+        return self.column("nll")
 
     def domains(self) -> list[str | None]:
         """Return the domain of every sample's document, or None if the data do not name it."""
-        return [name for number in self.part_numbers for name in self.samples_of(number).domains()]
+        names, codes_S = self.domain_codes()
+        return [names[code] for code in codes_S.tolist()]
+
+    def domain_codes(self) -> tuple[list[str | None], Array]:
+        """Return the domains of the samples in the order in which they come, and whole numbers [S]: which of them each has."""
+        codes_S = self.index.column("domains")
+        if codes_S is None:
+            found = [name for number in self.part_numbers for name in self.samples_of(number).domains()]
+            numbers = {name: number for number, name in enumerate(dict.fromkeys(found))}
+            return list(numbers), np.array([numbers[name] for name in found], np.int64)
+        return in_order([None, *(self.index.domain_names() or [])], codes_S)
 
     def lengths(self) -> Array:
         """Return the count of tokens of every sample, int64."""
-        parts = [self.samples_of(number).lengths_S for number in self.part_numbers]
-        return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
+        return self.column("lengths").astype(np.int64)
 
     def loader(self, **options: Any) -> Any:
         """Return batches of tensors in a reproducible order; `logitstore.train.loader.loader.Loader` has the options."""

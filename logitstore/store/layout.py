@@ -6,6 +6,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import xxhash
@@ -20,6 +21,9 @@ SHARED = "shared"
 
 
 PILOT = "pilot"
+
+
+SIDECARS = "sidecars"
 
 
 SAMPLES_FILE = "samples.arrow"
@@ -86,11 +90,16 @@ def inside(root: Path, relative: str) -> Path:
     Raises:
         CacheDamaged: a piece of the path is a link, or leads upwards.
     """
+    return Path(text_inside(root, relative))
+
+
+def text_inside(root: Path, relative: str) -> str:
+    """Return what `inside` does as a text, which is cheaper to make. Raises CacheDamaged: see `inside`."""
     if _has_links(str(root), relative):
         raise CacheDamaged(
             f"{root}: '{relative}' is or lies behind a link, which leads outside the cache. Do not use this cache."
         )
-    return root / relative
+    return f"{root}/{relative}"
 
 
 def regular(root: Path, relative: str) -> Path:
@@ -100,13 +109,15 @@ def regular(root: Path, relative: str) -> Path:
         CacheDamaged: a piece of the path is a link, or the path leads to a pipe, a device or a socket.
     """
     path = inside(root, relative)
-    try:
-        mode = os.lstat(path).st_mode
-    except OSError:
-        return path
+    with suppress(OSError):
+        _refuse_special(str(path))
+    return path
+
+
+def _refuse_special(path: str) -> None:
+    mode = os.lstat(path).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise CacheDamaged(f"{path}: neither a file nor a folder. Do not use this cache.")
-    return path
 
 
 def read_regular(root: Path, relative: str) -> bytes:
@@ -116,7 +127,9 @@ def read_regular(root: Path, relative: str) -> bytes:
         CacheDamaged: a piece of the path is a link, or the path leads to a pipe, a device or a socket.
         OSError: there is no such file, or it cannot be read.
     """
-    path = regular(root, relative)
+    path = text_inside(root, relative)
+    with suppress(OSError):
+        _refuse_special(path)
     # should a pipe or a link have taken its place since, opening it neither hangs nor follows
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags)

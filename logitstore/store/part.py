@@ -15,7 +15,6 @@ from logitstore.format.codecs.answer import RowCodec
 from logitstore.format.manifest import Manifest
 from logitstore.format.part_record import PartRecord
 from logitstore.format.row import FieldInfo
-from logitstore.format.sealed import FileSeal
 from logitstore.store import layout
 from logitstore.store.checks.rows import check_values
 from logitstore.store.maps import MAPS
@@ -41,6 +40,10 @@ class PartsPlan(Protocol):
 
     def samples_in(self, part: int) -> int:
         """Return the count of samples in part number `part`."""
+        ...
+
+    def sample_counts(self, parts_P: Array) -> Array:
+        """Return int64[P]: the counts of samples in some parts."""
         ...
 
 
@@ -89,15 +92,15 @@ def read_record(storage: Storage, plan: PartsPlan, number: int) -> PartRecord:
 
 def check_sizes(storage: Storage, number: int, record: PartRecord) -> None:
     """Raise CacheDamaged if a file of the part is missing, or its size differs from its seal."""
-    check_files(storage, f"{layout.part_name(number)}/", record.files)
+    check_files(storage, f"{layout.part_name(number)}/", {name: seal.bytes for name, seal in record.files.items()})
 
 
-def check_files(storage: Storage, folder: str, files: dict[str, FileSeal]) -> None:
-    """Raise CacheDamaged if one of the files below `folder` is missing, or its size differs from its seal."""
-    for name, sealed in files.items():
+def check_files(storage: Storage, folder: str, sizes: dict[str, int]) -> None:
+    """Raise CacheDamaged if one of the files below `folder` is missing, or has another size."""
+    for name, expected in sizes.items():
         size = storage.size(f"{folder}{name}")
-        if size != sealed.bytes:
-            what = "is missing" if size is None else f"has {size} bytes instead of {sealed.bytes}"
+        if size != expected:
+            what = "is missing" if size is None else f"has {size} bytes instead of {expected}"
             raise CacheDamaged(
                 f"{storage}: {folder}{name} {what}. "
                 "Run `logitstore verify CACHE --repair`, then the command that wrote it again."
@@ -143,7 +146,7 @@ class OpenFiles:
         Raises:
             CacheDamaged: the file is missing, truncated, foreign or outside the cache.
         """
-        return self._samples.get(number, lambda: _open_samples(self.storage, self.manifest, number, self.shared))
+        return self._samples.get(number, lambda: open_samples(self.storage, self.manifest, number, self.shared))
 
     def rows(self, number: int, count: int) -> dict[str, Array]:
         """Return the stored fields of the `count` rows of a part. Raises CacheDamaged: see `map_rows` and `read_rows`."""
@@ -224,6 +227,7 @@ class Part:
         return rows
 
 
-def _open_samples(storage: Storage, manifest: Manifest, number: int, shared: Any) -> PartSamples:
+def open_samples(storage: Storage, manifest: Manifest, number: int, shared: Any) -> PartSamples:
+    """Return the samples of a part, mapped. Raises CacheDamaged: see `OpenFiles.samples`."""
     path = storage.local(f"{layout.part_name(number)}/{layout.SAMPLES_FILE}")
     return stored_samples(manifest).open(path, manifest, number, shared)

@@ -150,6 +150,10 @@ class PartSamples(ABC):
     def domains(self) -> list[str | None]:
         """Where each sample comes from, if the data say so."""
 
+    def domain_column(self) -> pa.Array:
+        """Return `domains` as a column of texts."""
+        return pa.array(self.domains(), pa.string())
+
 
 class StoredSamples(Protocol):
     """The samples of one task on disk; the first facet of a task, see `logitstore.core.tasks`."""

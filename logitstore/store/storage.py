@@ -66,6 +66,14 @@ class Storage(Protocol):
         """Return the numbers of the committed parts, ascending."""
         ...
 
+    def stamp(self, folder: str) -> str | None:
+        """Return a text that is another one after anything has come into a folder or gone from it, right below it.
+
+        None where that cannot be said, also because the folder has just changed and could change again without another
+        stamp. A storage may leave this method out; its caches are listed whenever they are opened.
+        """
+        ...
+
     def local(self, name: str) -> Path:
         """Return a local path of a file or folder, such as that of a part, whose files can be mapped.
 
@@ -108,7 +116,7 @@ class Storage(Protocol):
     def commit(self, part: int, staged: Path) -> None:
         """Make a staged part visible, its record `part.json` last. If another writer was first, that writer's part stays.
 
-        The staged folder is gone afterwards, with those that killed writers of this part left.
+        The staged folder is gone afterwards, and now and then also what killed writers left.
         """
         ...
 
@@ -189,6 +197,24 @@ def read_small(storage: Storage, name: str) -> bytes:
             f"{storage}: {name} is larger than {LARGEST} bytes, so it is no record. Do not use this cache."
         )
     return storage.read(name)
+
+
+def stamp_of(storage: Storage, folder: str) -> str | None:
+    """Return the stamp of a folder; None where the storage has none to give, or cannot look."""
+    try:
+        return storage.stamp(folder) if hasattr(storage, "stamp") else None
+    except OSError:
+        return None
+
+
+def record_digest(storage: Storage, part: int) -> bytes:
+    """Return the 32 digits at the end of the commit record of a part, which seal it; the rest is not looked at.
+
+    Raises:
+        CacheDamaged: the record is no file of its own.
+        OSError: there is none, or it cannot be read.
+    """
+    return read_small(storage, record_name(part))[-36:-4]
 
 
 def is_committed(storage: Storage, part: int) -> bool:

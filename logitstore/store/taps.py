@@ -19,8 +19,9 @@ from logitstore.format.part_record import PartRecord
 from logitstore.format.tap import TAP_NAME, TAPS, TapInfo, TapPlan, directions_of, tap_folder
 from logitstore.format.tap_names import PATTERN, flags_for
 from logitstore.store import layout
+from logitstore.store.index.index import PartsIndex
 from logitstore.store.maps import MAPS
-from logitstore.store.part import open_record, read_record
+from logitstore.store.part import open_record
 from logitstore.store.rows import map_rows
 from logitstore.store.storage import Storage, read_sealed
 
@@ -65,23 +66,29 @@ class Tap:
         self.plan = read_tap(storage, manifest, name)
         self.name, self.info = name, self.plan.info
         self.storage = storage.within(tap_folder(name))
-        self.part_numbers = [part for part in self.storage.list_parts() if part < manifest.parts]
+        self.index = PartsIndex(self.storage, self.plan, storage, name)
         self._cache = storage
         self._parts = Memo[int, dict[str, Array]](MAPS, len(self.plan.fields))
 
     def __repr__(self) -> str:
-        done = f"{len(self.part_numbers)} of {self.plan.parts} parts"
+        done = f"{len(self.index.numbers_P)} of {self.plan.parts} parts"
         return f"<Tap {self.storage}: {self.info.width} channels as {self.info.codec}, {done}>"
 
     @property
     def complete(self) -> bool:
         """True if every part of the plan is committed."""
-        return len(self.part_numbers) == self.plan.parts
+        return len(self.index.numbers_P) == self.plan.parts
 
     @cached_property
+    def part_numbers(self) -> list[int]:
+        """Numbers of the committed parts, ascending."""
+        numbers: list[int] = self.index.numbers_P.tolist()
+        return numbers
+
+    @property
     def records(self) -> list[PartRecord]:
         """The commit records of all committed parts; they are read once, at first use."""
-        return [read_record(self.storage, self.plan, part) for part in self.part_numbers]
+        return self.index.records
 
     @cached_property
     def codec(self) -> FeatureCodec:
@@ -103,6 +110,7 @@ class Tap:
 
     def _map(self, number: int) -> dict[str, Array]:
         record = open_record(self.storage, self.plan, number)
+        self.index.check(number)
         rows = self.storage.local(layout.part_name(number)) / layout.ROWS_FOLDER
         return map_rows(rows, self.plan.fields, record.rows)
 

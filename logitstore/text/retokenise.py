@@ -53,17 +53,13 @@ class TextSamples:
     def __len__(self) -> int:
         return len(self.lengths_S)
 
-    def lengths(self) -> Array:
-        """Return int64[S]: the number of tokens of every sample."""
-        return self.lengths_S
+    def column(self, name: str) -> Array:
+        """Return int64[S]: `lengths`, the number of tokens of every sample, or `row_counts`."""
+        return self.lengths_S if name == "lengths" else np.asarray(self.lengths_S - 1 - self.first_S)
 
     def lengths_of(self, samples_M: Array) -> Array:
         """Return int64[M]: the number of tokens of some samples."""
         return np.asarray(self.lengths_S[samples_M])
-
-    def row_counts(self) -> Array:
-        """Return int64[S]: the number of rows of every sample."""
-        return np.asarray(self.lengths_S - 1 - self.first_S)
 
     def tokens_of(self, sample: int) -> Array:
         """Return int32[T], the tokens of a sample, as a view."""

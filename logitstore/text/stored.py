@@ -166,6 +166,9 @@ class SamplesFile(PartSamples):
         domains: list[str | None] = self.batch.column("domain").to_pylist()
         return domains
 
+    def domain_column(self) -> pa.Array:
+        return self.batch.column("domain")
+
     def sample(self, index: int) -> Sample:
         value = {name: self.batch.column(name)[index].as_py() for name in ("key", "domain", "window", "start")}
         return Sample(

@@ -34,6 +34,7 @@ from logitstore.train.loader.curriculum import Curriculum
 from logitstore.train.loader.loader import Loader, evaluation_loader
 from logitstore.train.loader.order import Order
 from logitstore.train.loader.stream import BatchStream
+from logitstore.train.loader.subset import SampleSet
 from logitstore.train.metrics import Evaluation, evaluate_batches
 from logitstore.train.reweighting import AHEAD, Reweighting
 from logitstore.train.students.build import loss_head
@@ -126,11 +127,11 @@ class TextTraining:
     def evaluate(
         self, settings: EvaluateSettings, cache: Cache, student: ModelRef, progress: Progress
     ) -> Evaluation | TextEvaluation:
-        kept_M = None
+        kept_M: SampleSet | None = None
         if settings.samples == "heldout":
-            kept_M = np.flatnonzero(held_out(cache.documents(), settings.holdout))
+            kept_M = SampleSet(held_out(cache.column("documents"), settings.holdout))
         if settings.text:
-            samples_M = np.arange(len(cache)) if kept_M is None else kept_M
+            samples_M = np.arange(len(cache)) if kept_M is None else np.asarray(kept_M)
             texts = encoded_anew(cache, samples_M, text_tokenizer(student), progress)
             text_loader = TextLoader(texts, batch_size=settings.batch_size, shuffle=False)
             model, device = loaded(settings, student, cache.manifest.task)
@@ -181,24 +182,24 @@ def _opened(
     progress: Progress,
 ) -> RunData:
     """Open the texts to train on, and those of the documents that are held out."""
-    kept_out_S = held_out(cache.documents(), settings.holdout)
-    train_M, held_M = chosen(cache, selection, kept_out_S), np.flatnonzero(kept_out_S)
+    kept_out_S = held_out(cache.column("documents"), settings.holdout)
+    train_M, held_M = chosen(cache, selection, kept_out_S), SampleSet(kept_out_S)
     options: dict[str, Any] = {"batch_size": settings.batch_size, **vars(place)}
     mixing: dict[str, Any] = {"seed": settings.seed, "packed": settings.packed, **options}
     if settings.text and student is not None:
         tokenizer = text_tokenizer(student)
-        anew = TextLoader(encoded_anew(cache, train_M, tokenizer, progress), **mixing)
+        anew = TextLoader(encoded_anew(cache, np.asarray(train_M), tokenizer, progress), **mixing)
         judged = None
         if len(held_M):
-            judged = TextLoader(encoded_anew(cache, held_M, tokenizer, progress), shuffle=False, **options)
+            judged = TextLoader(encoded_anew(cache, np.asarray(held_M), tokenizer, progress), shuffle=False, **options)
         return RunData(train=anew, held_out=judged, judge=judge_text)
     order: Order | None = None
     weights_S = reweighting = None
     if settings.reweight_domains is not None:
         reweighting = Reweighting(
             cache,
-            train_M,
-            held_M,
+            np.asarray(train_M),
+            np.asarray(held_M),
             seed=settings.seed,
             batch_size=settings.batch_size,
             step_samples=settings.batch_size * settings.accumulate * place.world_size,
@@ -209,7 +210,7 @@ def _opened(
         mixing["ahead"] = AHEAD
     if settings.curriculum is not None:
         start = START if settings.curriculum_start is None else settings.curriculum_start
-        order = Curriculum.of(settings.curriculum, cache.nll()[train_M], settings.seed, start)
+        order = Curriculum.of(settings.curriculum, cache.nll()[np.asarray(train_M)], settings.seed, start)
     if selection is not None and selection.weight_M is not None:
         weights_S = np.ones(len(cache), np.float32)
         weights_S[selection.samples_M] = selection.weight_M
@@ -222,16 +223,18 @@ def _opened(
     )
 
 
-def chosen(cache: Cache, selection: Selection | None, kept_out_S: Array) -> Array:
-    """Return int64[M], rising: the samples to train on."""
+def chosen(cache: Cache, selection: Selection | None, kept_out_S: Array) -> SampleSet:
+    """Return the samples to train on."""
     if selection is None:
-        return np.flatnonzero(~kept_out_S)
-    left_M = selection.samples_M[~kept_out_S[selection.samples_M]]
-    if not len(left_M):
+        return SampleSet(~kept_out_S)
+    is_left_S = np.zeros(len(kept_out_S), np.bool_)
+    is_left_S[selection.samples_M] = True
+    is_left_S &= ~kept_out_S
+    if not is_left_S.any():
         raise BadInput(
             f"{cache.path}: every chosen sample is of a document that is held out. Choose more, or a smaller --holdout."
         )
-    return np.asarray(left_M)
+    return SampleSet(is_left_S)
 
 
 def check_student(cache: Cache, student: ModelRef) -> None:

@@ -30,7 +30,7 @@ def evaluate(settings: EvaluateSettings, progress: Progress = no_progress) -> An
         ModelError, CacheMismatch: the student cannot be loaded, or does not fit the cache.
     """
     cache = Cache(settings.cache)
-    cache.check_sizes()
+    cache.check_soon()
     task = cache.manifest.task
     refuse_other_tasks(settings, "evaluate", task, f"{settings.cache}, a cache of {task_of(task).samples}")
     if settings.samples == "all":

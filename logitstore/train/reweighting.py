@@ -83,8 +83,11 @@ class Reweighting(TrainerCallback):  # type: ignore[misc]
         Raises:
             BadInput: there are fewer than two domains, or a domain without held-out samples.
         """
-        domains = np.array([str(name) for name in cache.domains()])
-        self.names, domain_M = np.unique(domains[train_M], return_inverse=True)
+        names, code_S = cache.domain_codes()
+        texts, number_C = np.unique(np.array([str(name) for name in names]), return_inverse=True)
+        domain_S = number_C[code_S]
+        present, domain_M = np.unique(domain_S[train_M], return_inverse=True)
+        self.names = texts[present]
         if len(self.names) < 2:
             raise BadInput(
                 f"--reweight-domains: the samples to train on are of one domain. Dump {cache.path} with --domain-column."
@@ -93,8 +96,8 @@ class Reweighting(TrainerCallback):  # type: ignore[misc]
         self._every, self._asked = every, kind
         self.kind: Kind = kind or "perplexity"
         judged = []
-        for name in self.names:
-            members_M = held_M[domains[held_M] == name]
+        for number, name in zip(present.tolist(), self.names.tolist(), strict=True):
+            members_M = held_M[domain_S[held_M] == number]
             if not len(members_M):
                 raise BadInput(
                     f"--reweight-domains: no document of the domain '{name}' is held out to judge on. "
@@ -102,7 +105,7 @@ class Reweighting(TrainerCallback):  # type: ignore[misc]
                 )
             judged.append(members_M[np.unique(np.linspace(0, len(members_M) - 1, JUDGED).round().astype(int))])
         self._judged_M = np.concatenate(judged)
-        self._rows_M = cache.row_counts()[self._judged_M]
+        self._rows_M = cache.column("row_counts")[self._judged_M].astype(np.int64)
         self._domain_M = np.repeat(np.arange(len(judged)), [len(members_M) for members_M in judged])
         self._teacher_D = self._means(cache.nll()[self._judged_M].astype(np.float64) * self._rows_M)
         self._loader: Loader = evaluation_loader(cache, self._judged_M, batch_size=batch_size, workers=0)

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
+import numpy as np
 import safetensors.torch
 import torch
 import xxhash
@@ -87,12 +88,15 @@ def perplexity(cache: Cache) -> dict[str, tuple[int, float]]:
         raise BadInput(
             f"--of perplexity: {cache.path} is a cache of {samples}, which have no gold tokens. Give --of means or --of pca."
         )
-    rows: dict[str, int] = {}
-    nats: dict[str, float] = {}
-    for domain, count, nll in zip(cache.domains(), cache.row_counts().tolist(), cache.nll().tolist(), strict=True):
-        rows[domain or ""] = rows.get(domain or "", 0) + count
-        nats[domain or ""] = nats.get(domain or "", 0.0) + count * nll
-    return {domain: (rows[domain], math.exp(min(nats[domain] / max(rows[domain], 1), 700))) for domain in sorted(rows)}
+    names, code_S = cache.domain_codes()
+    count_S = cache.column("row_counts")
+    rows_D = np.bincount(code_S, count_S, minlength=len(names)).astype(np.int64)
+    nats_D = np.bincount(code_S, count_S * cache.nll().astype(np.float64), minlength=len(names))
+    found: dict[str, tuple[int, float]] = {}
+    for name, rows, nats in zip(names, rows_D.tolist(), nats_D.tolist(), strict=True):
+        before = found.get(name or "", (0, 0.0))
+        found[name or ""] = before[0] + rows, before[1] + nats
+    return {name: (rows, math.exp(min(nats / max(rows, 1), 700))) for name, (rows, nats) in sorted(found.items())}
 
 
 OF_TAPS: dict[str, Callable[[Cache, str, Progress], Tensors]] = {"means": means, "pca": directions}

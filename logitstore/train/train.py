@@ -71,7 +71,7 @@ def train(
         StorageError: --out cannot be written.
     """
     cache = Cache(settings.cache)
-    cache.check_sizes()
+    cache.check_soon()
     settings = with_precision(settings)
     task = train_task(cache)
     students = checked_students(settings, cache, given)

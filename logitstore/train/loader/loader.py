@@ -18,7 +18,8 @@ from logitstore.targets.decoder import Decoder, decoder_of
 from logitstore.targets.targets import AnyTargets
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.collate import collator_of
-from logitstore.train.loader.order import Order, OrderedStream
+from logitstore.train.loader.order import ByLength, Order, OrderedStream
+from logitstore.train.loader.subset import SampleSet
 
 
 class Loader(OrderedStream):
@@ -35,7 +36,7 @@ class Loader(OrderedStream):
         *,
         batch_size: int = 8,
         batch_rows: int | None = None,
-        samples: Array | None = None,
+        samples: Array | SampleSet | None = None,
         shuffle: bool = True,
         order: Order | None = None,
         seed: int = 0,
@@ -79,9 +80,10 @@ class Loader(OrderedStream):
         self.cache = cache
         self.has_targets = cache.manifest.sparsifier.keeps_rows
         self._taps = [cache.taps[name] for name in taps]
-        read = cache.part_numbers if samples is None else np.unique(cache.places(np.asarray(samples))[0]).tolist()
         for tap in self._taps:
-            tap.check_has(read)
+            if not tap.complete:
+                read_M = cache.part_numbers if samples is None else np.unique(cache.places(np.asarray(samples))[0])
+                tap.check_has(np.asarray(read_M).tolist())
         bytes_per_batch = max((batch_rows or batch_size) * cache.manifest.bytes_per_row, 1)
         self._collator = collator_of(
             cache, packed=packed, taps=self._taps, weights=weights, bytes_per_batch=bytes_per_batch, **shown
@@ -120,10 +122,10 @@ class Loader(OrderedStream):
         }
 
     def _make(self, epoch: int, number: int) -> Batch:
+        self.cache.raise_found()
         return self._collator.batch(self, epoch, number)
 
 
-def evaluation_loader(cache: Cache, samples: Array | None, **options: Any) -> Loader:
+def evaluation_loader(cache: Cache, samples: Array | SampleSet | None, **options: Any) -> Loader:
     """Return a loader that gives every sample once, sorted by length, so that there is little padding."""
-    chosen = np.arange(len(cache)) if samples is None else samples
-    return Loader(cache, samples=chosen[np.argsort(cache.lengths_of(chosen), kind="stable")], shuffle=False, **options)
+    return Loader(cache, samples=samples, order=ByLength(cache, samples), shuffle=False, **options)

@@ -18,6 +18,7 @@ from logitstore.core.place import Place
 from logitstore.core.types import Array
 from logitstore.errors import BadInput
 from logitstore.train.loader.stream import BatchStream
+from logitstore.train.loader.subset import SampleSet
 
 Order = Callable[[int, Array], Array]
 """A pure function from an epoch and some of its places to the numbers of the samples to read there, int64[M]."""
@@ -32,14 +33,30 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def lengths(self) -> Array:
-        """Return int64: the number of tokens of every sample."""
+    def column(self, name: str) -> Array:
+        """Return a whole number for every sample: `lengths`, its count of tokens, or `row_counts`."""
 
     def lengths_of(self, samples_M: Array) -> Array:
         """Return int64[M]: the number of tokens of some samples."""
 
-    def row_counts(self) -> Array:
-        """Return int64: the number of rows of every sample."""
+
+class ByLength:
+    """The order of samples by their lengths, the same in every epoch. The lengths are read when it is first asked."""
+
+    def __init__(self, source: Source, samples: Array | SampleSet | None) -> None:
+        """Take the samples to order; None for all of the source."""
+        self._source, self._samples = source, samples
+
+    @cached_property
+    def _ranked(self) -> Array:
+        lengths_M = self._source.column("lengths")
+        if self._samples is not None:
+            lengths_M = lengths_M[np.asarray(self._samples)]
+        return np.argsort(lengths_M, kind="stable").astype(np.uint32 if len(lengths_M) < 1 << 32 else np.int64)
+
+    def __call__(self, epoch: int, places_M: Array) -> Array:
+        """Return int64[M]: the places of the samples that are read at some places of an epoch."""
+        return self._ranked[places_M].astype(np.int64)
 
 
 class OrderedStream(BatchStream, ABC):
@@ -51,7 +68,7 @@ class OrderedStream(BatchStream, ABC):
         *,
         batch_size: int,
         batch_rows: int | None,
-        samples: Array | None,
+        samples: Array | SampleSet | None,
         shuffle: bool,
         order: Order | None,
         epoch_samples: int | None = None,
@@ -75,7 +92,7 @@ class OrderedStream(BatchStream, ABC):
         if order is not None and batch_rows is not None:
             raise BadInput(f"batch_rows={batch_rows}: an order of your own goes with batch_size only.")
         self._source = source
-        self._samples = None if samples is None else np.asarray(samples, np.int64)
+        self._samples = samples if samples is None or isinstance(samples, SampleSet) else np.asarray(samples, np.int64)
         self.count = epoch_samples or (len(source) if samples is None else len(samples))
         if not self.count:
             raise BadInput(f"{source.path}: no samples to load. Dump some first, or choose a smaller --holdout.")
@@ -102,8 +119,10 @@ class OrderedStream(BatchStream, ABC):
     @cached_property
     def longest(self) -> int:
         """Number of tokens of the longest sample."""
-        lengths = self._source.lengths()
-        return int((lengths if self._samples is None else lengths[self._samples]).max())
+        lengths_S = self._source.column("lengths")
+        if isinstance(self._samples, SampleSet):
+            return int(self._samples.largest_of(lengths_S))
+        return int((lengths_S if self._samples is None else lengths_S[self._samples]).max())
 
     def choose(self, epoch: int, number: int) -> Array:
         """The samples of global batch `number`."""
@@ -128,7 +147,7 @@ class OrderedStream(BatchStream, ABC):
             places = self._order(epoch, places)
         elif self._shuffle:
             places = permuted(places, self.count, salt_of(self._seed, epoch, 0))
-        return places if self._samples is None else self._samples[places]
+        return places if self._samples is None else np.asarray(self._samples[places])
 
     def _cut_by_rows(self, epoch: int) -> list[Array]:
         """Return the samples of every batch. The rows of the epoch are divided into equal shares, one a batch; a sample
@@ -140,7 +159,7 @@ class OrderedStream(BatchStream, ABC):
         with self._lock:
             if epoch not in self._cuts:
                 order = self._ordered(epoch, 0, self.count)
-                counts_M = self._source.row_counts()[order]
+                counts_M = self._source.column("row_counts")[order].astype(np.int64)
                 salt = salt_of(self._seed, epoch, 1)
                 if self._shuffle and not self._packed:
                     window = BUCKET_BATCHES * max(int(self._batch_rows or 1) // int(counts_M.mean() + 1), 1)
@@ -156,5 +175,10 @@ class OrderedStream(BatchStream, ABC):
 
     @cached_property
     def _row_counts(self) -> Array:
-        counts = self._source.row_counts()
-        return counts if self._samples is None else counts[self._samples]
+        return self._chosen(self._source.column("row_counts"))
+
+    def _chosen(self, values_S: Array) -> Array:
+        """Return those of the values of all samples that belong to samples of this stream; their order is not theirs."""
+        if self._samples is None:
+            return values_S
+        return values_S[self._samples.mask() if isinstance(self._samples, SampleSet) else self._samples]
