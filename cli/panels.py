@@ -5,6 +5,7 @@ from __future__ import annotations
 _TEACHER_DATA = "data split column domain_column limit chat_template template_arg end_token max_length overlap"
 _ROW = "preset sparsifier k top_p draws tail sketch_bytes logprobs layout"
 _TAPS = "hidden qkv tap_codec"
+_PLACING = "device device_map max_memory tensor_parallel attention"
 
 PANELS: dict[str, dict[str, str]] = {
     "dump": {
@@ -14,7 +15,7 @@ PANELS: dict[str, dict[str, str]] = {
         "workers",
         "Rows": f"{_ROW} fidelity_rows",
         "Features of the teacher": _TAPS,
-        "Compute": "device dtype batch_tokens",
+        "Compute": f"{_PLACING} quantization dtype batch_tokens",
         "Output": "out parts samples_per_part resume dry_run show profile",
     },
     "plan": {
@@ -23,13 +24,13 @@ PANELS: dict[str, dict[str, str]] = {
         "Trial": "minutes pilot_samples fidelity_rows epochs",
         "Rows": _ROW,
         "Features of the teacher": _TAPS,
-        "Compute": "device dtype batch_tokens",
+        "Compute": f"{_PLACING} quantization dtype batch_tokens",
         "Output": "out parts samples_per_part resume json",
     },
     "add": {
         "Features of the teacher": f"{_TAPS} pilot_rows",
         "Images": "views images workers",
-        "Teacher and compute": "teacher trust_remote_code device",
+        "Teacher and compute": f"teacher trust_remote_code {_PLACING}",
         "Output": "parts",
     },
     "train": {

@@ -9,6 +9,7 @@ from logitstore_cli.show import Bars, console, say
 
 import logitstore
 from logitstore.core.registry import resolve
+from logitstore.settings.models.placing import PLACING
 from logitstore.settings.tasks import refuse_set
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def verify(settings: VerifySettings) -> None:
     """
     resolve("logitstore.settings.trust:refuse_unnamed")(settings, "against_teacher")
     if settings.against_teacher is None:
-        refuse_set(settings, ("share", "seed", "device", "images"), "only --against-teacher uses it")
+        refuse_set(settings, ("share", "seed", "device", *PLACING, "images"), "only --against-teacher uses it")
     else:
         resolve("logitstore.dump.audit:check_audit")(settings)
     with Bars() as progress:
@@ -57,6 +58,7 @@ def _compare(settings: VerifySettings) -> None:
             progress,
             settings.images,
             settings.trust_remote_code,
+            settings,
         )
     say(
         f"{found.rows:,} rows asked again: stored values differ by at most {found.stored:.2g} nats beyond float16 rounding; "

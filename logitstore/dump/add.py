@@ -8,6 +8,7 @@ For features nothing but the folder `taps/` is written. Views are parts of the c
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import closing
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -79,8 +80,9 @@ def _add_taps(settings: AddSettings, cache: Cache, progress: Progress) -> Cache:
             first = cache.first_sample_of(views[0]) if views else 0
             return prepared.batches([cache[first + index].sample for index in spread(count, rows, settings.pilot_rows)])
 
-        begun = begin_taps(cache.storage, cache.manifest, taps, teacher, pilot, progress)
-        write_parts(PartsWriter(cache.storage, cache.manifest, prepared, teacher, begun), work, "add", progress)
+        with closing(teacher):
+            begun = begin_taps(cache.storage, cache.manifest, taps, teacher, pilot, progress)
+            write_parts(PartsWriter(cache.storage, cache.manifest, prepared, teacher, begun), work, "add", progress)
     cache = Cache(settings.cache)
     finish_taps(cache, names)
     return cache
@@ -94,7 +96,8 @@ def _add_views(settings: AddSettings, cache: Cache, progress: Progress) -> Cache
     if work:
         prepared, teacher = _teacher_again(settings, cache, max(views[-1] + 1, manifest.views), progress)
         more = ensure_views(cache.storage, views[-1] + 1)
-        write_parts(PartsWriter(cache.storage, more, prepared, teacher), work, "dump", progress)
+        with closing(teacher):
+            write_parts(PartsWriter(cache.storage, more, prepared, teacher), work, "dump", progress)
     # also where nothing was left to do: a process that was stopped, or saw fewer views, may have left the plan behind
     ensure_views(cache.storage, views[-1] + 1)
     return finished(settings.cache)
@@ -140,7 +143,7 @@ def _teacher_again(
         teacher=settings.teacher,
         images=settings.images,
         views=views,
-        device=settings.device,
+        placing=settings,
         workers=settings.workers,
         trust_remote_code=settings.trust_remote_code,
     )

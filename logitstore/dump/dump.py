@@ -6,6 +6,7 @@ settings -> samples, manifest -> teacher -> pilot -> cache.json, shared/ -> part
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -56,8 +57,8 @@ def dump(settings: DumpSettings, progress: Progress = no_progress, watch: Stopwa
     if work or not is_begun:
         prepared.check()
         progress(Step(stage="load the teacher", done=0, total=1))
-        writer = open_writer(settings, prepared, prepared.load(), taps, progress, watch)
-        write_parts(writer, work, "dump", progress)
+        with closing(prepared.load()) as teacher:
+            write_parts(open_writer(settings, prepared, teacher, taps, progress, watch), work, "dump", progress)
     # also where nothing was left to do: a process that was stopped, or saw fewer views, may have left the plan behind
     ensure_views(out, prepared.manifest.views)
     cache = finished(settings.out)
