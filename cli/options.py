@@ -14,11 +14,15 @@ from pydantic.fields import FieldInfo
 from typer.models import OptionInfo
 
 from logitstore.core.record import Record
+from logitstore.core.registry import resolve
 from logitstore.settings import SETTINGS
 from logitstore.settings.fields import CommandLine
 from logitstore.settings.recipe import RECIPES_FOR, load
 
 _CONFIG = typer.Option("--config", help="A recipe: a YAML file with one section for each command. Options override it.")
+_PARTNERS = "logitstore.models.placing.follower:takes_part"
+"""Joins the processes of a teacher that is split over several, and is True for those that do not lead."""
+
 _RECIPE = typer.Option(
     "--recipe",
     metavar="NAME",
@@ -42,7 +46,10 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     def run(config: Path | None, recipe: str | None = None, **values: Any) -> None:
         given = {extra.name: values.pop(extra.name) for extra in extras}
         flags = {setting: None if value == [] else value for setting, value in values.items()}
-        command(load(kind, name, config, flags, named=recipe), **given)
+        settings = load(kind, name, config, flags, named=recipe)
+        if getattr(settings, "tensor_parallel", 1) > 1 and resolve(_PARTNERS)(settings):
+            return
+        command(settings, **given)
 
     own = [*_parameters(name, kind), *(each.replace(kind=each.KEYWORD_ONLY) for each in extras)]
     parameters = sorted(own, key=lambda each: _order(name, each))

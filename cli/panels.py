@@ -7,6 +7,7 @@ _TEACHER_DATA = (
 )
 _ROW = "preset sparsifier k top_p draws tail sketch_bytes logprobs layout"
 _TAPS = "hidden qkv tap_codec"
+_PLACING = "device device_map max_memory tensor_parallel attention"
 
 PANELS: dict[str, dict[str, str]] = {
     "dump": {
@@ -16,7 +17,7 @@ PANELS: dict[str, dict[str, str]] = {
         "workers",
         "Rows": f"{_ROW} fidelity_rows",
         "Features of the teacher": _TAPS,
-        "Compute": "device processes dtype batch_tokens",
+        "Compute": f"{_PLACING} processes quantization dtype batch_tokens",
         "Output": "out parts samples_per_part part_bytes resume dry_run show profile",
     },
     "plan": {
@@ -25,13 +26,13 @@ PANELS: dict[str, dict[str, str]] = {
         "Trial": "minutes pilot_samples fidelity_rows epochs",
         "Rows": _ROW,
         "Features of the teacher": _TAPS,
-        "Compute": "device dtype batch_tokens",
+        "Compute": f"{_PLACING} quantization dtype batch_tokens",
         "Output": "out parts samples_per_part part_bytes resume json",
     },
     "add": {
         "Features of the teacher": f"{_TAPS} pilot_rows",
         "Images": "views images workers",
-        "Teacher and compute": "teacher trust_remote_code device processes",
+        "Teacher and compute": f"teacher trust_remote_code {_PLACING} processes",
         "Output": "parts",
     },
     "train": {

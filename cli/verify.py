@@ -10,6 +10,7 @@ from logitstore_cli.show import Bars, console, say
 import logitstore
 from logitstore.core.place import split_scheme
 from logitstore.core.registry import resolve
+from logitstore.settings.models.placing import PLACING
 from logitstore.settings.tasks import refuse_set
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def verify(settings: VerifySettings) -> None:
     """
     resolve("logitstore.settings.trust:refuse_unnamed")(settings, "against_teacher")
     if settings.against_teacher is None:
-        refuse_set(settings, ("device", "images"), "only --against-teacher uses it")
+        refuse_set(settings, ("device", *PLACING, "images"), "only --against-teacher uses it")
         if settings.share is None:
             refuse_set(settings, ("seed",), "only --share and --against-teacher use it")
     else:
@@ -92,6 +93,7 @@ def _compare(settings: VerifySettings) -> None:
             progress,
             settings.images,
             settings.trust_remote_code,
+            settings,
         )
     say(
         f"{found.rows:,} rows asked again: stored values differ by at most {found.stored:.2g} nats beyond float16 rounding; "

@@ -41,11 +41,11 @@ HANDLERS = {
         "logitstore/image/processors/saved.py:load_processor",
         "logitstore/models/adapter.py:load_saved",
         "logitstore/models/adapter.py:put_saved",
+        "logitstore/models/load.py:_loaded",
         "logitstore/models/load.py:config_from",
         "logitstore/models/load.py:load_again",
         "logitstore/models/load.py:load_config",
         "logitstore/models/load.py:load_tokenizer",
-        "logitstore/models/load.py:load_weights",
     ],
     "models and processors raise nearly any error about a shape or an input that they do not take": [
         "logitstore/dump/teachers/zero_shot.py:ZeroShotTeacher.__init__",
@@ -77,7 +77,7 @@ LOADERS = {
     "logitstore/models/load.py:load_again": ["from_pretrained"],
     "logitstore/models/load.py:load_config": ["from_pretrained"],
     "logitstore/models/load.py:load_tokenizer": ["from_pretrained"],
-    "logitstore/models/load.py:load_weights": ["from_pretrained"],
+    "logitstore/models/load.py:_loaded": ["from_pretrained"],
     "logitstore/models/load.py:new_model": ["from_config"],
     # a class that is loaded already, and a configuration that was plain JSON
     "logitstore/train/students/build.py:keep_layers": ["_from_config"],

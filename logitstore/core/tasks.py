@@ -46,6 +46,9 @@ class Task:
     takes_sources: bool = False
 
 
+_PLACED = ("device_map", "max_memory", "attention")
+"""Options for models that transformers loads."""
+
 TASKS: dict[str, Task] = {
     "causal-lm": Task(
         samples="texts",
@@ -64,6 +67,9 @@ TASKS: dict[str, Task] = {
                 "template_arg",
                 "end_token",
                 "positions",
+                *_PLACED,
+                "tensor_parallel",
+                "quantization",
             ),
             "train": (
                 "text",
@@ -81,6 +87,7 @@ TASKS: dict[str, Task] = {
             ),
             "evaluate": ("text",),
             "inspect": ("tokens",),
+            "verify": (*_PLACED, "tensor_parallel"),
         },
         models=("a causal language model", "transformers:AutoModelForCausalLM"),
         takes_sources=True,
@@ -105,10 +112,12 @@ TASKS: dict[str, Task] = {
                 "prompt",
                 "batch_images",
                 "workers",
+                *_PLACED,
+                "quantization",
             ),
             "train": ("images", "image_size", "views", "views_per_step"),
             "evaluate": ("images", "image_size"),
-            "verify": ("images",),
+            "verify": ("images", *_PLACED),
         },
         models=("an image classifier", "transformers:AutoModelForImageClassification"),
     ),

@@ -8,6 +8,7 @@ For features nothing but the folder `taps/` is written. Views are parts of the c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack, closing
 from functools import partial
 from typing import Any
 
@@ -97,7 +98,10 @@ def _load_for_taps(settings: AddSettings, taps: TapRequest, progress: Progress) 
         return prepared.batches([cache[first + index].sample for index in spread(count, rows, settings.pilot_rows)])
 
     def open_writer(progress: Progress) -> PartsWriter:
-        begun = begin_taps(cache.storage, cache.manifest, taps, teacher, pilot, progress)
+        with ExitStack() as failed:
+            failed.callback(teacher.close)
+            begun = begin_taps(cache.storage, cache.manifest, taps, teacher, pilot, progress)
+            failed.pop_all()
         return PartsWriter(cache.storage, cache.manifest, prepared, teacher, begun)
 
     return open_writer
@@ -145,7 +149,8 @@ def _write(
 ) -> None:
     """Begin what is not begun, and write the missing parts: here, or in several processes."""
     if settings.processes == 1:
-        write_parts(opening(progress)(progress), work, stage, progress)
+        with closing(opening(progress)(progress)) as writer:
+            write_parts(writer, work, stage, progress)
         return
     with Pool(seats(settings.device, settings.processes)[: max(len(work), 1)], opening, progress) as pool:
         if not is_begun:
@@ -193,7 +198,7 @@ def _teacher_again(
         teacher=settings.teacher,
         images=settings.images,
         views=views,
-        device=settings.device,
+        placing=settings,
         workers=settings.workers,
         trust_remote_code=settings.trust_remote_code,
     )

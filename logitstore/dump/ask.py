@@ -167,17 +167,18 @@ def ask_features(
 
 def _to_host(targets: dict[str, Tensor]) -> Callable[[], dict[str, Array]]:
     """Start the copy to the host; return a function that waits for it and returns the arrays."""
-    if next(iter(targets.values())).device.type != "cuda":
+    devices = {value.device for value in targets.values()}  # features of a spread teacher come from several
+    if any(device.type != "cuda" for device in devices):
         return lambda: {name: value.cpu().numpy() for name, value in targets.items()}
     copies = {
         name: torch.empty(value.shape, dtype=value.dtype, pin_memory=True).copy_(value, non_blocking=True)
         for name, value in targets.items()
     }
-    copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    copied.record(torch.cuda.current_stream(next(iter(targets.values())).device))
+    copied = [torch.cuda.current_stream(device).record_event() for device in devices]
 
     def wait() -> dict[str, Array]:
-        copied.synchronize()
+        for event in copied:
+            event.synchronize()
         return {name: value.numpy() for name, value in copies.items()}
 
     return wait

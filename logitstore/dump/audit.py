@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,12 +17,13 @@ from logitstore.core.random import hashed
 from logitstore.core.tasks import task_of
 from logitstore.core.types import Array, CachedSample
 from logitstore.dump.ask import entropies
-from logitstore.dump.task import AskAgain, dump_task
+from logitstore.dump.task import AskAgain, Prepared, dump_task
 from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
 from logitstore.errors import BadInput, CacheDamaged, CacheMismatch
 from logitstore.format.codecs.answer import RowCodec
 from logitstore.format.needs import LOGITS, TOP_LOGPROBS, called
 from logitstore.settings.look import VerifySettings
+from logitstore.settings.models.placing import PlacementChoices
 from logitstore.settings.tasks import refuse_other_tasks
 from logitstore.store.cache import Cache
 from logitstore.targets.rows import RowChunk, TopLogprobs
@@ -98,23 +100,35 @@ def audit(
     progress: Progress = no_progress,
     images: str | None = None,
     trust_remote_code: bool = False,
+    placing: PlacementChoices | None = None,
 ) -> Audit:
     """Compare a random share of a cache with its teacher.
 
-    `trust_remote_code` runs the code that comes with the teacher.
+    `trust_remote_code` runs the code that comes with the teacher; `placing` says more of where it runs than `device`.
 
     Raises:
         ModelError: the teacher cannot be loaded.
         CacheMismatch: the cache holds no sample, or the teacher has a smaller vocabulary.
     """
     _check_rows(cache, teacher)
-    again = AskAgain(teacher=teacher, images=images, device=device, trust_remote_code=trust_remote_code)
+    again = AskAgain(
+        teacher=teacher,
+        images=images,
+        placing=placing or PlacementChoices(device=device),
+        trust_remote_code=trust_remote_code,
+    )
     prepared = dump_task(cache.manifest.task).reopen(cache, again, progress)
     if not prepared.gives & {LOGITS, TOP_LOGPROBS}:
         raise BadInput(
             f"--against-teacher {teacher}: it gives {called(prepared.gives)}, and no logprobs to compare with."
         )
-    loaded, batches = prepared.load(), prepared.batches
+    with closing(prepared.load()) as loaded:
+        return _compared(cache, loaded, prepared, share, seed, progress)
+
+
+def _compared(cache: Cache, loaded: Teacher, prepared: Prepared, share: float, seed: int, progress: Progress) -> Audit:
+    """Ask a teacher again about a share of the samples."""
+    batches = prepared.batches
     count = max(round(share * len(cache)), 1)
     chosen = np.sort(np.argsort(hashed(np.arange(len(cache)), salt_of(seed, 0, 7)), kind="stable")[:count])
     cached = [cache[int(index)] for index in chosen]

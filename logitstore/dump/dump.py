@@ -8,6 +8,7 @@ The last two steps happen here, or in several processes beside this one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from functools import partial
 
 from logitstore.core.progress import NO_STOPWATCH, Progress, Step, Stopwatch, no_progress
@@ -67,8 +68,8 @@ def dump(settings: DumpSettings, progress: Progress = no_progress, watch: Stopwa
             _write_beside(settings, prepared, taps, work, places, progress)
         else:
             progress(Step(stage="load the teacher", done=0, total=1))
-            writer = open_writer(settings, prepared, prepared.load(), taps, progress, watch)
-            write_parts(writer, work, "dump", progress)
+            with closing(prepared.load()) as teacher:
+                write_parts(open_writer(settings, prepared, teacher, taps, progress, watch), work, "dump", progress)
     # also where nothing was left to do: a process that was stopped, or saw fewer views, may have left the plan behind
     ensure_views(out, prepared.manifest.views)
     cache = finished(settings.out, parts)

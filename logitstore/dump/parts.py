@@ -104,6 +104,10 @@ class PartsWriter:
         if watch is not NO_STOPWATCH and teacher.device.type == "cuda":
             watch.settle = partial(torch.cuda.synchronize, teacher.device)
 
+    def close(self) -> None:
+        """Give back what the teacher holds besides memory."""
+        self._teacher.close()
+
     def rows_in(self, part: int) -> int:
         """Return how many rows a part has."""
         return self._prepared.samples.rows_in(self.manifest.span(part))

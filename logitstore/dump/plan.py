@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -97,10 +98,17 @@ def plan(settings: PilotSettings, progress: Progress = no_progress) -> dict[str,
             )
         parts = layout.parse_parts(planned.parts, prepared.manifest.parts)
         taps = tap_bytes(planned, prepared.config)
+    progress(Step(stage="load the teacher", done=0, total=1))
+    with closing(prepared.load()) as teacher:
+        return _tried(settings, prepared, teacher, parts, taps, progress)
+
+
+def _tried(
+    settings: PilotSettings, prepared: Prepared, teacher: Teacher, parts: list[int], taps: int, progress: Progress
+) -> dict[str, Any]:
+    """Return the figures of a loaded teacher on a few samples."""
     manifest, samples = prepared.manifest, prepared.samples
     rows = sum(samples.rows_in(manifest.span(part)) for part in parts)
-    progress(Step(stage="load the teacher", done=0, total=1))
-    teacher = prepared.load()
     chosen = [int(place) for place in np.linspace(0, len(samples) - 1, min(settings.pilot_samples, len(samples)))]
     order = np.random.default_rng(0).permutation(
         len(chosen)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -21,7 +21,9 @@ from logitstore.format.manifest import MANIFEST_NAME, Manifest, TeacherInfo
 from logitstore.format.needs import LOGITS, OF_A_MODEL, Gives, check_features, check_row
 from logitstore.format.row import RowInfo
 from logitstore.models.load import describe, pick_dtype
+from logitstore.models.placing.placement import AS_IS
 from logitstore.settings.dump import AddSettings, DumpSettings
+from logitstore.settings.models.placing import PlacementChoices
 from logitstore.settings.tasks import refuse_set
 from logitstore.store.cache import Cache
 from logitstore.store.storage import open_storage, read_sealed
@@ -89,7 +91,7 @@ class AskAgain:
         teacher: where it is; None where it was.
         images: where the images are; None where they were.
         views: how many views of each image; None asks about the samples that the cache has.
-        device: where the teacher runs.
+        placing: where the teacher runs. How it is packed, the cache says.
         workers: threads that prepare samples.
         trust_remote_code: run the code that comes with the teacher; only for one that is named here, and not by the cache.
     """
@@ -97,13 +99,18 @@ class AskAgain:
     teacher: str | None = None
     images: str | None = None
     views: int | None = None
-    device: str = "auto"
+    placing: PlacementChoices = field(default_factory=PlacementChoices)
     workers: int = 2
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
         if self.trust_remote_code and self.teacher is None:
             raise ValueError("the code of a teacher that only the cache names is never run")
+
+    @property
+    def device(self) -> str:
+        """Name of the device where a teacher that lies on one runs."""
+        return self.placing.device
 
 
 class DumpTask(Protocol):
@@ -242,6 +249,7 @@ def teacher_info(settings: DumpSettings, config: PretrainedConfig, vocabulary: i
         width=width,
         architecture=architecture,
         config=plain,
+        quantization=_quantization(settings),
     )
 
 
@@ -256,7 +264,12 @@ def source_info(settings: DumpSettings, source: TeacherSource, vocabulary: int) 
         width=source.width,
         architecture=source.architecture,
         config=dict(source.config),
+        quantization=_quantization(settings),
     )
+
+
+def _quantization(settings: DumpSettings) -> str | None:
+    return None if settings.quantization == AS_IS else settings.quantization
 
 
 def row_entries(

@@ -34,7 +34,8 @@ MANIFEST_NAME = "cache.json"
 
 class TeacherInfo(Record):
     """The teacher. `vocabulary` is the count of real token ids, without padding rows of the embedding. `width` is the count of
-    channels of the final hidden state, if the configuration gives it."""
+    channels of the final hidden state, if the configuration gives it. `quantization` says how its weights were packed while
+    they were loaded."""
 
     name: str
     revision: str | None = None
@@ -44,6 +45,15 @@ class TeacherInfo(Record):
     width: Count | None = Field(None, ge=1)
     architecture: str
     config: dict[str, Any]
+    quantization: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _plain(self, plain_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `quantization` out if it is None, so that caches keep the bytes of older versions."""
+        plain: dict[str, Any] = plain_of(self)
+        if self.quantization is None:
+            plain.pop("quantization", None)
+        return plain
 
 
 class Member(Record):

@@ -37,6 +37,7 @@ from logitstore.image.stored import images_arrow, images_of, views_of
 from logitstore.image.view import Views
 from logitstore.models.contrastive import compares_texts, is_classifier
 from logitstore.models.load import load_config
+from logitstore.models.placing.placement import Placement, refuse_impossible
 from logitstore.settings.dump import AddSettings, DumpSettings
 from logitstore.settings.tasks import refuse_other_tasks
 from logitstore.store import layout
@@ -84,6 +85,8 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
     refuse_other_tasks(settings, "dump", settings.task, f"--task {settings.task}")
     model = model_of(settings.teacher, trust_remote_code=settings.trust_remote_code)
     config = load_config(model)
+    placement = Placement.of(settings, settings.quantization)
+    refuse_impossible(placement, config, model)
     is_zero_shot = compares_texts(config)
     names = classes_of(settings, config, is_zero_shot)
     width = output_width(config, is_zero_shot)
@@ -132,9 +135,8 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
         **row_entries(settings, preset, row, lambda: len(spread(len(images), len(images), settings.pilot_rows))),
     )
     _refuse_other_labels(settings, manifest, labels)
-    load = _loader(
-        model, config, settings.dtype, settings.device, [prompt.replace("{}", name) for name in names], view.size
-    )
+    texts = [prompt.replace("{}", name) for name in names]
+    load = _loader(model, config, settings.dtype, settings.device, placement, texts, view.size)
     return Prepared(
         manifest=manifest,
         samples=views(),
@@ -216,6 +218,8 @@ def _reopened(cache: Cache, again: AskAgain, progress: Progress) -> Prepared:
     data, view = manifest.images
     model = model_of(again.teacher or manifest.teacher.name, trust_remote_code=again.trust_remote_code)
     config = load_config(model)
+    placement = Placement.of(again.placing, manifest.teacher.quantization)
+    refuse_impossible(placement, config, model)
     classes = [str(name) for name in read_pieces(cache).to_pylist()]
     texts = [data.prompt.replace("{}", name) for name in classes] if data.prompt else []
     if compares_texts(config) != bool(texts) or not (texts or is_classifier(config)):
@@ -241,7 +245,7 @@ def _reopened(cache: Cache, again: AskAgain, progress: Progress) -> Prepared:
             size=manifest.batch_tokens,
             workers=again.workers,
         ),
-        load=_loader(model, config, manifest.teacher.dtype, again.device, texts, view.size),
+        load=_loader(model, config, manifest.teacher.dtype, again.placing.device, placement, texts, view.size),
     )
 
 
@@ -261,12 +265,13 @@ def _loader(
     config: PretrainedConfig,
     dtype: str,
     device: str,
+    placement: Placement,
     texts: Sequence[str],
     size: tuple[int, int],
 ) -> Callable[[], Teacher]:
     if compares_texts(config):
-        return partial(ZeroShotTeacher, model, config, dtype, device, texts, size)
-    return partial(ImageTeacher, model, config, dtype, device)
+        return partial(ZeroShotTeacher, model, config, dtype, device, texts, size, placement)
+    return partial(ImageTeacher, model, config, dtype, device, placement)
 
 
 def _gives(config: PretrainedConfig) -> Gives:

@@ -22,7 +22,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from logitstore.core.registry import suggest
 from logitstore.errors import BadInput, ModelError, one_line
 from logitstore.models.adapter_ref import MERGE, read_settings
-from logitstore.settings.lora import ALL_LINEAR, Lora
+from logitstore.settings.models.lora import ALL_LINEAR, Lora
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 

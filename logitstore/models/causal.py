@@ -13,6 +13,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from logitstore.errors import ModelError, one_line
 from logitstore.models.head import overflow_advice
+from logitstore.models.placing.spread import answers_on
 
 OTHER_HEADS = ("Classification", "QuestionAnswering", "MultipleChoice", "Regression", "RewardModel")
 """Parts of the names of architectures whose output is not a distribution over tokens."""
@@ -205,7 +206,7 @@ def _tokens(config: PretrainedConfig, length: int) -> Tensor:
 
 def _answer(model: PreTrainedModel, tokens_T: Tensor, neighbour_T: Tensor) -> Tensor:
     """Return the logits [T, V] of a sequence that is shown with another one."""
-    tokens_BT = torch.stack([tokens_T, neighbour_T]).to(model.device)
+    tokens_BT = torch.stack([tokens_T, neighbour_T]).to(answers_on(model))
     output: Any = model(input_ids=tokens_BT, attention_mask=torch.ones_like(tokens_BT), use_cache=False)
     logits_TV: Tensor = output.logits[0].float()
     if logits_TV.shape[0] != len(tokens_T):

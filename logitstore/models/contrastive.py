@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import MODEL_MAPPING, PretrainedConfig
 
 from logitstore.errors import ModelError
+from logitstore.models.placing.weights import whole_of
 
 SIGMOID = ("siglip", "siglip2")
 """Kinds of models that are trained with a sigmoid for each pair of an image and a text (Zhai et al. 2023)."""
@@ -54,12 +55,12 @@ def scale_of(model: Any) -> Tensor:
         ModelError: it has none under a name that is known.
     """
     if hasattr(model, "logit_scale"):
-        log_scale = model.logit_scale.detach().float()
+        log_scale = whole_of(model, model, "logit_scale").float()
         return torch.exp(
             log_scale.clamp(0.0, math.log(model.config.max_logit_scale)) if _is_clamped(model) else log_scale
         )
     if hasattr(model, "temperature"):
-        return torch.reciprocal(model.temperature.detach().float())
+        return torch.reciprocal(whole_of(model, model, "temperature").float())
     raise ModelError(
         f"{type(model).__name__}: it has neither a logit_scale nor a temperature. Give a model such as CLIP."
     )

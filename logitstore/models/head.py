@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from logitstore.errors import ModelError
+from logitstore.models.placing.weights import whole_of
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -67,8 +68,11 @@ class LinearHead:
         for key, power in _MULTIPLIERS.items():
             multiplier *= float(getattr(text, key, None) or 1.0) ** power
         cap = next((float(value) for key in _CAPS if (value := getattr(text, key, None))), 0.0)
-        bias_V = None if layer.bias is None else layer.bias.detach()[:vocabulary]
-        return cls(layer.weight.detach()[:vocabulary], bias_V, multiplier, cap)
+        bias_V = None if layer.bias is None else whole_of(model, layer, "bias")[:vocabulary]
+        weight_VD = whole_of(model, layer)
+        if hasattr(weight_VD, "__tensor_flatten__") or not weight_VD.is_floating_point():
+            raise ModelError(f"{name}: the weights of its output layer are packed. Use --preset topk.")
+        return cls(weight_VD[:vocabulary], bias_V, multiplier, cap)
 
     @property
     def vocabulary(self) -> int:

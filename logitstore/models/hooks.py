@@ -116,6 +116,8 @@ def _watch_attention(
         usual = usual or vars(sys.modules[type(module).__module__])["eager_attention_forward"]
         return usual(module, query, key, value, *rest, **more)
 
+    if getattr(model, "ranks", None) is not None:
+        raise ModelError(f"{type(model).__name__}: queries, keys and values are not whole where layers are split.")
     configs = [module.config for module in layers if hasattr(module, "config")]
     for name in sorted({str(config._attn_implementation) for config in configs}):
         usual: Callable[..., Any] | None = ALL_ATTENTION_FUNCTIONS.get(name)  # none for eager: each model has its own

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
     AutoTokenizer,
-    GgufConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -32,7 +32,15 @@ from logitstore.models.code import (
     needs_code,
     without_code,
 )
+from logitstore.models.placing.launch import ranks_for
+from logitstore.models.placing.options import loading_options
+from logitstore.models.placing.placement import WHOLE, Placement
+from logitstore.models.placing.quantized import missing_library, refuse_mixing
+from logitstore.models.placing.ranks import Load
+from logitstore.models.placing.spread import keep_folder
 from logitstore.models.whole import check_weights, refuse_adapter
+
+CPU = torch.device("cpu")
 
 ZERO_SHOT = "zero-shot"
 """What `load_weights` takes in place of a task for models that compare images with texts."""
@@ -117,41 +125,74 @@ def load_weights(
     config: PretrainedConfig,
     dtype: torch.dtype,
     task: str = "causal-lm",
+    placement: Placement = WHOLE,
+    device: torch.device = CPU,
 ) -> PreTrainedModel:
-    """Load a model onto the CPU, with its weights in `dtype`; packed GGUF weights are unpacked. An adapter is put on it.
+    """Load a model, with its weights in `dtype`; packed GGUF weights are unpacked. An adapter is put on it.
 
-    A model that a caller has is returned as it is.
+    The weights go from the files to where they lie; no other copy of all of them is made. A model that a caller has is
+    returned as it is.
 
     Args:
         model: where it is.
         config: of it.
         dtype: of the weights.
         task: its name, or ZERO_SHOT.
+        placement: how it is spread and packed.
+        device: where it lies if it is not spread.
 
     Raises:
+        BadInput: the placement names what is not here.
         ModelError: the model cannot be loaded for this task, or not all of its weights can.
     """
     if model.loaded is not None:
         given: PreTrainedModel = model.loaded
         return given
+    refuse_mixing(config, model)
+    with ExitStack() as stack:
+        options = loading_options(model, placement, dtype, device, lambda: new_model(config, dtype, task))
+        if "offload_folder" in options:
+            stack.enter_context(options["offload_folder"])
+        if placement.tensor_parallel > 1:
+            ranks = ranks_for(placement.tensor_parallel)
+            stack.callback(ranks.close)
+            with ranks.loading(Load(model, dtype, task, placement)):
+                loaded = _loaded(model, config, dtype, task, options)
+            ranks.lead(loaded)
+        else:
+            loaded = _loaded(model, config, dtype, task, options)
+        stack.pop_all()
+    if "offload_folder" in options:
+        keep_folder(loaded, options["offload_folder"])
+    if model.adapter is not None:
+        put_saved(loaded, model.adapter, model)
+    return loaded
+
+
+def _loaded(
+    model: ModelRef, config: PretrainedConfig, dtype: torch.dtype, task: str, options: dict[str, Any]
+) -> PreTrainedModel:
     called, auto_class = models_of(task)
-    options: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
-    if model.gguf:
-        options["quantization_config"] = GgufConfig(dequantize=True)
+    if folder := options.get("offload_folder"):
+        options = options | {"offload_folder": folder.name}
     try:
         with loading():
             loaded, report = auto_class.from_pretrained(
-                model.name, config=config, dtype=dtype, **model.pretrained, **options
+                model.name,
+                config=config,
+                dtype=dtype,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **model.pretrained,
+                **options,
             )
     except Exception as error:
         # as above
-        if needs := _needs_code(model, auto_class.__name__, error):
+        if needs := _needs_code(model, auto_class.__name__, error) or missing_library(config, model, error):
             raise needs from error
         raise ModelError(f"{model}: cannot be loaded as {called}: {one_line(error)}") from error
     check_weights(model, loaded, report, called)
     whole: PreTrainedModel = loaded
-    if model.adapter is not None:
-        put_saved(whole, model.adapter, model)
     return whole
 
 

@@ -13,6 +13,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from logitstore.core.types import ModelRef
 from logitstore.errors import ModelError
+from logitstore.models.placing.weights import is_put_away
 
 
 def refuse_adapter(model: ModelRef) -> None:
@@ -55,7 +56,7 @@ def check_weights(model: ModelRef, loaded: PreTrainedModel, report: dict[str, An
     # means, variances and biases of balance are learned too, although they have no gradient
     kept = {name for name, _ in loaded.named_buffers() if not _NO_WEIGHTS.search(name)} & loaded.state_dict().keys()
     missing = set(report["missing_keys"]) & (weights.keys() | kept)
-    missing |= {name for name, each in weights.items() if each.is_meta}
+    missing |= {name for name, each in weights.items() if each.is_meta and not is_put_away(loaded, name)}
     if missing:
         raise ModelError(
             f"{model}: its file has no values for the weight {_first(missing)}, so it is not a whole "

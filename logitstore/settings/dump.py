@@ -20,12 +20,13 @@ from logitstore.settings.fields import (
     TaskName,
 )
 from logitstore.settings.image import ImagesPlace, ViewChoices
+from logitstore.settings.models.placing import PlacementChoices
 from logitstore.settings.row import RowChoices, TapChoices
 from logitstore.settings.sources import Sources
 from logitstore.settings.trust import TrustChoice
 
 
-class TeacherSettings(TrustChoice):
+class TeacherSettings(TrustChoice, PlacementChoices):
     """The teacher and the data of `plan` and `dump`."""
 
     task: TaskName = Field(
@@ -91,7 +92,11 @@ class TeacherSettings(TrustChoice):
         description="Number format of the teacher's weights and logits. auto: for a new cache bfloat16 where the device "
         "computes in it, else float32; a cache that is continued keeps its own.",
     )
-    device: str = Field("auto", description="Where the teacher runs: auto, cpu, cuda, cuda:1, mps.")
+    quantization: Literal["as-is", "bitsandbytes-8bit", "bitsandbytes-4bit", "torchao-int8"] = Field(
+        "as-is",
+        description="Pack the teacher's weights while they are loaded. as-is: as they lie in its files, packed or not. What "
+        "is packed answers a little differently, so a cache keeps to one way.",
+    )
     samples_per_part: int | None = Field(
         None,
         ge=1,
@@ -172,7 +177,7 @@ class PilotSettings(TeacherSettings, RowChoices, TapChoices):
     )
 
 
-class AddSettings(TapChoices, ImagesPlace, TrustChoice, ProcessChoice):
+class AddSettings(TapChoices, ImagesPlace, TrustChoice, PlacementChoices, ProcessChoice):
     """The settings of `add`."""
 
     cache: Annotated[Place, POSITIONAL] = Field(description="The cache to add to.")
@@ -186,7 +191,6 @@ class AddSettings(TapChoices, ImagesPlace, TrustChoice, ProcessChoice):
     teacher: Model | None = Field(
         None, description="The teacher of the cache, if it is no longer found under the name that the cache records."
     )
-    device: str = Field("auto", description="Where the teacher runs: auto, cpu, cuda, cuda:1, mps.")
     pilot_rows: int = Field(12288, ge=1, description="Rows, spread over the cache, on which int8 and pca-N are fitted.")
     parts: str | None = Field(
         None,

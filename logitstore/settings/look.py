@@ -8,6 +8,7 @@ from pydantic import Field
 
 from logitstore.core.record import Record
 from logitstore.settings.fields import POSITIONAL, FilePath, Model, Place
+from logitstore.settings.models.placing import PlacementChoices
 from logitstore.settings.trust import TrustChoice
 
 
@@ -40,7 +41,7 @@ class SelectSettings(Record):
     seed: int | None = Field(None, ge=0, description="Seed of random, stratified and prune. Default: 0.")
 
 
-class VerifySettings(TrustChoice):
+class VerifySettings(TrustChoice, PlacementChoices):
     """The settings of `verify`."""
 
     cache: Annotated[Place, POSITIONAL] = Field(description="The cache to check.")
@@ -68,7 +69,6 @@ class VerifySettings(TrustChoice):
         True,
         description="Take over what an interrupted run found whole and nothing has changed since. --no-resume checks all.",
     )
-    device: str = Field("auto", description="Where the teacher runs: auto, cpu, cuda, cuda:1, mps.")
     images: str | None = Field(
         None,
         description="Folder or data set with the images that --against-teacher needs, if they have moved since the dump.",

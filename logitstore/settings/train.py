@@ -22,7 +22,7 @@ from logitstore.settings.fields import (
     Weight,
 )
 from logitstore.settings.image import StudentsImages
-from logitstore.settings.lora import LoraText
+from logitstore.settings.models.lora import LoraText
 from logitstore.settings.trust import TrustChoice
 
 

@@ -25,6 +25,7 @@ from logitstore.format.positions import Share, share_of
 from logitstore.format.presets import row_of
 from logitstore.format.tap_names import FINAL, names_of
 from logitstore.models.causal import check_window
+from logitstore.models.placing.placement import Placement
 from logitstore.models.shape import layer_count
 from logitstore.settings.dump import AddSettings, DumpSettings
 from logitstore.settings.tasks import refuse_other_tasks, refuse_set
@@ -79,7 +80,11 @@ class TextDump:
         if again.images is not None:
             raise BadInput(f"--images: it means nothing to {cache.path}, a cache of texts. Leave it out.")
         manifest = cache.manifest
-        source = open_source(again.teacher or manifest.teacher.name, trust_remote_code=again.trust_remote_code)
+        source = open_source(
+            again.teacher or manifest.teacher.name,
+            trust_remote_code=again.trust_remote_code,
+            placement=Placement.of(again.placing, manifest.teacher.quantization),
+        )
         if source.vocabulary < manifest.teacher.vocabulary:
             raise CacheMismatch(
                 f"{source.name}: its head has {source.vocabulary} rows; {cache.path} names ids up to "
@@ -92,7 +97,7 @@ class TextDump:
             gives=source.gives,
             batches=partial(text_batches, budget=manifest.batch_tokens),
             undecided=_undecided(manifest.text[1].share),
-            load=partial(source.load, manifest.teacher.dtype, again.device),
+            load=partial(source.load, manifest.teacher.dtype, again.placing.device),
         )
 
     def check_add(self, settings: AddSettings, cache: Cache) -> None:
@@ -112,7 +117,11 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
     """Prepare a dump of texts."""
     refuse_other_tasks(settings, "dump", settings.task, f"--task {settings.task}")
     preset, specs = settings.preset or PRESET, specs_of(settings)
-    source = open_source(settings.teacher, trust_remote_code=settings.trust_remote_code)
+    source = open_source(
+        settings.teacher,
+        trust_remote_code=settings.trust_remote_code,
+        placement=Placement.of(settings, settings.quantization),
+    )
     check_window(source.pretrained, settings.max_length, source.name)
     tokenizer = with_template(source.tokenizer(), settings.chat_template)
     vocabulary = Vocabulary.of(tokenizer.get_vocab())

@@ -11,6 +11,7 @@ from logitstore.core.registry import resolve
 from logitstore.core.types import ModelRef
 from logitstore.dump.teachers.source import TeacherSource
 from logitstore.errors import BadInput
+from logitstore.models.placing.placement import WHOLE, Placement
 
 TEACHERS: Mapping[str, str] = {"transformers": "logitstore.dump.teachers.causal_lm:source"}
 """Who answers to `--teacher SCHEME:REST`: a function, called with REST, that returns a `TeacherSource`.
@@ -40,22 +41,25 @@ def scheme_of(name: str) -> str | None:
     return scheme if is_scheme and (scheme in TEACHERS or scheme in _plugins()) else None
 
 
-def open_source(name: str, *, trust_remote_code: bool = False) -> TeacherSource:
+def open_source(name: str, *, trust_remote_code: bool = False, placement: Placement = WHOLE) -> TeacherSource:
     """Return what is known of a teacher before its weights are loaded.
 
     Args:
         name: as the user gives it.
         trust_remote_code: run the code that comes with a model of transformers.
+        placement: how such a model is spread and packed.
 
     Raises:
-        BadInput: what a plugin provides is no `TeacherSource`, or its code is to be trusted, which was installed.
+        BadInput: what a plugin provides is no `TeacherSource`, or its code is to be trusted, which was installed, or it is to
+            be spread.
         ModelError: there is no such teacher.
     """
     scheme, rest = scheme_of(name) or "transformers", _rest(name)
     if scheme == "transformers":
-        return _called(partial(resolve(TEACHERS[scheme]), trust_remote_code=trust_remote_code), rest, scheme)
-    if trust_remote_code:
-        raise BadInput(f"--trust-remote-code: teachers of '{scheme}' are no models of transformers. Leave it out.")
+        model = partial(resolve(TEACHERS[scheme]), trust_remote_code=trust_remote_code, placement=placement)
+        return _called(model, rest, scheme)
+    if option := "--trust-remote-code" if trust_remote_code else placement.given:
+        raise BadInput(f"{option}: teachers of '{scheme}' are no models of transformers. Leave it out.")
     return _called(resolve(TEACHERS[scheme]) if scheme in TEACHERS else _plugins()[scheme].load(), rest, scheme)
 
 

@@ -24,6 +24,7 @@ from logitstore.models.causal import check_causal, refuse_other_heads
 from logitstore.models.head import LinearHead
 from logitstore.models.hooks import taken_by
 from logitstore.models.load import DTYPES, describe, load_config, load_tokenizer, load_weights, pick_device
+from logitstore.models.placing.placement import WHOLE, Placement, refuse_impossible
 from logitstore.models.shape import head_rows
 from logitstore.targets.rows import sent
 
@@ -33,15 +34,16 @@ class CausalTeacher(ModelTeacher):
 
     gives: ClassVar[Gives] = OF_A_MODEL
 
-    def __init__(self, model: ModelRef, config: PretrainedConfig, dtype: str, device: str) -> None:
+    def __init__(
+        self, model: ModelRef, config: PretrainedConfig, dtype: str, device: str, placement: Placement = WHOLE
+    ) -> None:
         """Load the weights with transformers.
 
         Raises:
             ModelError: the model cannot be loaded, or looks at later tokens, or the device does not exist.
         """
-        self.device = pick_device(device)
         self._config = config
-        self._model = load_weights(model, config, DTYPES[dtype]).to(self.device).eval()
+        self._hold(load_weights(model, config, DTYPES[dtype], placement=placement, device=pick_device(device)))
         check_causal(self._model, model)
 
     def head(self, vocabulary: int) -> LinearHead:
@@ -76,17 +78,18 @@ class CausalTeacher(ModelTeacher):
             _, taken_BTD = self.logits_and_hidden(
                 {"input_ids": tokens_BT, "attention_mask": torch.ones_like(tokens_BT)}
             )
-        if FINAL in names and not torch.equal(seen[FINAL], taken_BTD):
+        if FINAL in names and not torch.equal(seen[FINAL].to(taken_BTD.device), taken_BTD):
             raise ModelError(f"{self.name}: its output layer does not take its final hidden states.")
         return {name: int(seen[name].shape[-1]) for name in names}
 
 
-def source(name: str, *, trust_remote_code: bool = False) -> TeacherSource:
+def source(name: str, *, trust_remote_code: bool = False, placement: Placement = WHOLE) -> TeacherSource:
     """Return what is known of a model before its weights are loaded.
 
     Args:
         name: a folder, a hub name, or folder::file.gguf.
         trust_remote_code: run the code that comes with it.
+        placement: how it will be loaded.
 
     Raises:
         ModelError: there is no such model, or its output is not over tokens.
@@ -99,6 +102,7 @@ def source(name: str, *, trust_remote_code: bool = False) -> TeacherSource:
             f"{model}: it classifies images. Add --task image-classification to dump what it says of them."
         )
     refuse_other_heads(config, model)
+    refuse_impossible(placement, config, model, gguf=model.gguf is not None)
     return TeacherSource(
         name=str(model),
         gives=CausalTeacher.gives,
@@ -109,5 +113,5 @@ def source(name: str, *, trust_remote_code: bool = False) -> TeacherSource:
         config=plain,
         revision=getattr(config, "_commit_hash", None),
         pretrained=config,
-        load=partial(CausalTeacher, model, config),
+        load=partial(CausalTeacher, model, config, placement=placement),
     )

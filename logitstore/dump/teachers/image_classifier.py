@@ -19,6 +19,8 @@ from logitstore.format.needs import OF_A_MODEL, Gives
 from logitstore.models.head import LinearHead
 from logitstore.models.hooks import taken_by
 from logitstore.models.load import DTYPES, load_weights, pick_device
+from logitstore.models.placing.placement import WHOLE, Placement
+from logitstore.models.placing.weights import whole_of
 from logitstore.models.shape import classifier_of, size_errors
 
 
@@ -27,16 +29,21 @@ class ImageTeacher(ModelTeacher):
 
     gives: ClassVar[Gives] = OF_A_MODEL
 
-    def __init__(self, model: ModelRef, config: PretrainedConfig, dtype: str, device: str) -> None:
+    def __init__(
+        self, model: ModelRef, config: PretrainedConfig, dtype: str, device: str, placement: Placement = WHOLE
+    ) -> None:
         """Load the weights with transformers.
 
         Raises:
             ModelError: the model cannot be loaded, or the device does not exist.
         """
-        self.device = pick_device(device)
+        self._load(model, config, dtype, device, placement, "image-classification")
+
+    def _load(
+        self, model: ModelRef, config: PretrainedConfig, dtype: str, device: str, placement: Placement, kind: str
+    ) -> None:
         self._dtype = DTYPES[dtype]
-        loaded = load_weights(model, config, self._dtype, "image-classification")
-        self._model = loaded.to(self.device).eval()
+        self._hold(load_weights(model, config, self._dtype, kind, placement, pick_device(device)))
 
     @property
     def classes(self) -> int:
@@ -45,7 +52,9 @@ class ImageTeacher(ModelTeacher):
 
     def head(self, vocabulary: int) -> LinearHead:
         layer = self._classifier()
-        return LinearHead(layer.weight.detach(), None if layer.bias is None else layer.bias.detach())
+        return LinearHead(
+            whole_of(self._model, layer), None if layer.bias is None else whole_of(self._model, layer, "bias")
+        )
 
     def _classifier(self) -> nn.Linear:
         layer = classifier_of(self._model)

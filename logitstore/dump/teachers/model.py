@@ -13,11 +13,15 @@ from typing import Any
 import torch
 import xxhash
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
 from logitstore.errors import ModelError
 from logitstore.format.needs import HIDDEN, Gives, called
 from logitstore.models.hooks import recording
+from logitstore.models.placing.placement import packing_of
+from logitstore.models.placing.spread import answers_on
+from logitstore.models.placing.weights import named_scales, named_weights, plain_tensors
 from logitstore.targets.chunks import ASKED_ELEMENTS, chunk_rows, runs
 from logitstore.targets.rows import RowChunk, sent
 
@@ -26,6 +30,13 @@ class ModelTeacher(Teacher):
     """A loaded model whose whole forward pass is at hand. One that gives logits alone implements `logits` alone."""
 
     _model: Any
+    _packed: str | None = None
+
+    def _hold(self, loaded: PreTrainedModel) -> None:
+        """Keep a loaded model. Of packed weights the fingerprint is taken now: kernels may arrange them anew when they run."""
+        self._model, self.device = loaded.eval(), answers_on(loaded)
+        if packing_of(loaded.config) is not None:
+            self._packed = self._fingerprint("")
 
     @property
     def name(self) -> str:
@@ -56,7 +67,7 @@ class ModelTeacher(Teacher):
         hidden_RD = None
         if HIDDEN in wants:
             logits_BTV, hidden_BTD = self.logits_and_hidden(batch.inputs)
-            hidden_RD = hidden_BTD.flatten(0, 1)
+            hidden_RD = hidden_BTD.flatten(0, 1).to(logits_BTV.device)  # another one where the model is spread
         else:
             logits_BTV = self.logits(batch.inputs)
         flat_RV = logits_BTV.flatten(0, 1)
@@ -78,12 +89,29 @@ class ModelTeacher(Teacher):
         return seen
 
     def fingerprint(self) -> str:
-        """Return xxh3-128 over the name, dtype, shape and bytes of every parameter, in order."""
+        """Return xxh3-128 over the name, dtype, shape and bytes of every parameter, in order; of packed weights also over what
+        unpacks them. It is the same however the model is spread."""
         return self._fingerprint("")
 
     def _fingerprint(self, also: str) -> str:
         digest = xxhash.xxh3_128(also.encode())
-        for name, value in self._model.named_parameters():
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        if self._packed is not None:
+            return self._packed if not also else xxhash.xxh3_128_hexdigest(f"{also}\0{self._packed}".encode())
+        for name, value in named_weights(self._model):
+            for part, plain in plain_tensors(name, value.detach()):
+                _digest(digest, part, plain)
+        for name, value in named_scales(self._model):
+            if isinstance(value, Tensor):
+                _digest(digest, name, value)
+            else:
+                digest.update(f"{name} {value}".encode())
         return digest.hexdigest()
+
+    def close(self) -> None:
+        if (ranks := getattr(self._model, "ranks", None)) is not None:
+            ranks.close()
+
+
+def _digest(digest: Any, name: str, value: Tensor) -> None:
+    digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+    digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

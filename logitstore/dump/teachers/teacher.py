@@ -88,6 +88,9 @@ class Teacher(ABC):
     def fingerprint(self) -> str:
         """Return what tells this teacher from one that answers differently; for a model a checksum of its weights."""
 
+    def close(self) -> None:  # noqa: B027  # most teachers have nothing to give back
+        """Give back what the teacher holds besides memory, such as other processes. It answers no more."""
+
     def head(self, vocabulary: int) -> LinearHead:
         """Return how hidden states become logits of the first `vocabulary` tokens.
 

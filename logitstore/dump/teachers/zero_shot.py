@@ -18,7 +18,8 @@ from logitstore.errors import ModelError, one_line
 from logitstore.format.needs import HIDDEN, LOGITS, Gives
 from logitstore.models.contrastive import scale_of
 from logitstore.models.head import LinearHead
-from logitstore.models.load import DTYPES, ZERO_SHOT, load_tokenizer, load_weights, pick_device
+from logitstore.models.load import ZERO_SHOT, load_tokenizer
+from logitstore.models.placing.placement import WHOLE, Placement
 from logitstore.models.shape import size_errors
 
 
@@ -35,6 +36,7 @@ class ZeroShotTeacher(ImageTeacher):
         device: str,
         texts: Sequence[str],
         size: tuple[int, int],
+        placement: Placement = WHOLE,
     ) -> None:
         """Load the weights, embed one text for each class, and compare the logits of a picture with the model's own.
 
@@ -45,14 +47,13 @@ class ZeroShotTeacher(ImageTeacher):
             device: name of the device.
             texts: one for each class.
             size: height and width of the images that it will be shown.
+            placement: how it is spread and packed.
 
         Raises:
             ModelError: the model or its tokenizer cannot be loaded, two texts have equal tokens, the device does not exist,
                 or the model's own logits are others than those of its embeddings.
         """
-        self.device = pick_device(device)
-        self._dtype = DTYPES[dtype]
-        self._model = load_weights(model, config, self._dtype, ZERO_SHOT).to(self.device).eval()
+        self._load(model, config, dtype, device, placement, ZERO_SHOT)
         self._texts = list(texts)
         tokenizer = load_tokenizer(model)
         try:
@@ -76,13 +77,14 @@ class ZeroShotTeacher(ImageTeacher):
                 f"{model}: {self.name} embeds the text '{self._texts[shortest]}' differently beside longer texts, so its "
                 "answer about a class depends on the names of the others. Give another model, such as CLIP."
             )
-        self._weight_CD = embedded_CD * scale_of(self._model)
+        self._weight_CD = embedded_CD * scale_of(self._model).to(self.device)
         self._prove(model, encoded, size)
 
     def _embedded(self, encoded: Mapping[str, Tensor]) -> Tensor:
         """Return the embeddings of texts, float32[C, D], of length 1."""
         with torch.inference_mode():
-            return nn.functional.normalize(_pooled(self._model.get_text_features(**encoded)).float(), dim=-1)
+            pooled_CD = _pooled(self._model.get_text_features(**encoded)).to(self.device)
+            return nn.functional.normalize(pooled_CD.float(), dim=-1)
 
     def _prove(self, model: ModelRef, encoded: Mapping[str, Tensor], size: tuple[int, int]) -> None:
         """Compare the logits of a picture of noise with those that the model's own forward pass gives.
@@ -97,7 +99,7 @@ class ZeroShotTeacher(ImageTeacher):
         own_1C = getattr(output, "logits_per_image", None)
         if own_1C is None:
             raise ModelError(f"{model}: {self.name} gives no logits of an image and texts. Give a model such as CLIP.")
-        scale = scale_of(self._model)
+        scale = scale_of(self._model).to(self.device)
         if own_1C.shape != found_1C.shape or not _near((found_1C - own_1C) / scale, self._dtype):
             raise ModelError(
                 f"{model}: the logits_per_image of {self.name} are not the cosines of its embeddings times one factor, so "
@@ -117,7 +119,7 @@ class ZeroShotTeacher(ImageTeacher):
     @torch.inference_mode()
     def logits_and_hidden(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         with size_errors(self.name, pixels_B3HW := self._pixels(inputs)):
-            image_BD = _pooled(self._model.get_image_features(pixel_values=pixels_B3HW))
+            image_BD = _pooled(self._model.get_image_features(pixel_values=pixels_B3HW)).to(self.device)
         hidden_BD = nn.functional.normalize(image_BD.float(), dim=-1)
         return (hidden_BD @ self._weight_CD.T)[:, None], hidden_BD[:, None]
 

@@ -14,7 +14,7 @@ from logitstore.core.types import ModelRef
 from logitstore.errors import BadInput
 from logitstore.models.adapter import adapter_weights, has_adapter, layers_with_adapter, peft, put_new, tied_target
 from logitstore.models.hooks import recording
-from logitstore.settings.lora import Lora
+from logitstore.settings.models.lora import Lora
 from logitstore.settings.train import TrainSettings
 from logitstore.train.loader.stream import BatchStream
 

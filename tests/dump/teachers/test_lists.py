@@ -255,3 +255,14 @@ def test_a_list_that_cannot_be_is_refused_with_its_row(top: TopLogprobs, says: s
 def test_a_row_without_a_gold_token_needs_no_gold_logprob() -> None:
     top = dataclasses.replace(GOOD, gold_logprob_n=torch.full((2,), math.nan))
     assert not ListedTopK(k=2, vocabulary=5)(top, torch.tensor([-1, -1]))["gold_listed"].any()
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize("option", [{"device_map": "auto"}, {"tensor_parallel": 2}, {"attention": "eager"}])
+def test_only_models_of_transformers_are_spread(
+    option: dict[str, Any], teacher: Path, texts: Path, tmp_path: Path
+) -> None:
+    plan = plan_for(f"lists:{teacher}", texts, tmp_path / "out", **UNIFORM, device="auto", **option)
+    flag = f"--{next(iter(option)).replace('_', '-')}"
+    with pytest.raises(BadInput, match=f"{flag}: teachers of 'lists' are no models of transformers"):
+        dump(plan)

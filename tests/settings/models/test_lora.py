@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from logitstore.errors import BadInput
-from logitstore.settings.lora import Lora
+from logitstore.settings.models.lora import Lora
 from logitstore.settings.recipe import load
 from logitstore.settings.train import TrainSettings
 

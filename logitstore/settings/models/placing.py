@@ -1,0 +1,121 @@
+"""The settings of every command that runs a teacher: on which devices its weights lie, and how it computes attention."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from logitstore.core.record import Record
+from logitstore.errors import BadInput
+from logitstore.settings.tasks import refuse_set
+
+STRATEGIES = ("auto", "balanced", "balanced_low_0", "sequential")
+"""Names of ways in which Accelerate spreads layers; any other value of --device-map is a file."""
+
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
+_DEVICE = re.compile(r"\d{1,3}|cpu|mps")
+
+
+def _memory(given: Any) -> Any:
+    """Return bytes by device, from texts such as `0=20GiB,cpu=60GiB`, one or several, or from sizes by device."""
+    if isinstance(given, str):
+        given = [given]
+    if isinstance(given, list | tuple):
+        texts = [each.strip() for text in given for each in str(text).split(",") if each.strip()]
+        pairs = [(name.strip(), size.strip()) for name, _, size in (each.partition("=") for each in texts)]
+    elif isinstance(given, dict):
+        pairs = [(str(name), str(size)) for name, size in given.items()]
+    else:
+        raise ValueError("give DEVICE=SIZE, such as 0=20GiB,cpu=60GiB")
+    found: dict[str, int] = {}
+    for name, size in pairs:
+        if not _DEVICE.fullmatch(name):
+            raise ValueError(f"'{name:.20}' is no device. Give the number of an accelerator, or cpu")
+        if name in found:
+            raise ValueError(f"the device {name} is given twice. Give it once")
+        found[name] = _bytes(name, size)
+    if not found:
+        raise ValueError("it names no device. Give DEVICE=SIZE, such as 0=20GiB,cpu=60GiB")
+    return found
+
+
+def _bytes(name: str, size: str) -> int:
+    read = _SIZE.fullmatch(size)
+    unit = _UNITS.get((read[2] or "B").upper()) if read else None
+    if read is None or unit is None:
+        raise ValueError(f"{name}={size:.20} is no size. Give a number with a unit, such as {name}=20GiB")
+    return int(float(read[1]) * unit)
+
+
+Memory = Annotated[dict[str, int], BeforeValidator(_memory)]
+"""Bytes by device. On the command line a text DEVICE=SIZE, or several with commas between them, once or several times."""
+
+
+class PlacementChoices(Record):
+    """Where a teacher runs. The answers differ in the last bits at most."""
+
+    device: str = Field("auto", description="Where the teacher runs: auto, cpu, cuda, cuda:1, mps.")
+    device_map: str | None = Field(
+        None,
+        description="Spread the teacher's layers over all devices, and where these are too small over the memory of the "
+        "machine and the disk: auto, balanced, balanced_low_0 or sequential, as Accelerate names the ways, or a JSON file "
+        "with the device of each module.",
+        examples=["auto", "FILE"],
+    )
+    max_memory: Memory | None = Field(
+        None,
+        description="Most memory that --device-map gives the teacher's weights on each device, such as "
+        "0=20GiB,1=20GiB,cpu=60GiB. A device that is not named gets nothing; what fits on none lies on the disk.",
+        examples=["DEVICE=SIZE"],
+    )
+    tensor_parallel: int = Field(
+        1,
+        ge=1,
+        description="Split every layer of the teacher over this many processes, one for each accelerator. The command starts "
+        "them itself, or is started by torchrun.",
+    )
+    attention: (
+        Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention"] | None
+    ) = Field(None, description="How the teacher computes attention. Default: as transformers chooses for the model.")
+
+
+PLACING = tuple(name for name in PlacementChoices.model_fields if name != "device")
+
+
+def refuse_misplaced(choices: PlacementChoices) -> None:
+    """Refuse choices that cannot go together, and those that would change nothing.
+
+    Raises:
+        BadInput: naming the first.
+    """
+    if choices.device_map is None:
+        if choices.max_memory is not None:
+            raise BadInput("--max-memory: only --device-map uses it. Give --device-map auto too, or leave it out.")
+    elif choices.tensor_parallel > 1:
+        raise BadInput(
+            f"--tensor-parallel {choices.tensor_parallel} with --device-map {choices.device_map}: either each layer is split, "
+            "or the layers are spread. Give one of them."
+        )
+    if choices.device_map not in (None, *STRATEGIES) and choices.max_memory is not None:
+        raise BadInput(
+            f"--max-memory with --device-map {choices.device_map}: the file says where each module lies. Leave it out."
+        )
+    if choices.tensor_parallel > 1 and (wanted := getattr(choices, "qkv", None)) is not None:
+        raise BadInput(
+            f"--qkv {wanted} with --tensor-parallel {choices.tensor_parallel}: each process computes some of the heads. "
+            "Give --device-map auto, which spreads whole layers."
+        )
+    processes = getattr(choices, "processes", 1)
+    for name in ("device_map", "tensor_parallel"):
+        if getattr(choices, name) != PlacementChoices.model_fields[name].default:
+            flag = f"--{name.replace('_', '-')}"
+            refuse_set(choices, ("device",), f"{flag} decides where the teacher runs")
+            if processes > 1:
+                raise BadInput(
+                    f"--processes {processes} with {flag}: each process takes one device for a teacher of its own. Give one of "
+                    "them."
+                )
