@@ -12,7 +12,7 @@ import logitstore
 PACKAGE = Path(logitstore.__file__).parent
 ROOT = PACKAGE.parent
 
-WAITED_FOR = "any error is raised in the threads that wait for the value"
+WAITED_FOR = "any error is raised in the threads, or in the process, that wait for the value"
 
 HANDLERS = {
     "what is no refusal of the system is raised again": [
@@ -21,7 +21,6 @@ HANDLERS = {
         "logitstore/train/loop/ending.py:run",
     ],
     "any error, an interrupt too, is raised again when what was begun is cleared away": [
-        "logitstore/dump/files/columns.py:FileColumns._write",
         "logitstore/store/local_disk.py:LocalDisk.claim",
         "logitstore/store/staged/leases.py:abandoned",
         "logitstore/store/staged/leases.py:take",
@@ -32,6 +31,8 @@ HANDLERS = {
         "logitstore/core/background.py:BackgroundThread._run",
         "logitstore/core/background.py:Pending.run",
         "logitstore/core/memo.py:Memo.get",
+        "logitstore/text/prepare/worker.py:_answer",
+        "logitstore/text/prepare/worker.py:_told",
     ],
     "transformers and peft raise nearly any error about the files of a model": [
         "logitstore/image/processors/saved.py:load_processor",

@@ -63,6 +63,9 @@ TASKS: dict[str, Task] = {
                 "chat_template",
                 "template_arg",
                 "end_token",
+                "prepared",
+                "prepare_workers",
+                "keep_tokens",
             ),
             "train": (
                 "text",

@@ -62,10 +62,6 @@ class Sample:
         return np.asarray(self.tokens_T[self.positions_N + 1], np.int64)
 
 
-BLOCK = 1 << 20
-"""About how many tokens are looked at together."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Windows:
     """Windows of some documents, in the order of the documents: tokens [start, stop) of each.
@@ -138,96 +134,3 @@ def blocks(sizes_N: Array, budget: int) -> Iterator[slice]:
         stop = max(int(np.searchsorted(ends_N, before + budget, "right")), start + 1)
         yield slice(start, stop)
         start = stop
-
-
-@dataclass(frozen=True, kw_only=True)
-class Piece:
-    """Some neighbouring tokenised documents.
-
-    Attributes:
-        numbers_D: int64, number of each document in the data.
-        lengths_D: int64, tokens of each document.
-        tokens_T: uint32, little-endian, the tokens of all of them, one after the other.
-        said_T: bool, True if a row may be about the token; None if one may be about every token.
-        domains: the domain of each document.
-    """
-
-    numbers_D: Array
-    lengths_D: Array
-    tokens_T: Array
-    said_T: Array | None
-    domains: list[str | None]
-
-
-class Plan:
-    """The windows of all documents that have rows, and the fingerprint of their tokens and masks."""
-
-    def __init__(self, max_length: int, overlap: int) -> None:
-        self._max_length, self._overlap = max_length, overlap
-        self._windows: list[Array] = [np.zeros((0, 6), np.int64)]
-        self._numbers: list[Array] = [np.zeros(0, np.int64)]
-        self._counts: list[Array] = [np.zeros(0, np.int64)]
-        self.digest = xxhash.xxh3_128()
-        self.highest = -1
-        self.documents = 0
-
-    def add(self, piece: Piece) -> None:
-        self.highest = max(self.highest, int(piece.tokens_T.max(initial=0)) if len(piece.tokens_T) else -1)
-        every = cut(piece.lengths_D, self._max_length, self._overlap)
-        offsets_D = np.cumsum(piece.lengths_D) - piece.lengths_D
-        begins_W = offsets_D[every.document_W]
-        if piece.said_T is None:
-            rows_W = every.rows_W
-        else:
-            before_T = np.concatenate([[0], np.cumsum(piece.said_T, dtype=np.int64)])
-            gold_W = np.minimum(begins_W + every.first_W + 1, begins_W + every.stop_W)
-            rows_W = before_T[begins_W + every.stop_W] - before_T[gold_W]
-        table = np.stack([every.document_W, every.number_W, every.start_W, every.stop_W, every.first_W, rows_W], 1)
-        table = table[rows_W > 0]
-        for block in blocks(table[:, 3] - table[:, 2], BLOCK):
-            self.digest.update(_identity(piece, table[block], offsets_D))
-        self._counts.append(np.bincount(every.document_W, minlength=len(piece.lengths_D)))
-        self._numbers.append(piece.numbers_D)
-        table[:, 0] += self.documents
-        self._windows.append(table)
-        self.documents += len(piece.lengths_D)
-
-    def finish(self) -> tuple[Array, Array]:
-        """Return int64[S, 6]: row of the documents, number of the window, start, stop, first and count of rows of each sample;
-        and int64[D], the number of the document in the data.
-
-        The windows of a document that was rendered more than once are numbered on.
-        """
-        numbers_D, counts_D = np.concatenate(self._numbers), np.concatenate(self._counts)
-        plan = np.concatenate(self._windows)
-        begins_D = np.ones(len(numbers_D), np.bool_)
-        begins_D[1:] = numbers_D[1:] != numbers_D[:-1]
-        before_D = np.cumsum(counts_D) - counts_D
-        first_D = np.maximum.accumulate(np.where(begins_D, np.arange(len(numbers_D)), 0))
-        plan[:, 1] += (before_D - before_D[first_D])[plan[:, 0]]
-        return plan, numbers_D
-
-
-def _identity(piece: Piece, windows: Array, offsets_D: Array) -> bytes:
-    """Return what the fingerprint covers of some windows: place and domain, tokens as uint32, and mask as bits, of each."""
-    document_W, _, start_W, stop_W, first_W, _ = windows.T
-    lengths_W, rows_W = stop_W - start_W, stop_W - first_W - 1
-    sizes_W = (lengths_W + 7) // 8
-    bits_W = np.cumsum(sizes_W) - sizes_W
-    within = counted(rows_W)
-    mask = np.zeros(int(sizes_W.sum()) * 8, np.bool_)
-    gold = np.repeat(offsets_D[document_W] + first_W + 1, rows_W) + within
-    mask[np.repeat(bits_W * 8 + first_W - start_W, rows_W) + within] = (
-        True if piece.said_T is None else piece.said_T[gold]
-    )
-    masks, tokens = np.packbits(mask).tobytes(), piece.tokens_T.data.cast("B")
-    begins_W = (offsets_D[document_W] + start_W) * 4
-    numbers_W = piece.numbers_D[document_W]
-    found: list[bytes | memoryview] = []
-    for document, number, start, stop, begins, bits, size in zip(
-        *(each.tolist() for each in (document_W, numbers_W, start_W, stop_W, begins_W, bits_W, sizes_W)), strict=True
-    ):
-        found.append(f"{number} {start} {stop} {piece.domains[document] or ''}\n".encode())
-        found.append(tokens[begins : begins + (stop - start) * 4])
-        found.append(masks[bits : bits + size])
-    return b"".join(found)
