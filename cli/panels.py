@@ -5,14 +5,21 @@ from __future__ import annotations
 _TEACHER_DATA = (
     "data split column domain_column limit chat_template template_arg end_token max_length overlap positions"
 )
+_PREPARING = "prepared prepare_workers keep_tokens"
 _ROW = "preset sparsifier k top_p draws tail sketch_bytes logprobs layout"
 _TAPS = "hidden qkv tap_codec"
 _PLACING = "device device_map max_memory tensor_parallel attention"
 
 PANELS: dict[str, dict[str, str]] = {
+    "prepare": {
+        "Teacher": "teacher trust_remote_code",
+        "Data": _TEACHER_DATA,
+        "Preparing": f"{_PREPARING} json",
+    },
     "dump": {
         "Task and teacher": "task teacher trust_remote_code",
         "Data": _TEACHER_DATA,
+        "Preparing the data": _PREPARING,
         "Images": "views augment image_size seed label_column key_column labels skip_damaged classes prompt batch_images "
         "workers",
         "Rows": f"{_ROW} fidelity_rows",
@@ -23,6 +30,7 @@ PANELS: dict[str, dict[str, str]] = {
     "plan": {
         "Task and teacher": "task teacher trust_remote_code",
         "Data": _TEACHER_DATA,
+        "Preparing the data": _PREPARING,
         "Trial": "minutes pilot_samples fidelity_rows epochs",
         "Rows": _ROW,
         "Features of the teacher": _TAPS,

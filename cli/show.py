@@ -131,18 +131,21 @@ class Bars:
         elif step.stage not in _UNITS:
             errors.print(f"{step.stage} ...", highlight=False)
         elif (
-            step.is_news or step.done >= step.total or now - self._printed.setdefault(step.stage, now) >= _QUIET_SECONDS
+            step.is_news
+            or 0 < step.total <= step.done
+            or now - self._printed.setdefault(step.stage, now) >= _QUIET_SECONDS
         ):
             self._printed[step.stage] = now
             rest = f", {note}" if note else ""
             left = f", {(step.total - step.done) / rate:,.0f} s left" if rate and step.done < step.total else ""
-            line = f"{step.stage}: {step.done:,} of {step.total:,} {unit}{rest}{left}"
+            known = f" of {step.total:,}" if step.total else ""
+            line = f"{step.stage}: {step.done:,}{known} {unit}{rest}{left}"
             errors.print(line, highlight=False, soft_wrap=True)
 
     def _show(self, step: Step, note: str) -> None:
         if step.stage not in self._tasks:
-            self._tasks[step.stage] = self._bars.add_task(step.stage, total=step.total, note="")
-        self._bars.update(self._tasks[step.stage], completed=step.done, total=step.total, note=note)  # type: ignore[arg-type]
+            self._tasks[step.stage] = self._bars.add_task(step.stage, total=step.total or None, note="")
+        self._bars.update(self._tasks[step.stage], completed=step.done, total=step.total or None, note=note)  # type: ignore[arg-type]
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import logitstore
 PACKAGE = Path(logitstore.__file__).parent
 ROOT = PACKAGE.parent
 
-WAITED_FOR = "any error is raised in the threads, or the process, that wait for the value"
+WAITED_FOR = "any error is raised in the threads, or in the process, that wait for the value"
 
 HANDLERS = {
     "what is no refusal of the system is raised again": [
@@ -22,7 +22,6 @@ HANDLERS = {
     ],
     "any error, an interrupt too, is raised again when what was begun is cleared away": [
         "logitstore/dump/processes/pool.py:Pool.__enter__",
-        "logitstore/dump/files/columns.py:FileColumns._write",
         "logitstore/store/local_disk.py:LocalDisk.claim",
         "logitstore/store/staged/leases.py:abandoned",
         "logitstore/store/staged/leases.py:take",
@@ -36,6 +35,8 @@ HANDLERS = {
         "logitstore/core/memo.py:Memo.get",
         "logitstore/dump/processes/child.py:serve",
         "logitstore/store/checks/processes.py:_do",
+        "logitstore/text/prepare/worker.py:_answer",
+        "logitstore/text/prepare/worker.py:_told",
     ],
     "transformers and peft raise nearly any error about the files of a model": [
         "logitstore/image/processors/saved.py:load_processor",

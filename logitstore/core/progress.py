@@ -57,7 +57,7 @@ class Step:
 
     Attributes:
         stage: name of the stage, such as "tokenise" or "dump".
-        done, total: finished and total work, in the unit of the stage.
+        done, total: finished and total work, in the unit of the stage; a total of 0 is not known yet.
         part: number of the part that is being written, if any.
         note: a figure to show, such as the loss; or what is to be read, for a stage that has no units of work.
         is_news: whether the note is new, so that it is worth a line where there is no bar.

@@ -7,17 +7,17 @@ import glob
 import importlib
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import xxhash
 
 from logitstore.core.place import below, globbed
 from logitstore.core.registry import resolve, suggest
+from logitstore.dump.files.dataset import Columns, WholeTable
 from logitstore.dump.files.found import refuse_left_out, refuse_twice
 from logitstore.dump.files.places import ending_of
-from logitstore.dump.files.spelling import Spell
 from logitstore.errors import BadInput, one_line
 
 if TYPE_CHECKING:
@@ -38,42 +38,6 @@ BUILDERS = {
 
 _BY_COLUMN = ("json", "csv", "parquet", "arrow", "text")
 """Builders whose files are read here, column by column."""
-
-
-class Columns(Protocol):
-    """The columns of a data set, before they are read, and the files in which they lie."""
-
-    files: list[Path]
-
-    @property
-    def names(self) -> list[str]:
-        """The names of all columns."""
-
-    def values(self, column: str, spell: Spell) -> Iterator[Any]:
-        """Yield the values of a column, reading no further than asked."""
-
-    def load(self, columns: Mapping[str, Spell], needed: Collection[str]) -> datasets.Dataset:
-        """Return all rows with some columns.
-
-        Args:
-            columns: the names, and how a value is kept as text where the file gives it no type.
-            needed: the columns that every file must have.
-        """
-
-
-class WholeTable:
-    """The columns of a data set that `datasets` has read; see `Columns`. The types are those of the data set."""
-
-    def __init__(self, table: datasets.Dataset) -> None:
-        self._table = table
-        self.files = [Path(file["filename"]) for file in table.cache_files]
-        self.names: list[str] = list(table.column_names)
-
-    def values(self, column: str, spell: Spell) -> Iterator[Any]:
-        return (row[column] for row in self._table.select_columns([column]))
-
-    def load(self, columns: Mapping[str, Spell], needed: Collection[str]) -> datasets.Dataset:
-        return self._table.select_columns([name for name in columns if name in self.names])
 
 
 def library() -> Any:

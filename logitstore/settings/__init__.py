@@ -8,6 +8,7 @@ SETTINGS = Table(
     "command",
     {
         "plan": "logitstore.settings.dump:PilotSettings",
+        "prepare": "logitstore.settings.dump:PrepareSettings",
         "dump": "logitstore.settings.dump:DumpSettings",
         "add": "logitstore.settings.dump:AddSettings",
         "recode": "logitstore.settings.convert:RecodeSettings",

@@ -1,4 +1,4 @@
-"""The settings of `dump`, `plan` and `add`."""
+"""The settings of `dump`, `plan`, `prepare` and `add`."""
 
 from __future__ import annotations
 
@@ -26,22 +26,15 @@ from logitstore.settings.sources import Sources
 from logitstore.settings.trust import TrustChoice
 
 
-class TeacherSettings(TrustChoice, PlacementChoices):
-    """The teacher and the data of `plan` and `dump`."""
+class DataSettings(TrustChoice):
+    """The teacher, whose tokenizer is taken, and the data of `prepare`, `plan` and `dump`."""
 
-    task: TaskName = Field(
-        "causal-lm",
-        description="What the teacher answers: the next token of texts, or the class of images. Installed packages may add "
-        "tasks.",
-        examples=list(TASKS),
-    )
     teacher: Model = Field(description="The teacher: a local folder, a hub name, or folder::file.gguf.")
     data: Sources = Field(
         description="Documents: a file (json, jsonl, parquet, csv, txt), a glob, a folder or a hub data set; may be given "
         "several times, each with options behind it, such as math.jsonl,share=0.5,domain=math (share, limit, domain, split, "
         "column). Or images: a folder, tar files as WebDataset writes them, or a data set with a column of images."
     )
-    out: Place = Field(description="The cache to write. An interrupted run of the same command is resumed.")
     split: str = Field("train", description="Split of the data set.")
     column: str | None = Field(
         None,
@@ -87,6 +80,39 @@ class TeacherSettings(TrustChoice, PlacementChoices):
         "masks and completions say, the default for them. entropy:0.2: of these, in each sample, the fifth where the "
         "teacher's entropy is highest; random:0.2: a random fifth. Gold tokens of the others still count in training.",
     )
+    prepared: FilePath | None = Field(
+        None,
+        description="Folder for prepared data: documents that are tokenised and cut into windows once. Several machines may "
+        "share it. Default: below the cache of the library datasets.",
+    )
+    prepare_workers: int | None = Field(
+        None,
+        ge=1,
+        description="Processes that tokenise. The data come out the same with any number. Default: the cores that this process "
+        "may use.",
+    )
+    keep_tokens: bool = Field(
+        True,
+        description="Store the tokens of prepared data. --no-keep-tokens stores the places of the samples alone, and tokenises "
+        "the documents of a part again when it is written.",
+    )
+
+    @property
+    def source(self) -> str:
+        """The one source of a task that takes no other."""
+        return self.data if isinstance(self.data, str) else ", ".join(self.data)
+
+
+class TeacherSettings(DataSettings, PlacementChoices):
+    """The teacher, the data and the cache of `plan` and `dump`."""
+
+    task: TaskName = Field(
+        "causal-lm",
+        description="What the teacher answers: the next token of texts, or the class of images. Installed packages may add "
+        "tasks.",
+        examples=list(TASKS),
+    )
+    out: Place = Field(description="The cache to write. An interrupted run of the same command is resumed.")
     dtype: Literal["auto", "bfloat16", "float32", "float16"] = Field(
         "auto",
         description="Number format of the teacher's weights and logits. auto: for a new cache bfloat16 where the device "
@@ -113,10 +139,9 @@ class TeacherSettings(TrustChoice, PlacementChoices):
         2048, ge=1, description="Maximum number of tokens in one batch of the teacher, padding included."
     )
 
-    @property
-    def source(self) -> str:
-        """The one source of a task that takes no other."""
-        return self.data if isinstance(self.data, str) else ", ".join(self.data)
+
+class PrepareSettings(DataSettings):
+    """The settings of `prepare`."""
 
 
 class ProcessChoice(Record):

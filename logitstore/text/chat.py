@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import groupby
 from operator import itemgetter
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -18,8 +17,9 @@ from transformers import PreTrainedTokenizerBase
 
 from logitstore.core.registry import suggest
 from logitstore.errors import BadInput, ModelError, one_line
+from logitstore.text.chats.options import ChatOptions
+from logitstore.text.chats.variables import variables_of
 from logitstore.text.chats.words import Spans, Template, renderings
-from logitstore.text.tokenizer import variables_of
 
 TAKEN = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters) | {
     "compiled_template",
@@ -32,19 +32,6 @@ TAKEN = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template)
 
 
 _TEMPLATE = "chat template"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChatOptions:
-    """What the user asks for about the rendering of all chats.
-
-    Attributes:
-        template: the file of the template in place of the tokenizer's own; None if there is none.
-        arguments: what the template is given, where a row does not say otherwise.
-    """
-
-    template: Path | None = None
-    arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

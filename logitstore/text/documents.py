@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from logitstore.core.registry import suggest
 from logitstore.dump.data import open_columns
+from logitstore.dump.files.dataset import Columns
+from logitstore.dump.files.piece import At, Batch
 from logitstore.dump.files.spelling import Spell, as_text
 from logitstore.errors import BadInput
 from logitstore.format.data import SourceInfo
-from logitstore.settings.dump import TeacherSettings
+from logitstore.settings.dump import DataSettings
 from logitstore.settings.sources import sources_of
-from logitstore.text.forms.form import Form, Origin
+from logitstore.text.forms.form import Form, Origin, Taken
 from logitstore.text.forms.known import form_of, passed_over, text_or_chat, unread
 
-if TYPE_CHECKING:
-    import datasets
+_BY_LINES = (".jsonl", ".ndjson")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +45,11 @@ class DataSpec:
     limit: int | None = None
     share: float | None = None
 
-    def origin(self, columns: list[str], first: int, is_partial: bool) -> Origin:
-        """Return where the documents come from, as their columns say; see `Origin`."""
+    def origin(self, columns: list[str]) -> Origin:
+        """Return where the documents come from, as their columns say."""
         column = self.domain_column if self.domain is None and self.domain_column in columns else None
         domain = None if column is not None else self.domain or self.name
-        return Origin(source=self.source, domain_column=column, domain=domain, first=first, is_partial=is_partial)
+        return Origin(domain_column=column, domain=domain)
 
     def told(self, column: str, count: int, domain: str | None = None) -> SourceInfo:
         """Return what a manifest says of the source, of which so many documents were taken."""
@@ -63,7 +64,7 @@ class DataSpec:
         )
 
 
-def specs_of(settings: TeacherSettings) -> list[DataSpec]:
+def specs_of(settings: DataSettings) -> list[DataSpec]:
     """Return what the settings of a dump say about each source of its documents.
 
     Raises:
@@ -98,11 +99,72 @@ def specs_of(settings: TeacherSettings) -> list[DataSpec]:
     ]
 
 
-def open_documents(spec: DataSpec) -> tuple[datasets.Dataset, Form]:
-    """Return the documents and their form.
+@dataclass(frozen=True, kw_only=True)
+class Documents:
+    """The documents of one source, of which nothing but the beginning is read yet.
 
-    The documents have the columns that make samples: those of the form that are there, and the domain. Other columns are not
-    read.
+    Attributes:
+        spec: what was asked for.
+        form: their form.
+        columns: the columns of the data.
+        read: those that make samples, with what keeps their values as text: the form's, and the domain.
+    """
+
+    spec: DataSpec
+    form: Form
+    columns: Columns
+    read: Mapping[str, Spell]
+
+    @property
+    def names(self) -> list[str]:
+        """The columns that rows have, of those that are read."""
+        return self.columns.present(self.read)
+
+    def counted(self, rows: int) -> Documents:
+        """Return the same documents, with the share of so many rows that they are; see `all_rows`."""
+        if self.spec.share is None:
+            return self
+        return replace(self, form=replace(self.form, taken=Taken.of(rows, self.spec.share)))
+
+    def all_rows(self) -> int:
+        """Return how many rows the data have, up to the limit; files of text are read for it. Raises BadInput: see `rows`."""
+        count = self.columns.count()
+        if count is None:
+            count = 0
+            for batch in self.columns.rows(self.read, ()):
+                count += len(batch)
+                if count >= (self.spec.limit or count + 1):
+                    break
+        return count if self.spec.limit is None else min(count, self.spec.limit)
+
+    def expected(self, lines: Callable[[Path], int]) -> int:
+        """Return about how many documents there are, if that is known without reading them; 0 if not.
+
+        Args:
+            lines: gives the count of lines of a file.
+        """
+        count = self.columns.count() or 0
+        if not count and all(file.suffix.lower() in _BY_LINES for file in self.columns.files):
+            count = sum(map(lines, self.columns.files))
+        most = count if self.spec.limit is None else min(count, self.spec.limit)
+        return most if self.spec.share is None or not most else Taken.of(most, self.spec.share).documents
+
+    def rows(self, start: int = 0, at: At | None = None) -> Iterator[Batch]:
+        """Yield the rows of the data from one on, in batches, up to the limit.
+
+        Raises:
+            BadInput: the data cannot be read.
+        """
+        limit = self.spec.limit
+        for batch in self.columns.rows(self.read, self.form.needed, start, at):
+            if limit is not None and batch.row + len(batch) >= limit:
+                yield batch[: limit - batch.row]
+                return
+            yield batch
+
+
+def open_documents(spec: DataSpec) -> Documents:
+    """Return the documents with their form.
 
     Raises:
         BadInput: the file, data set, split or column does not exist; there are no documents; no form is known, or the column
@@ -111,7 +173,7 @@ def open_documents(spec: DataSpec) -> tuple[datasets.Dataset, Form]:
     columns = open_columns(spec.source, spec.split)
     names = columns.names
     if not names:
-        raise _empty(spec)
+        raise empty(spec)
     domain = spec.domain_column if spec.domain is None else None
     if domain is not None and domain not in names:
         if spec.name is None:
@@ -121,16 +183,8 @@ def open_documents(spec: DataSpec) -> tuple[datasets.Dataset, Form]:
     read: dict[str, Spell] = dict(form.columns)
     if domain is not None:
         read.setdefault(domain, as_text)
-    documents = columns.load(read, form.needed)
-    if spec.limit is not None:
-        documents = documents.select(range(min(spec.limit, len(documents))))
-    if len(documents) == 0:
-        raise _empty(spec)
-    taken = None if spec.share is None else spread_rows(len(documents), spec.share)
-    if taken is not None:
-        documents = documents.select(taken)
     form = replace(form, passed_over=tuple(passed_over(form, names)), unread=tuple(unread(form, names)))
-    return documents, replace(form, files=tuple(columns.files), taken=taken)
+    return Documents(spec=spec, form=replace(form, files=tuple(columns.files)), columns=columns, read=read)
 
 
 def refuse_shared(specs: Sequence[DataSpec], forms: Sequence[Form]) -> None:
@@ -151,11 +205,6 @@ def refuse_shared(specs: Sequence[DataSpec], forms: Sequence[Form]) -> None:
                 )
 
 
-def spread_rows(count: int, share: float) -> list[int]:
-    """Return the numbers of a share of `count` rows, evenly spread; at least one."""
-    taken = max(1, round(count * share))
-    return [(2 * place + 1) * count // (2 * taken) for place in range(taken)]
-
-
-def _empty(spec: DataSpec) -> BadInput:
+def empty(spec: DataSpec) -> BadInput:
+    """Return what is raised of a source without documents."""
     return BadInput(f"--data {spec.source}: the data set is empty. Give one with at least one document.")

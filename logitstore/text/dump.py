@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,17 +29,17 @@ from logitstore.format.tap_names import FINAL, names_of
 from logitstore.models.causal import check_window
 from logitstore.models.placing.placement import Placement
 from logitstore.models.shape import layer_count
-from logitstore.settings.dump import AddSettings, DumpSettings
+from logitstore.settings.dump import AddSettings, DataSettings, DumpSettings, PrepareSettings
 from logitstore.settings.tasks import refuse_other_tasks, refuse_set
 from logitstore.store import layout
 from logitstore.store.cache import Cache
 from logitstore.store.vocabulary import Vocabulary
-from logitstore.text.chat import ChatOptions
-from logitstore.text.documents import specs_of
+from logitstore.text.chats.options import ChatOptions
+from logitstore.text.documents import DataSpec, specs_of
 from logitstore.text.positions.batch import choice_of
 from logitstore.text.positions.choose import undecided
 from logitstore.text.sample import Sample
-from logitstore.text.samples import Encoding, Samples, open_samples
+from logitstore.text.samples import Encoding, Preparing, Samples, open_samples
 from logitstore.text.show import sample_lines
 from logitstore.text.tokenizer import template_fingerprint, tokenizer_files, with_template
 
@@ -113,24 +115,101 @@ class TextDump:
         return names_of(hidden, qkv, layers)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Opened:
+    """The data of a dump, and what they are encoded with.
+
+    Attributes:
+        specs: the sources.
+        tokenizer: that of the teacher, with the template that was asked for.
+        vocabulary: that of the tokenizer.
+        ids: count of ids that mean something to the teacher.
+        encoding: how the data are encoded.
+    """
+
+    specs: list[DataSpec]
+    tokenizer: PreTrainedTokenizerBase
+    vocabulary: Vocabulary
+    ids: int
+    encoding: Encoding
+
+    @classmethod
+    def of(cls, settings: DataSettings, source: TeacherSource) -> _Opened:
+        """Raises BadInput, ModelError: the options do not go with each other, or with the teacher."""
+        specs = specs_of(settings)
+        check_window(source.pretrained, settings.max_length, source.name)
+        tokenizer = with_template(source.tokenizer(), settings.chat_template)
+        vocabulary = Vocabulary.of(tokenizer.get_vocab())
+        ids = min(len(vocabulary.pieces), source.vocabulary)
+        overlap = min(128, settings.max_length // 8) if settings.overlap is None else settings.overlap
+        if overlap >= settings.max_length:
+            raise BadInput(
+                f"--overlap {overlap}: it must be smaller than --max-length, which is {settings.max_length}."
+            )
+        encoding = Encoding(
+            max_length=settings.max_length,
+            overlap=overlap,
+            chats=ChatOptions(template=settings.chat_template, arguments=settings.template_arg or {}),
+            vocabulary=ids,
+            end_token=settings.end_token,
+            positions=settings.positions,
+        )
+        return cls(specs=specs, tokenizer=tokenizer, vocabulary=vocabulary, ids=ids, encoding=encoding)
+
+    def samples(self, settings: DataSettings, name: str, progress: Progress) -> Samples:
+        """Open the samples. Raises ModelError: the tokenizer is another model's."""
+        preparing = Preparing(
+            folder=settings.prepared, workers=settings.prepare_workers, keep_tokens=settings.keep_tokens
+        )
+        samples = open_samples(self.specs, self.encoding, self.tokenizer, name, progress, preparing)
+        if samples.highest_token >= self.ids:
+            raise ModelError(
+                f"{name}: its tokenizer gives token id {samples.highest_token}, its head has rows for ids below {self.ids}. "
+                "The model and the tokenizer do not belong together."
+            )
+        return samples
+
+
+def prepare_data(settings: PrepareSettings, progress: Progress = no_progress) -> dict[str, Any]:
+    """Prepare the data of a dump, and nothing else; no weights are loaded.
+
+    Returns:
+        What there is then: counts, the fingerprint of the data, the seconds that it took, the folder and its bytes.
+
+    Raises:
+        BadInput, ModelError, StorageError: see `logitstore.text.samples.open_samples`.
+    """
+    began = time.monotonic()
+    source = open_source(settings.teacher, trust_remote_code=settings.trust_remote_code)
+    samples = _Opened.of(settings, source).samples(settings, source.name, progress)
+    folder = samples.folder
+    return {
+        "documents": samples.documents,
+        "skipped": samples.skipped,
+        "samples": len(samples),
+        "tokens": samples.tokens,
+        "rows": samples.rows,
+        "fingerprint": samples.fingerprint,
+        "seconds": time.monotonic() - began,
+        "folder": str(folder.path),
+        "bytes": folder.bytes(),
+    }
+
+
 def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
     """Prepare a dump of texts."""
     refuse_other_tasks(settings, "dump", settings.task, f"--task {settings.task}")
-    preset, specs = settings.preset or PRESET, specs_of(settings)
+    preset = settings.preset or PRESET
     source = open_source(
         settings.teacher,
         trust_remote_code=settings.trust_remote_code,
         placement=Placement.of(settings, settings.quantization),
     )
-    check_window(source.pretrained, settings.max_length, source.name)
-    tokenizer = with_template(source.tokenizer(), settings.chat_template)
-    vocabulary = Vocabulary.of(tokenizer.get_vocab())
-    real = min(len(vocabulary.pieces), source.vocabulary)
+    opened = _Opened.of(settings, source)
+    specs, tokenizer, vocabulary, real = opened.specs, opened.tokenizer, opened.vocabulary, opened.ids
+    chats, overlap = opened.encoding.chats, opened.encoding.overlap
     row = row_of(preset, settings.choices(), real, source.width)
     check_teacher(settings, row, source.gives)
-    overlap = min(128, settings.max_length // 8) if settings.overlap is None else settings.overlap
-    if overlap >= settings.max_length:
-        raise BadInput(f"--overlap {overlap}: it must be smaller than --max-length, which is {settings.max_length}.")
     per_part = settings.samples_per_part or SAMPLES_PER_PART
     largest_part = ((1 << 31) - 1) // settings.max_length
     if per_part > largest_part:
@@ -138,22 +217,8 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
             f"--samples-per-part {per_part}: a part may hold up to {largest_part} samples "
             f"of {settings.max_length} tokens. Give less."
         )
-    chats = ChatOptions(template=settings.chat_template, arguments=settings.template_arg or {})
     share = _share(settings, source)
-    encoding = Encoding(
-        max_length=settings.max_length,
-        overlap=overlap,
-        chats=chats,
-        vocabulary=real,
-        end_token=settings.end_token,
-        positions=settings.positions,
-    )
-    samples = open_samples(specs, encoding, tokenizer, source.name, progress)
-    if samples.highest_token >= real:
-        raise ModelError(
-            f"{source.name}: its tokenizer gives token id {samples.highest_token}, its head has rows for ids below {real}. "
-            "The model and the tokenizer do not belong together."
-        )
+    samples = opened.samples(settings, source.name, progress)
     manifest = Manifest(
         teacher=source_info(settings, source, real),
         tokenizer=vocabulary.info(),
@@ -174,8 +239,8 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
             positions=None if share is None else str(share),
         ),
         samples=len(samples),
-        rows=int(samples.rows_S.sum()),
-        tokens=int(samples.lengths_S.sum()),
+        rows=samples.rows,
+        tokens=samples.tokens,
         samples_per_part=per_part,
         batch_tokens=settings.batch_tokens,
         **row_entries(settings, preset, row, lambda: _pilot_rows(samples, settings.pilot_rows), source.gives),
@@ -227,7 +292,7 @@ def _decoded(tokenizer: PreTrainedTokenizerBase, tokens_T: Array) -> str:
 
 def _pilot_rows(samples: Samples, wanted: int) -> int:
     """Return the count of rows of a pilot of about so many."""
-    return int(samples.rows_S[spread(len(samples), int(samples.rows_S.sum()), wanted)].sum())
+    return int(samples.rows_S[spread(len(samples), samples.rows, wanted)].sum())
 
 
 def shared_files(tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary) -> dict[str, bytes]:

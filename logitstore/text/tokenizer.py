@@ -10,7 +10,6 @@ import weakref
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import jinja2.ext
@@ -28,27 +27,10 @@ from logitstore.models.load import load_config, load_tokenizer
 from logitstore.models.shape import head_rows
 from logitstore.store.cache import Cache
 from logitstore.store.vocabulary import Vocabulary
+from logitstore.text.chats.variables import variables_of
 
 LARGEST_TEMPLATE = 1 << 20
 """Most characters of the file of a chat template; those of models have up to some ten thousand."""
-
-
-class _Generation(jinja2.ext.Extension):
-    """The tags with which a template marks the assistant's words, so that such templates can be parsed."""
-
-    tags = {"generation"}  # noqa: RUF012  # as the base class has it
-
-    def parse(self, parser: Any) -> Any:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-_JINJA = jinja2.Environment(extensions=[_Generation, "jinja2.ext.loopcontrols"])
-
-
-def variables_of(template: str) -> set[str]:
-    """Return the names that a chat template is given from outside. Raises TemplateSyntaxError: it is no template."""
-    return jinja2.meta.find_undeclared_variables(_JINJA.parse(template))
 
 
 def with_template(tokenizer: PreTrainedTokenizerBase, path: Path | None) -> PreTrainedTokenizerBase:

@@ -65,7 +65,7 @@ def text_task(settings: Callable[..., DumpSettings]) -> Task:
         small={"limit": 6, "samples_per_part": 9},
         many={"samples_per_part": 2},
         some={"samples_per_part": 2, "limit": 14},
-        reading=("tokenise", "windows"),
+        reading=("data:",),
         split=("0-14,35-38", "15-34"),
         room="500k",
         loaded="tokenizer",

@@ -17,9 +17,9 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from logitstore.errors import BadInput
-from logitstore.text.documents import DataSpec, open_documents
+from logitstore.text.documents import DataSpec
 from logitstore.text.samples import Encoding, Samples, open_samples
-from tests.parts.documents import open_file
+from tests.parts.documents import open_file, values_of
 from tests.parts.texts import train_tokenizer
 
 Row = dict[str, Any]
@@ -209,8 +209,7 @@ def test_compressed_files_are_read(tmp_path: Path, packing: str, kind: str) -> N
 
 
 def lines(source: Path) -> list[str]:
-    documents, form = open_documents(DataSpec(source=str(source)))
-    return list(documents[form.column])
+    return values_of(source)
 
 
 def test_rows_are_read_once_and_again_after_a_change(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:

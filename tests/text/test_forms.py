@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from logitstore.dump.data import is_saved
 from logitstore.errors import BadInput
 from logitstore.text.documents import DataSpec, open_documents
-from tests.parts.documents import open_file
+from tests.parts.documents import open_file, values_of
 from tests.text.test_columns import WRITERS, Row, write_arrow, write_lines, write_parquet
 
 CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
@@ -25,7 +25,7 @@ SPELLED = json.dumps(CHAT)
 
 def form_of(path: Path, **options: Any) -> bool:
     """Return True if a file is read as chats."""
-    return open_documents(DataSpec(source=str(path), **options))[1].is_chat
+    return open_documents(DataSpec(source=str(path), **options)).form.is_chat
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".arrow"])
@@ -102,8 +102,7 @@ def test_a_text_column_with_a_deep_or_long_value_is_named_in_a_short_line(
 
 
 def texts_in(path: Path, **options: Any) -> list[str | None]:
-    documents, form = open_documents(DataSpec(source=str(path), **options))
-    return list(documents[form.column])
+    return values_of(path, **options)
 
 
 @pytest.mark.parametrize("name", ["data", "data [v1]"])
@@ -179,13 +178,19 @@ def test_a_column_whose_type_cannot_be_read_is_named(tmp_path: Path) -> None:
         texts_in(tmp_path / "data.arrow", column="other")
 
 
-def test_rows_that_are_kept_may_be_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
+def test_what_is_prepared_may_be_read_by_whom_the_umask_lets(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
     write_lines(tmp_path / "data.jsonl", [{"text": "kept for others"}])
     before = os.umask(0o022)
     try:
-        documents, _ = open_documents(DataSpec(source=str(tmp_path / "data.jsonl")))
+        folder = open_file(tmp_path / "data.jsonl", tokenizer).folder
     finally:
         os.umask(before)
-    (kept,) = [Path(file["filename"]) for file in documents.cache_files]
-    assert kept.stat().st_mode & 0o777 == 0o644
-    assert [file.name for file in kept.parent.iterdir()] == [kept.name]
+    kept = [folder.shard(0), *folder.windows.iterdir()]
+    assert [file.stat().st_mode & 0o777 for file in kept] == [0o644] * 3
+    assert sorted(file.name for file in folder.path.iterdir() if file.is_file()) == [
+        "lock",
+        "tokens-00000.arrow",
+        "tokens.json",
+    ]

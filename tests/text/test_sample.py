@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
 import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from logitstore.core.progress import no_progress
-from logitstore.core.types import Array
-from logitstore.text import samples as module
+from logitstore.dump.files.piece import At
+from logitstore.text.prepare import shards
+from logitstore.text.prepare.cutting import Cutter
+from logitstore.text.prepare.encoded import Encoded, schema_of
+from logitstore.text.prepare.folder import WINDOWS, Folder, WindowsInfo
+from logitstore.text.prepare.tokens import KeptTokens
 from logitstore.text.sample import cut, key_of
 from logitstore.text.samples import Encoding, Samples
 
@@ -122,31 +127,59 @@ def fingerprint(places: list[Place]) -> str:
     return digest.hexdigest()
 
 
-def opened(given_documents: list[Document], encoding: Encoding, partly: bool) -> Samples:
-    features = {
-        "tokens": datasets.List(datasets.Value("int32")),
-        "document": datasets.Value("int64"),
-        "said": datasets.List(datasets.Value("bool")),
-        "domain": datasets.Value("string"),
-    }
-    columns = dict(
-        zip(("document", "tokens", "said", "domain"), map(list, zip(*given_documents, strict=True)), strict=False)
+def opened(given_documents: list[Document], encoding: Encoding, partly: bool, folder: Path) -> Samples:
+    """The samples of documents that are tokenised, in shards as small as `shards.DOCUMENTS` says."""
+    collector = shards.Collector(0, 0, 0, 0, partly)
+    numbered = [number for number, *_ in given_documents]
+    # some more batches than one
+    halves = [numbered.index(numbered[len(numbered) // 2])] if numbered else [0]
+    made: list[shards.Made] = []
+    for some in (given_documents[: halves[0]], given_documents[halves[0] :]):
+        columns: dict[str, Any] = {
+            "tokens": [each[1] for each in some],
+            "document": [each[0] for each in some],
+            "domain": [each[3] for each in some],
+            "said": [each[2] for each in some],
+        }
+        schema = schema_of(partly)
+        pairs = pa.record_batch([pa.array(columns[name], schema.field(name).type) for name in schema.names], schema)
+        made += collector.add(At(), Encoded(pairs=pairs, notices=[]))
+    made.append(collector.finish())
+    place = Folder(folder, "0" * 32, encoding.max_length, encoding.overlap)
+    place.windows.mkdir(parents=True, exist_ok=True)
+    cutter = Cutter(encoding.max_length, encoding.overlap)
+    (place.windows / WINDOWS).write_bytes(b"".join(cutter.add(each.pairs, False).tobytes() for each in made))
+    infos = [shards.write(place.shard(number), each) for number, each in enumerate(made)]
+    totals = cutter.totals
+    known = WindowsInfo(
+        samples=totals.samples,
+        rows=totals.rows,
+        tokens=totals.tokens,
+        skipped=sum(each.documents for each in infos) - totals.used,
+        fingerprint=cutter.fingerprint,
+        highest=totals.highest,
+        have_samples=(True,),
+        within=totals.within,
+        longest=totals.longest,
     )
-    table = datasets.Dataset.from_dict(columns or {name: [] for name in features}, datasets.Features(features))
-    return Samples(table if partly else table.remove_columns("said"), partly, "text", encoding, no_progress)
+    assert sum(each.documents for each in infos) == len(set(numbered))
+    return Samples(place, KeptTokens(place, infos), known, chat=partly)
 
 
-@pytest.mark.parametrize("block", [1, 50, 1 << 20])
+@pytest.mark.parametrize(("block", "documents_of_a_shard"), [(1, 1), (50, 2), (1 << 20, 1 << 20)])
 @settings(max_examples=12)
 @given(case=documents())
 def test_samples_are_those_of_the_documents_taken_one_by_one(
-    block: int, case: tuple[list[Document], Encoding, bool]
+    tmp_path_factory: pytest.TempPathFactory,
+    block: int,
+    documents_of_a_shard: int,
+    case: tuple[list[Document], Encoding, bool],
 ) -> None:
     expected = list(one_by_one(*case))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "BLOCK", block)
-        patch.setattr("logitstore.text.sample.BLOCK", block)
-        found = opened(*case)
+        patch.setattr("logitstore.text.prepare.cutting.BLOCK", block)
+        patch.setattr(shards, "DOCUMENTS", documents_of_a_shard)
+        found = opened(*case, tmp_path_factory.mktemp("prepared"))
     assert found.fingerprint == fingerprint(expected)
     assert [
         (each.document, each.window, each.start, each.tokens_T.tolist(), each.mask_T.tolist(), each.domain)
@@ -155,36 +188,18 @@ def test_samples_are_those_of_the_documents_taken_one_by_one(
     assert [each.key for each in found] == [key_of(np.array(tokens, np.int64)) for _, _, _, tokens, _, _ in expected]
     assert found.rows_S.tolist() == [sum(mask) for *_, mask, _ in expected]
     assert found.lengths_S.tolist() == [len(tokens) for _, _, _, tokens, _, _ in expected]
+    assert found.rows == sum(found.rows_S.tolist()) == found.rows_in(slice(None))
+    assert found.tokens == sum(found.lengths_S.tolist())
     numbers: list[int] = [number for number, *_ in case[0]]
-    assert found.documents == len(set(numbers))
     assert found.skipped == len(set(numbers) - {number for number, *_ in expected})
     assert found.highest_token == max((token for _, tokens, _, _ in case[0] for token in tokens), default=-1)
     assert all(isinstance(each.mask_T, np.ndarray) and each.mask_T.dtype == np.bool_ for each in found)
 
 
-def test_the_windows_of_mapped_record_batches_are_those_of_one(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """More documents than a record batch of `datasets` holds."""
-    random = np.random.default_rng(0)
-
-    def tokens(length: int) -> Array:
-        return random.integers(0, 300, length)
-
-    made: list[Document] = [
-        (number, tokens(number % 37).tolist(), [True] * (number % 37), None) for number in range(2500)
-    ]
-    encoding = Encoding(max_length=16, overlap=4)
-    stored = tmp_path_factory.mktemp("documents")
-    table = datasets.Dataset.from_dict({"tokens": [each[1] for each in made], "document": [each[0] for each in made]})
-    table = table.cast_column("tokens", datasets.List(datasets.Value("int32")))
-    table.save_to_disk(stored)
-    found = Samples(datasets.load_from_disk(stored), False, "text", encoding, no_progress)
-    assert found.fingerprint == fingerprint(list(one_by_one(made, encoding, False)))
-
-
 @pytest.mark.parametrize("partly", [False, True])
-def test_a_sample_keeps_no_more_of_its_document_than_its_window(partly: bool) -> None:
+def test_a_sample_keeps_no_more_of_its_document_than_its_window(tmp_path: Path, partly: bool) -> None:
     made: list[Document] = [(0, list(range(10_000)), [True] * 10_000, "web")]
-    for sample in opened(made, Encoding(max_length=100, overlap=10), partly):
+    for sample in opened(made, Encoding(max_length=100, overlap=10), partly, tmp_path):
         for array in (sample.tokens_T, sample.mask_T):
             kept = array if array.base is None else array.base
             assert kept.nbytes == array.nbytes

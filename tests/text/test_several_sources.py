@@ -19,7 +19,7 @@ from logitstore.dump.dump import PartJob, dump
 from logitstore.errors import BadInput, CacheMismatch
 from logitstore.settings.dump import DumpSettings
 from logitstore.store.checks.verify import verify
-from logitstore.text.chat import ChatOptions
+from logitstore.text.chats.options import ChatOptions
 from logitstore.text.documents import DataSpec, specs_of
 from logitstore.text.samples import Encoding, Samples, open_samples
 from tests.parts.texts import plan_for

@@ -100,7 +100,7 @@ def test_a_turn_that_is_rendered_anew_is_shown_as_a_further_sample_of_its_row(
     heads = [line for line in shown.out.splitlines() if line.startswith("sample ")]
     assert heads[0].startswith("sample 0: row 1 of the data, ")
     assert heads[1].startswith("sample 1: row 1 of the data, its sample 2, ")
-    assert "windows: 1 of 1 documents" in shown.err
+    assert "tokenise: 1 of 1 documents" in shown.err
 
 
 def test_samples_are_shown_by_a_dry_run_of_texts_alone(refused: Refused, refused_image_dump: Told) -> None:

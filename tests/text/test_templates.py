@@ -11,7 +11,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from logitstore.errors import BadInput
-from logitstore.text.chat import ChatOptions
+from logitstore.text.chats.options import ChatOptions
 from logitstore.text.documents import DataSpec
 from logitstore.text.samples import Encoding, open_samples
 from tests.parts import chat_templates

@@ -1,10 +1,8 @@
-"""Some columns of data files as one data set, kept as an Arrow file that is mapped into memory."""
+"""Some columns of data files as one data set, read piece by piece."""
 
 from __future__ import annotations
 
-import os
-import secrets
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,15 +10,15 @@ from typing import Any
 
 import datasets
 import pyarrow
-import xxhash
 from datasets.table import table_cast
 
 from logitstore.dump.files import csv_rows, json_rows, plain, tables
-from logitstore.dump.files.piece import Piece
+from logitstore.dump.files.piece import At, Batch, Piece
+from logitstore.dump.files.places import ending_of, packing_of
 from logitstore.dump.files.spelling import Spell
-from logitstore.errors import BadInput, one_line, storage_errors
+from logitstore.errors import BadInput, one_line
 
-_LAYOUT = "2"
+LAYOUT = "2"
 """Raise this when the same files give other rows."""
 
 _HEAD = 10 << 20
@@ -35,15 +33,20 @@ class Kind:
         schema: gives the columns of a file; None if every value is kept as text, whatever its type.
         names: gives the names of the columns of a file, of which it may read the given count of bytes and one row.
         pieces: gives the rows of a file.
+        rows: gives the count of rows of a file without reading them; None if they must be read. Then `pieces` takes the number
+            of the first row to give, too.
     """
 
     schema: Callable[[Path], pyarrow.Schema] | None
     names: Callable[[Path, int], list[str]]
-    pieces: Callable[[Path, Mapping[str, Spell]], Iterator[Piece]]
+    pieces: Callable[..., Iterator[Piece]]
+    rows: Callable[[Path], int] | None = None
 
 
-def _typed(schema: Callable[[Path], pyarrow.Schema], pieces: Callable[..., Iterator[Piece]]) -> Kind:
-    return Kind(schema=schema, names=lambda path, _: list(schema(path).names), pieces=pieces)
+def _typed(
+    schema: Callable[[Path], pyarrow.Schema], pieces: Callable[..., Iterator[Piece]], rows: Callable[[Path], int]
+) -> Kind:
+    return Kind(schema=schema, names=lambda path, _: list(schema(path).names), pieces=pieces, rows=rows)
 
 
 def _texts(names: Callable[[Path], list[str]], pieces: Callable[..., Iterator[Piece]]) -> Kind:
@@ -53,15 +56,15 @@ def _texts(names: Callable[[Path], list[str]], pieces: Callable[..., Iterator[Pi
 KINDS = {
     "json": Kind(schema=None, names=json_rows.names, pieces=json_rows.pieces),
     "csv": _texts(csv_rows.names, csv_rows.pieces),
-    "parquet": _typed(tables.parquet_schema, tables.parquet_pieces),
-    "arrow": _typed(tables.arrow_schema, tables.arrow_pieces),
+    "parquet": _typed(tables.parquet_schema, tables.parquet_pieces, tables.parquet_rows),
+    "arrow": _typed(tables.arrow_schema, tables.arrow_pieces, tables.arrow_rows),
     "text": _texts(plain.names, plain.lines),
     "document": _texts(plain.names, plain.whole),
 }
 
 
 class FileColumns:
-    """The columns of files of one kind; see `logitstore.dump.data.Columns`."""
+    """The columns of files of one kind; see `logitstore.dump.files.dataset.Columns`."""
 
     def __init__(self, kind: str, files: list[Path]) -> None:
         self._name, self._kind = kind, KINDS[kind]
@@ -82,35 +85,73 @@ class FileColumns:
             for piece in self._kind.pieces(file, {column: spell}):
                 yield from piece.columns[column].to_pylist() if column in piece.columns else [None] * piece.rows
 
-    def load(self, columns: Mapping[str, Spell], needed: Collection[str]) -> datasets.Dataset:
-        """Return the rows of all files, one file after the other, with some columns.
+    def present(self, columns: Iterable[str]) -> list[str]:
+        """Return the columns that rows have: all that are asked for, without values where no file has them."""
+        return list(columns)
 
-        They are written into the folder of `datasets` once, and found there again while no file changes.
+    def identity(self, checksum: Callable[[Path], str]) -> tuple[Any, ...]:
+        """Return what the rows follow from: the contents of the files, in their order, and how these are read."""
+        return LAYOUT, self._name, [(ending_of(file), packing_of(file), checksum(file)) for file in self.files]
+
+    def count(self) -> int | None:
+        """Return the count of rows, if it is known without reading them. Raises BadInput: a file cannot be read."""
+        return None if self._kind.rows is None else sum(map(self._kind.rows, self.files))
+
+    def rows(
+        self, columns: Mapping[str, Spell], needed: Collection[str], start: int = 0, at: At | None = None
+    ) -> Iterator[Batch]:
+        """Yield the rows of all files, one file after the other, with some columns.
 
         Args:
             columns: the names, and how a value is kept as text where the file gives it no type.
             needed: the columns that every file with rows must have; a file without another column has None in it.
+            start: number of the first row.
+            at: the file that has it, or one before it.
 
         Raises:
             BadInput: a file cannot be read, lacks a column, or a column has another type than in the files before.
-            StorageError: the folder cannot be written.
         """
-        folder = Path(datasets.config.HF_DATASETS_CACHE) / "logitstore-rows" / self._identity(columns)
-        path = folder / "rows.arrow"
-        if not path.exists():
-            with storage_errors(folder):
-                folder.mkdir(parents=True, exist_ok=True)
-                self._write(path, self._schema(list(columns)), columns, needed)
-        return datasets.Dataset.from_file(str(path))
+        at = at or At()
+        schema = self._schema(list(columns))
+        features = datasets.Features.from_arrow_schema(schema)
+        is_coded = any(datasets.features.features.require_decoding(feature) for feature in features.values())
+        for number in range(at.file, len(self.files)):
+            file, missing, row = self.files[number], set(needed), at.before
+            for row, piece in self._pieces(file, columns, at.before, start):
+                missing -= set(piece.columns)
+                for batch in _table(file, piece, schema).combine_chunks().to_batches() if piece.rows else ():
+                    values = features.decode_batch(batch.to_pydict()) if is_coded else batch
+                    yield Batch(at=At(file=number, before=at.before), row=row, values=values)
+                    row += batch.num_rows
+            if row > at.before and missing:
+                raise BadInput(
+                    f"--data {file}: no column named '{min(missing)}', which is read. "
+                    "Leave the file out, or name a column that all files have with --column."
+                )
+            at = At(file=number + 1, before=row)
 
-    def _identity(self, columns: Mapping[str, Spell]) -> str:
-        digest = xxhash.xxh3_128(repr((_LAYOUT, self._name, list(columns))).encode("utf-8", "surrogatepass"))
-        for file in self.files:
-            state = file.stat()
-            # the time of change, too: a copy may have been given the other times and the size of the file before it
-            known = f"\0{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns} {state.st_ino} "
-            digest.update(known.encode() + os.fsencode(file))
-        return digest.hexdigest()
+    def _pieces(self, file: Path, columns: Mapping[str, Spell], before: int, start: int) -> Iterator[tuple[int, Piece]]:
+        """Yield the rows of a file from row `start` of the data on, each piece with the number of its first row in the data.
+
+        Of a file of text the rows before it are read, too, and given as pieces without rows. A file that can be counted without
+        reading it is not read up to there.
+        """
+        if self._kind.rows is not None:
+            count = self._kind.rows(file)
+            row = min(max(before, start), before + count)
+            for piece in self._kind.pieces(file, columns, row - before) if row < before + count else ():
+                yield row, piece
+                row += piece.rows
+            if row > before and row <= start:
+                # as if it had been read
+                yield row, Piece(rows=0, columns=dict.fromkeys(columns, pyarrow.nulls(0)))
+            return
+        row = before
+        for piece in self._kind.pieces(file, columns):
+            skip = min(max(start - row, 0), piece.rows)
+            some = {name: array.slice(skip) for name, array in piece.columns.items()}
+            yield row + skip, Piece(rows=piece.rows - skip, columns=some)
+            row += piece.rows
 
     def _schema(self, columns: list[str]) -> pyarrow.Schema:
         """Return the types in which all files can give the columns."""
@@ -133,39 +174,6 @@ class FileColumns:
                     "Give it another type, or name another column."
                 ) from error
         return datasets.Features(features).arrow_schema
-
-    def _write(self, path: Path, schema: pyarrow.Schema, columns: Mapping[str, Spell], needed: Collection[str]) -> None:
-        aside = path.with_name(f"{secrets.token_hex(8)}.partial")
-        try:
-            with aside.open("xb") as file:
-                with pyarrow.ipc.new_stream(file, schema) as stream:
-                    for source in self.files:
-                        self._write_file(source, stream, schema, columns, needed)
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(path)
-        except BaseException:
-            aside.unlink(missing_ok=True)
-            raise
-
-    def _write_file(
-        self,
-        source: Path,
-        stream: pyarrow.ipc.RecordBatchStreamWriter,
-        schema: pyarrow.Schema,
-        columns: Mapping[str, Spell],
-        needed: Collection[str],
-    ) -> None:
-        missing, rows = set(needed), 0
-        for piece in self._kind.pieces(source, columns):
-            missing -= set(piece.columns)
-            rows += piece.rows
-            stream.write_table(_table(source, piece, schema))
-        if rows and missing:
-            raise BadInput(
-                f"--data {source}: no column named '{min(missing)}', which is read. "
-                "Leave the file out, or name a column that all files have with --column."
-            )
 
 
 def joined(one: pyarrow.DataType, other: pyarrow.DataType) -> pyarrow.DataType:

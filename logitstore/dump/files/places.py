@@ -37,6 +37,12 @@ def ending_of(path: Path) -> str:
     return (path.with_suffix("") if path.suffix in COMPRESSED else path).suffix
 
 
+def packing_of(path: Path) -> str:
+    """Return the ending of a compression, in small letters; empty if there is none."""
+    ending = path.suffix.lower()
+    return ending if ending in COMPRESSED else ""
+
+
 def opened(path: Path) -> BinaryIO:
     """Open the uncompressed bytes of a file."""
     open_file = COMPRESSED.get(path.suffix.lower())

@@ -71,6 +71,16 @@ def in_turn(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def first_in_turn(descriptor: int) -> bool:
+    """Hold what is open for writing; return False if another process holds it. Without locks everybody is the first."""
+    return _lock(descriptor, exclusive=True) is not False
+
+
+def wait_for_turn(descriptor: int) -> None:
+    """Wait until nobody else holds it any more, however the other process ends."""
+    _lock(descriptor, exclusive=True, waits=True)
+
+
 def _lock(descriptor: int, *, exclusive: bool, waits: bool = False) -> bool | None:
     """Say whether the lock was had; None where the file system has none. A shared one is always waited for."""
     if fcntl is None:

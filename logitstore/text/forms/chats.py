@@ -3,44 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from logitstore.dump.files.spelling import Spell, as_json
 from logitstore.errors import BadInput
 from logitstore.text.chat import Chat, encode_chat, unread_by
 from logitstore.text.forms.form import Document, Encoder, Form, Row
-from logitstore.text.forms.turns import ASKED_WITH, OF_ROWS, arguments_of, is_chat, list_of, turns_of, unweighted
+from logitstore.text.forms.spells import chat_spell, text_spell
+from logitstore.text.forms.turns import ASKED_WITH, OF_ROWS, arguments_of, list_of, turns_of, unweighted
 
 _Turns = Callable[[Row, str], tuple[list[dict[str, Any]], int]]
 """Gives the messages of a row, and how many leading ones are context only."""
+
+_WITH_SYSTEM = "conversations"
+"""The column beside which `system` says what stands before the turns."""
 
 _REWRITTEN = "the chat template rewrites earlier turns: {:,} turns more are samples of their own"
 
 
 def chats(column: str) -> Form:
     """Return the form of lists of messages. Beside `conversations` a column `system` may hold what the system says."""
-    with_system = column == "conversations"
+    more = {"system": text_spell("as in the column 'system'.")} if column == _WITH_SYSTEM else {}
+    return _form(
+        partial(_chat, column), column, "chats", {column: chat_spell("as in the first rows. Check --column.")}, more
+    )
 
-    def turns(row: Row, where: str) -> tuple[list[dict[str, Any]], int]:
-        messages = turns_of(row[column], where)
-        return _with_system(messages, row.get("system") if with_system else None, where), 0
 
-    more = {"system": text_spell("as in the column 'system'.")} if with_system else {}
-    return _form(turns, column, "chats", {column: chat_spell("as in the first rows. Check --column.")}, more)
+def _chat(column: str, row: Row, where: str) -> tuple[list[dict[str, Any]], int]:
+    messages = turns_of(row[column], where)
+    return _with_system(messages, row.get("system") if column == _WITH_SYSTEM else None, where), 0
 
 
 def chat_pairs() -> Form:
     """Return the form of prompts with completions, both lists of messages."""
-
-    def turns(row: Row, where: str) -> tuple[list[dict[str, Any]], int]:
-        before = turns_of(row["prompt"], where)
-        return [*before, *turns_of(row["completion"], where)], len(before)
-
     needed = {
         "completion": chat_spell("as in the first rows. Check --column."),
         "prompt": chat_spell("as in the column 'completion'. Give both as texts, or as chats."),
     }
-    return _form(turns, "completion", "completions of prompts, as chats", needed, {})
+    return _form(_completed, "completion", "completions of prompts, as chats", needed, {})
+
+
+def _completed(row: Row, where: str) -> tuple[list[dict[str, Any]], int]:
+    before = turns_of(row["prompt"], where)
+    return [*before, *turns_of(row["completion"], where)], len(before)
 
 
 def instructions() -> Form:
@@ -92,20 +98,21 @@ def _with_system(messages: list[dict[str, Any]], system: Any, where: str) -> lis
 
 
 def _form(turns: _Turns, column: str, label: str, needed: Mapping[str, Spell], more: Mapping[str, Spell]) -> Form:
-    def encode(encoder: Encoder, rows: list[Row], places: list[str]) -> list[Document]:
-        return [_document(encoder, turns, row, where) for row, where in zip(rows, places, strict=True)]
-
     return Form(
         column=column,
         label=label,
         rows="what the assistant says" if column != "completion" else "what the assistant says in the completion",
         columns={**needed, **more, **dict.fromkeys(ASKED_WITH, as_json)},
         needed=tuple(needed),
-        encode=encode,
+        encode=partial(_encode, turns),
         is_chat=True,
         is_partial=True,
         apart=_REWRITTEN,
     )
+
+
+def _encode(turns: _Turns, encoder: Encoder, rows: list[Row], places: list[str]) -> list[Document]:
+    return [_document(encoder, turns, row, where) for row, where in zip(rows, places, strict=True)]
 
 
 def _document(encoder: Encoder, turns: _Turns, row: Row, where: str) -> Document:
@@ -128,25 +135,3 @@ def _document(encoder: Encoder, turns: _Turns, row: Row, where: str) -> Document
         roles = ", ".join(sorted({turn["role"] for turn in messages}))
         notices.append(f"a chat without a turn of the assistant has no rows; its roles are {roles}")
     return Document(pairs=pairs, notices=tuple(notices))
-
-
-def text_spell(ending: str) -> Spell:
-    """Return what keeps texts as they are, and refuses other values."""
-
-    def spell(value: Any) -> str:
-        if not isinstance(value, str):
-            raise ValueError(f"where a string is expected, {ending}")
-        return value
-
-    return spell
-
-
-def chat_spell(ending: str) -> Spell:
-    """Return what keeps chats as JSON, and refuses other values; a text may hold a chat."""
-
-    def spell(value: Any) -> str:
-        if not (isinstance(value, str) or is_chat(value)):
-            raise ValueError(f"where a chat is expected, {ending}")
-        return as_json(value)
-
-    return spell

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from logitstore.dump.files.spelling import Spell
-from logitstore.text.chat import ChatOptions
+from logitstore.text.chats.options import ChatOptions
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Row = Mapping[str, Any]
 """The values of a row, by the names of the columns."""
@@ -57,6 +58,28 @@ class Encoder:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Taken:
+    """A share of the rows of the data, evenly spread.
+
+    Attributes:
+        count: how many rows there are.
+        documents: how many of them are taken.
+    """
+
+    count: int
+    documents: int
+
+    @classmethod
+    def of(cls, count: int, share: float) -> Taken:
+        """Take a share of so many rows, at least one."""
+        return cls(count=count, documents=max(1, round(count * share)))
+
+    def rows(self, places: Any) -> Any:
+        """Return the numbers of the rows of some documents: of an int or of int64[D]."""
+        return (2 * places + 1) * self.count // (2 * self.documents)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Form:
     """One form of data.
 
@@ -70,6 +93,7 @@ class Form:
         is_chat: a chat template renders the rows.
         is_partial: only some tokens may have rows.
         is_spelled: the tokenizer makes the tokens from text.
+        needs_ids_only: of the tokenizer, `encode` needs no more than `logitstore.text.forms.ids.Ids` has.
         apart: what the further pairs of a row are, for people.
     """
 
@@ -82,6 +106,7 @@ class Form:
     is_chat: bool = False
     is_partial: bool = False
     is_spelled: bool = True
+    needs_ids_only: bool = False
     apart: str = ""
     passed_over: Sequence[str] = field(default_factory=tuple)
     """Main columns of other forms that the data have too."""
@@ -89,8 +114,8 @@ class Form:
     """Columns that may say something about tokens, in a way that is not known."""
     files: Sequence[Path] = field(default_factory=tuple)
     """The files in which the data lie."""
-    taken: Sequence[int] | None = None
-    """The number of each document among the rows of the data, where not all of them are taken."""
+    taken: Taken | None = None
+    """Which rows of the data are documents, where not all of them are."""
 
     @property
     def has_ends(self) -> bool:
@@ -99,23 +124,17 @@ class Form:
 
     def row(self, place: int) -> int:
         """Return the number of a document among the rows of the data, from 1, as messages give it."""
-        return 1 + (place if self.taken is None else self.taken[place])
+        return 1 + (place if self.taken is None else int(self.taken.rows(place)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Where the documents of one source come from, and where they go among those of all.
+    """Where the documents of one source come from.
 
     Attributes:
-        source: the data, for messages.
         domain_column: the column that names the domain of a document.
         domain: the domain of all documents, where no column does.
-        first: the number of its first document.
-        is_partial: only some tokens of the documents of any source may have rows.
     """
 
-    source: str
     domain_column: str | None = None
     domain: str | None = None
-    first: int = 0
-    is_partial: bool = False

@@ -12,9 +12,9 @@ from logitstore.dump.files.spelling import as_json
 from logitstore.errors import BadInput
 from logitstore.text.forms.chats import chat_pairs, chats, instructions
 from logitstore.text.forms.form import Form
+from logitstore.text.forms.spells import is_chat, is_chat_text
 from logitstore.text.forms.texts import text_pairs, texts
 from logitstore.text.forms.tokens import token_ids
-from logitstore.text.forms.turns import is_chat, is_chat_text
 
 MAIN: dict[str, str | None] = {
     "messages": None,

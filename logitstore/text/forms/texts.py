@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from logitstore.errors import BadInput
-from logitstore.text.forms.chats import text_spell
 from logitstore.text.forms.form import Document, Encoder, Form, Pair, Row
-from logitstore.text.forms.turns import is_chat_text
+from logitstore.text.forms.ids import ids_of
+from logitstore.text.forms.spells import is_chat_text, text_spell
 
 _SPELLS_A_CHAT = "a chat that is spelled as JSON is read as prose, because the first value of the column is none"
 _TORN = "a completion begins within a token that begins in the prompt; the row is about the whole token"
@@ -15,19 +17,6 @@ _ENDLESS = "a completion does not end with the end-of-text token; --end-token ad
 def texts(column: str) -> Form:
     """Return the form of plain texts: every token has a row."""
 
-    def encode(encoder: Encoder, rows: list[Row], places: list[str]) -> list[Document]:
-        values = [row[column] for row in rows]
-        for value, where in zip(values, places, strict=True):
-            if value is not None and not isinstance(value, str):
-                raise BadInput(
-                    f"{where}: column '{column}' holds {value!r:.80} where a string is expected. Check --column."
-                )
-        encoded: list[list[int]] = encoder.tokenizer([value or "" for value in values], verbose=False)["input_ids"]
-        return [
-            Document(pairs=[_ended(encoder, tokens, [])], notices=(_SPELLS_A_CHAT,) if is_chat_text(value) else ())
-            for tokens, value in zip(encoded, values, strict=True)
-        ]
-
     spell = text_spell("as in the first rows. Check --column.")
     return Form(
         column=column,
@@ -35,15 +24,27 @@ def texts(column: str) -> Form:
         rows="every token",
         columns={column: spell},
         needed=(column,),
-        encode=encode,
+        encode=partial(_encode_texts, column),
+        needs_ids_only=True,
     )
+
+
+def _encode_texts(column: str, encoder: Encoder, rows: list[Row], places: list[str]) -> list[Document]:
+    values = [row[column] for row in rows]
+    for value, where in zip(values, places, strict=True):
+        if value is not None and not isinstance(value, str):
+            raise BadInput(
+                f"{where}: column '{column}' holds {value!r:.80} where a string is expected. Check --column."
+            )
+    encoded = ids_of(encoder.tokenizer, [value or "" for value in values])
+    return [
+        Document(pairs=[_ended(encoder, tokens, [])], notices=(_SPELLS_A_CHAT,) if is_chat_text(value) else ())
+        for tokens, value in zip(encoded, values, strict=True)
+    ]
 
 
 def text_pairs() -> Form:
     """Return the form of prompts with completions, both texts."""
-
-    def encode(encoder: Encoder, rows: list[Row], places: list[str]) -> list[Document]:
-        return [_completed(encoder, row, where) for row, where in zip(rows, places, strict=True)]
 
     return Form(
         column="completion",
@@ -54,9 +55,13 @@ def text_pairs() -> Form:
             "prompt": text_spell("as in the column 'completion'. Give both as texts, or as chats."),
         },
         needed=("completion", "prompt"),
-        encode=encode,
+        encode=_encode_pairs,
         is_partial=True,
     )
+
+
+def _encode_pairs(encoder: Encoder, rows: list[Row], places: list[str]) -> list[Document]:
+    return [_completed(encoder, row, where) for row, where in zip(rows, places, strict=True)]
 
 
 def _completed(encoder: Encoder, row: Row, where: str) -> Document:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,11 +37,6 @@ def token_ids(names: Sequence[str]) -> Form:
     masks = [name for name in (LABELS, *MASKS) if name in names]
     others = [*masks, *(name for name in _PLACES if name in names)]
 
-    def encode(encoder: Encoder, rows: list[Row], places: list[str]) -> list[Document]:
-        return [
-            _document(encoder.vocabulary, row, masks, others, where) for row, where in zip(rows, places, strict=True)
-        ]
-
     about = " and ".join(f"'{name}'" for name in masks)
     return Form(
         column="input_ids",
@@ -48,11 +44,17 @@ def token_ids(names: Sequence[str]) -> Form:
         rows=f"the tokens that {about} take{'s' if len(masks) == 1 else ''}" if masks else "every token",
         columns=dict.fromkeys(("input_ids", LABELS, *MASKS, *_PLACES), _numbers),
         needed=("input_ids",),
-        encode=encode,
+        encode=partial(_encode, masks, others),
         is_partial=bool(masks),
         is_spelled=False,
         apart="rows hold several samples: {:,} more than rows",
     )
+
+
+def _encode(
+    masks: list[str], others: list[str], encoder: Encoder, rows: list[Row], places: list[str]
+) -> list[Document]:
+    return [_document(encoder.vocabulary, row, masks, others, where) for row, where in zip(rows, places, strict=True)]
 
 
 def _numbers(value: Any) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from logitstore.core.record import is_nested
 from logitstore.errors import BadInput
 from logitstore.text.chat import TAKEN
+from logitstore.text.forms.spells import is_chat
 
 ASKED_WITH = ("tools", "documents", "chat_template_kwargs")
 """Columns that `apply_chat_template` takes beside the messages; the last one holds more arguments by name."""
@@ -146,26 +147,6 @@ def list_of(value: Any, where: str) -> list[Any] | None:
     if found is not None and not isinstance(found, list):
         raise BadInput(f"{where}: {value!r:.80} where a list is expected. Mend the row, or leave it out.")
     return found
-
-
-def is_chat(value: Any) -> bool:
-    """Return True for a list of messages."""
-    return isinstance(value, list) and all(isinstance(turn, dict) and _has_speaker(turn) for turn in value)
-
-
-def _has_speaker(turn: dict[str, Any]) -> bool:
-    return isinstance(turn.get("role"), str) or (isinstance(turn.get("from"), str) and "value" in turn)
-
-
-def is_chat_text(value: Any) -> bool:
-    """Return True for JSON text that spells a chat of at least one message."""
-    if not (isinstance(value, str) and value.lstrip().startswith("[")):
-        return False
-    try:
-        parsed = json.loads(value)
-    except (ValueError, RecursionError):
-        return False
-    return bool(parsed) and is_chat(parsed)
 
 
 def _parsed(value: Any, where: str) -> Any:

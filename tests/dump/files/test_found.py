@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from logitstore.errors import BadInput
-from logitstore.text.documents import DataSpec, open_documents
+from tests.parts.documents import values_of
 
 ROWS = {
     ".jsonl": '{"text": "of json"}\n',
@@ -27,8 +27,7 @@ def write(folder: Path, *names: str) -> Path:
 
 
 def texts(source: Path | str, **options: str) -> list[str]:
-    documents, form = open_documents(DataSpec(source=str(source), **options))
-    return sorted(documents[form.column])
+    return sorted(values_of(source, **options))
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 
 from logitstore.errors import BadInput
-from logitstore.text.documents import DataSpec, open_documents
+from tests.parts.documents import values_of
 
 TEXT = "Grüße, 你好\n\nline three\u2028goes on\x0b\n"
 
 
 def texts(source: Path) -> list[str]:
-    documents, form = open_documents(DataSpec(source=str(source)))
-    return list(documents[form.column])
+    return values_of(source)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logitstore.text.chat import ChatOptions
+from logitstore.text.chats.options import ChatOptions
 from logitstore.text.forms.form import Encoder, Form
 from logitstore.text.forms.texts import text_pairs
 from logitstore.text.forms.tokens import token_ids

@@ -1,0 +1,89 @@
+"""What prepared data are known by: the contents of the files, and all that makes tokens of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import xxhash
+from transformers import PreTrainedTokenizerBase
+
+from logitstore.store.local_disk import write_whole
+
+_KNOWN = "known-files.json"
+_MOST_KNOWN = 100_000
+
+_FRESH_NS = 2_000_000_000
+"""A file that changed so recently may change again without another time."""
+
+_CHUNK = 1 << 22
+
+
+class KnownFiles:
+    """The checksums of files that were read before, so that they are not read again while they do not change.
+
+    They lie beside the prepared data, and are a matter of speed alone: whoever cannot read or write them goes on without.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / _KNOWN
+        self._known: dict[str, list[Any]] = {}
+        self._new: dict[str, list[Any]] = {}
+        with suppress(OSError, ValueError):
+            found = json.loads(self._path.read_bytes())
+            self._known = found if isinstance(found, dict) else {}
+
+    def checksum(self, path: Path) -> str:
+        """Return the xxh3-128, in hex, of what a file holds. Raises OSError: it cannot be read."""
+        return str(self._look(path)[-1])
+
+    def lines(self, path: Path) -> int:
+        """Return how many lines a file has. Raises OSError: it cannot be read."""
+        return int(self._look(path)[-2])
+
+    def _look(self, path: Path) -> list[Any]:
+        name, state = json.dumps(os.fspath(path)), path.stat()
+        # the time of change, too: a copy may have been given the other times and the size of the file before it
+        now = [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
+        before = self._known.get(name)
+        if isinstance(before, list) and before[:-2] == now:
+            return before
+        digest, lines = xxhash.xxh3_128(), 0
+        with path.open("rb") as file:
+            while content := file.read(_CHUNK):
+                digest.update(content)
+                lines += content.count(b"\n")
+        found = self._known[name] = [*now, lines, digest.hexdigest()]
+        if time.time_ns() - state.st_ctime_ns > _FRESH_NS:
+            self._new[name] = found
+        return found
+
+    def keep(self) -> None:
+        """Store what was learnt."""
+        if not self._new:
+            return
+        with suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            # what other processes learnt meanwhile stays
+            others = KnownFiles(self._path.parent)._known
+            most = list((others | self._new).items())[-_MOST_KNOWN:]
+            write_whole(self._path, json.dumps(dict(most)).encode())
+
+
+def identity_of(parts: Iterable[Any]) -> str:
+    """Return the name of what follows from some values."""
+    return xxhash.xxh3_128_hexdigest(repr(list(parts)).encode("utf-8", "surrogatepass"))
+
+
+def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a fingerprint of everything in a tokenizer that changes the tokens: vocabulary, merges, template."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    own = sorted(f"{name}={value!r}" for name, value in tokenizer.init_kwargs.items() if name != "name_or_path")
+    model = backend.to_str() if backend is not None else repr((sorted(tokenizer.get_vocab().items()), own))
+    text = model + repr(tokenizer.chat_template) + repr(tokenizer.special_tokens_map)
+    return xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass"))

@@ -1,0 +1,123 @@
+"""The tokens of prepared documents: those of mapped shards, or made again where they are not kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from logitstore.core.memo import Budget, Memo
+from logitstore.core.types import Array
+from logitstore.errors import StorageError
+from logitstore.text.prepare.cutting import Shard
+from logitstore.text.prepare.folder import Folder
+from logitstore.text.prepare.shards import ShardInfo, mapped
+
+_MAPPED = 16
+"""Shards that are mapped at the same time."""
+
+BLOCK = 256
+"""Documents whose tokens are made again together."""
+
+_BLOCKS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """Pairs that lie in one record batch.
+
+    Attributes:
+        tokens_T: uint32, the tokens of all of them.
+        ends: where each begins in `tokens_T`, and where the last ends.
+        said: the flags of all of them, as Arrow keeps them; None if every token may have a row.
+        domains: the domain of each.
+    """
+
+    tokens_T: Array
+    ends: Array
+    said: Any
+    domains: Any
+
+    @classmethod
+    def of(cls, pairs: pa.RecordBatch) -> Pairs:
+        tokens = pairs.column("tokens")
+        has_said = "said" in pairs.schema.names
+        return cls(
+            tokens_T=tokens.values.to_numpy(),
+            ends=tokens.offsets.to_numpy(),
+            said=pairs.column("said").values if has_said else None,
+            domains=pairs.column("domain"),
+        )
+
+    def window(self, pair: int, start: int, stop: int) -> tuple[Array, str | None]:
+        """Return int64[T], a copy of some tokens of a pair, and its domain."""
+        begins = int(self.ends[pair])
+        # only the window is copied; a view would keep all of a long document in memory
+        return self.tokens_T[begins + start : begins + stop].astype(np.int64), self.domains[pair].as_py()
+
+    def flags(self, pair: int, start: int, stop: int) -> Array | bool:
+        """Return bool[T] of some tokens of a pair: True if a row may be about the token; True if all may."""
+        if self.said is None:
+            return True
+        begins = int(self.ends[pair])
+        flags: Array = self.said[begins + start : begins + stop].to_numpy(zero_copy_only=False)
+        return flags
+
+
+class Tokens(Protocol):
+    """The tokens of all pairs."""
+
+    def find(self, entry: Any) -> tuple[Pairs, int]:
+        """Return the pairs among which the pair of an entry of `WINDOW` lies, and its number among them."""
+        ...
+
+
+class KeptTokens:
+    """The tokens in the shards of a folder, which are mapped when they are needed."""
+
+    def __init__(self, folder: Folder, shards: Sequence[ShardInfo]) -> None:
+        self._folder = folder
+        self._ends = np.array(list(accumulate(each.pairs for each in shards)), np.int64)
+        self._mapped: Memo[int, Pairs] = Memo(Budget(_MAPPED))
+
+    def find(self, entry: Any) -> tuple[Pairs, int]:
+        """Return the pairs of a shard, and the number among them. Raises StorageError: the shard is gone."""
+        row = int(entry["row"])
+        number = int(np.searchsorted(self._ends, row, "right"))
+        pairs = self._mapped.get(number, lambda: self._open(number))
+        return pairs, row - (int(self._ends[number - 1]) if number else 0)
+
+    def _open(self, number: int) -> Pairs:
+        path = self._folder.shard(number)
+        try:
+            return Pairs.of(mapped(path))
+        except (FileNotFoundError, pa.ArrowInvalid) as error:
+            raise StorageError(
+                f"{path}: what was prepared is gone or damaged. Run the same command again, which prepares it anew."
+            ) from error
+
+
+class RemadeTokens:
+    """Tokens that are made again from the data, in blocks of documents, of which those used last are in memory."""
+
+    def __init__(self, make: Callable[[int], pa.RecordBatch]) -> None:
+        """Make nothing yet.
+
+        Args:
+            make: gives the pairs of the block with a number.
+        """
+        self._make = make
+        self._blocks: Memo[int, tuple[Pairs, Array]] = Memo(Budget(_BLOCKS))
+
+    def find(self, entry: Any) -> tuple[Pairs, int]:
+        document = int(entry["document"])
+        pairs, documents_P = self._blocks.get(document // BLOCK, lambda: self._open(document // BLOCK))
+        return pairs, int(np.searchsorted(documents_P, document)) + int(entry["pair"])
+
+    def _open(self, number: int) -> tuple[Pairs, Array]:
+        batch = self._make(number)
+        return Pairs.of(batch), Shard.of(batch).documents_P
