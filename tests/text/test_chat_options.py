@@ -16,7 +16,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 import logitstore
 from logitstore.dump.add import add
 from logitstore.dump.audit import audit
-from logitstore.dump.dump import PartJob, dump
+from logitstore.dump.dump import dump
 from logitstore.dump.plan import plan
 from logitstore.errors import BadInput, CacheDamaged, CacheMismatch, ModelError
 from logitstore.settings.dump import AddSettings, DumpSettings, PilotSettings
@@ -105,7 +105,7 @@ def test_the_same_template_continues_it_wherever_it_lies(wanted: Plan, own_copy:
     as_json = tmp_path / "chat_template.json"
     as_json.write_text(json.dumps({"chat_template": OWN}))
     settings = wanted(own_copy, chat_template=as_json)
-    PartJob(settings=settings, part=1).run()
+    dump(settings.model_copy(update={"parts": "1"}))
     assert dump(settings).complete
     assert verify(own_copy) == []
 

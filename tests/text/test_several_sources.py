@@ -15,7 +15,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from logitstore.core.progress import Step
-from logitstore.dump.dump import PartJob, dump
+from logitstore.dump.dump import dump
 from logitstore.errors import BadInput, CacheMismatch
 from logitstore.settings.dump import DumpSettings
 from logitstore.store.checks.verify import verify
@@ -232,7 +232,7 @@ def test_a_dump_of_several_sources_is_continued_with_the_same_ones_only(
     sums.write_bytes(places["sums"].read_bytes())
     data = [f"{sums},share=0.5", f"{places['chats']},domain=talk"]
     settings = plan_for(teacher, sums, tmp_path / "cache", data=data, domain_column=None, samples_per_part=9)
-    PartJob(settings=settings, part=0).run()
+    dump(settings.model_copy(update={"parts": "0"}))
     swapped = settings.model_copy(update={"data": data[::-1]})
     whole = settings.model_copy(update={"data": [str(sums), data[1]]})
     for other in (swapped, whole):
