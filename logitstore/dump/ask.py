@@ -52,8 +52,8 @@ def asked(
 ) -> tuple[TeacherBatch, Iterator[RowChunk]]:
     """Ask the teacher once about a batch. Return the batch of the rows that are kept, and what it says of them.
 
-    Where its answers decide which rows are kept, the logits of all candidates exist until they are chosen; those of rows that
-    follow each other are not copied.
+    Where its answers decide which rows are kept, the logits of all candidates exist until they are chosen, and those of the
+    rows that are kept are copied.
 
     Args:
         vocabulary: count of the teacher's tokens.

@@ -187,14 +187,15 @@ class Distiller:
         self.train.load_state_dict({"batches": epoch * self.train.batches + taken})
 
     def rows(self, batches: Iterable[Mapping[str, Any]]) -> Tensor:
-        """Return int64[2]: how many rows of some batches count, and how many of these have a gold token or label. Add the
-        counts of all processes before they are given to `loss`."""
+        """Return int64[2]: how many rows of some batches count, and how many gold tokens or labels, of positions without a row
+        too. Add the counts of all processes before they are given to `loss`."""
         return torch.stack([row_counts(batch) for batch in batches]).sum(0)
 
     def loss(
         self, batch: Mapping[str, Any], rows: Tensor | None = None, *, model: nn.Module | None = None, done: float = 0.0
     ) -> Tensor:
-        """Return a batch's share of the mean loss over the rows of an optimizer step.
+        """Return a batch's share of the mean loss over the rows of an optimizer step; cross-entropy is a mean over its gold
+        tokens.
 
         Args:
             batch: on the student's device.

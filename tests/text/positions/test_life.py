@@ -123,6 +123,7 @@ def test_features_follow_the_rows_that_are_there_and_not_those_of_another_choice
     assert Cache(settings.out).taps["hidden-1"].part_numbers == [0, 1, 2, 4]
 
 
+@pytest.mark.exhaustive
 def test_a_writer_that_came_second_leaves_no_features_of_its_own_choice(
     teacher: Path, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,6 +263,7 @@ def test_a_teacher_of_lists_cannot_choose_by_entropy(
     teachers._plugins.cache_clear()
 
 
+@pytest.mark.exhaustive
 def test_a_plan_is_of_the_rows_that_there_will_be(
     teacher: Path, files: dict[str, Path], all_rows: dict[str, logitstore.Cache], tmp_path: Path
 ) -> None:

@@ -15,11 +15,14 @@ from logitstore.dump.audit import audit
 from logitstore.dump.dump import dump
 from logitstore.errors import BadInput
 from logitstore.store.checks.verify import verify
+from tests.parts.marks import rarely
 from tests.parts.positions import NOISE, entropy_of, logprobs_of, masks, plan
 from tests.parts.specification import assert_same, read_from_the_specification
 from tests.parts.texts import PADDED_VOCABULARY, save_model
 
 FORMS = ("texts", "chats", "labelled", "pairs")
+
+OFTEN = {("texts", "assistant"), ("chats", "all"), ("chats", "mask"), ("chats", "random:0.5"), ("labelled", "mask")}
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -52,8 +55,13 @@ def test_the_rows_by_entropy_are_the_teachers_and_stand_where_it_is_least_certai
     assert cache.manifest.rows == cache.rows == sum(each.sample.rows for each in cache)
 
 
-@pytest.mark.parametrize("positions", ["all", "assistant", "mask", "random:0.5"])
-@pytest.mark.parametrize("form", FORMS)
+OTHERS = [(form, positions) for form in FORMS for positions in ("all", "assistant", "mask", "random:0.5")]
+
+
+@pytest.mark.parametrize(
+    ("form", "positions"),
+    [case if case in OFTEN else rarely(*case) for case in OTHERS],
+)
 def test_every_other_word_has_its_rows_or_says_why_not(
     form: str,
     positions: str,
@@ -88,7 +96,7 @@ def test_every_other_word_has_its_rows_or_says_why_not(
             np.testing.assert_allclose(ours.answer["logprobs"], before.answer["logprobs"][own_N], atol=2e-3)
 
 
-@pytest.mark.parametrize("batch_tokens", [1, 4000])
+@pytest.mark.parametrize("batch_tokens", [1, rarely(4000)])
 def test_the_batches_of_the_teacher_change_no_choice_but_near_ties(
     batch_tokens: int, some_rows: dict[str, logitstore.Cache], files: dict[str, Path], teacher: Path, tmp_path: Path
 ) -> None:
