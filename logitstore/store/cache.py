@@ -14,7 +14,7 @@ from logitstore.core.memo import Memo
 from logitstore.core.place import Place, split_scheme
 from logitstore.core.registry import resolve
 from logitstore.core.types import Array, CachedSample
-from logitstore.errors import BadInput, CacheDamaged
+from logitstore.errors import BadInput, CacheDamaged, way_out_of
 from logitstore.format.manifest import MANIFEST_NAME, Manifest
 from logitstore.format.part_record import Fidelity, PartRecord, Sums, add_fidelity, add_sums
 from logitstore.store import layout
@@ -235,8 +235,7 @@ class Cache:
             samples = self.samples_of(number)
             if problem := samples.nll_problem():
                 raise CacheDamaged(
-                    f"{self.path}: {layout.part_name(number)}/{layout.SAMPLES_FILE}: {problem}. "
-                    "Run `logitstore verify CACHE --repair`, then the command that wrote it again."
+                    f"{self.path}: {layout.part_name(number)}/{layout.SAMPLES_FILE}: {problem}. {way_out_of(self.path)}"
                 )
             parts.append(samples.nll_S)
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
