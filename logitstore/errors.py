@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -49,6 +50,25 @@ class StorageError(LogitstoreError):
 
 class ProcessDied(LogitstoreError):
     """Processes of a command that ended by themselves before their work was done."""
+
+
+_PLACE = re.compile(
+    r"(?P<cache>.+?)(/taps/[a-z]+(-[0-9]+)?)?(/parts/[0-9]{5,})?(/rows\.zarr|/samples\.arrow|/(cache|tap|part)\.json)?"
+    r"(: among the rows .*)?",
+    re.DOTALL,
+)
+"""A cache, or a place in it: of a tap, a part, a file, and of some rows."""
+
+
+def way_out_of(place: object) -> str:
+    """Return the way out where something in a cache is damaged, as the end of a message.
+
+    Args:
+        place: the cache, or a place in it as messages name it.
+    """
+    found = _PLACE.fullmatch(str(place))
+    cache = "CACHE" if found is None else shlex.quote(found["cache"])
+    return f"Run `logitstore verify {cache} --repair`, then the command that wrote it again."
 
 
 _REASONS = {

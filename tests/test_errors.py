@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from logitstore_cli import main
 
-from logitstore.errors import CacheDamaged, StorageError, refusal_of, retold, storage_errors
+from logitstore.errors import CacheDamaged, StorageError, refusal_of, retold, storage_errors, way_out_of
 from tests.parts.commands import error_line
 
 REFUSALS = (
@@ -178,3 +178,24 @@ def test_a_map_that_torch_is_refused_is_known_by_its_number() -> None:
     assert refusal is not None
     assert refusal.errno == 37
     assert refusal_of(RuntimeError("unable to go on (3)")) is None
+
+
+@pytest.mark.parametrize(
+    ("place", "cache"),
+    [
+        ("a/my-cache", "a/my-cache"),
+        ("a/my-cache/cache.json", "a/my-cache"),
+        ("a/my-cache/parts/00012/part.json", "a/my-cache"),
+        ("my-cache/taps/hidden-8/parts/00012/part.json", "my-cache"),
+        ("my-cache/taps/final/tap.json", "my-cache"),
+        ("my-cache/taps/final: among the rows of the parts 00001, 00002", "my-cache"),
+        ("/a/my-cache/parts/123456/rows.zarr: among the rows of sample 3", "/a/my-cache"),
+        ("/data/parts/00001/my-cache/cache.json", "/data/parts/00001/my-cache"),
+        ("s3://bucket/my-cache/parts/00012", "s3://bucket/my-cache"),
+        ("my cache/cache.json", "'my cache'"),
+        ("", "CACHE"),
+    ],
+)
+def test_the_way_out_of_damage_names_the_cache(place: str, cache: str) -> None:
+    wanted = f"Run `logitstore verify {cache} --repair`, then the command that wrote it again."
+    assert way_out_of(place) == wanted

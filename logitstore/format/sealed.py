@@ -17,7 +17,7 @@ import xxhash
 from pydantic import Field, ValidationError
 
 from logitstore.core.record import Count, NotKnownHere, Record, is_nested
-from logitstore.errors import CacheDamaged, NotACache
+from logitstore.errors import CacheDamaged, NotACache, way_out_of
 
 FORMAT = "logitstore"
 
@@ -89,10 +89,10 @@ def unseal_from(kind: type[R], folder: str, name: str, read: Callable[[], bytes]
     except (NotADirectoryError, IsADirectoryError) as error:
         raise NotACache(f"{folder}: a cache is a folder with a {name} in it.") from error
     except OSError as error:
-        raise CacheDamaged(f"{path}: cannot be read ({error.strerror}). {_WAY_OUT}") from error
+        raise CacheDamaged(f"{path}: cannot be read ({error.strerror}). {way_out_of(path)}") from error
     content = _parse(raw, path)
     if not is_sealed(raw):
-        raise CacheDamaged(f"{path}: its checksum does not match its contents. {_WAY_OUT}")
+        raise CacheDamaged(f"{path}: its checksum does not match its contents. {way_out_of(path)}")
     content.pop("checksum", None)
     try:
         # as JSON, so that strict types still take a list for a tuple
@@ -102,7 +102,9 @@ def unseal_from(kind: type[R], folder: str, name: str, read: Callable[[], bytes]
         if isinstance(unknown := first.get("ctx", {}).get("error"), NotKnownHere):
             raise CacheDamaged(f"{path}: {unknown}.") from error
         where = ".".join(str(step) for step in first["loc"]) or "its contents"
-        raise CacheDamaged(f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}. {_WAY_OUT}") from error
+        raise CacheDamaged(
+            f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}. {way_out_of(path)}"
+        ) from error
 
 
 def is_sealed(raw: bytes) -> bool:
@@ -118,24 +120,21 @@ def _parse(raw: bytes, path: str) -> dict[str, Any]:
     try:
         content = json.loads(raw)
     except (ValueError, RecursionError) as error:
-        raise CacheDamaged(f"{path}: not valid JSON ({error}). {_WAY_OUT}") from error
+        raise CacheDamaged(f"{path}: not valid JSON ({error}). {way_out_of(path)}") from error
     # what opens so few objects and lists cannot be nested deeper
     if raw.count(b"{") + raw.count(b"[") > DEEPEST and is_nested(content, DEEPEST + 1):
-        raise CacheDamaged(f"{path}: more than {DEEPEST} objects and lists inside each other. {_WAY_OUT}")
+        raise CacheDamaged(f"{path}: more than {DEEPEST} objects and lists inside each other. {way_out_of(path)}")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise NotACache(f"{path}: this file was not written by logitstore ('format' is not '{FORMAT}').")
     version = content.get("version")
     if type(version) is not int or version < 1:
-        raise CacheDamaged(f"{path}: its version is {version!r:.40}, not a whole number. {_WAY_OUT}")
+        raise CacheDamaged(f"{path}: its version is {version!r:.40}, not a whole number. {way_out_of(path)}")
     if version > VERSION:
         raise NotACache(
             f"{path}: format version {version}; this logitstore reads versions up to {VERSION}. "
             "Install a newer logitstore."
         )
     return content
-
-
-_WAY_OUT = "Run `logitstore verify CACHE --repair`, then the command that wrote it again."
 
 
 def seal_of_bytes(content: bytes) -> FileSeal:

@@ -14,7 +14,7 @@ from logitstore.core.memo import Memo
 from logitstore.core.place import Place, split_scheme
 from logitstore.core.registry import resolve
 from logitstore.core.types import Array, CachedSample
-from logitstore.errors import BadInput, CacheDamaged, LogitstoreError
+from logitstore.errors import BadInput, CacheDamaged, LogitstoreError, way_out_of
 from logitstore.format.manifest import MANIFEST_NAME, Manifest
 from logitstore.format.part_record import Fidelity, PartRecord, Sums
 from logitstore.store import layout
@@ -290,8 +290,7 @@ class Cache:
         for number in doubtful.tolist():
             if problem := self.samples_of(number).nll_problem():
                 raise CacheDamaged(
-                    f"{self.path}: {layout.part_name(number)}/{layout.SAMPLES_FILE}: {problem}. "
-                    "Run `logitstore verify CACHE --repair`, then the command that wrote it again."
+                    f"{self.path}: {layout.part_name(number)}/{layout.SAMPLES_FILE}: {problem}. {way_out_of(self.path)}"
                 )
         return self.column("nll")
 

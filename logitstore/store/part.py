@@ -10,7 +10,7 @@ import numpy as np
 
 from logitstore.core.memo import Budget, Memo
 from logitstore.core.types import Answer, Array, CachedSample
-from logitstore.errors import CacheDamaged, CacheMismatch
+from logitstore.errors import CacheDamaged, CacheMismatch, way_out_of
 from logitstore.format.codecs.answer import RowCodec
 from logitstore.format.manifest import Manifest
 from logitstore.format.part_record import PartRecord
@@ -79,10 +79,7 @@ def read_record(storage: Storage, plan: PartsPlan, number: int) -> PartRecord:
     """
     record = read_sealed(PartRecord, storage, layout.record_name(number))
     if record.plan != plan.identity:
-        raise CacheMismatch(
-            f"{storage}: part {number:05d} was written under another plan. "
-            "Run `logitstore verify CACHE --repair`, then the command that wrote it again."
-        )
+        raise CacheMismatch(f"{storage}: part {number:05d} was written under another plan. {way_out_of(storage)}")
     if record.part != number or record.samples != plan.samples_in(number):
         raise CacheDamaged(
             f"{storage}: the record of part {number:05d} is about another part. Run `logitstore verify`."
@@ -101,10 +98,7 @@ def check_files(storage: Storage, folder: str, sizes: dict[str, int]) -> None:
         size = storage.size(f"{folder}{name}")
         if size != expected:
             what = "is missing" if size is None else f"has {size} bytes instead of {expected}"
-            raise CacheDamaged(
-                f"{storage}: {folder}{name} {what}. "
-                "Run `logitstore verify CACHE --repair`, then the command that wrote it again."
-            )
+            raise CacheDamaged(f"{storage}: {folder}{name} {what}. {way_out_of(storage)}")
 
 
 OPEN_ARCHIVES = 8

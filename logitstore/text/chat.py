@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 import re
+from bisect import bisect_left
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
-from itertools import groupby
+from itertools import accumulate, groupby
 from operator import itemgetter
 from typing import Any
 
@@ -195,8 +196,13 @@ def _marks(tokenizer: PreTrainedTokenizerBase, chat: Chat, messages: list[dict[s
 
 def _encoded(tokenizer: PreTrainedTokenizerBase, text: str, spans: Spans) -> tuple[list[int], list[bool]]:
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    is_assistant = [
-        stop > start and any(first < stop and start < last for first, last in spans)
-        for start, stop in encoded["offset_mapping"]
-    ]
-    return list(encoded["input_ids"]), is_assistant
+    return list(encoded["input_ids"]), touched(encoded["offset_mapping"], spans)
+
+
+def touched(places: Spans, spans: Spans) -> list[bool]:
+    """Return for each place in a text whether it has characters in common with a span."""
+    ordered = sorted(spans)
+    firsts = [first for first, _ in ordered]
+    ends = [0, *accumulate((last for _, last in ordered), max)]
+    # of the spans that begin before a place ends, one that ends last
+    return [stop > start and ends[bisect_left(firsts, stop)] > start for start, stop in places]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,6 +76,24 @@ def test_a_shuffled_epoch_maps_no_more_files_than_the_budget(
     assert sorted(seen) == list(range(len(cache)))
     assert MAPS.used <= few
     assert few // 2 < most <= few + on_their_way(4)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_shuffled_epoch_needs_hardly_any_descriptors(
+    linked: Path, few: int, packed: bool, mapped: Callable[[Path], int]
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 16, hard))
+    try:
+        cache = Cache(linked)
+        seen, most, longest = [], 0, 0
+        for batch in cache.loader(batch_size=4, seed=1, taps=TAPS, workers=2, packed=packed):
+            seen += batch.samples.tolist()
+            most, longest = max(most, mapped(linked)), max(longest, len(batch.samples))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert sorted(seen) == list(range(len(cache)))
+    assert most <= few + on_their_way(longest)
 
 
 def test_several_caches_share_the_budget_and_give_theirs_back(

@@ -10,15 +10,18 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from logitstore.errors import BadInput, ModelError
-from logitstore.text.chat import Chat, encode_chat
+from logitstore.text.chat import Chat, encode_chat, touched
 from logitstore.text.documents import DataSpec
 from logitstore.text.samples import Encoding, Samples, open_samples
 from tests.parts.documents import open_file
 from tests.parts.texts import train_tokenizer
 
+places = st.tuples(st.integers(0, 12), st.integers(0, 4)).map(lambda place: (place[0], sum(place)))
 CHAT = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "Name a colour."},
@@ -26,6 +29,13 @@ CHAT = [
     {"role": "user", "content": "Another?"},
     {"role": "assistant", "content": "Grün 🙂"},
 ]
+
+
+@given(spans=st.lists(places.filter(lambda place: place[0] < place[1])), tokens=st.lists(places))
+def test_a_token_is_the_assistants_if_it_has_a_character_of_its_words(spans: list[Any], tokens: list[Any]) -> None:
+    letters = [set(range(*span)) for span in spans]
+    wanted = [any(letters_of & set(range(*token)) for letters_of in letters) for token in tokens]
+    assert touched(tokens, spans) == wanted
 
 
 def chats(folder: Path, values: list[Any]) -> Path:

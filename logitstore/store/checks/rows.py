@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from logitstore.core.types import Array
-from logitstore.errors import CacheDamaged
+from logitstore.errors import CacheDamaged, way_out_of
 from logitstore.format.codecs.answer import RowCodec
 from logitstore.format.codecs.feature import from_bfloat16
 
@@ -101,9 +101,8 @@ def check_features(block: Mapping[str, Array], codec: str, where: Callable[[], s
 
 def _refuse(found: str | None, where: Callable[[], str]) -> None:
     if found is not None:
-        raise CacheDamaged(
-            f"{where()}: {found}. Run `logitstore verify CACHE --repair`, then the command that wrote it again."
-        )
+        place = where()
+        raise CacheDamaged(f"{place}: {found}. {way_out_of(place)}")
 
 
 def _impossible(block: Mapping[str, Array], codec: RowCodec) -> Iterator[str]:
