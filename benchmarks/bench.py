@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -69,6 +71,14 @@ def resident(name: str) -> int:
     """Return the bytes of a line of /proc/self/status."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
     return int(line.split()[1]) * 1024
+
+
+def in_a_process(script: str, *arguments: object) -> dict[str, float]:
+    """Run a script in a process of its own; return the JSON that it prints."""
+    command = [sys.executable, script, *map(str, arguments)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
 
 
 def ratio(seconds: Mapping[str, list[float]], of: str, to: str) -> float:

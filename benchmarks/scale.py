@@ -10,14 +10,13 @@ from __future__ import annotations
 import json
 import shutil
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import logitstore
-from bench import at_most, found, resident, save
+from bench import at_most, found, in_a_process, resident, save
 from logitstore.train.loader.loader import Loader
 from synthetic import make_cache
 
@@ -38,7 +37,7 @@ def main() -> None:
         measured: dict[str, list[dict[str, float]]] = {name: [] for name in SIZES}
         for _ in range(ROUNDS):
             for name, runs in measured.items():
-                runs.append(in_a_process(FOLDER / name, order))
+                runs.append(in_a_process(__file__, "--open", FOLDER / name, order))
         seconds = {name: statistics.median(each["seconds"] for each in runs) for name, runs in measured.items()}
         added = {name: statistics.median(each["anonymous"] for each in runs) for name, runs in measured.items()}
         first = next(iter(SIZES))
@@ -52,14 +51,6 @@ def main() -> None:
             ]
     save("scale", lines, rounds=ROUNDS)
     shutil.rmtree(FOLDER)
-
-
-def in_a_process(cache: Path, order: str) -> dict[str, float]:
-    done = subprocess.run(
-        [sys.executable, __file__, "--open", str(cache), order], check=True, capture_output=True, text=True
-    )
-    measured: dict[str, float] = json.loads(done.stdout)
-    return measured
 
 
 def opened(path: Path, packed: bool) -> dict[str, float]:

@@ -38,8 +38,8 @@ def test_the_text_of_joined_windows_is_the_document_s(
     assert said == [token for tokens in expected for token in tokens[1:]]
     firsts = sum(len(tokenizer.decode(tokens[:1]).encode()) for tokens in expected)
     assert found.bytes == sum(len(documents[document].encode()) for document in used) - firsts
-    assert found.lengths().max() <= 96
-    assert (found.row_counts() == [len(found.positions_of(s)) for s in range(len(found))]).all()
+    assert found.column("lengths").max() <= 96
+    assert (found.column("row_counts") == [len(found.positions_of(s)) for s in range(len(found))]).all()
 
 
 def test_a_window_alone_is_its_own_text(cache: logitstore.Cache, other_student: Path, tokenizer: Any) -> None:
