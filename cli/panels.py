@@ -14,7 +14,7 @@ PANELS: dict[str, dict[str, str]] = {
         "workers",
         "Rows": f"{_ROW} fidelity_rows",
         "Features of the teacher": _TAPS,
-        "Compute": "device processes dtype batch_tokens",
+        "Compute": "device processes dtype batch_tokens packed",
         "Output": "out parts samples_per_part resume dry_run show profile",
     },
     "plan": {
@@ -23,7 +23,7 @@ PANELS: dict[str, dict[str, str]] = {
         "Trial": "minutes pilot_samples fidelity_rows epochs",
         "Rows": _ROW,
         "Features of the teacher": _TAPS,
-        "Compute": "device dtype batch_tokens",
+        "Compute": "device dtype batch_tokens packed",
         "Output": "out parts samples_per_part resume json",
     },
     "add": {

@@ -83,6 +83,11 @@ class TeacherSettings(TrustChoice):
     batch_tokens: int = Field(
         2048, ge=1, description="Maximum number of tokens in one batch of the teacher, padding included."
     )
+    packed: bool = Field(
+        False,
+        description="Show the teacher several samples in one line of a batch, in place of padding. They do not see each other. "
+        "Larger batches gain most; see the quickstart.",
+    )
 
     @property
     def source(self) -> str:

@@ -14,7 +14,7 @@ from logitstore.core.progress import Progress, no_progress
 from logitstore.core.types import Array
 from logitstore.dump.task import AskAgain, CommittedSamples, Prepared, check_teacher, row_entries, source_info
 from logitstore.dump.teachers import open_source
-from logitstore.dump.teachers.teacher import TeacherBatch
+from logitstore.dump.teachers.teacher import Batches, Teacher, TeacherBatch
 from logitstore.errors import BadInput, CacheMismatch, ModelError
 from logitstore.format.data import DataInfo
 from logitstore.format.manifest import Manifest
@@ -29,6 +29,7 @@ from logitstore.store.cache import Cache
 from logitstore.store.vocabulary import Vocabulary
 from logitstore.text.chat import ChatOptions
 from logitstore.text.documents import specs_of
+from logitstore.text.lines.shown import lines_of_texts
 from logitstore.text.sample import Sample
 from logitstore.text.samples import Encoding, Samples, open_samples
 from logitstore.text.show import sample_lines
@@ -84,8 +85,8 @@ class TextDump:
             samples=CommittedSamples(cache),
             config=source.pretrained,
             gives=source.gives,
-            batches=partial(text_batches, budget=manifest.batch_tokens),
-            load=partial(source.load, manifest.teacher.dtype, again.device),
+            batches=batches_for(manifest),
+            load=partial(_loaded, partial(source.load, manifest.teacher.dtype, again.device), manifest.packed),
         )
 
     def check_add(self, settings: AddSettings, cache: Cache) -> None:
@@ -154,6 +155,7 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
         tokens=int(samples.lengths_S.sum()),
         samples_per_part=per_part,
         batch_tokens=settings.batch_tokens,
+        packed=settings.packed,
         **row_entries(settings, preset, row, lambda: _pilot_rows(samples, settings.pilot_rows), source.gives),
     )
     return Prepared(
@@ -161,10 +163,10 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
         samples=samples,
         config=source.pretrained,
         gives=source.gives,
-        batches=partial(text_batches, budget=settings.batch_tokens),
+        batches=batches_for(manifest),
         files=partial(shared_files, tokenizer, vocabulary),
         show=partial(_shown, samples, tokenizer),
-        load=partial(source.load, settings.dtype, settings.device),
+        load=partial(_loaded, partial(source.load, settings.dtype, settings.device), settings.packed),
     )
 
 
@@ -191,6 +193,19 @@ def shared_files(tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary) -> 
     folder = layout.shared_name("tokenizer", b"".join(files.values()))
     named = {f"{folder}/{name}": content for name, content in files.items()}
     return {layout.shared_name("vocabulary", pieces, ".arrow"): pieces} | named
+
+
+def batches_for(manifest: Manifest) -> Batches:
+    """Return how samples become the batches that a plan says."""
+    return partial(lines_of_texts if manifest.packed else text_batches, budget=manifest.batch_tokens)
+
+
+def _loaded(load: Callable[[], Teacher], packed: bool) -> Teacher:
+    """Load a teacher. Raises ModelError: it cannot be shown packed lines, and is to be."""
+    teacher = load()
+    if packed:
+        teacher.check_packed()
+    return teacher
 
 
 def text_batches(samples: list[Sample], budget: int) -> Iterator[TeacherBatch]:
