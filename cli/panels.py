@@ -24,7 +24,7 @@ PANELS: dict[str, dict[str, str]] = {
         "workers",
         "Rows": f"{_ROW} fidelity_rows",
         "Features of the teacher": _TAPS,
-        "Compute": f"{_PLACING} processes quantization dtype batch_tokens",
+        "Compute": f"{_PLACING} processes quantization dtype batch_tokens packed",
         "Output": "out parts samples_per_part part_bytes resume dry_run show profile",
     },
     "plan": {
@@ -34,7 +34,7 @@ PANELS: dict[str, dict[str, str]] = {
         "Trial": "minutes pilot_samples fidelity_rows epochs",
         "Rows": _ROW,
         "Features of the teacher": _TAPS,
-        "Compute": f"{_PLACING} quantization dtype batch_tokens",
+        "Compute": f"{_PLACING} quantization dtype batch_tokens packed",
         "Output": "out parts samples_per_part part_bytes resume json",
     },
     "add": {

@@ -52,6 +52,7 @@ HANDLERS = {
         "logitstore/dump/teachers/zero_shot.py:ZeroShotTeacher.__init__",
         "logitstore/image/processors/proof.py:_made",
         "logitstore/models/causal.py:check_causal",
+        "logitstore/models/causal.py:check_packing",
         "logitstore/train/students/build.py:fresh",
         "logitstore/train/students/build.py:keep_layers",
         "logitstore/train/students/prune.py:narrow_config",

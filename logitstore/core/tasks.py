@@ -61,6 +61,7 @@ TASKS: dict[str, Task] = {
                 "max_length",
                 "overlap",
                 "batch_tokens",
+                "packed",
                 "domain_column",
                 "qkv",
                 "chat_template",

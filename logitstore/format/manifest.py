@@ -91,6 +91,7 @@ class Manifest(Record):
     tokens: Positive
     samples_per_part: Positive
     batch_tokens: Positive
+    packed: bool = False
     fidelity_rows: Count = 0
     preset: str | None = None
     sparsifier: SparsifierInfo
@@ -120,8 +121,9 @@ class Manifest(Record):
             or (is_images and self.tokenizer is not None)
             or (self.view is not None) != is_images
             or (self.views > 1 and not is_images)
+            or (self.packed and is_images)
         ):
-            raise ValueError(f"data, tokenizer, view and the task '{self.task}' do not go together")
+            raise ValueError(f"data, tokenizer, view, packed and the task '{self.task}' do not go together")
         # a plan that is still being worked out has no shared files yet
         if self.shared and (self.tail.file is None) == self.tail.is_fitted:
             raise ValueError(
@@ -145,8 +147,10 @@ class Manifest(Record):
 
     @model_serializer(mode="wrap")
     def _plain(self, plain_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave `origin` and `merged_from` out if they are None, so that caches keep the bytes of older versions."""
+        """Leave out `origin`, `merged_from` and `packed` where they say nothing: caches keep the bytes of older versions."""
         plain: dict[str, Any] = plain_of(self)
+        if not self.packed:
+            plain.pop("packed", None)
         for name in ("origin", "merged_from"):
             if getattr(self, name) is None:
                 plain.pop(name, None)

@@ -5,6 +5,7 @@ Axes: B sequences, T tokens, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -50,6 +51,10 @@ NOISE_LIMIT = 0.1
 
 Rounding in bfloat16 stays far below it.
 """
+
+
+PACKED_NOISE = 1e-3
+"""Share of the spread of its logits by which a model's answer about a sample in a longer line may differ in float32."""
 
 
 def refuse_other_heads(config: PretrainedConfig, who: object) -> None:
@@ -177,6 +182,69 @@ def check_causal(model: PreTrainedModel, who: object) -> None:
         raise ModelError(
             f"{who}: {name} looks at later tokens: changing them changes the logits before them by {change:.2g}. Give a "
             "causal language model; where this one has is_decoder in its configuration, set it to true if it was trained so."
+        )
+
+
+@torch.no_grad()
+def check_packing(model: PreTrainedModel, who: object, logits: Callable[..., Tensor] | None = None) -> None:
+    """Refuse a model in which samples that lie in one line see each other, or begin at other positions than alone.
+
+    Two lines of two samples and some padding are shown. Nothing but rounding may change the answer about the second sample
+    when the first one changes, and it must be the answer about that sample alone.
+
+    Args:
+        model: which answers.
+        who: it, for messages.
+        logits: gives its logits for `input_ids` with `position_ids` or `attention_mask`; None to call the model.
+
+    Raises:
+        ModelError: they do, or the model takes no positions.
+    """
+    limit = position_limit(model.config)
+    length = min(TRIED_TOKENS, limit or TRIED_TOKENS)
+    first_T, other_T, neighbour_T, stranger_T = _tokens(model.config, length).to(model.device)
+    pad_1 = first_T[:1]
+    positions_T = torch.arange(length, device=model.device)
+    positions_BR = torch.cat([positions_T, positions_T, pad_1 * 0])[None].expand(2, -1)
+
+    def ask(tokens_BR: Tensor, **layout: Tensor) -> Tensor:
+        if logits is not None:
+            given_RV = logits({"input_ids": tokens_BR, **layout})
+        else:
+            given_RV = model(input_ids=tokens_BR, **layout, use_cache=False).logits
+        return given_RV.flatten(0, 1).float()
+
+    def second(before_T: Tensor, below_T: Tensor) -> Tensor:
+        line_R, below_R = torch.cat([before_T, other_T, pad_1]), torch.cat([below_T, below_T, pad_1])
+        return ask(torch.stack([line_R, below_R]), position_ids=positions_BR)[length : 2 * length]
+
+    was_training = model.training
+    model.eval()
+    try:
+        alone_TV = ask(other_T[None], attention_mask=torch.ones_like(other_T)[None])
+        packed_TV = second(first_T, neighbour_T)
+        noise = _apart(packed_TV, second(first_T, stranger_T))
+        change = _apart(packed_TV, second(stranger_T, neighbour_T))
+        apart = _apart(packed_TV, alone_TV)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        # as in check_causal
+        raise ModelError(f"{who}: it takes no packed samples: {one_line(error)}. Leave out --packed.") from error
+    finally:
+        model.train(was_training)
+    finite = alone_TV[alone_TV.isfinite()]
+    spread = float((finite - finite.mean()).abs().max()) if len(finite) else 0.0
+    name = type(model).__name__
+    if change > NOISE_FACTOR * noise + _rounding(model) * spread:
+        raise ModelError(
+            f"{who}: samples packed into one line see each other in {name}: other tokens in one change the logits of the next "
+            f"by {change:.2g}. Leave out --packed."
+        )
+    if apart > NOISE_FACTOR * noise + max(PACKED_NOISE, 16 * torch.finfo(model.dtype).eps) * spread:
+        raise ModelError(
+            f"{who}: {name} answers otherwise about a sample that lies behind another one in its line: its logits differ by "
+            f"{apart:.2g}. Leave out --packed."
         )
 
 

@@ -15,6 +15,8 @@ from torch import Tensor
 from logitstore.core.types import Array
 from logitstore.store.cache import Cache
 from logitstore.store.taps import Tap
+from logitstore.text.lines.pack import packed as lines_packed
+from logitstore.text.lines.pack import positions as positions_of
 from logitstore.text.stored import texts_of
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.collate import Chosen
@@ -82,7 +84,7 @@ def laid_out(
             whole cache has none of these.
         weights_M: float32, what the rows and these positions of each sample count; None where all count alike.
     """
-    lines_M, offsets_M, shape = _pack(lengths_M) if packed else _one_each(lengths_M)
+    lines_M, offsets_M, shape = lines_packed(lengths_M) if packed else _one_each(lengths_M)
     starts_M = lines_M * shape[1] + offsets_M
     input_ids = np.zeros(shape[0] * shape[1], np.int64)
     places, counts = [], []
@@ -99,7 +101,7 @@ def laid_out(
         if weights_M is not None:
             beside["weight"] = np.repeat(weights_M, [len(own) for own in unanswered])
     if packed:
-        layout = {"position_ids": torch.from_numpy(_positions(starts_M, lengths_M, shape))}
+        layout = {"position_ids": torch.from_numpy(positions_of(starts_M, lengths_M, shape))}
     else:
         layout = {"attention_mask": torch.from_numpy((np.arange(shape[1]) < lengths_M[:, None]).astype(np.int64))}
     return Batch(
@@ -115,34 +117,9 @@ def laid_out(
     )
 
 
-def _positions(starts_M: Array, lengths_M: Array, shape: tuple[int, int]) -> Array:
-    """Return int64[B, T]: positions that start again at each sample. Padding stays 0, so each padding token is a sequence
-    of its own."""
-    positions = np.zeros(shape[0] * shape[1], np.int64)
-    for start, length in zip(starts_M.tolist(), lengths_M.tolist(), strict=True):
-        positions[start : start + length] = np.arange(length)
-    return positions.reshape(shape)
-
-
 def _one_each(lengths: Array) -> tuple[Array, Array, tuple[int, int]]:
     """Put each sample into a line of its own; return line numbers, offsets and shape."""
     return np.arange(len(lengths)), np.zeros(len(lengths), np.int64), (len(lengths), int(lengths.max()))
-
-
-def _pack(lengths: Array) -> tuple[Array, Array, tuple[int, int]]:
-    """Put samples, the longest first, into the first line with room; lines are as wide as the longest sample. Return line
-    numbers, offsets and shape."""
-    width = int(lengths.max())
-    lines, offsets = np.zeros(len(lengths), np.int64), np.zeros(len(lengths), np.int64)
-    used: list[int] = []
-    for index in np.argsort(-lengths, kind="stable"):
-        length = int(lengths[index])
-        line = next((line for line, full in enumerate(used) if full + length <= width), len(used))
-        if line == len(used):
-            used.append(0)
-        lines[index], offsets[index] = line, used[line]
-        used[line] += length
-    return lines, offsets, (len(used), width)
 
 
 class TextCollator:

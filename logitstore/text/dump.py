@@ -18,7 +18,7 @@ from logitstore.core.types import Array
 from logitstore.dump.task import AskAgain, CommittedSamples, Prepared, check_teacher, row_entries, source_info
 from logitstore.dump.teachers import open_source
 from logitstore.dump.teachers.source import TeacherSource
-from logitstore.dump.teachers.teacher import TeacherBatch
+from logitstore.dump.teachers.teacher import Batches, Teacher, TeacherBatch
 from logitstore.errors import BadInput, CacheMismatch, ModelError
 from logitstore.format.data import DataInfo
 from logitstore.format.manifest import Manifest
@@ -36,7 +36,8 @@ from logitstore.store.cache import Cache
 from logitstore.store.vocabulary import Vocabulary
 from logitstore.text.chats.options import ChatOptions
 from logitstore.text.documents import DataSpec, specs_of
-from logitstore.text.positions.batch import choice_of
+from logitstore.text.lines.shown import lines_of_texts
+from logitstore.text.positions.batch import deciding
 from logitstore.text.positions.choose import undecided
 from logitstore.text.sample import Sample
 from logitstore.text.samples import Encoding, Preparing, Samples, open_samples
@@ -97,9 +98,9 @@ class TextDump:
             samples=CommittedSamples(cache),
             config=source.pretrained,
             gives=source.gives,
-            batches=partial(text_batches, budget=manifest.batch_tokens),
+            batches=batches_for(manifest),
             undecided=_undecided(manifest.text[1].share),
-            load=partial(source.load, manifest.teacher.dtype, again.placing.device),
+            load=partial(_loaded, partial(source.load, manifest.teacher.dtype, again.placing.device), manifest.packed),
         )
 
     def check_add(self, settings: AddSettings, cache: Cache) -> None:
@@ -243,6 +244,7 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
         tokens=samples.tokens,
         samples_per_part=per_part,
         batch_tokens=settings.batch_tokens,
+        packed=settings.packed,
         **row_entries(settings, preset, row, lambda: _pilot_rows(samples, settings.pilot_rows), source.gives),
     )
     return Prepared(
@@ -250,12 +252,12 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
         samples=samples,
         config=source.pretrained,
         gives=source.gives,
-        batches=partial(text_batches, budget=settings.batch_tokens),
+        batches=batches_for(manifest),
         largest_part=largest_part,
         files=partial(shared_files, tokenizer, vocabulary),
         show=partial(_shown, samples, tokenizer),
         undecided=_undecided(share),
-        load=partial(source.load, settings.dtype, settings.device),
+        load=partial(_loaded, partial(source.load, settings.dtype, settings.device), settings.packed),
     )
 
 
@@ -304,6 +306,19 @@ def shared_files(tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary) -> 
     return {layout.shared_name("vocabulary", pieces, ".arrow"): pieces} | named
 
 
+def batches_for(manifest: Manifest) -> Batches:
+    """Return how samples become the batches that a plan says."""
+    return partial(lines_of_texts if manifest.packed else text_batches, budget=manifest.batch_tokens)
+
+
+def _loaded(load: Callable[[], Teacher], packed: bool) -> Teacher:
+    """Load a teacher. Raises ModelError: it cannot be shown packed lines, and is to be."""
+    teacher = load()
+    if packed:
+        teacher.check_packed()
+    return teacher
+
+
 def text_batches(samples: list[Sample], budget: int) -> Iterator[TeacherBatch]:
     """Yield batches of texts of similar length, with at most `budget` tokens each, padding included."""
     for indices in by_length(np.array([sample.length for sample in samples]), budget):
@@ -319,14 +334,14 @@ def collate(samples: list[Sample], indices: list[int]) -> TeacherBatch:
         length = len(samples[index].tokens_T)
         tokens_BT[line, :length] = samples[index].tokens_T
         attention_BT[line, :length] = 1
+    asked = [samples[index] for index in indices]
     batch = TeacherBatch(
         indices=indices,
-        samples=[samples[index] for index in indices],
+        samples=[*asked],
         inputs={"input_ids": torch.from_numpy(tokens_BT), "attention_mask": torch.from_numpy(attention_BT)},
         rows_N=torch.from_numpy(
             np.concatenate([line * width + samples[index].positions_N for line, index in enumerate(indices)])
         ),
         gold_N=torch.from_numpy(np.concatenate([samples[index].gold_N for index in indices])),
     )
-    asked = [samples[index] for index in indices]
-    return batch if asked[0].undecided is None else replace(batch, choice=choice_of(batch, asked))
+    return deciding(batch, asked)

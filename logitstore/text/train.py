@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 from logitstore.core.order import held_out
 from logitstore.core.progress import Progress
 from logitstore.core.types import Array, ModelRef
-from logitstore.errors import BadInput, CacheMismatch, ModelError
-from logitstore.models.causal import check_causal, position_limit, refuse_other_heads
+from logitstore.errors import BadInput, CacheMismatch
+from logitstore.models.causal import check_causal, check_packing, position_limit, refuse_other_heads
 from logitstore.models.head import LinearHead
 from logitstore.models.load import config_from, describe, load_config
 from logitstore.models.shape import head_rows
@@ -256,31 +256,3 @@ def check_student(cache: Cache, student: ModelRef) -> None:
     tokenizer = own_tokenizer(student)
     if tokenizer is not None:
         check_tokenizer(tokenizer, cache.manifest.text[0], str(student), read_pieces(cache).to_pylist())
-
-
-_LENGTH = 8
-
-
-@torch.no_grad()
-def check_packing(student: PreTrainedModel, who: str) -> None:
-    """Run two short samples packed into one line and each alone; refuse a model whose second sample sees the first.
-
-    Raises:
-        ModelError: the logits differ by more than rounding explains.
-    """
-    vocabulary = int(student.config.get_text_config().vocab_size)
-    tokens_2T = torch.arange(2 * _LENGTH, device=student.device).remainder(vocabulary).view(2, _LENGTH)
-    positions_T = torch.arange(_LENGTH, device=student.device)
-    was_training = student.training
-    student.eval()
-    apart = student(input_ids=tokens_2T, use_cache=False).logits.flatten(0, 1).float()
-    packed = (
-        student(input_ids=tokens_2T.view(1, -1), position_ids=positions_T.repeat(2)[None], use_cache=False)
-        .logits[0]
-        .float()
-    )
-    student.train(was_training)
-    if (apart - packed).abs().max() > 1e-3 * apart.abs().max().clamp(min=1):
-        raise ModelError(
-            f"{who}: samples packed into one line see each other in this architecture. Leave out --packed."
-        )

@@ -20,7 +20,7 @@ from logitstore.dump.teachers.source import TeacherSource
 from logitstore.errors import ModelError
 from logitstore.format.needs import OF_A_MODEL, Gives
 from logitstore.format.tap_names import FINAL
-from logitstore.models.causal import check_causal, refuse_other_heads
+from logitstore.models.causal import check_causal, check_packing, refuse_other_heads
 from logitstore.models.head import LinearHead
 from logitstore.models.hooks import taken_by
 from logitstore.models.load import DTYPES, describe, load_config, load_tokenizer, load_weights, pick_device
@@ -51,10 +51,21 @@ class CausalTeacher(ModelTeacher):
 
     @torch.inference_mode()
     def logits(self, inputs: Mapping[str, Tensor], **options: Any) -> Tensor:
-        """Return raw logits [B, T, V'] of `input_ids` and `attention_mask`, int64[B, T], padded on the right; see `Teacher`."""
+        """Return raw logits [B, T, V'] of `input_ids` and `attention_mask`, int64[B, T], padded on the right; see `Teacher`.
+
+        Of packed lines, which have `position_ids`, flash attention takes one at a time: there all become one, [1, B * T, V'].
+        """
         moved = {name: sent(value, self.device) for name, value in inputs.items()}
+        if "position_ids" in moved and self._takes_one_line():
+            moved = {name: value.reshape(1, -1) for name, value in moved.items()}
         output: Tensor = self._model(**moved, use_cache=False, **options).logits
         return output
+
+    def _takes_one_line(self) -> bool:
+        return "flash" in str(getattr(self._model.config, "_attn_implementation", ""))
+
+    def check_packed(self) -> None:
+        check_packing(self._model, self.name, self.logits)
 
     def logits_and_hidden(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         output_layer: Any = self._model.get_output_embeddings()

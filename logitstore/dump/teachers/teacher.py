@@ -26,8 +26,9 @@ class TeacherBatch(RowBatch):
     """Some samples as the teacher takes them, and where their rows are.
 
     Attributes:
-        inputs: of the teacher, by name: of texts `input_ids` and `attention_mask`, int64[B, T], padded on the right; of
-            images `pixel_values`, float32[B, 3, H, W].
+        inputs: of the teacher, by name: of texts `input_ids` and `attention_mask`, int64[B, T], padded on the right, or with
+            several texts to a line `position_ids` in place of the mask, which begin again with each text; of images
+            `pixel_values`, float32[B, 3, H, W].
         rows_N: int64, the rows' places in the flattened [B * T], sample after sample; T is 1 for images.
         choice: how the teacher's answers about these rows decide which of them are kept; None where all are.
     """
@@ -121,6 +122,14 @@ class Teacher(ABC):
         """
         self._refuse_features(names)
         return {}
+
+    def check_packed(self) -> None:
+        """Refuse a teacher that cannot be shown several texts in one line.
+
+        Raises:
+            ModelError: it cannot, or they would see each other.
+        """
+        raise ModelError(f"{self.name}: it takes one text a line. Leave out --packed.")
 
     def _refuse_features(self, names: Sequence[str]) -> None:
         if names:

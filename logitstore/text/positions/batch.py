@@ -13,6 +13,11 @@ from logitstore.text.positions.choose import highest, keeping
 from logitstore.text.sample import Sample
 
 
+def deciding(batch: TeacherBatch, asked: list[Sample]) -> TeacherBatch:
+    """Return a batch of these texts with how the teacher's answers choose their rows, where they do."""
+    return batch if asked[0].undecided is None else replace(batch, choice=choice_of(batch, asked))
+
+
 def choice_of(batch: TeacherBatch, asked: list[Sample]) -> RowChoice:
     """Return how the teacher's entropies decide which positions of the texts of a batch have a row."""
     candidates = [len(sample.positions_N) for sample in asked]

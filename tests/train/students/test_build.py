@@ -17,7 +17,7 @@ from transformers import (
 import logitstore
 from logitstore.core.types import ModelRef
 from logitstore.errors import BadInput, CacheMismatch, ModelError
-from logitstore.text.train import check_packing
+from logitstore.models.causal import check_packing
 from logitstore.train.students.build import copied, fresh, parse_layers
 from logitstore.train.train import train
 from tests.parts.texts import VOCABULARY, save_model
