@@ -37,7 +37,7 @@ from logitstore.train.loader.loader import Loader
 from synthetic import INVENTED, VOCABULARY, WIDTH, invented_answer, link_part, manifest_of
 
 TAPS = ("hidden-8", "final")
-PARTS, SAMPLES, ROWS = 4300, 4, 7
+PARTS, SAMPLES, ROWS = 4300, 2, 7
 FEW_MAPS, FEW_DESCRIPTORS = 64, 256
 
 
