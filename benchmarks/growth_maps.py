@@ -88,8 +88,8 @@ def _some(fields: dict[str, Array], first: int, count: int) -> dict[str, Array]:
 
 
 def epoch(folder: Path, packed: bool, is_low: bool, workers: int = 2) -> dict[str, Any]:
-    """Read one shuffled epoch with both taps; return the peaks of maps, descriptors, and the anonymous memory that all batches but
-    the first add."""
+    """Read one shuffled epoch with both taps; return the peaks of maps and descriptors, and of the anonymous memory that all
+    batches but the first add."""
     if is_low:
         MAPS.most = FEW_MAPS
         resource.setrlimit(resource.RLIMIT_NOFILE, (FEW_DESCRIPTORS, FEW_DESCRIPTORS))
