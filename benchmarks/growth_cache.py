@@ -128,7 +128,7 @@ def opened(path: Path) -> dict[str, float]:
     began, cpu = time.perf_counter(), time.process_time()
     cache = Cache(path)
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
-    return {"seconds": seconds, "cpu_seconds": cpu, "parts": len(cache.index.numbers_P), "samples": len(cache)}
+    return {"seconds": seconds, "cpu_seconds": cpu, "parts": cache.index.parts, "samples": len(cache)}
 
 
 def gathered(path: Path) -> dict[str, float]:
@@ -138,7 +138,7 @@ def gathered(path: Path) -> dict[str, float]:
     cache = Cache(path)
     cache.column("documents")
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
-    parts = len(cache.index.numbers_P)
+    parts = cache.index.parts
     return {"seconds": seconds, "cpu_seconds": cpu, "parts": parts, "parts_per_second": parts / seconds}
 
 

@@ -25,9 +25,8 @@ from logitstore.core.types import ModelRef
 from logitstore.dump.teachers.causal_lm import CausalTeacher
 from logitstore.dump.teachers.teacher import TeacherBatch
 from logitstore.models.load import has_bfloat16, load_config, load_tokenizer
-from logitstore.text.dump import by_length, text_batches
 from logitstore.text.lines.pack import packed_batches
-from logitstore.text.lines.shown import lines_of_texts
+from logitstore.text.lines.shown import by_length, lines_of_texts, text_batches
 from logitstore.text.sample import Sample
 from machine import describe_run
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import arithmetic
 import methods_page
 
 RESULTS = Path(__file__).parent / "results"
@@ -293,6 +294,33 @@ def vision_targets() -> str:
     return _table(("what", "measured", "target"), rows)
 
 
+def growth() -> str:
+    """Every line of `growth.py`."""
+    return _table(("what", "measured", "target"), [_cells(line) for line in _load("growth")["lines"]])
+
+
+def sizes() -> str:
+    """What caches of several sizes take, by arithmetic."""
+    rows = []
+    for count in arithmetic.ROWS:
+        for preset in arithmetic.PRESETS:
+            parts = arithmetic.parts_of(preset, count)
+            files = parts * arithmetic.files_of_part(preset)
+            hours = count / arithmetic.rows_per_second() / 3600
+            size = arithmetic.bytes_of(preset, count)
+            rows.append((f"10^{len(str(count)) - 1}", preset, _size(size), f"{parts:,}", f"{files:,}", f"{hours:,.3g}"))
+    head = ("rows", "preset", "bytes", "parts", "files", "hours of one card")
+    return _table(head, rows)
+
+
+def _size(count: float) -> str:
+    """A number of bytes with its unit, of three digits."""
+    unit, value = next(
+        (unit, count / size) for unit, size in (("PB", 1e15), ("TB", 1e12), ("GB", 1e9)) if count >= size
+    )
+    return f"{value:.3g} {unit}"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "why": why,
     "codec": codec,
@@ -310,6 +338,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "vision": vision,
     "view_bytes": view_bytes,
     "vision_targets": vision_targets,
+    "growth": growth,
+    "sizes": sizes,
 }
 """The tables by the name that marks their place on a page."""
 

@@ -28,7 +28,7 @@ from logitstore.format.presets import row_of
 from logitstore.models.load import describe, new_model
 from logitstore.store.cache import Cache
 from logitstore.store.storage import open_storage
-from logitstore.text.dump import text_batches
+from logitstore.text.lines.shown import text_batches
 from logitstore.text.sample import Sample, key_of
 from passes import Passes
 from synthetic import manifest_of

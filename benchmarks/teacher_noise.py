@@ -30,7 +30,7 @@ from logitstore.targets.dense import dense_logprobs
 from logitstore.targets.rows import split
 from logitstore.targets.tails import FixedTail
 from logitstore.targets.targets import Targets
-from logitstore.text.dump import collate, text_batches
+from logitstore.text.lines.shown import collate, text_batches
 from logitstore.text.sample import Sample
 
 RESULTS = Path(__file__).parent / "results" / "teacher_noise.json"

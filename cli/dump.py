@@ -114,7 +114,7 @@ def _print_plan(settings: DumpSettings, manifest: Any, tap_bytes: int) -> None:
     rows = manifest.rows * manifest.views
     expected = rows * bytes_per_row + shown.sample_bytes(manifest)
     in_a_part = min(manifest.samples_per_part, manifest.samples)
-    of_a_part = resolve("logitstore.format.part_size:bytes_of_samples")(manifest, tap_bytes, in_a_part)
+    of_a_part = resolve("logitstore.dump.begin:bytes_of_samples")(manifest, tap_bytes, in_a_part)
     of_taps = f", {tap_bytes} of them for taps" if tap_bytes else ""
     free = resolve("logitstore.store.storage:free_bytes")(settings.out)
     room = "no limit" if free is None else f"{size(free)} free"

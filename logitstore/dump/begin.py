@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 from torch import Tensor
 
@@ -16,11 +17,10 @@ from logitstore.dump.taps import tap_bytes
 from logitstore.dump.task import Prepared, prepare
 from logitstore.errors import BadInput, CacheMismatch, storage_errors
 from logitstore.format.manifest import MANIFEST_NAME, Manifest
-from logitstore.format.part_size import bytes_of, bytes_of_samples, samples_per_part
 from logitstore.format.sealed import seal, seal_of_bytes
 from logitstore.format.tap import TAPS
 from logitstore.settings.dump import DumpSettings
-from logitstore.settings.fields import CommandLine
+from logitstore.settings.fields import CommandLine, bytes_of
 from logitstore.settings.tasks import refuse_set
 from logitstore.store import layout
 from logitstore.store.checks.verify import shared_problems
@@ -29,6 +29,17 @@ from logitstore.targets.shared import load_shared
 
 Fit = tuple[dict[str, Tensor], int]
 """The shared tensors of a tail, and the count of rows on which they were fitted."""
+
+
+PART_BYTES = 128_000_000
+"""Bytes of a part where nobody says how many: few enough to be written in minutes, and so many that 10^10 rows make some
+10^4 parts."""
+
+FEWEST_PARTS = 64
+"""Count of parts below which none grows beyond the usual count of samples: a kill costs at most about so small a share."""
+
+SAMPLE_BYTES = 96
+"""About what a sample takes in `samples.arrow` beside its tokens and mask."""
 
 
 def prepare_parts(settings: DumpSettings, progress: Progress = no_progress) -> Prepared:
@@ -55,6 +66,36 @@ def prepare_parts(settings: DumpSettings, progress: Progress = no_progress) -> P
             note = f"{count:,} samples each, about {shown}"
             progress(Step(stage="parts", done=1, total=1, note=note))
     return replace(prepared, manifest=manifest.model_copy(update={"samples_per_part": count}))
+
+
+def bytes_of_samples(manifest: Manifest, tap_bytes: int, count: float) -> float:
+    """Return about how many bytes some samples take with their rows, before compression.
+
+    Args:
+        manifest: of the cache.
+        tap_bytes: bytes per row of the taps.
+        count: of samples, each of the mean size.
+    """
+    token = np.dtype(manifest.token_dtype).itemsize + 1 / 8
+    of_rows = manifest.rows * (manifest.bytes_per_row + tap_bytes)
+    return count * ((of_rows + manifest.tokens * token) / manifest.samples + SAMPLE_BYTES)
+
+
+def samples_per_part(manifest: Manifest, tap_bytes: int, part_bytes: int | None, largest: int) -> int:
+    """Return how many samples a part holds.
+
+    Args:
+        manifest: of the cache to be, with the usual count of its task.
+        tap_bytes: bytes per row of the taps that are written with it.
+        part_bytes: bytes of a part that are asked for. None leaves the usual count to small caches, and to samples so large
+            that fewer of them make `PART_BYTES`.
+        largest: the most samples that a part can hold.
+    """
+    most = min(manifest.samples, largest)
+    wanted = int((part_bytes or PART_BYTES) / bytes_of_samples(manifest, tap_bytes, 1))
+    if part_bytes is not None:
+        return max(min(wanted, most), 1)
+    return max(min(wanted, most, manifest.samples * manifest.views // FEWEST_PARTS), manifest.samples_per_part)
 
 
 @contextmanager

@@ -205,6 +205,11 @@ class Manifest(Record):
         span = self.span(part)
         return int(span.stop - span.start)
 
+    def samples_below(self, part: int) -> int:
+        """Return the count of samples in all parts with smaller numbers."""
+        view, block = divmod(part, self.parts_of_view)
+        return view * self.samples + min(block * self.samples_per_part, self.samples)
+
     def sample_counts(self, parts_P: Array) -> Array:
         """Return int64[P]: the counts of samples in some parts."""
         first_P = parts_P.astype(np.int64) % self.parts_of_view * self.samples_per_part

@@ -127,6 +127,10 @@ class TapPlan:
         """Return the count of samples in part number `part`."""
         return self.manifest.samples_in(part)
 
+    def samples_below(self, part: int) -> int:
+        """Return the count of samples in all parts with smaller numbers."""
+        return self.manifest.samples_below(part)
+
     def sample_counts(self, parts_P: Array) -> Array:
         """Return int64[P]: the counts of samples in some parts."""
         return self.manifest.sample_counts(parts_P)

@@ -25,7 +25,7 @@ def summarise(cache: Cache) -> dict[str, Any]:
     return {
         "path": str(cache.path),
         "complete": cache.complete,
-        "parts": {"committed": len(cache.index.numbers_P), "planned": manifest.parts},
+        "parts": {"committed": cache.index.parts, "planned": manifest.parts},
         "recoded_from": manifest.recoded_from,
         "merged_from": manifest.merged_from and [member.model_dump(mode="json") for member in manifest.merged_from],
         "teacher": manifest.teacher.model_dump(mode="json", exclude={"config"}),
@@ -70,6 +70,6 @@ def _tap(tap: Tap) -> dict[str, Any]:
         "codec": tap.info.codec,
         "width": tap.info.width,
         "bytes_per_row": tap.info.bytes_per_row,
-        "parts": len(tap.index.numbers_P),
+        "parts": tap.index.parts,
         "bytes": tap.index.bytes_below("") + sum(seal.bytes for seal in tap.info.shared.values()),
     }

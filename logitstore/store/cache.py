@@ -61,27 +61,25 @@ class Cache:
         self.manifest = read_sealed(Manifest, self.storage, MANIFEST_NAME)
         self._files = OpenFiles(self.storage, self.manifest)
         self.index = PartsIndex(self.storage, self.manifest, self.storage, "cache", self._samples_alone)
-        self._numbers_P = self.index.numbers_P
-        self._first_sample_P = self.index.first_samples_P
         self._parts = Memo[int, Part](MAPS, PART_WEIGHT[self.manifest.layout])
         self._soon: SizesSoon | None = None
 
     def __len__(self) -> int:
-        return int(self._first_sample_P[-1])
+        return self.index.samples
 
     def __repr__(self) -> str:
-        done = f"{len(self._numbers_P)} of {self.manifest.parts} parts"
+        done = f"{self.index.parts} of {self.manifest.parts} parts"
         return f"<Cache {self.path}: {len(self):,} samples, {done}, teacher {self.manifest.teacher.name}>"
 
     @property
     def complete(self) -> bool:
         """True if every part of the plan is committed."""
-        return len(self._numbers_P) == self.manifest.parts
+        return self.index.parts == self.manifest.parts
 
     @cached_property
     def part_numbers(self) -> list[int]:
         """Numbers of the committed parts, ascending."""
-        numbers: list[int] = self._numbers_P.tolist()
+        numbers: list[int] = self.index.numbers_P.tolist()
         return numbers
 
     @property
@@ -120,12 +118,12 @@ class Cache:
         if not -len(self) <= index < len(self):
             raise IndexError(f"sample {index} of a cache with {len(self)} samples")
         index %= len(self)
-        place = int(np.searchsorted(self._first_sample_P, index, side="right")) - 1
-        return self.part(int(self._numbers_P[place])), index - int(self._first_sample_P[place])
+        place = int(np.searchsorted(self.index.first_samples_P, index, side="right")) - 1
+        return self.part(int(self.index.numbers_P[place])), index - int(self.index.first_samples_P[place])
 
     def first_sample(self, number: int) -> int:
         """Return the index of the first sample of part `number` among all samples of the cache."""
-        return int(self._first_sample_P[np.searchsorted(self._numbers_P, number)])
+        return int(self.index.first_samples_P[np.searchsorted(self.index.numbers_P, number)])
 
     def part(self, number: int) -> Part:
         """Return part `number`. It is opened at first use, and stays open as long as it is used; see `logitstore.store.maps`.
@@ -159,7 +157,7 @@ class Cache:
         count = self.manifest.parts_of_view
         return [
             int(view)
-            for view, parts in zip(*np.unique(self._numbers_P // count, return_counts=True), strict=True)
+            for view, parts in zip(*np.unique(self.index.numbers_P // count, return_counts=True), strict=True)
             if parts == count
         ]
 
@@ -179,8 +177,8 @@ class Cache:
         """
         if len(samples_M) and not 0 <= samples_M.min() <= samples_M.max() < len(self):
             raise IndexError(f"samples {samples_M.min()} to {samples_M.max()} of a cache with {len(self)} samples")
-        place_M = np.searchsorted(self._first_sample_P, samples_M, side="right") - 1
-        return self._numbers_P[place_M], samples_M - self._first_sample_P[place_M]
+        place_M = np.searchsorted(self.index.first_samples_P, samples_M, side="right") - 1
+        return self.index.numbers_P[place_M], samples_M - self.index.first_samples_P[place_M]
 
     def by_part(self, samples_M: Array) -> Iterator[tuple[int, Array, Array]]:
         """Group samples by part. Yield the part's number, the places of its samples in `samples_M`, and their indices in it."""
@@ -234,7 +232,7 @@ class Cache:
 
     def check_soon(self) -> None:
         """Check the sizes now where there are few parts, else on a thread: `raise_found` raises what that finds."""
-        if len(self._numbers_P) < LEAST_PARTS:
+        if self.index.parts < LEAST_PARTS:
             self.check_sizes()
         elif self._soon is None:
             self._check_shared()
@@ -287,7 +285,9 @@ class Cache:
             CacheDamaged: one is negative, or NaN where there is a gold token.
         """
         nll_S = self.index.column("nll")
-        doubtful = self._numbers_P if nll_S is None else self._numbers_P[self.index.facts()["nll_is_wrong"] > 0]
+        doubtful = (
+            self.index.numbers_P if nll_S is None else self.index.numbers_P[self.index.facts()["nll_is_wrong"] > 0]
+        )
         for number in doubtful.tolist():
             if problem := self.samples_of(number).nll_problem():
                 raise CacheDamaged(

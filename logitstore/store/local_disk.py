@@ -80,7 +80,7 @@ class LocalDisk:
         with their times do not bring it back. The device is left out: machines that share a disk number it differently.
         """
         try:
-            found = inside(self.root, folder).stat()
+            found = os.stat(text_inside(self.root, folder))
         except (FileNotFoundError, NotADirectoryError):
             return None
         if time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) < YOUNG_NS:

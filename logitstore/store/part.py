@@ -42,6 +42,10 @@ class PartsPlan(Protocol):
         """Return the count of samples in part number `part`."""
         ...
 
+    def samples_below(self, part: int) -> int:
+        """Return the count of samples in all parts with smaller numbers."""
+        ...
+
     def sample_counts(self, parts_P: Array) -> Array:
         """Return int64[P]: the counts of samples in some parts."""
         ...

@@ -71,13 +71,13 @@ class Tap:
         self._parts = Memo[int, dict[str, Array]](MAPS, len(self.plan.fields))
 
     def __repr__(self) -> str:
-        done = f"{len(self.index.numbers_P)} of {self.plan.parts} parts"
+        done = f"{self.index.parts} of {self.plan.parts} parts"
         return f"<Tap {self.storage}: {self.info.width} channels as {self.info.codec}, {done}>"
 
     @property
     def complete(self) -> bool:
         """True if every part of the plan is committed."""
-        return len(self.index.numbers_P) == self.plan.parts
+        return self.index.parts == self.plan.parts
 
     @cached_property
     def part_numbers(self) -> list[int]:

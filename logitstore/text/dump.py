@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
-import torch
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from logitstore.core.order import spread
@@ -18,7 +16,7 @@ from logitstore.core.types import Array
 from logitstore.dump.task import AskAgain, CommittedSamples, Prepared, check_teacher, row_entries, source_info
 from logitstore.dump.teachers import open_source
 from logitstore.dump.teachers.source import TeacherSource
-from logitstore.dump.teachers.teacher import Batches, Teacher, TeacherBatch
+from logitstore.dump.teachers.teacher import Batches, Teacher
 from logitstore.errors import BadInput, CacheMismatch, ModelError
 from logitstore.format.data import DataInfo
 from logitstore.format.manifest import Manifest
@@ -36,33 +34,12 @@ from logitstore.store.cache import Cache
 from logitstore.store.vocabulary import Vocabulary
 from logitstore.text.chats.options import ChatOptions
 from logitstore.text.documents import DataSpec, specs_of
-from logitstore.text.lines.shown import lines_of_texts
-from logitstore.text.positions.batch import deciding
+from logitstore.text.lines.shown import lines_of_texts, text_batches
 from logitstore.text.positions.choose import undecided
 from logitstore.text.sample import Sample
 from logitstore.text.samples import Encoding, Preparing, Samples, open_samples
 from logitstore.text.show import sample_lines
 from logitstore.text.tokenizer import template_fingerprint, tokenizer_files, with_template
-
-
-def by_length(lengths_S: Array, budget: int) -> list[list[int]]:
-    """Split samples into batches of similar length, the longest first.
-
-    A batch holds at least one sample, and as many as keep (count of samples) x (longest length) within `budget` tokens.
-
-    Args:
-        lengths_S: tokens of each sample.
-        budget: the largest count of tokens in a batch, padding included.
-    """
-    batches: list[list[int]] = []
-    longest = 0
-    for index in np.argsort(-lengths_S, kind="stable"):
-        if not batches or (len(batches[-1]) + 1) * longest > budget:
-            batches.append([])
-            longest = int(lengths_S[index])
-        batches[-1].append(int(index))
-    return batches
-
 
 PRESET = "small"
 """The preset if the user names none."""
@@ -317,31 +294,3 @@ def _loaded(load: Callable[[], Teacher], packed: bool) -> Teacher:
     if packed:
         teacher.check_packed()
     return teacher
-
-
-def text_batches(samples: list[Sample], budget: int) -> Iterator[TeacherBatch]:
-    """Yield batches of texts of similar length, with at most `budget` tokens each, padding included."""
-    for indices in by_length(np.array([sample.length for sample in samples]), budget):
-        yield collate(samples, indices)
-
-
-def collate(samples: list[Sample], indices: list[int]) -> TeacherBatch:
-    """Return one batch of the texts at `indices`. The padding is 0; causal attention never sees it."""
-    width = max(len(samples[index].tokens_T) for index in indices)
-    tokens_BT = np.zeros((len(indices), width), np.int64)
-    attention_BT = np.zeros((len(indices), width), np.int64)
-    for line, index in enumerate(indices):
-        length = len(samples[index].tokens_T)
-        tokens_BT[line, :length] = samples[index].tokens_T
-        attention_BT[line, :length] = 1
-    asked = [samples[index] for index in indices]
-    batch = TeacherBatch(
-        indices=indices,
-        samples=[*asked],
-        inputs={"input_ids": torch.from_numpy(tokens_BT), "attention_mask": torch.from_numpy(attention_BT)},
-        rows_N=torch.from_numpy(
-            np.concatenate([line * width + samples[index].positions_N for line, index in enumerate(indices)])
-        ),
-        gold_N=torch.from_numpy(np.concatenate([samples[index].gold_N for index in indices])),
-    )
-    return deciding(batch, asked)

@@ -16,7 +16,7 @@ from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
 from logitstore.errors import ModelError
 from logitstore.format.needs import HIDDEN, LOGITS, Gives
 from logitstore.targets.rows import RowChunk
-from logitstore.text.dump import collate
+from logitstore.text.lines.shown import collate
 from logitstore.text.sample import Sample, key_of
 
 VOCABULARY = 11

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 import pytest
+from transformers import Lfm2Config, Lfm2ForCausalLM
 
 from logitstore.errors import ModelError
 from logitstore.models.causal import check_packing
@@ -41,6 +42,14 @@ def test_samples_that_see_each_other_are_refused(name: str) -> None:
     assert model is not None
     with pytest.raises(ModelError, match=f"samples packed into one line see each other in {name}"):
         check_packing(model, name)
+
+
+def test_a_memory_of_a_few_tokens_in_a_model_of_small_weights_is_found() -> None:
+    """Its answer about a packed sample is nearly that about the sample alone."""
+    shape = {"vocab_size": 120, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4}
+    config = Lfm2Config(**shape, num_key_value_heads=2, num_hidden_layers=2, layer_types=["conv", "full_attention"])
+    with pytest.raises(ModelError, match="see each other in Lfm2ForCausalLM"):
+        check_packing(Lfm2ForCausalLM(config), "lfm2")
 
 
 def test_a_window_of_fewer_tokens_than_a_sample_has_changes_nothing() -> None:

@@ -13,7 +13,7 @@ from tests.parts.warm import WarmProcess
 
 PROGRESS = re.compile(
     r"labels: |data: |(load the teacher|fingerprint|images) \.\.\.$|"
-    r"(tokenise|windows|check the images|pilot|dump|verify|ask again|evaluate|train): [\d,]+ of [\d,]+ "
+    r"(tokenise|windows|check the images|pilot|dump|verify|ask again|evaluate|train): [\d,]+ (of [\d,]+ )?"
 )
 Command = Callable[..., int]
 Refused = Callable[..., str]

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logitstore.text.dump import by_length
+from logitstore.text.lines.shown import by_length
 
 
 @given(lengths=st.lists(st.integers(1, 200), min_size=1, max_size=50), budget=st.integers(1, 500))

@@ -34,6 +34,9 @@ def show_nothing(rows: int, parts: list[int]) -> None:
 MOST_DEATHS = 2
 """A part with which as many processes have died is given to no other."""
 
+LAST_BYTES = 1 << 16
+"""Of what a process has printed, so many are searched for its last line."""
+
 SHOWN = 4
 """Parts in work that a line of progress names."""
 
@@ -142,7 +145,7 @@ class Member:
             how = f"was ended by {number.name}{_REASONS.get(number, '')}"
         else:
             how = f"ended with exit code {code}"
-        self._printed.seek(0)
+        self._printed.seek(max(self._printed.seek(0, os.SEEK_END) - LAST_BYTES, 0))
         lines = [line for line in self._printed.read().decode(errors="replace").splitlines() if line.strip()]
         return f"{how}, after it said: {lines[-1].strip()[:200]}" if lines else how
 

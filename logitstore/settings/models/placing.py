@@ -9,14 +9,12 @@ from pydantic import BeforeValidator, Field
 
 from logitstore.core.record import Record
 from logitstore.errors import BadInput
+from logitstore.settings.fields import bytes_of
 from logitstore.settings.tasks import refuse_set
 
 STRATEGIES = ("auto", "balanced", "balanced_low_0", "sequential")
 """Names of ways in which Accelerate spreads layers; any other value of --device-map is a file."""
 
-_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-_UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
 _DEVICE = re.compile(r"\d{1,3}|cpu|mps")
 
 
@@ -37,18 +35,13 @@ def _memory(given: Any) -> Any:
             raise ValueError(f"'{name:.20}' is no device. Give the number of an accelerator, or cpu")
         if name in found:
             raise ValueError(f"the device {name} is given twice. Give it once")
-        found[name] = _bytes(name, size)
+        try:
+            found[name] = bytes_of(size)
+        except ValueError as error:
+            raise ValueError(f"{name}={error}") from None
     if not found:
         raise ValueError("it names no device. Give DEVICE=SIZE, such as 0=20GiB,cpu=60GiB")
     return found
-
-
-def _bytes(name: str, size: str) -> int:
-    read = _SIZE.fullmatch(size)
-    unit = _UNITS.get((read[2] or "B").upper()) if read else None
-    if read is None or unit is None:
-        raise ValueError(f"{name}={size:.20} is no size. Give a number with a unit, such as {name}=20GiB")
-    return int(float(read[1]) * unit)
 
 
 Memory = Annotated[dict[str, int], BeforeValidator(_memory)]

@@ -22,7 +22,7 @@ class SizesSoon:
         """Begin to look at the parts that an index knows."""
         self._found: list[Exception] = []
         self._workers = Workers(1)
-        places = range(len(index.numbers_P))
+        places = range(index.parts)
         for start in places[::_PIECE]:
             self._workers.submit(_look, index, places[start : start + _PIECE], self._found)
         self._workers.close()

@@ -50,7 +50,7 @@ class PartsIndex:
     """The committed parts of a cache or of a tap, as they were when it was opened.
 
     Attributes:
-        numbers_P: int64[P], numbers of the parts, rising.
+        parts: P, their count.
     """
 
     def __init__(
@@ -76,38 +76,51 @@ class PartsIndex:
         self._stamp: str | None = None
         self._is_given_up = False
         self._summed: set[str] = set()
-        self.numbers_P = self._begun()
+        self.parts, self._numbers = self._begun()
 
-    def _begun(self) -> Array:
+    def _begun(self) -> tuple[int, Array | None]:
+        """Return the count of the parts, and their numbers; None for those from 0 on, which need not be spelled out."""
         if self._plan.parts >= LEAST_PARTS:
             # before the parts are listed, so that what comes later than this is seen by its stamp
             self._stamp = stamp_of(self._storage, layout.PARTS)
             with suppress(Unusable):
-                self._old, numbers_P = self._read()
+                self._old = self._read()
                 info = self._old.info
                 if self._stamp is not None and (info.stamp, info.planned) == (self._stamp, self._plan.parts):
+                    numbers_P = None if info.are_first else self._old.numbers()
                     self._known = self._old
-                    return numbers_P
+                    return info.parts, numbers_P
         listed = [part for part in self._storage.list_parts() if part < self._plan.parts]
-        return np.array(listed, np.int64)
+        return len(listed), np.array(listed, np.int64)
 
-    def _read(self) -> tuple[Known, Array]:
-        """Return the index that lies in the cache, and the numbers of its parts. Raises Unusable: none of this plan does."""
+    def _read(self) -> Known:
+        """Return the index that lies in the cache. Raises Unusable: none of this plan does."""
         info = read_index(self._home, self._folder)
         if info.plan != self._plan.identity or not LEAST_PARTS <= info.parts <= min(info.planned, self._plan.parts):
             raise Unusable("plan")
         old = Known(info, Mapped(self._home, self._folder, info))
-        numbers_P = old.numbers()
-        samples = 0 if self._open_samples is None else int(self._plan.sample_counts(numbers_P).sum())
-        if info.samples != samples:
+        samples = self._plan.samples_below(info.parts)
+        if not info.are_first:
+            samples = int(self._plan.sample_counts(old.numbers()).sum())
+        if info.samples != (samples if self._open_samples else 0):
             raise Unusable("samples")
         expected = dict.fromkeys(("digests", "facts"), info.parts) | {"sizes": info.parts * len(info.files)}
-        if samples:
+        if self._open_samples:
             expected |= dict.fromkeys(SAMPLE_COLUMNS, samples)
         for name, count in expected.items():
             if name not in info.columns or info.columns[name].count != count:
                 raise Unusable(name)
-        return old, numbers_P
+        return old
+
+    @cached_property
+    def numbers_P(self) -> Array:
+        """int64[P]: the numbers of the parts, rising."""
+        return np.arange(self.parts) if self._numbers is None else self._numbers
+
+    @property
+    def samples(self) -> int:
+        """The count of samples of all parts."""
+        return self._plan.samples_below(self.parts) if self._numbers is None else int(self.first_samples_P[-1])
 
     @cached_property
     def first_samples_P(self) -> Array:
@@ -165,7 +178,7 @@ class PartsIndex:
         """Return what an index says, which is made if it must; None where there are too few parts for one."""
         with self._lock:
             for _ in range(2):
-                if self._known is None and len(self.numbers_P) >= LEAST_PARTS and not self._is_given_up:
+                if self._known is None and self.parts >= LEAST_PARTS and not self._is_given_up:
                     self._known = self._made()
                 if self._known is None:
                     return None

@@ -20,12 +20,12 @@ from logitstore.core.memo import Memo
 from logitstore.core.record import Count, Record
 from logitstore.core.types import Array
 from logitstore.errors import LogitstoreError
-from logitstore.format.sealed import FileSeal, seal, seal_of_bytes
+from logitstore.format.sealed import LARGEST, FileSeal, seal, seal_of_bytes, unseal_from
 from logitstore.store.index.columns import is_repeated, repeated
 from logitstore.store.index.facts import FACTS
 from logitstore.store.layout import SIDECARS
 from logitstore.store.maps import MAPS
-from logitstore.store.storage import Storage, read_sealed
+from logitstore.store.storage import Storage
 
 FOLDER = f"{SIDECARS}/index"
 
@@ -127,10 +127,11 @@ def file_name(name: str, info: ColumnInfo) -> str:
 
 def read_index(home: Storage, folder: str) -> IndexInfo:
     """Return what the index in a folder says of itself. Raises Unusable."""
+    name = f"{folder}/{INFO_NAME}"
     try:
-        if home.size(f"{folder}/{INFO_NAME}") is None:
+        if not 0 < (home.size(name) or 0) <= LARGEST:
             raise Unusable(folder)
-        return read_sealed(IndexInfo, home, f"{folder}/{INFO_NAME}")
+        return unseal_from(IndexInfo, folder, INFO_NAME, lambda: home.read(name))
     except (LogitstoreError, OSError) as error:
         raise Unusable(folder) from error
 

@@ -21,7 +21,7 @@ _MOST_KNOWN = 100_000
 _FRESH_NS = 2_000_000_000
 """A file that changed so recently may change again without another time."""
 
-_CHUNK = 1 << 22
+_CHUNK = 1 << 20
 
 
 class KnownFiles:

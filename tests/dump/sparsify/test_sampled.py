@@ -16,7 +16,7 @@ from logitstore.errors import BadInput
 from logitstore.targets.rows import RowChunk
 from logitstore.targets.tails import FixedTail
 from logitstore.targets.targets import SampledTargets, Targets
-from logitstore.text.dump import collate
+from logitstore.text.lines.shown import collate
 from logitstore.text.sample import Sample
 from logitstore.train.objectives import forward_kl, jensen_shannon, reverse_kl
 from tests.parts.kept_rows import numbers_for, row_for, teacher_logits, through

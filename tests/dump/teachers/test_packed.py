@@ -24,8 +24,7 @@ from logitstore.format.manifest import Manifest
 from logitstore.models.load import load_config
 from logitstore.settings.dump import AddSettings, DumpSettings, PilotSettings
 from logitstore.store.checks.verify import verify
-from logitstore.text.dump import text_batches
-from logitstore.text.lines.shown import lines_of_texts
+from logitstore.text.lines.shown import lines_of_texts, text_batches
 from tests.dump.teachers.test_causal_lm import TOLERANCE, rounding
 from tests.parts.commands import Refused
 from tests.parts.files import tree

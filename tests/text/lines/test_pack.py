@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logitstore.text.dump import by_length
 from logitstore.text.lines.pack import packed, packed_batches, positions
+from logitstore.text.lines.shown import by_length
 
 LENGTHS = st.lists(st.integers(2, 40), min_size=1, max_size=60).map(np.array)
 

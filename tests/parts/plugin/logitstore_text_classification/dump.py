@@ -31,7 +31,8 @@ from logitstore.settings.dump import AddSettings, DumpSettings
 from logitstore.settings.tasks import refuse_other_tasks
 from logitstore.store.cache import Cache
 from logitstore.store.vocabulary import Vocabulary
-from logitstore.text.dump import by_length, shared_files
+from logitstore.text.dump import shared_files
+from logitstore.text.lines.shown import by_length
 from logitstore_text_classification.encode import Encoder
 from logitstore_text_classification.stored import LabelledText
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from logitstore.dump.begin import bytes_of_samples, samples_per_part
 from logitstore.format.manifest import MANIFEST_NAME, Manifest
-from logitstore.format.part_size import bytes_of, bytes_of_samples, samples_per_part
 from logitstore.format.sealed import unseal
+from logitstore.settings.fields import bytes_of
 from tests.parts.places import ROOT
 
 NO_LIMIT = (1 << 31) - 1
