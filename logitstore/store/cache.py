@@ -266,7 +266,8 @@ class Cache:
         found = self.index.column(name)
         if found is not None:
             return found
-        pieces = [getattr(self.samples_of(number), COLUMNS[name]) for number in self.part_numbers]
+        # copies: views would keep the maps of all parts, which may be more than the system allows
+        pieces = [np.array(getattr(self.samples_of(number), COLUMNS[name])) for number in self.part_numbers]
         return np.concatenate(pieces) if pieces else np.zeros(0, np.float32 if name == "nll" else np.int64)
 
     def documents(self) -> Array:

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from logitstore.dump.dump import dump
-from logitstore.store.cache import Cache
+from logitstore.store.cache import COLUMNS, Cache
 from logitstore.store.maps import MAPS, MOST, USUAL_LIMIT, map_limit
+from logitstore.store.samples import PartSamples
 from tests.parts.linked import linked_cache
 from tests.parts.taps import small_taps_plan
 
@@ -94,6 +95,25 @@ def test_a_shuffled_epoch_needs_hardly_any_descriptors(
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert sorted(seen) == list(range(len(cache)))
     assert most <= few + on_their_way(longest)
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_a_column_of_all_parts_keeps_the_maps_of_few(
+    linked: Path, few: int, column: str, mapped: Callable[[Path], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = 0
+
+    def samples_of(self: Cache, number: int) -> PartSamples:
+        nonlocal most
+        most = max(most, mapped(linked))
+        return opened(self, number)
+
+    opened = Cache.samples_of
+    monkeypatch.setattr(Cache, "samples_of", samples_of)
+    cache = Cache(linked)
+    monkeypatch.setattr(type(cache.index), "column", lambda self, name: None)
+    assert len(cache.column(column)) == len(cache)
+    assert 0 < most <= few
 
 
 def test_several_caches_share_the_budget_and_give_theirs_back(
