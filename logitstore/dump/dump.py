@@ -23,7 +23,7 @@ from logitstore.dump.taps import (
     taps_wanted,
     widths_of,
 )
-from logitstore.dump.task import Prepared, prepare
+from logitstore.dump.task import Prepared, load_teacher, prepare
 from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
 from logitstore.format.manifest import Manifest
 from logitstore.settings.dump import DumpSettings
@@ -56,8 +56,7 @@ def dump(settings: DumpSettings, progress: Progress = no_progress, watch: Stopwa
     work = missing_work(out, layout.parse_parts(settings.parts, prepared.manifest.parts), [ANSWERS, *taps.names])
     if work or not is_begun:
         prepared.check()
-        progress(Step(stage="load the teacher", done=0, total=1))
-        with closing(prepared.load()) as teacher:
+        with closing(load_teacher(prepared, progress)) as teacher:
             write_parts(open_writer(settings, prepared, teacher, taps, progress, watch), work, "dump", progress)
     # also where nothing was left to do: a process that was stopped, or saw fewer views, may have left the plan behind
     ensure_views(out, prepared.manifest.views)

@@ -24,7 +24,7 @@ from logitstore.dump.pilot_file import PilotRecord, keep_pilot, kind_of
 from logitstore.dump.sparsify.fidelity import FidelityCheck, Truth
 from logitstore.dump.sparsify.reduce import RowReducer
 from logitstore.dump.taps import tap_bytes
-from logitstore.dump.task import Prepared, dump_task, prepare
+from logitstore.dump.task import Prepared, dump_task, load_teacher, prepare
 from logitstore.dump.teachers import open_source, scheme_of
 from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
 from logitstore.errors import BadInput, storage_errors
@@ -97,8 +97,7 @@ def plan(settings: PilotSettings, progress: Progress = no_progress) -> dict[str,
             )
         parts = layout.parse_parts(planned.parts, prepared.manifest.parts)
         taps = tap_bytes(planned, prepared.config)
-    progress(Step(stage="load the teacher", done=0, total=1))
-    with closing(prepared.load()) as teacher:
+    with closing(load_teacher(prepared, progress)) as teacher:
         return _tried(settings, prepared, teacher, parts, taps, progress)
 
 
