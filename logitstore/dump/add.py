@@ -23,7 +23,7 @@ from logitstore.dump.processes.child import Open, Opening, PartJob
 from logitstore.dump.processes.pool import Pool, write_parts_beside
 from logitstore.dump.processes.seats import seats
 from logitstore.dump.taps import TapRequest, begin_taps, finish_taps, taps_are_begun
-from logitstore.dump.task import AskAgain, Prepared, dump_task
+from logitstore.dump.task import AskAgain, Prepared, dump_task, load_teacher
 from logitstore.dump.teachers import open_source, scheme_of
 from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
 from logitstore.errors import BadInput, CacheMismatch
@@ -211,8 +211,7 @@ def _teacher_again(
             f"--teacher {settings.teacher or cache.manifest.teacher.name}: its configuration has {entry} = {now!s:.80}, and "
             f"{settings.cache} was made with {before!s:.80}, so it would answer as another model. Bring its configuration back."
         )
-    progress(Step(stage="load the teacher", done=0, total=1))
-    teacher = prepared.load()
+    teacher = load_teacher(prepared, progress)
     progress(Step(stage="fingerprint", done=0, total=1))
     if teacher.fingerprint() != cache.manifest.teacher.fingerprint:
         name = cache.manifest.teacher.name

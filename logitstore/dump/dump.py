@@ -27,7 +27,7 @@ from logitstore.dump.taps import (
     taps_wanted,
     widths_of,
 )
-from logitstore.dump.task import Prepared
+from logitstore.dump.task import Prepared, load_teacher
 from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
 from logitstore.errors import BadInput
 from logitstore.format.manifest import Manifest
@@ -67,8 +67,7 @@ def dump(settings: DumpSettings, progress: Progress = no_progress, watch: Stopwa
         if places:
             _write_beside(settings, prepared, taps, work, places, progress)
         else:
-            progress(Step(stage="load the teacher", done=0, total=1))
-            with closing(prepared.load()) as teacher:
+            with closing(load_teacher(prepared, progress)) as teacher:
                 write_parts(open_writer(settings, prepared, teacher, taps, progress, watch), work, "dump", progress)
     # also where nothing was left to do: a process that was stopped, or saw fewer views, may have left the plan behind
     ensure_views(out, prepared.manifest.views)
@@ -136,8 +135,7 @@ def load_again(settings: DumpSettings, progress: Progress) -> Open:
     """Load the teacher in another process than the one that began; see `logitstore.dump.processes.child.Opening`."""
     prepared = prepare_parts(settings)
     taps = taps_wanted(settings, prepared.config)
-    progress(Step(stage="load the teacher", done=0, total=1))
-    return partial(open_writer, settings, prepared, prepared.load(), taps)
+    return partial(open_writer, settings, prepared, load_teacher(prepared, progress), taps)
 
 
 def _write_beside(

@@ -25,7 +25,7 @@ from logitstore.dump.pilot_file import PilotRecord, data_of, keep_pilot, kind_of
 from logitstore.dump.sparsify.fidelity import FidelityCheck, Truth
 from logitstore.dump.sparsify.reduce import RowReducer
 from logitstore.dump.taps import tap_bytes
-from logitstore.dump.task import Prepared, dump_task
+from logitstore.dump.task import Prepared, dump_task, load_teacher
 from logitstore.dump.teachers import open_source, scheme_of
 from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
 from logitstore.errors import BadInput, storage_errors
@@ -98,8 +98,7 @@ def plan(settings: PilotSettings, progress: Progress = no_progress) -> dict[str,
             )
         parts = layout.parse_parts(planned.parts, prepared.manifest.parts)
         taps = tap_bytes(planned, prepared.config)
-    progress(Step(stage="load the teacher", done=0, total=1))
-    with closing(prepared.load()) as teacher:
+    with closing(load_teacher(prepared, progress)) as teacher:
         return _tried(settings, prepared, teacher, parts, taps, progress)
 
 

@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 
 import logitstore
 from logitstore.core.order import spread
-from logitstore.core.progress import Progress, no_progress
+from logitstore.core.progress import Progress, Step, no_progress
 from logitstore.core.tasks import facet
 from logitstore.core.types import Array
 from logitstore.dump.teachers.source import TeacherSource
@@ -178,6 +178,15 @@ def _with_dtype(settings: DumpSettings) -> DumpSettings:
     else:
         dtype = pick_dtype(settings.dtype, settings.device)
     return settings.model_copy(update={"dtype": dtype})
+
+
+def load_teacher(prepared: Prepared, progress: Progress) -> Teacher:
+    """Load the teacher of a dump, and report on it."""
+    progress(Step(stage="load the teacher", done=0, total=1))
+    teacher = prepared.load()
+    if teacher.spread is not None:
+        progress(Step(stage="layers", done=1, total=1, note=teacher.spread))
+    return teacher
 
 
 def check_teacher(settings: DumpSettings, row: RowInfo, gives: Gives) -> None:

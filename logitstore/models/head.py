@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from logitstore.errors import ModelError
+from logitstore.models.placing.spread import answers_on
 from logitstore.models.placing.weights import whole_of
 
 if TYPE_CHECKING:
@@ -68,8 +69,10 @@ class LinearHead:
         for key, power in _MULTIPLIERS.items():
             multiplier *= float(getattr(text, key, None) or 1.0) ** power
         cap = next((float(value) for key in _CAPS if (value := getattr(text, key, None))), 0.0)
-        bias_V = None if layer.bias is None else whole_of(model, layer, "bias")[:vocabulary]
-        weight_VD = whole_of(model, layer)
+        # what is put away until it is needed comes from the memory of the machine
+        device = answers_on(model) if layer.weight.is_meta else layer.weight.device
+        bias_V = None if layer.bias is None else whole_of(model, layer, "bias")[:vocabulary].to(device)
+        weight_VD = whole_of(model, layer).to(device)
         if hasattr(weight_VD, "__tensor_flatten__") or not weight_VD.is_floating_point():
             raise ModelError(f"{name}: the weights of its output layer are packed. Use --preset topk.")
         return cls(weight_VD[:vocabulary], bias_V, multiplier, cap)

@@ -52,9 +52,8 @@ class ImageTeacher(ModelTeacher):
 
     def head(self, vocabulary: int) -> LinearHead:
         layer = self._classifier()
-        return LinearHead(
-            whole_of(self._model, layer), None if layer.bias is None else whole_of(self._model, layer, "bias")
-        )
+        bias_C = None if layer.bias is None else whole_of(self._model, layer, "bias").to(self.device)
+        return LinearHead(whole_of(self._model, layer).to(self.device), bias_C)
 
     def _classifier(self) -> nn.Linear:
         layer = classifier_of(self._model)

@@ -20,7 +20,7 @@ from logitstore.errors import ModelError
 from logitstore.format.needs import HIDDEN, Gives, called
 from logitstore.models.hooks import recording
 from logitstore.models.placing.placement import packing_of
-from logitstore.models.placing.spread import answers_on
+from logitstore.models.placing.spread import answers_on, lies_where
 from logitstore.models.placing.weights import named_scales, named_weights, plain_tensors
 from logitstore.targets.chunks import ASKED_ELEMENTS, chunk_rows, runs
 from logitstore.targets.rows import RowChunk, sent
@@ -34,7 +34,7 @@ class ModelTeacher(Teacher):
 
     def _hold(self, loaded: PreTrainedModel) -> None:
         """Keep a loaded model. Of packed weights the fingerprint is taken now: kernels may arrange them anew when they run."""
-        self._model, self.device = loaded.eval(), answers_on(loaded)
+        self._model, self.device, self.spread = loaded.eval(), answers_on(loaded), lies_where(loaded)
         if packing_of(loaded.config) is not None:
             self._packed = self._fingerprint("")
 

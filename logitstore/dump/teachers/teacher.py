@@ -63,10 +63,12 @@ class Teacher(ABC):
     Attributes:
         gives: what it can be asked for, names of `logitstore.format.needs`; known before the weights are loaded.
         device: where it runs.
+        spread: how many of its modules lie where, for people; None for a teacher that lies on one device.
     """
 
     gives: ClassVar[Gives]
     device: torch.device
+    spread: str | None = None
 
     @property
     @abstractmethod

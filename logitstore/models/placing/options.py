@@ -55,7 +55,8 @@ def loading_options(
                 check_map(device_map, skeleton(), f"--device-map {placement.device_map}")
         options |= {"device_map": device_map, "max_memory": memory_of(placement), "offload_folder": offload_folder()}
     elif device.type != "cpu" or placement.quantization is not None:
-        options["device_map"] = {"": device}
+        number = torch.cuda.current_device() if device.type == "cuda" and device.index is None else device.index
+        options["device_map"] = {"": device if number is None else torch.device(device.type, number)}
     return options
 
 

@@ -35,11 +35,16 @@ def packing(placement: Placement, dtype: torch.dtype) -> Any:
         dtype: in which it computes.
 
     Raises:
-        BadInput: the library is not installed.
+        BadInput: the library is not installed, or a cache names another way of packing.
     """
     kind = placement.quantization
     if kind is None:
         return None
+    if kind not in _LIBRARY:
+        raise BadInput(
+            f"the weights of this cache's teacher were packed as '{kind:.40}', which this version does not know. Known: "
+            f"{', '.join(_LIBRARY)}."
+        )
     library = _LIBRARY[kind]
     try:
         importlib.import_module(library)

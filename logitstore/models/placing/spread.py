@@ -144,7 +144,7 @@ def _accelerator() -> str:
 
 
 def lies_where(model: Any) -> str | None:
-    """Return how many modules of a model lie where, for people; None for a model that lies on one device."""
+    """Return how many modules of a model lie where; None for a model that lies on one device."""
     placed = getattr(model, "hf_device_map", None)
     if placed is None:
         return None

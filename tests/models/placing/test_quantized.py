@@ -34,6 +34,11 @@ def test_a_missing_library_is_named_with_its_extra(kind: str, teacher: Path) -> 
         source(str(teacher), placement=Placement(quantization=kind)).load("float32", "cpu")
 
 
+def test_a_way_of_packing_that_only_a_cache_knows_is_refused(teacher: Path) -> None:
+    with pytest.raises(BadInput, match="were packed as 'own', which this version does not know"):
+        source(str(teacher), placement=Placement(quantization="own")).load("float32", "cpu")
+
+
 def packed_config(folder: Path, **said: Any) -> Path:
     path = save_model(folder, None, 328) / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": said}))
