@@ -40,8 +40,8 @@ Profile = Annotated[
 def dump(settings: DumpSettings, dry_run: DryRun = False, show: Show = 0, profile: Profile = False) -> None:
     """Run a teacher once over your data, and store its answers in a cache.
 
-    The same command resumes an interrupted dump. Several processes can write one cache at the same time, each with other
-    --parts.
+    The same command resumes an interrupted dump. Several processes can write one cache at the same time: --processes starts
+    them on this machine, and those of other machines take other --parts.
 
     Example: logitstore dump --teacher ./my-model --data 'texts/*.jsonl' --out my-cache
     """

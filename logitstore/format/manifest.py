@@ -91,7 +91,7 @@ class Manifest(Record):
     tokens: Positive
     samples_per_part: Positive
     batch_tokens: Positive
-    packed: bool = False
+    packed: bool = Field(False, strict=True)
     fidelity_rows: Count = 0
     preset: str | None = None
     sparsifier: SparsifierInfo
