@@ -55,15 +55,16 @@ class Bits:
             ValueError: a number does not fit its width.
         """
         first_K, shift_K, mask_K = self._plan
-        wanted_NK = numbers_NK.astype(np.int64)
-        if ((wanted_NK < 0) | (wanted_NK > mask_K)).any():
+        # number by number and byte by byte: what is worked on lies together
+        wanted_KN = np.ascontiguousarray(numbers_NK.T, np.int64)
+        if ((wanted_KN < 0) | (wanted_KN > mask_K[:, None])).any():
             raise ValueError("a number does not fit its width")
-        row = np.zeros((len(wanted_NK), self.bytes + 4), np.uint8)
-        shifted_NK = wanted_NK << shift_K
-        for place in range(len(self.widths)):
-            for step in range(4):
-                row[:, first_K[place] + step] |= ((shifted_NK[:, place] >> (8 * step)) & 0xFF).astype(np.uint8)
-        return row[:, : self.bytes]
+        packed_BN = np.zeros((self.bytes + 4, wanted_KN.shape[1]), np.uint8)
+        for place, width in enumerate(self.widths):
+            shifted_N = wanted_KN[place] << shift_K[place]
+            for step in range(-(-(int(shift_K[place]) + width) // 8)):
+                packed_BN[first_K[place] + step] |= (shifted_N >> (8 * step)).astype(np.uint8)
+        return np.ascontiguousarray(packed_BN[: self.bytes].T)
 
     def decode(self, packed_NB: Any) -> Any:
         """Return the numbers, int64[N, K]."""

@@ -46,11 +46,12 @@ class Codebook:
 
     def encode(self, coefficients_NR: Array) -> Array:
         """Return the packed numbers of the nearest levels, uint8[N, B]."""
-        numbers_NR = np.empty(coefficients_NR.shape, np.int64)
+        coefficients_RN = np.ascontiguousarray(coefficients_NR.T)
+        numbers_RN = np.empty(coefficients_RN.shape, np.int64)
         for place, width in enumerate(self.widths):
             levels = self.levels_RL[place, : 1 << width]
-            numbers_NR[:, place] = np.searchsorted((levels[1:] + levels[:-1]) / 2, coefficients_NR[:, place])
-        return self.packing.encode(numbers_NR)
+            numbers_RN[place] = np.searchsorted((levels[1:] + levels[:-1]) / 2, coefficients_RN[place])
+        return self.packing.encode(numbers_RN.T)
 
     def decode(self, stored_NB: Any) -> Any:
         """Return the levels of the coefficients, float32[N, R]."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from logitstore.core.types import Array
 from logitstore.dump.fit import head_tensors
+from logitstore.format.codecs import channels
 from logitstore.format.codecs.channels import Channels
 from logitstore.models.head import LinearHead
 from tests.parts.codecs import in_torch, logprob_rows
@@ -57,3 +59,14 @@ def test_a_channel_that_was_constant_in_the_pilot_may_move() -> None:
 def test_a_scale_beyond_float16_is_cut_off_and_stays_finite() -> None:
     codec = Channels(np.zeros(2, np.float32), np.array([1e-6, 1.0], np.float32))
     assert np.isfinite(codec.decode(*codec.encode(np.array([[10.0, 2.0]], np.float32)))).all()
+
+
+def test_many_rows_are_encoded_as_each_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(0)
+    codec = Channels(generator.normal(size=6).astype(np.float32), generator.uniform(0.1, 9, 6).astype(np.float32))
+    hidden = generator.normal(size=(23, 6)).astype(np.float32) * 5
+    whole = codec.encode(hidden)
+    monkeypatch.setattr(channels, "TOGETHER", 5 * 6)
+    for found, expected in zip(codec.encode(hidden), whole, strict=True):
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected)
