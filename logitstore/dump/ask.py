@@ -14,7 +14,7 @@ from logitstore.core.progress import NO_STOPWATCH, Stopwatch
 from logitstore.core.types import Array
 from logitstore.dump.sparsify.reduce import RowReducer
 from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
-from logitstore.targets.rows import RowChunk
+from logitstore.targets.rows import RowChunk, sent
 
 Encode = Callable[[Tensor], dict[str, Tensor]]
 """A function that reduces the rows of a feature, float32[N, D], to the stored fields, on the teacher's device."""
@@ -34,7 +34,7 @@ def rows_of(seen: Mapping[str, Tensor], taps: Mapping[str, Encode], batch: Teach
     """
     kept: dict[str, Tensor] = {}
     for name, encode in taps.items():
-        values_ND = seen[name].flatten(0, 1)[batch.rows_N.to(seen[name].device)].float()
+        values_ND = seen[name].flatten(0, 1)[sent(batch.rows_N, seen[name].device)].float()
         fields = {FINITE: values_ND.isfinite().all(1)} | encode(values_ND)
         kept |= {f"{name}/{field}": value for field, value in fields.items()}
     return kept

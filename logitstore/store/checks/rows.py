@@ -127,7 +127,7 @@ def _highest(stored: Array, codec: RowCodec) -> int:
     room = np.iinfo(stored.dtype).max + 1 if kind == "plain" else 1 << int(kind.removeprefix("bits-"))
     if not stored.size or vocabulary >= room:
         return -1
-    # a row costs a tenth of a microsecond to unpack, and a GPU that is to look at them would be waited for
+    # unpacking costs little here, while a GPU that is to look at them would be waited for
     ids_NK = stored if kind == "plain" else codec.decode({"ids": stored})["ids"]
     return int(np.maximum.reduce(ids_NK, axis=None))
 
