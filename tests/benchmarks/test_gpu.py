@@ -43,7 +43,10 @@ def test_it_runs_as_a_whole(script: Any, tmp_path: Path) -> None:
     assert results["seconds"].keys() == script("gpu").SHARES.keys()
 
 
-def test_without_a_gpu_it_says_so_in_one_line(script: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_gpu_it_says_so_in_one_line(
+    script: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert script("gpu").main([]) == 2
     said = capsys.readouterr()
     assert said.out == ""
