@@ -18,6 +18,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,13 @@ import torch
 
 from bench import RESULTS, console
 from card import GIB, Budget, Card, work_folder
-from gpu_checks import Check, all_checks, say
-from gpu_dump import dump_lines, dumped_alike, forget_tails, tokens_for
+from gpu_checks import Check, all_checks, say, tried
+from gpu_dump import SIDES, dump_lines, dumped_alike, forget_tails, tokens_for
 from gpu_train import SKIPPED, STEPS, Visits, loader_lines, loss_lines, step_lines, trained_alike
 from logitstore.dump.teachers.causal_lm import CausalTeacher
 from logitstore.store.cache import Cache
 from machine import describe_run
-from random_models import make_model, make_teacher, real_shapes, small_shapes
+from random_models import Shapes, make_model, make_teacher, real_shapes, small_shapes
 
 SECONDS = 480.0
 SHARES = {"checks": 110.0, "dump": 150.0, "losses": 25.0, "loader": 25.0, "steps": 130.0}
@@ -74,10 +75,12 @@ class Results:
     def exit_code(self) -> int:
         return 1 if self.failed or self.broken else 0
 
-    def save(self, path: Path, card: Card) -> None:
+    def save(self, path: Path, card: Card, shapes: Shapes) -> None:
         """Write the results file."""
         content = describe_run() | {
             "card": card.about(),
+            "teacher_layers": shapes.teacher.num_hidden_layers,
+            "batch_tokens": shapes.batch_tokens,
             "seconds": self.seconds,
             "checks": len(self.checks),
             "failed": [vars(check) for check in self.failed],
@@ -117,13 +120,13 @@ class Run:
     def check(self) -> None:
         """Compare what the device computes with what the CPU computes."""
         results, small = self.results, small_shapes()
-        for check in dumped_alike(self.card, small, self.folder / "alike"):
-            results.checks.append(check)
-        cache = Cache(self.folder / "alike" / "own" / "small")
-        results.checks += trained_alike(self.card, small, cache, self.folder / "student")
+        folder = self.folder / "alike"
+        results.checks += tried("small dumps", dumped_alike, self.card, small, folder)
+        own = partial(Cache, folder / SIDES[0] / "small")
+        results.checks += tried("steps", trained_alike, self.card, small, own, self.folder / "student")
         for check in results.failed:
             say(check)
-        results.checks += all_checks(self.card, lambda: self.budget.left > 0)
+        all_checks(self.card, lambda: self.budget.left > 0, results.checks)
         console.print(f"{len(results.checks)} checks, {len(results.failed)} failed", highlight=False)
 
     def dump(self) -> None:
@@ -178,7 +181,7 @@ def main(arguments: list[str]) -> int:
         if reason:
             run.results.broken["time"] = reason
         if path is not None:
-            run.results.save(path, run.card)
+            run.results.save(path, run.card, run.shapes)
         shutil.rmtree(folder, ignore_errors=True)
         return run.results.exit_code
 

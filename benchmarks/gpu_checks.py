@@ -58,11 +58,12 @@ KEPT = tuple(name for name, preset in PRESETS.items() if preset["sparsifier"] !=
 
 @dataclass(frozen=True)
 class Check:
-    """One comparison: the largest difference that is expected, and the one that was found."""
+    """One comparison: the largest difference that is expected, and the one that was found; or the error that came instead."""
 
     name: str
     expected: float
     found: float
+    error: str = ""
 
     @property
     def is_met(self) -> bool:
@@ -122,11 +123,11 @@ class Sizes:
 REAL, SMALL = Sizes(32, 151936, 128, 96, 4096), Sizes(24, 700, 8, 16, 72)
 
 
-def all_checks(card: Card, goes_on: Callable[[], bool]) -> list[Check]:
-    """Make every check, as long as there is time; print those that fail."""
+def all_checks(card: Card, goes_on: Callable[[], bool], made: list[Check]) -> None:
+    """Make every check, as long as there is time; add it to those that were made, and print it if it fails."""
     sizes = SMALL if card.is_small else REAL
     makers: list[Iterator[Check]] = [
-        copies(card),
+        tried("copies", copies, card),
         selection(card, sizes),
         sketch(card, sizes),
         decoding(card, sizes),
@@ -135,7 +136,6 @@ def all_checks(card: Card, goes_on: Callable[[], bool]) -> list[Check]:
         *(losses(card, sizes, dtype) for dtype in ([torch.float32] if card.is_small else NOISE)),
         large_losses(card, sizes),
     ]
-    made = []
     for maker in makers:
         for check in maker:
             made.append(check)
@@ -144,14 +144,22 @@ def all_checks(card: Card, goes_on: Callable[[], bool]) -> list[Check]:
             if not goes_on():
                 made.append(Check("the checks had no time to end", 0.0, math.inf))
                 say(made[-1])
-                return made
-    return made
+                return
+
+
+def tried(name: str, make: Callable[..., Iterator[Check]], *arguments: Any) -> Iterator[Check]:
+    """Yield some checks; where they end in an error, a failed one with the error, so that all others are made."""
+    try:
+        yield from make(*arguments)
+    except Exception as error:
+        lines = str(error).splitlines() or [""]
+        yield Check(name, 0.0, math.inf, f"{type(error).__name__}: {lines[0]}"[:300])
 
 
 def say(check: Check) -> None:
     """Print a check that failed."""
     console.print(
-        f"FAILED {check.name}: expected at most {check.expected:.3g}, found {check.found:.3g}",
+        f"FAILED {check.name}: expected at most {check.expected:.3g}, found {check.found:.3g} {check.error}".rstrip(),
         style="red",
         highlight=False,
         soft_wrap=True,
@@ -213,46 +221,48 @@ which token a random number falls on."""
 
 def selection(card: Card, sizes: Sizes) -> Iterator[Check]:
     """Select from the same logits on both."""
-    gold_N = torch.arange(sizes.rows) % 8
-    for dtype, (name, select) in product(NOISE, sparsifiers(sizes.vocabulary).items()):
-        what = f"select {name}, {_called(dtype)}"
-        logits_NV = logits_of(sizes, dtype)
-        draw = torch.Generator().manual_seed(2)
-        uniform_ND = torch.rand(sizes.rows, max(select.draws, 1), generator=draw, dtype=torch.float64)
-        own, found = (
-            select(logits_NV.to(device), gold_N.to(device), uniform_ND if select.draws else None)
-            for device in (CPU, card.device)
-        )
-        found = {field: value.to(CPU) for field, value in found.items()}
-        truth_NV = torch.log_softmax(logits_NV[:, : sizes.vocabulary].double(), -1)
-        border = NEAR_A_BORDER if name in ("topp", "sampled", "hybrid") else 0.0
-        for field in ("ids", "counts", "top1", "gold_listed"):
-            if field in own:
-                yield same(f"{what}: {field}", own[field], found[field], border)
-        is_same_N = torch.ones(sizes.rows, dtype=torch.bool)
-        truth_NK = truth_NV
-        if "ids" in own:
-            is_same_N = (
-                (own["ids"] == found["ids"]) & (own["logprobs"].isfinite() == found["logprobs"].isfinite())
-            ).all(1)
-            truth_NK = truth_NV.gather(1, own["ids"]).masked_fill(own["logprobs"].isneginf(), -torch.inf)
-            outside_NV = truth_NV.exp().scatter(1, own["ids"].masked_fill(own["logprobs"].isneginf(), 0), 0.0)
-            # what the masked slots wrote over is put back
-            outside_NV[:, 0] = torch.where((truth_NK.isfinite() & (own["ids"] == 0)).any(1), 0.0, truth_NV[:, 0].exp())
-        truths = {
-            "logprobs": truth_NK,
-            "gold_logprob": truth_NV.gather(1, gold_N[:, None]).squeeze(1),
-            "entropy": -torch.where(truth_NV.isfinite(), truth_NV.exp() * truth_NV, 0.0).sum(1),
-        }
-        if "tail_logmass" in own:
-            truths["tail_logmass"] = outside_NV.sum(1).log()
-        if "log_normaliser" in own:
-            truths["log_normaliser"] = own["log_normaliser"]
-        for field, truth in truths.items():
-            if field in own:
-                yield near(
-                    f"{what}: {field}", truth[is_same_N], own[field][is_same_N], found[field][is_same_N], torch.float32
-                )
+    for dtype, name in product(NOISE, sparsifiers(sizes.vocabulary)):
+        yield from tried(f"select {name}, {_called(dtype)}", _selected, card, sizes, dtype, name)
+
+
+def _selected(card: Card, sizes: Sizes, dtype: torch.dtype, name: str) -> Iterator[Check]:
+    gold_N, select = torch.arange(sizes.rows) % 8, sparsifiers(sizes.vocabulary)[name]
+    what = f"select {name}, {_called(dtype)}"
+    logits_NV = logits_of(sizes, dtype)
+    draw = torch.Generator().manual_seed(2)
+    uniform_ND = torch.rand(sizes.rows, max(select.draws, 1), generator=draw, dtype=torch.float64)
+    own, found = (
+        select(logits_NV.to(device), gold_N.to(device), uniform_ND if select.draws else None)
+        for device in (CPU, card.device)
+    )
+    found = {field: value.to(CPU) for field, value in found.items()}
+    truth_NV = torch.log_softmax(logits_NV[:, : sizes.vocabulary].double(), -1)
+    border = NEAR_A_BORDER if name in ("topp", "sampled", "hybrid") else 0.0
+    for field in ("ids", "counts", "top1", "gold_listed"):
+        if field in own:
+            yield same(f"{what}: {field}", own[field], found[field], border)
+    is_same_N = torch.ones(sizes.rows, dtype=torch.bool)
+    truth_NK = truth_NV
+    if "ids" in own:
+        is_same_N = ((own["ids"] == found["ids"]) & (own["logprobs"].isfinite() == found["logprobs"].isfinite())).all(1)
+        truth_NK = truth_NV.gather(1, own["ids"]).masked_fill(own["logprobs"].isneginf(), -torch.inf)
+        outside_NV = truth_NV.exp().scatter(1, own["ids"].masked_fill(own["logprobs"].isneginf(), 0), 0.0)
+        # what the masked slots wrote over is put back
+        outside_NV[:, 0] = torch.where((truth_NK.isfinite() & (own["ids"] == 0)).any(1), 0.0, truth_NV[:, 0].exp())
+    truths = {
+        "logprobs": truth_NK,
+        "gold_logprob": truth_NV.gather(1, gold_N[:, None]).squeeze(1),
+        "entropy": -torch.where(truth_NV.isfinite(), truth_NV.exp() * truth_NV, 0.0).sum(1),
+    }
+    if "tail_logmass" in own:
+        truths["tail_logmass"] = outside_NV.sum(1).log()
+    if "log_normaliser" in own:
+        truths["log_normaliser"] = own["log_normaliser"]
+    for field, truth in truths.items():
+        if field in own:
+            yield near(
+                f"{what}: {field}", truth[is_same_N], own[field][is_same_N], found[field][is_same_N], torch.float32
+            )
 
 
 @dataclass(frozen=True)
@@ -306,36 +316,44 @@ def stored_rows(preset: str, sizes: Sizes) -> Stored:
 def sketch(card: Card, sizes: Sizes) -> Iterator[Check]:
     """Take the coefficients, and what is stored of hidden states, of the same hidden states on both."""
     for preset, dtype in product(("small", "faithful", "exact"), NOISE):
-        made = stored_rows(preset, sizes)
-        latents = latents_of(made.row, made.shared)
-        hidden_ND = made.hidden_ND.to(dtype)
-        truth_NR = hidden_ND.double()
-        if "projection" in made.shared:
-            truth_NR = (truth_NR - made.shared["mean"].double()) @ made.shared["projection"].double()
-        yield near(
-            f"{preset}: what is stored of hidden states, {_called(dtype)}",
-            truth_NR, latents(hidden_ND), latents(hidden_ND.to(card.device)), torch.float32,
-        )  # fmt: skip
+        yield from tried(f"sketch of {preset}, {_called(dtype)}", _sketched, card, sizes, preset, dtype)
+
+
+def _sketched(card: Card, sizes: Sizes, preset: str, dtype: torch.dtype) -> Iterator[Check]:
+    made = stored_rows(preset, sizes)
+    latents = latents_of(made.row, made.shared)
+    hidden_ND = made.hidden_ND.to(dtype)
+    truth_NR = hidden_ND.double()
+    if "projection" in made.shared:
+        truth_NR = (truth_NR - made.shared["mean"].double()) @ made.shared["projection"].double()
+    yield near(
+        f"{preset}: what is stored of hidden states, {_called(dtype)}",
+        truth_NR, latents(hidden_ND), latents(hidden_ND.to(card.device)), torch.float32,
+    )  # fmt: skip
 
 
 def decoding(card: Card, sizes: Sizes) -> Iterator[Check]:
     """Decode the same stored rows on both, to targets and to whole distributions."""
     for preset in KEPT:
-        made = stored_rows(preset, sizes)
-        decoder = Decoder(made.row, made.shared)
-        own = decoder(made.fields)
-        found = decoder({name: value.to(card.device) for name, value in made.fields.items()})
-        yield same(f"decode {preset}: ids", own.ids_NK, found.ids_NK)
-        for name, mine, its in _numbers(own, found):
-            yield near(f"decode {preset}: {name}", mine, mine, its, torch.float32)
-        if isinstance(own, Targets) and isinstance(found, Targets):
-            for temperature in (1.0, 2.0, 4.0):
-                what = f"decode {preset} at T = {temperature:g}"
-                mine, its = (dense_logprobs(each, temperature) for each in (own, found))
-                yield near(f"{what}: all logprobs", mine, mine, its, torch.float32)
-                (p, h), (q, g) = (dense_probs(each, temperature) for each in (own, found))
-                yield near(f"{what}: all probabilities", p, p, q, torch.float32)
-                yield near(f"{what}: entropy", h, h, g, torch.float32)
+        yield from tried(f"decode {preset}", _decoded, card, sizes, preset)
+
+
+def _decoded(card: Card, sizes: Sizes, preset: str) -> Iterator[Check]:
+    made = stored_rows(preset, sizes)
+    decoder = Decoder(made.row, made.shared)
+    own = decoder(made.fields)
+    found = decoder({name: value.to(card.device) for name, value in made.fields.items()})
+    yield same(f"decode {preset}: ids", own.ids_NK, found.ids_NK)
+    for name, mine, its in _numbers(own, found):
+        yield near(f"decode {preset}: {name}", mine, mine, its, torch.float32)
+    if isinstance(own, Targets) and isinstance(found, Targets):
+        for temperature in (1.0, 2.0, 4.0):
+            what = f"decode {preset} at T = {temperature:g}"
+            mine, its = (dense_logprobs(each, temperature) for each in (own, found))
+            yield near(f"{what}: all logprobs", mine, mine, its, torch.float32)
+            (p, h), (q, g) = (dense_probs(each, temperature) for each in (own, found))
+            yield near(f"{what}: all probabilities", p, p, q, torch.float32)
+            yield near(f"{what}: entropy", h, h, g, torch.float32)
 
 
 def _numbers(own: AnyTargets, found: AnyTargets) -> Iterator[tuple[str, Tensor, Tensor]]:
@@ -349,18 +367,22 @@ def _numbers(own: AnyTargets, found: AnyTargets) -> Iterator[tuple[str, Tensor, 
 def fidelity(card: Card, sizes: Sizes) -> Iterator[Check]:
     """Compare stored rows with their teacher on both; the figures are means over the rows."""
     for preset in KEPT:
-        made = stored_rows(preset, sizes)
-        figures = []
-        for device in (CPU, card.device):
-            check = FidelityCheck(Decoder(made.row, made.shared), 1.0)
-            truth = Truth.of(made.logits_NV.to(device), sizes.vocabulary)
-            check.add(truth, {name: value.to(device) for name, value in made.kept.items()})
-            figures.append(check.take())
-        own, found = figures
-        yield Check(f"fidelity of {preset}: unbounded rows", 0.0, abs(own.unbounded - found.unbounded))
-        for name, (total, _) in own.sums.items():
-            its = found.sums[name][0]
-            yield Check(f"fidelity of {preset}: {name}", 1e-3, abs(its - total) / max(abs(total), 1e-2 * own.rows))
+        yield from tried(f"fidelity of {preset}", _faithful, card, sizes, preset)
+
+
+def _faithful(card: Card, sizes: Sizes, preset: str) -> Iterator[Check]:
+    made = stored_rows(preset, sizes)
+    figures = []
+    for device in (CPU, card.device):
+        check = FidelityCheck(Decoder(made.row, made.shared), 1.0)
+        truth = Truth.of(made.logits_NV.to(device), sizes.vocabulary)
+        check.add(truth, {name: value.to(device) for name, value in made.kept.items()})
+        figures.append(check.take())
+    own, found = figures
+    yield Check(f"fidelity of {preset}: unbounded rows", 0.0, abs(own.unbounded - found.unbounded))
+    for name, (total, _) in own.sums.items():
+        its = found.sums[name][0]
+        yield Check(f"fidelity of {preset}: {name}", 1e-3, abs(its - total) / max(abs(total), 1e-2 * own.rows))
 
 
 def targets_of(tail: str, rows: int, vocabulary: int, device: torch.device) -> AnyTargets:
@@ -428,18 +450,18 @@ def losses(card: Card, sizes: Sizes, dtype: torch.dtype) -> Iterator[Check]:
             continue
         what = f"{name}, {tail} tail, T = {temperature:g}, {way}, {_called(dtype)}"
         run: Run = partial(loss_of, name, tail, temperature, way, sizes)
-        truth, own, found = run(CPU, torch.float64), run(CPU, dtype), run(card.device, dtype)
-        for part in truth:
-            check = near(f"{what}: {part}", truth[part], own[part], found[part], dtype)
-            yield (
-                replace(check, expected=max(check.expected, A_ROW_THAT_TURNS))
-                if name in COMPARING and dtype == torch.bfloat16
-                else check
-            )
-    run = partial(_rowwise, sizes)
+        turns = name in COMPARING and dtype == torch.bfloat16
+        yield from tried(what, _run_on_both, what, run, card, dtype, A_ROW_THAT_TURNS if turns else 0.0)
+    what = f"rowwise cross-entropy, {_called(dtype)}"
+    yield from tried(what, _run_on_both, what, partial(_rowwise, sizes), card, dtype)
+
+
+def _run_on_both(what: str, run: Run, card: Card, dtype: torch.dtype, least: float = 0.0) -> Iterator[Check]:
+    """Compare all parts of a result; a difference of `least` is allowed in any case."""
     truth, own, found = run(CPU, torch.float64), run(CPU, dtype), run(card.device, dtype)
     for part in truth:
-        yield near(f"rowwise cross-entropy, {_called(dtype)}: {part}", truth[part], own[part], found[part], dtype)
+        check = near(f"{what}: {part}", truth[part], own[part], found[part], dtype)
+        yield replace(check, expected=max(check.expected, least))
 
 
 def loss_of(
@@ -499,15 +521,12 @@ def _rowwise(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> dict[str
 
 
 def large_losses(card: Card, sizes: Sizes) -> Iterator[Check]:
-    """Take the forward KL over the whole vocabulary, with the chunks that the device itself would choose."""
+    """Take the forward KL over the whole vocabulary."""
     large = replace(sizes, loss_vocabulary=sizes.vocabulary)
-    for tail in ("prior", "latent"):
-        for dtype in NOISE:
-            run: Run = partial(loss_of, "forward_kl", tail, 1.0, "from hidden states", large)
-            truth, own, found = run(CPU, torch.float64), run(CPU, dtype), run(card.device, dtype)
-            for part in truth:
-                what = f"forward_kl over {sizes.vocabulary:,} tokens, {tail} tail, {_called(dtype)}"
-                yield near(f"{what}: {part}", truth[part], own[part], found[part], dtype)
+    for tail, dtype in product(("prior", "latent"), NOISE):
+        what = f"forward_kl over {sizes.vocabulary:,} tokens, {tail} tail, {_called(dtype)}"
+        run = partial(loss_of, "forward_kl", tail, 1.0, "from hidden states", large)
+        yield from tried(what, _run_on_both, what, run, card, dtype)
 
 
 WIDTHS = {"hidden": (6, 10), "final": (6, 10), "query": (12, 24), "key": (6, 12), "value": (6, 12)}
@@ -517,13 +536,10 @@ WIDTHS = {"hidden": (6, 10), "final": (6, 10), "query": (12, 24), "key": (6, 12)
 def features(card: Card) -> Iterator[Check]:
     """Take every loss on features with its gradients on both."""
     for name, method in METHODS.items():
-        if method.form != "features":
-            continue
-        options: dict[str, Any] = {"means_VD": torch.randn(30, 10)} if "means_VD" in method.given else {}
-        where = ((CPU, torch.float64), (CPU, torch.float32), (card.device, torch.float32))
-        truth, own, found = (_feature_loss(method, options, *each) for each in where)
-        for part in truth:
-            yield near(f"{name}: {part}", truth[part], own[part], found[part], torch.float32)
+        if method.form == "features":
+            options: dict[str, Any] = {"means_VD": torch.randn(30, 10)} if "means_VD" in method.given else {}
+            run = partial(_feature_loss, method, options)
+            yield from tried(name, _run_on_both, name, run, card, torch.float32)
 
 
 def _feature_loss(

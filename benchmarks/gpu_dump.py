@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -14,14 +14,14 @@ import torch
 
 from bench import found, in_turns, ratio
 from card import GIB, Budget, Card
-from gpu_checks import CPU, KEPT, Check, same
+from gpu_checks import CPU, KEPT, Check, same, tried
 from logitstore.core.progress import Stopwatch
 from logitstore.dump.ask import ask_rows
 from logitstore.dump.teachers.causal_lm import CausalTeacher
 from logitstore.store.cache import Cache
 from logitstore.targets import tails
 from passes import Passes
-from random_models import Fitted, Shapes, begin_dump, make_teacher, make_texts, on_device, written_cache
+from random_models import Fitted, Shapes, Texts, begin_dump, make_teacher, make_texts, on_device, written_cache
 
 Lines = list[dict[str, Any]]
 ROUNDS = 7
@@ -104,21 +104,29 @@ def bus_bytes(passes: Passes) -> float:
     return total / rows
 
 
-def dumped_alike(card: Card, shapes: Shapes, folder: Path) -> list[Check]:
+def dumped_alike(card: Card, shapes: Shapes, folder: Path) -> Iterator[Check]:
     """Dump with the same small teacher on both, in float32, and compare what is stored."""
     texts = make_texts(shapes)
     mine = make_teacher(shapes.teacher, "float32", CPU)
     its = on_device(mine, shapes.teacher, "float32", card.device)
-    checks = []
     for preset in presets(card):
-        own, found_there = (
-            written_cache(begin_dump(shapes, texts, teacher, preset, folder / side / preset, Fitted(), "float32"))
-            for side, teacher in (("own", mine), ("found", its))
-        )
-        for name, (mine_N, its_N) in _unpacked(own, found_there).items():
-            if name != "sketch":  # its directions may have the other sign
-                checks.append(same(f"dump {preset}: {name}", mine_N, its_N, 0.02))
-    return checks
+        yield from tried(f"dump {preset}", _dumped, shapes, texts, (mine, its), preset, folder)
+
+
+def _dumped(
+    shapes: Shapes, texts: Texts, teachers: tuple[CausalTeacher, ...], preset: str, folder: Path
+) -> Iterator[Check]:
+    own, there = (
+        written_cache(begin_dump(shapes, texts, teacher, preset, folder / side / preset, Fitted(), "float32"))
+        for side, teacher in zip(SIDES, teachers, strict=True)
+    )
+    for name, (mine_N, its_N) in _unpacked(own, there).items():
+        if name != "sketch":  # its directions may have the other sign
+            yield same(f"dump {preset}: {name}", mine_N, its_N, 0.02)
+
+
+SIDES = ("own", "found")
+"""Folders of the caches that are compared."""
 
 
 def _unpacked(own: Cache, found_there: Cache) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:

@@ -10,7 +10,7 @@ import gc
 import shutil
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -223,14 +223,13 @@ def loss_lines(card: Card, budget: Budget, lines: Lines) -> None:
             lines.append(found(f"{what}, peak to head and cross-entropy, {dtype}", peaks[name] / peaks["materialised"]))
 
 
-def trained_alike(card: Card, shapes: Shapes, cache: Cache, folder: Path) -> list[Check]:
+def trained_alike(card: Card, shapes: Shapes, cache: Callable[[], Cache], folder: Path) -> Iterator[Check]:
     """Train the same small student from the same cache on both, in float32, and compare its losses."""
     seen = []
     for device in (CPU, card.device):
         student = make_model(shapes.student, torch.float32, CPU).to(device)
-        is_there = Card(device, is_small=True)
-        visits = Visits(is_there, shapes, student, None, folder, (3, 1))
-        visits.run(cache, 0.5)
+        visits = Visits(Card(device, is_small=True), shapes, student, None, folder, (3, 1))
+        visits.run(cache(), 0.5)
         seen.append(torch.stack(visits.seen).double().cpu())
     own, its = seen
-    return [near("three steps of a student: losses", own, own, its, torch.float32)]
+    yield near("three steps of a student: losses", own, own, its, torch.float32)

@@ -205,9 +205,13 @@ def gpu() -> str:
     said = [
         f"{card['device']}, {card['memory_gib']:g} GiB, CUDA {card['cuda']}, PyTorch {found['versions']['torch']}. "
         f"{found['checks']:,} results compared with the CPU's: {'all are' if not failed else f'{len(failed)} are not'} "
-        "within the expected noise."
+        f"within the expected noise. The teacher had {found['teacher_layers']} layers, a batch {found['batch_tokens']:,} "
+        "tokens."
     ]
-    said += [f"- *{each['name']}*: expected {each['expected']:.3g}, found {each['found']:.3g}" for each in failed]
+    said += [
+        f"- *{each['name']}*: expected {each['expected']:.3g}, found {each['found']:.3g} {each['error']}".rstrip()
+        for each in failed
+    ]
     said += [f"- *{name}* did not end: {reason}" for name, reason in broken.items()]
     rows = [_cells(line)[:2] for line in found["lines"]]
     return "\n".join(said) + "\n\n" + _table(("what", "measured"), rows)

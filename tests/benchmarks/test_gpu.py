@@ -104,6 +104,22 @@ def test_a_device_that_computes_something_else_fails_the_checks(script: Any, mon
     assert all("all logprobs" in check.name for check in failed)
 
 
+def test_a_check_that_ends_in_an_error_fails_and_the_others_are_made(
+    script: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checks, card = script("gpu_checks"), script("card").Card(torch.device("cpu"), is_small=True)
+
+    def refuses(*_: Any) -> Any:
+        raise RuntimeError("not implemented for 'Half'\nand more")
+
+    monkeypatch.setattr(checks.TopP, "__call__", refuses)
+    made = list(checks.selection(card, checks.SMALL))
+    failed = [check for check in made if not check.is_met]
+    assert [check.name for check in failed] == ["select topp, float32", "select topp, bfloat16"]
+    assert {check.error for check in failed} == {"RuntimeError: not implemented for 'Half'"}
+    assert {check.name.split(":")[0] for check in made} > {"select hybrid, bfloat16", "select topk, float32"}
+
+
 def test_a_block_that_breaks_is_told_and_the_next_one_runs(script: Any, tmp_path: Path) -> None:
     gpu, card = script("gpu"), script("card")
     run = gpu.Run(card.Card(torch.device("cpu"), is_small=True), card.Budget(100.0), tmp_path)
@@ -138,8 +154,10 @@ def test_the_page_says_what_was_found_and_what_was_not(
     results = {
         "card": {"device": "NVIDIA H200", "memory_gib": 140.0, "cuda": "13.0"},
         "versions": {"torch": "2.13.0"},
+        "teacher_layers": 28,
+        "batch_tokens": 8192,
         "checks": 900,
-        "failed": [{"name": "select topk: ids", "expected": 0.0, "found": 0.25}],
+        "failed": [{"name": "select topk: ids", "expected": 0.0, "found": 0.25, "error": ""}],
         "broken": {"steps": "the script had no time to end"},
         "lines": [
             {"name": "dump, small, over the bare forward", "measured": 1.2, "unit": "x", "target": None, "met": None}
@@ -148,6 +166,7 @@ def test_the_page_says_what_was_found_and_what_was_not(
     (tmp_path / "gpu.json").write_text(json.dumps(results))
     shown = page.gpu()
     assert "NVIDIA H200, 140 GiB" in shown
+    assert "28 layers, a batch 8,192 tokens" in shown
     assert "- *select topk: ids*: expected 0, found 0.25" in shown
     assert "- *steps* did not end" in shown
     assert "| dump, small, over the bare forward | 1.2 x |" in shown
