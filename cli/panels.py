@@ -53,6 +53,11 @@ PANELS: dict[str, dict[str, str]] = {
         "Compute": "device precision workers",
         "Output": "out evaluate_every early_stopping save_every keep_checkpoints resume report_to trainer",
     },
+    "verify": {
+        "Parts": "repair share seed workers resume",
+        "Teacher": "against_teacher trust_remote_code images",
+        "Compute": _PLACING,
+    },
     "evaluate": {
         "Student": "student trust_remote_code image_size",
         "Data": "samples holdout text images",
