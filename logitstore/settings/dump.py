@@ -96,11 +96,6 @@ class DataSettings(TrustChoice):
         description="Store the tokens of prepared data. --no-keep-tokens stores the places of the samples alone, and tokenises "
         "the documents of a part again when it is written.",
     )
-    packed: bool = Field(
-        False,
-        description="Show the teacher several samples in one line of a batch, in place of padding. They do not see each other. "
-        "Larger batches gain most; see the quickstart.",
-    )
 
     @property
     def source(self) -> str:
@@ -142,6 +137,11 @@ class TeacherSettings(DataSettings, PlacementChoices):
     )
     batch_tokens: int = Field(
         2048, ge=1, description="Maximum number of tokens in one batch of the teacher, padding included."
+    )
+    packed: bool = Field(
+        False,
+        description="Show the teacher several samples in one line of a batch, in place of padding. They do not see each other. "
+        "Larger batches gain most; see the quickstart.",
     )
 
 
