@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from logitstore.core.record import Record
 from logitstore.core.tasks import TASKS
 from logitstore.settings.fields import POSITIONAL, RECIPE_ONLY, FilePath, Model, NamedValues, Place, TaskName
 from logitstore.settings.image import ImagesPlace, ViewChoices
@@ -84,8 +85,8 @@ class DataSettings(TrustChoice):
         return self.data if isinstance(self.data, str) else ", ".join(self.data)
 
 
-class TeacherSettings(DataSettings):
-    """The teacher, the data and the cache of `plan` and `dump`."""
+class TaskChoice(Record):
+    """The task, which is known before the data are looked at."""
 
     task: TaskName = Field(
         "causal-lm",
@@ -93,6 +94,11 @@ class TeacherSettings(DataSettings):
         "tasks.",
         examples=list(TASKS),
     )
+
+
+class TeacherSettings(DataSettings, TaskChoice):
+    """The teacher, the data and the cache of `plan` and `dump`."""
+
     out: Place = Field(description="The cache to write. An interrupted run of the same command is resumed.")
     dtype: Literal["auto", "bfloat16", "float32", "float16"] = Field(
         "auto",
