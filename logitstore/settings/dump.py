@@ -103,8 +103,8 @@ class DataSettings(TrustChoice):
         return self.data if isinstance(self.data, str) else ", ".join(self.data)
 
 
-class TeacherSettings(DataSettings, PlacementChoices):
-    """The teacher, the data and the cache of `plan` and `dump`."""
+class TaskChoice(Record):
+    """The task, which is known before the data are looked at."""
 
     task: TaskName = Field(
         "causal-lm",
@@ -112,6 +112,11 @@ class TeacherSettings(DataSettings, PlacementChoices):
         "tasks.",
         examples=list(TASKS),
     )
+
+
+class TeacherSettings(DataSettings, TaskChoice, PlacementChoices):
+    """The teacher, the data and the cache of `plan` and `dump`."""
+
     out: Place = Field(description="The cache to write. An interrupted run of the same command is resumed.")
     dtype: Literal["auto", "bfloat16", "float32", "float16"] = Field(
         "auto",
