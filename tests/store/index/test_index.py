@@ -286,6 +286,22 @@ def test_where_nothing_can_be_written_the_index_is_kept_in_memory(
     assert not (folder / INDEX).exists()
 
 
+@pytest.mark.parametrize("place", ["sidecars", "sidecars/index", "sidecars/index/cache"])
+@pytest.mark.parametrize("what", ["a link outside", "a file"])
+def test_nothing_is_written_where_something_else_stands(folder: Path, tmp_path: Path, place: str, what: str) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "mine.bin").touch()
+    (folder / place).parent.mkdir(parents=True, exist_ok=True)
+    if what == "a file":
+        (folder / place).touch()
+    else:
+        (folder / place).symlink_to(outside)
+    assert told(Cache(folder)) == told_by_the_parts(folder)
+    assert os.listdir(outside) == ["mine.bin"]
+    assert (folder / place).is_symlink() == (what == "a link outside")
+
+
 def test_many_readers_make_one_index(folder: Path) -> None:
     expected = told_by_the_parts(folder)
     with ThreadPoolExecutor(4) as pool:
