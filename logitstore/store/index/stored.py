@@ -148,7 +148,9 @@ def write_index(home: Storage, folder: str, info: IndexInfo, columns: Mapping[st
 
     Raises:
         OSError: the storage cannot be written; the index that was there stays.
+        CacheDamaged: the folder leads outside the storage.
     """
+    home.within(folder)
     described = {}
     with home.alone():
         for name, values in columns.items():
@@ -165,7 +167,8 @@ def write_index(home: Storage, folder: str, info: IndexInfo, columns: Mapping[st
 
 
 def write_info(home: Storage, folder: str, info: IndexInfo) -> None:
-    """Write anew what an index says of itself; its columns stay. Raises OSError: see `write_index`."""
+    """Write anew what an index says of itself; its columns stay. Raises OSError, CacheDamaged: see `write_index`."""
+    home.within(folder)
     with home.alone():
         _write_info(home, folder, info)
 

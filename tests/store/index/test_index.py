@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from logitstore.dump.dump import dump
 from logitstore.errors import CacheDamaged, CacheMismatch
 from logitstore.format.sealed import seal_of_bytes, unseal
 from logitstore.report.summary import summarise
 from logitstore.store import cache as cache_module
 from logitstore.store import local_disk
 from logitstore.store.cache import Cache
+from logitstore.store.checks.verify import repair, verify
 from logitstore.store.index import columns
 from logitstore.store.index import index as index_module
 from logitstore.store.index.columns import in_order
@@ -26,6 +28,7 @@ from logitstore.store.index.stored import IndexInfo
 from logitstore.store.local_disk import LocalDisk
 from tests.parts.calls import calls_below
 from tests.parts.specification import tamper
+from tests.parts.taps import small_taps_plan
 
 INDEX = "sidecars/index/cache/index.json"
 
@@ -286,6 +289,22 @@ def test_where_nothing_can_be_written_the_index_is_kept_in_memory(
     assert not (folder / INDEX).exists()
 
 
+@pytest.mark.parametrize("place", ["sidecars", "sidecars/index", "sidecars/index/cache"])
+@pytest.mark.parametrize("what", ["a link outside", "a file"])
+def test_nothing_is_written_where_something_else_stands(folder: Path, tmp_path: Path, place: str, what: str) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "mine.bin").touch()
+    (folder / place).parent.mkdir(parents=True, exist_ok=True)
+    if what == "a file":
+        (folder / place).touch()
+    else:
+        (folder / place).symlink_to(outside)
+    assert told(Cache(folder)) == told_by_the_parts(folder)
+    assert os.listdir(outside) == ["mine.bin"]
+    assert (folder / place).is_symlink() == (what == "a link outside")
+
+
 def test_many_readers_make_one_index(folder: Path) -> None:
     expected = told_by_the_parts(folder)
     with ThreadPoolExecutor(4) as pool:
@@ -348,3 +367,26 @@ def test_names_come_in_the_order_of_the_samples(codes: list[int], monkeypatch: p
     said = [names[code] for code in codes]
     assert found == list(dict.fromkeys(said))
     assert [found[number] for number in numbers] == said
+
+
+def test_a_dump_leaves_an_index_for_the_cache_and_its_taps_and_stays_right_when_parts_are_repaired(
+    teacher: Path, texts: Path, tmp_path: Path
+) -> None:
+    plan = small_taps_plan(teacher, texts, tmp_path / "cache", limit=8, samples_per_part=2, hidden="final")
+    folder = dump(plan.model_copy(update={"parts": "0-1"})).path
+    assert isinstance(folder, Path)
+    assert not (folder / "sidecars").exists()
+    dump(plan)
+    assert sorted(os.listdir(folder / "sidecars/index")) == ["cache", "final"]
+    expected = told_by_the_parts(folder)
+    for _ in range(2):
+        with calls_below(folder) as calls:
+            assert told(Cache(folder)) == expected
+    assert [call for call in calls if "parts" in call] == []
+    (folder / "parts/00001/samples.arrow").unlink()
+    (folder / "taps/final/parts/00000/part.json").write_bytes(b"{}")
+    repair(folder, verify(folder))
+    assert told(Cache(folder)) == told_by_the_parts(folder) != expected
+    dump(plan)
+    assert told(Cache(folder)) == expected
+    assert verify(folder) == []
