@@ -151,4 +151,4 @@ def lies_where(model: Any) -> str | None:
     counts: dict[str, int] = {}
     for device in placed.values():
         counts[str(device)] = counts.get(str(device), 0) + 1
-    return ", ".join(f"{count} modules on {device}" for device, count in counts.items())
+    return "modules on " + ", ".join(f"{device}: {count}" for device, count in counts.items())

@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 
+from logitstore.core.progress import Step
 from logitstore.core.types import ModelRef
 from logitstore.dump.dump import dump
 from logitstore.dump.teachers.causal_lm import CausalTeacher, source
@@ -114,9 +115,14 @@ def test_a_map_of_one_device_loads_what_no_map_loads(tmp_path: Path) -> None:
 
 def test_a_cache_does_not_tell_how_its_teacher_was_spread(teacher: Path, texts: Path, tmp_path: Path) -> None:
     plan = {"preset": "small", "k": None, "limit": 8, "hidden": "1,final", "device": "auto"}
-    whole = dump(plan_for(teacher, texts, tmp_path / "whole", **plan))
-    spread = dump(plan_for(teacher, texts, tmp_path / "spread", device_map="auto", max_memory="cpu=90KB", **plan))
+    steps: list[Step] = []
+    whole = dump(plan_for(teacher, texts, tmp_path / "whole", **plan), steps.append)
+    assert "layers" not in {step.stage for step in steps}
+    spread = dump(
+        plan_for(teacher, texts, tmp_path / "spread", device_map="auto", max_memory="cpu=90KB", **plan), steps.append
+    )
     assert tree(spread.path) == tree(whole.path)
+    assert [step.note for step in steps if step.stage == "layers"] == ["modules on cpu: 1, disk: 4"]
 
 
 def test_images_are_shown_to_a_spread_classifier(
