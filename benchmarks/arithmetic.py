@@ -43,7 +43,8 @@ def bytes_of(preset: str, rows: int) -> float:
 
 def parts_of(preset: str, rows: int) -> int:
     """Return the count of parts."""
-    return math.ceil(bytes_of(preset, rows) / PART_BYTES)
+    # a small cache has at least 64 parts, but for parts of 1,024 samples
+    return max(math.ceil(bytes_of(preset, rows) / PART_BYTES), min(64, math.ceil(rows / WINDOW / 1024)))
 
 
 def files_of_part(preset: str) -> int:

@@ -87,15 +87,14 @@ def samples_per_part(manifest: Manifest, tap_bytes: int, part_bytes: int | None,
     Args:
         manifest: of the cache to be, with the usual count of its task.
         tap_bytes: bytes per row of the taps that are written with it.
-        part_bytes: bytes of a part that are asked for. None leaves the usual count to small caches, and to samples so large
-            that fewer of them make `PART_BYTES`.
+        part_bytes: bytes of a part that are asked for. None takes `PART_BYTES`, and leaves the usual count to small caches.
         largest: the most samples that a part can hold.
     """
-    most = min(manifest.samples, largest)
     wanted = int((part_bytes or PART_BYTES) / bytes_of_samples(manifest, tap_bytes, 1))
-    if part_bytes is not None:
-        return max(min(wanted, most), 1)
-    return max(min(wanted, most, manifest.samples * manifest.views // FEWEST_PARTS), manifest.samples_per_part)
+    most = manifest.samples
+    if part_bytes is None:
+        most = max(min(most, manifest.samples * manifest.views // FEWEST_PARTS), manifest.samples_per_part)
+    return max(min(wanted, most, largest), 1)
 
 
 @contextmanager

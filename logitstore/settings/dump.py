@@ -137,8 +137,8 @@ class TeacherSettings(DataSettings, TaskChoice, PlacementChoices):
         None,
         coerce_numbers_to_str=True,
         description="Size of a part with its taps, such as 64MB, from which the count of its samples follows. Default: 128MB, "
-        "but at least 1,024 texts or 8,192 views, and at least 64 parts where they are larger than that. A cache that is "
-        "continued keeps its own.",
+        "and no part larger than a 64th of all, but for those of 1,024 texts or 8,192 views. A cache that is continued keeps "
+        "its own.",
     )
     batch_tokens: int = Field(
         2048, ge=1, description="Maximum number of tokens in one batch of the teacher, padding included."

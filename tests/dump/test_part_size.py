@@ -46,12 +46,13 @@ def test_the_bytes_of_samples_are_those_of_their_rows_tokens_and_keys() -> None:
 def test_a_part_has_the_usual_count_a_64th_of_all_or_its_bytes_whatever_lies_between(samples: int) -> None:
     manifest = plan(samples, 100)
     by_bytes = int(128e6 / bytes_of_samples(manifest, 0, 1))
-    assert samples_per_part(manifest, 0, None, NO_LIMIT) == max(min(by_bytes, samples // 64), 1024)
+    assert samples_per_part(manifest, 0, None, NO_LIMIT) == min(by_bytes, max(samples // 64, 1024))
 
 
-def test_large_samples_make_no_part_of_fewer_than_usual_unless_bytes_are_given() -> None:
+def test_large_samples_make_parts_of_fewer_than_usual_and_at_least_of_one() -> None:
     manifest = plan(10**6, 1000)
-    assert samples_per_part(manifest, 100_000, None, NO_LIMIT) == 1024
+    assert samples_per_part(manifest, 100_000, None, NO_LIMIT) == 1
+    assert samples_per_part(manifest, 1000, None, NO_LIMIT) == int(128e6 / bytes_of_samples(manifest, 1000, 1)) < 1024
     assert samples_per_part(manifest, 100_000, 10**9, NO_LIMIT) == 9
     assert samples_per_part(manifest, 10**9, 10**6, NO_LIMIT) == 1
 
