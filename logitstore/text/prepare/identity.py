@@ -105,9 +105,18 @@ def identity_of(parts: Iterable[Any]) -> str:
 
 
 def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return a fingerprint of everything in a tokenizer that changes the tokens: vocabulary, merges, template."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    own = sorted(f"{name}={value!r}" for name, value in tokenizer.init_kwargs.items() if name != "name_or_path")
-    model = backend.to_str() if backend is not None else repr((sorted(tokenizer.get_vocab().items()), own))
-    text = model + repr(tokenizer.chat_template) + repr(tokenizer.special_tokens_map)
+    """Return a fingerprint of everything in a tokenizer that changes the tokens: vocabulary, merges, template, settings.
+
+    A class that is not part of transformers may read any of its settings, but paths are left out: the same files may lie
+    elsewhere.
+    """
+    backend, kind = getattr(tokenizer, "backend_tokenizer", None), type(tokenizer)
+    parts: list[Any] = [backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items())]
+    # the core is told of this with every call, and does not store it
+    parts += [tokenizer.chat_template, tokenizer.special_tokens_map, getattr(tokenizer, "split_special_tokens", False)]
+    if backend is None or not kind.__module__.startswith("transformers."):
+        places = ("name_or_path", "is_local", "vocab_file", "merges_file", "tokenizer_file")
+        own = sorted(f"{name}={value!r}" for name, value in tokenizer.init_kwargs.items() if name not in places)
+        parts += [kind.__qualname__, own]
+    text = repr(parts)
     return xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass"))

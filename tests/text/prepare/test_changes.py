@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from logitstore.core.progress import Step, no_progress
@@ -148,6 +149,32 @@ def test_what_lies_in_the_folder_of_other_data_is_not_taken(
         (place.path / "tokens.json").unlink()
         (place.windows / "prepared.json").unlink()
     assert told(opened(length=length)) == told(expected)
+
+
+def test_tokenizers_that_give_other_tokens_do_not_share_what_is_prepared(tmp_path: Path) -> None:
+    class Reversing(PreTrainedTokenizerFast):
+        """Gives other tokens than its core, by a setting of its own."""
+
+        def __init__(self, *, reverses: bool = False, **settings: Any) -> None:
+            super().__init__(reverses=reverses, **settings)
+            self._reverses = reverses
+
+        def __call__(self, text: Any, *arguments: Any, **options: Any) -> Any:
+            texts = text[::-1] if isinstance(text, str) else [each[::-1] for each in text]
+            return super().__call__(texts if self._reverses else text, *arguments, **options)
+
+    core = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate("</s>abcde")}, merges=[]))
+    write_lines(tmp_path / "data.jsonl", [{"text": "abc</s>de"}])
+    kinds = [
+        PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>"),
+        PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>", split_special_tokens=True),
+        Reversing(tokenizer_object=core, eos_token="</s>"),
+        Reversing(tokenizer_object=core, eos_token="</s>", reverses=True),
+    ]
+    for tokenizer in kinds:
+        spec, preparing = DataSpec(source=str(tmp_path / "data.jsonl")), Preparing(folder=tmp_path / "all", workers=1)
+        (sample,) = open_samples(spec, ENCODING, tokenizer, "t", no_progress, preparing)
+        assert sample.tokens_T.tolist() == tokenizer("abc</s>de")["input_ids"]
 
 
 def test_an_error_of_the_tokens_is_one_of_this_library(opened: Opened) -> None:
