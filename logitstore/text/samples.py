@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
 from logitstore.core.progress import Progress, Step, no_progress
@@ -21,6 +22,7 @@ from logitstore.text.forms.check import check_form, recognised
 from logitstore.text.forms.form import Form
 from logitstore.text.positions.choose import chosen
 from logitstore.text.prepare.again import Again
+from logitstore.text.prepare.cutting import check_of, content_of
 from logitstore.text.prepare.data import Data, Encoding, Preparing, known, made, notices
 from logitstore.text.prepare.folder import Folder, WindowsInfo, default_root
 from logitstore.text.prepare.identity import KnownFiles
@@ -115,11 +117,17 @@ class Samples(Sequence[Sample]):
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
         entry = self._table_S[index]
-        _, document, _, number, start, stop, first, _ = entry.item()
-        pairs, pair = self._tokens.find(entry)
-        window_T, domain = pairs.window(pair, start, stop)
-        mask_T = np.zeros(stop - start, np.bool_)
-        mask_T[first - start : -1] = pairs.flags(pair, first + 1, stop)
+        _, document, _, number, start, stop, first, rows, check = entry.item()
+        try:
+            pairs, pair = self._tokens.find(entry)
+            window_T, domain = pairs.window(pair, start, stop)
+            mask_T = np.zeros(stop - start, np.bool_)
+            mask_T[first - start : -1] = pairs.flags(pair, first + 1, stop)
+        except (ValueError, IndexError, pa.ArrowException) as error:
+            raise self._tokens.wrong(entry) from error
+        content = content_of(document, start, domain, window_T, mask_T)
+        if check_of(content, range(len(self))[index], number) != check or mask_T.sum() != rows:
+            raise self._tokens.wrong(entry)
         sample = Sample(
             key=key_of(window_T),
             tokens_T=window_T,
@@ -173,7 +181,7 @@ def open_samples(
     kept = (
         KeptTokens(folder, tokens.shards)
         if tokens.kept
-        else RemadeTokens(Again(data.readers(sources, files.lines), tokens))
+        else RemadeTokens(folder, Again(data.readers(sources, files.lines), tokens, files.check_unchanged))
     )
     samples = Samples(folder, kept, windows, chat=data.is_partial, share=share_of(encoding.positions))
     samples.forms = tuple(each.form for each in sources)

@@ -152,6 +152,8 @@ def opened(given_documents: list[Document], encoding: Encoding, partly: bool, fo
     infos = [shards.write(place.shard(number), each) for number, each in enumerate(made)]
     totals = cutter.totals
     known = WindowsInfo(
+        identity=place.path.name,
+        windows=place.windows.name,
         samples=totals.samples,
         rows=totals.rows,
         tokens=totals.tokens,

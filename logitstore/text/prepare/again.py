@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -20,8 +20,9 @@ from logitstore.text.prepare.tokens import BLOCK
 class Again:
     """Gives the pairs of blocks of documents. Blocks in rising order are read in one go."""
 
-    def __init__(self, sources: Sequence[Source], known: TokensInfo) -> None:
-        self._sources, self._known = sources, known
+    def __init__(self, sources: Sequence[Source], known: TokensInfo, unchanged: Callable[[], None]) -> None:
+        """Read nothing yet; `unchanged` raises an error where the data are no longer those that were prepared."""
+        self._sources, self._known, self._unchanged = sources, known, unchanged
         self._ends = list(accumulate(sum(s.documents for s in known.of_source(n)) for n in range(len(sources))))
         self._reading: dict[int, _Reading] = {}
         self._lock = threading.Lock()
@@ -38,6 +39,7 @@ class Again:
                 for rows in self._rows(place, document - before, most - before, before):
                     found.append(encoded(source.job, rows).pairs)
                 document = most
+        self._unchanged()
         return pa.concat_batches(found)
 
     def _rows(self, place: int, first: int, stop: int, before: int) -> Iterator[Rows]:

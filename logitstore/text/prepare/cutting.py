@@ -6,6 +6,7 @@ Axes: P pairs (what the teacher sees of a document), W windows, T tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -25,10 +26,12 @@ WINDOW = np.dtype(
         ("stop", "<i4"),
         ("first", "<i4"),
         ("rows", "<i4"),
+        ("check", "<u8"),
     ]
 )
 """One sample: its pair among all, the number of its document in the data, the number of the pair in the document, that of the
-window in the document, the window's tokens in the pair, the first position that may have a row, and the count of rows."""
+window in the document, the window's tokens in the pair, the first position that may have a row, the count of rows, and what
+`check_of` gives for it."""
 
 
 @dataclass
@@ -95,7 +98,14 @@ class Cutter:
         table["start"], table["stop"] = every.start_W[has_rows_W], every.stop_W[has_rows_W]
         table["first"], table["rows"] = every.first_W[has_rows_W], rows_W[has_rows_W]
         for block in blocks(table["stop"] - table["start"], BLOCK):
-            self._digest.update(_identity(shard, table[block], owners_W[block]))
+            content, ends = _identity(shard, table[block], owners_W[block])
+            self._digest.update(content)
+            places = range(self.totals.samples + block.start, self.totals.samples + block.stop)
+            numbers = table["number"][block].tolist()
+            table["check"][block] = [
+                check_of(content[start:stop], place, number)
+                for (start, stop), place, number in zip(pairwise(ends), places, numbers, strict=True)
+            ]
         self._count(shard, table, asks)
         return table
 
@@ -159,8 +169,25 @@ class Shard:
         return np.maximum.accumulate(np.where(begins_P, np.arange(len(self)), 0))
 
 
-def _identity(shard: Shard, table: Array, owners_W: Array) -> memoryview:
-    """Return what the fingerprint covers of some samples: place and domain, tokens as uint32, and mask as bits, of each."""
+def check_of(content: bytes | memoryview, place: int, number: int) -> int:
+    """Return what tells a sample from all others: a hash of what the fingerprint covers of it, and of where it stands.
+
+    Args:
+        content: see `content_of`.
+        place: of the sample among all.
+        number: of the window in its document.
+    """
+    return xxhash.xxh3_64_intdigest(content, seed=(place << 32 | number) % (1 << 64))
+
+
+def content_of(document: int, start: int, domain: str | None, tokens_T: Array, mask_T: Array) -> bytes:
+    """Return what the fingerprint covers of a sample: place and domain, tokens as uint32, and mask as bits."""
+    head = f"{document} {start} {start + len(tokens_T)} {domain or ''}\n".encode()
+    return head + tokens_T.astype("<u4").tobytes() + np.packbits(mask_T).tobytes()
+
+
+def _identity(shard: Shard, table: Array, owners_W: Array) -> tuple[memoryview, list[int]]:
+    """Return `content_of` of some samples, one after the other, and where each begins, and the last one ends."""
     start_W, stop_W = table["start"].astype(np.int64), table["stop"].astype(np.int64)
     numbers = [pc.cast(pa.array(values), pa.string()) for values in (table["document"], start_W, stop_W)]
     domains = pc.fill_null(shard.domains_P.take(pa.array(owners_W)), "")
@@ -175,7 +202,8 @@ def _identity(shard: Shard, table: Array, owners_W: Array) -> memoryview:
     whole = pc.binary_join_element_wise(parts[0], _NEWLINE, *parts[1:], _NOTHING)
     _, offsets, content = whole.buffers()
     ends = np.frombuffer(offsets, np.int64)
-    return memoryview(content)[int(ends[whole.offset]) : int(ends[whole.offset + len(whole)])]
+    ends = ends[whole.offset : whole.offset + len(whole) + 1]
+    return memoryview(content)[int(ends[0]) : int(ends[-1])], (ends - ends[0]).tolist()
 
 
 _NEWLINE, _NOTHING = pa.scalar(b"\n", pa.large_binary()), pa.scalar(b"", pa.large_binary())

@@ -173,6 +173,7 @@ def made(
             encoding.overlap,
             preparing.workers or usable_cores(),
             preparing.keep_tokens,
+            files.check_unchanged,
         ).run(progress)
     if preparing.folder is None:
         sweep()

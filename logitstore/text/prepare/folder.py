@@ -45,10 +45,11 @@ R = TypeVar("R", bound=Record)
 
 
 class TokensInfo(Record):
-    """What `tokens.json` says: the shards, one source after the other."""
+    """What `tokens.json` says: the name of its folder, and the shards, one source after the other."""
 
     format: Literal["logitstore"] = FORMAT  # type: ignore[assignment]
     version: int = 1
+    identity: str
     kept: bool
     shards: tuple[ShardInfo, ...]
 
@@ -66,6 +67,7 @@ class WindowsInfo(Record):
     """What `prepared.json` says.
 
     Attributes:
+        identity, windows: names of the two folders in which it lies.
         samples, rows, tokens: counts.
         skipped: count of documents without samples.
         fingerprint: that of the samples, as in a cache.
@@ -76,6 +78,8 @@ class WindowsInfo(Record):
 
     format: Literal["logitstore"] = FORMAT  # type: ignore[assignment]
     version: int = 1
+    identity: str
+    windows: str
     samples: Count
     rows: Count
     tokens: Count
@@ -102,7 +106,9 @@ class Folder:
     def tokens_info(self) -> TokensInfo | None:
         """Return what is known of the tokens; None if they are not whole."""
         found = _read(TokensInfo, self.path / TOKENS)
-        if found is None or not found.kept:
+        if found is None or found.identity != self.path.name:
+            return None
+        if not found.kept:
             return found
         try:
             are_whole = all(self.shard(number).stat().st_size == each.bytes for number, each in enumerate(found.shards))
@@ -113,6 +119,8 @@ class Folder:
     def windows_info(self) -> WindowsInfo | None:
         """Return what is known of the windows; None if they are not whole."""
         found = _read(WindowsInfo, self.windows / PREPARED)
+        if found is not None and (found.identity, found.windows) != (self.path.name, self.windows.name):
+            return None
         try:
             is_whole = found and (self.windows / WINDOWS).stat().st_size == found.samples * WINDOW.itemsize
         except OSError:
@@ -132,6 +140,12 @@ class Folder:
 
     def write_tokens(self, info: TokensInfo) -> None:
         write_whole(self.path / TOKENS, seal(info))
+
+    def forget(self, shard: int | None = None) -> None:
+        """Remove what is damaged, a shard too if one is named, so that whoever opens the folder next prepares it anew."""
+        for path in (self.windows / PREPARED, *([] if shard is None else [self.shard(shard)])):
+            with suppress(OSError):
+                path.unlink()
 
     @contextmanager
     def writing_windows(self) -> Iterator[Path]:

@@ -13,6 +13,7 @@ from typing import Any
 import xxhash
 from transformers import PreTrainedTokenizerBase
 
+from logitstore.errors import BadInput
 from logitstore.store.local_disk import write_whole
 
 _KNOWN = "known-files.json"
@@ -34,6 +35,7 @@ class KnownFiles:
         self._path = folder / _KNOWN
         self._known: dict[str, list[Any]] = {}
         self._new: dict[str, list[Any]] = {}
+        self._seen: dict[Path, list[int]] = {}
         with suppress(OSError, ValueError):
             found = json.loads(self._path.read_bytes())
             self._known = found if isinstance(found, dict) else {}
@@ -47,9 +49,8 @@ class KnownFiles:
         return int(self._look(path)[-2])
 
     def _look(self, path: Path) -> list[Any]:
-        name, state = json.dumps(os.fspath(path)), path.stat()
-        # the time of change, too: a copy may have been given the other times and the size of the file before it
-        now = [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
+        name, now = json.dumps(os.fspath(path)), _state(path)
+        self._seen.setdefault(path, now)
         before = self._known.get(name)
         if isinstance(before, list) and before[:-2] == now:
             return before
@@ -59,9 +60,26 @@ class KnownFiles:
                 digest.update(content)
                 lines += content.count(b"\n")
         found = self._known[name] = [*now, lines, digest.hexdigest()]
-        if time.time_ns() - state.st_ctime_ns > _FRESH_NS:
+        if time.time_ns() - now[2] > _FRESH_NS:
             self._new[name] = found
         return found
+
+    def check_unchanged(self) -> None:
+        """Look whether the files are still those whose checksums were given.
+
+        Raises:
+            BadInput: one has changed, or is gone.
+        """
+        for path, before in self._seen.items():
+            try:
+                is_same = _state(path) == before
+            except OSError:
+                is_same = False
+            if not is_same:
+                raise BadInput(
+                    f"--data {path}: it was changed while it was read, so what was read may be neither the old data nor the "
+                    "new. Run the same command again when nobody writes to it."
+                )
 
     def keep(self) -> None:
         """Store what was learnt."""
@@ -75,15 +93,30 @@ class KnownFiles:
             write_whole(self._path, json.dumps(dict(most)).encode())
 
 
+def _state(path: Path) -> list[int]:
+    """Return what changes with a file: the time of change, too, because a copy may be given the size and the other time."""
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+
+
 def identity_of(parts: Iterable[Any]) -> str:
     """Return the name of what follows from some values."""
     return xxhash.xxh3_128_hexdigest(repr(list(parts)).encode("utf-8", "surrogatepass"))
 
 
 def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return a fingerprint of everything in a tokenizer that changes the tokens: vocabulary, merges, template."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    own = sorted(f"{name}={value!r}" for name, value in tokenizer.init_kwargs.items() if name != "name_or_path")
-    model = backend.to_str() if backend is not None else repr((sorted(tokenizer.get_vocab().items()), own))
-    text = model + repr(tokenizer.chat_template) + repr(tokenizer.special_tokens_map)
+    """Return a fingerprint of everything in a tokenizer that changes the tokens: vocabulary, merges, template, settings.
+
+    A class that is not part of transformers may read any of its settings, but paths are left out: the same files may lie
+    elsewhere.
+    """
+    backend, kind = getattr(tokenizer, "backend_tokenizer", None), type(tokenizer)
+    parts: list[Any] = [backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items())]
+    # the core is told of this with every call, and does not store it
+    parts += [tokenizer.chat_template, tokenizer.special_tokens_map, getattr(tokenizer, "split_special_tokens", False)]
+    if backend is None or not kind.__module__.startswith("transformers."):
+        places = ("name_or_path", "is_local", "vocab_file", "merges_file", "tokenizer_file")
+        own = sorted(f"{name}={value!r}" for name, value in tokenizer.init_kwargs.items() if name not in places)
+        parts += [kind.__qualname__, own]
+    text = repr(parts)
     return xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass"))

@@ -6,7 +6,7 @@ At any time there are in memory: a piece of a file, twice as many batches as the
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -118,8 +118,17 @@ class Preparation:
     """The preparation of some sources in a folder."""
 
     def __init__(
-        self, folder: Folder, sources: Sequence[Source], max_length: int, overlap: int, workers: int, keep_tokens: bool
+        self,
+        folder: Folder,
+        sources: Sequence[Source],
+        max_length: int,
+        overlap: int,
+        workers: int,
+        keep_tokens: bool,
+        unchanged: Callable[[], None],
     ) -> None:
+        """Read nothing yet; `unchanged` raises an error where the data are no longer those that the folder is named by."""
+        self._unchanged = unchanged
         self._folder, self._sources = folder, sources
         self._max_length, self._overlap = max_length, overlap
         self._count, self._keeps = workers, keep_tokens
@@ -128,7 +137,7 @@ class Preparation:
         """Prepare what is missing.
 
         Raises:
-            BadInput: a row that cannot be used, or a source without documents.
+            BadInput: a row that cannot be used, a source without documents, or data that change meanwhile.
             StorageError: the system refuses to write, or a process that tokenises was killed.
         """
         folder = self._folder
@@ -148,8 +157,10 @@ class Preparation:
                     infos.append(info)
             totals = cutter.totals
             if not is_kept:
-                known = TokensInfo(kept=self._keeps, shards=tuple(infos))
+                known = TokensInfo(identity=folder.path.name, kept=self._keeps, shards=tuple(infos))
             windows = WindowsInfo(
+                identity=folder.path.name,
+                windows=folder.windows.name,
                 samples=totals.samples,
                 rows=totals.rows,
                 tokens=totals.tokens,
@@ -231,7 +242,8 @@ class Preparation:
         yield collector.finish()
 
     def _kept(self, made: Made, number: int) -> Made:
-        """Write a shard, if it is to be kept."""
+        """Write a shard, if it is to be kept, and if what was read of the data for it is what the folder is named by."""
+        self._unchanged()
         if not self._keeps:
             return made
         return replace(made, info=shards.write(self._folder.shard(number), made))

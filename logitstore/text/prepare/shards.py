@@ -24,7 +24,7 @@ TOKENS = 1 << 24
 DOCUMENTS = 1 << 18
 """The most documents of a shard."""
 
-_FACTS = b"logitstore"
+_FACTS, _FOLDER = b"logitstore", b"folder"
 
 
 class Notice(Record):
@@ -87,7 +87,8 @@ def name_of(number: int) -> str:
 
 def write(path: Path, made: Made) -> ShardInfo:
     """Write a shard whole or not at all. Raises OSError: the system refuses."""
-    schema = made.pairs.schema.with_metadata({_FACTS: made.info.model_dump_json().encode()})
+    metadata = {_FACTS: made.info.model_dump_json().encode(), _FOLDER: path.parent.name.encode()}
+    schema = made.pairs.schema.with_metadata(metadata)
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         with aside.open("xb") as file, pa.ipc.new_file(file, schema) as stream:
@@ -112,10 +113,13 @@ def mapped(path: Path) -> pa.RecordBatch:
 
 
 def read(path: Path) -> Made | None:
-    """Return a shard that a process before this one wrote; None if there is none that is whole."""
+    """Return a shard that a process before this one wrote for this folder; None if there is none that is whole."""
     try:
         pairs = mapped(path)
-        info = ShardInfo.model_validate_json((pairs.schema.metadata or {})[_FACTS])
+        said = pairs.schema.metadata or {}
+        info = ShardInfo.model_validate_json(said[_FACTS])
+        if said[_FOLDER] != path.parent.name.encode():
+            return None
         return Made(info=info.model_copy(update={"bytes": path.stat().st_size}), pairs=pairs)
     except (OSError, ValueError, KeyError, pa.ArrowInvalid, ValidationError):
         return None

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from logitstore.core.memo import Budget, Memo
 from logitstore.core.types import Array
-from logitstore.errors import StorageError
+from logitstore.errors import LogitstoreError, StorageError
 from logitstore.text.prepare.cutting import Shard
 from logitstore.text.prepare.folder import Folder
 from logitstore.text.prepare.shards import ShardInfo, mapped
@@ -75,6 +75,10 @@ class Tokens(Protocol):
         """Return the pairs among which the pair of an entry of `WINDOW` lies, and its number among them."""
         ...
 
+    def wrong(self, entry: Any) -> LogitstoreError:
+        """Return what to raise where the tokens of an entry are not those that were prepared; what is stored is forgotten."""
+        ...
+
 
 class KeptTokens:
     """The tokens in the shards of a folder, which are mapped when they are needed."""
@@ -86,37 +90,54 @@ class KeptTokens:
 
     def find(self, entry: Any) -> tuple[Pairs, int]:
         """Return the pairs of a shard, and the number among them. Raises StorageError: the shard is gone."""
-        row = int(entry["row"])
-        number = int(np.searchsorted(self._ends, row, "right"))
+        number = self._number(entry)
         pairs = self._mapped.get(number, lambda: self._open(number))
-        return pairs, row - (int(self._ends[number - 1]) if number else 0)
+        return pairs, int(entry["row"]) - (int(self._ends[number - 1]) if number else 0)
+
+    def _number(self, entry: Any) -> int:
+        return int(np.searchsorted(self._ends, int(entry["row"]), "right"))
+
+    def wrong(self, entry: Any) -> LogitstoreError:
+        return self._damaged(self._number(entry))
+
+    def _damaged(self, number: int) -> StorageError:
+        self._folder.forget(number)
+        return StorageError(
+            f"{self._folder.shard(number)}: what was prepared is gone or damaged. Run the same command again, which prepares "
+            "it anew."
+        )
 
     def _open(self, number: int) -> Pairs:
-        path = self._folder.shard(number)
         try:
-            return Pairs.of(mapped(path))
-        except (FileNotFoundError, pa.ArrowInvalid) as error:
-            raise StorageError(
-                f"{path}: what was prepared is gone or damaged. Run the same command again, which prepares it anew."
-            ) from error
+            return Pairs.of(mapped(self._folder.shard(number)))
+        except (FileNotFoundError, ValueError, pa.ArrowException) as error:
+            raise self._damaged(number) from error
 
 
 class RemadeTokens:
     """Tokens that are made again from the data, in blocks of documents, of which those used last are in memory."""
 
-    def __init__(self, make: Callable[[int], pa.RecordBatch]) -> None:
+    def __init__(self, folder: Folder, make: Callable[[int], pa.RecordBatch]) -> None:
         """Make nothing yet.
 
         Args:
+            folder: where the places of the samples are stored.
             make: gives the pairs of the block with a number.
         """
-        self._make = make
+        self._folder, self._make = folder, make
         self._blocks: Memo[int, tuple[Pairs, Array]] = Memo(Budget(_BLOCKS))
 
     def find(self, entry: Any) -> tuple[Pairs, int]:
         document = int(entry["document"])
         pairs, documents_P = self._blocks.get(document // BLOCK, lambda: self._open(document // BLOCK))
         return pairs, int(np.searchsorted(documents_P, document)) + int(entry["pair"])
+
+    def wrong(self, entry: Any) -> LogitstoreError:
+        self._folder.forget()
+        return StorageError(
+            f"{self._folder.windows}: what was prepared does not fit the data any more, or is damaged. Run the same command "
+            "again, which prepares it anew."
+        )
 
     def _open(self, number: int) -> tuple[Pairs, Array]:
         batch = self._make(number)
