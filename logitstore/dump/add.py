@@ -78,7 +78,7 @@ def _add_taps(settings: AddSettings, cache: Cache, progress: Progress) -> Cache:
     parts = _committed(settings, cache)
     work = missing_work(cache.storage, parts, names)
     if work or not is_begun:
-        rows = {record.part: record.rows for record in cache.records}
+        rows = dict(zip(cache.part_numbers, cache.index.facts()["rows"].tolist(), strict=True))
         _write(settings, partial(_load_for_taps, settings, taps), work, is_begun, rows.__getitem__, "add", progress)
     cache = Cache(settings.cache)
     finish_taps(cache, names, parts)

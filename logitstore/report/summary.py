@@ -37,7 +37,7 @@ def summarise(cache: Cache) -> dict[str, Any]:
         "views": manifest.views,
         "samples": len(cache),
         "rows": rows,
-        "tokens": sum(record.tokens for record in cache.records),
+        "tokens": int(cache.index.facts()["tokens"].sum()),
         "bytes": sum(disk.values()),
         "disk": disk,
         "bytes_per_row": manifest.bytes_per_row,
