@@ -6,6 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 TEACHER_READY := $(VENV)/.teacher
 TYPES  := build/types
+QUANTIZED := .venv-quantized
 
 # torch comes first and alone: asked for by another package, pip would fetch the CUDA build
 $(READY): pyproject.toml constraints.txt
@@ -26,7 +27,7 @@ TESTS   := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(W
 SPEED := losses dump train_step readers scale
 QUIET := HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error TQDM_DISABLE=1
 
-.PHONY: demo test test-all attack fast check lint types contracts docs bench bench-ready bench-codec bench-quality bench-teacher_noise bench-gpu
+.PHONY: demo test test-all test-quantized attack fast check lint types contracts docs bench bench-ready bench-codec bench-quality bench-teacher_noise bench-gpu
 .PHONY: bench-packed_teacher bench-growth bench-objectives bench-miniplm bench-vision clean
 
 demo: $(TEACHER_READY)
@@ -44,6 +45,13 @@ attack: $(READY)
 # everything, also what takes hours
 test-all: lint types contracts docs $(TEACHER_READY)
 	$(TESTS) -m ''
+
+# what packs weights, in an environment of its own: its packages are large, and the rest must run without them
+test-quantized: $(READY)
+	$(PYTHON) -m venv $(QUANTIZED)
+	$(QUANTIZED)/bin/python -m pip install --quiet --disable-pip-version-check "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
+	$(QUANTIZED)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gguf,dev,quantized]'
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(QUANTIZED)/bin/python -m pytest -q tests/models/placing/test_quantized.py
 
 fast: $(READY)
 	$(TESTS) -m 'not slow and not exhaustive'
@@ -86,4 +94,4 @@ bench-gpu: $(READY)
 	$(BIN)/python benchmarks/page.py
 
 clean:
-	rm -rf $(VENV) build demo *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(QUANTIZED) build demo *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
