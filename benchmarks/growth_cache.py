@@ -213,7 +213,7 @@ def measured(way: str, path: Path, *more: object) -> dict[str, float]:
 
 def make(folder: Path = FOLDER) -> dict[str, float]:
     """Write the three caches, with an index where there are parts enough; return the bytes on the disk of each."""
-    bytes_of = {
+    bytes_of: dict[str, float] = {
         name: grown(folder / name, parts, rows_too=rows)
         for name, (parts, rows) in {"few": (10, True), "many": (10_000, True), "most": (100_000, False)}.items()
     }

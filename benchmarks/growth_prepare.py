@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from demo import find_teacher
+from logitstore.core.processes.crew import usable_cores
 from logitstore.core.progress import no_progress
 from logitstore.dump.teachers import open_source
 from logitstore.text.documents import DataSpec
-from logitstore.text.prepare.workers import usable_cores
 from logitstore.text.samples import Encoding, Preparing, Samples, open_samples
 
 WORDS = 155

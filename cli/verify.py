@@ -53,7 +53,7 @@ def verify(settings: VerifySettings) -> None:
 
 def _extent(settings: VerifySettings) -> Any:
     """Return how much is checked, and by whom."""
-    cores = resolve("logitstore.store.checks.processes:usable_cores")
+    cores = resolve("logitstore.core.processes.crew:usable_cores")
     # what lies in the memory of this process, or comes over one connection, is checked here
     workers = settings.workers or (1 if split_scheme(settings.cache)[0] else cores())
     is_share = settings.share is not None and settings.against_teacher is None

@@ -34,9 +34,7 @@ HANDLERS = {
         "logitstore/core/background.py:Pending.run",
         "logitstore/core/memo.py:Memo.get",
         "logitstore/dump/processes/child.py:serve",
-        "logitstore/store/checks/processes.py:_do",
-        "logitstore/text/prepare/worker.py:_answer",
-        "logitstore/text/prepare/worker.py:_told",
+        "logitstore/core/processes/member.py:_answer",
     ],
     "transformers and peft raise nearly any error about the files of a model": [
         "logitstore/image/processors/saved.py:load_processor",

@@ -13,7 +13,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -21,6 +20,7 @@ from queue import SimpleQueue
 
 import torch
 
+from logitstore.core.processes.member import portable
 from logitstore.core.progress import Progress, Step
 from logitstore.dump.parts import PartsWriter
 from logitstore.dump.processes.seats import THREADS
@@ -130,16 +130,3 @@ def _listen(asked: Connection, messages: SimpleQueue[bytes]) -> None:
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         time.sleep(GRACE_SECONDS)
         os._exit(130)
-
-
-def portable(error: BaseException) -> BaseException:
-    """Return an error that can be pickled and says where it was raised: itself, or another with its text."""
-    error.add_note("".join(traceback.format_exception(error)))
-    try:
-        pickle.loads(pickle.dumps(error))
-    except (pickle.PickleError, TypeError, AttributeError, ValueError):
-        other = RuntimeError(f"{type(error).__name__}: {error}")
-        for note in error.__notes__:
-            other.add_note(note)
-        return other
-    return error

@@ -14,7 +14,7 @@ from logitstore.core.random import hashed
 from logitstore.store.checks.journal import Journal
 from logitstore.store.checks.parts import Found, Job
 from logitstore.store.checks.problem import Problem
-from logitstore.store.checks.processes import Crew
+from logitstore.store.checks.processes import Checkers
 
 _SHARE = 8
 """The use of random numbers: which parts belong to a share. Those before it are other choices'."""
@@ -57,11 +57,11 @@ class CheckedParts:
         self.counts, self.earlier, self.began = (0, 0), 0, 0.0
         self._whole = 0
 
-    def run(self, crew: Crew[Job, Found], progress: Progress, *, has_claims: bool) -> None:
+    def run(self, checkers: Checkers[Job, Found], progress: Progress, *, has_claims: bool) -> None:
         """Check all parts.
 
         Args:
-            crew: the processes that check them.
+            checkers: the processes that check them.
             progress: receives the steps, and how far a run came that is interrupted.
             has_claims: whether a part without a problem may be claimed to be whole.
         """
@@ -71,7 +71,7 @@ class CheckedParts:
         known = [replace(job, claim=claims[key]) for job in self._jobs if (key := (job.tap, job.number)) in claims]
         others = [replace(job, claims=may_claim) for job in self._jobs if (job.tap, job.number) not in claims]
         try:
-            for done, found in enumerate(crew.over(known), 1):
+            for done, found in enumerate(checkers.over(known), 1):
                 self._take(found)
                 progress(Step(stage="compare", done=done, total=len(known), part=found.job.number))
             if journal is not None and self.earlier:
@@ -82,7 +82,7 @@ class CheckedParts:
                 )
                 progress(Step(stage="earlier run", done=1, total=1, note=note))
             progress(Step(stage="verify", done=0, total=len(others)))
-            for done, found in enumerate(crew.over(others), 1):
+            for done, found in enumerate(checkers.over(others), 1):
                 self._take(found)
                 progress(
                     Step(stage="verify", done=done, total=len(others), part=found.job.number, note=found.job.tap or "")

@@ -18,7 +18,7 @@ from logitstore.store import layout
 from logitstore.store.checks.journal import Journal
 from logitstore.store.checks.parts import Job, PartChecker, difference
 from logitstore.store.checks.problem import Problem
-from logitstore.store.checks.processes import Crew
+from logitstore.store.checks.processes import Checkers
 from logitstore.store.checks.run import CheckedParts, Extent
 from logitstore.store.checks.shared import contents_problems, told, unlisted
 from logitstore.store.samples import stored_samples
@@ -91,8 +91,8 @@ def verified(place: Place, extent: Extent, progress: Progress = no_progress) -> 
     journal = Journal(storage, manifest, len(taps), resume=extent.resume) if extent.journal else None
     parts = CheckedParts(jobs, journal)
     check = partial(PartChecker, place, manifest, samples_are_readable)
-    with Crew(check, extent.workers, partial(_called, storage)) as crew:
-        parts.run(crew, progress, has_claims=samples_are_readable)
+    with Checkers(check, extent.workers, partial(_called, storage)) as checkers:
+        parts.run(checkers, progress, has_claims=samples_are_readable)
     problems += parts.problems_of(None)
     if not problems and len(chosen) == manifest.parts:
         problems = _count_problems(manifest, parts.counts)

@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from logitstore.core.processes.crew import usable_cores
 from logitstore.core.progress import Progress, Step
 from logitstore.errors import BadInput, storage_errors
 from logitstore.text.chats.options import ChatOptions
@@ -21,7 +22,6 @@ from logitstore.text.prepare.encoded import MADE, Job
 from logitstore.text.prepare.folder import Folder, TokensInfo, WindowsInfo, sweep
 from logitstore.text.prepare.identity import KnownFiles, identity_of, tokenizer_identity
 from logitstore.text.prepare.preparation import Preparation, Source
-from logitstore.text.prepare.workers import usable_cores
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -106,10 +105,8 @@ def test_an_interrupt_ends_processes_in_the_middle_of_a_part(tmp_path: Path, mem
         if 1 in parts:
             raise KeyboardInterrupt
 
-    began = time.monotonic()
     with pytest.raises(KeyboardInterrupt), pool_of(tmp_path, "waits", []) as pool:
         pool.run(JOBS, interrupt)
-    assert time.monotonic() - began < 60
     assert 130 in [member.poll() for member in members]
     assert None not in [member.poll() for member in members]
     assert 1 not in written(tmp_path)

@@ -11,7 +11,7 @@ import pytest
 
 from logitstore.errors import BadInput, StorageError
 from logitstore.store.checks import processes
-from logitstore.store.checks.processes import Crew
+from logitstore.store.checks.processes import Checkers
 from logitstore.store.checks.run import Extent
 from logitstore.store.checks.verify import verified, verify
 from tests.parts.working import doubled
@@ -26,8 +26,8 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def crew(
     make: Callable[[], Callable[[int], tuple[int, int]]] = doubled, workers: int = 1
-) -> Crew[int, tuple[int, int]]:
-    return Crew(make, workers, lambda job: f"part {job:05d}")
+) -> Checkers[int, tuple[int, int]]:
+    return Checkers(make, workers, lambda job: f"part {job:05d}")
 
 
 def test_one_worker_is_this_process() -> None:

@@ -45,6 +45,5 @@ def test_preparing_takes_no_more_memory_for_more_data(
         path.write_text("".join(rows))
         found.append(peaks(path, tmp_path / str(count), tokenizer))
     (python, arrow), (python_more, arrow_more) = found
-    print(found)
     assert python_more < 1.2 * python
     assert arrow_more < 1.2 * arrow

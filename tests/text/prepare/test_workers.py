@@ -46,8 +46,7 @@ def test_a_process_that_fails_ends_the_preparation(
     )
     with Workers(2) as started, pytest.raises(error, match=message):
         list(started.in_order(job, map(batch, range(0, 20, 2))))
-    assert all(process._process.returncode is not None for process in started._processes)
-    assert len(started._processes) == 2
+    assert [process._process.returncode is not None for process in started._crew._processes] == [True, True]
 
 
 def test_a_tokenizer_s_core_gives_the_same_ids(tokenizer: PreTrainedTokenizerFast) -> None:
