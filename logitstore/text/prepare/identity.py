@@ -35,7 +35,7 @@ class KnownFiles:
         self._path = folder / _KNOWN
         self._known: dict[str, list[Any]] = {}
         self._new: dict[str, list[Any]] = {}
-        self._seen: dict[Path, list[int]] = {}
+        self._seen: dict[Path, list[Any]] = {}
         with suppress(OSError, ValueError):
             found = json.loads(self._path.read_bytes())
             self._known = found if isinstance(found, dict) else {}
@@ -50,9 +50,9 @@ class KnownFiles:
 
     def _look(self, path: Path) -> list[Any]:
         name, now = json.dumps(os.fspath(path)), _state(path)
-        self._seen.setdefault(path, now)
         before = self._known.get(name)
         if isinstance(before, list) and before[:-2] == now:
+            self._seen.setdefault(path, before)
             return before
         digest, lines = xxhash.xxh3_128(), 0
         with path.open("rb") as file:
@@ -62,6 +62,7 @@ class KnownFiles:
         found = self._known[name] = [*now, lines, digest.hexdigest()]
         if time.time_ns() - now[2] > _FRESH_NS:
             self._new[name] = found
+        self._seen.setdefault(path, found)
         return found
 
     def check_unchanged(self) -> None:
@@ -70,9 +71,9 @@ class KnownFiles:
         Raises:
             BadInput: one has changed, or is gone.
         """
-        for path, before in self._seen.items():
+        for path, before in list(self._seen.items()):
             try:
-                is_same = _state(path) == before
+                is_same = self._is_same(path, before)
             except OSError:
                 is_same = False
             if not is_same:
@@ -80,6 +81,17 @@ class KnownFiles:
                     f"--data {path}: it was changed while it was read, so what was read may be neither the old data nor the "
                     "new. Run the same command again when nobody writes to it."
                 )
+
+    def _is_same(self, path: Path, before: list[Any]) -> bool:
+        now = _state(path)
+        if now == before[:-2]:
+            return True
+        size, modified, _, number = now
+        if [size, modified, number] != [before[0], before[1], before[3]] or self.checksum(path) != before[-1]:
+            return False
+        # its mode, its owner or its links have changed
+        self._seen[path] = [*now, *before[-2:]]
+        return True
 
     def keep(self) -> None:
         """Store what was learnt."""

@@ -97,6 +97,19 @@ def test_tokens_are_not_made_again_of_data_that_have_changed(when: str, data: Pa
     assert len(told(other)) == len(other)
 
 
+def test_a_file_with_another_mode_is_still_the_same(data: Path, opened: Opened, tmp_path: Path) -> None:
+    expected = told(opened(folder="expected"))
+
+    def progress(step: Step) -> None:
+        if step.stage == "tokenise" and step.done == 5:
+            data.chmod(0o600)
+            os.link(data, tmp_path / "link")
+
+    samples = opened(progress, keep_tokens=False)
+    data.chmod(0o644)
+    assert told(samples) == expected
+
+
 def _of_another_table(samples: Samples, name: str) -> None:
     path = samples.folder.windows / "windows.bin"
     table = np.fromfile(path, WINDOW)
