@@ -35,6 +35,8 @@ def _memory(given: Any) -> Any:
             raise ValueError(f"'{name:.20}' is no device. Give the number of an accelerator, or cpu")
         if name in found:
             raise ValueError(f"the device {name} is given twice. Give it once")
+        if not size:
+            raise ValueError(f"'{name:.20}' has no size behind it. Give DEVICE=SIZE, such as 0=20GiB,cpu=60GiB")
         try:
             found[name] = bytes_of(size)
         except ValueError as error:

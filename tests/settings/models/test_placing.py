@@ -30,7 +30,7 @@ def test_memory_is_read_as_it_is_written(given: Any, read: dict[str, int]) -> No
     ("given", "why"),
     [
         ("", "it names no device"),
-        ("0", "0='' is no size"),
+        ("0", "'0' has no size behind it. Give DEVICE=SIZE"),
         ("0=20XB", "0='20XB' is no size"),
         ("0=-1GiB", "0='-1GiB' is no size"),
         ("gpu=20GiB", "'gpu' is no device"),
