@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from transformers import PretrainedConfig
 from transformers.utils import import_utils
 
-from logitstore.errors import BadInput, ModelError
+from logitstore.errors import BadInput, ModelError, one_line
 from logitstore.settings.models.placing import PlacementChoices, refuse_misplaced
 
 AS_IS = "as-is"
@@ -94,8 +95,25 @@ def refuse_impossible(placement: Placement, config: PretrainedConfig, who: objec
                 f"--quantization {placement.quantization}: the weights of {who} lie packed in its files already ({packed}). "
                 "Leave it out, or give the model whose weights are not packed."
             )
+        if (library := LIBRARIES.get(placement.quantization)) is not None:
+            refuse_missing(placement.quantization, library)
     if placement.tensor_parallel > 1:
         _refuse_unsplittable(placement.tensor_parallel, config, who, gguf=gguf)
+
+
+LIBRARIES = {"bitsandbytes-8bit": "bitsandbytes", "bitsandbytes-4bit": "bitsandbytes", "torchao-int8": "torchao"}
+"""What packs weights while they are loaded, by the value of `--quantization`."""
+
+
+def refuse_missing(kind: str, library: str) -> None:
+    """Refuse a way of packing whose library is missing or broken. Raises BadInput."""
+    try:
+        importlib.import_module(library)
+    except ImportError as error:
+        raise BadInput(
+            f"--quantization {kind} needs {library}, which cannot be imported ({one_line(error)}). Install it: pip install "
+            "'logitstore[quantized]'."
+        ) from error
 
 
 def packing_of(config: PretrainedConfig) -> str | None:

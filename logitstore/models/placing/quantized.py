@@ -9,9 +9,7 @@ import torch
 from transformers import BitsAndBytesConfig, PretrainedConfig, TorchAoConfig
 
 from logitstore.errors import BadInput, ModelError, one_line
-from logitstore.models.placing.placement import Placement, packing_of
-
-_LIBRARY = {"bitsandbytes-8bit": "bitsandbytes", "bitsandbytes-4bit": "bitsandbytes", "torchao-int8": "torchao"}
+from logitstore.models.placing.placement import LIBRARIES, Placement, packing_of, refuse_missing
 
 _NEEDED = {
     "awq": "gptqmodel",
@@ -40,19 +38,12 @@ def packing(placement: Placement, dtype: torch.dtype) -> Any:
     kind = placement.quantization
     if kind is None:
         return None
-    if kind not in _LIBRARY:
+    if kind not in LIBRARIES:
         raise BadInput(
             f"the weights of this cache's teacher were packed as '{kind:.40}', which this version does not know. Known: "
-            f"{', '.join(_LIBRARY)}."
+            f"{', '.join(LIBRARIES)}."
         )
-    library = _LIBRARY[kind]
-    try:
-        importlib.import_module(library)
-    except ImportError as error:
-        raise BadInput(
-            f"--quantization {kind} needs {library}, which cannot be imported ({one_line(error)}). Install it: pip install "
-            "'logitstore[quantized]'."
-        ) from error
+    refuse_missing(kind, LIBRARIES[kind])
     if kind == "torchao-int8":
         return TorchAoConfig(importlib.import_module("torchao.quantization").Int8WeightOnlyConfig())
     if kind == "bitsandbytes-4bit":
