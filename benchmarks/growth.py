@@ -1,4 +1,6 @@
-"""Measure what grows with the data, and what must not: `python benchmarks/growth.py`, about half an hour on two cores.
+"""Measure what grows with the data, and what must not: `python benchmarks/growth.py`, about half an hour on two cores. With
+names of sections, such as `python benchmarks/growth.py preparing`, these alone are measured, and take the place of their
+earlier lines; `--documents` is how many the larger data have.
 
 Texts are prepared in 20,000 and 2,000,000 documents; caches have 10, 10,000 and 100,000 parts; an epoch goes over 4,300
 parts with two taps. `growth_prepare.py`, `growth_cache.py` and `growth_maps.py` say how each is made and measured.
@@ -6,41 +8,46 @@ parts with two taps. `growth_prepare.py`, `growth_cache.py` and `growth_maps.py`
 
 from __future__ import annotations
 
+import argparse
+import json
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 import growth_cache
 import growth_maps
 import growth_prepare
-from bench import at_least, at_most, found, save
+from bench import RESULTS, at_least, at_most, found, save
 
 FEW, MANY = 20_000, 2_000_000
+
+FOUND = RESULTS / "growth.json"
 
 Lines = list[dict[str, Any]]
 
 
-def preparing() -> tuple[Lines, dict[str, Any]]:
+def preparing(many: int) -> tuple[Lines, dict[str, Any]]:
     """Prepare texts of two sizes, and open what was prepared of the larger."""
-    measured = {count: growth_prepare.measure(count, repeats=repeats) for count, repeats in ((FEW, 3), (MANY, 1))}
+    measured = {count: growth_prepare.measure(count, repeats=repeats) for count, repeats in ((FEW, 3), (many, 1))}
     lines = []
     for count, each in measured.items():
         lines += [
             at_most(f"preparing {count:,} documents to the tokenizer alone", 1.3, each["ratio"]),
             found(f"the same, in seconds of processors, {count:,} documents", each["processor_ratio"]),
         ]
-    many = measured[MANY]
+    large = measured[many]
     lines += [
         at_most(
-            f"open {MANY:,} prepared documents, to the teacher's first batch",
+            f"open {many:,} prepared documents, to the teacher's first batch",
             1,
-            many["open_to_first_batch_seconds"],
+            large["open_to_first_batch_seconds"],
             "s",
         ),
-        at_most("memory of that above the start", 300, many["open_to_first_batch_bytes"] / 1e6, "MB"),
+        at_most("memory of that above the start", 300, large["open_to_first_batch_bytes"] / 1e6, "MB"),
         found(
-            f"peak memory of the process that prepares {MANY:,} documents", many["peak_bytes_of_preparing"] / 1e6, "MB"
+            f"peak memory of the process that prepares {many:,} documents", large["peak_bytes_of_preparing"] / 1e6, "MB"
         ),
-        found("bytes of what is prepared, of a token", many["bytes"] / many["tokens"], "B"),
+        found("bytes of what is prepared, of a token", large["bytes"] / large["tokens"], "B"),
     ]
     return lines, {f"{count} documents": each for count, each in measured.items()}
 
@@ -93,13 +100,27 @@ def mapping() -> tuple[Lines, dict[str, Any]]:
     return lines, measured
 
 
+SECTIONS: dict[str, Callable[[int], tuple[Lines, dict[str, Any]]]] = {
+    "mapping": lambda _: mapping(),
+    "opening": lambda _: opening(),
+    "preparing": preparing,
+}
+
+
 def main() -> None:
-    lines: Lines = []
-    facts: dict[str, Any] = {}
-    for name, work in {"mapping": mapping, "opening": opening, "preparing": preparing}.items():
-        own, facts[name] = work()
-        lines += own
-    save("growth", lines, facts=facts)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS))
+    parser.add_argument("--documents", type=int, default=MANY)
+    given = parser.parse_args()
+    if unknown := set(given.sections) - set(SECTIONS):
+        parser.error(f"no section is called {', '.join(sorted(unknown))}. There are: {', '.join(SECTIONS)}.")
+    there = json.loads(FOUND.read_text("utf-8")) if FOUND.exists() else {"lines": [], "facts": {}}
+    for name in given.sections or SECTIONS:
+        measured, there["facts"][name] = SECTIONS[name](given.documents)
+        kept = [line for line in there["lines"] if line["section"] != name]
+        there["lines"] = kept + [line | {"section": name} for line in measured]
+        # after each section, so that an interrupted run loses none that is done
+        save("growth", there["lines"], facts=there["facts"])
 
 
 if __name__ == "__main__":
