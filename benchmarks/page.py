@@ -349,7 +349,10 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def _load(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    file = RESULTS / f"{name}.json"
+    if not file.exists():
+        sys.exit(f"{file}: it is not there. Run `python benchmarks/{name}.py`, which measures it.")
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return found
 
 

@@ -1,5 +1,5 @@
 """Measure what a student gains from each way to keep a row: `python benchmarks/quality.py`. With names of ways, such as
-`python benchmarks/quality.py 'small, entropy:0.2'`, these alone are measured, and take the place of their earlier lines.
+`python benchmarks/quality.py 'small, half gold'`, these alone are measured, and take the place of their earlier lines.
 
 Teacher: SmolLM2-135M-Instruct in bfloat16. Student: a copy of five of its thirty layers. Text: the Python language
 reference. Every student sees the same windows in the same order with the same budget; only the targets of the rows differ, or
@@ -60,13 +60,15 @@ PILOT_ROWS = 12288
 
 @dataclass(frozen=True)
 class Way:
-    """A way is one form of keeping a row, with the loss that goes with it."""
+    """A way is one form of keeping a row, with the loss that goes with it, and the weight of the gold tokens of all positions
+    beside it."""
 
     preset: str | None
     settings: dict[str, Any]
     loss: Callable[..., Tensor]
     temperatures: tuple[float, ...] = (1.0, 2.0)
     positions: str | None = None
+    gold: float = 0.0
 
 
 WAYS = {
@@ -81,8 +83,9 @@ WAYS = {
     "small": Way("small", {}, forward_kl),
     "faithful": Way("faithful", {}, forward_kl),
     "exact": Way("exact", {}, forward_kl),
-    "small, entropy:0.2": Way("small", {}, forward_kl, positions="entropy:0.2"),
-    "small, random:0.2": Way("small", {}, forward_kl, positions="random:0.2"),
+    "small, half gold": Way("small", {}, forward_kl, (1.0,), gold=0.5),
+    "small, half gold, entropy:0.2": Way("small", {}, forward_kl, (1.0,), "entropy:0.2", 0.5),
+    "small, half gold, random:0.2": Way("small", {}, forward_kl, (1.0,), "random:0.2", 0.5),
 }
 
 
@@ -231,7 +234,8 @@ def fit(
     temperature: float,
     seed: int,
 ) -> PreTrainedModel:
-    """Train for one pass over the training windows, in an order given by the seed; the loss is a mean over the rows kept."""
+    """Train for one pass over the training windows, in an order given by the seed. The loss is a mean over the rows kept;
+    where gold tokens count beside it, they do so as in `train`: a mean over all positions."""
     student.train()
     optimizer = torch.optim.AdamW(student.parameters(), LEARNING_RATE, weight_decay=0.0)
     order = torch.randperm(len(rows.tokens_ST), generator=torch.Generator().manual_seed(seed)).split(BATCH_WINDOWS)
@@ -240,9 +244,9 @@ def fit(
         for group in optimizer.param_groups:
             rise, fall = (step + 1) / warmup, 0.5 * (1 + np.cos(np.pi * step / len(order)))
             group["lr"] = LEARNING_RATE * min(rise, fall)
-        numbers = rows.of(windows)
-        places = kept_N[numbers].nonzero()[:, 0]
-        numbers = numbers[places]
+        every = rows.of(windows)
+        places = kept_N[every].nonzero()[:, 0]
+        numbers = every[places]
         student_RV = logits_of(student, rows.tokens_ST[windows])
         stored = targets(numbers) if targets is not None else None
         gold = rows.gold_N[numbers]
@@ -253,7 +257,16 @@ def fit(
             options = {} if way.loss is lumped_kl else {"temperature": temperature}
             return way.loss(logits_nV, stored[some], **options)
 
-        rowwise(loss, student_RV, places).mean().backward()
+        total = rowwise(loss, student_RV, places).mean()
+        if way.gold:
+            golds = rows.gold_N[every]
+
+            def of_gold(logits_nV: Tensor, some: slice, golds: Tensor = golds) -> Tensor:
+                return cross_entropy(logits_nV, golds[some])
+
+            on_gold = rowwise(of_gold, student_RV, torch.arange(len(every))).mean()
+            total = (1 - way.gold) * total + way.gold * on_gold
+        total.backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -49,8 +49,7 @@ HANDLERS = {
     "models and processors raise nearly any error about a shape or an input that they do not take": [
         "logitstore/dump/teachers/zero_shot.py:ZeroShotTeacher.__init__",
         "logitstore/image/processors/proof.py:_made",
-        "logitstore/models/causal.py:check_causal",
-        "logitstore/models/causal.py:check_packing",
+        "logitstore/models/causal.py:_tried",
         "logitstore/train/students/build.py:fresh",
         "logitstore/train/students/build.py:keep_layers",
         "logitstore/train/students/prune.py:narrow_config",

@@ -5,7 +5,8 @@ Axes: B sequences, T tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -137,6 +138,22 @@ def check_window(config: PretrainedConfig, max_length: int, who: object) -> None
         )
 
 
+@contextmanager
+def _tried(model: PreTrainedModel, refusal: Callable[[str], str]) -> Iterator[None]:
+    """Put a model that is tried into evaluation mode for a while; `refusal` makes a message of the reason why it failed."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        # models raise errors of nearly any class about inputs that they do not take
+        raise ModelError(refusal(one_line(error))) from error
+    finally:
+        model.train(was_training)
+
+
 @torch.inference_mode()
 def check_causal(model: PreTrainedModel, who: object) -> None:
     """Refuse a model whose logits depend on later tokens: change some, and compare the logits before them.
@@ -155,19 +172,10 @@ def check_causal(model: PreTrainedModel, who: object) -> None:
     if split < 1:
         return
     changed_T = torch.cat([first_T[:split], other_T[split:]])
-    was_training = model.training
-    model.eval()
-    try:
+    with _tried(model, lambda reason: f"{who}: it cannot be run as a causal language model: {reason}"):
         before_TV = _answer(model, first_T, neighbour_T)[:split]
         noise = _apart(before_TV, _answer(model, first_T, stranger_T)[:split])
         change = _apart(before_TV, _answer(model, changed_T, neighbour_T)[:split])
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:
-        # models raise errors of nearly any class about inputs that they do not take
-        raise ModelError(f"{who}: it cannot be run as a causal language model: {one_line(error)}") from error
-    finally:
-        model.train(was_training)
     finite = before_TV[before_TV.isfinite()]
     if not len(finite):
         raise ModelError(f"{who}: none of its logits is a number. {overflow_advice(model.dtype)}")
@@ -218,21 +226,12 @@ def check_packing(model: PreTrainedModel, who: object, logits: Callable[..., Ten
         line_R, below_R = torch.cat([before_T, other_T, pad_1]), torch.cat([below_T, below_T, pad_1])
         return ask(torch.stack([line_R, below_R]), position_ids=positions_BR)[length : 2 * length]
 
-    was_training = model.training
-    model.eval()
-    try:
+    with _tried(model, lambda reason: f"{who}: it takes no packed samples: {reason}. Leave out --packed."):
         alone_TV = ask(other_T[None], attention_mask=torch.ones_like(other_T)[None])
         packed_TV = second(first_T, neighbour_T)
         noise = _apart(packed_TV, second(first_T, stranger_T))
         change = _apart(packed_TV, second(stranger_T, neighbour_T))
         apart = _apart(packed_TV, alone_TV)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:
-        # as in check_causal
-        raise ModelError(f"{who}: it takes no packed samples: {one_line(error)}. Leave out --packed.") from error
-    finally:
-        model.train(was_training)
     finite = alone_TV[alone_TV.isfinite()]
     spread = float((finite - finite.mean()).abs().max()) if len(finite) else 0.0
     name = type(model).__name__

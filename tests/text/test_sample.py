@@ -150,21 +150,9 @@ def opened(given_documents: list[Document], encoding: Encoding, partly: bool, fo
     cutter = Cutter(encoding.max_length, encoding.overlap)
     (place.windows / WINDOWS).write_bytes(b"".join(cutter.add(each.pairs, False).tobytes() for each in made))
     infos = [shards.write(place.shard(number), each) for number, each in enumerate(made)]
-    totals = cutter.totals
-    known = WindowsInfo(
-        identity=place.path.name,
-        windows=place.windows.name,
-        samples=totals.samples,
-        rows=totals.rows,
-        tokens=totals.tokens,
-        skipped=sum(each.documents for each in infos) - totals.used,
-        fingerprint=cutter.fingerprint,
-        highest=totals.highest,
-        have_samples=(True,),
-        within=totals.within,
-        longest=totals.longest,
-    )
-    assert sum(each.documents for each in infos) == len(set(numbered))
+    documents = sum(each.documents for each in infos)
+    assert documents == len(set(numbered))
+    known = WindowsInfo.of(place, cutter, documents, [True])
     return Samples(place, KeptTokens(place, infos), known, chat=partly)
 
 

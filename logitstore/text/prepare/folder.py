@@ -18,10 +18,10 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, Self, TypeVar
 
 import numpy as np
 from pydantic import Field
@@ -33,7 +33,7 @@ from logitstore.errors import CacheDamaged, NotACache
 from logitstore.format.sealed import FORMAT, seal, unseal
 from logitstore.store.local_disk import sync_tree, write_whole
 from logitstore.store.staged import leases
-from logitstore.text.prepare.cutting import WINDOW
+from logitstore.text.prepare.cutting import WINDOW, Cutter
 from logitstore.text.prepare.shards import ShardInfo, name_of
 
 TOKENS, WINDOWS, PREPARED, LOCK = "tokens.json", "windows.bin", "prepared.json", "lock"
@@ -89,6 +89,31 @@ class WindowsInfo(Record):
     have_samples: tuple[bool, ...]
     within: Count
     longest: Count
+
+    @classmethod
+    def of(cls, folder: Folder, cutter: Cutter, documents: int, have_samples: Iterable[bool]) -> Self:
+        """Return what is known once all shards are cut.
+
+        Args:
+            folder: where the windows will lie.
+            cutter: has cut all shards.
+            documents: count of all documents.
+            have_samples: of each source, whether any of its documents made a sample.
+        """
+        totals = cutter.totals
+        return cls(
+            identity=folder.path.name,
+            windows=folder.windows.name,
+            samples=totals.samples,
+            rows=totals.rows,
+            tokens=totals.tokens,
+            skipped=documents - totals.used,
+            fingerprint=cutter.fingerprint,
+            highest=totals.highest,
+            have_samples=tuple(have_samples),
+            within=totals.within,
+            longest=totals.longest,
+        )
 
 
 def default_root() -> Path:

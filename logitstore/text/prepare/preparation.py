@@ -155,22 +155,9 @@ class Preparation:
                     file.write(table.data)
                     have_samples[info.source] |= len(table) > 0
                     infos.append(info)
-            totals = cutter.totals
             if not is_kept:
                 known = TokensInfo(identity=folder.path.name, kept=self._keeps, shards=tuple(infos))
-            windows = WindowsInfo(
-                identity=folder.path.name,
-                windows=folder.windows.name,
-                samples=totals.samples,
-                rows=totals.rows,
-                tokens=totals.tokens,
-                skipped=sum(each.documents for each in infos) - totals.used,
-                fingerprint=cutter.fingerprint,
-                highest=totals.highest,
-                have_samples=tuple(have_samples),
-                within=totals.within,
-                longest=totals.longest,
-            )
+            windows = WindowsInfo.of(folder, cutter, sum(each.documents for each in infos), have_samples)
             if known is None:
                 raise ValueError("no tokens")
             if not is_kept:
