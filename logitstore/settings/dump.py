@@ -78,7 +78,8 @@ class DataSettings(TrustChoice):
         examples=["all", "assistant", "mask", "entropy:SHARE", "random:SHARE"],
         description="Positions that have a row. all: every token, also of chats and prompts. assistant, mask: what chats, "
         "masks and completions say, the default for them. entropy:0.2: of these, in each sample, the fifth where the "
-        "teacher's entropy is highest; random:0.2: a random fifth. Gold tokens of the others still count in training.",
+        "teacher's entropy is highest; random:0.2: a random fifth. The gold tokens of the "
+        "others count in `train` with --alpha below 1.",
     )
     prepared: FilePath | None = Field(
         None,

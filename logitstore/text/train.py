@@ -28,6 +28,7 @@ from logitstore.text.batches import TextCollator
 from logitstore.text.metrics import TextEvaluation, evaluate_text
 from logitstore.text.retokenise import TextLoader, encoded_anew
 from logitstore.text.tokenizer import check_tokenizer, given_template, own_tokenizer, text_tokenizer, tokenizer_for
+from logitstore.train.check import has_cross_entropy
 from logitstore.train.evaluate import counted, loaded
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.curriculum import Curriculum
@@ -220,7 +221,19 @@ def _opened(
         held_out=evaluation_loader(cache, held_M, **options) if len(held_M) else None,
         judge=evaluate_batches if loader.has_targets else judge_text,
         companion=reweighting,
+        notes=_notes(settings, cache),
     )
+
+
+def _notes(settings: TrainSettings, cache: Cache) -> list[str]:
+    """Say so where positions without a row teach the student nothing."""
+    positions = cache.manifest.text[1].positions
+    if positions is None or has_cross_entropy(settings):
+        return []
+    return [
+        f"note: the cache has rows at a share of the positions ({positions}), and with --alpha 1 nothing is learned about the "
+        "others. --alpha 0.5 takes their gold tokens too."
+    ]
 
 
 def chosen(cache: Cache, selection: Selection | None, kept_out_S: Array) -> SampleSet:

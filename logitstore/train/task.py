@@ -63,6 +63,7 @@ class RunData:
         judge: judges a student on them.
         companion: changes with the student, if anything does.
         unlabelled: how many of the samples that are trained on have no gold tokens or label.
+        notes: what the user should know of them before training begins.
     """
 
     train: BatchStream
@@ -70,6 +71,7 @@ class RunData:
     judge: Judge = evaluate_batches
     companion: Companion | None = None
     unlabelled: int = 0
+    notes: Sequence[str] = ()
 
 
 class TrainTask(Protocol):

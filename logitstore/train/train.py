@@ -125,7 +125,7 @@ def train(
             f"note: {settings.cache} has {len(cache.part_numbers):,} of its {cache.manifest.parts:,} parts so far; "
             "the student learns from these alone."
         )
-    notes = fidelity_notes(settings, cache, layers) + _student_notes(made, trainer)
+    notes = [*fidelity_notes(settings, cache, layers), *_student_notes(made, trainer), *data.notes]
     kept = _zeros_kept(settings, trainer, students, notes)
     if data.unlabelled and has_cross_entropy(settings):
         have = "has" if data.unlabelled == 1 else "have"

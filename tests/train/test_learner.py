@@ -175,6 +175,18 @@ def test_a_run_logs_both_means_and_its_first_loss_is_the_two_together(
     assert figures["train_loss"] == pytest.approx(float(reference(distiller, [batch], ALPHA).detach()), rel=1e-5)
 
 
+@pytest.mark.parametrize("alpha", [1.0, ALPHA])
+def test_a_run_that_learns_nothing_of_positions_without_a_row_says_so(
+    alpha: float, chosen: logitstore.Cache, small_student: Path, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    settings = plan_of(chosen, tmp_path / "run", student=str(small_student), alpha=alpha, max_steps=1, batch_size=4)
+    train(settings, notice=said.append)
+    share = chosen.manifest.text[1].positions
+    warned = [text for text in said if f"({share})" in text and "--alpha 0.5 takes their gold tokens" in text]
+    assert len(warned) == (alpha == 1)
+
+
 def test_figures_on_gold_tokens_are_over_all_of_them_and_those_on_the_teacher_over_the_rows(
     chosen: logitstore.Cache, small_student: Path
 ) -> None:
