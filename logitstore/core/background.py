@@ -88,6 +88,20 @@ class Workers:
         self.close(drop=True)
 
 
+def to_the_end(work: Callable[..., T], *arguments: Any) -> T:
+    """Do work that a Ctrl-C must not cut off, and return what it gave: the interrupt is raised when the work is over.
+
+    A library with threads of its own goes on writing after an interrupt of the thread that waits for it, perhaps into a folder
+    that is cleared away meanwhile.
+    """
+    workers = Workers(1)
+    try:
+        return workers.submit(work, *arguments).result()
+    finally:
+        workers.close()
+        workers.wait()
+
+
 _ALL: weakref.WeakSet[Workers] = weakref.WeakSet()
 
 

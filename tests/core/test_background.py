@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from logitstore.core.background import BackgroundThread, Workers, _end_all
+from logitstore.core.background import BackgroundThread, Workers, _end_all, to_the_end
 
 
 def test_work_is_done_in_its_order_on_one_other_thread() -> None:
@@ -116,3 +116,27 @@ def test_a_ctrl_c_at_any_instruction_of_giving_work_leaves_no_thread_waiting() -
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
     assert at > 50
+
+
+def test_an_interrupt_waits_for_work_that_must_not_be_cut_off() -> None:
+    begun, steps = threading.Event(), []
+
+    def work() -> None:
+        begun.set()
+        for step in range(20):
+            time.sleep(0.005)
+            steps.append(step)
+
+    def interrupt() -> None:
+        begun.wait()
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    other = threading.Thread(target=interrupt)
+    other.start()
+    with pytest.raises(KeyboardInterrupt):
+        to_the_end(work)
+    assert steps == list(range(20))
+    other.join()
+    assert to_the_end(max, 3, 4) == 4
+    with pytest.raises(ZeroDivisionError):
+        to_the_end(divmod, 1, 0)

@@ -1,7 +1,7 @@
 """A process that writes parts for the one that started it: parts to write come through a pipe, what comes of them goes back.
 
-Whoever is gone has closed its end of a pipe. A process that reads the end of its pipe is interrupted, as by Ctrl-C: it drops
-the part that it has begun, and ends.
+Whoever is gone has closed its end of a pipe. A process that reads the end of its pipe drops the part that it has begun, after
+the batch in work, and ends; one that writes none is interrupted, as by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -97,10 +97,16 @@ def serve(asked: Connection, told: Connection) -> None:
         BrokenPipeError: nobody listens any more.
     """
     messages: SimpleQueue[bytes] = SimpleQueue()
-    _thread.start_new_thread(_listen, (asked, messages))
+    is_gone, is_writing = threading.Event(), threading.Event()
+    _thread.start_new_thread(_listen, (asked, messages, is_gone, is_writing))
 
     def progress(step: Step) -> None:
         told.send(step)
+
+    def report_rows(rows: int) -> None:
+        if is_gone.is_set():
+            raise KeyboardInterrupt
+        told.send(Rows(rows))
 
     opened: Open | None = None
     writer: PartsWriter | None = None
@@ -112,21 +118,30 @@ def serve(asked: Connection, told: Connection) -> None:
             else:
                 writer = writer or opened(progress)
                 if value.part is not None:
-                    writer.write(value.part, value.names, lambda rows: told.send(Rows(rows)))
+                    is_writing.set()
+                    writer.write(value.part, value.names, report_rows)
+                    is_writing.clear()
         except Exception as error:
             told.send(Failed(portable(error), error.__cause__ and portable(error.__cause__)))
             return
         told.send(Done())
 
 
-def _listen(asked: Connection, messages: SimpleQueue[bytes]) -> None:
-    """Pass messages on; interrupt the main thread when whoever sends them is gone."""
+def _listen(
+    asked: Connection, messages: SimpleQueue[bytes], is_gone: threading.Event, is_writing: threading.Event
+) -> None:
+    """Pass messages on; end the main thread's work when whoever sends them is gone.
+
+    A part that is being written ends after the batch in work: an interrupt at any moment can leave some of it behind.
+    """
     try:
         while message := asked.recv_bytes():
             messages.put(message)
         messages.put(END)
     except (EOFError, OSError):
         messages.put(END)
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        is_gone.set()
+        if not is_writing.is_set():
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         time.sleep(GRACE_SECONDS)
         os._exit(130)

@@ -16,6 +16,7 @@ import zarr
 from zarr.abc.buffer import Buffer
 from zarr.storage import LocalStore
 
+from logitstore.core.background import to_the_end
 from logitstore.core.types import Array
 from logitstore.format.row import ARCHIVE_ROWS, FieldInfo
 from logitstore.store.rows import archive_codecs, chunk_name
@@ -35,7 +36,7 @@ class MappedWriter:
     def __init__(self, folder: Path, fields: dict[str, FieldInfo], rows: int) -> None:
         self._files: dict[str, tuple[int, np.dtype[Any], int]] = {}
         try:
-            self._create(folder, fields, rows)
+            to_the_end(self._create, folder, fields, rows)
         except BaseException:
             self.close()
             raise
@@ -96,6 +97,9 @@ class ArchiveWriter:
 
     def finish(self) -> None:
         """Compress and write every field."""
+        to_the_end(self._finish)
+
+    def _finish(self) -> None:
         group = zarr.create_group(_StagedStore(self._folder), zarr_format=3)
         for name, array in self._arrays.items():
             transpose, _, blosc = archive_codecs(array.ndim, array.dtype.itemsize)

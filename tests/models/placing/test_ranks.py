@@ -32,7 +32,7 @@ NOISE = 2e-5
 def followers() -> list[int]:
     """The processes that this one has started to follow it."""
     shown = subprocess.run(
-        ["ps", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True, check=False
+        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True, check=False
     )
     return [int(line.split()[0]) for line in shown.stdout.splitlines() if "placing.follower" in line]
 
