@@ -75,6 +75,14 @@ class Budget:
                 let_go.append(self._drop(next(iter(self._held))))
         return held, True  # what is let go of is freed here, outside of the lock
 
+    def shed(self) -> None:
+        """Let go of the value used longest ago, in any store, but not of the last one."""
+        with self._lock:
+            let_go = self._drop_gone()
+            if len(self._held) > 1:
+                let_go.append(self._drop(next(iter(self._held))))
+        del let_go
+
     def forget(self, key: tuple[int, Any], held: _Held) -> None:
         """Let go of a value that could not be made, unless another one stands in its place by now."""
         with self._lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,18 +14,19 @@ from torch import Tensor
 
 from logitstore.core.place import Place
 from logitstore.core.progress import Progress, Step, no_progress
+from logitstore.core.types import bytes_of
 from logitstore.dump.taps import tap_bytes
 from logitstore.dump.task import Prepared, prepare
 from logitstore.errors import BadInput, CacheMismatch, storage_errors
 from logitstore.format.manifest import MANIFEST_NAME, Manifest
-from logitstore.format.sealed import seal, seal_of_bytes
+from logitstore.format.sealed import seal, seal_of_bytes, unseal_from
 from logitstore.format.tap import TAPS
 from logitstore.settings.dump import DumpSettings
-from logitstore.settings.fields import CommandLine, bytes_of
+from logitstore.settings.fields import CommandLine
 from logitstore.settings.tasks import refuse_set
 from logitstore.store import layout
 from logitstore.store.checks.verify import shared_problems
-from logitstore.store.storage import Storage, open_storage, read_sealed
+from logitstore.store.storage import Storage, open_storage, read_sealed, read_small
 from logitstore.targets.shared import load_shared
 
 Fit = tuple[dict[str, Tensor], int]
@@ -263,13 +265,15 @@ def _written_first(storage: Storage, manifest: Manifest, contents: dict[str, byt
 
 def ensure_views(storage: Storage, views: int) -> Manifest:
     """Return the manifest of a cache with at least `views` views of its data; write it again if it has fewer."""
-    with storage_errors(storage), storage.alone():
-        manifest = read_sealed(Manifest, storage, MANIFEST_NAME)
-        if manifest.views >= views:
-            return manifest
-        more = manifest.model_copy(update={"views": views})
-        storage.put(MANIFEST_NAME, seal(more))
-    return more
+    with storage_errors(storage):
+        while True:
+            known = read_small(storage, MANIFEST_NAME)
+            manifest = unseal_from(Manifest, str(storage), MANIFEST_NAME, partial(bytes, known))
+            if manifest.views >= views:
+                return manifest
+            more = manifest.model_copy(update={"views": views})
+            if storage.swap(MANIFEST_NAME, known, seal(more)):
+                return more
 
 
 def _with_shared(

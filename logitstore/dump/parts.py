@@ -230,6 +230,7 @@ def finished(place: Place, parts: Collection[int] | None = None) -> Cache:
     cache = Cache(place)
     cache.check_sizes(None if cache.complete else parts)
     if cache.complete:
+        cache.index.make()
         with storage_errors(place):
             cache.storage.sweep()
     return cache

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +15,7 @@ from logitstore.core.place import is_utf8, split_scheme
 from logitstore.core.record import is_nested
 from logitstore.core.schedule import Schedule
 from logitstore.core.tasks import check_task
+from logitstore.core.types import bytes_of
 from logitstore.errors import BadInput
 from logitstore.format.positions import checked
 from logitstore.format.row_kinds import check_sparsifier
@@ -125,25 +125,6 @@ def _placed(place: object, check: ValidatorFunctionWrapHandler) -> Path | str:
     if isinstance(place, str) and split_scheme(place)[0]:
         return place
     return _file_path(check(place))
-
-
-_UNITS = {
-    "": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
-}  # fmt: skip
-
-
-def bytes_of(text: str) -> int:
-    """Return the bytes of a text such as 64MB, 1.5 GB, 128MiB or 64000000.
-
-    Raises:
-        ValueError: it is no such text, or less than one byte.
-    """
-    found = re.fullmatch(r"\s*([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*)\s*", text)
-    unit = None if found is None else _UNITS.get(found[2].lower())
-    size = 0 if found is None or unit is None else int(float(found[1]) * unit)
-    if size < 1:
-        raise ValueError(f"{text!r:.40} is no size. Write a number of bytes with its unit, such as 64MB or 128MiB")
-    return size
 
 
 def _a_size(text: str) -> str:

@@ -25,7 +25,7 @@ from logitstore.store.index.index import LEAST_PARTS, PartsIndex
 from logitstore.store.maps import MAPS
 from logitstore.store.part import OpenFiles, Part, check_files, open_samples
 from logitstore.store.samples import PartSamples
-from logitstore.store.storage import open_storage, read_sealed
+from logitstore.store.storage import Far, open_storage, read_sealed
 from logitstore.store.taps import Taps
 
 COLUMNS = {"lengths": "lengths_S", "row_counts": "row_count_S", "documents": "document_S", "nll": "nll_S"}
@@ -228,10 +228,14 @@ class Cache:
         self.index.check_sizes(parts)
 
     def _check_shared(self) -> None:
+        if isinstance(self.storage, Far):
+            return
         check_files(self.storage, "", {name: seal.bytes for name, seal in self.manifest.shared.items()})
 
     def check_soon(self) -> None:
         """Check the sizes now where there are few parts, else on a thread: `raise_found` raises what that finds."""
+        if isinstance(self.storage, Far):
+            return
         if self.index.parts < LEAST_PARTS:
             self.check_sizes()
         elif self._soon is None:

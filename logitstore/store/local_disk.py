@@ -22,6 +22,7 @@ from logitstore.store.layout import (
     inside,
     part_folder,
     read_regular,
+    record_name,
     regular,
     text_inside,
 )
@@ -69,6 +70,9 @@ class LocalDisk:
         found = (path for path in below(self.root / folder) if not path.is_dir())
         return sorted(path.relative_to(self.root).as_posix() for path in found)
 
+    def holds(self, part: int) -> bool:
+        return self.size(record_name(part)) is not None
+
     def list_parts(self) -> list[int]:
         return committed_parts(self.root)
 
@@ -114,6 +118,13 @@ class LocalDisk:
     def put_first(self, name: str, content: bytes) -> bool:
         return write_first(self.root / name, content)
 
+    def swap(self, name: str, known: bytes, content: bytes) -> bool:
+        with leases.in_turn(self.root):
+            if self.read(name) != known:
+                return False
+            self.put(name, content)
+        return True
+
     @contextmanager
     def alone(self) -> Iterator[None]:
         with leases.in_turn(self.root):
@@ -147,7 +158,7 @@ class LocalDisk:
         self._commits += 1
         if self._commits & (self._commits - 1) == 0:
             # the folder is listed after 1, 2, 4, 8, ... commits: as often as parts come in, it costs as much for each
-            _sweep(matching(self.root / PARTS, "*.partial-*"))
+            sweep_left(matching(self.root / PARTS, "*.partial-*"))
 
     def drop(self, staged: Path) -> None:
         shutil.rmtree(staged, ignore_errors=True)
@@ -171,10 +182,10 @@ class LocalDisk:
     def sweep(self) -> None:
         """Remove what killed writers left. Raises CacheDamaged: what lies behind a link is not the cache's to delete."""
         parts, shared = inside(self.root, PARTS), inside(self.root, SHARED)
-        _sweep(matching(parts, "*.partial-*"))
+        sweep_left(matching(parts, "*.partial-*"))
         hidden = [path for path in below(shared) if path.name.startswith(".")]
         asides = [*matching(self.root, ".*.json.*"), *matching(self.root, ".probe.*"), *hidden]
-        _sweep(path for path in asides if not path.is_dir())
+        sweep_left(path for path in asides if not path.is_dir())
 
     def free_bytes(self) -> int:
         folder = self.root
@@ -183,7 +194,7 @@ class LocalDisk:
         return shutil.disk_usage(folder).free
 
 
-def _sweep(left: Iterable[Path]) -> None:
+def sweep_left(left: Iterable[Path]) -> None:
     """Remove what writers left, but not what one still holds."""
     for path in left:
         if path.is_symlink():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+
+import pyarrow as pa
 
 from logitstore.core.memo import Budget
 
@@ -24,3 +27,32 @@ def map_limit(told: Path = Path("/proc/sys/vm/max_map_count")) -> int:
 
 MAPS = Budget(min(int(map_limit() * LARGEST_SHARE), MOST))
 """Every open file of samples, rows and taps is one map, and no file descriptor: Arrow closes the file once it is mapped."""
+
+
+Watch = Callable[[str, object], None]
+"""Is told of a path that is mapped, and of the object that holds the map as long as it lives."""
+
+_WATCHES: dict[str, Watch] = {}
+
+
+def watch_maps(root: str, watch: Watch) -> None:
+    """Tell of every map of a file below a folder from now on."""
+    _WATCHES[f"{root}/"] = watch
+
+
+def tell_of_map(path: Path | str, holder: object) -> None:
+    """Tell those who watch of a file that is mapped from now on, as long as an object lives."""
+    for root, watch in _WATCHES.items():
+        if str(path).startswith(root):
+            watch(str(path), holder)
+
+
+def map_file(path: Path | str, size: int) -> pa.Buffer:
+    """Return a map of the first bytes of a file, read-only. Unlike `numpy.memmap` it keeps no file descriptor open.
+
+    Raises:
+        OSError, pa.ArrowException: the file cannot be mapped.
+    """
+    buffer = pa.memory_map(str(path)).read_buffer(size)
+    tell_of_map(path, buffer)
+    return buffer

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from logitstore.core.types import Array
 from logitstore.errors import CacheDamaged, one_line
 from logitstore.format.row import ARCHIVE_ROWS, FieldInfo
+from logitstore.store.maps import map_file
 
 LARGEST_METADATA = 1 << 16
 """Most bytes of the `zarr.json` of an array."""
@@ -138,8 +138,7 @@ def _map_field(folder: Path, info: FieldInfo, rows: int) -> Array:
         raise CacheDamaged(f"{chunk}: {size} bytes; {expected} expected. Run `logitstore verify`.")
     if not expected:
         return np.empty(shape, dtype)
-    # unlike numpy.memmap, Arrow keeps no file descriptor open; a process may have only about a thousand of them
-    return np.frombuffer(pa.memory_map(str(chunk)).read_buffer(expected), dtype).reshape(shape)
+    return np.frombuffer(map_file(chunk, expected), dtype).reshape(shape)
 
 
 def _check_metadata(

@@ -17,6 +17,7 @@ from logitstore.core.types import Array, Asked
 from logitstore.errors import CacheDamaged
 from logitstore.format.manifest import Manifest
 from logitstore.format.part_record import PartRecord
+from logitstore.store.maps import tell_of_map
 from logitstore.store.storage import Storage
 
 
@@ -38,6 +39,7 @@ def map_batch(path: Path, schema: pa.Schema) -> pa.RecordBatch:
         raise CacheDamaged(f"{path}: its columns or its count of batches are wrong. Run `logitstore verify`.")
     if any(column.null_count for field, column in zip(schema, batch.columns, strict=True) if not field.nullable):
         raise CacheDamaged(f"{path}: it has nulls. Run `logitstore verify`.")
+    tell_of_map(path, batch)
     return batch
 
 

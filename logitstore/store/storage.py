@@ -5,15 +5,15 @@ A storage holds one cache or one tap. Names in it are relative and have forward 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from logitstore.core.place import Place, is_utf8, split_scheme
 from logitstore.core.record import Record
-from logitstore.core.registry import suggest
+from logitstore.core.registry import resolve, suggest
 from logitstore.errors import BadInput, CacheDamaged
 from logitstore.format.sealed import LARGEST, unseal_from
 from logitstore.store.layout import record_name
@@ -23,10 +23,14 @@ PLUGINS = "logitstore.storages"
 """The entry-point group in which other packages name storages of theirs, by scheme."""
 
 
+FULL = "full"
+"""The stamp of a folder of parts from which nothing goes before the index does."""
+
+
 class Storage(Protocol):
     """One place that holds a cache or a tap; `str` of it names the place in messages.
 
-    What it refuses for want of space, rights or a network is an OSError.
+    What it refuses for want of space, rights or a network is an OSError or a StorageError.
     """
 
     @property
@@ -62,6 +66,10 @@ class Storage(Protocol):
         """Return the names of all files below a folder, however deep, relative to the storage and sorted."""
         ...
 
+    def holds(self, part: int) -> bool:
+        """Say whether a part is committed, as the place itself says now."""
+        ...
+
     def list_parts(self) -> list[int]:
         """Return the numbers of the committed parts, ascending."""
         ...
@@ -70,7 +78,8 @@ class Storage(Protocol):
         """Return a text that is another one after anything has come into a folder or gone from it, right below it.
 
         None where that cannot be said, also because the folder has just changed and could change again without another
-        stamp. A storage may leave this method out; its caches are listed whenever they are opened.
+        stamp. FULL where parts only ever come, unless an index that tells of them goes first: then an index of all parts
+        stays true. A storage may leave this method out; its caches are listed whenever they are opened.
         """
         ...
 
@@ -102,6 +111,10 @@ class Storage(Protocol):
 
     def put_first(self, name: str, content: bytes) -> bool:
         """Write a file as `put` does, but the first writer wins: return False, and change nothing, if it exists."""
+        ...
+
+    def swap(self, name: str, known: bytes, content: bytes) -> bool:
+        """Replace a file whose contents are known; return False, and change nothing, if they are others by now."""
         ...
 
     def alone(self) -> AbstractContextManager[None]:
@@ -137,7 +150,33 @@ class Storage(Protocol):
         ...
 
 
-STORAGES: dict[str, Callable[[str], Storage]] = {"": LocalDisk}
+@runtime_checkable
+class Far(Storage, Protocol):
+    """A storage whose parts are brought here when they are asked for, and checked as they come."""
+
+    def anew(self) -> AbstractContextManager[Storage]:
+        """Give a storage of the same place that uses nothing of what was brought here before, and leaves nothing here."""
+        ...
+
+    def prefetch(self, parts: Iterable[int]) -> None:
+        """Bring parts here that will be asked for soon, in this order."""
+        ...
+
+
+def _far(scheme: str) -> Callable[[str], Storage]:
+    """Return what makes storages of an object store. Its library is imported when one is used."""
+
+    def make(rest: str) -> Storage:
+        storage: Storage = resolve("logitstore.store.remote.storage:ObjectStorage")(f"{scheme}://{rest}")
+        return storage
+
+    return make
+
+
+STORAGES: dict[str, Callable[[str], Storage]] = {
+    "": LocalDisk,
+    **{scheme: _far(scheme) for scheme in ("s3", "gs", "az", "memory")},
+}
 """What makes a storage of the text that follows `scheme://`, by scheme; a place without a scheme is a path on the local disk.
 
 Those of other packages stand under the entry point `logitstore.storages`."""
@@ -219,4 +258,4 @@ def record_digest(storage: Storage, part: int) -> bytes:
 
 def is_committed(storage: Storage, part: int) -> bool:
     """Say whether a part is there as a whole."""
-    return storage.size(record_name(part)) is not None
+    return storage.holds(part)

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from logitstore.core.record import Record
+from logitstore.core.types import bytes_of
 from logitstore.errors import BadInput
-from logitstore.settings.fields import bytes_of
 from logitstore.settings.tasks import refuse_set
 
 STRATEGIES = ("auto", "balanced", "balanced_low_0", "sequential")

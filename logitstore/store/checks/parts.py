@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from logitstore.core.place import Place
 from logitstore.errors import LogitstoreError, NotACache
 from logitstore.format.codecs.answer import RowCodec
 from logitstore.format.manifest import Manifest
@@ -21,7 +20,7 @@ from logitstore.store.checks.rows import feature_block_problems, row_block_probl
 from logitstore.store.checks.shared import told
 from logitstore.store.part import OpenFiles, Part, PartsPlan, read_record
 from logitstore.store.samples import stored_samples
-from logitstore.store.storage import Storage, open_storage
+from logitstore.store.storage import Storage
 from logitstore.store.taps import Tap
 
 _BLOCK_ROWS = 1 << 16
@@ -66,15 +65,15 @@ class Found:
 class PartChecker:
     """Checks parts of one cache and of its taps, one at a time."""
 
-    def __init__(self, place: Place, manifest: Manifest, reads_samples: bool) -> None:
+    def __init__(self, opened: Callable[[], Storage], manifest: Manifest, reads_samples: bool) -> None:
         """Open what all parts share.
 
         Args:
-            place: that of the cache.
+            opened: gives the storage of the cache.
             manifest: of it.
             reads_samples: False where what all parts share about their samples is broken: only their files are looked at.
         """
-        self._storage, self._manifest, self._reads_samples = open_storage(place), manifest, reads_samples
+        self._storage, self._manifest, self._reads_samples = opened(), manifest, reads_samples
         self._taps: dict[str, Tap] = {}
 
     @cached_property

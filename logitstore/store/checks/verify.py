@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import PurePosixPath
@@ -22,7 +23,7 @@ from logitstore.store.checks.processes import Checkers
 from logitstore.store.checks.run import CheckedParts, Extent
 from logitstore.store.checks.shared import contents_problems, told, unlisted
 from logitstore.store.samples import stored_samples
-from logitstore.store.storage import Storage, open_storage, read_sealed, read_small
+from logitstore.store.storage import Far, Storage, open_storage, read_sealed, read_small
 from logitstore.store.taps import Tap, tap_folders
 
 WHOLE = Extent()
@@ -67,6 +68,13 @@ def verified(place: Place, extent: Extent, progress: Progress = no_progress) -> 
     if extent.workers > 1 and split_scheme(place)[0]:
         raise BadInput(f"--workers {extent.workers}: one process checks a cache in another storage. Leave it out.")
     storage = open_storage(place)
+    if not isinstance(storage, Far):
+        return _verified(storage, partial(open_storage, place), extent, progress)
+    with storage.anew() as fresh:
+        return _verified(fresh, lambda: fresh, extent, progress)
+
+
+def _verified(storage: Storage, opened: Callable[[], Storage], extent: Extent, progress: Progress) -> Verified:
     try:
         manifest = read_sealed(Manifest, storage, MANIFEST_NAME)
     except LogitstoreError as error:
@@ -90,7 +98,7 @@ def verified(place: Place, extent: Extent, progress: Progress = no_progress) -> 
         jobs += [Job(tap=name, number=number) for number in wanted]
     journal = Journal(storage, manifest, len(taps), resume=extent.resume) if extent.journal else None
     parts = CheckedParts(jobs, journal)
-    check = partial(PartChecker, place, manifest, samples_are_readable)
+    check = partial(PartChecker, opened, manifest, samples_are_readable)
     with Checkers(check, extent.workers, partial(_called, storage)) as checkers:
         parts.run(checkers, progress, has_claims=samples_are_readable)
     problems += parts.problems_of(None)

@@ -35,7 +35,7 @@ from logitstore.store.index.stored import (
 )
 from logitstore.store.part import PartsPlan, check_files, check_sizes, read_record
 from logitstore.store.samples import PartSamples
-from logitstore.store.storage import Storage, record_digest, stamp_of
+from logitstore.store.storage import FULL, Far, Storage, record_digest, stamp_of
 
 T = TypeVar("T")
 
@@ -86,7 +86,8 @@ class PartsIndex:
             with suppress(Unusable):
                 self._old = self._read()
                 info = self._old.info
-                if self._stamp is not None and (info.stamp, info.planned) == (self._stamp, self._plan.parts):
+                is_fresh = self._stamp is not None and (info.stamp, info.planned) == (self._stamp, self._plan.parts)
+                if is_fresh and (self._stamp != FULL or info.parts == info.planned):
                     numbers_P = None if info.are_first else self._old.numbers()
                     self._known = self._old
                     return info.parts, numbers_P
@@ -132,6 +133,10 @@ class PartsIndex:
         """The commit records of all parts; they are read once, at first use."""
         return [read_record(self._storage, self._plan, part) for part in self.numbers_P.tolist()]
 
+    def make(self) -> None:
+        """Leave an index behind, if there are enough parts and none is there. Raises as `facts` does."""
+        self._asked(lambda _: None)
+
     def facts(self) -> Array:
         """Return FACTS[P], what the commit records say.
 
@@ -164,7 +169,9 @@ class PartsIndex:
 
     def _checked(self, known: Known, name: str) -> Array:
         values_S = known.of_samples(name)
-        if name in _TOTALS and name not in self._summed and len(values_S):
+        # of a far cache this would cost one request more before the first part, which is compared with its columns anyway
+        is_near = not isinstance(self._storage, Far)
+        if is_near and name in _TOTALS and name not in self._summed and len(values_S):
             if is_repeated(values_S):
                 totals_P = np.diff(self.first_samples_P) * int(values_S[0])
             else:
@@ -266,6 +273,8 @@ class PartsIndex:
             CacheDamaged: a size is wrong; the message names the first such part and file.
             CacheMismatch: a part is of another plan; or see `check`.
         """
+        if isinstance(self._storage, Far):
+            return
         if parts is None:
             self.check_places(slice(None))
             return

@@ -24,7 +24,7 @@ from logitstore.format.sealed import LARGEST, FileSeal, seal, seal_of_bytes, uns
 from logitstore.store.index.columns import is_repeated, repeated
 from logitstore.store.index.facts import FACTS
 from logitstore.store.layout import SIDECARS
-from logitstore.store.maps import MAPS
+from logitstore.store.maps import MAPS, map_file
 from logitstore.store.storage import Storage
 
 FOLDER = f"{SIDECARS}/index"
@@ -111,7 +111,7 @@ class Mapped:
         try:
             if self._home.size(file) != info.seal.bytes:
                 raise Unusable(name)
-            content = pa.memory_map(str(self._home.local(file))).read_buffer(info.seal.bytes)
+            content = map_file(self._home.local(file), info.seal.bytes)
         except (OSError, pa.ArrowException, LogitstoreError) as error:
             raise Unusable(name) from error
         if xxhash.xxh3_128_hexdigest(content) != info.seal.xxh3_128:

@@ -1,0 +1,341 @@
+"""A folder on this node that holds parts of far caches, for all processes of the node, within a bound of bytes.
+
+A unit is a folder of files that come and go together, such as a part. It is brought here by one process, while others that
+want it wait; it is held as long as a file of it is mapped, by any process; and of those that nobody holds, the one used
+longest ago goes first. What is held and what is being brought is told by locks on single bytes of one file, which the system
+takes away from a process that dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import struct
+import threading
+import time
+import weakref
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from logitstore.errors import StorageError, storage_errors
+from logitstore.store.maps import MAPS, watch_maps
+
+try:
+    import fcntl
+except ImportError:  # a system without such locks
+    fcntl = None  # type: ignore[assignment]
+
+LOCKS = ".locks"
+PARTIAL = ".partial-"
+
+_COUNTING = 1 << 62
+"""The byte whose lock allows to count what lies here, to add to it and to take away from it."""
+
+_WAIT_SECONDS = 0.02
+PATIENCE_SECONDS = 60.0
+"""How long a process waits for others to let go of units before it says that the folder is too small."""
+
+SLACK = 0.05
+"""So much of the bound is freed at once, because to look for what was used longest ago costs a look at everything."""
+
+
+Bring = Callable[[Path, Callable[[int], None]], None]
+"""Makes a unit in a folder that is not there yet, after it has asked for room for so many bytes."""
+
+
+class NodeFolder:
+    """A folder of units. There is one object of it in a process: see `node_folder`."""
+
+    def __init__(self, root: Path, most: int | None) -> None:
+        """Make the folder.
+
+        Args:
+            root: where it lies.
+            most: bytes that its units may take together; None for no bound.
+
+        Raises:
+            StorageError: it cannot be made.
+        """
+        self.root, self.most = root, most
+        with storage_errors(root):
+            root.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(root / LOCKS, os.O_RDWR | os.O_CREAT, 0o644)
+        self._lock = threading.RLock()
+        self._bringing: dict[str, threading.Lock] = {}
+        self._held: Counter[str] = Counter()
+        self._gone: deque[str] = deque()
+        self._last = threading.local()
+        watch_maps(str(root), self._watch)
+        self._sweep()
+
+    def has(self, unit: str) -> bool:
+        """Say whether a unit is here."""
+        return (self.root / unit).is_dir()
+
+    def get(self, unit: str, bring: Bring) -> Path:
+        """Return the folder of a unit, which stays at least until this thread asks for another one, or as long as it is mapped.
+
+        Args:
+            unit: the name of the folder, relative to this one.
+            bring: makes the unit where it is not here yet.
+
+        Raises:
+            StorageError: there is no room for it, or the disk refuses it.
+        """
+        folder = self.root / unit
+        with self._lock:
+            self._let_go()
+            if self._hold_if_here(unit):
+                return folder
+            mine = self._bringing.setdefault(unit, threading.Lock())
+        with mine, self._byte(_place(unit, "brought")):
+            with self._lock:
+                if self._hold_if_here(unit):
+                    return folder
+            staged = folder.with_name(f"{folder.name}{PARTIAL}{secrets.token_hex(4)}")
+            try:
+                with storage_errors(self.root, "give the same command again"):
+                    staged.parent.mkdir(parents=True, exist_ok=True)
+                    bring(staged, self._make_room)
+                    size = _bytes_of(staged)
+                    with self._lock, self._byte(_COUNTING):
+                        staged.rename(folder)
+                        self._count(size)
+                        self._hold_if_here(unit)
+            finally:
+                shutil.rmtree(staged, ignore_errors=True)
+        with self._lock:
+            self._bringing.pop(unit, None)
+        return folder
+
+    def drop(self, unit: str) -> None:
+        """Remove a unit, such as one that turned out to be damaged or old."""
+        with self._lock, self._byte(_COUNTING):
+            self._remove(unit)
+
+    def drop_all(self, cache: str) -> None:
+        """Remove the units of one cache, those that are held too."""
+        with self._lock, self._byte(_COUNTING):
+            for unit in [unit for unit, _ in self._units() if unit.startswith(f"{cache}/")]:
+                self._remove(unit)
+
+    def empty(self) -> None:
+        """Remove every unit that nobody holds."""
+        with self._lock, self._byte(_COUNTING):
+            self._let_go()
+            self._evict_down_to(0)
+
+    def used(self) -> int:
+        """Return the bytes of all units."""
+        with self._lock, self._byte(_COUNTING):
+            return self._total()
+
+    # what is held
+
+    def _hold_if_here(self, unit: str) -> bool:
+        """Hold a unit for this thread, if it is here. The lock is taken before the folder is looked at."""
+        self._hold(unit)
+        try:
+            os.utime(self.root / unit)
+        except FileNotFoundError:
+            self._release(unit)
+            return False
+        last = getattr(self._last, "use", None)
+        self._last.use = _Use(self, unit)
+        del last
+        return True
+
+    def _hold(self, unit: str) -> None:
+        self._held[unit] += 1
+        if self._held[unit] == 1:
+            while not self._try(_place(unit, "used"), shared=True):
+                time.sleep(_WAIT_SECONDS)
+
+    def _release(self, unit: str) -> None:
+        self._held[unit] -= 1
+        if not self._held[unit]:
+            del self._held[unit]
+            self._unlock(_place(unit, "used"))
+
+    def _watch(self, path: str, buffer: Any) -> None:
+        """Hold the unit of a file as long as the buffer lives that maps it."""
+        unit = "/".join(path[len(str(self.root)) + 1 :].split("/")[:2])
+        with self._lock:
+            self._hold(unit)
+        weakref.finalize(buffer, self._leave, unit).atexit = False
+
+    def _leave(self, unit: str) -> None:
+        """Note that a map is gone. The garbage collector may come while this very thread has the lock."""
+        self._gone.append(unit)
+        if self._lock.acquire(blocking=False):
+            try:
+                self._let_go()
+            finally:
+                self._lock.release()
+
+    def _let_go(self) -> None:
+        while self._gone:
+            with contextlib.suppress(IndexError):
+                self._release(self._gone.popleft())
+
+    # what there is room for
+
+    def _make_room(self, size: int) -> None:
+        if self.most is None:
+            return
+        if size > self.most:
+            raise StorageError(
+                f"--local-cache-size {self.most:,}: one part alone has {size:,} bytes. Give at least {4 * size:,}."
+            )
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            with self._lock, self._byte(_COUNTING):
+                self._let_go()
+                if self._total() + size <= self.most or self._evict(size):
+                    return
+            # what this process has open and does not need at the moment
+            MAPS.shed()
+            if time.monotonic() > deadline:
+                raise StorageError(
+                    f"{self.root}: --local-cache-size {self.most:,} bytes is too small: all of it is in use, and a part of "
+                    f"{size:,} bytes does not fit. Give more, or read fewer parts at a time (--window-parts)."
+                )
+            if not self._gone:
+                time.sleep(_WAIT_SECONDS)
+
+    def _evict(self, size: int) -> bool:
+        """Remove what was used longest ago and nobody holds, until there is room, and a little more."""
+        most = self.most or 0
+        return self._evict_down_to(max(int(most * (1 - SLACK)) - size, 0)) + size <= most
+
+    def _evict_down_to(self, wanted: int) -> int:
+        """Remove what was used longest ago and nobody holds, until the rest has so many bytes; return how many it has."""
+        self._sweep()
+        found = sorted((path.stat().st_mtime_ns, unit, path) for unit, path in self._units())
+        sizes = {unit: _bytes_of(path) for _, unit, path in found}
+        total = sum(sizes.values())
+        for _, unit, _ in found:
+            if total <= wanted:
+                break
+            if not self._held[unit] and self._try(_place(unit, "used"), shared=False):
+                try:
+                    shutil.rmtree(self._aside(unit), ignore_errors=True)
+                finally:
+                    self._unlock(_place(unit, "used"))
+                total -= sizes[unit]
+        self._set_total(total)
+        return total
+
+    def _remove(self, unit: str) -> None:
+        if self.has(unit):
+            size = _bytes_of(self.root / unit)
+            shutil.rmtree(self._aside(unit), ignore_errors=True)
+            self._count(-size)
+
+    def _aside(self, unit: str) -> Path:
+        """Rename a unit, so that nobody finds it half removed."""
+        aside = self.root / f"{unit}{PARTIAL}{secrets.token_hex(4)}"
+        (self.root / unit).rename(aside)
+        return aside
+
+    def _units(self, *, partial: bool = False) -> Iterator[tuple[str, Path]]:
+        """Return the units with their folders; with `partial` those that are being brought or removed."""
+        for cache in (path for path in self.root.iterdir() if path.is_dir()):
+            for path in cache.iterdir():
+                if (PARTIAL in path.name) is partial:
+                    yield f"{cache.name}/{path.name}".partition(PARTIAL)[0], path
+
+    def _sweep(self) -> None:
+        """Remove what killed processes had begun to bring or to remove."""
+        for unit, path in self._units(partial=True):
+            place = _place(unit, "brought")
+            if unit not in self._bringing and self._try(place, shared=False):
+                try:
+                    shutil.rmtree(path, ignore_errors=True)
+                finally:
+                    self._unlock(place)
+
+    def _total(self) -> int:
+        content = os.pread(self._file, 8, 0)
+        if len(content) == 8:
+            return int(struct.unpack("<q", content)[0])
+        total = sum(_bytes_of(path) for _, path in self._units())
+        self._set_total(total)
+        return total
+
+    def _set_total(self, total: int) -> None:
+        os.pwrite(self._file, struct.pack("<q", total), 0)
+
+    def _count(self, more: int) -> None:
+        self._set_total(self._total() + more)
+
+    # locks between processes
+
+    @contextmanager
+    def _byte(self, place: int) -> Iterator[None]:
+        while not self._try(place, shared=False):
+            time.sleep(_WAIT_SECONDS)
+        try:
+            yield
+        finally:
+            self._unlock(place)
+
+    def _try(self, place: int, *, shared: bool) -> bool:
+        if fcntl is None:
+            return True
+        how = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
+        try:
+            fcntl.lockf(self._file, how, 1, place)
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
+
+    def _unlock(self, place: int) -> None:
+        if fcntl is not None:
+            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, place)
+
+
+class _Use:
+    """One use of a unit by a thread: it ends when nobody has this object any more."""
+
+    def __init__(self, folder: NodeFolder, unit: str) -> None:
+        weakref.finalize(self, folder._leave, unit).atexit = False
+
+
+def _place(unit: str, what: str) -> int:
+    """Return the byte that stands for a unit: far behind those that are written."""
+    return (xxhash.xxh3_64_intdigest(f"{what}/{unit}".encode()) >> 3) + 4096
+
+
+def _bytes_of(folder: Path) -> int:
+    total = 0
+    for path, _, files in os.walk(folder):
+        for name in files:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.lstat(f"{path}/{name}").st_size
+    return total
+
+
+_FOLDERS: dict[Path, NodeFolder] = {}
+_OPENING = threading.Lock()
+
+if hasattr(os, "register_at_fork"):
+    # locks stay with the parent, so a child opens the folder anew
+    os.register_at_fork(after_in_child=_FOLDERS.clear)
+
+
+def node_folder(root: Path, most: int | None) -> NodeFolder:
+    """Return the folder at a place, with a bound. The one that is open already gets the bound."""
+    root = Path(os.path.abspath(root))
+    with _OPENING:
+        if root not in _FOLDERS:
+            _FOLDERS[root] = NodeFolder(root, most)
+        _FOLDERS[root].most = most
+        return _FOLDERS[root]

@@ -1,0 +1,41 @@
+"""Where far caches are read through on this node, and how large that folder may become: what the environment says.
+
+Environment variables, because every process of a run has to agree, those that it starts too. The options of the commands
+set them.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from logitstore.core.types import bytes_of
+from logitstore.errors import BadInput
+
+FOLDER = "LOGITSTORE_CACHE"
+SIZE = "LOGITSTORE_CACHE_SIZE"
+ONE_WRITER = "LOGITSTORE_ONE_WRITER"
+
+
+def local_cache() -> Path:
+    """Return the folder: that of LOGITSTORE_CACHE, else `logitstore` in the user's folder of caches."""
+    given = os.environ.get(FOLDER)
+    return Path(given or os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / ("" if given else "logitstore")
+
+
+def local_cache_size() -> int | None:
+    """Return the bytes that the folder may take, as LOGITSTORE_CACHE_SIZE says; None for no bound.
+
+    Raises:
+        BadInput: it says no size.
+    """
+    given = os.environ.get(SIZE)
+    try:
+        return bytes_of(given) if given else None
+    except ValueError as error:
+        raise BadInput(f"{SIZE}={given}: {error}. Write a size such as 500GB.") from error
+
+
+def one_writer() -> bool:
+    """Say whether the user has said that one command writes at a time, for stores that cannot refuse a second writer."""
+    return os.environ.get(ONE_WRITER, "") not in ("", "0")
