@@ -17,6 +17,7 @@ from pathlib import Path
 
 import xxhash
 
+from logitstore.core.background import Workers
 from logitstore.core.place import matching
 from logitstore.errors import BadInput, CacheDamaged, LogitstoreError, StorageError, way_out_of
 from logitstore.format.manifest import MANIFEST_NAME, Manifest
@@ -34,6 +35,9 @@ from logitstore.store.storage import FULL
 
 SMALL = LARGEST + 1
 """An object of fewer bytes is read at once when its size is asked for."""
+
+AHEAD = 2
+"""Threads that bring parts before they are asked for."""
 
 HEAD_BYTES = 256 << 10
 """So many first bytes of a part are fetched for its record; its samples often are among them."""
@@ -150,6 +154,15 @@ class ObjectStorage:
 
     def prefetch(self, parts: Iterable[int]) -> None:
         for part in parts:
+            self._ahead.submit(self._bring_ahead, part)
+
+    @cached_property
+    def _ahead(self) -> Workers:
+        return Workers(AHEAD)
+
+    def _bring_ahead(self, part: int) -> None:
+        # what is wrong with it is said to whoever needs it
+        with suppress(LogitstoreError, OSError):
             self._member(part, part_name(part))
 
     # writing
