@@ -24,6 +24,7 @@ from typing import Any
 
 import xxhash
 
+from logitstore.core.place import below
 from logitstore.errors import StorageError, storage_errors
 from logitstore.store.maps import MAPS, watch_maps
 
@@ -316,10 +317,9 @@ def _place(unit: str, what: str) -> int:
 
 def _bytes_of(folder: Path) -> int:
     total = 0
-    for path, _, files in os.walk(folder):
-        for name in files:
-            with contextlib.suppress(FileNotFoundError):
-                total += os.lstat(f"{path}/{name}").st_size
+    for path in below(folder):
+        with contextlib.suppress(FileNotFoundError):
+            total += os.lstat(path).st_size
     return total
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import xxhash
 
 from logitstore.core.background import Workers
-from logitstore.core.place import matching
+from logitstore.core.place import below, matching
 from logitstore.errors import BadInput, CacheDamaged, LogitstoreError, StorageError, way_out_of
 from logitstore.format.manifest import MANIFEST_NAME, Manifest
 from logitstore.format.part_record import RECORD_NAME
@@ -125,7 +125,7 @@ class ObjectStorage:
             root = self.local(folder)
         except CacheDamaged:
             return []  # an object that cannot be taken apart has no files
-        return sorted(f"{folder}/{path.relative_to(root).as_posix()}" for path in root.rglob("*") if path.is_file())
+        return sorted(f"{folder}/{path.relative_to(root).as_posix()}" for path in below(root) if path.is_file())
 
     def list_parts(self) -> list[int]:
         names = (found.name[len(PARTS) + 1 :] for found in self._objects.below(f"{PARTS}/"))
