@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property, partial
 from itertools import chain, pairwise
 from pathlib import Path
@@ -25,7 +25,7 @@ from logitstore.store.index.index import LEAST_PARTS, PartsIndex
 from logitstore.store.maps import MAPS
 from logitstore.store.part import OpenFiles, Part, check_files, open_samples
 from logitstore.store.samples import PartSamples
-from logitstore.store.storage import open_storage, read_sealed
+from logitstore.store.storage import open_storage, prefetch, read_sealed
 from logitstore.store.taps import Taps
 
 COLUMNS = {"lengths": "lengths_S", "row_counts": "row_count_S", "documents": "document_S", "nll": "nll_S"}
@@ -132,6 +132,10 @@ class Cache:
             CacheDamaged, CacheMismatch: see `Part`; or it is not the one that the index of the cache tells of.
         """
         return self._parts.get(number, partial(self._opened, number))
+
+    def prefetch(self, parts: Sequence[int]) -> None:
+        """Say which parts are needed next, the first one first, to a storage that fetches parts; it does not wait for them."""
+        prefetch(self.storage, parts)
 
     def _opened(self, number: int) -> Part:
         try:
