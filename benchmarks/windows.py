@@ -1,10 +1,10 @@
-"""Measure what an order by windows of parts costs a student: `python benchmarks/windows.py`. With `--steps 4` it only shows that
-it works, and writes no results.
+"""Measure what an order by windows of parts costs a student: `python benchmarks/windows.py`. With `--steps 4` it shows that it
+works, and writes no results.
 
-Teacher: SmolLM2-135M-Instruct. Text: the Python language reference, whose windows of tokens lie in parts of two, in the order of
-the documents; so parts, and parts that lie beside each other, differ as much as text can. Student: a fresh one of two layers.
-Every run sees the same samples as often, from the same weights for a seed; only their order differs: all mixed, or by
-windows of 1, 4 and 16 parts. Students are judged on held-out documents. The cache stays in build/windows for the next time.
+Teacher: SmolLM2-135M-Instruct. Text: the Python language reference, whose windows of tokens lie in parts of two, in the order
+of the documents; so parts, and parts that lie beside each other, differ as much as text can. Student: a fresh one of two
+layers. Every run sees the same samples as often, from the same weights for a seed; only their order differs: all mixed, or
+by windows of 1, 4 and 16 parts. Students are judged on held-out documents. The cache stays in build/windows for the next time.
 """
 
 from __future__ import annotations

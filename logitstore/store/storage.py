@@ -88,7 +88,7 @@ class Storage(Protocol):
         """Bring some folders, such as those of parts, to where `local` finds them, in the given order, and do not wait.
 
         It is a hint of what is needed next, and may be ignored; what fails is said when the folder is asked for. A storage
-        may leave this method out, as the local disk does.
+        may leave this method out; then nothing is brought before it is asked for.
         """
         ...
 

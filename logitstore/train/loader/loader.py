@@ -146,8 +146,9 @@ class Loader(OrderedStream):
         return self._collator.batch(self, epoch, number)
 
     def _prefetch(self, parts: list[int]) -> None:
-        for each in (self.cache, *self._taps):
-            each.prefetch(parts)
+        self.cache.prefetch(parts)
+        for tap in self._taps:
+            tap.prefetch(parts)
 
 
 def _check_mixing(window_parts: int, shuffle: bool, order: Order | None, epoch_samples: int | None) -> None:
