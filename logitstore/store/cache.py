@@ -267,8 +267,7 @@ class Cache:
 
         With an index they are mapped, in the smallest type that holds them; without one they are read from every part.
         """
-        found = self.index.column(name)
-        if found is not None:
+        if (found := self.index.column(name)) is not None:
             return found
         # copies: views would keep the maps of all parts, which may be more than the system allows
         pieces = [np.array(getattr(self.samples_of(number), COLUMNS[name])) for number in self.part_numbers]
@@ -289,10 +288,9 @@ class Cache:
             CacheDamaged: one is negative, or NaN where there is a gold token.
         """
         nll_S = self.index.column("nll")
-        doubtful = (
-            self.index.numbers_P if nll_S is None else self.index.numbers_P[self.index.facts()["nll_is_wrong"] > 0]
-        )
-        for number in doubtful.tolist():
+        numbers_P = self.index.numbers_P
+        doubtful_P = numbers_P if nll_S is None else numbers_P[self.index.facts()["nll_is_wrong"] > 0]
+        for number in doubtful_P.tolist():
             if problem := self.samples_of(number).nll_problem():
                 raise CacheDamaged(
                     f"{self.path}: {layout.part_name(number)}/{layout.SAMPLES_FILE}: {problem}. {way_out_of(self.path)}"
