@@ -177,6 +177,13 @@ class TrainSettings(StudentsImages, TrustChoice):
     curriculum_start: float | None = Field(
         None, gt=0, le=1, description="Share of the samples that a curriculum begins with. Default: 0.25."
     )
+    window_parts: int | None = Field(
+        None,
+        ge=1,
+        description="Read the parts in a random order, and mix samples only within so many parts that are read together; for "
+        "caches larger than the folder they are read through. Not with --text, --curriculum or --reweight-domains. Default: "
+        "all samples are mixed.",
+    )
     reweight_domains: int | None = Field(
         None,
         ge=1,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property, partial
 from pathlib import Path
@@ -152,8 +152,8 @@ class ObjectStorage:
             for name in fresh._taps:
                 self._node.drop_all(fresh.within(name)._key)
 
-    def prefetch(self, parts: Iterable[int]) -> None:
-        for part in parts:
+    def prefetch(self, names: Sequence[str]) -> None:
+        for part in filter(None.__ne__, map(_part_of, names)):
             self._ahead.submit(self._bring_ahead, part)
 
     @cached_property
