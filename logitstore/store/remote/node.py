@@ -68,9 +68,10 @@ class NodeFolder:
             root.mkdir(parents=True, exist_ok=True)
             self._file = os.open(root / LOCKS, os.O_RDWR | os.O_CREAT, 0o644)
         self._lock = threading.RLock()
-        self._bringing: dict[str, threading.Lock] = {}
+        self._bringing = weakref.WeakValueDictionary[str, Any]()
         self._held: Counter[str] = Counter()
         self._gone: deque[str] = deque()
+        self._process = os.getpid()
         self._last = threading.local()
         watch_maps(str(root), self._watch)
         self._sweep()
@@ -94,6 +95,7 @@ class NodeFolder:
             self._let_go()
             if self._hold_if_here(unit):
                 return folder
+            # it lives as long as a thread brings the unit or waits for it
             mine = self._bringing.setdefault(unit, threading.Lock())
         with mine, self._byte(_place(unit, "brought")):
             with self._lock:
@@ -111,8 +113,6 @@ class NodeFolder:
                         self._hold_if_here(unit)
             finally:
                 shutil.rmtree(staged, ignore_errors=True)
-        with self._lock:
-            self._bringing.pop(unit, None)
         return folder
 
     def drop(self, unit: str) -> None:
@@ -173,6 +173,8 @@ class NodeFolder:
 
     def _leave(self, unit: str) -> None:
         """Note that a map is gone. The garbage collector may come while this very thread has the lock."""
+        if os.getpid() != self._process:
+            return  # a child's own locks are those of another object
         self._gone.append(unit)
         if self._lock.acquire(blocking=False):
             try:
@@ -247,7 +249,8 @@ class NodeFolder:
 
     def _units(self, *, partial: bool = False) -> Iterator[tuple[str, Path]]:
         """Return the units with their folders; with `partial` those that are being brought or removed."""
-        for cache in (path for path in self.root.iterdir() if path.is_dir()):
+        # what begins with a dot is no cache: parts that are being written lie there
+        for cache in (path for path in self.root.iterdir() if path.name[0] != "." and path.is_dir()):
             for path in cache.iterdir():
                 if (PARTIAL in path.name) is partial:
                     yield f"{cache.name}/{path.name}".partition(PARTIAL)[0], path
@@ -326,9 +329,16 @@ def _bytes_of(folder: Path) -> int:
 _FOLDERS: dict[Path, NodeFolder] = {}
 _OPENING = threading.Lock()
 
+
+def _forget_folders() -> None:
+    global _OPENING
+    _OPENING = threading.Lock()
+    _FOLDERS.clear()
+
+
 if hasattr(os, "register_at_fork"):
     # locks stay with the parent, so a child opens the folder anew
-    os.register_at_fork(after_in_child=_FOLDERS.clear)
+    os.register_at_fork(after_in_child=_forget_folders)
 
 
 def node_folder(root: Path, most: int | None) -> NodeFolder:
