@@ -170,13 +170,12 @@ class ObjectStorage:
     @contextmanager
     def claim(self) -> Iterator[list[str]]:
         names = self.names("")
-        if MANIFEST_NAME not in names and not one_writer():
-            # twice, as another process may sweep a probe away
-            if not (self._keeps_the_first() or self._keeps_the_first()):
-                raise BadInput(
-                    f"{self.address}: this store replaces an object where it was asked not to, so two writers could destroy "
-                    "each other's parts. Choose another, or set LOGITSTORE_ONE_WRITER=1 and let one command write at a time."
-                )
+        # the probe is made twice, as another process may sweep one away
+        if MANIFEST_NAME not in names and not one_writer() and not (self._keeps_the_first() or self._keeps_the_first()):
+            raise BadInput(
+                f"{self.address}: this store replaces an object where it was asked not to, so two writers could destroy "
+                "each other's parts. Choose another, or set LOGITSTORE_ONE_WRITER=1 and let one command write at a time."
+            )
         yield names
 
     def _keeps_the_first(self) -> bool:
