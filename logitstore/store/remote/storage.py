@@ -170,22 +170,28 @@ class ObjectStorage:
     @contextmanager
     def claim(self) -> Iterator[list[str]]:
         names = self.names("")
-        if MANIFEST_NAME not in names and not one_writer():
-            probe = f".probe-{secrets.token_hex(4)}"
-            is_first = self._objects.put_first(probe, b"1") and not self._objects.put_first(probe, b"2")
-            self._objects.delete([probe])
-            if not is_first:
-                raise BadInput(
-                    f"{self.address}: this store replaces an object where it was asked not to, so two writers could destroy "
-                    "each other's parts. Choose another, or set LOGITSTORE_ONE_WRITER=1 and let one command write at a time."
-                )
+        # the probe is made twice, as another process may sweep one away
+        if MANIFEST_NAME not in names and not one_writer() and not (self._keeps_the_first() or self._keeps_the_first()):
+            raise BadInput(
+                f"{self.address}: this store replaces an object where it was asked not to, so two writers could destroy "
+                "each other's parts. Choose another, or set LOGITSTORE_ONE_WRITER=1 and let one command write at a time."
+            )
         yield names
+
+    def _keeps_the_first(self) -> bool:
+        """Say whether the store refuses to replace an object where it is asked not to."""
+        probe = f".probe-{secrets.token_hex(4)}"
+        try:
+            return self._objects.put_first(probe, b"1") and not self._objects.put_first(probe, b"2")
+        finally:
+            self._objects.delete([probe])
 
     def put(self, name: str, content: bytes) -> None:
         self._objects.put(_inside(name), content)
         self._forget(name)
 
     def put_first(self, name: str, content: bytes) -> bool:
+        self._known = {}
         if one_writer():
             if self._objects.head(_inside(name)) is not None:
                 return False
@@ -194,6 +200,7 @@ class ObjectStorage:
         return self._objects.put_first(_inside(name), content)
 
     def swap(self, name: str, known: bytes, content: bytes) -> bool:
+        self._forget(name)
         there, tag = self._objects.read_tagged(_inside(name))
         if there != known:
             return False
@@ -339,7 +346,7 @@ class ObjectStorage:
             span = member(begun, wanted)
             if span is None:
                 continue
-            if span[1] > min(size, LARGEST_OBJECT):
+            if span[1] > min(size, LARGEST_OBJECT) or (wanted == RECORD_NAME and span[1] > LARGEST + HEAD_BYTES):
                 raise CacheDamaged(f"{self}/{name}: it ends within {wanted}. {way_out_of(self.address)}")
             if span[1] > len(begun):
                 make_room(span[1])
