@@ -300,6 +300,14 @@ def _bytes_of(folder: Path) -> int:
     return total
 
 
+def _room_of(staged: Path) -> int:
+    """Return the bytes that are kept free for a unit that is being brought."""
+    try:
+        return (staged / _ROOM).lstat().st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+
+
 _FOLDERS: dict[Path, NodeFolder] = {}
 _OPENING = threading.Lock()
 
