@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from logitstore.core.progress import Progress, Step
-from logitstore.dump.processes import pool
+from logitstore.dump.processes import workers
 from logitstore.errors import BadInput
 from tests.parts.warm import WarmMember
 
@@ -28,7 +28,7 @@ def warm_members(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[WarmMember]]:
         members.append(WarmMember(*arguments))
         return members[-1]
 
-    monkeypatch.setattr(pool, "launch", launch)
+    monkeypatch.setattr(workers, "launch", launch)
     yield members
     for member in members:
         member.close()
