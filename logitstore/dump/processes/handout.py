@@ -17,6 +17,9 @@ from logitstore.dump.processes.workers import Rules
 FEWEST_DONE = 2
 """So many parts must be done before another is called late."""
 
+SOONEST_SECONDS = 2.0
+"""Before so many seconds no part is late: parts that are written at once are not worth a second worker."""
+
 MOST_FAILED = 3
 """After so many parts that failed at every try, and none that was written, it is not the parts that are at fault."""
 
@@ -89,8 +92,8 @@ class Handout:
         if not alone:
             return None
         first = min(alone, key=self._began.__getitem__)
-        is_late = self._clock() - self._began[first] > self._rules.late * statistics.median(self._seconds)
-        return first if is_late else None
+        usual = max(self._rules.late * statistics.median(self._seconds), SOONEST_SECONDS)
+        return first if self._clock() - self._began[first] > usual else None
 
     def done(self, job: PartJob) -> bool:
         """Take note that a worker has done a job. Return False where another one was first."""

@@ -134,7 +134,7 @@ class Pool:
             for member in heard:
                 said = member.worker.hear()
                 if said is None:
-                    self._lose(member, handout, member.worker.how_it_ended(), None)
+                    self._lose(member, handout, member.worker.how_it_ended())
                 elif isinstance(said, Failed):
                     self._take_error(member, handout, said)
                 elif isinstance(said, Step):
@@ -180,9 +180,9 @@ class Pool:
         is_refused = isinstance(said.error, MISTAKES if self._was_loaded else LogitstoreError)
         if not self._rules.goes_on or member.begins or is_refused:
             raise said.error from said.cause
-        self._lose(member, handout, f"failed: {one_line(said.error)}", said.error)
+        self._lose(member, handout, "failed", said.error)
 
-    def _lose(self, member: Member, handout: Handout, how: str, error: BaseException | None) -> None:
+    def _lose(self, member: Member, handout: Handout, how: str, error: BaseException | None = None) -> None:
         """Give the part of a worker that is lost to the others, start another one if the rules say so, and tell of it.
 
         Args:
@@ -196,7 +196,8 @@ class Pool:
         member.worker.leave(is_over=False)
         member.worker.end(time.monotonic() + GRACE_SECONDS)
         where = "" if job is None or job.part is None else f" while it wrote part {job.part:05d}"
-        state = None if job is None else handout.lost(job, member.worker.place, f"{how}{where}")
+        what = f"{how}{where}" if error is None else f"{how}{where}: {one_line(error)}"
+        state = None if job is None else handout.lost(job, member.worker.place, what)
         option, others = self._rules.option, f"{self._rules.noun}{'es' if self._rules.noun.endswith('s') else 's'}"
         if state == "failed" and job is not None and (not self._rules.goes_on or job.part is None):
             raise ProcessDied(
@@ -205,14 +206,14 @@ class Pool:
             )
         if handout.is_futile:
             raise error or ProcessDied(
-                f"{option}: {len(handout.failed)} parts failed and none was written. The last one: {how}{where}. Mend that and "
+                f"{option}: {len(handout.failed)} parts failed and none was written. The last one: {what}. Mend that and "
                 "give the same command again; every part written so far is kept."
             )
         if self._rules.goes_on:
             self._replace(member, how, error)
         elif not self._members:
             raise ProcessDied(
-                f"{option}: all of them died before the work was done. The last one, {how}{where}. Mend that and give the "
+                f"{option}: all of them died before the work was done. The last one, {what}. Mend that and give the "
                 f"same command again, perhaps with fewer {option}; every part written so far is kept."
             )
         over = {
@@ -221,7 +222,7 @@ class Pool:
             "is written by another": "; another one writes it",
             "failed": f"; it failed {self._rules.tries} times and is set aside",
         }[state]
-        self._note(f"{how}{where}{over}")
+        self._note(f"{what}{over}")
 
     def _replace(self, member: Member, how: str, error: BaseException | None) -> None:
         """Start another worker in the place of one that is lost, unless they die before they have loaded the teacher."""
