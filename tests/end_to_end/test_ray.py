@@ -128,6 +128,7 @@ def test_a_dump_whose_workers_are_killed_has_the_bytes_of_one_process(
     whole = dump(ray_plan(tmp_path / "whole")).path
     plan = ray_plan(tmp_path / "cache", cluster="ray", processes=2)
     killing = Killing(cluster, plan.out)
+    capfd.readouterr()
     assert dump(plan, killing).complete
     notes = killing.notes()
     assert any("was lost" in note for note in notes), notes
