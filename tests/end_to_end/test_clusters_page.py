@@ -14,11 +14,15 @@ import yaml
 
 from logitstore.store.cache import Cache
 from logitstore.store.checks.verify import verify
+from tests.parts import warm
 from tests.parts.commands import flags_of
 from tests.parts.places import ROOT
 from tests.parts.texts import plan_for
 
 PAGE = (ROOT / "docs" / "clusters.md").read_text("utf-8")
+
+WARM = "import sys; from tests.parts.warm import WarmProcess; sys.exit(WarmProcess(*sys.argv[1:]).wait())"
+"""The command line, in a process that has the libraries loaded."""
 
 
 def block(name: str) -> str:
@@ -34,7 +38,7 @@ def shell(tmp_path: Path) -> Any:
     def run(script: str, *, is_real: bool, **variables: str) -> str:
         command = tmp_path / "bin" / "logitstore"
         command.parent.mkdir(exist_ok=True)
-        what = f'exec {sys.executable} -m logitstore "$@"' if is_real else 'echo "$@"'
+        what = f'exec {sys.executable} -c "{WARM}" "$@"' if is_real else 'echo "$@"'
         command.write_text(f"#!/bin/bash\n{what}\n")
         command.chmod(0o755)
         path = os.pathsep.join([str(command.parent), os.environ["PATH"]])
@@ -42,7 +46,7 @@ def shell(tmp_path: Path) -> Any:
         done = subprocess.run(
             ["bash", "-c", f"set -e\n{script}"],
             cwd=tmp_path,
-            env=os.environ | {"PATH": path, "PYTHONPATH": modules} | variables,
+            env=os.environ | {"PATH": path, "PYTHONPATH": modules, warm.SERVER: warm._server()} | variables,
             capture_output=True,
             text=True,
             check=False,
