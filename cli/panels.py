@@ -8,6 +8,7 @@ _TEACHER_DATA = (
 _PREPARING = "prepared prepare_workers keep_tokens"
 _ROW = "preset sparsifier k top_p draws tail sketch_bytes logprobs layout"
 _TAPS = "hidden qkv tap_codec"
+_SHARING = "processes cluster gpus_per_worker"
 _PLACING = "device device_map max_memory tensor_parallel attention"
 
 PANELS: dict[str, dict[str, str]] = {
@@ -24,7 +25,7 @@ PANELS: dict[str, dict[str, str]] = {
         "workers",
         "Rows": f"{_ROW} fidelity_rows",
         "Features of the teacher": _TAPS,
-        "Compute": f"{_PLACING} processes quantization dtype batch_tokens packed",
+        "Compute": f"{_PLACING} {_SHARING} quantization dtype batch_tokens packed",
         "Output": "out parts samples_per_part part_bytes resume dry_run show profile",
     },
     "plan": {
@@ -40,7 +41,7 @@ PANELS: dict[str, dict[str, str]] = {
     "add": {
         "Features of the teacher": f"{_TAPS} pilot_rows",
         "Images": "views images workers",
-        "Teacher and compute": f"teacher trust_remote_code {_PLACING} processes",
+        "Teacher and compute": f"teacher trust_remote_code {_PLACING} {_SHARING}",
         "Output": "parts",
     },
     "train": {
