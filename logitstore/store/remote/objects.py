@@ -293,6 +293,6 @@ def _opened(scheme: str, bucket: str) -> Any:
         return stores.from_url(
             f"{scheme}://{bucket}", retry_config=retry, client_options={"allow_http": True} if is_open else None
         )
-    except Exception as error:
+    except (import_module("obstore.exceptions").BaseError, OSError, ValueError) as error:
         said = _said(str(error).partition("Debug source")[0])
         raise BadInput(f"{scheme}://{bucket}: the store cannot be opened ({said}).") from error
