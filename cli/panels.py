@@ -51,7 +51,7 @@ PANELS: dict[str, dict[str, str]] = {
         "Data": "select holdout text packed window_parts curriculum curriculum_start reweight_domains reweight_kind images "
         "views views_per_step",
         "Steps": "epochs max_steps batch_size accumulate learning_rate learning_rate_batch scheduler warmup weight_decay seed",
-        "Compute": "device precision workers",
+        "Compute": "device precision fsdp workers",
         "Output": "out evaluate_every early_stopping save_every keep_checkpoints resume report_to trainer",
     },
     "verify": {

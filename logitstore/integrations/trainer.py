@@ -21,7 +21,8 @@ from logitstore.integrations.plan import ACCEPTED
 from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.train.loop.best import HIGHER_IS_BETTER
-from logitstore.train.run_folder import ADDED, SUMMARY_NAME, conditions, write_summary
+from logitstore.train.loop.checkpoints import SUMMARY_NAME
+from logitstore.train.run_folder import ADDED, conditions, write_summary
 from logitstore.train.trainer import DistillTrainer
 
 IN_ARGUMENTS = {

@@ -214,6 +214,11 @@ class TrainSettings(StudentsImages, TrustChoice):
         "last one after it, so that --resume can go on with more steps. With 0 none stays once the student is saved.",
     )
     resume: bool = Field(False, description="Continue from the last checkpoint in --out.")
+    fsdp: bool = Field(
+        False,
+        description="Each of several processes holds a piece of the student and of its optimizer (FSDP2), in place of the "
+        "whole. Start them with torchrun.",
+    )
     workers: int = Field(1, ge=0, description="Threads that prepare batches ahead.")
     seed: int = Field(0, ge=0, description="Seed of the order of the samples and of fresh weights.")
     report_to: list[str] | None = Field(
