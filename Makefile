@@ -27,11 +27,15 @@ TESTS   := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(W
 SPEED := losses dump train_step readers scale
 QUIET := HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error TQDM_DISABLE=1
 
-.PHONY: demo test test-all test-quantized attack fast check lint types contracts docs bench bench-ready bench-codec bench-quality bench-teacher_noise bench-gpu
+.PHONY: demo demo-cluster test test-all test-quantized attack fast check lint types contracts docs bench bench-ready bench-codec bench-quality bench-teacher_noise bench-gpu
 .PHONY: bench-packed_teacher bench-growth bench-objectives bench-miniplm bench-vision bench-windows clean
 
 demo: $(TEACHER_READY)
 	$(BIN)/python benchmarks/demo.py
+
+# the same as on a cluster: an object store and a Ray on this machine, a worker that is killed, students on two ranks
+demo-cluster: $(TEACHER_READY)
+	$(BIN)/python benchmarks/demo_cluster.py
 
 test: check
 
@@ -94,4 +98,4 @@ bench-gpu: $(READY)
 	$(BIN)/python benchmarks/page.py
 
 clean:
-	rm -rf $(VENV) $(QUANTIZED) build demo *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(QUANTIZED) build demo demo-cluster *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
