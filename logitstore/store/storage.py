@@ -83,6 +83,13 @@ class Storage(Protocol):
         """
         ...
 
+    def commit_times(self) -> dict[int, float]:
+        """Return when each committed part came, in seconds since 1970, by its number; one listing, and no part is opened.
+
+        A storage that keeps no times may leave this method out.
+        """
+        ...
+
     def local(self, name: str) -> Path:
         """Return a local path of a file or folder, such as that of a part, whose files can be mapped.
 
@@ -160,6 +167,24 @@ class Far(Storage, Protocol):
 
     def prefetch(self, parts: Iterable[int]) -> None:
         """Bring parts here that will be asked for soon, in this order."""
+        ...
+
+    def digest(self, part: int) -> bytes:
+        """Return the 32 digits that seal the commit record of a part, as the store has it now: one small request.
+
+        Raises:
+            FileNotFoundError: there is no such part.
+            CacheDamaged: it does not begin with a record.
+        """
+        ...
+
+    def bring_to(self, part: int, folder: Path) -> None:
+        """Write the files of a part into an empty folder, each after comparing it with the commit record.
+
+        Raises:
+            FileNotFoundError: there is no such part.
+            CacheDamaged: it came damaged, twice.
+        """
         ...
 
 

@@ -45,10 +45,11 @@ _LOCK = threading.Lock()
 
 
 class Found(NamedTuple):
-    """An object, as a store tells of it."""
+    """An object, as a store tells of it; `modified` in seconds since 1970."""
 
     name: str
     size: int
+    modified: float
 
 
 @cache
@@ -198,7 +199,7 @@ class Objects:
         return self._prefix + name
 
     def _found(self, meta: Any) -> Found:
-        return Found(meta["path"][len(self._prefix) :], int(meta["size"]))
+        return Found(meta["path"][len(self._prefix) :], int(meta["size"]), meta["last_modified"].timestamp())
 
     @contextmanager
     def _told(self, name: str) -> Iterator[None]:

@@ -38,6 +38,9 @@ SMALL = LARGEST + 1
 HEAD_BYTES = 256 << 10
 """So many first bytes of a part are fetched for its record; its samples often are among them."""
 
+RECORD_BYTES = 32 << 10
+"""So many first bytes of a part are fetched for the seal of its record, which is rarely longer."""
+
 SUFFIX = ".zip"
 
 
@@ -124,8 +127,12 @@ class ObjectStorage:
         return sorted(f"{folder}/{path.relative_to(root).as_posix()}" for path in root.rglob("*") if path.is_file())
 
     def list_parts(self) -> list[int]:
-        names = (found.name[len(PARTS) + 1 :] for found in self._objects.below(f"{PARTS}/"))
-        return part_numbers(name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX))
+        return sorted(self.commit_times())
+
+    def commit_times(self) -> dict[int, float]:
+        found = {each.name.removesuffix(SUFFIX): each for each in self._objects.below(f"{PARTS}/")}
+        times = {_part_of(name): each.modified for name, each in found.items() if each.name == f"{name}{SUFFIX}"}
+        return {part: time for part, time in times.items() if part is not None}
 
     def stamp(self, folder: str) -> str | None:
         return FULL if folder == PARTS else None
@@ -151,6 +158,19 @@ class ObjectStorage:
     def prefetch(self, parts: Iterable[int]) -> None:
         for part in parts:
             self._member(part, part_name(part))
+
+    def digest(self, part: int) -> bytes:
+        name = _object(part)
+        begun, _ = self._objects.begin(name, RECORD_BYTES)
+        span = member(begun, RECORD_NAME)
+        if span is None or span[1] - span[0] > LARGEST:
+            raise CacheDamaged(f"{self}/{name}: it does not begin with {RECORD_NAME}. {way_out_of(self.address)}")
+        if span[1] > len(begun):
+            begun += self._objects.read_range(name, len(begun), span[1])
+        return begun[span[1] - 36 : span[1] - 4]
+
+    def bring_to(self, part: int, folder: Path) -> None:
+        self._bring(part, folder, _as_it_comes)
 
     # writing
 
@@ -308,7 +328,8 @@ class ObjectStorage:
                 unpack(self._objects.rest(name, begun, size), folder, f"{self}/{name}")
                 return
             except CacheDamaged as error:
-                shutil.rmtree(folder, ignore_errors=True)
+                for path in matching(folder, "*"):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
                 if is_last:
                     raise CacheDamaged(f"{error} It came so twice. {way_out_of(self.address)}") from error
 
@@ -353,6 +374,10 @@ class ObjectStorage:
             path = folder / _inside(file)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
+
+
+def _as_it_comes(_: int) -> None:
+    """Make no room: the folder has no bound."""
 
 
 def _object(part: int) -> str:
