@@ -40,7 +40,7 @@ PANELS: dict[str, dict[str, str]] = {
     "add": {
         "Features of the teacher": f"{_TAPS} pilot_rows",
         "Images": "views images workers",
-        "Teacher and compute": f"teacher trust_remote_code {_PLACING} processes",
+        "Teacher and compute": f"teacher trust_remote_code {_PLACING} processes local_cache local_cache_size",
         "Output": "parts",
     },
     "train": {
@@ -50,18 +50,18 @@ PANELS: dict[str, dict[str, str]] = {
         "Data": "select holdout text packed curriculum curriculum_start reweight_domains reweight_kind images views "
         "views_per_step",
         "Steps": "epochs max_steps batch_size accumulate learning_rate learning_rate_batch scheduler warmup weight_decay seed",
-        "Compute": "device precision workers",
+        "Compute": "device precision workers local_cache local_cache_size",
         "Output": "out evaluate_every early_stopping save_every keep_checkpoints resume report_to trainer",
     },
     "verify": {
-        "Parts": "repair share seed workers resume",
+        "Parts": "repair share seed workers resume local_cache local_cache_size",
         "Teacher": "against_teacher trust_remote_code images",
         "Compute": _PLACING,
     },
     "evaluate": {
         "Student": "student trust_remote_code image_size",
         "Data": "samples holdout text images",
-        "Compute": "batch_size device dtype",
+        "Compute": "batch_size device dtype local_cache local_cache_size",
         "Output": "json",
     },
 }

@@ -91,7 +91,7 @@ def _copy(settings: CopySettings, stage: str, source: Place, target: Place) -> N
     if found.others:
         shown = ", ".join(found.others[:5]) + (", ..." if len(found.others) > 5 else "")
         say(
-            f"note: {len(found.others):,} parts were there with other bytes, of the same plan, and were left as they are: {shown}"
+            f"note: {len(found.others):,} parts of the same plan were there with other bytes, and were left so: {shown}"
         )
     say(f"{target}: {_told(found)}")
     if found.damaged:
