@@ -53,6 +53,11 @@ PANELS: dict[str, dict[str, str]] = {
         "Compute": "device precision workers local_cache local_cache_size",
         "Output": "out evaluate_every early_stopping save_every keep_checkpoints resume report_to trainer",
     },
+    "select": {
+        "Choice": "reference method score ratio samples at_least at_most seed",
+        "Reading": "local_cache local_cache_size",
+        "Output": "out json",
+    },
     "verify": {
         "Parts": "repair share seed workers resume local_cache local_cache_size",
         "Teacher": "against_teacher trust_remote_code images",

@@ -38,7 +38,7 @@ def pull(settings: PullSettings) -> None:
 
     Example: logitstore pull s3://my-bucket/my-cache my-cache --parts 0-99
     """
-    _copy(settings, "pull", settings.source, settings.folder)
+    _copy(settings, "pull", settings.cache, settings.folder)
 
 
 def status(settings: StatusSettings, json: Json = False) -> None:

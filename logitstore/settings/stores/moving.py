@@ -38,7 +38,7 @@ class PushSettings(CopySettings):
 class PullSettings(CopySettings):
     """The settings of `pull`."""
 
-    source: Annotated[Place, POSITIONAL] = Field(description="The cache to copy, such as s3://bucket/name.")
+    cache: Annotated[Place, POSITIONAL] = Field(description="The cache to copy, such as s3://bucket/name.")
     folder: Annotated[FilePath, POSITIONAL] = Field(
         description="Folder on the local disk in which it shall lie. An interrupted copy is resumed."
     )
