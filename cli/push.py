@@ -9,18 +9,21 @@ import typer
 from logitstore_cli.show import Bars, Json, console, going_on, say, say_json, size
 from rich.table import Table
 
+from logitstore.core.place import split_scheme
 from logitstore.core.registry import resolve
 
 if TYPE_CHECKING:
     from logitstore.core.place import Place
     from logitstore.settings.stores.moving import CopySettings, PullSettings, PushSettings, StatusSettings
 
+_TO_HUB = "logitstore.report.hub:push_to_hub"
+
 _SHOWN = 100
 """Characters of a list of missing parts that are shown. --json has all of it."""
 
 
 def push(settings: PushSettings) -> None:
-    """Copy a cache into an object store, or anywhere else: the same files, each compared with its seal on the way.
+    """Copy a cache into an object store, to the Hub, or anywhere else: the same files, each compared with its seal on the way.
 
     What is there already is not copied again, so the same command resumes an interrupted copy. A damaged part is named and
     left out, and the exit code is 1.
@@ -84,8 +87,15 @@ def _copy(settings: CopySettings, stage: str, source: Place, target: Place) -> N
     extent = resolve("logitstore.store.transfer.copy:Extent")(
         parts=settings.parts, taps=parse_taps(settings.taps), streams=settings.streams
     )
+    is_for_hub = split_scheme(target)[0] == "hf"
+    if is_for_hub:
+        resolve("logitstore.settings.tasks:refuse_set")(
+            settings, ("streams",), "parts go to the Hub one after the other"
+        )
+    # to the Hub go commits, a card, and samples that people can look at
+    copy = resolve(_TO_HUB if is_for_hub else "logitstore.store.transfer.copy:copy_cache")
     with Bars() as progress, going_on(target):
-        found = resolve("logitstore.store.transfer.copy:copy_cache")(source, target, extent, progress, stage)
+        found = copy(source, target, extent, progress, stage)
     for problem in found.damaged:
         say(f"not copied: {problem}", style="red")
     if found.others:

@@ -200,7 +200,7 @@ def _far(scheme: str) -> Callable[[str], Storage]:
 
 STORAGES: dict[str, Callable[[str], Storage]] = {
     "": LocalDisk,
-    **{scheme: _far(scheme) for scheme in ("s3", "gs", "az", "memory")},
+    **{scheme: _far(scheme) for scheme in ("s3", "gs", "az", "hf", "memory")},
 }
 """What makes a storage of the text that follows `scheme://`, by scheme; a place without a scheme is a path on the local disk.
 

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +15,12 @@ from typing import Any
 import pytest
 
 import logitstore
+from logitstore.dump.dump import dump
 from logitstore.errors import BadInput
 from logitstore.settings import SETTINGS
 from logitstore.settings.stores.local_cache import LocalCacheChoices
 from logitstore.store.remote.settings import local_cache, local_cache_size
+from logitstore.store.storage import open_storage
 from tests.parts.commands import Command, Refused, flags_of
 from tests.parts.texts import plan_for
 from tests.store.remote.conftest import far, server
@@ -78,6 +85,27 @@ def test_every_command_works_with_far_caches(
     far_objects.put("parts/00001.zip", far_objects.read("parts/00001.zip")[:-7])
     assert "00001" in done("verify", other, "--repair", code=1)
     assert "1" in done("status", other)
+
+
+def test_an_interrupted_push_ends_with_130_and_goes_on(
+    teacher: Path, texts: Path, tmp_path: Path, far: Far, command: Command
+) -> None:
+    made = dump(plan_for(teacher, texts, tmp_path / "near", samples_per_part=1))
+    arguments = [sys.executable, "-m", "logitstore", "push", str(tmp_path / "near"), far("cache"), "--streams", "1"]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not any(open_storage(far("cache")).list_parts()):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert said.splitlines()[-1].startswith(f"interrupted. {far('cache')} keeps every part written so far")
+    assert 0 < len(open_storage(far("cache")).list_parts()) < made.manifest.parts
+    assert command("push", tmp_path / "near", far("cache")) == 0
+    assert logitstore.open(far("cache")).complete
+    staged = Path(os.environ["LOGITSTORE_CACHE"]) / ".staging"
+    assert [path for path in staged.rglob("*") if path.is_file()] == []
 
 
 def test_the_folder_of_the_node_is_an_option_and_an_argument(

@@ -45,7 +45,7 @@ _LOCK = threading.Lock()
 
 
 class Found(NamedTuple):
-    """An object, as a store tells of it; `modified` in seconds since 1970."""
+    """An object, as a store tells of it; `modified` in seconds since 1970, 0 where it does not say."""
 
     name: str
     size: int

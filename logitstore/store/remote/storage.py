@@ -18,6 +18,7 @@ from pathlib import Path
 import xxhash
 
 from logitstore.core.place import matching
+from logitstore.core.registry import resolve
 from logitstore.errors import BadInput, CacheDamaged, LogitstoreError, StorageError, way_out_of
 from logitstore.format.manifest import MANIFEST_NAME, Manifest
 from logitstore.format.part_record import RECORD_NAME
@@ -37,6 +38,8 @@ SMALL = LARGEST + 1
 
 HEAD_BYTES = 256 << 10
 """So many first bytes of a part are fetched for its record; its samples often are among them."""
+
+_ON_HUB = "logitstore.store.remote.hub:HubObjects"
 
 RECORD_BYTES = 32 << 10
 """So many first bytes of a part are fetched for the seal of its record, which is rarely longer."""
@@ -58,7 +61,7 @@ class ObjectStorage:
         Raises:
             BadInput: see `Objects`.
         """
-        self._objects = Objects(address)
+        self._objects: Objects = (resolve(_ON_HUB) if address.startswith("hf://") else Objects)(address)
         self._home, self._salt = home, salt
         self._taps: set[str] = set()
         self._damaged: dict[int, CacheDamaged] = {}

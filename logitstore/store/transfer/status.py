@@ -88,6 +88,8 @@ def _progressed(name: str, storage: Storage, manifest: Manifest, failed: dict[in
     samples, samples_planned = int(counts.sum()), manifest.samples * manifest.views
     rows_planned = manifest.rows * manifest.views
     row_share = rows_planned / samples_planned
+    # a place that keeps no times says 0
+    times = {part: time for part, time in times.items() if time}
     missing = sorted(set(range(manifest.parts)) - set(parts))
     idle = max(time.time() - max(times.values()), 0.0) if times else None
     speed = _samples_per_second(times, manifest, idle) if missing else None
