@@ -31,7 +31,7 @@ class PushSettings(CopySettings):
 
     cache: Annotated[Place, POSITIONAL] = Field(description="The cache to copy.")
     target: Annotated[Place, POSITIONAL] = Field(
-        description="Where it shall lie, such as s3://bucket/name, or hf://user/name on the Hub. An interrupted copy is resumed."
+        description="Where it shall lie, such as s3://bucket/name, or hf://user/name on the Hub. An interrupted copy goes on."
     )
 
 
