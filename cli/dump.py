@@ -41,14 +41,16 @@ def dump(settings: DumpSettings, dry_run: DryRun = False, show: Show = 0, profil
     """Run a teacher once over your data, and store its answers in a cache.
 
     The same command resumes an interrupted dump. Several processes can write one cache at the same time: --processes starts
-    them on this machine, and those of other machines take other --parts.
+    them on this machine, --cluster on many, and those that are started one by one take other --parts.
 
     Example: logitstore dump --teacher ./my-model --data 'texts/*.jsonl' --out my-cache
     """
     if show and not dry_run:
         raise BadInput(f"--show {show}: only --dry-run uses it. Give both.")
-    if profile and settings.processes > 1:
-        raise BadInput(f"--profile: it times one process. Leave out --processes {settings.processes}.")
+    if profile and settings.is_shared:
+        raise BadInput(
+            f"--profile: it times one process. Leave out --{'cluster' if settings.cluster else 'processes'}."
+        )
     with Bars() as progress:
         if dry_run:
             prepared = resolve("logitstore.dump.dump:planned")(settings, progress)

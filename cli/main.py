@@ -1,6 +1,6 @@
 """The entry point: the commands, and the one place that turns an error into a line and an exit code.
 
-Exit codes: 0 done, 1 a check failed, 2 the user's mistake, 130 interrupted.
+Exit codes: 0 done, 1 a check or some parts failed, 2 the user's mistake, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from typer.core import TyperCommand, TyperGroup
 
 import logitstore
 from logitstore.core.registry import resolve
-from logitstore.errors import LogitstoreError, refusal_of, retold
+from logitstore.errors import LogitstoreError, PartsFailed, refusal_of, retold
 
 COMMANDS = (
     plan, prepare, dump, add, recode, merge, inspect, verify, sidecar, select, train, recipes, evaluate, push, pull, status,
@@ -110,7 +110,7 @@ def run() -> None:
             raise
         if line:
             errors.print(f"error: {line}", highlight=False, markup=False, soft_wrap=True)
-        sys.exit(2)
+        sys.exit(1 if isinstance(error, PartsFailed) else 2)
 
 
 def _line_of(error: Exception) -> str | None:

@@ -8,6 +8,7 @@ _TEACHER_DATA = (
 _PREPARING = "prepared prepare_workers keep_tokens"
 _ROW = "preset sparsifier k top_p draws tail sketch_bytes logprobs layout"
 _TAPS = "hidden qkv tap_codec"
+_SHARING = "processes cluster gpus_per_worker"
 _PLACING = "device device_map max_memory tensor_parallel attention"
 
 PANELS: dict[str, dict[str, str]] = {
@@ -24,7 +25,7 @@ PANELS: dict[str, dict[str, str]] = {
         "workers",
         "Rows": f"{_ROW} fidelity_rows",
         "Features of the teacher": _TAPS,
-        "Compute": f"{_PLACING} processes quantization dtype batch_tokens packed",
+        "Compute": f"{_PLACING} {_SHARING} quantization dtype batch_tokens packed",
         "Output": "out parts samples_per_part part_bytes resume dry_run show profile",
     },
     "plan": {
@@ -40,17 +41,17 @@ PANELS: dict[str, dict[str, str]] = {
     "add": {
         "Features of the teacher": f"{_TAPS} pilot_rows",
         "Images": "views images workers",
-        "Teacher and compute": f"teacher trust_remote_code {_PLACING} processes local_cache local_cache_size",
+        "Teacher and compute": f"teacher trust_remote_code {_PLACING} {_SHARING} local_cache local_cache_size",
         "Output": "parts",
     },
     "train": {
         "Student": "student trust_remote_code copy_layers prune prune_samples keep_zeros lora lora_merge freeze layers "
         "hidden_size intermediate_size heads kv_heads image_size",
         "Loss": "recipe objective alpha temperature strict",
-        "Data": "select holdout text packed curriculum curriculum_start reweight_domains reweight_kind images views "
-        "views_per_step",
+        "Data": "select holdout text packed window_parts curriculum curriculum_start reweight_domains reweight_kind images "
+        "views views_per_step",
         "Steps": "epochs max_steps batch_size accumulate learning_rate learning_rate_batch scheduler warmup weight_decay seed",
-        "Compute": "device precision workers local_cache local_cache_size",
+        "Compute": "device precision fsdp workers local_cache local_cache_size",
         "Output": "out evaluate_every early_stopping save_every keep_checkpoints resume report_to trainer",
     },
     "select": {

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from logitstore_cli.show import Bars, console, errors, say
 from rich.table import Column, Table
 
+from logitstore.core.progress import no_progress
 from logitstore.core.registry import resolve
 from logitstore.errors import BadInput
 
@@ -25,17 +27,16 @@ def train(settings: TrainSettings) -> None:
 
     Example: logitstore train my-cache --student ./my-model --copy-layers 6 --out my-student
     """
-    with Bars() as progress:
+    with resolve("logitstore.train.ranks.company:company")(), Bars() if _is_first() else nullcontext() as progress:
         try:
-            figures = resolve("logitstore.train.train:train")(settings, progress, _tell)
+            figures = resolve("logitstore.train.train:train")(settings, progress or no_progress, _tell)
         except KeyboardInterrupt:
-            errors.print(
-                f"interrupted. Add --resume to continue from the last checkpoint in {settings.out}, if one was saved.",
-                soft_wrap=True,
+            _tell(
+                f"interrupted. Add --resume to continue from the last checkpoint in {settings.out}, if one was saved."
             )
             raise
     resolve("logitstore.train.train:leave")()
-    if os.environ.get("RANK", "0") != "0":
+    if not _is_first():
         return
     table = Table("figure", "value", box=None, pad_edge=False)
     for name, value in figures.items():
@@ -44,8 +45,13 @@ def train(settings: TrainSettings) -> None:
     say(f"saved to {settings.out}")
 
 
+def _is_first() -> bool:
+    """Return whether this is the one process that prints, of those that torchrun has started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _tell(text: str) -> None:
-    if os.environ.get("RANK", "0") == "0":
+    if _is_first():
         errors.print(text, style="yellow" if text.startswith("warning") else "dim", highlight=False, soft_wrap=True)
 
 

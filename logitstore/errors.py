@@ -7,7 +7,8 @@ LogitstoreError
 ├── CacheDamaged      a cache whose files are missing, truncated or changed
 ├── CacheMismatch     a sound cache that does not fit the plan, the teacher or the student it is used with
 ├── StorageError      the system refuses to read or write: disk full, read-only, no permission, a failing disk
-└── ProcessDied       processes of a command that ended by themselves before their work was done
+├── ProcessDied       processes of a command that ended by themselves before their work was done
+└── PartsFailed       parts of a cache at which several workers failed; all others are written
 """
 
 from __future__ import annotations
@@ -50,6 +51,10 @@ class StorageError(LogitstoreError):
 
 class ProcessDied(LogitstoreError):
     """Processes of a command that ended by themselves before their work was done."""
+
+
+class PartsFailed(LogitstoreError):
+    """Parts of a cache at which several workers failed; all others are written. The command line exits with 1."""
 
 
 _PLACE = re.compile(

@@ -21,6 +21,7 @@ HANDLERS = {
         "logitstore/train/loop/ending.py:run",
     ],
     "any error, an interrupt too, is raised again when what was begun is cleared away": [
+        "logitstore/dump/processes/on_ray.py:RayCrew.open",
         "logitstore/dump/processes/pool.py:Pool.__enter__",
         "logitstore/store/local_disk.py:LocalDisk.claim",
         "logitstore/store/staged/leases.py:abandoned",

@@ -227,7 +227,7 @@ try:
     run()
 except SystemExit as end:
     assert not end.code, end.code
-print("loaded:", *sorted({{"torch", "transformers", "datasets"}} & sys.modules.keys()))
+print("loaded:", *sorted({{"torch", "transformers", "datasets", "ray"}} & sys.modules.keys()))
 """
     found = outside(tmp_path, code)
     assert found.returncode == 0, found.stderr

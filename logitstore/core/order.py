@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from logitstore.core.random import hashed
@@ -28,16 +30,37 @@ def permuted(places_M: Array, count: int, salt: int) -> Array:
     again until it is below `count`. This is invertible too, so the result is a permutation.
     """
     half = max((max(count - 1, 1).bit_length() + 1) // 2, 1)
-    low, shift = np.uint64((1 << half) - 1), np.uint64(half)
     images_M = np.asarray(places_M).astype(np.uint64)
     is_too_large_M = np.ones(len(images_M), np.bool_)
     while is_too_large_M.any():
-        left, right = images_M[is_too_large_M] >> shift, images_M[is_too_large_M] & low
-        for turn in range(FEISTEL_ROUNDS):
-            left, right = right, left ^ (hashed(right, salt + turn) & low)
-        images_M[is_too_large_M] = left << shift | right
+        images_M[is_too_large_M] = _network(images_M[is_too_large_M], np.uint64(half), salt)
         is_too_large_M = images_M >= np.uint64(count)
     return images_M.astype(np.int64)
+
+
+def permuted_within(places_M: Array, counts_M: Array, salts_M: Array) -> Array:
+    """Return int64[M]: what `permuted` does, with a count and a salt, uint64, of its own for each place.
+
+    Counts are below 2**53.
+    """
+    bits_M = np.frexp(np.maximum(counts_M - 1, 1).astype(np.float64))[1]
+    half_M = np.maximum((bits_M + 1) // 2, 1).astype(np.uint64)
+    images_M, counts_M = np.asarray(places_M).astype(np.uint64), counts_M.astype(np.uint64)
+    rest_M = np.arange(len(images_M))
+    while len(rest_M):
+        images_M[rest_M] = _network(images_M[rest_M], half_M[rest_M], salts_M[rest_M])
+        rest_M = rest_M[images_M[rest_M] >= counts_M[rest_M]]
+    return images_M.astype(np.int64)
+
+
+def _network(numbers_M: Array, half: Any, salt: Any) -> Array:
+    """Return uint64[M]: the Feistel network over 4**half numbers; `half` and `salt` may be one for each number."""
+    low = (np.uint64(1) << half) - np.uint64(1)
+    left, right = numbers_M >> half, numbers_M & low
+    for turn in range(FEISTEL_ROUNDS):
+        turned = salt + np.uint64(turn) if isinstance(salt, np.ndarray) else salt + turn
+        left, right = right, left ^ (hashed(right, turned) & low)
+    return np.asarray(left << half | right)
 
 
 def bucketed(samples_M: Array, lengths_M: Array, batch_size: int, salt: int) -> list[Array]:
@@ -55,9 +78,9 @@ def bucketed(samples_M: Array, lengths_M: Array, batch_size: int, salt: int) -> 
     return [batches[index] for index in order]
 
 
-def in_windows(lengths_M: Array, window: int) -> Array:
-    """Return int64[M]: the places of some samples, sorted by length inside each group of `window` consecutive samples."""
-    return np.lexsort((lengths_M, np.arange(len(lengths_M)) // window))
+def in_groups(lengths_M: Array, group_M: Array) -> Array:
+    """Return int64[M]: the places of some samples, sorted by length inside each group; the numbers of the groups rise."""
+    return np.lexsort((lengths_M, group_M))
 
 
 def held_out(documents_S: Array | range, fraction: float) -> Array:

@@ -28,10 +28,11 @@ def generator(key: int, stream: int) -> Generator:
     return Generator(Philox(key=key, counter=np.array([0, 0, 0, stream], np.uint64)))
 
 
-def hashed(numbers_N: Array, salt: int) -> Array:
-    """Return uint64[N]: the SplitMix64 finaliser (Steele et al. 2014) of each number and a salt."""
+def hashed(numbers_N: Array, salt: int | Array) -> Array:
+    """Return uint64[N]: the SplitMix64 finaliser (Steele et al. 2014) of each number and a salt, or uint64[N], one for each."""
     with np.errstate(over="ignore"):
-        x = numbers_N.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(salt % (1 << 64))
+        added = salt if isinstance(salt, np.ndarray) else np.uint64(salt % (1 << 64))
+        x = numbers_N.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + added
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         return np.asarray(x ^ (x >> np.uint64(31)))

@@ -19,9 +19,10 @@ from logitstore.core.progress import Progress, Step, no_progress
 from logitstore.core.types import ModelRef
 from logitstore.dump.begin import ensure_views
 from logitstore.dump.parts import ANSWERS, PartsWriter, Work, finished, missing_work, write_parts
-from logitstore.dump.processes.child import Open, Opening, PartJob
+from logitstore.dump.processes.child import Open, Opening
+from logitstore.dump.processes.crews import crew_of, refuse_failed
+from logitstore.dump.processes.messages import PartJob
 from logitstore.dump.processes.pool import Pool, write_parts_beside
-from logitstore.dump.processes.seats import seats
 from logitstore.dump.taps import TapRequest, begin_taps, finish_taps, taps_are_begun
 from logitstore.dump.task import AskAgain, Prepared, dump_task, load_teacher
 from logitstore.dump.teachers import open_source, scheme_of
@@ -49,6 +50,7 @@ def add(settings: AddSettings, progress: Progress = no_progress) -> Cache:
         CacheMismatch: the teacher is another one, or an existing tap is stored in another way.
         StorageError: the disk is full or the folder cannot be written; committed parts stay.
         ProcessDied: processes ended by themselves; committed parts stay.
+        PartsFailed: on a cluster several workers failed at some parts; all others are written.
     """
     refuse_unnamed(settings, "teacher")
     cache = Cache(settings.cache)
@@ -77,11 +79,14 @@ def _add_taps(settings: AddSettings, cache: Cache, progress: Progress) -> Cache:
     is_begun = taps_are_begun(cache.storage, cache.manifest, taps)
     parts = _committed(settings, cache)
     work = missing_work(cache.storage, parts, names)
+    failed: dict[int, str] = {}
     if work or not is_begun:
         rows = dict(zip(cache.part_numbers, cache.index.facts()["rows"].tolist(), strict=True))
-        _write(settings, partial(_load_for_taps, settings, taps), work, is_begun, rows.__getitem__, "add", progress)
+        opening = partial(_load_for_taps, settings, taps)
+        failed = _write(settings, opening, work, is_begun, rows.__getitem__, "add", progress)
     cache = Cache(settings.cache)
     finish_taps(cache, names, parts)
+    refuse_failed(settings.cache, failed)
     return cache
 
 
@@ -113,13 +118,16 @@ def _add_views(settings: AddSettings, cache: Cache, progress: Progress) -> Cache
     views = _views_wanted(settings, manifest.views)
     parts = _parts_of_views(settings, views, manifest.parts_of_view)
     work = missing_work(cache.storage, parts, [ANSWERS])
+    failed: dict[int, str] = {}
     if work:
         is_begun = manifest.views > views[-1]
         opening = partial(_load_for_views, settings, views[-1] + 1)
-        _write(settings, opening, work, is_begun, lambda part: _rows_in(manifest, part), "dump", progress)
+        failed = _write(settings, opening, work, is_begun, lambda part: _rows_in(manifest, part), "dump", progress)
     # also where nothing was left to do: a process that was stopped, or saw fewer views, may have left the plan behind
     ensure_views(cache.storage, views[-1] + 1)
-    return finished(settings.cache, parts)
+    made = finished(settings.cache, parts)
+    refuse_failed(settings.cache, failed)
+    return made
 
 
 def _load_for_views(settings: AddSettings, views: int, progress: Progress) -> Open:
@@ -146,16 +154,17 @@ def _write(
     rows_in: Callable[[int], int],
     stage: str,
     progress: Progress,
-) -> None:
-    """Begin what is not begun, and write the missing parts: here, or in several processes."""
-    if settings.processes == 1:
+) -> dict[int, str]:
+    """Begin what is not begun, and write the missing parts, here or in several processes; return those that failed there."""
+    crew = crew_of(settings)
+    if crew is None:
         with closing(opening(progress)(progress)) as writer:
             write_parts(writer, work, stage, progress)
-        return
-    with Pool(seats(settings.device, settings.processes)[: max(len(work), 1)], opening, progress) as pool:
+        return {}
+    with Pool(crew, opening, progress, len(work)) as pool:
         if not is_begun:
             pool.run([PartJob()])
-        write_parts_beside(pool, Cache(settings.cache), work, rows_in, stage, progress)
+        return write_parts_beside(pool, Cache(settings.cache), work, rows_in, stage, progress)
 
 
 def _views_wanted(settings: AddSettings, there: int) -> range:

@@ -2,12 +2,12 @@
 
 settings -> samples, manifest -> teacher -> pilot -> cache.json, shared/ -> part by part: teacher -> sparsifier -> codec -> disk
 
-The last two steps happen here, or in several processes beside this one.
+The last two steps happen here, or in several processes beside this one, on this machine or on a cluster.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import closing
 from functools import partial
 
@@ -16,9 +16,11 @@ from logitstore.dump.begin import Fit, begin, ensure_views, existing_manifest, p
 from logitstore.dump.fit import fit_tail
 from logitstore.dump.parts import ANSWERS, PartsWriter, Work, finished, missing_work, write_parts
 from logitstore.dump.pilot_file import kept_pilot
-from logitstore.dump.processes.child import Open, PartJob
+from logitstore.dump.processes.child import Open
+from logitstore.dump.processes.crews import crew_of, refuse_failed
+from logitstore.dump.processes.messages import PartJob
 from logitstore.dump.processes.pool import Pool, write_parts_beside
-from logitstore.dump.processes.seats import Seat, seats
+from logitstore.dump.processes.workers import Crew
 from logitstore.dump.taps import (
     TapRequest,
     begin_taps,
@@ -53,8 +55,9 @@ def dump(settings: DumpSettings, progress: Progress = no_progress, watch: Stopwa
             another way.
         StorageError: the disk is full or the folder cannot be written; committed parts stay.
         ProcessDied: processes ended by themselves; committed parts stay.
+        PartsFailed: on a cluster several workers failed at some parts; all others are written.
     """
-    places = seats(settings.device, settings.processes) if settings.processes > 1 else []
+    crew = crew_of(settings)
     with target_folder(settings.out, resume=settings.resume):
         prepared = prepare_parts(settings, progress)
         taps = taps_wanted(settings, prepared.config)
@@ -62,10 +65,11 @@ def dump(settings: DumpSettings, progress: Progress = no_progress, watch: Stopwa
     is_begun = _is_begun(out, prepared.manifest, taps)
     parts = layout.parse_parts(settings.parts, prepared.manifest.parts)
     work = missing_work(out, parts, [ANSWERS, *taps.names])
+    failed: dict[int, str] = {}
     if work or not is_begun:
         prepared.check()
-        if places:
-            _write_beside(settings, prepared, taps, work, places, progress)
+        if crew is not None:
+            failed = _write_beside(settings, prepared, taps, work, crew, progress)
         else:
             with closing(load_teacher(prepared, progress)) as teacher:
                 write_parts(open_writer(settings, prepared, teacher, taps, progress, watch), work, "dump", progress)
@@ -73,6 +77,7 @@ def dump(settings: DumpSettings, progress: Progress = no_progress, watch: Stopwa
     ensure_views(out, prepared.manifest.views)
     cache = finished(settings.out, parts)
     finish_taps(cache, taps.names, parts)
+    refuse_failed(settings.out, failed)
     return cache
 
 
@@ -139,25 +144,20 @@ def load_again(settings: DumpSettings, progress: Progress) -> Open:
 
 
 def _write_beside(
-    settings: DumpSettings,
-    prepared: Prepared,
-    taps: TapRequest,
-    work: Work,
-    places: Sequence[Seat],
-    progress: Progress,
-) -> None:
-    """Have other processes begin what is not begun, and write the missing parts."""
+    settings: DumpSettings, prepared: Prepared, taps: TapRequest, work: Work, crew: Crew, progress: Progress
+) -> dict[int, str]:
+    """Have other processes begin what is not begun, and write the missing parts; return those that failed, with the reasons."""
     told = settings.model_copy(update={"dtype": prepared.manifest.teacher.dtype})
-    with Pool(places[: max(len(work), 1)], partial(load_again, told), progress) as pool:
+    with Pool(crew, partial(load_again, told), progress, len(work)) as pool:
         out = open_storage(settings.out)
         if not _is_begun(out, prepared.manifest, taps):
             pool.run([PartJob()])
             if not _is_begun(out, prepared.manifest, taps):
                 raise BadInput(
-                    f"--processes {settings.processes}: what other processes write to {settings.out} is not seen here. "
-                    "Leave out --processes."
+                    f"{crew.rules.option}: what other processes write to {settings.out} is not seen here. Give a place that "
+                    f"all of them see, or leave out {crew.rules.option}."
                 )
         cache = Cache(settings.out)
-        write_parts_beside(
+        return write_parts_beside(
             pool, cache, work, lambda part: prepared.samples.rows_in(cache.manifest.span(part)), "dump", progress
         )

@@ -185,12 +185,13 @@ class ImageTraining:
                 f"{settings.cache}: the images that --holdout {settings.holdout:g} leaves to train on have no label, so there "
                 "is no cross-entropy. Give --alpha 1."
             )
-        order = view_order(cache, images, settings.views, settings.views_per_step, settings.seed)
+        order = view_order(cache, images, settings.views, settings.views_per_step, settings.seed, settings.window_parts)
         options: dict[str, Any] = {"pictures": pictures, **vars(place)}
         train = Loader(
             cache,
             order=order,
             epoch_samples=order.epoch_samples,
+            windows=order.windows,
             taps=taps,
             seed=settings.seed,
             batch_size=settings.batch_size * settings.views_per_step,

@@ -22,6 +22,7 @@ ACCEPTED = (
     "holdout",
     "select",
     "packed",
+    "window_parts",
     "curriculum",
     "curriculum_start",
     "views",

@@ -21,7 +21,8 @@ from logitstore.integrations.plan import ACCEPTED
 from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.train.loop.best import HIGHER_IS_BETTER
-from logitstore.train.run_folder import SUMMARY_NAME, conditions, write_summary
+from logitstore.train.loop.checkpoints import SUMMARY_NAME
+from logitstore.train.run_folder import ADDED, conditions, write_summary
 from logitstore.train.trainer import DistillTrainer
 
 IN_ARGUMENTS = {
@@ -275,6 +276,6 @@ def refuse_other(before: Mapping[str, Any], now: Mapping[str, Any], where: str) 
     """
     old = {**before, **before.get("plan", {})}
     for name, value in {**now, **now.get("plan", {})}.items():
-        if name == "plan" or (earlier := old.get(name, value)) == json.loads(json.dumps(value)):
+        if name == "plan" or (earlier := old.get(name, ADDED.get(name, value))) == json.loads(json.dumps(value)):
             continue
         raise BadInput(f"{where}: its run began with {name} = {earlier}, not {value}. Give the same.")

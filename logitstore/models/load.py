@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
@@ -207,10 +209,19 @@ def new_model(config: PretrainedConfig, dtype: torch.dtype, task: str = "causal-
     return made
 
 
-def load_again(model: PreTrainedModel, folder: Path) -> None:
+def load_again(
+    model: PreTrainedModel,
+    folder: Path,
+    take: Callable[[PreTrainedModel, dict[str, Tensor]], object] = PreTrainedModel.load_state_dict,
+) -> None:
     """Give a model, or the adapter on it, the weights that it was saved with, in a folder that `save_pretrained` wrote.
 
     The names in the file need not be those of the model: transformers saves experts, for one, under names of its own.
+
+    Args:
+        model: the model.
+        folder: the folder.
+        take: gives a model that has no adapter its weights by their names.
 
     Raises:
         ModelError: the folder cannot be read as such a model, or not all of its weights are there.
@@ -229,7 +240,7 @@ def load_again(model: PreTrainedModel, folder: Path) -> None:
         # as above
         raise ModelError(f"{where}: cannot be loaded as {called}: {one_line(error)}") from error
     check_weights(where, kept, report, called)
-    model.load_state_dict(kept.state_dict())
+    take(model, kept.state_dict())
 
 
 def config_from(plain: dict[str, Any]) -> PretrainedConfig:

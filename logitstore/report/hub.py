@@ -23,7 +23,8 @@ from logitstore.store.cache import Cache
 from logitstore.store.part import PartsPlan, open_samples
 from logitstore.store.remote.bundle import pack
 from logitstore.store.remote.hub import HubObjects, library
-from logitstore.store.remote.storage import SUFFIX, ObjectStorage
+from logitstore.store.remote.names import SUFFIX
+from logitstore.store.remote.storage import ObjectStorage
 from logitstore.store.storage import Far, Storage, read_sealed, read_small, record_digest
 from logitstore.store.transfer.copy import Copied, Extent
 from logitstore.store.transfer.parts import PartCopy, lay

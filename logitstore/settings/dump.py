@@ -157,15 +157,34 @@ class PrepareSettings(DataSettings):
 
 
 class ProcessChoice(Record):
-    """The setting of the commands that several processes of one machine can share."""
+    """The settings of the commands that several processes can share, of one machine or of a cluster."""
 
-    processes: int = Field(
-        1,
+    processes: int | None = Field(
+        None,
         ge=1,
         le=1024,
         description="Processes that write parts at the same time, each with a teacher of its own: on a GPU for itself, or on "
-        "its share of the cores.",
+        "its share of the cores. Default: 1; with --cluster, as many as there is room for.",
     )
+    cluster: str | None = Field(
+        None,
+        pattern=r"^ray(://[^\s/]+)?$",
+        examples=["ray", "ray://HOST:PORT"],
+        description="Have the processes run on a cluster of Ray. ray: the one that RAY_ADDRESS names, or that this machine is "
+        "part of, or one that is started on this machine.",
+    )
+    gpus_per_worker: float | None = Field(
+        None,
+        ge=0,
+        le=1024,
+        description="GPUs of each process on the cluster; 0.5 lets two share one. Default: 1 where the cluster has GPUs, else "
+        "0.",
+    )
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes than this one write parts."""
+        return self.cluster is not None or (self.processes or 1) > 1
 
 
 class DumpSettings(TeacherSettings, ViewChoices, RowChoices, TapChoices, ProcessChoice):

@@ -178,6 +178,13 @@ class TrainSettings(StudentsImages, TrustChoice, LocalCacheChoices):
     curriculum_start: float | None = Field(
         None, gt=0, le=1, description="Share of the samples that a curriculum begins with. Default: 0.25."
     )
+    window_parts: int | None = Field(
+        None,
+        ge=1,
+        description="Read the parts in a random order, and mix samples only within so many parts that are read together; for "
+        "caches larger than the folder they are read through. Not with --text, --curriculum or --reweight-domains. Default: "
+        "all samples are mixed.",
+    )
     reweight_domains: int | None = Field(
         None,
         ge=1,
@@ -208,6 +215,11 @@ class TrainSettings(StudentsImages, TrustChoice, LocalCacheChoices):
         "last one after it, so that --resume can go on with more steps. With 0 none stays once the student is saved.",
     )
     resume: bool = Field(False, description="Continue from the last checkpoint in --out.")
+    fsdp: bool = Field(
+        False,
+        description="Each of several processes holds a piece of the student and of its optimizer (FSDP2), in place of the "
+        "whole. Start them with torchrun.",
+    )
     workers: int = Field(1, ge=0, description="Threads that prepare batches ahead.")
     seed: int = Field(0, ge=0, description="Seed of the order of the samples and of fresh weights.")
     report_to: list[str] | None = Field(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property, partial
 from itertools import chain, pairwise
 from pathlib import Path
@@ -25,7 +25,7 @@ from logitstore.store.index.index import LEAST_PARTS, PartsIndex
 from logitstore.store.maps import MAPS
 from logitstore.store.part import OpenFiles, Part, check_files, open_samples
 from logitstore.store.samples import PartSamples
-from logitstore.store.storage import Far, open_storage, read_sealed
+from logitstore.store.storage import Far, open_storage, prefetch, read_sealed
 from logitstore.store.taps import Taps
 
 COLUMNS = {"lengths": "lengths_S", "row_counts": "row_count_S", "documents": "document_S", "nll": "nll_S"}
@@ -133,6 +133,10 @@ class Cache:
         """
         return self._parts.get(number, partial(self._opened, number))
 
+    def prefetch(self, parts: Sequence[int]) -> None:
+        """Say which parts are needed next, the first one first, to a storage that fetches parts; it does not wait for them."""
+        prefetch(self.storage, parts)
+
     def _opened(self, number: int) -> Part:
         try:
             part = Part(self._files, number)
@@ -228,14 +232,11 @@ class Cache:
         self.index.check_sizes(parts)
 
     def _check_shared(self) -> None:
-        if isinstance(self.storage, Far):
-            return
-        check_files(self.storage, "", {name: seal.bytes for name, seal in self.manifest.shared.items()})
+        if not isinstance(self.storage, Far):
+            check_files(self.storage, "", {name: seal.bytes for name, seal in self.manifest.shared.items()})
 
     def check_soon(self) -> None:
         """Check the sizes now where there are few parts, else on a thread: `raise_found` raises what that finds."""
-        if isinstance(self.storage, Far):
-            return
         if self.index.parts < LEAST_PARTS:
             self.check_sizes()
         elif self._soon is None:
@@ -267,8 +268,7 @@ class Cache:
 
         With an index they are mapped, in the smallest type that holds them; without one they are read from every part.
         """
-        found = self.index.column(name)
-        if found is not None:
+        if (found := self.index.column(name)) is not None:
             return found
         # copies: views would keep the maps of all parts, which may be more than the system allows
         pieces = [np.array(getattr(self.samples_of(number), COLUMNS[name])) for number in self.part_numbers]
@@ -289,10 +289,9 @@ class Cache:
             CacheDamaged: one is negative, or NaN where there is a gold token.
         """
         nll_S = self.index.column("nll")
-        doubtful = (
-            self.index.numbers_P if nll_S is None else self.index.numbers_P[self.index.facts()["nll_is_wrong"] > 0]
-        )
-        for number in doubtful.tolist():
+        numbers_P = self.index.numbers_P
+        doubtful_P = numbers_P if nll_S is None else numbers_P[self.index.facts()["nll_is_wrong"] > 0]
+        for number in doubtful_P.tolist():
             if problem := self.samples_of(number).nll_problem():
                 raise CacheDamaged(
                     f"{self.path}: {layout.part_name(number)}/{layout.SAMPLES_FILE}: {problem}. {way_out_of(self.path)}"
@@ -306,8 +305,7 @@ class Cache:
 
     def domain_codes(self) -> tuple[list[str | None], Array]:
         """Return the domains of the samples in the order in which they come, and whole numbers [S]: which of them each has."""
-        codes_S = self.index.column("domains")
-        if codes_S is None:
+        if (codes_S := self.index.column("domains")) is None:
             found = [name for number in self.part_numbers for name in self.samples_of(number).domains()]
             numbers = {name: number for number, name in enumerate(dict.fromkeys(found))}
             return list(numbers), np.array([numbers[name] for name in found], np.int64)

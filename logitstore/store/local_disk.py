@@ -8,7 +8,7 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -101,6 +101,9 @@ class LocalDisk:
 
     def local(self, name: str) -> Path:
         return regular(self.root, name)
+
+    def prefetch(self, names: Sequence[str]) -> None:
+        """Do nothing: all is here."""
 
     @contextmanager
     def claim(self) -> Iterator[list[str]]:

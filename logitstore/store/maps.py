@@ -42,7 +42,7 @@ def watch_maps(root: str, watch: Watch) -> None:
 
 def tell_of_map(path: Path | str, holder: object) -> None:
     """Tell those who watch of a file that is mapped from now on, as long as an object lives."""
-    for root, watch in _WATCHES.items():
+    for root, watch in list(_WATCHES.items()):
         if str(path).startswith(root):
             watch(str(path), holder)
 

@@ -5,7 +5,7 @@ A storage holds one cache or one tap. Names in it are relative and have forward 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -16,7 +16,7 @@ from logitstore.core.record import Record
 from logitstore.core.registry import resolve, suggest
 from logitstore.errors import BadInput, CacheDamaged
 from logitstore.format.sealed import LARGEST, unseal_from
-from logitstore.store.layout import record_name
+from logitstore.store.layout import part_name, record_name
 from logitstore.store.local_disk import LocalDisk
 
 PLUGINS = "logitstore.storages"
@@ -100,6 +100,14 @@ class Storage(Protocol):
         """
         ...
 
+    def prefetch(self, names: Sequence[str]) -> None:
+        """Bring some folders, such as those of parts, to where `local` finds them, in the given order, and do not wait.
+
+        It is a hint of what is needed next, and may be ignored; what fails is said when the folder is asked for. A storage
+        may leave this method out; then nothing is brought before it is asked for.
+        """
+        ...
+
     # writing
 
     def claim(self) -> AbstractContextManager[list[str]]:
@@ -163,10 +171,6 @@ class Far(Storage, Protocol):
 
     def anew(self) -> AbstractContextManager[Storage]:
         """Give a storage of the same place that uses nothing of what was brought here before, and leaves nothing here."""
-        ...
-
-    def prefetch(self, parts: Iterable[int]) -> None:
-        """Bring parts here that will be asked for soon, in this order."""
         ...
 
     def digest(self, part: int) -> bytes:
@@ -269,6 +273,12 @@ def stamp_of(storage: Storage, folder: str) -> str | None:
         return storage.stamp(folder) if hasattr(storage, "stamp") else None
     except OSError:
         return None
+
+
+def prefetch(storage: Storage, parts: Sequence[int]) -> None:
+    """Tell a storage which parts are needed next, the first one first; nothing happens where it does not fetch ahead."""
+    if hasattr(storage, "prefetch"):
+        storage.prefetch([part_name(part) for part in parts])
 
 
 def record_digest(storage: Storage, part: int) -> bytes:

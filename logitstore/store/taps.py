@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -23,7 +23,7 @@ from logitstore.store.index.index import PartsIndex
 from logitstore.store.maps import MAPS
 from logitstore.store.part import open_record
 from logitstore.store.rows import map_rows
-from logitstore.store.storage import Storage, read_sealed
+from logitstore.store.storage import Storage, prefetch, read_sealed
 
 
 def tap_folders(storage: Storage) -> list[str]:
@@ -107,6 +107,10 @@ class Tap:
             CacheMismatch: the part was written under another plan.
         """
         return self._parts.get(number, lambda: self._map(number))
+
+    def prefetch(self, parts: Sequence[int]) -> None:
+        """Say which parts of the tap are needed next, as `Cache.prefetch` does."""
+        prefetch(self.storage, parts)
 
     def _map(self, number: int) -> dict[str, Array]:
         record = open_record(self.storage, self.plan, number)

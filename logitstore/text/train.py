@@ -61,6 +61,16 @@ def check_reading(settings: TrainSettings) -> None:
         raise BadInput(
             f"--text with --curriculum {settings.curriculum}: text that is cut anew has no score. Leave one of them out."
         )
+    others = {
+        "--text": settings.text,
+        f"--curriculum {settings.curriculum}": settings.curriculum is not None,
+        f"--reweight-domains {settings.reweight_domains}": settings.reweight_domains is not None,
+    }
+    if settings.window_parts is not None and (named := [name for name, is_given in others.items() if is_given]):
+        raise BadInput(
+            f"--window-parts {settings.window_parts} with {named[0]}: it reads samples out of the order of the parts. "
+            "Leave one out."
+        )
     if settings.reweight_domains is not None and (settings.text or settings.curriculum is not None):
         other = "--text" if settings.text else f"--curriculum {settings.curriculum}"
         raise BadInput(
@@ -215,10 +225,11 @@ def _opened(
     if selection is not None and selection.weight_M is not None:
         weights_S = np.ones(len(cache), np.float32)
         weights_S[selection.samples_M] = selection.weight_M
-    loader = Loader(cache, samples=train_M, taps=taps, order=order, weights=weights_S, **mixing)
+    together = settings.window_parts
+    loader = Loader(cache, samples=train_M, taps=taps, order=order, window_parts=together, weights=weights_S, **mixing)
     return RunData(
         train=loader,
-        held_out=evaluation_loader(cache, held_M, **options) if len(held_M) else None,
+        held_out=evaluation_loader(cache, held_M, window_parts=together, **options) if len(held_M) else None,
         judge=evaluate_batches if loader.has_targets else judge_text,
         companion=reweighting,
         notes=_notes(settings, cache),

@@ -25,6 +25,7 @@ from logitstore.train.objectives.kernels.by_autograd import ByAutograd
 from logitstore.train.objectives.kernels.from_hidden import from_hidden
 from logitstore.train.objectives.kernels.from_logits import from_logits
 from logitstore.train.objectives.kernels.weighted_sum import WeightedSum
+from logitstore.train.ranks.shards import head_of
 from logitstore.train.students.output_head import final_hidden
 
 
@@ -153,6 +154,7 @@ class Learner:
         """Return the weighted sum of the pulls on logits, its lines and their names, with the output layer inside the loss."""
         with self.precision(batch.rows.device):
             hidden_RD = final_hidden(run, self.student, batch.model_inputs()).flatten(0, 1)
+        head = head_of(self.student, head)
         if loss is None:
             return _nothing(batch, hidden_RD, head.weight_VD, head.bias_V)
         total, lines_LN = from_hidden(

@@ -12,11 +12,8 @@ from logitstore.models.load import pick_dtype
 from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.store.local_disk import write_whole
-from logitstore.train.loop.checkpoints import checkpoints, is_whole
+from logitstore.train.loop.checkpoints import SUMMARY_NAME, checkpoints, is_whole
 from logitstore.train.loop.names import HONOURED
-
-SUMMARY_NAME = "logitstore.json"
-
 
 ARITHMETIC = 2
 """Raised when the same settings come to stand for other numbers. Runs that do not say it began with 1."""
@@ -30,7 +27,7 @@ OF_TRAINING = (*HONOURED["schedule"], *HONOURED["optimiser"])
 """Arguments of the `trainer:` section that decide how training goes; the others say how a run is watched, kept and sped up."""
 
 
-ADDED: dict[str, Any] = {"lora": None, "lora_merge": False, "freeze": []}
+ADDED: dict[str, Any] = {"lora": None, "lora_merge": False, "freeze": [], "window_parts": None}
 """Settings that older runs do not have, with what they stand for there."""
 
 
@@ -42,6 +39,7 @@ def conditions(settings: TrainSettings, world_size: int) -> dict[str, Any]:
         "select",
         "resume",
         "images",
+        "fsdp",
         "workers",
         "evaluate_every",
         "early_stopping",
@@ -123,9 +121,12 @@ def checkpoint_of(settings: TrainSettings, world_size: int, cache: Cache, select
             f"--student {newest}, with another --out."
         )
     _refuse_other_arithmetic(settings)
+    _refuse_other_steps(settings, summary, world_size)
     for name, now in conditions(settings, world_size)["plan"].items():
-        if (before := summary.get("plan", {}).get(name, ADDED.get(name, now))) != now and not (
-            longer and name in LENGTH
+        if (
+            name != "accumulate"
+            and (before := summary.get("plan", {}).get(name, ADDED.get(name, now))) != now
+            and not (longer and name in LENGTH)
         ):
             later = " It can be made longer once it is finished." if name in LENGTH else ""
             raise BadInput(
@@ -137,11 +138,28 @@ def checkpoint_of(settings: TrainSettings, world_size: int, cache: Cache, select
             raise BadInput(
                 f"--resume: the run in {settings.out} began with {name} = {before}, not {now}. Give the same {what}."
             )
-    if (before := summary.get("world_size", world_size)) != world_size:
-        raise BadInput(
-            f"--resume: the run in {settings.out} began on {before} processes, not {world_size}. Use as many."
-        )
     return str(newest)
+
+
+def _refuse_other_steps(settings: TrainSettings, summary: dict[str, Any], world_size: int) -> None:
+    """Refuse processes and an accumulation that together make steps of more or fewer batches than before."""
+    ranks = summary.get("world_size", world_size)
+    accumulate = summary.get("plan", {}).get("accumulate", settings.accumulate)
+    step = ranks * accumulate
+    if step == world_size * settings.accumulate:
+        return
+    began = (
+        f"--resume: the run in {settings.out} began with steps of {step} batches (--accumulate {accumulate} on {ranks} "
+    )
+    began += "process)" if ranks == 1 else "processes)"
+    if step % world_size:
+        raise BadInput(
+            f"{began}, which {world_size} processes cannot share equally. Use a number of processes that divides {step}."
+        )
+    raise BadInput(
+        f"{began}, not {world_size * settings.accumulate}. On {world_size} {'process' if world_size == 1 else 'processes'} "
+        f"give --accumulate {step // world_size}."
+    )
 
 
 LENGTH = ("max_steps", "epochs")

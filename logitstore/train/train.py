@@ -27,6 +27,7 @@ from logitstore.train.check import checked_students, has_cross_entropy, layers_o
 from logitstore.train.learner import Learner
 from logitstore.train.loader.stream import BatchStream
 from logitstore.train.loop.arguments import training_arguments
+from logitstore.train.loop.batches import schedule_of
 from logitstore.train.loop.best import EarlyStopping
 from logitstore.train.loop.callbacks import DivergenceWarning, Report
 from logitstore.train.loop.checkpoints import check_schedule, whole_student
@@ -84,12 +85,7 @@ def train(
     first = next(iter(students.values()))
     data = task.open(settings, cache, first, selection, taps, place, progress)
     if checkpoint is not None:
-        check_schedule(
-            Path(checkpoint),
-            batch_size=arguments.train_batch_size,
-            accumulate=settings.accumulate,
-            batches=len(data.train),
-        )
+        check_schedule(Path(checkpoint), schedule_of(arguments, data.train))
     begin = save = None
     if data.companion is not None:
         begin = partial(data.companion.begin, device=arguments.device, checkpoint=checkpoint)
@@ -101,7 +97,7 @@ def train(
     }
 
     def keep_conditions(folder: Path) -> None:
-        write_summary(folder, summary)
+        write_summary(folder, summary | {"batches_given": trainer.schedule.given(trainer.state.global_step)})
 
     stopping = None if settings.early_stopping is None else EarlyStopping(settings.early_stopping, notice)
     with package_errors():

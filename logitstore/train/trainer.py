@@ -22,12 +22,14 @@ from logitstore.targets.rows import sent
 from logitstore.train.learner import Learner
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.stream import BatchStream
-from logitstore.train.loop.batches import Batches, row_counts, row_weights
+from logitstore.train.loop.batches import Batches, row_counts, row_weights, schedule_of
 from logitstore.train.loop.best import FindBest, check_known
 from logitstore.train.loop.callbacks import CriterionCallback, EpochCallback, EpochSteps, LogBeforeSaving
 from logitstore.train.loop.checkpoints import check_schedule
 from logitstore.train.loop.watched import WatchedTrainer
 from logitstore.train.metrics import evaluate_batches
+from logitstore.train.ranks.schedule import Schedule
+from logitstore.train.ranks.shards import take_weights
 
 CRITERION_NAME = "criterion.safetensors"
 """The file of a checkpoint that holds what the objectives learned or keep."""
@@ -151,6 +153,11 @@ class DistillTrainer(WatchedTrainer):
         yield from self.criteria.parameters()
 
     @property
+    def schedule(self) -> Schedule:
+        """Which batches each step takes, over all ranks."""
+        return schedule_of(self.args, self._loader)
+
+    @property
     def done(self) -> float:
         """The share of the run that is over, from 0 to 1."""
         return float(self.state.global_step / max(self.state.max_steps, 1))
@@ -199,10 +206,13 @@ class DistillTrainer(WatchedTrainer):
         """Return the Trainer's own optimizer, with the parameters of the objectives as one more group."""
         is_new = self.optimizer is None
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
-        learned = list(self.criteria.parameters())
-        if is_new and learned:
-            optimizer.add_param_group({"params": learned, "weight_decay": 0.0})
+        if is_new and not self.is_sharded:
+            self._add_learned()
         return optimizer
+
+    def _add_learned(self) -> None:
+        if learned := list(self.criteria.parameters()):
+            self.optimizer.add_param_group({"params": learned, "weight_decay": 0.0})
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
         """Clip each student's gradient by its own norm, and return the largest norm."""
@@ -232,19 +242,14 @@ class DistillTrainer(WatchedTrainer):
             BadInput: it was written in other batches, which the Trainer would take over, or after other samples.
             ModelError: a weight is missing.
         """
-        check_schedule(
-            Path(resume_from_checkpoint),
-            batch_size=self.args.train_batch_size,
-            accumulate=self.args.gradient_accumulation_steps,
-            batches=len(self._loader),
-        )
+        check_schedule(Path(resume_from_checkpoint), self.schedule)
         if self.weights_are_whole:
             self._take_weights(Path(resume_from_checkpoint))
-        else:
+        elif not self.is_sharded:  # those were taken before they were cut
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self) -> None:
-        if self.weights_are_whole:
+        if self.weights_are_whole or self.is_sharded:
             self._take_weights(Path(str(self.state.best_model_checkpoint)))
         else:
             super()._load_best_model()
@@ -252,7 +257,7 @@ class DistillTrainer(WatchedTrainer):
     def _take_weights(self, checkpoint: Path) -> None:
         """Take all weights of a checkpoint. The Trainer's own way passes over those that are saved under other names."""
         for learner in self.learners:
-            load_again(learner.student, checkpoint / learner.name)
+            load_again(learner.student, checkpoint / learner.name, take_weights)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """Save the states of the optimizer, of the objectives and of the reader. The Trainer writes later the file that

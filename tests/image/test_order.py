@@ -18,6 +18,7 @@ from logitstore.image.pictures import pictures_of
 from logitstore.image.view import Views
 from logitstore.store import layout
 from logitstore.store.cache import Cache
+from logitstore.train.loader.subset import SampleSet
 from tests.parts.images import SIZE
 from tests.parts.vision import viewed
 
@@ -62,6 +63,43 @@ def test_every_epoch_has_all_images_once_in_its_views(
     assert [other(epoch, places).tolist() for epoch in range(3)] != [
         order(epoch, places).tolist() for epoch in range(3)
     ]
+
+
+@pytest.mark.parametrize(
+    ("views", "together", "window_parts", "windows"),
+    [(None, 1, 1, 3), (None, 1, 2, 2), ("5,2-3", 1, 9, 1), (None, 3, 3, 3), (None, 3, 7, 2), ("1,1,2", 2, 2, 3)],
+)
+def test_windows_hold_parts_of_the_views_of_an_epoch(
+    many_views: Cache, views: str | None, together: int, window_parts: int, windows: int
+) -> None:
+    images = SampleSet(np.arange(11) != 6)
+    order = view_order(many_views, images, views, together, 3, window_parts)
+    mixed = view_order(many_views, images, views, together, 3)
+    places = np.arange(order.epoch_samples)
+    assert order.windows is not None
+    for epoch in range(4):
+        samples = order(epoch, places)
+        assert sorted(samples.tolist()) == sorted(mixed(epoch, places).tolist())
+        steps = samples.reshape(-1, together)
+        assert all(len({viewed(many_views)[number].image for number in step}) == 1 for step in steps.tolist())
+        starts = order.windows.starts(epoch)
+        assert len(starts) == windows + 1
+        assert starts[-1] == len(places)
+        for window in range(windows):
+            read = many_views.places(samples[starts[window] : starts[window + 1]])[0].tolist()
+            asked = order.windows.parts(epoch, window)
+            assert len(asked) == len(set(asked)) <= window_parts
+            assert set(asked) == set(read)
+            assert asked[0] == read[0]
+        loader = many_views.loader(
+            order=order, windows=order.windows, epoch_samples=order.epoch_samples, with_images=False
+        )
+        assert [int(sample) for batch in loader for sample in batch.samples] == order(0, places).tolist()
+
+
+def test_a_window_has_room_for_the_views_of_a_step(many_views: Cache) -> None:
+    with pytest.raises(BadInput, match=r"--window-parts 2 with --views-per-step 3: an image's views lie in 3 parts\."):
+        view_order(many_views, np.arange(11), None, 3, 3, 2)
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 5])

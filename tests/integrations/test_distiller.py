@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -102,6 +103,15 @@ def test_what_it_knows_is_logged_once(
         Distiller(loaded(small_student), cache, recipe="taid", world_size=2)
     assert [each.partition(":")[0] for each in caplog.messages] == ["warning", "warning"]
     assert "its learning_rate = 0.0001 is not applied" in caplog.messages[0]
+
+
+def test_it_reads_by_windows_of_parts(cache: logitstore.Cache, small_student: Path) -> None:
+    distiller = Distiller(loaded(small_student), cache, batch_size=4, holdout=0.2, window_parts=1)
+    samples = [sample for batch in distiller.train for sample in batch.samples.tolist()]
+    parts = cache.places(np.array(samples))[0]
+    # a batch on the border of two parts may hold samples of both
+    assert (np.diff(parts) != 0).sum() <= (len(cache.part_numbers) - 1) * 9
+    assert len(samples) == distiller.train.count
 
 
 def test_what_it_cannot_train_is_refused(cache: logitstore.Cache, small_student: Path) -> None:

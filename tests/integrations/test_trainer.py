@@ -50,6 +50,12 @@ def test_it_trains_as_train_does_keeps_the_best_and_resumes_within_an_epoch(
     other = mine(loaded(small_student), tmp_path / "mine", cache, alpha=0.6, holdout=0.2)
     with pytest.raises(BadInput, match=r"began with alpha = 0\.7, not 0\.6"):
         other.train(resume_from_checkpoint=True)
+    windowed = mine(loaded(small_student), tmp_path / "mine", cache, alpha=0.7, holdout=0.2, window_parts=1)
+    kept = tmp_path / "mine" / "checkpoint-16" / "logitstore.json"
+    for summary in (kept.read_text(), kept.read_text().replace('"window_parts": null', '"before": 0')):
+        kept.write_text(summary)
+        with pytest.raises(BadInput, match="began with window_parts = None, not 1"):
+            windowed.train(resume_from_checkpoint=True)
     (tmp_path / "mine" / "checkpoint-16" / "logitstore.json").unlink()
     with pytest.raises(BadInput, match="did not learn from a cache"):
         other.train(resume_from_checkpoint=True)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from logitstore.core.progress import Progress, Step
-from logitstore.dump.processes import pool
+from logitstore.dump.processes import workers
 from logitstore.errors import BadInput
 from tests.parts.warm import WarmMember
 
@@ -28,7 +28,7 @@ def warm_members(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[WarmMember]]:
         members.append(WarmMember(*arguments))
         return members[-1]
 
-    monkeypatch.setattr(pool, "launch", launch)
+    monkeypatch.setattr(workers, "launch", launch)
     yield members
     for member in members:
         member.close()
@@ -43,14 +43,21 @@ class Notes:
     def write(self, part: int, names: Collection[str], report_rows: Callable[[int], None]) -> None:
         """Write a part of ten rows; part 1 meets the fate."""
         report_rows(4)
-        if part == 1:
-            meet(self._fate)
+        if part == 1 or self._fate.startswith("each"):
+            meet(self._fate, self._folder / f"met-{part}")
         report_rows(6)
         with (self._folder / str(part)).open("a") as file:
             file.write(f"{'+'.join(names)} {os.getpid()}\n")
 
 
-def meet(fate: str) -> None:
+def meet(fate: str, met: Path) -> None:
+    """Do what the fate says; a fate with "once" in it befalls the first writer of a part alone."""
+    if "once" in fate:
+        try:
+            met.touch(exist_ok=False)
+        except FileExistsError:
+            return
+        fate = fate.removeprefix("each ").removesuffix(" once")
     if fate == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     elif fate == "exits":
@@ -58,8 +65,10 @@ def meet(fate: str) -> None:
         os._exit(7)
     elif fate == "refuses":
         raise BadInput("--data nothing: it is empty. Give another.") from OSError(5, "cause")
-    elif fate == "bug":
+    elif fate in ("bug", "each bug"):
         raise odd_error()
+    elif fate == "is slow":
+        time.sleep(4)
     elif fate == "waits":
         time.sleep(300)
 
@@ -75,6 +84,8 @@ def odd_error() -> Exception:
 
 def notes_of(folder: Path, fate: str, progress: Progress) -> Any:
     """An opening: load nothing, and tell of it."""
+    if fate == "dies while it loads":
+        os.kill(os.getpid(), signal.SIGKILL)
     progress(Step(stage="load", done=0, total=1))
     return partial(opened, folder, fate)
 

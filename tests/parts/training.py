@@ -51,8 +51,34 @@ def trainer_of(cache: logitstore.Cache, student: Path, tmp_path: Path, **changes
 
 def train_in_two(recipe: Path) -> None:
     """Train in two processes that know of each other by the variables that `torchrun` sets."""
-    world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    processes = [WarmProcess("train", "--config", recipe, RANK=rank, LOCAL_RANK=rank, **world) for rank in ("0", "1")]
-    for process in processes:
-        _, stderr = process.communicate()
-        assert process.returncode == 0, stderr
+    train_in(2, "--config", recipe)
+
+
+def train_in(count: int, *arguments: object) -> list[tuple[str, str]]:
+    """Train in some processes that know of each other by the variables that `torchrun` sets; return what each printed."""
+    printed = []
+    for process in started_in(count, *arguments):
+        said = process.communicate()
+        assert process.returncode == 0, said[1]
+        printed.append(said)
+    return printed
+
+
+def started_in(count: int, *arguments: object, only: int | None = None, **variables: str) -> list[WarmProcess]:
+    """Start such processes; one alone where it has arguments of its own."""
+    world = {
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+    }
+    return [
+        WarmProcess("train", *arguments, **world | variables | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in (range(count) if only is None else [only])
+    ]
+
+
+def recipe_of(plan: TrainSettings, path: Path) -> Path:
+    """Write a plan as a recipe for the command line."""
+    path.write_text(json.dumps({"train": plan.model_dump(mode="json", exclude_unset=True)}))
+    return path

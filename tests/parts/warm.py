@@ -101,7 +101,7 @@ class WarmProcess:
 
 
 class WarmMember(WarmProcess):
-    """One of several processes that write parts; see `logitstore.dump.processes.pool.launch`."""
+    """One of several processes that write parts; see `logitstore.dump.processes.workers.launch`."""
 
     def __init__(self, pipes: tuple[int, int], printed: IO[bytes], variables: Mapping[str, str]) -> None:
         self._ask([printed.fileno(), printed.fileno(), *pipes], variables, arguments=[])
@@ -247,9 +247,9 @@ def _become(arguments: list[str], folder: str, variables: Mapping[str, str], pip
     """Make this process what a fresh one would be, whose own processes are as warm."""
     import datasets  # noqa: PLC0415
 
-    from logitstore.dump.processes import pool  # noqa: PLC0415
+    from logitstore.dump.processes import workers  # noqa: PLC0415
 
-    pool.launch = WarmMember
+    workers.launch = WarmMember
     variables = {SERVER: sys.argv[1], **variables}
     signal.signal(signal.SIGINT, signal.default_int_handler)
     _limit(variables)

@@ -67,6 +67,16 @@ def test_what_is_put_is_there_as_a_whole(storage: Storage) -> None:
     assert storage.names("nothing") == storage.files("nothing") == []
 
 
+def test_a_file_is_replaced_only_as_long_as_it_is_the_known_one(storage: Storage) -> None:
+    storage.put("a", b"one")
+    assert not storage.swap("a", b"two", b"three")
+    assert storage.read("a") == b"one"
+    assert storage.swap("a", b"one", b"two")
+    assert storage.read("a") == b"two"
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(lambda number: storage.swap("a", b"two", b"by %d" % number), range(20))) == 1
+
+
 def test_a_reader_sees_the_old_or_the_new_contents(storage: Storage) -> None:
     contents = {bytes([number]) * 100_000 for number in range(8)}
     storage.put("a", bytes(100_000))

@@ -49,7 +49,10 @@ def test_another_schedule_is_refused_whatever_is_left_of_the_run(
     out = stopped(whole, tmp_path / "out", knows=knows)
     (name,) = changes
     spelled = name.replace("_", "-")
-    with pytest.raises(BadInput, match=f"--resume: .*({name} = |--{spelled} {changes[name]}).* Give the"):
+    with pytest.raises(
+        BadInput,
+        match=f"--resume: .*({name} = |--{spelled} {changes[name]}.* Give the|, not {changes[name]}. On 1 process give)",
+    ):
         train(plan(cache, small_student, out, **changes, resume=True))
 
 

@@ -36,7 +36,10 @@ def samples_read(settings: TrainSettings, cache: logitstore.Cache, selection: Se
     return Counter(int(sample) for batch in data.train for sample in batch.samples)
 
 
-@pytest.mark.parametrize("options", [{}, {"packed": True}, {"curriculum": "easy-first"}, {"curriculum": "hard-first"}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"packed": True}, {"window_parts": 1}, {"curriculum": "easy-first"}, {"curriculum": "hard-first"}],
+)
 def test_exactly_the_chosen_samples_are_read_but_for_those_held_out(
     cache: logitstore.Cache, small_student: Path, half: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:

@@ -14,7 +14,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 
@@ -23,56 +22,14 @@ import torch
 from logitstore.core.processes.member import portable
 from logitstore.core.progress import Progress, Step
 from logitstore.dump.parts import PartsWriter
-from logitstore.dump.processes.seats import THREADS
+from logitstore.dump.processes.messages import END, GRACE_SECONDS, Done, Failed, Rows
+from logitstore.dump.processes.workers import THREADS
 
 Open = Callable[[Progress], PartsWriter]
 """Begins what is written where nobody has begun it, and returns what writes its parts."""
 
 Opening = Callable[[Progress], Open]
 """Loads the teacher. It can be pickled, and called in any process."""
-
-END = b""
-"""The message after which no other comes."""
-
-GRACE_SECONDS = 10.0
-"""How long an interrupted process may take to drop what it has begun."""
-
-
-@dataclass(frozen=True)
-class PartJob:
-    """One part that is to be written: a value that can be pickled.
-
-    Attributes:
-        part: number of the part; None to begin the cache and its taps, and to write no part.
-        names: what is to be written of it, see `logitstore.dump.parts.missing_work`.
-    """
-
-    part: int | None = None
-    names: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows of the part in work that are answered since the last such message."""
-
-    count: int
-
-
-@dataclass(frozen=True)
-class Done:
-    """The teacher is loaded, or the job is done."""
-
-
-@dataclass(frozen=True)
-class Failed:
-    """The job ended with an error; `cause` is what the error was raised from."""
-
-    error: BaseException
-    cause: BaseException | None
-
-
-Told = Step | Rows | Done | Failed
-"""What a process says."""
 
 
 def main(asked: int, told: int) -> None:
@@ -81,8 +38,9 @@ def main(asked: int, told: int) -> None:
     Args:
         asked, told: descriptors of the pipes that are read and written.
     """
-    # whoever runs commands in the background may have had the signal ignored, and what they start inherits that
+    # whoever runs commands in the background may have had the signal ignored, or blocked, and what they start inherits that
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     torch.set_num_threads(int(os.environ[THREADS].partition(",")[0]))
     try:
         serve(Connection(asked, writable=False), Connection(told, readable=False))

@@ -3,27 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 import torch
 
+from logitstore.dump.processes.workers import GPUS, THREADS, Seat
 from logitstore.errors import BadInput
-
-GPUS = "CUDA_VISIBLE_DEVICES"
-THREADS = "OMP_NUM_THREADS"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Seat:
-    """Where one process computes.
-
-    Attributes:
-        name: for messages.
-        variables: of its environment.
-    """
-
-    name: str
-    variables: dict[str, str]
 
 
 def seats(device: str, count: int) -> list[Seat]:

@@ -104,13 +104,25 @@ def refuse_misplaced(choices: PlacementChoices) -> None:
             f"--qkv {wanted} with --tensor-parallel {choices.tensor_parallel}: each process computes some of the heads. "
             "Give --device-map auto, which spreads whole layers."
         )
-    processes = getattr(choices, "processes", 1)
+    processes, cluster = getattr(choices, "processes", None) or 1, getattr(choices, "cluster", None)
     for name in ("device_map", "tensor_parallel"):
         if getattr(choices, name) != PlacementChoices.model_fields[name].default:
             flag = f"--{name.replace('_', '-')}"
             refuse_set(choices, ("device",), f"{flag} decides where the teacher runs")
-            if processes > 1:
+            if cluster is not None and name == "tensor_parallel":
+                raise BadInput(
+                    f"--cluster {cluster} with {flag}: give --device-map auto with --gpus-per-worker N instead."
+                )
+            if cluster is None and processes > 1:
                 raise BadInput(
                     f"--processes {processes} with {flag}: each process takes one device for a teacher of its own. Give one of "
                     "them."
                 )
+    gpus = getattr(choices, "gpus_per_worker", None)
+    if cluster is None and gpus is not None:
+        raise BadInput(f"--gpus-per-worker {gpus:g}: only --cluster uses it. Leave it out.")
+    if gpus is not None and gpus > 1 and choices.device_map is None:
+        raise BadInput(
+            f"--gpus-per-worker {gpus:g}: a teacher uses one GPU. Give --device-map auto too, which spreads it over several, "
+            "or --gpus-per-worker 1."
+        )

@@ -293,16 +293,17 @@ class PartsIndex:
             CacheDamaged: a size is wrong; the message names the first such part and file.
             CacheMismatch: a part is of another plan; or see `check`.
         """
-        if isinstance(self._storage, Far):
-            return
         if parts is None:
             self.check_places(slice(None))
             return
-        for number in sorted(set(parts) & set(self.numbers_P.tolist())):
+        there = set() if isinstance(self._storage, Far) else set(self.numbers_P.tolist())
+        for number in sorted(set(parts) & there):
             check_sizes(self._storage, number, read_record(self._storage, self._plan, number))
 
     def check_places(self, places: slice) -> None:
-        """Do the same for the parts at some places among all."""
+        """Do the same for the parts at some places among all. Those of a far storage are checked as they come here."""
+        if isinstance(self._storage, Far):
+            return
         found = self._asked(lambda known: (known.info.files, known.of_parts("sizes")))
         if found is None:
             for record in self.records[places]:

@@ -73,16 +73,22 @@ def unpack(content: bytes, folder: Path, where: str) -> None:
     """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as file:
-            members = {info.filename: info for info in file.infolist()}
-            # nothing is inflated, and nothing larger than the object is asked for
-            if any(info.compress_type or info.file_size > len(content) for info in members.values()):
-                raise CacheDamaged(f"{where}: a member is compressed.")
-            if RECORD_NAME not in members or members[RECORD_NAME].file_size > LARGEST:
-                raise CacheDamaged(f"{where}: it has no {RECORD_NAME}.")
+            infos = file.infolist()
+            members = {info.filename: info for info in infos}
+            # nothing is inflated, and members that lie over each other would take more room than the object
+            if any(info.compress_type for info in infos) or sum(info.file_size for info in infos) > len(content):
+                raise CacheDamaged(f"{where}: a member is compressed, or lies over another one.")
+            if len(infos) != len(members):
+                raise CacheDamaged(f"{where}: two members have one name.")
+            # the record that is read alone is the one at the beginning
+            if not infos or infos[0].filename != RECORD_NAME or infos[0].header_offset or infos[0].file_size > LARGEST:
+                raise CacheDamaged(f"{where}: it does not begin with {RECORD_NAME}.")
             sealed = file.read(members[RECORD_NAME])
             record = unseal_from(PartRecord, where, RECORD_NAME, partial(bytes, sealed))
             if unlike := sorted(members.keys() ^ {RECORD_NAME, *record.files}):
                 raise CacheDamaged(f"{where}: its record and its members differ in {', '.join(unlike[:3])}.")
+            if RECORD_NAME in record.files:
+                raise CacheDamaged(f"{where}: {RECORD_NAME} names itself.")
             _write(folder / RECORD_NAME, sealed)
             for name, expected in record.files.items():
                 value = file.read(members[name])

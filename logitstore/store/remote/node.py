@@ -18,27 +18,21 @@ import time
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import xxhash
-
+from logitstore.core.place import below
 from logitstore.errors import StorageError, storage_errors
 from logitstore.store.maps import MAPS, watch_maps
-
-try:
-    import fcntl
-except ImportError:  # a system without such locks
-    fcntl = None  # type: ignore[assignment]
+from logitstore.store.remote.locks import COUNTING, WAIT_SECONDS, ByteLocks, place_of
 
 LOCKS = ".locks"
 PARTIAL = ".partial-"
 
-_COUNTING = 1 << 62
-"""The byte whose lock allows to count what lies here, to add to it and to take away from it."""
+_ROOM, _UNIT = "room", "unit"
+"""Beside a unit that is being brought lies a file without contents of the size that it will have."""
 
-_WAIT_SECONDS = 0.02
 PATIENCE_SECONDS = 60.0
 """How long a process waits for others to let go of units before it says that the folder is too small."""
 
@@ -67,10 +61,12 @@ class NodeFolder:
         with storage_errors(root):
             root.mkdir(parents=True, exist_ok=True)
             self._file = os.open(root / LOCKS, os.O_RDWR | os.O_CREAT, 0o644)
+        self._locks = ByteLocks(self._file)
         self._lock = threading.RLock()
-        self._bringing: dict[str, threading.Lock] = {}
+        self._bringing = weakref.WeakValueDictionary[str, Any]()
         self._held: Counter[str] = Counter()
         self._gone: deque[str] = deque()
+        self._process = os.getpid()
         self._last = threading.local()
         watch_maps(str(root), self._watch)
         self._sweep()
@@ -94,47 +90,48 @@ class NodeFolder:
             self._let_go()
             if self._hold_if_here(unit):
                 return folder
+            # it lives as long as a thread brings the unit or waits for it
             mine = self._bringing.setdefault(unit, threading.Lock())
-        with mine, self._byte(_place(unit, "brought")):
+        with mine, self._locks.held(place_of(unit, "brought")):
             with self._lock:
                 if self._hold_if_here(unit):
                     return folder
             staged = folder.with_name(f"{folder.name}{PARTIAL}{secrets.token_hex(4)}")
             try:
                 with storage_errors(self.root, "give the same command again"):
-                    staged.parent.mkdir(parents=True, exist_ok=True)
-                    bring(staged, self._make_room)
-                    size = _bytes_of(staged)
-                    with self._lock, self._byte(_COUNTING):
-                        staged.rename(folder)
+                    staged.mkdir(parents=True)
+                    bring(staged / _UNIT, partial(self._make_room, staged))
+                    size = _bytes_of(staged / _UNIT)
+                    with self._lock, self._locks.held(COUNTING):
                         self._count(size)
+                        (staged / _UNIT).rename(folder)
                         self._hold_if_here(unit)
             finally:
-                shutil.rmtree(staged, ignore_errors=True)
-        with self._lock:
-            self._bringing.pop(unit, None)
+                with self._lock, self._locks.held(COUNTING):
+                    self._count(-_room_of(staged))
+                    shutil.rmtree(staged, ignore_errors=True)
         return folder
 
     def drop(self, unit: str) -> None:
         """Remove a unit, such as one that turned out to be damaged or old."""
-        with self._lock, self._byte(_COUNTING):
+        with self._lock, self._locks.held(COUNTING):
             self._remove(unit)
 
     def drop_all(self, cache: str) -> None:
         """Remove the units of one cache, those that are held too."""
-        with self._lock, self._byte(_COUNTING):
+        with self._lock, self._locks.held(COUNTING):
             for unit in [unit for unit, _ in self._units() if unit.startswith(f"{cache}/")]:
                 self._remove(unit)
 
     def empty(self) -> None:
         """Remove every unit that nobody holds."""
-        with self._lock, self._byte(_COUNTING):
+        with self._lock, self._locks.held(COUNTING):
             self._let_go()
             self._evict_down_to(0)
 
     def used(self) -> int:
         """Return the bytes of all units."""
-        with self._lock, self._byte(_COUNTING):
+        with self._lock, self._locks.held(COUNTING):
             return self._total()
 
     # what is held
@@ -155,14 +152,14 @@ class NodeFolder:
     def _hold(self, unit: str) -> None:
         self._held[unit] += 1
         if self._held[unit] == 1:
-            while not self._try(_place(unit, "used"), shared=True):
-                time.sleep(_WAIT_SECONDS)
+            while not self._locks.take(place_of(unit, "used"), shared=True):
+                time.sleep(WAIT_SECONDS)
 
     def _release(self, unit: str) -> None:
         self._held[unit] -= 1
         if not self._held[unit]:
             del self._held[unit]
-            self._unlock(_place(unit, "used"))
+            self._locks.leave(place_of(unit, "used"))
 
     def _watch(self, path: str, buffer: Any) -> None:
         """Hold the unit of a file as long as the buffer lives that maps it."""
@@ -173,6 +170,8 @@ class NodeFolder:
 
     def _leave(self, unit: str) -> None:
         """Note that a map is gone. The garbage collector may come while this very thread has the lock."""
+        if os.getpid() != self._process:
+            return  # a child's own locks are those of another object
         self._gone.append(unit)
         if self._lock.acquire(blocking=False):
             try:
@@ -187,7 +186,8 @@ class NodeFolder:
 
     # what there is room for
 
-    def _make_room(self, size: int) -> None:
+    def _make_room(self, staged: Path, size: int) -> None:
+        """Keep so many bytes free for a unit that is being brought; no other process counts with them."""
         if self.most is None:
             return
         if size > self.most:
@@ -196,9 +196,13 @@ class NodeFolder:
             )
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
-            with self._lock, self._byte(_COUNTING):
+            with self._lock, self._locks.held(COUNTING):
                 self._let_go()
-                if self._total() + size <= self.most or self._evict(size):
+                more = size - _room_of(staged)
+                if self._total() + more <= self.most or self._evict(more):
+                    with (staged / _ROOM).open("wb") as file:
+                        file.truncate(size)
+                    self._count(more)
                     return
             # what this process has open and does not need at the moment
             MAPS.shed()
@@ -208,7 +212,7 @@ class NodeFolder:
                     f"{size:,} bytes does not fit. Give more, or read fewer parts at a time (--window-parts)."
                 )
             if not self._gone:
-                time.sleep(_WAIT_SECONDS)
+                time.sleep(WAIT_SECONDS)
 
     def _evict(self, size: int) -> bool:
         """Remove what was used longest ago and nobody holds, until there is room, and a little more."""
@@ -220,15 +224,15 @@ class NodeFolder:
         self._sweep()
         found = sorted((path.stat().st_mtime_ns, unit, path) for unit, path in self._units())
         sizes = {unit: _bytes_of(path) for _, unit, path in found}
-        total = sum(sizes.values())
+        total = sum(sizes.values()) + self._kept_free()
         for _, unit, _ in found:
             if total <= wanted:
                 break
-            if not self._held[unit] and self._try(_place(unit, "used"), shared=False):
+            if not self._held[unit] and self._locks.take(place_of(unit, "used"), shared=False):
                 try:
                     shutil.rmtree(self._aside(unit), ignore_errors=True)
                 finally:
-                    self._unlock(_place(unit, "used"))
+                    self._locks.leave(place_of(unit, "used"))
                 total -= sizes[unit]
         self._set_total(total)
         return total
@@ -247,7 +251,8 @@ class NodeFolder:
 
     def _units(self, *, partial: bool = False) -> Iterator[tuple[str, Path]]:
         """Return the units with their folders; with `partial` those that are being brought or removed."""
-        for cache in (path for path in self.root.iterdir() if path.is_dir()):
+        # what begins with a dot is no cache: parts that are being written lie there
+        for cache in (path for path in self.root.iterdir() if path.name[0] != "." and path.is_dir()):
             for path in cache.iterdir():
                 if (PARTIAL in path.name) is partial:
                     yield f"{cache.name}/{path.name}".partition(PARTIAL)[0], path
@@ -255,51 +260,29 @@ class NodeFolder:
     def _sweep(self) -> None:
         """Remove what killed processes had begun to bring or to remove."""
         for unit, path in self._units(partial=True):
-            place = _place(unit, "brought")
-            if unit not in self._bringing and self._try(place, shared=False):
+            place = place_of(unit, "brought")
+            if unit not in self._bringing and self._locks.take(place, shared=False):
                 try:
                     shutil.rmtree(path, ignore_errors=True)
                 finally:
-                    self._unlock(place)
+                    self._locks.leave(place)
 
     def _total(self) -> int:
         content = os.pread(self._file, 8, 0)
         if len(content) == 8:
             return int(struct.unpack("<q", content)[0])
-        total = sum(_bytes_of(path) for _, path in self._units())
+        total = sum(_bytes_of(path) for _, path in self._units()) + self._kept_free()
         self._set_total(total)
         return total
+
+    def _kept_free(self) -> int:
+        return sum(_room_of(path) for _, path in self._units(partial=True))
 
     def _set_total(self, total: int) -> None:
         os.pwrite(self._file, struct.pack("<q", total), 0)
 
     def _count(self, more: int) -> None:
         self._set_total(self._total() + more)
-
-    # locks between processes
-
-    @contextmanager
-    def _byte(self, place: int) -> Iterator[None]:
-        while not self._try(place, shared=False):
-            time.sleep(_WAIT_SECONDS)
-        try:
-            yield
-        finally:
-            self._unlock(place)
-
-    def _try(self, place: int, *, shared: bool) -> bool:
-        if fcntl is None:
-            return True
-        how = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
-        try:
-            fcntl.lockf(self._file, how, 1, place)
-        except (BlockingIOError, PermissionError):
-            return False
-        return True
-
-    def _unlock(self, place: int) -> None:
-        if fcntl is not None:
-            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, place)
 
 
 class _Use:
@@ -309,26 +292,35 @@ class _Use:
         weakref.finalize(self, folder._leave, unit).atexit = False
 
 
-def _place(unit: str, what: str) -> int:
-    """Return the byte that stands for a unit: far behind those that are written."""
-    return (xxhash.xxh3_64_intdigest(f"{what}/{unit}".encode()) >> 3) + 4096
-
-
 def _bytes_of(folder: Path) -> int:
     total = 0
-    for path, _, files in os.walk(folder):
-        for name in files:
-            with contextlib.suppress(FileNotFoundError):
-                total += os.lstat(f"{path}/{name}").st_size
+    for path in below(folder):
+        with contextlib.suppress(FileNotFoundError):
+            total += os.lstat(path).st_size
     return total
+
+
+def _room_of(staged: Path) -> int:
+    """Return the bytes that are kept free for a unit that is being brought."""
+    try:
+        return (staged / _ROOM).lstat().st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
 
 
 _FOLDERS: dict[Path, NodeFolder] = {}
 _OPENING = threading.Lock()
 
+
+def _forget_folders() -> None:
+    global _OPENING
+    _OPENING = threading.Lock()
+    _FOLDERS.clear()
+
+
 if hasattr(os, "register_at_fork"):
     # locks stay with the parent, so a child opens the folder anew
-    os.register_at_fork(after_in_child=_FOLDERS.clear)
+    os.register_at_fork(after_in_child=_forget_folders)
 
 
 def node_folder(root: Path, most: int | None) -> NodeFolder:

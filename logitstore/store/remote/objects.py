@@ -10,10 +10,10 @@ import errno
 import os
 import re
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -37,11 +37,20 @@ _DENIED = re.compile(
 )
 _NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|The specified bucket does not exist", re.IGNORECASE)
 
+_NO_RANGE = re.compile(r"\b416\b|InvalidRange")
+_CUT = re.compile(r"response body|connection (closed|reset)|incomplete message", re.IGNORECASE)
+
+CUTS, CONFLICTS = 4, 10
+"""How often an answer that is cut off is asked for again, and a write that the store refuses although nothing is there."""
+
 _ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT", "GOOGLE_BASE_URL")
 """The variables that name a server. One without encryption, as in a local network, is believed where it is named so."""
 
 _MEMORY: dict[str, Any] = {}
 _LOCK = threading.Lock()
+
+_USED: dict[str, int] = {}
+"""The process that has asked a store: the threads of obstore are not there in those that it forks."""
 
 
 class Found(NamedTuple):
@@ -96,6 +105,14 @@ class Objects:
                 return self._found(library().head(self._store, self._key(name)))
         except FileNotFoundError:
             return None
+        except StorageError:
+            # a refusal of this request has no words; one of a byte says why
+            try:
+                with self._told(name):
+                    library().get(self._store, self._key(name), options={"range": (0, 1)})
+            except FileNotFoundError:
+                return None
+            raise
 
     def read(self, name: str) -> bytes:
         """Return the contents of an object. Raises FileNotFoundError: there is none."""
@@ -105,7 +122,7 @@ class Objects:
         """Return the contents of an object, and what `swap` needs to know that it is still the same."""
         with self._told(name):
             answer = library().get(self._store, self._key(name))
-            tag = {"e_tag": answer.meta["e_tag"], "version": answer.meta["version"]}
+            tag = {name: answer.meta[name] for name in ("e_tag", "version") if answer.meta[name] is not None}
             return bytes(answer.bytes()), tag
 
     def read_range(self, name: str, start: int, stop: int) -> bytes:
@@ -123,10 +140,9 @@ class Objects:
             with self._told(name):
                 answer = library().get(self._store, self._key(name), options={"range": (0, count)})
                 return bytes(answer.bytes()), int(answer.meta["size"])
-        except StorageError:
+        except StorageError as error:
             # of an object without bytes no range can be asked for
-            found = self.head(name)
-            if found is None or found.size:
+            if not _NO_RANGE.search(str(error.__cause__)):
                 raise
             return b"", 0
 
@@ -150,14 +166,19 @@ class Objects:
         """Write an object if there is none; return False if there is one with other contents.
 
         A store may have written an object although its answer got lost; then the request that is made again finds it there.
-        So the contents decide who was first.
+        So the contents decide who was first. Of two writers at the same moment a store may refuse both.
         """
-        try:
-            with self._told(name):
-                library().put(self._store, self._key(name), content, mode="create", use_multipart=False)
-        except FileExistsError:
-            return self._holds(name, content)
-        return True
+        for _ in range(CONFLICTS):
+            try:
+                with self._told(name):
+                    library().put(self._store, self._key(name), content, mode="create", use_multipart=False)
+                    return True
+            except FileExistsError:
+                with suppress(FileNotFoundError):
+                    return self._holds(name, content)
+        raise StorageError(
+            f"{self.address}/{name}: the store says that it is there, and that it is not. Try again later."
+        )
 
     def swap(self, name: str, known: dict[str, Any], content: bytes) -> bool:
         """Replace an object that nobody has changed since it was read with `read_tagged`; return False if somebody has."""
@@ -174,26 +195,41 @@ class Objects:
 
     def below(self, prefix: str) -> Iterator[Found]:
         """Return all objects whose names begin with a prefix that ends with a slash, or is empty, in order."""
-        with self._told(prefix):
-            for page in library().list(self._store, self._key(prefix) or None, chunk_size=1000):
-                yield from map(self._found, page)
+        last = None
+        for attempt in range(CUTS + 1):
+            try:
+                with self._told(prefix):
+                    for page in library().list(self._store, self._key(prefix) or None, offset=last, chunk_size=1000):
+                        last = page[-1]["path"] if page else last
+                        yield from map(self._found, page)
+                    return
+            except StorageError as error:
+                if attempt == CUTS or not _CUT.search(str(error.__cause__)):
+                    raise
 
     def right_below(self, folder: str) -> list[str]:
         """Return the names of the folders and objects right below a folder."""
         whole = self._key(f"{folder}/" if folder else "")
-        with self._told(folder):
-            found = library().list_with_delimiter(self._store, whole or None)
+        found = self._again(folder, lambda: library().list_with_delimiter(self._store, whole or None))
         names = [*found["common_prefixes"], *(each["path"] for each in found["objects"])]
         return sorted(name[len(whole) :].rstrip("/") for name in names)
 
     def delete(self, names: list[str]) -> None:
         """Remove objects; those that are not there are left out."""
         for name in names:
+            with suppress(FileNotFoundError):
+                self._again(name, partial(library().delete, self._store, self._key(name)))
+
+    def _again(self, name: str, ask: Callable[[], Any]) -> Any:
+        """Ask what may be asked twice, and ask again where the answer was cut off, which obstore does for contents alone."""
+        for attempt in range(CUTS + 1):
             try:
                 with self._told(name):
-                    library().delete(self._store, self._key(name))
-            except FileNotFoundError:
-                pass
+                    return ask()
+            except StorageError as error:
+                if attempt == CUTS or not _CUT.search(str(error.__cause__)):
+                    raise
+        return None
 
     def _key(self, name: str) -> str:
         return self._prefix + name
@@ -206,6 +242,11 @@ class Objects:
         """Retell what obstore raises: FileExistsError where another writer was first, FileNotFoundError, or StorageError."""
         where = f"{self.address}/{name}" if name else self.address
         known = import_module("obstore.exceptions")
+        if _USED.setdefault("process", os.getpid()) != os.getpid():
+            raise StorageError(
+                f"{where}: this process was forked from one that had used a store, and would wait for ever. Start it with "
+                "'spawn', such as DataLoader(..., multiprocessing_context='spawn')."
+            )
         try:
             yield
         except (known.AlreadyExistsError, known.PreconditionError) as error:
@@ -233,7 +274,8 @@ def _said(text: str) -> str:
     code, message = re.search(r"<Code>(.*?)</Code>", text), re.search(r"<Message>(.*?)</Message>", text, re.DOTALL)
     if code is not None:
         return f"{code[1]}: {message[1]}"[:200] if message is not None else code[1]
-    return " ".join(text.split())[-200:]
+    text = " ".join(text.split())
+    return text if len(text) <= 200 else f"...{text[-200:]}"
 
 
 def _opened(scheme: str, bucket: str) -> Any:
@@ -252,6 +294,6 @@ def _opened(scheme: str, bucket: str) -> Any:
         return stores.from_url(
             f"{scheme}://{bucket}", retry_config=retry, client_options={"allow_http": True} if is_open else None
         )
-    except Exception as error:
+    except (import_module("obstore.exceptions").BaseError, OSError, ValueError) as error:
         said = _said(str(error).partition("Debug source")[0])
         raise BadInput(f"{scheme}://{bucket}: the store cannot be opened ({said}).") from error

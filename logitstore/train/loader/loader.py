@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from logitstore.core.types import Array
+from logitstore.errors import BadInput
 from logitstore.store.cache import Cache
 from logitstore.targets.decoder import Decoder, decoder_of
 from logitstore.targets.targets import AnyTargets
@@ -20,6 +21,7 @@ from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.collate import collator_of
 from logitstore.train.loader.order import ByLength, Order, OrderedStream
 from logitstore.train.loader.subset import SampleSet
+from logitstore.train.loader.windows import Announced, PartWindows, Windows, part_windows
 
 
 class Loader(OrderedStream):
@@ -28,6 +30,9 @@ class Loader(OrderedStream):
     The order of samples is a permutation that is computed place by place when it is needed, so a loader of a billion rows
     starts as quickly as one of a thousand and holds nothing for each sample. With `batch_rows` it reads every sample's
     length first.
+
+    With `window_parts` samples are mixed only within parts that are read together, and the cache is told which parts come
+    next; see `logitstore.train.loader.windows`.
     """
 
     def __init__(
@@ -39,6 +44,8 @@ class Loader(OrderedStream):
         samples: Array | SampleSet | None = None,
         shuffle: bool = True,
         order: Order | None = None,
+        window_parts: int | None = None,
+        windows: Windows | None = None,
         seed: int = 0,
         packed: bool = False,
         taps: Sequence[str] = (),
@@ -60,6 +67,9 @@ class Loader(OrderedStream):
             samples: numbers of the samples to give; without it all of them.
             shuffle: mix the samples anew every epoch; without it they come in the order given.
             order: in place of mixing them: the samples to read at some places of an epoch; see `selection.curricula`.
+            window_parts: read the parts in a random order, this many at a time, and mix samples only within these, for a cache
+                that is larger than the folder it is read through; None mixes all samples.
+            windows: the windows of an `order`, so that the cache is told which parts come next.
             seed: of the order.
             packed: lay several samples into one line, with positions that begin again, instead of padding each; for models
                 that keep packed samples apart.
@@ -84,6 +94,13 @@ class Loader(OrderedStream):
             if not tap.complete:
                 read_M = cache.part_numbers if samples is None else np.unique(cache.places(np.asarray(samples))[0])
                 tap.check_has(np.asarray(read_M).tolist())
+        mixed: PartWindows | None = None
+        if window_parts is not None:
+            _check_mixing(window_parts, shuffle, order, epoch_samples)
+            if samples is not None and not isinstance(samples, SampleSet):
+                samples = np.sort(np.asarray(samples, np.int64))
+            windows = mixed = part_windows(cache, samples, window_parts, seed)
+        self._next = None if windows is None else Announced(windows, self._prefetch, goes_on=shuffle)
         bytes_per_batch = max((batch_rows or batch_size) * cache.manifest.bytes_per_row, 1)
         self._collator = collator_of(
             cache, packed=packed, taps=self._taps, weights=weights, bytes_per_batch=bytes_per_batch, **shown
@@ -96,6 +113,7 @@ class Loader(OrderedStream):
             shuffle=shuffle,
             order=order,
             epoch_samples=epoch_samples,
+            mixed=mixed,
             seed=seed,
             packed=packed,
             rank=rank,
@@ -123,9 +141,34 @@ class Loader(OrderedStream):
 
     def _make(self, epoch: int, number: int) -> Batch:
         self.cache.raise_found()
+        if self._next is not None:
+            self._next.reached(epoch, self.first_place(epoch, number))
         return self._collator.batch(self, epoch, number)
 
+    def _prefetch(self, parts: list[int]) -> None:
+        self.cache.prefetch(parts)
+        for tap in self._taps:
+            tap.prefetch(parts)
 
-def evaluation_loader(cache: Cache, samples: Array | SampleSet | None, **options: Any) -> Loader:
-    """Return a loader that gives every sample once, sorted by length, so that there is little padding."""
-    return Loader(cache, samples=samples, order=ByLength(cache, samples), shuffle=False, **options)
+
+def _check_mixing(window_parts: int, shuffle: bool, order: Order | None, epoch_samples: int | None) -> None:
+    """Refuse what decides the order beside the windows of parts. Raises BadInput: names it."""
+    others = {
+        "shuffle=False": not shuffle,
+        "an order of your own": order is not None,
+        "epoch_samples": epoch_samples is not None,
+    }
+    if named := [name for name, is_given in others.items() if is_given]:
+        raise BadInput(f"window_parts={window_parts} with {named[0]}: one of them decides the order. Leave one out.")
+
+
+def evaluation_loader(
+    cache: Cache, samples: Array | SampleSet | None, *, window_parts: int | None = None, **options: Any
+) -> Loader:
+    """Return a loader that gives every sample once, sorted by length, so that there is little padding.
+
+    With `window_parts` it reads so many parts at a time, in their order, and sorts the samples of these; `samples` must rise.
+    """
+    windows = None if window_parts is None else part_windows(cache, samples, window_parts, None)
+    order = ByLength(cache, samples, windows)
+    return Loader(cache, samples=samples, order=order, windows=windows, shuffle=False, **options)

@@ -65,6 +65,20 @@ class SampleSet:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         return np.asarray(self[:], dtype)
 
+    def count_below(self, numbers_P: Array) -> Array:
+        """Return int64[P]: how many of the chosen samples have smaller numbers than each of some numbers."""
+        inside_P = np.clip(np.asarray(numbers_P, np.int64) - self._first, 0, self._count)
+        if self._holds_chosen:
+            return np.searchsorted(self._held, inside_P.astype(self._held.dtype)).astype(np.int64)
+        # a_i rises strictly: search for the first i with a_i = held_i + i not below the number, without spelling a out
+        low_P, high_P = np.zeros(len(inside_P), np.int64), np.full(len(inside_P), len(self._held), np.int64)
+        while (is_open_P := low_P < high_P).any():
+            middle_P = np.where(is_open_P, (low_P + high_P) // 2, 0)
+            is_below_P = is_open_P & (self._held[middle_P].astype(np.int64) + middle_P < inside_P)
+            low_P = np.where(is_below_P, middle_P + 1, low_P)
+            high_P = np.where(is_open_P & ~is_below_P, middle_P, high_P)
+        return inside_P - low_P
+
     def mask(self) -> Array:
         """Return bool[S]: which samples are chosen."""
         is_chosen_S = np.full(self._count, not self._holds_chosen)

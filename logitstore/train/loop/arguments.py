@@ -29,8 +29,16 @@ def training_arguments(settings: TrainSettings, figures: Sequence[str]) -> Train
     """
     if settings.report_to and "report_to" in settings.trainer:
         raise BadInput("--report-to with report_to in the section trainer: leave one of them out.")
+    if settings.fsdp and settings.trainer.get("fsdp"):
+        raise BadInput("--fsdp with fsdp in the section trainer: leave one of them out.")
+    if settings.fsdp and _processes() == 1:
+        raise BadInput(
+            "--fsdp has no effect in one process, which holds the whole student. Start several with torchrun, or leave it out."
+        )
     section = check_section(
-        settings.trainer | ({"report_to": settings.report_to} if settings.report_to is not None else {})
+        settings.trainer
+        | ({"report_to": settings.report_to} if settings.report_to is not None else {})
+        | ({"fsdp": True} if settings.fsdp else {})
     )
     on_cpu = pick_device(settings.device).type == "cpu"
     training: dict[str, Any] = {

@@ -10,9 +10,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+from transformers import TrainingArguments
 
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.stream import BatchStream
+from logitstore.train.ranks.schedule import Schedule
 
 
 def row_counts(tensors: Mapping[str, Tensor]) -> Tensor:
@@ -46,6 +48,16 @@ def row_weights(
     gold_scale_A = is_gold_A * (count / labelled.clamp(min=1)) if has_unlabelled or beside else None
     weights_A = mask_A * (processes / count.clamp(min=1))
     return weights_A if weight_A is None else weights_A * weight_A, gold_scale_A
+
+
+def schedule_of(arguments: TrainingArguments, loader: BatchStream) -> Schedule:
+    """Return which batches of a loader each step of a run takes, over all its ranks."""
+    return Schedule(
+        batch_size=arguments.train_batch_size,
+        batches=loader.batches,
+        accumulate=arguments.gradient_accumulation_steps,
+        world_size=loader.world_size,
+    )
 
 
 class Batches(Dataset[dict[str, Tensor]]):

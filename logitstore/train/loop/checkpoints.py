@@ -17,8 +17,13 @@ import safetensors
 from logitstore.core.place import below, matching
 from logitstore.errors import BadInput, refusal_of
 from logitstore.store.local_disk import sync_tree
+from logitstore.train.ranks.schedule import Schedule
 
 STATE_NAME = "trainer_state.json"
+
+
+SUMMARY_NAME = "logitstore.json"
+"""The file that says how a student was made, beside it and in every checkpoint."""
 
 
 def checkpoints(out: Path) -> list[Path]:
@@ -83,35 +88,39 @@ SLACK = 1e-6
 """Rounding of a number of epochs."""
 
 
-def check_schedule(checkpoint: Path, *, batch_size: int, accumulate: int, batches: int) -> None:
+def check_schedule(checkpoint: Path, schedule: Schedule) -> None:
     """Refuse a checkpoint that stands elsewhere in the data than this run would at its step, whatever is known of its plan.
 
     Args:
         checkpoint: the folder.
-        batch_size: samples in a batch of a process.
-        accumulate: batches of a step.
-        batches: batches of an epoch, for each process.
+        schedule: of this run.
 
     Raises:
         BadInput: the samples that the run has seen are not those of this schedule.
     """
-    state = state_of(checkpoint)
-    updates = -(-batches // accumulate)
-    epochs, steps = divmod(int(state.get("global_step", 0)), updates)
-    expected = epochs + min(steps * accumulate, batches) / batches
-    before = (state.get("train_batch_size") or batch_size, state.get("epoch", expected))
-    if before[0] != batch_size or abs(before[1] - expected) > SLACK:
+    state, here = state_of(checkpoint), schedule
+    step, before = int(state.get("global_step", 0)), state.get("train_batch_size") or here.batch_size
+    given = _content(checkpoint / SUMMARY_NAME).get("batches_given")
+    # a checkpoint of an older version knows its epoch alone
+    unit, expected = ("epochs", here.epochs(step)) if given is None else ("batches", float(here.given(step)))
+    stands = float(state.get("epoch", expected) if given is None else given)
+    if before != here.batch_size or abs(stands - expected) > SLACK:
         raise BadInput(
-            f"--resume: {checkpoint} was written in batches of {before[0]}, after {before[1]:.6g} epochs; with --batch-size "
-            f"{batch_size}, --accumulate {accumulate} and as many processes as now, its step would be after {expected:.6g}. "
+            f"--resume: {checkpoint} was written in batches of {before}, after {stands:.6g} {unit}; with --batch-size "
+            f"{here.batch_size}, --accumulate {here.accumulate} and {here.world_size} "
+            f"{'process' if here.world_size == 1 else 'processes'}, its step would be after {expected:.6g}. "
             "Give the options that the run began with."
         )
 
 
 def state_of(checkpoint: Path) -> dict[str, Any]:
     """Return what the Trainer keeps in a checkpoint; empty where that cannot be read."""
+    return _content(checkpoint / STATE_NAME)
+
+
+def _content(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads((checkpoint / STATE_NAME).read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

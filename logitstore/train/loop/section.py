@@ -166,6 +166,11 @@ def check_circumstances(given: dict[str, Any], has: Circumstances) -> None:
             "trainer: fsdp_config with state_dict_type SHARDED_STATE_DICT: the student could not be saved whole. "
             "Give FULL_STATE_DICT."
         )
+    version = str(given.get("fsdp_config", {}).get("version", given.get("fsdp_config", {}).get("fsdp_version", 2)))
+    if given.get("fsdp") and not has.on_gpu and version != "2":
+        raise BadInput(
+            f"trainer: fsdp_config with version {version} needs GPUs. Give version 2, which works on a CPU too."
+        )
     zero = (given.get("deepspeed") or {}).get("zero_optimization") or {}
     if zero.get("stage") == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
         raise BadInput(
@@ -201,7 +206,7 @@ def _lacking(given: dict[str, Any], has: Circumstances) -> Iterator[tuple[str, s
         (given.get("save_strategy") != "no", "checkpoints; save_strategy is no", ("save_only_model",)),
         (has.on_gpu, _GPU, ("tf32", "dataloader_pin_memory", "torch_empty_cache_steps")),
         (bool(given.get("fsdp")), "fsdp", ("fsdp_config",)),
-        (has.on_gpu, "GPUs: on a CPU each process keeps the whole student", ("fsdp", "deepspeed")),
+        (has.on_gpu, "GPUs: on a CPU each process keeps the whole student", ("deepspeed",)),
         (
             has.processes > 1,
             _PROCESSES,

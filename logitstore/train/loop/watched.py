@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import Trainer
 
 from logitstore.train.loop.divergence import SKIPPED, LossWatch, are_finite, diverged
+from logitstore.train.ranks.sharded import ShardedTrainer
 
 
-class WatchedTrainer(Trainer):  # type: ignore[misc]
+class WatchedTrainer(ShardedTrainer):
     """A Trainer of transformers that never goes on with, judges or saves a student whose numbers are not finite."""
 
     def __init__(self, **options: Any) -> None:
@@ -70,9 +70,9 @@ class WatchedTrainer(Trainer):  # type: ignore[misc]
 
     @cached_property
     def head_is_whole(self) -> bool:
-        """True if the weight of an output layer is in one piece outside of the model's forward, which it is not under FSDP,
-        DeepSpeed or DataParallel."""
-        return self.args.n_gpu <= 1 and self.weights_are_whole
+        """True if the weight of an output layer can be had in one piece outside of the model's forward, which it cannot under
+        FSDP1, DeepSpeed or DataParallel. Under FSDP2 it is gathered."""
+        return self.args.n_gpu <= 1 and (self.weights_are_whole or self.is_sharded)
 
     @cached_property
     def weights_are_whole(self) -> bool:

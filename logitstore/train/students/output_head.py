@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from logitstore.errors import ModelError
 from logitstore.models.head import LinearHead
+from logitstore.train.ranks.shards import anchored
 
 
 class UnknownHead(Exception):
@@ -69,8 +70,8 @@ def final_hidden(run: Callable[..., Any], student: PreTrainedModel, inputs: dict
         inputs: of the student.
     """
     with _seen(student) as hidden:
-        run(**inputs, logits_to_keep=1)
-    return hidden[-1]
+        output = run(**inputs, logits_to_keep=1)
+    return anchored(student, hidden[-1], output.logits)
 
 
 @contextmanager

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from logitstore.core.progress import Step
-from logitstore.dump.processes.child import PartJob
+from logitstore.dump.processes.messages import PartJob
 from logitstore.dump.processes.pool import Pool
-from logitstore.dump.processes.seats import Seat
+from logitstore.dump.processes.workers import LocalCrew, Seat
 from logitstore.errors import BadInput, ProcessDied
 from tests.parts.processes import notes_of, warm_members
 from tests.parts.warm import WarmMember
@@ -27,7 +27,7 @@ def members(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[WarmMember]]:
 
 def pool_of(folder: Path, fate: str, steps: list[Step], count: int = 2) -> Pool:
     seats = [Seat(name="1 thread", variables={"OMP_NUM_THREADS": "1"})] * count
-    return Pool(seats, partial(notes_of, folder, fate), steps.append)
+    return Pool(LocalCrew(seats), partial(notes_of, folder, fate), steps.append, count)
 
 
 def written(folder: Path) -> list[int]:

@@ -48,7 +48,7 @@ def test_a_reader_asks_for_little_before_the_first_part(
     forget_all()
     requests.clear()
     cache = Cache(far("cache"))
-    next(iter(cache.loader(batch_size=1)))
+    next(iter(cache.loader(batch_size=1, workers=0)))
     names = [request.rpartition("/")[2].partition("-")[0] for request in requests]
     first_part = next(place for place, name in enumerate(names) if name.endswith(".zip"))
     assert names[:first_part] == ["cache.json", "index.json", "lengths"]

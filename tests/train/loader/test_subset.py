@@ -25,6 +25,8 @@ def test_a_set_is_the_array_of_its_numbers(chosen: list[bool], first: int, data:
         values_S = np.array(data.draw(st.lists(st.integers(0, 9), min_size=len(chosen), max_size=len(chosen))))
         assert found.largest_of(values_S) == values_S[is_chosen_S].max()
         assert found[2:9:3].tolist() == expected[2:9:3].tolist()
+    numbers = np.array(data.draw(st.lists(st.integers(0, len(chosen) + first + 9), max_size=20)), np.int64)
+    assert found.count_below(numbers).tolist() == np.searchsorted(expected, numbers).tolist()
     for place in (len(expected), -len(expected) - 1):
         with pytest.raises(IndexError):
             found[place]

@@ -111,7 +111,7 @@ def test_a_section_may_lie_in_a_file(tmp_path: Path) -> None:
         ({"save_strategy": "no", "save_only_model": True}, "checkpoints; save_strategy is no"),
         ({"tf32": True}, "a GPU"),
         ({"dataloader_pin_memory": True}, "a GPU"),
-        ({"fsdp": True}, "GPUs: on a CPU each process keeps the whole student"),
+        ({"fsdp": True}, "several processes; start them with torchrun"),
         ({"deepspeed": {"zero_optimization": {}}}, "GPUs: on a CPU"),
         ({"fsdp_config": {"version": 2}}, "fsdp"),
         *(({name: 1}, "several processes; start them with torchrun") for name in PASSED_ON if name[:4] == "ddp_"),
@@ -170,3 +170,11 @@ def test_a_strategy_does_not_overrule_the_option() -> None:
     check_circumstances({"save_strategy": "epoch"}, kept)
     with pytest.raises(BadInput, match="save_strategy 'no' with --keep-checkpoints: leave one of them out"):
         check_circumstances({"save_strategy": "no"}, kept)
+
+
+def test_the_first_version_of_fsdp_needs_gpus() -> None:
+    ranks = Circumstances(on_gpu=False, processes=2, holds_out=True, saves_every=False, keeps=False)
+    check_circumstances({"fsdp": True, "fsdp_config": {"fsdp_version": 2}}, ranks)
+    for name in ("version", "fsdp_version"):
+        with pytest.raises(BadInput, match=r"fsdp_config with version 1 needs GPUs\. Give version 2"):
+            check_circumstances({"fsdp": True, "fsdp_config": {name: 1}}, ranks)

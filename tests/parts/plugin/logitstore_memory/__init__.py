@@ -56,6 +56,9 @@ class MemoryStorage:
                 key[len(self._place) + 1 :] for key in _FILES if key.startswith(f"{self._key(folder).rstrip('/')}/")
             )
 
+    def holds(self, part: int) -> bool:
+        return self.size(f"parts/{part:05d}/part.json") is not None
+
     def list_parts(self) -> list[int]:
         return [int(name) for name in self.names("parts") if self.size(f"parts/{name}/part.json") is not None]
 
@@ -78,6 +81,13 @@ class MemoryStorage:
     def put_first(self, name: str, content: bytes) -> bool:
         with _LOCK:
             return _FILES.setdefault(self._key(name), content) is content
+
+    def swap(self, name: str, known: bytes, content: bytes) -> bool:
+        with _LOCK:
+            if _FILES[self._key(name)] != known:
+                return False
+            _FILES[self._key(name)] = content
+            return True
 
     @contextmanager
     def alone(self) -> Iterator[None]:
