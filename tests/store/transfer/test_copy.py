@@ -16,6 +16,7 @@ from logitstore.store.checks.verify import verify
 from logitstore.store.local_disk import LocalDisk
 from logitstore.store.remote.objects import Objects
 from logitstore.store.transfer.copy import Copied, Extent, copy_cache, parse_taps
+from logitstore.store.transfer.status import status
 from tests.parts.files import tree
 from tests.parts.texts import plan_for
 
@@ -183,3 +184,14 @@ def test_a_far_copy_of_many_parts_has_the_index_of_its_source(
     assert Cache(far("cache")).complete
     assert not any(request.startswith("list") for request in requests)
     assert verify(far("cache")) == []
+
+
+def test_a_storage_of_another_package_needs_no_more_than_the_protocol(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "parts" / "plugin"))
+    address = f"mem://{tmp_path.name}/cache"
+    assert copy_cache(source, address, Extent()).copied == 2 * len(Cache(source).part_numbers)
+    assert [(each.missing, each.idle_seconds) for each in status(address)] == [([], None), ([], None)]
+    assert copy_cache(address, tmp_path / "pulled", Extent()).damaged == []
+    assert kept(tmp_path / "pulled") == kept(source)
