@@ -29,8 +29,9 @@ from logitstore.store.storage import Far, Storage, read_sealed, read_small, reco
 from logitstore.store.transfer.copy import Copied, Extent
 from logitstore.store.transfer.parts import PartCopy, lay
 
-COMMIT_PARTS, COMMIT_BYTES = 64, 1 << 30
-"""Most parts, and about the most bytes, of a commit. A repository gets slow with many commits; an interrupt loses one."""
+COMMIT_PARTS, COMMIT_BYTES = 48, 1 << 30
+"""Most parts, and about the most bytes, of a commit. The Hub asks for fewer than 100 files in
+a commit, and a part has two; an interrupt loses one commit."""
 
 CARD = "README.md"
 _NOT_OURS = {CARD, ".gitattributes"}

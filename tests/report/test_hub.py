@@ -18,6 +18,7 @@ from logitstore.report.hub import push_to_hub
 from logitstore.store.checks.verify import verify
 from logitstore.store.transfer.copy import Extent, copy_cache
 from logitstore.store.transfer.status import status
+from tests.parts.commands import Command, Refused
 from tests.parts.hub import Hub, served_hub
 from tests.store.transfer.test_copy import kept, plan, source
 
@@ -104,3 +105,16 @@ def test_a_repository_with_something_else_and_wrong_addresses_are_refused(
         logitstore.open("hf://me/second").storage.put("a", b"b")
     with pytest.raises(CacheMismatch, match="another cache is there"):
         push_to_hub(cache.path, "hf://me/second", Extent())
+
+
+def test_the_command_pushes_to_the_hub_and_reads_from_it(
+    source: Path, hub: Hub, command: Command, refused: Refused, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "parts go to the Hub one after the other" in refused("push", source, ADDRESS, "--streams", "2")
+    capsys.readouterr()
+    assert command("push", source, ADDRESS, "--taps", "none") == 0
+    assert "parts copied" in capsys.readouterr().out
+    assert command("status", ADDRESS) == 0
+    assert "complete" in capsys.readouterr().out
+    assert command("inspect", f"{ADDRESS}@main") == 0
+    assert "cache" in capsys.readouterr().out
