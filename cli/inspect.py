@@ -78,7 +78,7 @@ def sidecar(settings: SidecarSettings) -> None:
     console.print(table)
     name = resolve("logitstore.train.sidecars:name_of")(opened, settings.of, settings.tap)
     kept = opened.storage.size(name) is not None
-    say(f"kept in {opened.path / name}" if kept else "not kept: the cache cannot be written")
+    say(f"kept in {opened.path}/{name}" if kept else "not kept: the cache cannot be written")
 
 
 def _summary_table(summary: dict[str, Any]) -> Table:

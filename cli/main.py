@@ -23,6 +23,7 @@ from logitstore_cli.evaluate import evaluate
 from logitstore_cli.inspect import inspect, sidecar
 from logitstore_cli.plan import plan
 from logitstore_cli.prepare import prepare
+from logitstore_cli.push import pull, push, status
 from logitstore_cli.select import select
 from logitstore_cli.show import errors
 from logitstore_cli.train import recipes, train
@@ -33,7 +34,9 @@ import logitstore
 from logitstore.core.registry import resolve
 from logitstore.errors import LogitstoreError, PartsFailed, refusal_of, retold
 
-COMMANDS = (plan, prepare, dump, add, recode, merge, inspect, verify, sidecar, select, train, recipes, evaluate)
+COMMANDS = (
+    plan, prepare, dump, add, recode, merge, inspect, verify, sidecar, select, train, recipes, evaluate, push, pull, status,
+)  # fmt: skip
 
 _USAGE_ERROR: Any = typer.BadParameter.__base__
 """The class that typer raises for a wrong command line. It has moved between versions of typer."""

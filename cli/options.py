@@ -23,6 +23,8 @@ _CONFIG = typer.Option("--config", help="A recipe: a YAML file with one section 
 _PARTNERS = "logitstore.models.placing.follower:takes_part"
 """Joins the processes of a teacher that is split over several, and is True for those that do not lead."""
 
+_LOCAL_CACHE = "logitstore.store.remote.settings:use_local_cache"
+
 _RECIPE = typer.Option(
     "--recipe",
     metavar="NAME",
@@ -47,6 +49,8 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
         given = {extra.name: values.pop(extra.name) for extra in extras}
         flags = {setting: None if value == [] else value for setting, value in values.items()}
         settings = load(kind, name, config, flags, named=recipe)
+        if hasattr(settings, "local_cache") and (settings.local_cache or settings.local_cache_size):
+            resolve(_LOCAL_CACHE)(settings.places, settings.local_cache, settings.local_cache_size)
         if getattr(settings, "tensor_parallel", 1) > 1 and resolve(_PARTNERS)(settings):
             return
         command(settings, **given)

@@ -41,7 +41,7 @@ PANELS: dict[str, dict[str, str]] = {
     "add": {
         "Features of the teacher": f"{_TAPS} pilot_rows",
         "Images": "views images workers",
-        "Teacher and compute": f"teacher trust_remote_code {_PLACING} {_SHARING}",
+        "Teacher and compute": f"teacher trust_remote_code {_PLACING} {_SHARING} local_cache local_cache_size",
         "Output": "parts",
     },
     "train": {
@@ -51,18 +51,23 @@ PANELS: dict[str, dict[str, str]] = {
         "Data": "select holdout text packed window_parts curriculum curriculum_start reweight_domains reweight_kind images "
         "views views_per_step",
         "Steps": "epochs max_steps batch_size accumulate learning_rate learning_rate_batch scheduler warmup weight_decay seed",
-        "Compute": "device precision fsdp workers",
+        "Compute": "device precision fsdp workers local_cache local_cache_size",
         "Output": "out evaluate_every early_stopping save_every keep_checkpoints resume report_to trainer",
     },
+    "select": {
+        "Choice": "reference method score ratio samples at_least at_most seed",
+        "Reading": "local_cache local_cache_size",
+        "Output": "out json",
+    },
     "verify": {
-        "Parts": "repair share seed workers resume",
+        "Parts": "repair share seed workers resume local_cache local_cache_size",
         "Teacher": "against_teacher trust_remote_code images",
         "Compute": _PLACING,
     },
     "evaluate": {
         "Student": "student trust_remote_code image_size",
         "Data": "samples holdout text images",
-        "Compute": "batch_size device dtype",
+        "Compute": "batch_size device dtype local_cache local_cache_size",
         "Output": "json",
     },
 }

@@ -73,6 +73,8 @@ _UNITS = {
     "ask again": "batches",
     "verify": "parts",
     "compare": "parts",
+    "push": "parts",
+    "pull": "parts",
     "recode": "rows",
     "merge": "rows",
     "judge": "rows",

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from logitstore.core.registry import resolve
@@ -35,13 +36,23 @@ _LATER = {
 }
 
 
-def open(path: Place) -> Cache:
+def open(path: Place, *, local_cache: Path | str | None = None, local_cache_size: str | None = None) -> Cache:
     """Open a cache for reading. Costs milliseconds whatever its size, and touches no row.
 
+    Args:
+        path: a folder, or the address of a cache in an object store, such as s3://bucket/name.
+        local_cache: folder that parts of a cache in an object store are brought to; from now on it is that of this process and
+            of those that it starts. Default: LOGITSTORE_CACHE, else ~/.cache/logitstore.
+        local_cache_size: most bytes that this folder may take, such as "500GB". Default: LOGITSTORE_CACHE_SIZE, else no bound.
+
     Raises:
+        BadInput: no storage has the scheme of `path`, or one of the two is given for a cache on the local disk.
         NotACache: no cache there, or one of a newer format version.
         CacheDamaged: its manifest does not match its checksum.
     """
+    if local_cache is not None or local_cache_size is not None:
+        folder = None if local_cache is None else Path(local_cache)
+        resolve("logitstore.store.remote.settings:use_local_cache")([path], folder, local_cache_size)
     opened: Cache = resolve(_LATER["Cache"])(path)
     return opened
 

@@ -154,6 +154,15 @@ def from_bytes(piece: str) -> str:
     return bytes(table[character] for character in piece).decode("utf-8", "replace")
 
 
+def bytes_of_piece(piece: str, spelling: str) -> bytes:
+    """Return what a piece of a vocabulary stands for in a text, in UTF-8; half a character may be in it."""
+    if spelling == "byte-level":
+        table = _byte_of()
+        if all(character in table for character in piece):
+            return bytes(table[character] for character in piece)
+    return (piece.replace("\u2581", " ") if spelling == "metaspace" else piece).encode("utf-8", "replace")
+
+
 @once
 def _byte_of() -> dict[str, int]:
     """Return GPT-2's byte alphabet (Radford et al. 2019): printable Latin-1 bytes stand for themselves, the rest from

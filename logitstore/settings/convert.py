@@ -9,9 +9,10 @@ from pydantic import Field, field_validator
 from logitstore.format.row_kinds import sparsifiers
 from logitstore.settings.fields import POSITIONAL, RECIPE_ONLY, Place, Sparsifier
 from logitstore.settings.row import RowChoices
+from logitstore.settings.stores.local_cache import LocalCacheChoices
 
 
-class RecodeSettings(RowChoices):
+class RecodeSettings(RowChoices, LocalCacheChoices):
     """The settings of `recode`."""
 
     cache: Annotated[Place, POSITIONAL] = Field(description="The cache to read.")
@@ -26,7 +27,7 @@ class RecodeSettings(RowChoices):
     )
 
 
-class MergeSettings(RowChoices):
+class MergeSettings(RowChoices, LocalCacheChoices):
     """The settings of `merge`."""
 
     caches: Annotated[list[Place], POSITIONAL] = Field(

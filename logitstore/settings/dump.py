@@ -23,6 +23,7 @@ from logitstore.settings.image import ImagesPlace, ViewChoices
 from logitstore.settings.models.placing import PlacementChoices
 from logitstore.settings.row import RowChoices, TapChoices
 from logitstore.settings.sources import Sources
+from logitstore.settings.stores.local_cache import LocalCacheChoices
 from logitstore.settings.trust import TrustChoice
 
 
@@ -232,7 +233,7 @@ class PilotSettings(TeacherSettings, RowChoices, TapChoices):
     )
 
 
-class AddSettings(TapChoices, ImagesPlace, TrustChoice, PlacementChoices, ProcessChoice):
+class AddSettings(TapChoices, ImagesPlace, TrustChoice, PlacementChoices, ProcessChoice, LocalCacheChoices):
     """The settings of `add`."""
 
     cache: Annotated[Place, POSITIONAL] = Field(description="The cache to add to.")

@@ -6,13 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from logitstore.core.record import Record
 from logitstore.settings.fields import POSITIONAL, FilePath, Model, Place
 from logitstore.settings.models.placing import PlacementChoices
+from logitstore.settings.stores.local_cache import LocalCacheChoices
 from logitstore.settings.trust import TrustChoice
 
 
-class SelectSettings(Record):
+class SelectSettings(LocalCacheChoices):
     """The settings of `select`."""
 
     cache: Annotated[Place, POSITIONAL] = Field(
@@ -41,7 +41,7 @@ class SelectSettings(Record):
     seed: int | None = Field(None, ge=0, description="Seed of random, stratified and prune. Default: 0.")
 
 
-class VerifySettings(TrustChoice, PlacementChoices):
+class VerifySettings(TrustChoice, PlacementChoices, LocalCacheChoices):
     """The settings of `verify`."""
 
     cache: Annotated[Place, POSITIONAL] = Field(description="The cache to check.")
@@ -75,7 +75,7 @@ class VerifySettings(TrustChoice, PlacementChoices):
     )
 
 
-class InspectSettings(Record):
+class InspectSettings(LocalCacheChoices):
     """The settings of `inspect`."""
 
     cache: Annotated[Place, POSITIONAL] = Field(description="The cache to look at.")

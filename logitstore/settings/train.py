@@ -23,10 +23,11 @@ from logitstore.settings.fields import (
 )
 from logitstore.settings.image import StudentsImages
 from logitstore.settings.models.lora import LoraText
+from logitstore.settings.stores.local_cache import LocalCacheChoices
 from logitstore.settings.trust import TrustChoice
 
 
-class SidecarSettings(Record):
+class SidecarSettings(LocalCacheChoices):
     """The settings of `sidecar`."""
 
     cache: Annotated[Place, POSITIONAL] = Field(description="The cache to read.")
@@ -54,7 +55,7 @@ class TermSettings(Record):
     options: dict[str, Any] = Field({})
 
 
-class TrainSettings(StudentsImages, TrustChoice):
+class TrainSettings(StudentsImages, TrustChoice, LocalCacheChoices):
     """The settings of `train`."""
 
     cache: Annotated[Place, POSITIONAL] = Field(description="The cache to learn from.")
@@ -243,7 +244,7 @@ class TrainSettings(StudentsImages, TrustChoice):
         return (value[0] if len(value) == 1 else value or None) if isinstance(value, list) else value
 
 
-class EvaluateSettings(StudentsImages, TrustChoice):
+class EvaluateSettings(StudentsImages, TrustChoice, LocalCacheChoices):
     """The settings of `evaluate`."""
 
     cache: Annotated[Place, POSITIONAL] = Field(description="The cache to compare with.")

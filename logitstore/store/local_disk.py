@@ -76,6 +76,14 @@ class LocalDisk:
     def list_parts(self) -> list[int]:
         return committed_parts(self.root)
 
+    def commit_times(self) -> dict[int, float]:
+        times = {}
+        for part in self.list_parts():
+            # a part may go meanwhile
+            with suppress(FileNotFoundError):
+                times[part] = os.stat(self.root / record_name(part)).st_mtime
+        return times
+
     def stamp(self, folder: str) -> str | None:
         """Return number and times of the folder; None within YOUNG_NS after a change, or if its times lie ahead of the clock.
 

@@ -83,6 +83,13 @@ class Storage(Protocol):
         """
         ...
 
+    def commit_times(self) -> dict[int, float]:
+        """Return when each committed part came, in seconds since 1970, by its number; one listing, and no part is opened.
+
+        A storage that keeps no times may leave this method out.
+        """
+        ...
+
     def local(self, name: str) -> Path:
         """Return a local path of a file or folder, such as that of a part, whose files can be mapped.
 
@@ -166,6 +173,24 @@ class Far(Storage, Protocol):
         """Give a storage of the same place that uses nothing of what was brought here before, and leaves nothing here."""
         ...
 
+    def digest(self, part: int) -> bytes:
+        """Return the 32 digits that seal the commit record of a part, as the store has it now: one small request.
+
+        Raises:
+            FileNotFoundError: there is no such part.
+            CacheDamaged: it does not begin with a record.
+        """
+        ...
+
+    def bring_to(self, part: int, folder: Path) -> None:
+        """Write the files of a part into an empty folder, each after comparing it with the commit record.
+
+        Raises:
+            FileNotFoundError: there is no such part.
+            CacheDamaged: it came damaged, twice.
+        """
+        ...
+
 
 def _far(scheme: str) -> Callable[[str], Storage]:
     """Return what makes storages of an object store. Its library is imported when one is used."""
@@ -179,7 +204,7 @@ def _far(scheme: str) -> Callable[[str], Storage]:
 
 STORAGES: dict[str, Callable[[str], Storage]] = {
     "": LocalDisk,
-    **{scheme: _far(scheme) for scheme in ("s3", "gs", "az", "memory")},
+    **{scheme: _far(scheme) for scheme in ("s3", "gs", "az", "hf", "memory")},
 }
 """What makes a storage of the text that follows `scheme://`, by scheme; a place without a scheme is a path on the local disk.
 

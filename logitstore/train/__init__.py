@@ -80,6 +80,9 @@ def train_student(
         "out": Path(out),
     }
     plan = load(TrainSettings, "train", None, flags, named=recipe)
+    if plan.local_cache or plan.local_cache_size:
+        use_local_cache = resolve("logitstore.store.remote.settings:use_local_cache")
+        use_local_cache(plan.places, plan.local_cache, plan.local_cache_size)
     more = {} if notice is None else {"notice": notice}
     figures = resolve("logitstore.train.train:train")(plan, progress=progress, given=given, **more)
     return Trained(path=plan.out, figures=figures)

@@ -223,6 +223,26 @@ class PartsIndex:
             return Known(info, Mapped(self._home, self._folder, info))
         return known
 
+    def copy_to(self, parts: Storage, home: Storage, digests_P: Array) -> None:
+        """Leave this index beside a copy of all parts, where the copy can be written.
+
+        Args:
+            parts, home: the storages of the copied parts and of the copied cache.
+            digests_P: S32[P], the digits that seal the commit records of the copied parts, empty for one that was not copied.
+
+        Raises:
+            CacheDamaged, CacheMismatch: see `facts`.
+        """
+        known = self._asked(lambda known: known)
+        with suppress(OSError, LogitstoreError, Unusable):
+            if known is None or not np.array_equal(known.of_parts("digests"), digests_P):
+                return
+            held = known.columns.by_name if isinstance(known.columns, Held) else None
+            columns = held or {name: known.columns.get(name) for name in known.info.columns}
+            stamp = stamp_of(parts, layout.PARTS)
+            info = known.info.model_copy(update={"stamp": stamp, "planned": self._plan.parts})
+            write_index(home, self._folder, info, columns)
+
     def check(self, number: int, samples: PartSamples | None = None) -> None:
         """Compare a part that is opened with what was believed of it.
 

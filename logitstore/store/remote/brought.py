@@ -10,6 +10,7 @@ from pathlib import Path
 
 import xxhash
 
+from logitstore.core.place import matching
 from logitstore.errors import CacheDamaged, LogitstoreError, way_out_of
 from logitstore.format.manifest import MANIFEST_NAME, Manifest
 from logitstore.format.part_record import RECORD_NAME
@@ -23,6 +24,9 @@ from logitstore.store.remote.settings import local_cache, local_cache_size
 
 HEAD_BYTES = 256 << 10
 """So many first bytes of a part are fetched for its record; its samples often are among them."""
+
+RECORD_BYTES = 32 << 10
+"""So many first bytes of a part are fetched for the seal of its record, which is rarely longer."""
 
 
 class Brought:
@@ -120,9 +124,25 @@ class Brought:
                 unpack(self._objects.rest(name, begun, size), folder, f"{address}/{name}")
                 return
             except CacheDamaged as error:
-                shutil.rmtree(folder, ignore_errors=True)
+                for path in matching(folder, "*"):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
                 if is_last:
                     raise CacheDamaged(f"{error} It came so twice. {way_out_of(address)}") from error
+
+    def bring_to(self, part: int, folder: Path) -> None:
+        """Write the files of a part into an empty folder anywhere. Raises as `Far.bring_to` does."""
+        self._bring(part, folder, lambda _: None)
+
+    def digest(self, part: int) -> bytes:
+        """Return the digits that seal the record of a part as it lies there now. Raises as `Far.digest` does."""
+        where, name = self._objects.address, object_of(part)
+        begun, _ = self._objects.begin(name, RECORD_BYTES)
+        span = member(begun, RECORD_NAME)
+        if span is None or span[1] - span[0] > LARGEST:
+            raise CacheDamaged(f"{where}/{name}: it does not begin with {RECORD_NAME}. {way_out_of(where)}")
+        if span[1] > len(begun):
+            begun += self._objects.read_range(name, len(begun), span[1])
+        return begun[span[1] - 36 : span[1] - 4]
 
     def head(self, part: int, wanted: str) -> Path:
         """Return the path of one of the first files of a part, of which no more is fetched."""

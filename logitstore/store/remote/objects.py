@@ -54,10 +54,11 @@ _USED: dict[str, int] = {}
 
 
 class Found(NamedTuple):
-    """An object, as a store tells of it."""
+    """An object, as a store tells of it; `modified` in seconds since 1970, 0 where it does not say."""
 
     name: str
     size: int
+    modified: float
 
 
 @cache
@@ -234,7 +235,7 @@ class Objects:
         return self._prefix + name
 
     def _found(self, meta: Any) -> Found:
-        return Found(meta["path"][len(self._prefix) :], int(meta["size"]))
+        return Found(meta["path"][len(self._prefix) :], int(meta["size"]), meta["last_modified"].timestamp())
 
     @contextmanager
     def _told(self, name: str) -> Iterator[None]:

@@ -7,14 +7,43 @@ set them.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
+from logitstore.core.place import Place, split_scheme
 from logitstore.core.types import bytes_of
 from logitstore.errors import BadInput
 
 FOLDER = "LOGITSTORE_CACHE"
 SIZE = "LOGITSTORE_CACHE_SIZE"
 ONE_WRITER = "LOGITSTORE_ONE_WRITER"
+
+
+def use_local_cache(places: Iterable[Place], folder: Path | None, size: str | None) -> None:
+    """Let this process, and those that it starts from now on, read far caches through a folder within a bound.
+
+    Args:
+        places: the caches that are read or written.
+        folder: where parts are brought to; None leaves what the environment says.
+        size: most bytes of it, as a text such as 500GB; None leaves what the environment says.
+
+    Raises:
+        BadInput: no cache lies in another storage, or `size` is no size.
+    """
+    if folder is None and size is None:
+        return
+    if not any(split_scheme(place)[0] for place in places):
+        option = f"--local-cache-size {size}" if folder is None else f"--local-cache {folder}"
+        raise BadInput(f"{option}: no cache of this command lies in an object store. Leave it out.")
+    if size is not None:
+        try:
+            bytes_of(size)
+        except ValueError as error:
+            raise BadInput(f"--local-cache-size {size}: {error}. Write a size such as 500GB.") from error
+        os.environ[SIZE] = size
+    if folder is not None:
+        # processes that are started may work in other folders
+        os.environ[FOLDER] = os.path.abspath(os.path.expanduser(folder))
 
 
 def local_cache() -> Path:

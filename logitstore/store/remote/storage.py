@@ -19,12 +19,13 @@ import xxhash
 
 from logitstore.core.background import Workers
 from logitstore.core.place import below, matching
+from logitstore.core.registry import resolve
 from logitstore.errors import BadInput, CacheDamaged, LogitstoreError, StorageError
 from logitstore.format.manifest import MANIFEST_NAME
 from logitstore.format.part_record import RECORD_NAME
 from logitstore.format.sealed import LARGEST
 from logitstore.format.tap import TAP_NAME
-from logitstore.store.layout import PARTS, SAMPLES_FILE, SIDECARS, part_name, part_numbers, record_name
+from logitstore.store.layout import PARTS, SAMPLES_FILE, SIDECARS, part_name, record_name
 from logitstore.store.local_disk import sweep_left
 from logitstore.store.remote.brought import Brought
 from logitstore.store.remote.bundle import pack
@@ -36,6 +37,8 @@ from logitstore.store.storage import FULL
 
 SMALL = LARGEST + 1
 """An object of fewer bytes is read at once when its size is asked for."""
+
+_ON_HUB = "logitstore.store.remote.hub:HubObjects"
 
 AHEAD = 2
 """Threads that bring parts before they are asked for."""
@@ -55,7 +58,7 @@ class ObjectStorage:
         Raises:
             BadInput: see `Objects`.
         """
-        self._objects = Objects(address)
+        self._objects: Objects = (resolve(_ON_HUB) if address.startswith("hf://") else Objects)(address)
         self._home, self._salt = home, salt
         self._brought = Brought(self._objects, MANIFEST_NAME if home is None else TAP_NAME, salt)
         self._taps: dict[str, ObjectStorage] = {}
@@ -125,8 +128,12 @@ class ObjectStorage:
         return sorted(f"{folder}/{path.relative_to(root).as_posix()}" for path in below(root) if path.is_file())
 
     def list_parts(self) -> list[int]:
-        names = (found.name[len(PARTS) + 1 :] for found in self._objects.below(f"{PARTS}/"))
-        return part_numbers(name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX))
+        return sorted(self.commit_times())
+
+    def commit_times(self) -> dict[int, float]:
+        found = {each.name: each.modified for each in self._objects.below(f"{PARTS}/")}
+        times = {part_of(name.removesuffix(SUFFIX)): moment for name, moment in found.items() if name.count("/") == 1}
+        return {part: moment for part, moment in times.items() if part is not None and object_of(part) in found}
 
     def stamp(self, folder: str) -> str | None:
         return FULL if folder == PARTS else None
@@ -160,6 +167,12 @@ class ObjectStorage:
         # what is wrong with it is said to whoever needs it
         with suppress(LogitstoreError, OSError):
             self._brought.part(part)
+
+    def digest(self, part: int) -> bytes:
+        return self._brought.digest(part)
+
+    def bring_to(self, part: int, folder: Path) -> None:
+        self._brought.bring_to(part, folder)
 
     # writing
 

@@ -1,0 +1,1 @@
+"""Caches between storages: copied whole or in part, and how far they are."""
