@@ -86,6 +86,8 @@ class NodeFolder:
             StorageError: there is no room for it, or the disk refuses it.
         """
         folder = self.root / unit
+        if getattr(self._last, "unit", unit) != unit:
+            self.let_go_of_last()
         with self._lock:
             self._let_go()
             if self._hold_if_here(unit):
@@ -111,6 +113,10 @@ class NodeFolder:
                     self._count(-_room_of(staged))
                     shutil.rmtree(staged, ignore_errors=True)
         return folder
+
+    def let_go_of_last(self) -> None:
+        """Say that this thread needs the unit no longer that it asked for last."""
+        self._last.use = None
 
     def drop(self, unit: str) -> None:
         """Remove a unit, such as one that turned out to be damaged or old."""
@@ -145,7 +151,7 @@ class NodeFolder:
             self._release(unit)
             return False
         last = getattr(self._last, "use", None)
-        self._last.use = _Use(self, unit)
+        self._last.use, self._last.unit = _Use(self, unit), unit
         del last
         return True
 

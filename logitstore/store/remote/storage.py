@@ -160,6 +160,7 @@ class ObjectStorage:
         # what is wrong with it is said to whoever needs it
         with suppress(LogitstoreError, OSError):
             self._brought.part(part)
+            self._brought.node.let_go_of_last()
 
     # writing
 

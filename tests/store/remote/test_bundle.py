@@ -20,7 +20,8 @@ VALUES = {"rows.zarr/a": b"first", "rows.zarr/b": b"second" * 99, "samples.arrow
 
 def record_of(values: dict[str, bytes]) -> bytes:
     seals = {
-        name: FileSeal(bytes=len(value), xxh3_128=xxhash.xxh3_128_hexdigest(value)) for name, value in sorted(values.items())
+        name: FileSeal(bytes=len(value), xxh3_128=xxhash.xxh3_128_hexdigest(value))
+        for name, value in sorted(values.items())
     }
     return seal(
         PartRecord(plan="0" * 32, part=0, samples=1, rows=1, tokens=1, sums=Sums(), fidelity=Fidelity(), files=seals)
