@@ -12,6 +12,7 @@ import pytest
 from logitstore.errors import BadInput, StorageError
 from logitstore.store.remote.objects import Objects
 from logitstore.store.remote.storage import ObjectStorage
+from tests.parts.marks import rarely
 from tests.parts.proxy import Proxy
 
 CONTENT = bytes(range(256)) * 4096
@@ -114,14 +115,17 @@ def test_a_server_that_is_not_there_and_a_bucket_that_is_not_there_are_told(
         Objects(objects.address).read("there")
 
 
-def test_no_object_is_lost_between_pages_also_where_one_is_cut(objects: Objects, proxy: Proxy) -> None:
-    for number in range(23):
+@pytest.mark.parametrize(("parts", "page"), [(23, 5), rarely(1000, 100)])
+def test_no_part_is_lost_between_pages_also_where_one_is_cut(
+    objects: Objects, proxy: Proxy, parts: int, page: int
+) -> None:
+    for number in range(parts):
         objects.put(f"parts/{number:05d}.zip", b"")
-    proxy.add("GET", "list-type", "query", "max-keys=5", times=1)
+    proxy.add("GET", "list-type", "query", f"max-keys={page}", times=2)
     proxy.add("GET", "list-type", "cut")
-    proxy.add("GET", "list-type", "query", "max-keys=5", times=1000)
-    assert ObjectStorage(objects.address).list_parts() == list(range(23))
-    assert proxy.count("list-type") >= 6
+    proxy.add("GET", "list-type", "query", f"max-keys={page}", times=1000)
+    assert ObjectStorage(objects.address).list_parts() == list(range(parts))
+    assert proxy.count("list-type") > parts // page
 
 
 def test_a_store_that_replaces_what_is_there_is_refused_before_anything_is_written(
