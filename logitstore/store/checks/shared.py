@@ -13,7 +13,7 @@ from typing import Any
 
 import xxhash
 
-from logitstore.errors import LogitstoreError, one_line, refusal_of, retold
+from logitstore.errors import LogitstoreError, StorageError, one_line, refusal_of, retold
 from logitstore.format.manifest import Manifest
 from logitstore.store import layout
 from logitstore.store.checks.tail import check_tail
@@ -75,6 +75,8 @@ def contents_problems(storage: Storage, manifest: Manifest) -> Iterator[tuple[st
 
 def told(error: LogitstoreError) -> str:
     """Return what is wrong with a file. Raises StorageError if the system refuses to read it: `repair` would drop it."""
+    if isinstance(error, StorageError):
+        raise error
     refusal = refusal_of(error)
     if refusal is not None:
         raise retold(refusal, str(error).partition(": ")[0]) from error

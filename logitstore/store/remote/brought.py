@@ -153,7 +153,7 @@ class Brought:
     def _bring_head(self, part: int, folder: Path, make_room: Callable[[int], None]) -> None:
         name = object_of(part)
         begun, size = self._objects.begin(name, HEAD_BYTES)
-        folder.mkdir()
+        contents = {}
         for wanted in (RECORD_NAME, SAMPLES_FILE):
             span = member(begun, wanted)
             if span is None:
@@ -162,10 +162,13 @@ class Brought:
                 raise CacheDamaged(
                     f"{self._objects.address}/{name}: it ends within {wanted}. {way_out_of(self._objects.address)}"
                 )
+            make_room(span[1])
             if span[1] > len(begun):
-                make_room(span[1])
                 begun += self._objects.read_range(name, len(begun), span[1])
-            (folder / wanted).write_bytes(begun[slice(*span)])
+            contents[wanted] = begun[slice(*span)]
+        folder.mkdir()
+        for wanted, content in contents.items():
+            (folder / wanted).write_bytes(content)
 
     def aside(self, name: str, read: Callable[[str], bytes]) -> Path:
         """Return the path of a file that is no part's, or of a folder of such files, after bringing it here."""

@@ -95,6 +95,9 @@ def unpack(content: bytes, folder: Path, where: str) -> None:
                 if (len(value), xxhash.xxh3_128_hexdigest(value)) != (expected.bytes, expected.xxh3_128):
                     raise CacheDamaged(f"{where}: {name} is not what {RECORD_NAME} says.")
                 _write(folder / name, value)
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        # the folder is new: two names are one, or one is a folder of another
+        raise CacheDamaged(f"{where}: its files cannot lie beside each other ({error.filename}).") from error
     except (zipfile.BadZipFile, NotImplementedError, EOFError, struct.error, RuntimeError, ValueError) as error:
         raise CacheDamaged(f"{where}: it cannot be read as the object of a part ({error}).") from error
 

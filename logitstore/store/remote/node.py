@@ -17,21 +17,20 @@ import threading
 import time
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from logitstore.core.place import below
 from logitstore.errors import StorageError, storage_errors
 from logitstore.store.maps import MAPS, watch_maps
 from logitstore.store.remote.locks import COUNTING, WAIT_SECONDS, ByteLocks, place_of
+from logitstore.store.remote.units import PARTIAL, ROOM, bytes_of, room_of, units
 
 LOCKS = ".locks"
-PARTIAL = ".partial-"
 
-_ROOM, _UNIT = "room", "unit"
-"""Beside a unit that is being brought lies a file without contents of the size that it will have."""
+_UNIT = "unit"
+"""The name of a unit while it is brought."""
 
 PATIENCE_SECONDS = 60.0
 """How long a process waits for others to let go of units before it says that the folder is too small."""
@@ -86,6 +85,8 @@ class NodeFolder:
             StorageError: there is no room for it, or the disk refuses it.
         """
         folder = self.root / unit
+        if getattr(self._last, "unit", unit) != unit:
+            self.let_go_of_last()
         with self._lock:
             self._let_go()
             if self._hold_if_here(unit):
@@ -101,16 +102,20 @@ class NodeFolder:
                 with storage_errors(self.root, "give the same command again"):
                     staged.mkdir(parents=True)
                     bring(staged / _UNIT, partial(self._make_room, staged))
-                    size = _bytes_of(staged / _UNIT)
+                    size = bytes_of(staged / _UNIT)
                     with self._lock, self._locks.held(COUNTING):
                         self._count(size)
                         (staged / _UNIT).rename(folder)
                         self._hold_if_here(unit)
             finally:
                 with self._lock, self._locks.held(COUNTING):
-                    self._count(-_room_of(staged))
+                    self._count(-room_of(staged))
                     shutil.rmtree(staged, ignore_errors=True)
         return folder
+
+    def let_go_of_last(self) -> None:
+        """Say that this thread needs the unit no longer that it asked for last."""
+        self._last.use = None
 
     def drop(self, unit: str) -> None:
         """Remove a unit, such as one that turned out to be damaged or old."""
@@ -120,7 +125,7 @@ class NodeFolder:
     def drop_all(self, cache: str) -> None:
         """Remove the units of one cache, those that are held too."""
         with self._lock, self._locks.held(COUNTING):
-            for unit in [unit for unit, _ in self._units() if unit.startswith(f"{cache}/")]:
+            for unit in [unit for unit, _ in units(self.root) if unit.startswith(f"{cache}/")]:
                 self._remove(unit)
 
     def empty(self) -> None:
@@ -145,7 +150,7 @@ class NodeFolder:
             self._release(unit)
             return False
         last = getattr(self._last, "use", None)
-        self._last.use = _Use(self, unit)
+        self._last.use, self._last.unit = _Use(self, unit), unit
         del last
         return True
 
@@ -198,9 +203,9 @@ class NodeFolder:
         while True:
             with self._lock, self._locks.held(COUNTING):
                 self._let_go()
-                more = size - _room_of(staged)
+                more = size - room_of(staged)
                 if self._total() + more <= self.most or self._evict(more):
-                    with (staged / _ROOM).open("wb") as file:
+                    with (staged / ROOM).open("wb") as file:
                         file.truncate(size)
                     self._count(more)
                     return
@@ -222,8 +227,8 @@ class NodeFolder:
     def _evict_down_to(self, wanted: int) -> int:
         """Remove what was used longest ago and nobody holds, until the rest has so many bytes; return how many it has."""
         self._sweep()
-        found = sorted((path.stat().st_mtime_ns, unit, path) for unit, path in self._units())
-        sizes = {unit: _bytes_of(path) for _, unit, path in found}
+        found = sorted((path.stat().st_mtime_ns, unit, path) for unit, path in units(self.root))
+        sizes = {unit: bytes_of(path) for _, unit, path in found}
         total = sum(sizes.values()) + self._kept_free()
         for _, unit, _ in found:
             if total <= wanted:
@@ -239,7 +244,7 @@ class NodeFolder:
 
     def _remove(self, unit: str) -> None:
         if self.has(unit):
-            size = _bytes_of(self.root / unit)
+            size = bytes_of(self.root / unit)
             shutil.rmtree(self._aside(unit), ignore_errors=True)
             self._count(-size)
 
@@ -249,17 +254,9 @@ class NodeFolder:
         (self.root / unit).rename(aside)
         return aside
 
-    def _units(self, *, partial: bool = False) -> Iterator[tuple[str, Path]]:
-        """Return the units with their folders; with `partial` those that are being brought or removed."""
-        # what begins with a dot is no cache: parts that are being written lie there
-        for cache in (path for path in self.root.iterdir() if path.name[0] != "." and path.is_dir()):
-            for path in cache.iterdir():
-                if (PARTIAL in path.name) is partial:
-                    yield f"{cache.name}/{path.name}".partition(PARTIAL)[0], path
-
     def _sweep(self) -> None:
         """Remove what killed processes had begun to bring or to remove."""
-        for unit, path in self._units(partial=True):
+        for unit, path in units(self.root, partial=True):
             place = place_of(unit, "brought")
             if unit not in self._bringing and self._locks.take(place, shared=False):
                 try:
@@ -271,12 +268,12 @@ class NodeFolder:
         content = os.pread(self._file, 8, 0)
         if len(content) == 8:
             return int(struct.unpack("<q", content)[0])
-        total = sum(_bytes_of(path) for _, path in self._units()) + self._kept_free()
+        total = sum(bytes_of(path) for _, path in units(self.root)) + self._kept_free()
         self._set_total(total)
         return total
 
     def _kept_free(self) -> int:
-        return sum(_room_of(path) for _, path in self._units(partial=True))
+        return sum(room_of(path) for _, path in units(self.root, partial=True))
 
     def _set_total(self, total: int) -> None:
         os.pwrite(self._file, struct.pack("<q", total), 0)
@@ -290,22 +287,6 @@ class _Use:
 
     def __init__(self, folder: NodeFolder, unit: str) -> None:
         weakref.finalize(self, folder._leave, unit).atexit = False
-
-
-def _bytes_of(folder: Path) -> int:
-    total = 0
-    for path in below(folder):
-        with contextlib.suppress(FileNotFoundError):
-            total += os.lstat(path).st_size
-    return total
-
-
-def _room_of(staged: Path) -> int:
-    """Return the bytes that are kept free for a unit that is being brought."""
-    try:
-        return (staged / _ROOM).lstat().st_size
-    except (FileNotFoundError, NotADirectoryError):
-        return 0
 
 
 _FOLDERS: dict[Path, NodeFolder] = {}

@@ -253,7 +253,7 @@ class Objects:
             raise FileExistsError(errno.EEXIST, "another writer was first", where) from error
         except FileNotFoundError as error:
             if _NO_BUCKET.search(str(error)):
-                raise StorageError(f"{where}: the bucket does not exist. Make it, or give another --out.") from error
+                raise StorageError(f"{where}: {_reason(error)}") from error
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), where) from error
         except (known.BaseError, OSError, ValueError) as error:
             raise StorageError(f"{where}: {_reason(error)}") from error
@@ -262,6 +262,8 @@ class Objects:
 def _reason(error: BaseException) -> str:
     text = str(error).partition("Debug source")[0]
     said = _said(text)
+    if _NO_BUCKET.search(text):
+        return f"the bucket does not exist ({said}). Make it, or write the address of another one."
     if _EXPIRED.search(text):
         return f"the credentials have expired ({said}). Renew them; the same command then goes on where it stopped."
     if type(error).__name__ in ("PermissionDeniedError", "UnauthenticatedError") or _DENIED.search(text):

@@ -167,6 +167,7 @@ class ObjectStorage:
         # what is wrong with it is said to whoever needs it
         with suppress(LogitstoreError, OSError):
             self._brought.part(part)
+            self._brought.node.let_go_of_last()
 
     def digest(self, part: int) -> bytes:
         return self._brought.digest(part)

@@ -10,6 +10,7 @@ import pytest
 
 from logitstore.store.remote import objects
 from tests.parts.bucket import BUCKET, served, variables
+from tests.parts.proxy import Proxy, between
 
 
 @pytest.fixture(scope="session")
@@ -48,3 +49,12 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         monkeypatch.setattr(library, name, counted)
     return made
+
+
+@pytest.fixture
+def proxy(server: str, far: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """Stands between the bucket and whoever asks it from now on; requests are tried again for a short time."""
+    with between(server) as made:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", made.address)
+        monkeypatch.setenv("LOGITSTORE_RETRY_SECONDS", "2")
+        yield made

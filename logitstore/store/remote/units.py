@@ -1,0 +1,39 @@
+"""What lies in the folder of a node: units, and those that are being brought or removed, with their bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from logitstore.core.place import below
+
+PARTIAL, ROOM = ".partial-", "room"
+"""Beside a unit that is being brought lies a file without contents of the size that it will have."""
+
+
+def units(root: Path, *, partial: bool = False) -> Iterator[tuple[str, Path]]:
+    """Return the units with their folders; with `partial` those that are being brought or removed."""
+    # what begins with a dot is no cache: parts that are being written lie there
+    for cache in (path for path in root.iterdir() if path.name[0] != "." and path.is_dir()):
+        for path in cache.iterdir():
+            if (PARTIAL in path.name) is partial:
+                yield f"{cache.name}/{path.name}".partition(PARTIAL)[0], path
+
+
+def bytes_of(folder: Path) -> int:
+    """Return the bytes of all files below a folder."""
+    total = 0
+    for path in below(folder):
+        with contextlib.suppress(FileNotFoundError):
+            total += os.lstat(path).st_size
+    return total
+
+
+def room_of(staged: Path) -> int:
+    """Return the bytes that are kept free for a unit that is being brought."""
+    try:
+        return (staged / ROOM).lstat().st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return 0

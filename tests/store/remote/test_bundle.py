@@ -1,0 +1,122 @@
+"""An object that is not what the format says is refused; nothing is written outside, and nothing larger than the object."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+from pathlib import Path
+
+import pytest
+import xxhash
+
+from logitstore.errors import CacheDamaged
+from logitstore.format.part_record import RECORD_NAME, Fidelity, PartRecord, Sums
+from logitstore.format.sealed import FileSeal, seal
+from logitstore.store.remote.bundle import member, pack, unpack
+
+VALUES = {"rows.zarr/a": b"first", "rows.zarr/b": b"second" * 99, "samples.arrow": b"samples"}
+
+
+def record_of(values: dict[str, bytes]) -> bytes:
+    seals = {
+        name: FileSeal(bytes=len(value), xxh3_128=xxhash.xxh3_128_hexdigest(value))
+        for name, value in sorted(values.items())
+    }
+    return seal(
+        PartRecord(plan="0" * 32, part=0, samples=1, rows=1, tokens=1, sums=Sums(), fidelity=Fidelity(), files=seals)
+    )
+
+
+def object_of(members: list[tuple[str, bytes]], how: int = zipfile.ZIP_STORED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", how) as file:
+        for name, value in members:
+            file.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), value, compress_type=how)
+    return buffer.getvalue()
+
+
+def staged(folder: Path, values: dict[str, bytes]) -> Path:
+    for name, value in {RECORD_NAME: record_of(values), **values}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(value)
+    return folder
+
+
+def test_what_is_packed_comes_out_and_begins_with_its_record(tmp_path: Path) -> None:
+    content = pack(staged(tmp_path / "part", VALUES))
+    assert content == pack(staged(tmp_path / "again", dict(reversed(VALUES.items()))))
+    unpack(content, tmp_path / "out", "it")
+    assert {name: (tmp_path / "out" / name).read_bytes() for name in VALUES} == VALUES
+    assert content[slice(*(member(content, RECORD_NAME) or (0, 0)))] == record_of(VALUES)
+    assert content[slice(*(member(content, "samples.arrow") or (0, 0)))] == b"samples"
+
+
+def overlapping() -> bytes:
+    """Many members that share the bytes of one."""
+    value = bytes(100_000)
+    names = [f"rows.zarr/{number:05d}" for number in range(100)]
+    content = object_of([(RECORD_NAME, record_of(dict.fromkeys(names, value))), (names[0], value)])
+    buffer = io.BytesIO(content)
+    with zipfile.ZipFile(buffer, "a") as file:
+        first = file.infolist()[1]
+        for name in names[1:]:
+            info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            info.file_size, info.compress_size, info.CRC = first.file_size, first.file_size, first.CRC
+            info.header_offset = first.header_offset
+            file.filelist.append(info)
+            file.NameToInfo[name] = info
+        file._didModify = True
+    return buffer.getvalue()
+
+
+def lying(content: bytes) -> bytes:
+    """Say 4 GB of the last member, in both places."""
+    size = struct.pack("<LL", 0xFFFFFFF0, 0xFFFFFFF0)
+    for signature, place in ((b"PK\x03\x04", 18), (b"PK\x01\x02", 20)):
+        at = content.rindex(signature) + place
+        content = content[:at] + size + content[at + 8 :]
+    return content
+
+
+GOOD = [(RECORD_NAME, record_of(VALUES)), *sorted(VALUES.items())]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"PK\x05\x06" + bytes(18),
+        object_of(GOOD, zipfile.ZIP_DEFLATED),
+        object_of(GOOD[::-1]),
+        object_of(GOOD[:-1]),
+        object_of([*GOOD, ("more", b"")]),
+        object_of([*GOOD, ("../more", b"")]),
+        object_of([GOOD[0], *[(name, value[:-1] + b"x") for name, value in GOOD[1:]]]),
+        object_of(GOOD)[:-30],
+        object_of(GOOD)[100:],
+        lying(object_of(GOOD)),
+        object_of([(RECORD_NAME, record_of({"a": b"", "a/b": b""})), ("a", b""), ("a/b", b"")]),
+        object_of([(RECORD_NAME, record_of({"./part.json": b""})), ("./part.json", b"")]),
+        object_of([(RECORD_NAME, record_of({RECORD_NAME: b""}))]),
+        overlapping(),
+    ],
+    ids=lambda content: f"{len(content)} bytes",
+)
+def test_an_object_that_is_not_as_the_format_says_is_damage(content: bytes, tmp_path: Path) -> None:
+    with pytest.raises(CacheDamaged, match="it"):
+        unpack(content, tmp_path / "deep" / "out", "it")
+    assert [path for path in tmp_path.iterdir() if path.name != "deep"] == []
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) <= max(len(content), 1)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_two_members_of_one_name_are_damage(tmp_path: Path) -> None:
+    with pytest.raises(CacheDamaged, match="two members"):
+        unpack(object_of([*GOOD, GOOD[1]]), tmp_path / "out", "it")
+
+
+def test_a_name_that_leads_outside_is_refused_by_the_record() -> None:
+    for name in ("../a", "/a", "a/../../b", "C:/a", "a\\b"):
+        with pytest.raises(ValueError, match="outside"):
+            record_of({name: b""})

@@ -1,0 +1,191 @@
+"""The folder of the node: one process brings a part, what is mapped stays, and the bound holds, whatever dies in between."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from logitstore.errors import StorageError
+from logitstore.store.maps import map_file
+from logitstore.store.remote import node
+from logitstore.store.remote.node import NodeFolder
+
+SIZE = 1000
+
+CHILD = """
+import sys, time
+from pathlib import Path
+from logitstore.store.maps import map_file
+from logitstore.store.remote.node import NodeFolder
+root, most, unit, does = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
+folder = NodeFolder(root, most)
+def bring(staged, make_room):
+    make_room(1000)
+    staged.mkdir()
+    if does == "die":
+        (staged / "rows").write_bytes(bytes(500))
+        print("half", flush=True)
+        time.sleep(60)
+    with open(root.parent / "brought", "a") as file:
+        file.write(unit + "\\n")
+    time.sleep(0.2)
+    (staged / "rows").write_bytes(bytes(1000))
+path = folder.get(unit, bring)
+held = map_file(path / "rows", 1000)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+Child = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def child(tmp_path: Path) -> Iterator[Child]:
+    """Starts a process that gets a unit and keeps it mapped until its input ends."""
+    children: list[subprocess.Popen[str]] = []
+
+    def start(unit: str, does: str = "hold", most: int = 10 * SIZE) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", CHILD, str(tmp_path / "node"), str(most), unit, does]
+        children.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        return children[-1]
+
+    yield start
+    for each in children:
+        each.kill()
+        each.communicate()
+
+
+def says(process: subprocess.Popen[str], word: str) -> None:
+    stdout: IO[str] | None = process.stdout
+    assert stdout is not None
+    assert stdout.readline().strip() == word
+
+
+def bring(staged: Path, make_room: Callable[[int], None]) -> None:
+    make_room(SIZE)
+    staged.mkdir()
+    (staged / "rows").write_bytes(bytes(SIZE))
+
+
+def on_disk(root: Path) -> int:
+    return sum(path.stat().st_size for path in root.rglob("rows"))
+
+
+def test_what_was_used_longest_ago_goes_and_the_bound_holds(tmp_path: Path) -> None:
+    folder = NodeFolder(tmp_path / "node", 4 * SIZE)
+    for number in range(20):
+        folder.get(f"cache/{number:05d}", bring)
+        assert on_disk(folder.root) <= 4 * SIZE
+        assert folder.used() == on_disk(folder.root)
+    assert folder.has("cache/00019")
+    assert not folder.has("cache/00000")
+
+
+def test_what_another_process_has_mapped_stays_until_it_is_killed(tmp_path: Path, child: Child) -> None:
+    other = child("cache/held", most=4 * SIZE)
+    says(other, "held")
+    folder = NodeFolder(tmp_path / "node", 4 * SIZE)
+    for number in range(12):
+        folder.get(f"cache/{number:05d}", bring)
+        assert folder.has("cache/held")
+    other.kill()
+    other.wait()
+    for number in range(12, 24):
+        folder.get(f"cache/{number:05d}", bring)
+    assert not folder.has("cache/held")
+
+
+def test_what_this_process_has_mapped_stays_and_goes_when_nobody_has_it(tmp_path: Path) -> None:
+    folder = NodeFolder(tmp_path / "node", 4 * SIZE)
+    held = map_file(folder.get("cache/held", bring) / "rows", SIZE)
+    for number in range(12):
+        folder.get(f"cache/{number:05d}", bring)
+    assert folder.has("cache/held")
+    del held
+    for number in range(12, 24):
+        folder.get(f"cache/{number:05d}", bring)
+    assert not folder.has("cache/held")
+
+
+def test_a_bound_that_is_too_small_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node, "PATIENCE_SECONDS", 0.2)
+    folder = NodeFolder(tmp_path / "node", SIZE - 1)
+    with pytest.raises(StorageError, match="one part alone has 1,000 bytes"):
+        folder.get("cache/a", bring)
+    folder.most = 2 * SIZE
+    held = [map_file(folder.get(f"cache/{name}", bring) / "rows", SIZE) for name in "ab"]
+    with pytest.raises(StorageError, match="all of it is in use"):
+        folder.get("cache/c", bring)
+    assert on_disk(folder.root) == 2 * SIZE == folder.used()
+    held.pop()
+    folder.get("cache/c", bring)
+
+
+def test_many_processes_bring_a_unit_once(tmp_path: Path, child: Child) -> None:
+    children = [child("cache/one") for _ in range(4)]
+    for each in children:
+        says(each, "held")
+    assert (tmp_path / "brought").read_text() == "cache/one\n"
+
+
+def test_many_threads_bring_a_unit_once_and_another_tries_where_one_failed(tmp_path: Path) -> None:
+    folder = NodeFolder(tmp_path / "node", None)
+    brought: list[str] = []
+
+    def slow(staged: Path, make_room: Callable[[int], None]) -> None:
+        brought.append("")
+        time.sleep(0.05)
+        if len(brought) == 1:
+            raise StorageError("the first one fails")
+        bring(staged, make_room)
+
+    failed: list[StorageError] = []
+
+    def get() -> None:
+        try:
+            folder.get("cache/one", slow)
+        except StorageError as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=get) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(brought) == 2
+    assert len(failed) == 1
+    assert folder.used() == SIZE
+
+
+def test_what_a_killed_process_had_begun_is_swept_and_takes_no_room(tmp_path: Path, child: Child) -> None:
+    other = child("cache/half", "die", most=4 * SIZE)
+    says(other, "half")
+    folder = NodeFolder(tmp_path / "node", 4 * SIZE)
+    assert len(list(folder.root.glob("cache/*.partial-*"))) == 1
+    assert folder.used() == SIZE
+    other.kill()
+    other.wait()
+    folder.get("cache/half", bring)
+    for number in range(4):
+        folder.get(f"cache/{number:05d}", bring)
+    assert list(folder.root.glob("cache/*.partial-*")) == []
+    assert folder.used() == on_disk(folder.root) <= 4 * SIZE
+
+
+def test_parts_that_are_being_written_are_never_evicted(tmp_path: Path) -> None:
+    folder = NodeFolder(tmp_path / "node", 2 * SIZE)
+    staged = folder.root / ".staging" / "0123" / "00000.partial-0123abcd"
+    staged.mkdir(parents=True)
+    (staged / "rows").write_bytes(bytes(SIZE))
+    for number in range(6):
+        folder.get(f"cache/{number:05d}", bring)
+    folder.empty()
+    assert (staged / "rows").exists()
+    assert folder.used() == 0 or folder.has("cache/00005")
