@@ -197,7 +197,7 @@ class NodeFolder:
             return
         if size > self.most:
             raise StorageError(
-                f"--local-cache-size {self.most:,}: one part alone has {size:,} bytes. Give at least {4 * size:,}."
+                f"--local-cache-size {self.most:,}: one file or part alone has {size:,} bytes. Give at least {4 * size:,}."
             )
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:

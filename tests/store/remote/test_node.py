@@ -117,7 +117,7 @@ def test_what_this_process_has_mapped_stays_and_goes_when_nobody_has_it(tmp_path
 def test_a_bound_that_is_too_small_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node, "PATIENCE_SECONDS", 0.2)
     folder = NodeFolder(tmp_path / "node", SIZE - 1)
-    with pytest.raises(StorageError, match="one part alone has 1,000 bytes"):
+    with pytest.raises(StorageError, match="one file or part alone has 1,000 bytes"):
         folder.get("cache/a", bring)
     folder.most = 2 * SIZE
     held = [map_file(folder.get(f"cache/{name}", bring) / "rows", SIZE) for name in "ab"]
