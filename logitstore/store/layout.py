@@ -26,6 +26,10 @@ PILOT = "pilot"
 SIDECARS = "sidecars"
 
 
+FAILED_NAME = f"{SIDECARS}/failed.json"
+"""Parts that a cluster's driver has given up, as a JSON object: the number of each with the reason. Not part of the cache."""
+
+
 SAMPLES_FILE = "samples.arrow"
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
+
 from logitstore.core.place import Place
 from logitstore.core.registry import resolve
 from logitstore.dump.processes.seats import seats
 from logitstore.dump.processes.workers import Crew, LocalCrew
-from logitstore.errors import PartsFailed
+from logitstore.errors import LogitstoreError, PartsFailed
 from logitstore.settings.dump import AddSettings, DumpSettings
+from logitstore.store.layout import FAILED_NAME
+from logitstore.store.storage import open_storage
 
 NAMED = 20
 """Parts that failed of which the line names the numbers."""
@@ -28,7 +33,7 @@ def crew_of(settings: DumpSettings | AddSettings) -> Crew | None:
 
 
 def refuse_failed(place: Place, failed: dict[int, str]) -> None:
-    """Tell of parts that could not be written.
+    """Tell of parts that could not be written, here and, for `status`, in the cache.
 
     Args:
         place: where the cache lies.
@@ -40,6 +45,9 @@ def refuse_failed(place: Place, failed: dict[int, str]) -> None:
     if not failed:
         return
     numbers = sorted(failed)
+    with suppress(OSError, LogitstoreError):
+        reasons = {str(part): failed[part] for part in numbers}
+        open_storage(place).put(FAILED_NAME, json.dumps(reasons, indent=1, ensure_ascii=False).encode())
     named = " ".join(f"{part:05d}" for part in numbers[:NAMED]) + (" ..." if len(numbers) > NAMED else "")
     why = "; ".join(dict.fromkeys(failed[part] for part in numbers[:3]))
     raise PartsFailed(

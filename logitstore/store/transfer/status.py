@@ -18,12 +18,9 @@ from logitstore.core.place import Place
 from logitstore.errors import CacheDamaged, LogitstoreError
 from logitstore.format.manifest import MANIFEST_NAME, Manifest
 from logitstore.format.tap import tap_folder
-from logitstore.store.layout import SIDECARS
+from logitstore.store.layout import FAILED_NAME
 from logitstore.store.storage import Storage, open_storage, read_sealed, read_small
 from logitstore.store.taps import tap_folders
-
-FAILED_NAME = f"{SIDECARS}/failed.json"
-"""Parts that a cluster's driver has given up, as a JSON object: the number of each with the reason. Not part of the cache."""
 
 RECENT = 64
 """The speed is that of so many parts that came last."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from logitstore.dump.processes.messages import PartJob
 from logitstore.dump.processes.pool import Pool
 from logitstore.dump.processes.workers import LocalCrew, Rules, Seat
 from logitstore.errors import BadInput, PartsFailed, ProcessDied
+from logitstore.store.layout import FAILED_NAME
 from tests.parts.processes import notes_of, warm_members
 from tests.parts.warm import WarmMember
 
@@ -82,7 +84,8 @@ def test_a_part_at_which_three_fail_is_set_aside_and_the_others_are_written(
     with pytest.raises(
         PartsFailed, match=rf"my-cache: 1 part could not be written, all others are there: 00001\. .*{told}"
     ):
-        refuse_failed("my-cache", failed)
+        refuse_failed(tmp_path / "my-cache", failed)
+    assert json.loads((tmp_path / "my-cache" / FAILED_NAME).read_text())["1"] == failed[1]
 
 
 def test_where_nothing_is_written_and_parts_fail_the_error_is_told(tmp_path: Path, members: list[WarmMember]) -> None:

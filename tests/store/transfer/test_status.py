@@ -13,8 +13,9 @@ import pytest
 
 from logitstore.settings.dump import DumpSettings
 from logitstore.store.cache import Cache
+from logitstore.store.layout import FAILED_NAME
 from logitstore.store.transfer.copy import Extent, copy_cache
-from logitstore.store.transfer.status import FAILED_NAME, ranges, status
+from logitstore.store.transfer.status import ranges, status
 from tests.store.transfer.test_copy import plan, source
 
 __all__ = ["plan", "source"]
