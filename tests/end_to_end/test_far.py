@@ -253,6 +253,7 @@ def test_no_bucket_and_no_server_are_one_line(
     assert "Check the connection" in refused("inspect", f"s3://{BUCKET}/cache")
 
 
+@pytest.mark.slow
 def test_a_full_disk_of_the_node_is_one_line_and_the_command_goes_on_when_there_is_room(
     plan: Callable[..., DumpSettings],
     proxy: Proxy,
@@ -300,7 +301,14 @@ def rows_of(address: str) -> list[np.ndarray[tuple[int, ...], np.dtype[np.uint8]
     return [value.numpy().view(np.uint8).copy() for batch in loader for value in batch.answer.values()]
 
 
-def test_an_epoch_through_a_folder_for_a_quarter_of_the_cache(placed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+@pytest.mark.exhaustive
+def test_an_epoch_through_a_folder_for_a_quarter_of_the_cache(
+    proxy: Proxy, place: Callable[[str], str], whole: Callable[..., dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    placed = place("cache")
+    for name, content in whole(14).items():
+        Objects(placed).put(name, content)
     sizes = [len(content) for name, content in contents(placed).items() if name.startswith("parts/")]
     expected = rows_of(placed)
     # what is still mapped of the other folder does not count
