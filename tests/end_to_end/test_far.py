@@ -122,7 +122,7 @@ def kill(process: WarmProcess) -> Callable[[], None]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kills", [3, rarely(20)])
+@pytest.mark.parametrize("kills", [2, rarely(20)])
 def test_a_dump_killed_within_uploads_ends_with_the_same_objects(
     start: Start,
     plan: Callable[..., DumpSettings],
@@ -180,6 +180,7 @@ def test_a_reader_killed_within_a_download_leaves_nothing_that_is_used(
             np.testing.assert_array_equal(value, expected[name])
 
 
+@pytest.mark.slow
 def test_two_dumps_at_the_same_time_end_with_the_same_objects(
     start: Start,
     plan: Callable[..., DumpSettings],
@@ -234,11 +235,11 @@ def test_what_a_store_refuses_in_the_middle_is_one_line_and_the_command_goes_on_
     proxy.rules.clear()
     assert not Cache(settings.out).complete
     assert verify(settings.out) == []
-    proxy.add("GET", r"parts/\d+\.zip", "answer", (status, code), skip=1, times=1000)
     before = contents(place("cache"))
+    proxy.add("GET", r"parts/\d+\.zip", "answer", (status, code), skip=1, times=1000)
     assert said in stopped("verify", settings.out, "--repair")
-    assert contents(place("cache")) == before
     proxy.rules.clear()
+    assert contents(place("cache")) == before
     assert dump(settings).complete
     assert contents(settings.out) == counted(whole())
     assert left_on_node() == []
@@ -252,6 +253,7 @@ def test_no_bucket_and_no_server_are_one_line(
     assert "Check the connection" in refused("inspect", f"s3://{BUCKET}/cache")
 
 
+@pytest.mark.slow
 def test_a_full_disk_of_the_node_is_one_line_and_the_command_goes_on_when_there_is_room(
     plan: Callable[..., DumpSettings],
     proxy: Proxy,
@@ -299,7 +301,14 @@ def rows_of(address: str) -> list[np.ndarray[tuple[int, ...], np.dtype[np.uint8]
     return [value.numpy().view(np.uint8).copy() for batch in loader for value in batch.answer.values()]
 
 
-def test_an_epoch_through_a_folder_for_a_quarter_of_the_cache(placed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+@pytest.mark.exhaustive
+def test_an_epoch_through_a_folder_for_a_quarter_of_the_cache(
+    proxy: Proxy, place: Callable[[str], str], whole: Callable[..., dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    placed = place("cache")
+    for name, content in whole(14).items():
+        Objects(placed).put(name, content)
     sizes = [len(content) for name, content in contents(placed).items() if name.startswith("parts/")]
     expected = rows_of(placed)
     # what is still mapped of the other folder does not count

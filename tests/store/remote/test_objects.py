@@ -94,8 +94,8 @@ def test_a_refusal_is_one_line_for_whatever_is_asked(
     proxy.add(".*", "", "answer", (status, code), times=1000)
     asked: list[Callable[[], object]] = [
         lambda: objects.read("there"),
-        lambda: objects.put_first("new", b""),
-        lambda: list(objects.below("")),
+        # what is tried again takes its time
+        *([] if status == 503 else [lambda: objects.put_first("new", b""), lambda: list(objects.below(""))]),
         *([] if status == 503 else [lambda: objects.begin("there", 9), lambda: objects.delete(["there"])]),
         *([lambda: objects.head("there")] if status in (400, 403) else []),
     ]
