@@ -71,4 +71,4 @@ def test_the_time_of_several_processes_is_not_told(
 ) -> None:
     arguments = ("dump", "--teacher", teacher, "--data", texts, "--out", tmp_path / "cache")
     line = refused(*arguments, "--profile", "--processes", 2)
-    assert line == "error: --profile: it times one process. Leave out --processes 2."
+    assert line == "error: --profile: it times one process. Leave out --processes."

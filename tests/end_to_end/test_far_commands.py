@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +21,7 @@ from logitstore.store.remote.settings import local_cache, local_cache_size
 from logitstore.store.storage import open_storage
 from tests.parts.commands import Command, Refused, flags_of
 from tests.parts.texts import plan_for
+from tests.parts.warm import WarmProcess
 from tests.store.remote.conftest import far, server
 
 __all__ = ["far", "server"]
@@ -91,8 +90,7 @@ def test_an_interrupted_push_ends_with_130_and_goes_on(
     teacher: Path, texts: Path, tmp_path: Path, far: Far, command: Command
 ) -> None:
     made = dump(plan_for(teacher, texts, tmp_path / "near", samples_per_part=1))
-    arguments = [sys.executable, "-m", "logitstore", "push", str(tmp_path / "near"), far("cache"), "--streams", "1"]
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = WarmProcess("push", tmp_path / "near", far("cache"), "--streams", 1)
     deadline = time.monotonic() + 120
     while not any(open_storage(far("cache")).list_parts()):
         assert process.poll() is None, process.communicate()
