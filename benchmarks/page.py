@@ -303,6 +303,11 @@ def growth() -> str:
     return _table(("what", "measured", "target"), [_cells(line) for line in _load("growth")["lines"]])
 
 
+def remote() -> str:
+    """Every line of `remote.py`."""
+    return _table(("what", "measured", "target"), [_cells(line) for line in _load("remote")["lines"]])
+
+
 def sizes() -> str:
     """What caches of several sizes take, by arithmetic."""
     rows = []
@@ -343,6 +348,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "view_bytes": view_bytes,
     "vision_targets": vision_targets,
     "growth": growth,
+    "remote": remote,
     "sizes": sizes,
 }
 """The tables by the name that marks their place on a page."""
