@@ -308,6 +308,11 @@ def remote() -> str:
     return _table(("what", "measured", "target"), [_cells(line) for line in _load("remote")["lines"]])
 
 
+def windows() -> str:
+    """Every line of `windows.py`."""
+    return _table(("what", "measured", "target"), [_cells(line) for line in _load("windows")["lines"]])
+
+
 def sizes() -> str:
     """What caches of several sizes take, by arithmetic."""
     rows = []
@@ -349,6 +354,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "vision_targets": vision_targets,
     "growth": growth,
     "remote": remote,
+    "windows": windows,
     "sizes": sizes,
 }
 """The tables by the name that marks their place on a page."""
