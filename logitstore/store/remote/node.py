@@ -35,6 +35,9 @@ _UNIT = "unit"
 PATIENCE_SECONDS = 60.0
 """How long a process waits for others to let go of units before it says that the folder is too small."""
 
+LAST_SECONDS = 5.0
+"""How long the unit that a thread asked for last stays where there is no room for others: long enough to map its files."""
+
 SLACK = 0.05
 """So much of the bound is freed at once, because to look for what was used longest ago costs a look at everything."""
 
@@ -63,10 +66,9 @@ class NodeFolder:
         self._locks = ByteLocks(self._file)
         self._lock = threading.RLock()
         self._bringing = weakref.WeakValueDictionary[str, Any]()
-        self._held: Counter[str] = Counter()
-        self._gone: deque[str] = deque()
+        self._held, self._gone = Counter[str](), deque[str]()
         self._process = os.getpid()
-        self._last = threading.local()
+        self._lasts: dict[int, _Use] = {}
         watch_maps(str(root), self._watch)
         self._sweep()
 
@@ -75,7 +77,8 @@ class NodeFolder:
         return (self.root / unit).is_dir()
 
     def get(self, unit: str, bring: Bring) -> Path:
-        """Return the folder of a unit, which stays at least until this thread asks for another one, or as long as it is mapped.
+        """Return the folder of a unit, which stays as long as it is mapped, and at least for LAST_SECONDS or until this thread
+        asks for another one.
 
         Args:
             unit: the name of the folder, relative to this one.
@@ -85,7 +88,7 @@ class NodeFolder:
             StorageError: there is no room for it, or the disk refuses it.
         """
         folder = self.root / unit
-        if getattr(self._last, "unit", unit) != unit:
+        if unit != getattr(self._lasts.get(threading.get_ident()), "unit", unit):
             self.let_go_of_last()
         with self._lock:
             self._let_go()
@@ -115,7 +118,7 @@ class NodeFolder:
 
     def let_go_of_last(self) -> None:
         """Say that this thread needs the unit no longer that it asked for last."""
-        self._last.use = None
+        self._lasts.pop(threading.get_ident(), None)
 
     def drop(self, unit: str) -> None:
         """Remove a unit, such as one that turned out to be damaged or old."""
@@ -149,9 +152,7 @@ class NodeFolder:
         except FileNotFoundError:
             self._release(unit)
             return False
-        last = getattr(self._last, "use", None)
-        self._last.use, self._last.unit = _Use(self, unit), unit
-        del last
+        self._lasts[threading.get_ident()] = _Use(self, unit)
         return True
 
     def _hold(self, unit: str) -> None:
@@ -211,13 +212,14 @@ class NodeFolder:
                     return
             # what this process has open and does not need at the moment
             MAPS.shed()
+            for thread in [thread for thread, use in list(self._lasts.items()) if use.is_old()]:
+                self._lasts.pop(thread, None)
             if time.monotonic() > deadline:
                 raise StorageError(
                     f"{self.root}: --local-cache-size {self.most:,} bytes is too small: all of it is in use, and a part of "
                     f"{size:,} bytes does not fit. Give more, or read fewer parts at a time (--window-parts)."
                 )
-            if not self._gone:
-                time.sleep(WAIT_SECONDS)
+            time.sleep(0 if self._gone else WAIT_SECONDS)
 
     def _evict(self, size: int) -> bool:
         """Remove what was used longest ago and nobody holds, until there is room, and a little more."""
@@ -286,7 +288,11 @@ class _Use:
     """One use of a unit by a thread: it ends when nobody has this object any more."""
 
     def __init__(self, folder: NodeFolder, unit: str) -> None:
+        self.unit, self._until = unit, time.monotonic() + LAST_SECONDS
         weakref.finalize(self, folder._leave, unit).atexit = False
+
+    def is_old(self) -> bool:
+        return time.monotonic() > self._until
 
 
 _FOLDERS: dict[Path, NodeFolder] = {}

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
@@ -126,6 +127,24 @@ def test_a_bound_that_is_too_small_is_one_line(tmp_path: Path, monkeypatch: pyte
     assert on_disk(folder.root) == 2 * SIZE == folder.used()
     held.pop()
     folder.get("cache/c", bring)
+
+
+def test_a_thread_that_asks_for_nothing_more_does_not_keep_its_last_unit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node, "LAST_SECONDS", 0.2)
+    folder = NodeFolder(tmp_path / "node", 2 * SIZE)
+    folder.get("cache/large", bring)
+    began = time.monotonic()
+
+    def ask() -> None:
+        held = [map_file(folder.get(f"cache/{name}", bring) / "rows", SIZE) for name in "ab"]
+        assert len(held) == 2
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(ask).result()
+    assert not folder.has("cache/large")
+    assert time.monotonic() - began < node.PATIENCE_SECONDS
 
 
 def test_many_processes_bring_a_unit_once(tmp_path: Path, child: Child) -> None:
