@@ -173,6 +173,10 @@ class Far(Storage, Protocol):
         """Give a storage of the same place that uses nothing of what was brought here before, and leaves nothing here."""
         ...
 
+    def forget(self, part: int) -> None:
+        """Remove what was brought here of a part."""
+        ...
+
     def digest(self, part: int) -> bytes:
         """Return the 32 digits that seal the commit record of a part, as the store has it now: one small request.
 

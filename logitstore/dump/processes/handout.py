@@ -79,7 +79,8 @@ class Handout:
                 self._began[job] = self._clock()
                 self._copies[job] += 1
                 return job
-        late = None if self._waiting else self._latest()
+        # jobs that are kept for another machine, whose worker may hang, keep nobody here from a late one
+        late = self._latest()
         if late is not None:
             self._copies[late] += 1
         return late

@@ -20,7 +20,7 @@ from logitstore.store.checks.rows import feature_block_problems, row_block_probl
 from logitstore.store.checks.shared import told
 from logitstore.store.part import OpenFiles, Part, PartsPlan, read_record
 from logitstore.store.samples import stored_samples
-from logitstore.store.storage import Storage
+from logitstore.store.storage import Far, Storage
 from logitstore.store.taps import Tap
 
 _BLOCK_ROWS = 1 << 16
@@ -92,7 +92,14 @@ class PartChecker:
         if job.claim is not None and claim is not None and job.claim.holds(claim):
             return Found(job=job, problems=[], counts=counts, claim=job.claim, is_taken_over=True)
         problems = self._tap_problems(job.tap, job.number) if job.tap else self._part_problems(job.number)
+        self._forget(job)
         return Found(job=job, problems=problems, counts=counts, claim=None if problems else claim)
+
+    def _forget(self, job: Job) -> None:
+        """Keep no more than one part of a far cache here: it may be larger than the disk."""
+        for storage in (self._storage, *(tap.storage for name, tap in self._taps.items() if name == job.tap)):
+            if isinstance(storage, Far):
+                storage.forget(job.number)
 
     def _counts(self, job: Job) -> tuple[int, int]:
         if job.tap is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,14 +14,17 @@ import xxhash
 from logitstore.core.place import matching
 from logitstore.errors import CacheDamaged, LogitstoreError, way_out_of
 from logitstore.format.manifest import MANIFEST_NAME, Manifest
-from logitstore.format.part_record import RECORD_NAME
-from logitstore.format.sealed import LARGEST, unseal_from
+from logitstore.format.part_record import RECORD_NAME, PartRecord
+from logitstore.format.sealed import LARGEST, seal_of_bytes, unseal_from
 from logitstore.store.layout import SAMPLES_FILE
 from logitstore.store.remote.bundle import member, unpack
 from logitstore.store.remote.names import checked, object_of
 from logitstore.store.remote.node import NodeFolder, node_folder
 from logitstore.store.remote.objects import LARGEST_OBJECT, PIECE_BYTES, Objects
 from logitstore.store.remote.settings import local_cache, local_cache_size
+
+_HASHED = re.compile(r"shared/[a-z]+-([0-9a-f]{16})\.[a-z]+")
+"""A shared file that is no folder: its name has the hash of its contents."""
 
 HEAD_BYTES = 256 << 10
 """So many first bytes of a part are fetched for its record; its samples often are among them."""
@@ -42,6 +46,7 @@ class Brought:
         """
         self._objects, self._plan_name, self._salt = objects, plan_name, salt
         self._damaged: dict[int, CacheDamaged] = {}
+        self._fresh: set[str] = set()
 
     @property
     def node(self) -> NodeFolder:
@@ -83,8 +88,9 @@ class Brought:
     def forget_part(self, part: int) -> None:
         """Let nobody here read what a part was before."""
         self._damaged.pop(part, None)
-        if self._is_known:
+        with suppress(FileNotFoundError):  # without a plan there nothing was brought
             for unit in (self._unit(part), f"{self._unit(part)}.head"):
+                self._fresh.discard(unit)
                 self.node.drop(unit)
 
     def forget(self, name: str) -> None:
@@ -102,13 +108,30 @@ class Brought:
         if part in self._damaged:
             raise self._damaged[part]
         try:
-            self.node.get(self._unit(part), partial(self._bring, part))
+            self._get(part, self._unit(part), self._bring)
         except FileNotFoundError:
             pass  # there is none
         except CacheDamaged as error:
             self._damaged[part] = error
             raise
         return self.node.root / self._unit(part) / inside
+
+    def _get(self, part: int, unit: str, bring: Callable[[int, Path, Callable[[int], None]], None]) -> None:
+        """Bring a unit of a part, or make sure once that the one that is here is of the part that lies in the store now.
+
+        Who repairs a cache, or writes it again, changes parts of the same plan; other machines hear nothing of that.
+        """
+
+        def brought(folder: Path, make_room: Callable[[int], None]) -> None:
+            bring(part, folder, make_room)
+            self._fresh.add(unit)
+
+        self.node.get(unit, brought)
+        if unit not in self._fresh:
+            if (self.node.root / unit / RECORD_NAME).read_bytes()[-36:-4] != self.digest(part):
+                self.node.drop(unit)
+                self.node.get(unit, brought)
+            self._fresh.add(unit)
 
     def _bring(self, part: int, folder: Path, make_room: Callable[[int], None]) -> None:
         """Fetch a part, and check it; once more if it arrives damaged."""
@@ -147,7 +170,7 @@ class Brought:
     def head(self, part: int, wanted: str) -> Path:
         """Return the path of one of the first files of a part, of which no more is fetched."""
         with suppress(FileNotFoundError):
-            self.node.get(f"{self._unit(part)}.head", partial(self._bring_head, part))
+            self._get(part, f"{self._unit(part)}.head", self._bring_head)
         return self.node.root / f"{self._unit(part)}.head" / wanted
 
     def _bring_head(self, part: int, folder: Path, make_room: Callable[[int], None]) -> None:
@@ -166,6 +189,12 @@ class Brought:
             if span[1] > len(begun):
                 begun += self._objects.read_range(name, len(begun), span[1])
             contents[wanted] = begun[slice(*span)]
+        if SAMPLES_FILE in contents:
+            record = unseal_from(
+                PartRecord, f"{self._objects.address}/{name}", RECORD_NAME, lambda: contents[RECORD_NAME]
+            )
+            if record.files.get(SAMPLES_FILE) != seal_of_bytes(contents[SAMPLES_FILE]):
+                raise CacheDamaged(f"{self._objects.address}/{name}: {SAMPLES_FILE} is not what {RECORD_NAME} says.")
         folder.mkdir()
         for wanted, content in contents.items():
             (folder / wanted).write_bytes(content)
@@ -187,6 +216,9 @@ class Brought:
             if not found:
                 raise
             contents = {f"{last}/{each.name[len(name) + 1 :]}": self._objects.read(each.name) for each in found}
+        found_hash = _HASHED.fullmatch(name)
+        if found_hash is not None and xxhash.xxh3_64_hexdigest(contents[last]) != found_hash[1]:
+            raise CacheDamaged(f"{self._objects.address}/{name}: its contents are not those that its name says.")
         make_room(sum(map(len, contents.values())))
         for file, content in contents.items():
             path = folder / checked(file)

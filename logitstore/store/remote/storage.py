@@ -24,7 +24,7 @@ from logitstore.errors import BadInput, CacheDamaged, LogitstoreError, StorageEr
 from logitstore.format.manifest import MANIFEST_NAME
 from logitstore.format.part_record import RECORD_NAME
 from logitstore.format.sealed import LARGEST
-from logitstore.format.tap import TAP_NAME
+from logitstore.format.tap import TAP_NAME, TAPS
 from logitstore.store.layout import PARTS, SAMPLES_FILE, SIDECARS, part_name, record_name
 from logitstore.store.local_disk import sweep_left
 from logitstore.store.remote.brought import Brought
@@ -61,7 +61,7 @@ class ObjectStorage:
         self._objects: Objects = (resolve(_ON_HUB) if address.startswith("hf://") else Objects)(address)
         self._home, self._salt = home, salt
         self._brought = Brought(self._objects, MANIFEST_NAME if home is None else TAP_NAME, salt)
-        self._taps: dict[str, ObjectStorage] = {}
+        self._taps: list[ObjectStorage] = []
         self._staged: dict[Path, int] = {}
         self._known: dict[str, bytes] = {}
 
@@ -75,7 +75,7 @@ class ObjectStorage:
     def within(self, name: str) -> ObjectStorage:
         tap = ObjectStorage(f"{self.address}/{checked(name)}", self, self._salt)
         if self._salt:
-            self._taps[name] = tap
+            self._taps.append(tap)
         return tap
 
     # reading
@@ -152,7 +152,7 @@ class ObjectStorage:
         try:
             yield fresh
         finally:
-            for storage in (fresh, *fresh._taps.values()):
+            for storage in (fresh, *fresh._taps):
                 storage._brought.forget_all()
 
     def prefetch(self, names: Sequence[str]) -> None:
@@ -168,6 +168,9 @@ class ObjectStorage:
         with suppress(LogitstoreError, OSError):
             self._brought.part(part)
             self._brought.node.let_go_of_last()
+
+    def forget(self, part: int) -> None:
+        self._brought.forget_part(part)
 
     def digest(self, part: int) -> bytes:
         return self._brought.digest(part)
@@ -240,6 +243,7 @@ class ObjectStorage:
                 "Begin the cache again with a smaller --part-bytes."
             )
         self.put_first(object_of(part), content)
+        self._brought.forget_part(part)
         self.drop(staged)
 
     def drop(self, staged: Path) -> None:
@@ -248,6 +252,10 @@ class ObjectStorage:
             os.close(lease)
 
     def remove(self, name: str) -> None:
+        tap, slash, rest = name.partition(f"/{PARTS}/")
+        if slash and tap.startswith(f"{TAPS}/"):
+            self.within(tap).remove(f"{PARTS}/{rest}")
+            return
         part = part_of(name)
         if part is not None:
             self._drop_index()

@@ -14,7 +14,11 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Partial, distribute_tensor
 from transformers import PreTrainedModel
 
+from logitstore.errors import ModelError
 from logitstore.models.head import LinearHead
+
+_CHECKPOINTED = "_checkpoint_wrapped_module."
+"""What stands in the names of a layer whose activations are computed again."""
 
 
 def whole(weight: Tensor) -> Tensor:
@@ -104,6 +108,15 @@ def take_weights(student: nn.Module, kept: dict[str, Tensor]) -> None:
     if not isinstance(student, FSDPModule):
         student.load_state_dict(kept)
         return
-    for name, parameter in [*student.named_parameters(), *student.named_buffers()]:
-        if name in kept:
-            parameter.copy_(_cut(kept[name], parameter))
+    names: dict[int, list[str]] = {}
+    for name, parameter in student.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name.replace(_CHECKPOINTED, ""))
+    for parameter in student.parameters():
+        own = names[id(parameter)]
+        found = next((name for name in own if name in kept), None)
+        if found is None:
+            raise ModelError(f"the kept weights have none for '{own[0]}'. Train again, or choose another checkpoint.")
+        parameter.copy_(_cut(kept[found], parameter))
+    for name, buffer in student.named_buffers():
+        if (plain := name.replace(_CHECKPOINTED, "")) in kept:
+            buffer.copy_(_cut(kept[plain], buffer))

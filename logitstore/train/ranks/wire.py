@@ -45,6 +45,10 @@ class Cause:
     is_common: bool = False
 
 
+LONGEST_GREETING = 4096
+"""Most bytes that are taken from a connection that has not said the secret."""
+
+
 class Line(ABC):
     """What a process hears of the others, on a thread of its own.
 
@@ -129,8 +133,19 @@ class Hub(Line):
         except OSError:
             found = b""
         *lines, self._rest[where] = (self._rest.get(where, b"") + found).split(b"\n")
-        for line in lines:
-            self._heard(where, json.loads(line))
+        try:
+            if self._ranks.get(where) is None and len(self._rest[where]) > LONGEST_GREETING:
+                raise ValueError("a line without an end")
+            for line in lines:
+                self._heard(where, json.loads(line))
+        except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
+            if self._ranks.get(where) is not None:
+                raise
+            # nobody of ours: whatever knocks at this door is sent away
+            self._ranks.pop(where, None)
+            self._rest.pop(where, None)
+            where.close()
+            return
         if not found and where in self._ranks:
             rank = self._ranks.pop(where)
             if rank is not None and rank not in {*self._failed, *self._lost}:

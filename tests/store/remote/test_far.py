@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from logitstore.dump.dump import dump
+from logitstore.format.part_record import PartRecord
+from logitstore.format.sealed import seal, seal_of, unseal
 from logitstore.store.cache import Cache
 from logitstore.store.checks.verify import repair, verify
+from logitstore.store.remote.bundle import pack
 from logitstore.store.remote.node import node_folder
+from logitstore.store.remote.objects import Objects
 from logitstore.store.remote.settings import local_cache
 from tests.parts.texts import plan_for
 
@@ -19,6 +24,7 @@ Far = Callable[[str], str]
 
 def forget_all() -> None:
     """Remove what was brought to this node."""
+    node_folder(local_cache(), None).let_go_of_last()
     node_folder(local_cache(), None).empty()
 
 
@@ -74,3 +80,45 @@ def test_what_is_lost_or_altered_in_the_store_is_found_and_written_again(teacher
     dump(plan)
     assert {found.name: objects.read(found.name) for found in objects.below("parts/")} == whole
     assert verify(plan.out) == []
+
+
+def test_a_part_that_was_written_anew_in_the_store_is_not_read_as_it_was(
+    teacher: Path, texts: Path, tmp_path: Path, far: Far
+) -> None:
+    cache = dump(plan_for(teacher, texts, far("cache"), samples_per_part=2, limit=6))
+    old = np.array(cache[0].answer.fields["entropy"])
+    folder = tmp_path / "anew"
+    shutil.copytree(cache.storage.local("parts/00000"), folder)
+    chunk = folder / "rows.zarr" / "entropy" / "c" / "0"
+    chunk.write_bytes((np.frombuffer(chunk.read_bytes(), "<f2") / 2).astype("<f2").tobytes())
+    record = unseal(PartRecord, folder / "part.json")
+    files = record.files | {"rows.zarr/entropy/c/0": seal_of(chunk)}
+    (folder / "part.json").write_bytes(seal(record.model_copy(update={"files": files})))
+    Objects(far("cache")).put("parts/00000.zip", pack(folder))
+    # the node still has the part as it was
+    again = Cache(far("cache"))
+    np.testing.assert_array_equal(again[0].answer.fields["entropy"], (old / 2).astype("<f2"))
+    assert verify(far("cache")) == []
+
+
+def test_a_part_of_features_is_removed_and_written_again(teacher: Path, texts: Path, far: Far) -> None:
+    plan = plan_for(teacher, texts, far("cache"), samples_per_part=2, limit=6, hidden="final")
+    dump(plan)
+    objects = Objects(far("cache"))
+    name = "taps/final/parts/00001.zip"
+    whole = objects.read(name)
+    objects.put(name, whole[:-50])
+    problems = verify(plan.out)
+    assert {(problem.tap, problem.part) for problem in problems} == {("final", 1)}
+    repair(plan.out, problems)
+    assert objects.head(name) is None
+    dump(plan)
+    assert objects.read(name) == whole
+    assert verify(plan.out) == []
+
+
+def test_a_check_leaves_nothing_on_the_node(teacher: Path, texts: Path, far: Far) -> None:
+    dump(plan_for(teacher, texts, far("cache"), samples_per_part=2, limit=6, hidden="final"))
+    forget_all()
+    assert verify(far("cache")) == []
+    assert node_folder(local_cache(), None).used() == 0
