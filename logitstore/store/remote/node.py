@@ -26,6 +26,7 @@ from logitstore.errors import StorageError, storage_errors
 from logitstore.store.maps import MAPS, watch_maps
 from logitstore.store.remote.locks import COUNTING, WAIT_SECONDS, ByteLocks, place_of
 from logitstore.store.remote.units import PARTIAL, ROOM, bytes_of, room_of, units
+from logitstore.store.remote.uses import Use, call_again
 
 LOCKS = ".locks"
 
@@ -40,7 +41,6 @@ LAST_SECONDS = 5.0
 
 SLACK = 0.05
 """So much of the bound is freed at once, because to look for what was used longest ago costs a look at everything."""
-
 
 Bring = Callable[[Path, Callable[[int], None]], None]
 """Makes a unit in a folder that is not there yet, after it has asked for room for so many bytes."""
@@ -68,7 +68,8 @@ class NodeFolder:
         self._bringing = weakref.WeakValueDictionary[str, Any]()
         self._held, self._gone = Counter[str](), deque[str]()
         self._process = os.getpid()
-        self._lasts: dict[int, _Use] = {}
+        self._lasts: dict[int, Use] = {}
+        self._is_watched = False
         watch_maps(str(root), self._watch)
         self._sweep()
 
@@ -77,8 +78,7 @@ class NodeFolder:
         return (self.root / unit).is_dir()
 
     def get(self, unit: str, bring: Bring) -> Path:
-        """Return the folder of a unit, which stays as long as it is mapped, and at least for LAST_SECONDS or until this thread
-        asks for another one.
+        """Return the folder of a unit. It stays while it is mapped, for LAST_SECONDS, or until this thread asks for another.
 
         Args:
             unit: the name of the folder, relative to this one.
@@ -118,7 +118,17 @@ class NodeFolder:
 
     def let_go_of_last(self) -> None:
         """Say that this thread needs the unit no longer that it asked for last."""
-        self._lasts.pop(threading.get_ident(), None)
+        with self._lock:
+            self._lasts.pop(threading.get_ident(), None)
+
+    def let_go_of_old(self) -> bool:
+        """Let go of units that threads asked for last, long ago. Say whether some are left."""
+        with self._lock:
+            for thread in [thread for thread, use in self._lasts.items() if use.is_old()]:
+                del self._lasts[thread]
+            self._let_go()
+            self._is_watched = bool(self._lasts)
+        return self._is_watched
 
     def drop(self, unit: str) -> None:
         """Remove a unit, such as one that turned out to be damaged or old."""
@@ -152,7 +162,10 @@ class NodeFolder:
         except FileNotFoundError:
             self._release(unit)
             return False
-        self._lasts[threading.get_ident()] = _Use(self, unit)
+        if not self._is_watched:
+            self._is_watched = True
+            call_again(LAST_SECONDS, weakref.WeakMethod(self.let_go_of_old))
+        self._lasts[threading.get_ident()] = Use(unit, LAST_SECONDS, self._leave)
         return True
 
     def _hold(self, unit: str) -> None:
@@ -212,8 +225,6 @@ class NodeFolder:
                     return
             # what this process has open and does not need at the moment
             MAPS.shed()
-            for thread in [thread for thread, use in list(self._lasts.items()) if use.is_old()]:
-                self._lasts.pop(thread, None)
             if time.monotonic() > deadline:
                 raise StorageError(
                     f"{self.root}: --local-cache-size {self.most:,} bytes is too small: all of it is in use, and a part of "
@@ -282,17 +293,6 @@ class NodeFolder:
 
     def _count(self, more: int) -> None:
         self._set_total(self._total() + more)
-
-
-class _Use:
-    """One use of a unit by a thread: it ends when nobody has this object any more."""
-
-    def __init__(self, folder: NodeFolder, unit: str) -> None:
-        self.unit, self._until = unit, time.monotonic() + LAST_SECONDS
-        weakref.finalize(self, folder._leave, unit).atexit = False
-
-    def is_old(self) -> bool:
-        return time.monotonic() > self._until
 
 
 _FOLDERS: dict[Path, NodeFolder] = {}

@@ -147,6 +147,20 @@ def test_a_thread_that_asks_for_nothing_more_does_not_keep_its_last_unit(
     assert time.monotonic() - began < node.PATIENCE_SECONDS
 
 
+def test_a_process_that_asks_for_nothing_more_leaves_its_last_unit_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node, "LAST_SECONDS", 0.2)
+    folder = NodeFolder(tmp_path / "node", 2 * SIZE)
+    folder.get("cache/large", bring)
+    deadline = time.monotonic() + 20
+    while folder._held:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    folder.get("cache/large", bring)
+    assert folder._held
+
+
 def test_many_processes_bring_a_unit_once(tmp_path: Path, child: Child) -> None:
     children = [child("cache/one") for _ in range(4)]
     for each in children:
