@@ -30,8 +30,8 @@ from object_server import BUCKET, served, variables
 
 FOLDER = Path("demo-cluster")
 CACHE = f"s3://{BUCKET}/demo"
-WINDOW = "4"
-SHARE = 0.6
+WINDOW = "2"
+SHARE = 0.8
 """Share of the bytes of the parts that the folder of the machine has room for, beside one shared file."""
 
 TRAINING = ["--batch-size", "1", "--learning-rate", "5e-4", "--holdout", HOLDOUT, "--evaluate-every", "1000000"]
