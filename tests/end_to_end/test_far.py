@@ -19,6 +19,7 @@ from logitstore.errors import CacheDamaged, NotACache, StorageError
 from logitstore.settings.dump import DumpSettings
 from logitstore.store.cache import Cache
 from logitstore.store.checks.verify import verify
+from logitstore.store.remote.brought import RECORD_BYTES
 from logitstore.store.remote.node import node_folder
 from logitstore.store.remote.objects import Objects
 from tests.parts.attacks import Attacks
@@ -347,4 +348,6 @@ def test_processes_of_a_node_fetch_each_part_once(placed: str, proxy: Proxy) -> 
     for process in processes:
         assert process.wait() == 0
         process.close()
-    assert proxy.count(r"parts/\d+\.zip") == 1
+    # one brings the part, the two others ask whether it is still the same
+    assert proxy.count(r"parts/\d+\.zip") == 3
+    assert proxy.count(rf"parts/\d+\.zip bytes=0-{RECORD_BYTES - 1}$") == 2

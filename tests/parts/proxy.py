@@ -57,12 +57,12 @@ class Proxy:
         return rule
 
     def count(self, pattern: str) -> int:
-        """How many requests matched, as "METHOD path"."""
+        """How many requests matched, as "METHOD path range"."""
         return sum(re.search(pattern, request) is not None for request in list(self.requests))
 
-    def rule_for(self, method: str, path: str) -> Rule | None:
+    def rule_for(self, method: str, path: str, span: str) -> Rule | None:
         with self._lock:
-            self.requests.append(f"{method} {path}")
+            self.requests.append(f"{method} {path} {span}".rstrip())
             for rule in self.rules:
                 if rule.times and re.fullmatch(rule.method, method) and re.search(rule.path, path):
                     if rule.skip:
@@ -78,7 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def _serve(self) -> None:
-        rule = self.proxy.rule_for(self.command, self.path)
+        rule = self.proxy.rule_for(self.command, self.path, self.headers.get("Range", ""))
         does, value = (rule.does, rule.value) if rule else ("", None)
         size = int(self.headers.get("Content-Length") or 0)
         if does == "upload":
