@@ -31,8 +31,8 @@ from object_server import BUCKET, served, variables
 FOLDER = Path("demo-cluster")
 CACHE = f"s3://{BUCKET}/demo"
 WINDOW = "2"
-SHARE = 0.8
-"""Share of the bytes of the parts that the folder of the machine has room for, beside one shared file."""
+SHARE = 2.0
+"""The folder of the machine has room for so many times the bytes of the parts, beside the largest shared file."""
 
 TRAINING = ["--batch-size", "1", "--learning-rate", "5e-4", "--holdout", HOLDOUT, "--evaluate-every", "1000000"]
 """As in the demo, but for half the batch on each of two ranks."""
