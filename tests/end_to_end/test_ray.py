@@ -30,7 +30,13 @@ from tests.parts.taps import small_taps_plan
 from tests.parts.tasks import Start
 
 # Ray leaves sockets and processes to the end of the interpreter
-pytestmark = [pytest.mark.slow, pytest.mark.attack, pytest.mark.filterwarnings("ignore")]
+# a Ray of its own takes from five seconds to a minute to start, by how busy the machine is
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.attack,
+    pytest.mark.exhaustive,
+    pytest.mark.filterwarnings("ignore"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +148,6 @@ def test_a_dump_whose_workers_are_killed_has_the_bytes_of_one_process(
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.exhaustive
 def test_taps_are_added_by_workers_of_a_cluster(
     ray_plan: Callable[..., DumpSettings], cluster: str, tmp_path: Path
 ) -> None:
@@ -154,7 +159,6 @@ def test_taps_are_added_by_workers_of_a_cluster(
     assert tree(tmp_path / "several") == tree(tmp_path / "one")
 
 
-@pytest.mark.exhaustive
 @pytest.mark.parametrize("fate", ["bug", "is slow once"])
 def test_a_bad_part_is_set_aside_and_a_late_one_is_written_by_another(cluster: str, tmp_path: Path, fate: str) -> None:
     jobs = [PartJob(part, ("answers",)) for part in range(6)]
@@ -186,7 +190,6 @@ def test_ctrl_c_leaves_only_whole_parts_and_no_actor(
     wait_until(lambda: actors(cluster) == [], "an actor works on")
 
 
-@pytest.mark.exhaustive
 def test_the_actors_of_a_command_that_is_killed_end_and_the_same_command_goes_on(
     start: Start, ray_plan: Callable[..., DumpSettings], cluster: str, tmp_path: Path
 ) -> None:
