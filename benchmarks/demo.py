@@ -177,7 +177,7 @@ def report(results: list[dict[str, Any]], dump_seconds: float, total_seconds: fl
         )
     table.add_row("the teacher itself", "", f"{cached['teacher_cross_entropy']:.3f}", "0", "100%", "")
     console.print(table)
-    if not limit:
+    if not limit and not has_bfloat16(torch.device("cpu")):
         console.print(
             "no limit: without bfloat16 in the processor, a run with the teacher in the loop takes too long for a demo. In "
             f"benchmarks/results/quality.json students keep {mean(gains('small', 1.0)):.0%} of the live teacher's gain in KL.",
