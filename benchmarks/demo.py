@@ -32,7 +32,7 @@ from logitstore.models.load import has_bfloat16
 from page import gains
 
 FOLDER = Path("demo")
-CACHE = FOLDER / "cache"
+CACHE: Path | str = FOLDER / "cache"
 TEXTS = FOLDER / "texts.jsonl"
 DOCUMENTS = 21
 HOLDOUT = "0.1"

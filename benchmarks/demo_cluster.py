@@ -43,7 +43,7 @@ def main() -> None:
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir()
     demo.FOLDER, demo.TEXTS = FOLDER, FOLDER / "texts.jsonl"
-    demo.CACHE = CACHE  # type: ignore[assignment]
+    demo.CACHE = CACHE
     teacher = find_teacher()
     write_texts()
     with served() as address:

@@ -15,6 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,7 @@ def reading() -> tuple[Lines, dict[str, Any]]:
         for _ in caches[name].loader(batch_size=8):
             pass
 
-    seconds = in_turns({name: lambda name=name: epoch(name) for name in caches}, ROUNDS)  # type: ignore[misc]
+    seconds = in_turns({name: partial(epoch, name) for name in caches}, ROUNDS)
     lines = [
         at_most(
             "a shuffled epoch from what is on the node, to one of a cache on the disk",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from logitstore.train.ranks.shards import take_states, whole_states
 OPTIMIZER_NAME, SCHEDULER_NAME = "optimizer.pt", "scheduler.pt"
 
 
-class ShardedTrainer(Trainer):  # type: ignore[misc]
+class ShardedTrainer(Trainer, ABC):  # type: ignore[misc]
     """A Trainer that shards by FSDP2 on processors as accelerate does on GPUs, and saves what a run without FSDP saves.
 
     So any number of ranks, with FSDP or without, resumes from a checkpoint.
@@ -64,8 +65,9 @@ class ShardedTrainer(Trainer):  # type: ignore[misc]
             self._take_weights(Path(resume_from_checkpoint))  # while they are whole
         return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
 
+    @abstractmethod
     def _take_weights(self, checkpoint: Path) -> None:
-        raise NotImplementedError
+        """Give the students the weights of a checkpoint."""
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         if self.is_sharded:
