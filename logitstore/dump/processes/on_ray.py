@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 import pickle
+import socket
 import sys
 import time
 from collections import deque
@@ -39,6 +40,9 @@ _QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
+ANSWERS = 5.0
+"""Seconds in which the machine of a cluster takes a connection."""
+
 _CALLS = 4
 """Calls of an actor that run at the same time: one waits for what is said, while another passes a job on."""
 
@@ -57,6 +61,33 @@ def ray() -> Any:
         raise BadInput(
             f"--cluster needs Ray, which cannot be imported ({one_line(error)}). Install it: pip install 'logitstore[ray]'."
         ) from error
+
+
+def last_cluster() -> str | None:
+    """Return the address of the cluster that Ray began last on this machine, as `host:port`; None where it keeps none."""
+    try:
+        found: str | None = importlib.import_module("ray._private.utils").read_ray_address()
+    except (ImportError, AttributeError):  # another version keeps it elsewhere, and finds the cluster itself
+        return None
+    return found
+
+
+def refuse_gone(address: str | None) -> None:
+    """Refuse a cluster that nobody answers for: of one that was killed Ray keeps the address, and asks it for minutes.
+
+    Args:
+        address: `host:port`; None for none.
+
+    Raises:
+        ConnectionError: nothing listens there.
+    """
+    host, _, port = (address or "").rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWERS).close()
+    except OSError as error:
+        raise ConnectionError(f"nothing listens at {address}") from error
 
 
 class RayWorker:
@@ -153,12 +184,14 @@ class RayCrew:
         address = None if self._cluster == LOCAL else self._cluster
         if address is None and "RAY_ADDRESS" not in os.environ:
             try:
+                refuse_gone(last_cluster())
                 self._ray.init(address="auto", **quiet)
             except ConnectionError:
                 self._is_here = True
                 self._ray.init(address="local", include_dashboard=False, object_store_memory=STORE_BYTES, **quiet)
             return
         try:
+            refuse_gone((address or os.environ["RAY_ADDRESS"]).removeprefix("ray://"))
             self._ray.init(address=address, **quiet)
         except (ConnectionError, ValueError, RuntimeError) as error:
             where = address or f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}"

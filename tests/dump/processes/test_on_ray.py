@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 import logitstore
 from logitstore.dump.processes.crews import crew_of
+from logitstore.dump.processes.on_ray import last_cluster, refuse_gone
 from logitstore.errors import BadInput
 from logitstore.settings.dump import DumpSettings
 
@@ -46,6 +48,23 @@ def test_no_module_imports_ray_before_it_is_asked_for() -> None:
     }
     assert "pathlib" in imported
     assert not [name for name in imported if name.partition(".")[0] == "ray"]
+
+
+def test_a_cluster_that_is_gone_is_told_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        refuse_gone(address)
+    with pytest.raises(ConnectionError, match=f"nothing listens at {address}"):
+        refuse_gone(address)
+    for none in (None, "", "auto", "local"):
+        refuse_gone(none)
+
+
+def test_the_cluster_that_ray_keeps_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    utils = pytest.importorskip("ray._private.utils")
+    (tmp_path / "ray_current_cluster").write_text("127.0.0.1:1")
+    monkeypatch.setattr(utils, "get_ray_address_file", lambda _: str(tmp_path / "ray_current_cluster"))
+    assert last_cluster() == "127.0.0.1:1"
 
 
 @pytest.mark.parametrize("cluster", ["rays", "ray:", "ray://", "ray://a/b", "dask"])
