@@ -308,6 +308,11 @@ def remote() -> str:
     return _table(("what", "measured", "target"), [_cells(line) for line in _load("remote")["lines"]])
 
 
+def workers() -> str:
+    """Every line of `workers.py`."""
+    return _table(("what", "measured", "target"), [_cells(line) for line in _load("workers")["lines"]])
+
+
 def windows() -> str:
     """Every line of `windows.py`."""
     return _table(("what", "measured", "target"), [_cells(line) for line in _load("windows")["lines"]])
@@ -355,6 +360,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "growth": growth,
     "remote": remote,
     "windows": windows,
+    "workers": workers,
     "sizes": sizes,
 }
 """The tables by the name that marks their place on a page."""

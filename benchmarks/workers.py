@@ -24,7 +24,7 @@ from logitstore.dump.dump import dump
 from logitstore.settings.dump import DumpSettings
 
 FOLDER = Path("build/workers")
-ROUNDS, PARTS, SAMPLES, LENGTH = 5, 16, 4, 128
+ROUNDS, PARTS, SAMPLES, LENGTH = 3, 10, 4, 128
 TARGET = 1.8
 
 
