@@ -9,13 +9,14 @@ from __future__ import annotations
 import base64
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 Repositories = dict[str, dict[str, bytes]]
+"""Files by path, by the name of the repository, and `name@revision` for another branch than main."""
 
 
 class Hub:
@@ -26,7 +27,17 @@ class Hub:
         self.private: set[str] = set()
         self.commits: list[int] = []
         self.refuse_commits_after: int | None = None
+        self.before_commit: Callable[[], None] = lambda: None
+        self.heads: dict[str, str] = {}
+        self.lock = threading.Lock()
         self.address = ""
+
+    @staticmethod
+    def branch(name: str, revision: str) -> str:
+        return name if revision == "main" else f"{name}@{revision}"
+
+    def head(self, branch: str) -> str:
+        return self.heads.get(branch, "0" * 40)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -49,10 +60,20 @@ class _Handler(BaseHTTPRequestHandler):
     def _missing(self, code: str) -> None:
         self._answer(404, b"{}", {"X-Error-Code": code, "Content-Type": "application/json"})
 
+    def _lacks(self, branch: str) -> bool:
+        """Answer that there is no such branch or repository, if so."""
+        if branch in self.hub.repositories:
+            return False
+        self._missing("RevisionNotFound" if branch.partition("@")[0] in self.hub.repositories else "RepoNotFound")
+        return True
+
+    def _steps(self) -> list[str]:
+        # a slash within a step, as in a revision, is quoted
+        return [unquote(step) for step in urlsplit(self.path).path.strip("/").split("/")]
+
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        path = unquote(urlsplit(self.path).path)
-        steps = path.strip("/").split("/")
+        path, steps = urlsplit(self.path).path, self._steps()
         if path == "/api/repos/create":
             asked = json.loads(body)
             name = f"{asked['organization']}/{asked['name']}"
@@ -75,7 +96,11 @@ class _Handler(BaseHTTPRequestHandler):
                 {"files": [{"path": each["path"], "uploadMode": "regular", "shouldIgnore": False} for each in files]}
             )
         elif steps[:2] == ["api", "datasets"] and steps[4] == "commit":
-            self._commit("/".join(steps[2:4]), [json.loads(line) for line in body.splitlines()])
+            self.hub.before_commit()
+            with self.hub.lock:
+                self._commit(
+                    self.hub.branch("/".join(steps[2:4]), steps[5]), [json.loads(line) for line in body.splitlines()]
+                )
         else:
             self._missing("EntryNotFound")
 
@@ -84,27 +109,38 @@ class _Handler(BaseHTTPRequestHandler):
         if hub.refuse_commits_after is not None and len(hub.commits) >= hub.refuse_commits_after:
             self._answer(403, b'{"error": "storage limit reached"}', {"Content-Type": "application/json"})
             return
+        if self._lacks(name):
+            return
+        parent = next(line["value"] for line in lines if line["key"] == "header").get("parentCommit")
+        if parent not in (None, hub.head(name)):
+            self._answer(412, b'{"error": "A commit has happened since."}', {"Content-Type": "application/json"})
+            return
         files = [line["value"] for line in lines if line["key"] == "file"]
         hub.repositories[name] |= {each["path"]: base64.b64decode(each["content"]) for each in files}
         hub.commits.append(len(files))
-        oid = f"{len(hub.commits):040x}"
-        self._json({"commitUrl": f"{hub.address}/datasets/{name}/commit/{oid}", "commitOid": oid, "commitMessage": ""})
+        oid = hub.heads[name] = f"{len(hub.commits):040x}"
+        url = f"{hub.address}/datasets/{name.partition('@')[0]}/commit/{oid}"
+        self._json({"commitUrl": url, "commitOid": oid, "commitMessage": ""})
 
     def do_GET(self) -> None:
         parts = urlsplit(self.path)
-        steps = unquote(parts.path).strip("/").split("/")
+        steps = self._steps()
         if steps[:2] == ["api", "datasets"] and steps[4] == "tree":
             recursive = parse_qs(parts.query).get("recursive", ["false"])[0].lower() == "true"
-            self._tree("/".join(steps[2:4]), "/".join(steps[6:]), recursive)
+            self._tree(self.hub.branch("/".join(steps[2:4]), steps[5]), "/".join(steps[6:]), recursive)
+        elif steps[:2] == ["api", "datasets"] and steps[4] == "revision":
+            branch = self.hub.branch("/".join(steps[2:4]), steps[5])
+            if not self._lacks(branch):
+                self._json({"id": "/".join(steps[2:4]), "sha": self.hub.head(branch)})
         elif steps[0] == "datasets" and steps[3] == "resolve":
-            self._file("/".join(steps[1:3]), "/".join(steps[5:]))
+            self._file(self.hub.branch("/".join(steps[1:3]), steps[4]), "/".join(steps[5:]))
         else:
             self._missing("EntryNotFound")
 
     def _tree(self, name: str, folder: str, recursive: bool) -> None:
-        files = self.hub.repositories.get(name)
-        if files is None:
-            return self._missing("RepoNotFound")
+        if self._lacks(name):
+            return None
+        files = self.hub.repositories[name]
         prefix = f"{folder}/" if folder else ""
         found: dict[str, dict[str, Any]] = {}
         for path, content in files.items():
@@ -121,9 +157,11 @@ class _Handler(BaseHTTPRequestHandler):
         return self._json(list(found.values()))
 
     def _file(self, name: str, path: str) -> None:
-        content = self.hub.repositories.get(name, {}).get(path)
+        if self._lacks(name):
+            return None
+        content = self.hub.repositories[name].get(path)
         if content is None:
-            return self._missing("EntryNotFound" if name in self.hub.repositories else "RepoNotFound")
+            return self._missing("EntryNotFound")
         asked = self.headers.get("Range")
         if asked is None:
             return self._answer(200, content)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import datasets
@@ -105,6 +106,80 @@ def test_a_repository_with_something_else_and_wrong_addresses_are_refused(
         logitstore.open("hf://me/second").storage.put("a", b"b")
     with pytest.raises(CacheMismatch, match="another cache is there"):
         push_to_hub(cache.path, "hf://me/second", Extent())
+
+
+@pytest.fixture
+def overtaken(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
+    """Lets something else happen when the next commit arrives, before it is made."""
+    monkeypatch.setattr(pushing, "PAUSE_SECONDS", 0.01)
+
+    def next_by(other: Callable[[], object]) -> None:
+        def happens() -> None:
+            hub.before_commit = lambda: None
+            other()
+
+        hub.before_commit = happens
+
+    return next_by
+
+
+def test_of_two_pushes_of_one_cache_the_second_leaves_out_what_the_first_wrote(
+    source: Path, hub: Hub, overtaken: Callable[[Callable[[], object]], None]
+) -> None:
+    parts = logitstore.open(source).manifest.parts
+    overtaken(lambda: push_to_hub(source, ADDRESS, Extent(parts="0-1", taps=[])))
+    found = push_to_hub(source, ADDRESS, Extent(taps=[]))
+    assert (found.there, found.copied, found.others) == (2, parts - 2, [])
+    assert hub.commits[0] > 2
+    # the card and what all parts share once, and each part with its samples once
+    assert sum(hub.commits) == len(hub.repositories["me/answers"])
+    overtaken(lambda: push_to_hub(source, ADDRESS, Extent(parts="0-2")))
+    found = push_to_hub(source, ADDRESS, Extent())
+    assert (found.there, found.copied) == (parts + 3, parts - 3)
+    assert sum(hub.commits) == len(hub.repositories["me/answers"])
+    assert verify(ADDRESS) == []
+
+
+def test_of_two_pushes_of_other_caches_the_second_is_refused(
+    source: Path, cache: logitstore.Cache, hub: Hub, overtaken: Callable[[Callable[[], object]], None]
+) -> None:
+    overtaken(lambda: push_to_hub(cache.path, ADDRESS, Extent()))
+    with pytest.raises(CacheMismatch, match="another cache is there"):
+        push_to_hub(source, ADDRESS, Extent())
+    assert logitstore.open(ADDRESS).manifest == cache.manifest
+    assert verify(ADDRESS) == []
+
+
+def test_pushes_of_several_machines_at_once_write_each_part_once(
+    source: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pushing, "COMMIT_PARTS", 1)
+    monkeypatch.setattr(pushing, "PAUSE_SECONDS", 0.2)
+    with ThreadPoolExecutor(3) as pool:
+        founds = list(pool.map(lambda _: push_to_hub(source, ADDRESS, Extent()), range(3)))
+    parts = logitstore.open(source).manifest.parts
+    assert sum(found.copied for found in founds) == 2 * parts
+    assert sum(hub.commits) == len(hub.repositories["me/answers"])
+    assert verify(ADDRESS) == []
+
+
+@pytest.mark.parametrize(
+    ("written", "revision"), [("refs/pr/1", "refs/pr/1"), ("trial%2Fone", "trial/one"), ("v1", "v1")]
+)
+def test_a_revision_may_have_a_slash(source: Path, hub: Hub, written: str, revision: str) -> None:
+    with pytest.raises(StorageError, match="no such data set or revision"):
+        push_to_hub(source, f"{ADDRESS}@{written}", Extent())
+    hub.repositories[f"me/answers@{revision}"] = {}
+    push_to_hub(source, f"{ADDRESS}@{written}", Extent())
+    assert hub.repositories["me/answers"] == {}
+    there = logitstore.open(f"{ADDRESS}@{written}")
+    assert there.complete
+    assert all(tap.complete for tap in there.taps.values())
+    assert verify(f"{ADDRESS}@{written}") == []
+    with pytest.raises(StorageError, match="a slash in a revision is written %2F"):
+        logitstore.open(f"{ADDRESS}@trial/two")
+    with pytest.raises(BadInput, match="a repository of its own"):
+        push_to_hub(source, f"{ADDRESS}@{written}/folder", Extent())
 
 
 def test_the_command_pushes_to_the_hub_and_reads_from_it(

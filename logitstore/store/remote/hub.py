@@ -1,6 +1,7 @@
 """The objects of a cache in a data set repository of the Hugging Face Hub: `hf://user/name`, to be read.
 
 `hf://user/name@revision` is another branch, tag or commit than `main`. The address may lead on into folders of the repository.
+As in other addresses of the Hub, a slash in a revision is written `%2F`, but for `refs/pr/1` and `refs/convert/parquet`.
 Huggingface_hub makes the requests: it knows the token (HF_TOKEN, or that of `hf auth login`) and the server (HF_ENDPOINT).
 """
 
@@ -14,11 +15,17 @@ from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from typing import Any, NoReturn
+from urllib.parse import unquote
 
 from logitstore.errors import BadInput, StorageError, one_line
 from logitstore.store.remote.objects import Found, Objects
 
-_ADDRESS = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+?))?(?:/(?P<folder>[^@]+))?")
+_ADDRESS = re.compile(
+    r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>refs/(?:pr/\d+|convert/\w+)|[^/@]+))?(?:/(?P<folder>[^@]+))?"
+)
+
+OVERTAKEN = (409, 412)
+"""What the Hub answers to a commit when another one is being made, or when one has been made since its parent."""
 
 
 @cache
@@ -45,9 +52,51 @@ class HubObjects(Objects):
         if match is None or any(step in ("", ".", "..") for step in (match["folder"] or "x").split("/")):
             raise BadInput(f"{address}: this names no repository. Write hf://user/name, or hf://user/name@revision.")
         self.address = address.rstrip("/")
-        self.repo, self.revision = match["repo"], match["revision"] or "main"
+        self.repo, self.revision = match["repo"], unquote(match["revision"] or "main")
         self._prefix = f"{match['folder']}/" if match["folder"] else ""
+        self.is_whole = not match["folder"]
         self.api = library().HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+
+    def last_commit(self) -> str | None:
+        """Return the commit at which the revision is now; None if there is none yet."""
+        with self.told(""):
+            info = self.api.repo_info(self.repo, revision=self.revision, repo_type="dataset")
+        return None if info.sha is None else str(info.sha)
+
+    def commit(self, files: dict[str, bytes], message: str, parent: str | None) -> str | None:
+        """Write files in one commit, unless there is another commit since.
+
+        Args:
+            files: contents by names.
+            message: of the commit.
+            parent: the commit that the revision has to be at; None for whatever it is at.
+
+        Returns:
+            The commit; None, and nothing is written, if somebody else was faster.
+
+        Raises:
+            StorageError: the Hub refuses.
+        """
+        hub: Any = library()
+        added = [
+            hub.CommitOperationAdd(path_in_repo=self._prefix + name, path_or_fileobj=content)
+            for name, content in files.items()
+        ]
+        with self.told(""):
+            try:
+                made = self.api.create_commit(
+                    self.repo,
+                    added,
+                    commit_message=message,
+                    repo_type="dataset",
+                    revision=self.revision,
+                    parent_commit=parent,
+                )
+            except import_module("huggingface_hub.errors").HfHubHTTPError as error:
+                if error.response.status_code not in OVERTAKEN:
+                    raise
+                return None
+        return str(made.oid)
 
     def head(self, name: str) -> Found | None:
         """Return what the Hub tells of a file; None if there is none."""
@@ -148,8 +197,8 @@ class HubObjects(Objects):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), where) from error
         except (known.RepositoryNotFoundError, known.RevisionNotFoundError) as error:
             raise StorageError(
-                f"{where}: the Hub has no such data set or revision, or does not show it to you. Check the name, or log in: "
-                "`hf auth login`, or HF_TOKEN."
+                f"{where}: the Hub has no such data set or revision, or does not show it to you. Check the name (a slash in a "
+                "revision is written %2F), or log in: `hf auth login`, or HF_TOKEN."
             ) from error
         except (*known.HfHubHTTPError.__bases__, known.HFValidationError, ConnectionError) as error:
             raise StorageError(
