@@ -75,13 +75,22 @@ class Budget:
                 let_go.append(self._drop(next(iter(self._held))))
         return held, True  # what is let go of is freed here, outside of the lock
 
-    def shed(self) -> None:
-        """Let go of the value used longest ago, in any store, but not of the last one."""
+    def shed(self, keep: int = 1) -> bool:
+        """Let go of the value used longest ago, in any store; say whether there was one.
+
+        What is being made stays, and so does what somebody has in hand: it is only no longer kept here.
+
+        Args:
+            keep: nothing goes if no more than so many values are here.
+        """
         with self._lock:
             let_go = self._drop_gone()
-            if len(self._held) > 1:
-                let_go.append(self._drop(next(iter(self._held))))
+            oldest = next((key for key, held in self._held.items() if held.value is not _MISSING), None)
+            has_shed = oldest is not None and len(self._held) > keep
+            if oldest is not None and has_shed:
+                let_go.append(self._drop(oldest))
         del let_go
+        return has_shed
 
     def forget(self, key: tuple[int, Any], held: _Held) -> None:
         """Let go of a value that could not be made, unless another one stands in its place by now."""

@@ -22,7 +22,6 @@ from logitstore.store.local_disk import LocalDisk
 PLUGINS = "logitstore.storages"
 """The entry-point group in which other packages name storages of theirs, by scheme."""
 
-
 FULL = "full"
 """The stamp of a folder of parts from which nothing goes before the index does."""
 
@@ -141,6 +140,11 @@ class Storage(Protocol):
         away before it is committed or dropped, or its writer has ended."""
         ...
 
+    def being_written(self) -> list[int]:
+        """Return the numbers of the parts that living writers have staged, as far as that can be seen from here. A storage
+        may leave this method out; then nobody is told that parts are written twice."""
+        ...
+
     def commit(self, part: int, staged: Path) -> None:
         """Make a staged part visible, its record `part.json` last. If another writer was first, that writer's part stays.
 
@@ -236,8 +240,23 @@ def _plugin(scheme: str, place: Place) -> Callable[[str], Storage]:
             f"{place}: no storage has the scheme '{scheme}'. {suggest(scheme, known) if known else 'None is installed.'} "
             "Install the package that has it, or give a path."
         )
-    make: Callable[[str], Storage] = found[scheme].load()
-    return make
+
+    def whole(rest: str) -> Storage:
+        storage: Storage = found[scheme].load()(rest)
+        # one that was written for an earlier version is refused before anything is done with it
+        if lacking := sorted(name for name in _NEEDED if not hasattr(storage, name)):
+            package = getattr(found[scheme].dist, "name", found[scheme].value)
+            raise BadInput(
+                f"{place}: its storage, of the package {package}, has no {', '.join(lacking)}, which this version of "
+                "logitstore needs. Install a newer version of that package."
+            )
+        return storage
+
+    return whole
+
+
+_NEEDED = {name for name in vars(Storage) if name[0] != "_"} - {"stamp", "commit_times", "prefetch", "being_written"}
+"""What every storage has: all but what one may leave out."""
 
 
 def free_bytes(place: Place) -> int | None:

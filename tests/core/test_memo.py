@@ -44,3 +44,17 @@ def test_an_error_is_told_and_the_next_one_tries_again() -> None:
     with pytest.raises(ZeroDivisionError):
         kept.get(1, lambda: 1 // 0)
     assert kept.get(1, lambda: 5) == 5
+
+
+def test_the_oldest_value_is_shed_but_none_that_is_being_made() -> None:
+    budget = Budget(9)
+    kept, shed = Memo[int, int](budget), list[bool]()
+
+    def make() -> int:
+        shed.extend(budget.shed(keep=keep) for keep in (2, 1, 1, 0))
+        return 3
+
+    assert [kept.get(1, lambda: 1), kept.get(2, lambda: 2), kept.get(3, make)] == [1, 2, 3]
+    assert shed == [True, True, False, False]
+    assert [kept.get(key, lambda: 0) for key in (3, 2, 1)] == [3, 0, 0]
+    assert [budget.shed(keep=0) for _ in range(4)] == [True, True, True, False]

@@ -158,6 +158,20 @@ def test_a_scheme_that_nobody_has_is_refused() -> None:
         logitstore.open("men://cache")
 
 
+def test_a_storage_that_was_written_for_an_earlier_version_is_refused_before_anything_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kind = type(open_storage("mem://any"))
+    assert not hasattr(kind, "prefetch")
+    monkeypatch.delattr(kind, "holds")
+    monkeypatch.delattr(kind, "swap")
+    told = (
+        r"mem://old/cache: its storage, of the package logitstore-memory, has no holds, swap.*Install a newer version"
+    )
+    with pytest.raises(BadInput, match=told):
+        logitstore.open("mem://old/cache")
+
+
 def test_settings_keep_the_address_of_a_cache_and_refuse_it_for_a_file() -> None:
     home = Path("~").expanduser()
     assert VerifySettings(cache="mem://~/a").cache == "mem://~/a"

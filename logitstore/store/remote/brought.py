@@ -12,15 +12,15 @@ from pathlib import Path
 import xxhash
 
 from logitstore.core.place import matching
-from logitstore.errors import CacheDamaged, LogitstoreError, way_out_of
+from logitstore.errors import CacheDamaged, LogitstoreError, NotACache, way_out_of
 from logitstore.format.manifest import MANIFEST_NAME, Manifest
 from logitstore.format.part_record import RECORD_NAME, PartRecord
 from logitstore.format.sealed import LARGEST, seal_of_bytes, unseal_from
 from logitstore.store.layout import SAMPLES_FILE
-from logitstore.store.remote.bundle import member, unpack
+from logitstore.store.remote.bundle import LARGEST_OBJECT, member, unpack
 from logitstore.store.remote.names import checked, object_of
 from logitstore.store.remote.node import NodeFolder, node_folder
-from logitstore.store.remote.objects import LARGEST_OBJECT, PIECE_BYTES, Objects
+from logitstore.store.remote.objects import PIECE_BYTES, Objects
 from logitstore.store.remote.settings import local_cache, local_cache_size
 
 _HASHED = re.compile(r"shared/[a-z]+-([0-9a-f]{16})\.[a-z]+")
@@ -146,9 +146,11 @@ class Brought:
             try:
                 unpack(self._objects.rest(name, begun, size), folder, f"{address}/{name}")
                 return
-            except CacheDamaged as error:
+            except (CacheDamaged, NotACache) as error:
                 for path in matching(folder, "*"):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
+                if is_last and isinstance(error, NotACache):
+                    raise
                 if is_last:
                     raise CacheDamaged(f"{error} It came so twice. {way_out_of(address)}") from error
 

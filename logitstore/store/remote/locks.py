@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import xxhash
@@ -15,6 +16,9 @@ except ImportError:  # a system without such locks
 
 COUNTING = 1 << 62
 """The byte whose lock allows to count what lies in a folder, to add to it and to take away from it."""
+
+WISH = COUNTING + 1
+"""The byte that a process locks which waits for room."""
 
 WAIT_SECONDS = 0.02
 
@@ -59,3 +63,44 @@ class ByteLocks:
 def place_of(unit: str, what: str) -> int:
     """Return the byte that stands for a unit: far behind those that are written."""
     return (xxhash.xxh3_64_intdigest(f"{what}/{unit}".encode()) >> 3) + 4096
+
+
+class Wish:
+    """The wish for room of a process, which the others see: a byte that one of those that wait locks alone.
+
+    So it goes with a process that dies, and needs no clock. Who looks for it shares the lock with others that look, for a
+    moment; therefore it is told again and again.
+    """
+
+    def __init__(self, locks: ByteLocks) -> None:
+        """Wish for nothing."""
+        self._locks, self._lock = locks, threading.Lock()
+        self._threads, self._is_told = 0, False
+
+    @contextmanager
+    def told(self) -> Iterator[Callable[[], None]]:
+        """Give what tells the wish of this thread. At the end it is taken back."""
+        with self._lock:
+            self._threads += 1
+        try:
+            yield self._tell
+        finally:
+            with self._lock:
+                self._threads -= 1
+                if self._is_told and not self._threads:
+                    self._locks.leave(WISH)
+                    self._is_told = False
+
+    def _tell(self) -> None:
+        with self._lock:
+            self._is_told = self._is_told or self._locks.take(WISH, shared=False)
+
+    def is_of_another(self) -> bool:
+        """Say whether another process waits for room. One that has told a wish itself does not look."""
+        with self._lock:
+            if self._is_told:
+                return False
+            if not self._locks.take(WISH, shared=True):
+                return True
+            self._locks.leave(WISH)
+            return False

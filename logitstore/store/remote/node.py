@@ -2,8 +2,8 @@
 
 A unit is a folder of files that come and go together, such as a part. It is brought here by one process, while others that
 want it wait; it is held as long as a file of it is mapped, by any process; and of those that nobody holds, the one used
-longest ago goes first. What is held and what is being brought is told by locks on single bytes of one file, which the system
-takes away from a process that dies.
+longest ago goes first. A process that finds no room asks the others for it: then they let go of maps that nobody reads. All of
+that is told by locks on single bytes of one file, which the system takes away from a process that dies.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import contextlib
 import os
 import secrets
 import shutil
-import struct
 import threading
 import time
 import weakref
@@ -24,8 +23,8 @@ from typing import Any
 
 from logitstore.errors import StorageError, storage_errors
 from logitstore.store.maps import MAPS, watch_maps
-from logitstore.store.remote.locks import COUNTING, WAIT_SECONDS, ByteLocks, place_of
-from logitstore.store.remote.units import PARTIAL, ROOM, bytes_of, room_of, units
+from logitstore.store.remote.locks import COUNTING, WAIT_SECONDS, ByteLocks, Wish, place_of
+from logitstore.store.remote.units import PARTIAL, ROOM, Total, bytes_of, room_of, units
 from logitstore.store.remote.uses import Use, call_again
 
 LOCKS = ".locks"
@@ -38,6 +37,9 @@ PATIENCE_SECONDS = 60.0
 
 LAST_SECONDS = 5.0
 """How long the unit that a thread asked for last stays where there is no room for others: long enough to map its files."""
+
+TICK_SECONDS = 0.5
+"""How often a process that holds units looks whether another one waits for room."""
 
 SLACK = 0.05
 """So much of the bound is freed at once, because to look for what was used longest ago costs a look at everything."""
@@ -64,6 +66,7 @@ class NodeFolder:
             root.mkdir(parents=True, exist_ok=True)
             self._file = os.open(root / LOCKS, os.O_RDWR | os.O_CREAT, 0o644)
         self._locks = ByteLocks(self._file)
+        self._wish, self._count = Wish(self._locks), Total(root, self._file)
         self._lock = threading.RLock()
         self._bringing = weakref.WeakValueDictionary[str, Any]()
         self._held, self._gone = Counter[str](), deque[str]()
@@ -107,28 +110,34 @@ class NodeFolder:
                     bring(staged / _UNIT, partial(self._make_room, staged))
                     size = bytes_of(staged / _UNIT)
                     with self._lock, self._locks.held(COUNTING):
-                        self._count(size)
+                        self._count.add(size)
                         (staged / _UNIT).rename(folder)
                         self._hold_if_here(unit)
             finally:
                 with self._lock, self._locks.held(COUNTING):
-                    self._count(-room_of(staged))
+                    self._count.add(-room_of(staged))
                     shutil.rmtree(staged, ignore_errors=True)
         return folder
 
     def let_go_of_last(self) -> None:
-        """Say that this thread needs the unit no longer that it asked for last."""
+        """Say that this thread no longer needs the unit that it asked for last."""
         with self._lock:
             self._lasts.pop(threading.get_ident(), None)
 
     def let_go_of_old(self) -> bool:
-        """Let go of units that threads asked for last, long ago. Say whether some are left."""
-        with self._lock:
-            for thread in [thread for thread, use in self._lasts.items() if use.is_old()]:
-                del self._lasts[thread]
-            self._let_go()
-            self._is_watched = bool(self._lasts)
-        return self._is_watched
+        """Let go of units that threads asked for last, long ago, and, as long as another process waits for room, of one map
+        after the other that is only kept for later. Say whether units are held."""
+        while True:
+            is_wished = self._wish.is_of_another()
+            with self._lock:
+                for thread in [thread for thread, use in self._lasts.items() if use.may_end(is_wished)]:
+                    del self._lasts[thread]
+                self._let_go()
+                self._is_watched = bool(self._held)
+            # what a reader has in hand stays mapped, and held
+            if not (is_wished and self._is_watched and MAPS.shed(keep=0)):
+                return self._is_watched
+            time.sleep(WAIT_SECONDS)
 
     def drop(self, unit: str) -> None:
         """Remove a unit, such as one that turned out to be damaged or old."""
@@ -150,7 +159,7 @@ class NodeFolder:
     def used(self) -> int:
         """Return the bytes of all units."""
         with self._lock, self._locks.held(COUNTING):
-            return self._total()
+            return self._count.get()
 
     # what is held
 
@@ -162,13 +171,13 @@ class NodeFolder:
         except FileNotFoundError:
             self._release(unit)
             return False
-        if not self._is_watched:
-            self._is_watched = True
-            call_again(LAST_SECONDS, weakref.WeakMethod(self.let_go_of_old))
         self._lasts[threading.get_ident()] = Use(unit, LAST_SECONDS, self._leave)
         return True
 
     def _hold(self, unit: str) -> None:
+        if not self._is_watched:
+            self._is_watched = True
+            call_again(TICK_SECONDS, weakref.WeakMethod(self.let_go_of_old))
         self._held[unit] += 1
         if self._held[unit] == 1:
             while not self._locks.take(place_of(unit, "used"), shared=True):
@@ -185,6 +194,8 @@ class NodeFolder:
         unit = "/".join(path[len(str(self.root)) + 1 :].split("/")[:2])
         with self._lock:
             self._hold(unit)
+            if (last := self._lasts.get(threading.get_ident())) is not None:
+                last.note_map(unit)
         weakref.finalize(buffer, self._leave, unit).atexit = False
 
     def _leave(self, unit: str) -> None:
@@ -214,23 +225,29 @@ class NodeFolder:
                 f"--local-cache-size {self.most:,}: one file or part alone has {size:,} bytes. Give at least {4 * size:,}."
             )
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while True:
-            with self._lock, self._locks.held(COUNTING):
-                self._let_go()
-                more = size - room_of(staged)
-                if self._total() + more <= self.most or self._evict(more):
-                    with (staged / ROOM).open("wb") as file:
-                        file.truncate(size)
-                    self._count(more)
-                    return
-            # what this process has open and does not need at the moment
-            MAPS.shed()
-            if time.monotonic() > deadline:
-                raise StorageError(
-                    f"{self.root}: --local-cache-size {self.most:,} bytes is too small: all of it is in use, and a part of "
-                    f"{size:,} bytes does not fit. Give more, or read fewer parts at a time (--window-parts)."
-                )
-            time.sleep(0 if self._gone else WAIT_SECONDS)
+        with self._wish.told() as tell:
+            while not self._has_made_room(staged, size):
+                # what other processes, and this one, have open and do not need at the moment
+                tell()
+                MAPS.shed()
+                if time.monotonic() > deadline:
+                    raise StorageError(
+                        f"{self.root}: --local-cache-size {self.most:,} bytes is too small: all of it is in use, and a part of "
+                        f"{size:,} bytes does not fit. Give more, or read fewer parts at a time (--window-parts)."
+                    )
+                time.sleep(0 if self._gone else WAIT_SECONDS)
+
+    def _has_made_room(self, staged: Path, size: int) -> bool:
+        """Keep so many bytes free if there is room, or what nobody holds makes some."""
+        with self._lock, self._locks.held(COUNTING):
+            self._let_go()
+            more = size - room_of(staged)
+            if self._count.get() + more > (self.most or 0) and not self._evict(more):
+                return False
+            with (staged / ROOM).open("wb") as file:
+                file.truncate(size)
+            self._count.add(more)
+            return True
 
     def _evict(self, size: int) -> bool:
         """Remove what was used longest ago and nobody holds, until there is room, and a little more."""
@@ -242,7 +259,7 @@ class NodeFolder:
         self._sweep()
         found = sorted((path.stat().st_mtime_ns, unit, path) for unit, path in units(self.root))
         sizes = {unit: bytes_of(path) for _, unit, path in found}
-        total = sum(sizes.values()) + self._kept_free()
+        total = sum(sizes.values()) + self._count.kept_free()
         for _, unit, _ in found:
             if total <= wanted:
                 break
@@ -252,14 +269,14 @@ class NodeFolder:
                 finally:
                     self._locks.leave(place_of(unit, "used"))
                 total -= sizes[unit]
-        self._set_total(total)
+        self._count.set(total)
         return total
 
     def _remove(self, unit: str) -> None:
         if self.has(unit):
             size = bytes_of(self.root / unit)
             shutil.rmtree(self._aside(unit), ignore_errors=True)
-            self._count(-size)
+            self._count.add(-size)
 
     def _aside(self, unit: str) -> Path:
         """Rename a unit, so that nobody finds it half removed."""
@@ -276,23 +293,6 @@ class NodeFolder:
                     shutil.rmtree(path, ignore_errors=True)
                 finally:
                     self._locks.leave(place)
-
-    def _total(self) -> int:
-        content = os.pread(self._file, 8, 0)
-        if len(content) == 8:
-            return int(struct.unpack("<q", content)[0])
-        total = sum(bytes_of(path) for _, path in units(self.root)) + self._kept_free()
-        self._set_total(total)
-        return total
-
-    def _kept_free(self) -> int:
-        return sum(room_of(path) for _, path in units(self.root, partial=True))
-
-    def _set_total(self, total: int) -> None:
-        os.pwrite(self._file, struct.pack("<q", total), 0)
-
-    def _count(self, more: int) -> None:
-        self._set_total(self._total() + more)
 
 
 _FOLDERS: dict[Path, NodeFolder] = {}
@@ -311,8 +311,8 @@ if hasattr(os, "register_at_fork"):
 
 
 def node_folder(root: Path, most: int | None) -> NodeFolder:
-    """Return the folder at a place, with a bound. The one that is open already gets the bound."""
-    root = Path(os.path.abspath(root))
+    """Return the folder at a place, with a bound. The one that is open already gets the bound, under whatever name."""
+    root = Path(os.path.realpath(root))
     with _OPENING:
         if root not in _FOLDERS:
             _FOLDERS[root] = NodeFolder(root, most)

@@ -10,6 +10,7 @@ import errno
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -23,9 +24,6 @@ from logitstore.errors import BadInput, StorageError, one_line
 RETRIED_SECONDS = 180
 """How long one request is tried again, in seconds: LOGITSTORE_RETRY_SECONDS changes it. Longer ones outlive their signature."""
 
-LARGEST_OBJECT = 5 * 2**30
-"""Most bytes that S3 takes in one request, and so the most of a part, whose one request is its commit."""
-
 PIECE_BYTES, PIECES = 8 << 20, 4
 """A larger object is fetched in a first piece of so many bytes and then in at most so many others at the same time."""
 
@@ -38,10 +36,17 @@ _DENIED = re.compile(
 _NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|The specified bucket does not exist", re.IGNORECASE)
 
 _NO_RANGE = re.compile(r"\b416\b|InvalidRange")
-_CUT = re.compile(r"response body|connection (closed|reset)|incomplete message", re.IGNORECASE)
+_LATE = re.compile(r"<Code>RequestTimeout</Code>")
+"""S3 answers so, with a status that is not tried again, where a request came in too slowly; nothing was done then."""
+
+_CUT = re.compile(rf"{_LATE.pattern}|response body|connection (closed|reset)|incomplete message", re.IGNORECASE)
 
 CUTS, CONFLICTS = 4, 10
-"""How often an answer that is cut off is asked for again, and a write that the store refuses although nothing is there."""
+"""How often an answer that is cut off, or a request that came too slowly, is asked for again, and a write that the store
+refuses although nothing is there."""
+
+LATE_SECONDS = 0.5
+"""The pause after the first request that came too slowly; the next ones are longer."""
 
 _ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT", "GOOGLE_BASE_URL")
 """The variables that name a server. One without encryption, as in a local network, is believed where it is named so."""
@@ -101,18 +106,15 @@ class Objects:
     def head(self, name: str) -> Found | None:
         """Return what the store tells of an object; None if there is none."""
         try:
-            with self._told(name):
-                return self._found(library().head(self._store, self._key(name)))
+            return self._found(self._again(name, partial(library().head, self._store, self._key(name)), _LATE))
         except FileNotFoundError:
             return None
         except StorageError:
             # a refusal of this request has no words; one of a byte says why
             try:
-                with self._told(name):
-                    library().get(self._store, self._key(name), options={"range": (0, 1)})
+                return self._found(self._get(name, options={"range": (0, 1)})[1])
             except FileNotFoundError:
                 return None
-            raise
 
     def read(self, name: str) -> bytes:
         """Return the contents of an object. Raises FileNotFoundError: there is none."""
@@ -120,15 +122,13 @@ class Objects:
 
     def read_tagged(self, name: str) -> tuple[bytes, dict[str, Any]]:
         """Return the contents of an object, and what `swap` needs to know that it is still the same."""
-        with self._told(name):
-            answer = library().get(self._store, self._key(name))
-            tag = {name: answer.meta[name] for name in ("e_tag", "version") if answer.meta[name] is not None}
-            return bytes(answer.bytes()), tag
+        content, meta = self._get(name)
+        return content, {name: meta[name] for name in ("e_tag", "version") if meta[name] is not None}
 
     def read_range(self, name: str, start: int, stop: int) -> bytes:
         """Return the bytes of an object from `start` on and before `stop`; fewer where it ends before."""
-        with self._told(name):
-            return bytes(library().get_range(self._store, self._key(name), start=start, end=stop))
+        ask = partial(library().get_range, self._store, self._key(name), start=start, end=stop)
+        return bytes(self._again(name, ask, _LATE))
 
     def begin(self, name: str, count: int) -> tuple[bytes, int]:
         """Return at most so many first bytes of an object, and its size: one request.
@@ -137,14 +137,13 @@ class Objects:
             FileNotFoundError: there is none.
         """
         try:
-            with self._told(name):
-                answer = library().get(self._store, self._key(name), options={"range": (0, count)})
-                return bytes(answer.bytes()), int(answer.meta["size"])
+            content, meta = self._get(name, options={"range": (0, count)})
         except StorageError as error:
             # of an object without bytes no range can be asked for
             if not _NO_RANGE.search(str(error.__cause__)):
                 raise
             return b"", 0
+        return content, int(meta["size"])
 
     def rest(self, name: str, begun: bytes, size: int) -> bytes:
         """Return an object of which the beginning is there: the rest in several requests at a time where it is large."""
@@ -153,14 +152,14 @@ class Objects:
             return begun
         pieces = min(-(-left // PIECE_BYTES), PIECES)
         edges = [len(begun) + left * place // pieces for place in range(pieces + 1)]
-        with self._told(name):
-            found = library().get_ranges(self._store, self._key(name), starts=edges[:-1], ends=edges[1:], coalesce=0)
-            return b"".join([begun, *found])
+        spans = {"starts": edges[:-1], "ends": edges[1:], "coalesce": 0}
+        return b"".join(
+            [begun, *self._again(name, partial(library().get_ranges, self._store, self._key(name), **spans), _LATE)]
+        )
 
     def put(self, name: str, content: bytes) -> None:
         """Write an object; one that is there is replaced."""
-        with self._told(name):
-            library().put(self._store, self._key(name), content, use_multipart=False)
+        self._put(name, content)
 
     def put_first(self, name: str, content: bytes) -> bool:
         """Write an object if there is none; return False if there is one with other contents.
@@ -170,9 +169,8 @@ class Objects:
         """
         for _ in range(CONFLICTS):
             try:
-                with self._told(name):
-                    library().put(self._store, self._key(name), content, mode="create", use_multipart=False)
-                    return True
+                self._put(name, content, mode="create")
+                return True
             except FileExistsError:
                 with suppress(FileNotFoundError):
                     return self._holds(name, content)
@@ -183,8 +181,7 @@ class Objects:
     def swap(self, name: str, known: dict[str, Any], content: bytes) -> bool:
         """Replace an object that nobody has changed since it was read with `read_tagged`; return False if somebody has."""
         try:
-            with self._told(name):
-                library().put(self._store, self._key(name), content, mode=known, use_multipart=False)
+            self._put(name, content, mode=known)
         except FileExistsError:
             return self._holds(name, content)
         return True
@@ -204,8 +201,7 @@ class Objects:
                         yield from map(self._found, page)
                     return
             except StorageError as error:
-                if attempt == CUTS or not _CUT.search(str(error.__cause__)):
-                    raise
+                _pause(error, attempt, _CUT)
 
     def right_below(self, folder: str) -> list[str]:
         """Return the names of the folders and objects right below a folder."""
@@ -220,15 +216,28 @@ class Objects:
             with suppress(FileNotFoundError):
                 self._again(name, partial(library().delete, self._store, self._key(name)))
 
-    def _again(self, name: str, ask: Callable[[], Any]) -> Any:
-        """Ask what may be asked twice, and ask again where the answer was cut off, which obstore does for contents alone."""
+    def _get(self, name: str, **options: Any) -> tuple[bytes, Any]:
+        """Return what a store answers, and what it tells of the object."""
+
+        def ask() -> tuple[bytes, Any]:
+            answer = library().get(self._store, self._key(name), **options)
+            return bytes(answer.bytes()), answer.meta
+
+        content, meta = self._again(name, ask, _LATE)
+        return content, meta
+
+    def _put(self, name: str, content: bytes, **mode: Any) -> None:
+        ask = partial(library().put, self._store, self._key(name), content, use_multipart=False, **mode)
+        self._again(name, ask, _LATE)
+
+    def _again(self, name: str, ask: Callable[[], Any], faults: re.Pattern[str] = _CUT) -> Any:
+        """Ask, and ask again after faults after which obstore does not: a cut answer, but for contents, or _LATE."""
         for attempt in range(CUTS + 1):
             try:
                 with self._told(name):
                     return ask()
             except StorageError as error:
-                if attempt == CUTS or not _CUT.search(str(error.__cause__)):
-                    raise
+                _pause(error, attempt, faults)
         return None
 
     def _key(self, name: str) -> str:
@@ -257,6 +266,15 @@ class Objects:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), where) from error
         except (known.BaseError, OSError, ValueError) as error:
             raise StorageError(f"{where}: {_reason(error)}") from error
+
+
+def _pause(error: StorageError, attempt: int, faults: re.Pattern[str]) -> None:
+    """Wait until a request is made again. Raises the error after other faults, or after too many."""
+    said = str(error.__cause__)
+    if attempt == CUTS or not faults.search(said):
+        raise error
+    if _LATE.search(said):
+        time.sleep(LATE_SECONDS * 2**attempt)
 
 
 def _reason(error: BaseException) -> str:

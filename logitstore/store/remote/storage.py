@@ -20,17 +20,17 @@ import xxhash
 from logitstore.core.background import Workers
 from logitstore.core.place import below, matching
 from logitstore.core.registry import resolve
-from logitstore.errors import BadInput, CacheDamaged, LogitstoreError, StorageError
+from logitstore.errors import BadInput, CacheDamaged, LogitstoreError
 from logitstore.format.manifest import MANIFEST_NAME
 from logitstore.format.part_record import RECORD_NAME
 from logitstore.format.sealed import LARGEST
 from logitstore.format.tap import TAP_NAME, TAPS
 from logitstore.store.layout import PARTS, SAMPLES_FILE, SIDECARS, part_name, record_name
-from logitstore.store.local_disk import sweep_left
+from logitstore.store.local_disk import held_parts, sweep_left
 from logitstore.store.remote.brought import Brought
 from logitstore.store.remote.bundle import pack
 from logitstore.store.remote.names import SUFFIX, checked, object_of, part_of
-from logitstore.store.remote.objects import LARGEST_OBJECT, Objects
+from logitstore.store.remote.objects import Objects
 from logitstore.store.remote.settings import one_writer
 from logitstore.store.staged import leases
 from logitstore.store.storage import FULL
@@ -235,14 +235,11 @@ class ObjectStorage:
                 self._staged[staged] = lease
                 return staged
 
+    def being_written(self) -> list[int]:
+        return held_parts(matching(self._staging, "*.partial-*"))
+
     def commit(self, part: int, staged: Path) -> None:
-        content = pack(staged)
-        if len(content) > LARGEST_OBJECT:
-            raise StorageError(
-                f"{self.address}: part {part:05d} has {len(content):,} bytes; a store takes {LARGEST_OBJECT:,} in one request. "
-                "Begin the cache again with a smaller --part-bytes."
-            )
-        self.put_first(object_of(part), content)
+        self.put_first(object_of(part), pack(staged, f"{self.address}: part {part:05d}"))
         self._brought.forget_part(part)
         self.drop(staged)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,3 +38,35 @@ def room_of(staged: Path) -> int:
         return (staged / ROOM).lstat().st_size
     except (FileNotFoundError, NotADirectoryError):
         return 0
+
+
+class Total:
+    """The bytes of all units, and those that are kept free for others: a number at the beginning of a file, for all processes.
+
+    Whoever calls a method has the lock that allows to count.
+    """
+
+    def __init__(self, root: Path, file: int) -> None:
+        """Take the folder of the units, and the descriptor of the file."""
+        self._root, self._file = root, file
+
+    def get(self) -> int:
+        """Return the number; where nobody has counted yet, count."""
+        content = os.pread(self._file, 8, 0)
+        if len(content) == 8:
+            return int(struct.unpack("<q", content)[0])
+        total = sum(bytes_of(path) for _, path in units(self._root)) + self.kept_free()
+        self.set(total)
+        return total
+
+    def kept_free(self) -> int:
+        """Return the bytes that are kept free for units that are being brought."""
+        return sum(room_of(path) for _, path in units(self._root, partial=True))
+
+    def set(self, total: int) -> None:
+        """Write the number."""
+        os.pwrite(self._file, struct.pack("<q", total), 0)
+
+    def add(self, more: int) -> None:
+        """Add to the number, or take away from it."""
+        self.set(self.get() + more)

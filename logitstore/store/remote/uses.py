@@ -13,12 +13,16 @@ class Use:
 
     def __init__(self, unit: str, seconds: float, ended: Callable[[str], None]) -> None:
         """Begin the use; `ended` is called with the unit when it is over."""
-        self.unit, self._until = unit, time.monotonic() + seconds
+        self.unit, self._until, self._is_mapped = unit, time.monotonic() + seconds, False
         weakref.finalize(self, ended, unit).atexit = False
 
-    def is_old(self) -> bool:
-        """Say whether the seconds are over."""
-        return time.monotonic() > self._until
+    def note_map(self, unit: str) -> None:
+        """Note that the thread has mapped a file of a unit, which from now on is held by that map, as long as it is in use."""
+        self._is_mapped = self._is_mapped or unit == self.unit
+
+    def may_end(self, is_wished: bool) -> bool:
+        """Say whether the seconds are over, or another process waits for room and the use did what it was for."""
+        return time.monotonic() > self._until or (is_wished and self._is_mapped)
 
 
 def call_again(seconds: float, wanted: weakref.WeakMethod[Callable[[], bool]]) -> None:

@@ -16,15 +16,16 @@ import pytest
 from logitstore.errors import StorageError
 from logitstore.store.maps import map_file
 from logitstore.store.remote import node
-from logitstore.store.remote.node import NodeFolder
+from logitstore.store.remote.node import NodeFolder, node_folder
 
 SIZE = 1000
 
 CHILD = """
 import sys, time
 from pathlib import Path
-from logitstore.store.maps import map_file
-from logitstore.store.remote.node import NodeFolder
+from logitstore.core.memo import Memo
+from logitstore.store.maps import MAPS, map_file
+from logitstore.store.remote.node import NodeFolder, node_folder
 root, most, unit, does = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
 folder = NodeFolder(root, most)
 def bring(staged, make_room):
@@ -39,7 +40,11 @@ def bring(staged, make_room):
     time.sleep(0.2)
     (staged / "rows").write_bytes(bytes(1000))
 path = folder.get(unit, bring)
-held = map_file(path / "rows", 1000)
+if does == "keep":
+    kept = Memo(MAPS)
+    kept.get(unit, lambda: map_file(path / "rows", 1000))
+else:
+    held = map_file(path / "rows", 1000)
 print("held", flush=True)
 sys.stdin.read()
 """
@@ -145,6 +150,62 @@ def test_a_thread_that_asks_for_nothing_more_does_not_keep_its_last_unit(
         pool.submit(ask).result()
     assert not folder.has("cache/large")
     assert time.monotonic() - began < node.PATIENCE_SECONDS
+
+
+def test_a_process_that_waits_for_something_else_lets_go_of_what_it_keeps_for_later(
+    tmp_path: Path, child: Child, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node, "PATIENCE_SECONDS", 30)
+    others = [child(f"cache/{name}", "keep", most=3 * SIZE) for name in "ab"]
+    reader = child("cache/read", most=3 * SIZE)
+    for each in (*others, reader):
+        says(each, "held")
+    folder = NodeFolder(tmp_path / "node", 3 * SIZE)
+    began = time.monotonic()
+    folder.get("cache/large", bring)
+    # what has been mapped is not kept for its five seconds
+    assert time.monotonic() - began < node.LAST_SECONDS
+    for number in range(6):
+        folder.get(f"cache/{number:05d}", bring)
+    assert folder.has("cache/read")
+    assert folder.used() == on_disk(folder.root) <= 3 * SIZE
+    assert not folder._wish.is_of_another()
+    monkeypatch.setattr(node, "PATIENCE_SECONDS", 3 * node.TICK_SECONDS)
+    held = [map_file(folder.get(f"cache/{name}", bring) / "rows", SIZE) for name in "cd"]
+    with pytest.raises(StorageError, match="all of it is in use"):
+        folder.get("cache/e", bring)
+    assert len(held) == 2
+    assert folder.has("cache/read")
+
+
+def test_a_wish_for_room_is_seen_by_other_processes_and_goes_with_whoever_has_it(tmp_path: Path, child: Child) -> None:
+    other = child("cache/a", most=2 * SIZE)
+    says(other, "held")
+    folder = NodeFolder(tmp_path / "node", 2 * SIZE)
+    held = map_file(folder.get("cache/b", bring) / "rows", SIZE)
+    assert not folder._wish.is_of_another()
+    waiting = child("cache/c", most=2 * SIZE)
+    deadline = time.monotonic() + 20
+    while not folder._wish.is_of_another():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    waiting.kill()
+    waiting.wait()
+    assert not folder._wish.is_of_another()
+    assert len(held) == SIZE
+
+
+def test_one_folder_under_two_names_is_one_folder(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    folder = node_folder(tmp_path / "link" / "node", 2 * SIZE)
+    assert node_folder(tmp_path / "real" / "node", 3 * SIZE) is folder
+    assert folder.most == 3 * SIZE
+    held = map_file(folder.get("cache/held", bring) / "rows", SIZE)
+    for number in range(6):
+        folder.get(f"cache/{number:05d}", bring)
+    assert folder.has("cache/held")
+    assert len(held) == SIZE
 
 
 def test_a_process_that_asks_for_nothing_more_leaves_its_last_unit_to_others(

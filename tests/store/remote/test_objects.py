@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from logitstore.errors import BadInput, StorageError
+from logitstore.store.remote import objects as remote
 from logitstore.store.remote.objects import Objects
 from logitstore.store.remote.storage import ObjectStorage
 from tests.parts.marks import rarely
@@ -19,9 +20,10 @@ CONTENT = bytes(range(256)) * 4096
 
 
 @pytest.fixture
-def objects(proxy: Proxy, far: Callable[[str], str]) -> Objects:
+def objects(proxy: Proxy, far: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> Objects:
     made = Objects(far("cache"))
     made.put("there", CONTENT)
+    monkeypatch.setattr(remote, "LATE_SECONDS", 0.01)
     return made
 
 
@@ -32,6 +34,7 @@ WRITES = [
     ("slow", 0.3),
     ("answer", (500, "InternalError")),
     ("answer", (503, "SlowDown")),
+    ("answer", (400, "RequestTimeout")),
     ("answer", (409, "ConditionalRequestConflict")),
 ]
 
@@ -56,7 +59,14 @@ def test_a_swap_whose_answer_is_lost_was_made(objects: Objects, proxy: Proxy, do
 
 
 @pytest.mark.parametrize(
-    ("does", "value"), [("cut", None), ("slow", 0.3), ("answer", (500, "E")), ("answer", (503, "SlowDown"))]
+    ("does", "value"),
+    [
+        ("cut", None),
+        ("slow", 0.3),
+        ("answer", (500, "E")),
+        ("answer", (503, "SlowDown")),
+        ("answer", (400, "RequestTimeout")),
+    ],
 )
 def test_reading_listing_and_deleting_go_on_after_a_fault(
     objects: Objects, proxy: Proxy, does: str, value: object
@@ -84,6 +94,7 @@ def test_reading_listing_and_deleting_go_on_after_a_fault(
         (400, "ExpiredToken", "the credentials have expired"),
         (403, "AccessDenied", "the store refuses access"),
         (400, "AuthorizationHeaderMalformed", "AuthorizationHeaderMalformed"),
+        (400, "RequestTimeout", "RequestTimeout"),
         (301, "PermanentRedirect", "incorrectly configured region"),
         (503, "SlowDown", "SlowDown"),
     ],
