@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from logitstore_cli.show import Bars, going_on, say, say_made
 
 import logitstore
+from logitstore.core.progress import amount
 from logitstore.core.registry import resolve
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def _error(made: logitstore.Cache) -> str:
     found = resolve("logitstore.format.part_record:fidelity_of")(made.fidelity)
     if found is None or made.manifest.sparsifier.is_estimate:
         return ""
-    start = f"KL to the mean of {len(made.manifest.merged_from or [])} caches: "
+    start = f"KL to the mean of {amount(len(made.manifest.merged_from or []), 'cache')}: "
     if found["unbounded"]:
         return f"{start}infinite in {found['unbounded'] / found['rows']:.1%} of the rows, which leave out tokens that can come"
     one, two = found["kl_t1"], found["kl_t2"]

@@ -8,7 +8,7 @@ import typer
 from logitstore_cli.show import Bars, console, going_on, say, size, still_missing
 from rich.table import Table
 
-from logitstore.core.progress import NO_STOPWATCH, Stopwatch
+from logitstore.core.progress import NO_STOPWATCH, Stopwatch, amount
 from logitstore.core.registry import resolve
 from logitstore.core.tasks import facet
 from logitstore.errors import BadInput
@@ -65,7 +65,7 @@ def dump(settings: DumpSettings, dry_run: DryRun = False, show: Show = 0, profil
     if profile:
         _print_profile(watch)
     say(
-        f"{settings.out}: {cache.rows:,} rows of {len(cache):,} samples, {cache.manifest.bytes_per_row} B/row, "
+        f"{settings.out}: {amount(cache.rows, 'row')} of {amount(len(cache), 'sample')}, {cache.manifest.bytes_per_row} B/row, "
         f"teacher in {cache.manifest.teacher.dtype}" + still_missing(cache)
     )
 
@@ -85,7 +85,7 @@ def add(settings: AddSettings) -> None:
     for name, tap in made.taps.items():
         say(
             f"{settings.cache}: {name}: {tap.info.bytes_per_row} B/row as {tap.info.codec}, "
-            f"{len(tap.part_numbers)} of {tap.plan.parts} parts"
+            f"{len(tap.part_numbers)} of {amount(tap.plan.parts, 'part')}"
         )
 
 
@@ -124,7 +124,7 @@ def _print_plan(settings: DumpSettings, manifest: Any, tap_bytes: int) -> None:
     for line in (
         *shown.dry_run(manifest),
         f"rows       {rows:,}, preset {manifest.preset}: {manifest.sparsifier.name}, tail {manifest.tail.shape}",
-        f"parts      {manifest.parts:,} of up to {manifest.samples_per_part:,} samples, about {size(of_a_part)} each",
+        f"parts      {manifest.parts:,} of up to {amount(manifest.samples_per_part, 'sample')}, about {size(of_a_part)} each",
         f"size       about {size(expected)} of rows and samples ({bytes_per_row} B/row{of_taps}); {room} there",
         f"error      {error or shown.typical_error(manifest)}",
         f"nothing was written to {settings.out}",

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 import logitstore
+from logitstore.core.progress import amount
 from logitstore.core.registry import resolve
 from logitstore.core.tasks import facet, task_of
 from logitstore.settings.tasks import refuse_other_tasks, refuse_set
@@ -84,7 +85,9 @@ def sidecar(settings: SidecarSettings) -> None:
 def _summary_table(summary: dict[str, Any]) -> Table:
     teacher, parts, disk = summary["teacher"], summary["parts"], summary["disk"]
     shown = facet(summary["task"], "shown")
-    state = "complete" if summary["complete"] else f"{parts['committed']} of {parts['planned']} parts committed"
+    state = (
+        "complete" if summary["complete"] else f"{parts['committed']} of {amount(parts['planned'], 'part')} committed"
+    )
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in (
         ("cache", f"{summary['path']} ({state})"),

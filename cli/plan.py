@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from logitstore_cli.show import Bars, Json, console, say, size
 from rich.table import Table
 
+from logitstore.core.progress import amount
 from logitstore.core.registry import resolve
 
 if TYPE_CHECKING:
@@ -28,9 +29,9 @@ def plan(settings: PilotSettings, json: Json = False) -> None:
         console.print_json(plain_json.dumps(found))
         return
     say(
-        f"{found['rows']:,} rows of {found['samples']:,} samples in {found['parts']:,} parts; the teacher answers "
-        f"{found['teacher_rows_per_second']:,.0f} rows/s in {found['dtype']}; "
-        f"fitted on {found['pilot_rows']:,} rows, judged on {found['judged_rows']:,} others"
+        f"{amount(found['rows'], 'row')} of {amount(found['samples'], 'sample')} in {amount(found['parts'], 'part')}; "
+        f"the teacher answers {found['teacher_rows_per_second']:,.0f} rows/s in {found['dtype']}; "
+        f"fitted on {amount(found['pilot_rows'], 'row')}, judged on {amount(found['judged_rows'], 'other')}"
     )
     console.print(_table(found["candidates"], found["recommended"]))
     console.print("KL in nats, 95% intervals; pays: from how many students on a cache is cheaper than the teacher")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from logitstore_cli.show import Bars, Json, errors, say, say_json, size
 
+from logitstore.core.progress import amount
 from logitstore.core.registry import resolve
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ def prepare(settings: PrepareSettings, json: Json = False) -> None:
         say_json(found)
         return
     say(
-        f"{found['documents']:,} documents ({found['skipped']:,} without a token to predict), {found['samples']:,} samples of "
-        f"{found['tokens']:,} tokens, {found['rows']:,} rows; {found['seconds']:,.1f} s"
+        f"{amount(found['documents'], 'document')} ({found['skipped']:,} without a token to predict), "
+        f"{amount(found['samples'], 'sample')} of {amount(found['tokens'], 'token')}, "
+        f"{amount(found['rows'], 'row')}; {found['seconds']:,.1f} s"
     )
     say(f"{found['folder']}: {size(found['bytes'])}")

@@ -10,6 +10,7 @@ from logitstore_cli.show import Bars, Json, console, going_on, say, say_json, si
 from rich.table import Table
 
 from logitstore.core.place import split_scheme
+from logitstore.core.progress import amount
 from logitstore.core.registry import resolve
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def _copy(settings: CopySettings, stage: str, source: Place, target: Place) -> N
     if found.others:
         shown = ", ".join(found.others[:5]) + (", ..." if len(found.others) > 5 else "")
         say(
-            f"note: {len(found.others):,} parts of the same plan were there with other bytes, and were left so: {shown}"
+            f"note: {amount(len(found.others), 'part')} of the same plan, there with other bytes, left as before: {shown}"
         )
     say(f"{target}: {_told(found)}")
     if found.damaged:
@@ -109,13 +110,13 @@ def _copy(settings: CopySettings, stage: str, source: Place, target: Place) -> N
 
 
 def _told(found: Any) -> str:
-    told = [f"{found.copied:,} parts copied, {size(found.bytes)}"]
+    told = [f"{amount(found.copied, 'part')} copied, {size(found.bytes)}"]
     if found.there:
-        told.append(f"{found.there:,} were there already")
+        told.append(f"{found.there:,} there already")
     if found.lacking:
-        told.append(f"{found.lacking:,} are not in the source")
+        told.append(f"{found.lacking:,} not in the source")
     if found.damaged:
-        told.append(f"{len(found.damaged):,} are damaged in the source")
+        told.append(f"{len(found.damaged):,} damaged in the source")
     return "; ".join(told)
 
 

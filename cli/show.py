@@ -16,6 +16,8 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.segment import Segment
 
+from logitstore.core.progress import amount
+
 if TYPE_CHECKING:
     from logitstore.core.place import Place
     from logitstore.core.progress import Step
@@ -166,13 +168,15 @@ def going_on(out: Place) -> Iterator[None]:
 def say_made(out: Place, made: Cache) -> None:
     """Print what was made from other caches, and the bytes of a row."""
     on_disk = made.index.bytes_below("") / max(made.rows, 1)
-    say(f"{out}: {made.rows:,} rows of {len(made):,} samples, {on_disk:.1f} B/row on disk with their samples")
+    say(
+        f"{out}: {amount(made.rows, 'row')} of {amount(len(made), 'sample')}, {on_disk:.1f} B/row on disk with their samples"
+    )
 
 
 def still_missing(cache: Cache) -> str:
     """Return the end of a line about a cache: how many parts are still to be written, or "complete"."""
     missing = cache.manifest.parts - len(cache.part_numbers)
-    return f"; {missing:,} of {cache.manifest.parts:,} parts are still to be written" if missing else ", complete"
+    return f"; {missing:,} of {amount(cache.manifest.parts, 'part')} still to be written" if missing else ", complete"
 
 
 def size(count: float) -> str:

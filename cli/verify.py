@@ -9,6 +9,7 @@ from logitstore_cli.show import Bars, console, say
 
 import logitstore
 from logitstore.core.place import split_scheme
+from logitstore.core.progress import amount
 from logitstore.core.registry import resolve
 from logitstore.settings.models.placing import PLACING
 from logitstore.settings.tasks import refuse_set
@@ -62,23 +63,23 @@ def _extent(settings: VerifySettings) -> Any:
 
 
 def _checked(settings: VerifySettings, found: Any) -> str:
-    return f"{found.parts:,} of {found.of:,} parts were checked (--share {settings.share:g} --seed {settings.seed})"
+    return f"{found.parts:,} of {amount(found.of, 'part')} checked (--share {settings.share:g} --seed {settings.seed})"
 
 
 def _say_sound(settings: VerifySettings, found: Any) -> None:
     """Print that nothing is wrong, and of how much that is said."""
     opened = logitstore.open(settings.cache)
     missing = opened.manifest.parts - len(opened.part_numbers)
-    what = f"sound: {len(opened.part_numbers)} parts, {opened.rows:,} rows"
+    what = f"sound: {amount(len(opened.part_numbers), 'part')}, {amount(opened.rows, 'row')}"
     if found.parts < found.of:
         what = f"no problem: {_checked(settings, found)}"
     elif found.earlier:
         at = resolve("logitstore.store.checks.run:moment")(found.began)
-        what += f"; {found.earlier:,} parts were checked by the run of {at}"
+        what += f"; {amount(found.earlier, 'part')} checked by the run of {at}"
     say(
         f"{settings.cache}: {what}"
-        + (f"; {missing} parts are still to be dumped" if missing else "")
-        + "".join(f"; {name}: {len(tap.part_numbers)} parts" for name, tap in opened.taps.items())
+        + (f"; {amount(missing, 'part')} still to be dumped" if missing else "")
+        + "".join(f"; {name}: {amount(len(tap.part_numbers), 'part')}" for name, tap in opened.taps.items())
     )
 
 
@@ -96,8 +97,8 @@ def _compare(settings: VerifySettings) -> None:
             settings,
         )
     say(
-        f"{found.rows:,} rows asked again: stored values differ by at most {found.stored:.2g} nats beyond float16 rounding; "
-        f"the teacher itself by {found.spread:.2g} nats between two batchings; allowed {found.tolerance:.2g}: "
+        f"{amount(found.rows, 'row')} asked again: stored values differ by at most {found.stored:.2g} nats beyond float16 "
+        f"rounding; the teacher itself by {found.spread:.2g} nats between two batchings; allowed {found.tolerance:.2g}: "
         + ("it agrees" if found.passed else "it DIFFERS")
     )
     if found.chosen is not None:

@@ -20,7 +20,7 @@ from logitstore.convert.parts import fit_on, shared_files, write_parts
 from logitstore.convert.row_source import Mean
 from logitstore.convert.rows import Remake
 from logitstore.core.place import Place
-from logitstore.core.progress import Progress, no_progress
+from logitstore.core.progress import Progress, amount, no_progress
 from logitstore.dump.begin import Fit, begin, target_folder
 from logitstore.errors import BadInput, CacheMismatch
 from logitstore.format.manifest import MANIFEST_NAME, Manifest, Member, TeacherInfo
@@ -112,7 +112,7 @@ def _opened(paths: Sequence[Place]) -> list[Cache]:
             )
         if not cache.complete:
             raise CacheMismatch(
-                f"{cache.path}: it has {len(cache.part_numbers)} of its {cache.manifest.parts} parts. "
+                f"{cache.path}: it has {len(cache.part_numbers)} of its {amount(cache.manifest.parts, 'part')}. "
                 "Finish it first: give the command that began them, dump or add, once more."
             )
     for other in caches[1:]:

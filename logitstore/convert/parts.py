@@ -23,6 +23,7 @@ from logitstore.format.manifest import Manifest
 from logitstore.format.row import RowInfo
 from logitstore.models.head import LinearHead
 from logitstore.store.cache import Cache
+from logitstore.store.staged.others import tell_of_others
 from logitstore.store.storage import open_storage
 from logitstore.store.writer import PartTaken, PartWriter
 
@@ -78,6 +79,7 @@ def write_parts(
     done = set(storage.list_parts())
     counts = zip(source.part_numbers, source.index.facts()["rows"].tolist(), strict=True)
     rows = {number: count for number, count in counts if number not in done}
+    tell_of_others([storage], rows, progress)
     total, written = sum(rows.values()), 0
 
     def report_rows(count: int) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from logitstore.core.progress import amount
 from logitstore.core.types import Array, Asked
 from logitstore.errors import CacheMismatch
 from logitstore.models.head import LinearHead
@@ -162,8 +163,8 @@ def _same_rows(cache: Cache, numbers: list[int], samples: Sequence[Asked]) -> Fi
             raise CacheMismatch(f"{cache.path}: {how} than that of the first cache. Dump again.")
         if (other.key, other.rows) != (sample.key, sample.rows):
             raise CacheMismatch(
-                f"{cache.path}: its sample {number} has the key {other.key} and {other.rows} rows, not {sample.key} and "
-                f"{sample.rows}, although the data have the same fingerprint. Run `logitstore verify` on each of the caches."
+                f"{cache.path}: its sample {number} has the key {other.key} and {amount(other.rows, 'row')}, not {sample.key} "
+                f"and {sample.rows}, although the data have the same fingerprint. Run `logitstore verify` on each cache."
             )
     return _joined(places)
 

@@ -1,4 +1,4 @@
-"""How long work reports on itself: its steps, and how long each stage took."""
+"""How long work reports on itself: its steps, how long each stage took, and counts in words."""
 
 from __future__ import annotations
 
@@ -79,3 +79,8 @@ class Progress(Protocol):
 
 def no_progress(step: Step) -> None:
     """Ignore the step; the default for callers that do not show progress."""
+
+
+def amount(count: int, what: str) -> str:
+    """Return a count with the name of what is counted, such as "1 part" and "2,000 parts"."""
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"

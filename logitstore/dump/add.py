@@ -30,12 +30,14 @@ from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
 from logitstore.errors import BadInput, CacheMismatch
 from logitstore.format.manifest import Manifest
 from logitstore.format.needs import Gives, check_features
+from logitstore.format.tap import tap_folder
 from logitstore.models.load import describe, load_config
 from logitstore.settings.dump import AddSettings
 from logitstore.settings.tasks import refuse_set
 from logitstore.settings.trust import refuse_unnamed
 from logitstore.store import layout
 from logitstore.store.cache import Cache
+from logitstore.store.staged.others import tell_of_others
 
 
 def add(settings: AddSettings, progress: Progress = no_progress) -> Cache:
@@ -79,6 +81,7 @@ def _add_taps(settings: AddSettings, cache: Cache, progress: Progress) -> Cache:
     is_begun = taps_are_begun(cache.storage, cache.manifest, taps)
     parts = _committed(settings, cache)
     work = missing_work(cache.storage, parts, names)
+    tell_of_others([cache.storage.within(tap_folder(name)) for name in names], work, progress)
     failed: dict[int, str] = {}
     if work or not is_begun:
         rows = dict(zip(cache.part_numbers, cache.index.facts()["rows"].tolist(), strict=True))
@@ -118,6 +121,7 @@ def _add_views(settings: AddSettings, cache: Cache, progress: Progress) -> Cache
     views = _views_wanted(settings, manifest.views)
     parts = _parts_of_views(settings, views, manifest.parts_of_view)
     work = missing_work(cache.storage, parts, [ANSWERS])
+    tell_of_others([cache.storage], work, progress)
     failed: dict[int, str] = {}
     if work:
         is_begun = manifest.views > views[-1]

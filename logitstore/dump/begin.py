@@ -13,7 +13,7 @@ import safetensors.torch
 from torch import Tensor
 
 from logitstore.core.place import Place
-from logitstore.core.progress import Progress, Step, no_progress
+from logitstore.core.progress import Progress, Step, amount, no_progress
 from logitstore.core.types import bytes_of
 from logitstore.dump.taps import tap_bytes
 from logitstore.dump.task import Prepared, prepare
@@ -65,7 +65,7 @@ def prepare_parts(settings: DumpSettings, progress: Progress = no_progress) -> P
         if count != manifest.samples_per_part:
             size = bytes_of_samples(manifest, taps, count)
             shown = f"{size / 1e6:,.0f} MB" if size >= 1e7 else f"{size / 1e3:,.0f} kB"
-            note = f"{count:,} samples each, about {shown}"
+            note = f"{amount(count, 'sample')} each, about {shown}"
             progress(Step(stage="parts", done=1, total=1, note=note))
     return replace(prepared, manifest=manifest.model_copy(update={"samples_per_part": count}))
 

@@ -33,10 +33,12 @@ from logitstore.dump.task import Prepared, load_teacher
 from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
 from logitstore.errors import BadInput
 from logitstore.format.manifest import Manifest
+from logitstore.format.tap import tap_folder
 from logitstore.settings.dump import DumpSettings
 from logitstore.store import layout
 from logitstore.store.cache import Cache
 from logitstore.store.checks.verify import shared_problems
+from logitstore.store.staged.others import tell_of_others
 from logitstore.store.storage import Storage, open_storage
 
 
@@ -67,6 +69,7 @@ def dump(settings: DumpSettings, progress: Progress = no_progress, watch: Stopwa
     work = missing_work(out, parts, [ANSWERS, *taps.names])
     failed: dict[int, str] = {}
     if work or not is_begun:
+        tell_of_others([out, *(out.within(tap_folder(name)) for name in taps.names)], work, progress)
         prepared.check()
         if crew is not None:
             failed = _write_beside(settings, prepared, taps, work, crew, progress)

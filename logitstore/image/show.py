@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from logitstore.core.progress import amount
 from logitstore.core.types import CachedSample
 from logitstore.format.manifest import Manifest
 from logitstore.format.views import MIXING
@@ -42,7 +43,7 @@ class ImageShown:
         height, width = view.size
         return [
             f"teacher    {teacher.name} ({teacher.architecture}, {teacher.vocabulary:,} classes, {teacher.dtype})",
-            f"data       {data.source}: {manifest.samples:,} images, "
+            f"data       {data.source}: {amount(manifest.samples, 'image')}, "
             + (MIXED if view.mixes else f"{data.unlabelled:,} without a label")
             + _skipped(data.skipped),
             f"views      {manifest.views:,} of each, {height} x {width}: {view.spelled}",
@@ -61,7 +62,7 @@ class ImageShown:
         return [
             (
                 "data",
-                f"{data['source']} [{data['split']}], {summary['images']:,} images, {_labels(summary)}"
+                f"{data['source']} [{data['split']}], {amount(summary['images'], 'image')}, {_labels(summary)}"
                 + _skipped(data.get("skipped", ())),
             ),
             ("views", f"{summary['views']:,} of each, {height} x {width}, {view['interpolation']}: {view['spelled']}"),
@@ -69,7 +70,7 @@ class ImageShown:
         ]
 
     def added(self, cache: Cache) -> str:
-        return f"{cache.manifest.views:,} views of {cache.manifest.samples:,} images"
+        return f"{amount(cache.manifest.views, 'view')} of {amount(cache.manifest.samples, 'image')}"
 
 
 def _mixed(cache: Cache, view: View, spell: Spell) -> Mixed | None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from logitstore.core.place import Place as CachePlace
-from logitstore.core.progress import no_progress
+from logitstore.core.progress import amount, no_progress
 from logitstore.core.types import ModelRef
 from logitstore.errors import BadInput
 from logitstore.integrations.plan import plan_of
@@ -144,8 +144,8 @@ class Distiller:
         )
         if not self.cache.complete:
             self._notice(
-                f"warning: {self.cache.path} has {len(self.cache.part_numbers):,} of its {self.cache.manifest.parts:,} parts "
-                "so far; the student learns from these alone."
+                f"warning: {self.cache.path} has {len(self.cache.part_numbers):,} of its "
+                f"{amount(self.cache.manifest.parts, 'part')} so far; the student learns from these alone."
             )
         check_reached(self.student, self.learner.features, self.train, str(self.reference))
         for text in fidelity_notes(self.settings, self.cache, layers):

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
+from logitstore.core.progress import amount
 from logitstore.format.data import OtherData
 from logitstore.format.part_record import fidelity_of
 from logitstore.report.tokens import bytes_of_piece
@@ -111,4 +112,6 @@ def _fidelity(cache: Cache) -> list[str]:
         for name in ("kl_t1", "kl_t2", "top1")
         if found.get(name) is not None
     ]
-    return [f"| fidelity, {found['rows']:,} rows against the {found['against']} (KL in nats) | {', '.join(shown)} |"]
+    return [
+        f"| fidelity, {amount(found['rows'], 'row')} against the {found['against']} (KL in nats) | {', '.join(shown)} |"
+    ]

@@ -11,10 +11,10 @@ from logitstore.core.tasks import TASKS
 from logitstore.settings.fields import (
     POSITIONAL,
     RECIPE_ONLY,
-    ByteSize,
     FilePath,
     Model,
     NamedValues,
+    PartSize,
     Place,
     Positions,
     TaskName,
@@ -135,7 +135,7 @@ class TeacherSettings(DataSettings, TaskChoice, PlacementChoices):
         ge=1,
         description="Samples in a part, the unit of writing and resuming, instead of --part-bytes.",
     )
-    part_bytes: ByteSize | None = Field(
+    part_bytes: PartSize | None = Field(
         None,
         coerce_numbers_to_str=True,
         description="Size of a part with its taps, such as 64MB, from which the count of its samples follows. Default: 128MB, "

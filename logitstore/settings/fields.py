@@ -136,6 +136,21 @@ ByteSize = Annotated[str, AfterValidator(_a_size)]
 """A number of bytes as a text with a unit, such as 64MB; see `bytes_of`."""
 
 
+LEAST_OF_A_PART = 1000
+
+
+def _a_part(text: str) -> str:
+    if bytes_of(text) < LEAST_OF_A_PART:
+        raise ValueError(
+            f"a part has a dozen files, so {LEAST_OF_A_PART:,} bytes are the least. Write a size with its unit, such as 64MB"
+        )
+    return text
+
+
+PartSize = Annotated[ByteSize, AfterValidator(_a_part)]
+"""The bytes of a part."""
+
+
 Place = Annotated[Path | str, WrapValidator(_placed)]
 """Where a cache lies: a path as above, or a text `scheme://rest` of another storage, which is kept as it is."""
 

@@ -21,6 +21,7 @@ from logitstore.store.layout import (
     committed_parts,
     inside,
     part_folder,
+    part_numbers,
     read_regular,
     record_name,
     regular,
@@ -152,6 +153,9 @@ class LocalDisk:
                 self._leases[folder] = lease
                 return folder
 
+    def being_written(self) -> list[int]:
+        return held_parts(matching(inside(self.root, PARTS), "*.partial-*"))
+
     def commit(self, part: int, staged: Path) -> None:
         sync_tree(staged)
         target = part_folder(self.root, part)
@@ -203,6 +207,11 @@ class LocalDisk:
         while not folder.exists():
             folder = folder.parent
         return shutil.disk_usage(folder).free
+
+
+def held_parts(staged: Iterable[Path]) -> list[int]:
+    """Return the numbers of the parts that are staged in some folders and held by writers that live."""
+    return part_numbers({path.name.partition(".")[0] for path in staged if leases.is_held(path)})
 
 
 def sweep_left(left: Iterable[Path]) -> None:

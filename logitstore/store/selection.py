@@ -17,6 +17,7 @@ import pyarrow as pa
 import xxhash
 from pydantic import Field, ValidationError
 
+from logitstore.core.progress import amount
 from logitstore.core.record import Record
 from logitstore.core.types import Array
 from logitstore.errors import BadInput, CacheMismatch, storage_errors
@@ -193,7 +194,7 @@ def _problem(selection: Selection, checksum: object) -> str:
     if selection.checksum != checksum:
         return "its checksum does not match its contents"
     if len(samples_M) != info.chosen.samples or not len(samples_M):
-        return f"it names {info.chosen.samples} samples and holds {len(samples_M)}"
+        return f"it names {amount(info.chosen.samples, 'sample')} and holds {len(samples_M)}"
     if (np.diff(samples_M) <= 0).any() or samples_M[0] < 0 or samples_M[-1] >= info.samples:
         return f"its numbers of samples do not rise from 0 to at most {info.samples - 1}"
     if selection.weight_M is not None and not (np.isfinite(selection.weight_M) & (selection.weight_M > 0)).all():

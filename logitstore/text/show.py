@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from logitstore.core.progress import amount
 from logitstore.core.types import Array, CachedSample
 from logitstore.format.manifest import Manifest
 from logitstore.format.positions import Share, share_of
@@ -59,11 +60,11 @@ class TextShown:
         chats = _rendering(data.model_dump(mode="json"))
         return [
             f"teacher    {teacher.name} ({teacher.architecture}, {teacher.vocabulary:,} tokens, {teacher.dtype})",
-            f"data       {data.source}: {data.documents:,} documents, {data.skipped:,} with nothing to predict",
+            f"data       {data.source}: {amount(data.documents, 'document')}, {data.skipped:,} with nothing to predict",
             *(f"source     {line}" for line in _sources(data.model_dump(mode="json"))),
             *(f"{name:10} {how}" for name, how in chats),
             *([f"positions  {_positions(data.share)}"] if data.share is not None else []),
-            f"samples    {manifest.samples:,} of at most {data.max_length:,} tokens, {manifest.tokens:,} tokens in all",
+            f"samples    {manifest.samples:,} of at most {amount(data.max_length, 'token')}, {manifest.tokens:,} tokens in all",
         ]
 
     def sample_bytes(self, manifest: Manifest) -> int:
@@ -86,7 +87,7 @@ class TextShown:
         if data["kind"] == "text" and share is None:
             rows = "every token"
         return [
-            ("data", f"{where}, {data['documents']:,} documents, rows about {rows}"),
+            ("data", f"{where}, {amount(data['documents'], 'document')}, rows about {rows}"),
             *(("source", line) for line in _sources(data)),
             *_rendering(data),
             *([("positions", _positions(share))] if share is not None else []),
@@ -109,10 +110,10 @@ def sample_lines(number: int, sample: Sample, row: str, spell: Callable[[Array],
     window = f", window {sample.window} from token {sample.start:,}" if sample.start else ""
     if sample.window and not sample.start:
         window = f", its sample {sample.window + 1}"  # such as a chat that is rendered anew for a later turn
-    rows = f"{sample.rows:,} rows"
+    rows = amount(sample.rows, "row")
     if sample.undecided is not None:
         rows += f", for the teacher to choose among {len(sample.positions_N):,} positions"
-    lines = [f"sample {number}: {row}{window}, {sample.length:,} tokens, {rows}"]
+    lines = [f"sample {number}: {row}{window}, {amount(sample.length, 'token')}, {rows}"]
     asked_T = np.concatenate([[False], sample.mask_T[:-1]])
     begins = [0, *(np.flatnonzero(np.diff(asked_T)) + 1).tolist()]
     for first, stop in zip(begins, [*begins[1:], sample.length], strict=True):
@@ -130,7 +131,7 @@ def _positions(share: Share) -> str:
 def _sources(data: dict[str, Any]) -> list[str]:
     """Return a line about each source of the data, where they are several or have options."""
     return [
-        f"{each['source']} [{each['split']}], column '{each['column']}', {each['documents']:,} documents"
+        f"{each['source']} [{each['split']}], column '{each['column']}', {amount(each['documents'], 'document')}"
         + "".join(f", {name} {each[name]}" for name in ("share", "limit", "domain") if name in each)
         for each in data.get("sources", [])
     ]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from logitstore.core.progress import amount
 from logitstore.core.types import Array
 from logitstore.errors import BadInput, CacheDamaged
 from logitstore.format.manifest import Manifest
@@ -99,7 +100,9 @@ class SamplesFile(PartSamples):
         """
         batch = map_batch(path, schema(token_dtype, share is not None))
         if batch.num_rows != count:
-            raise CacheDamaged(f"{path}: it has {batch.num_rows} samples, not {count}. Run `logitstore verify`.")
+            raise CacheDamaged(
+                f"{path}: it has {amount(batch.num_rows, 'sample')}, not {count}. Run `logitstore verify`."
+            )
         if not _whole(batch):
             raise CacheDamaged(f"{path}: it has nulls, or masks of other lengths than tokens. Run `logitstore verify`.")
         self.batch = batch

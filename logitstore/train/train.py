@@ -16,7 +16,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel, TrainingArguments
 
-from logitstore.core.progress import Progress, no_progress
+from logitstore.core.progress import Progress, amount, no_progress
 from logitstore.core.types import ModelRef
 from logitstore.errors import BadInput, storage_errors
 from logitstore.models.adapter import has_adapter, merge
@@ -118,7 +118,7 @@ def train(
     notice(f"note: forward and backward pass in {settings.precision}, on {arguments.device.type}.")
     if not cache.complete:
         notice(
-            f"note: {settings.cache} has {len(cache.part_numbers):,} of its {cache.manifest.parts:,} parts so far; "
+            f"note: {settings.cache} has {len(cache.part_numbers):,} of its {amount(cache.manifest.parts, 'part')} so far; "
             "the student learns from these alone."
         )
     notes = [*fidelity_notes(settings, cache, layers), *_student_notes(made, trainer), *data.notes]

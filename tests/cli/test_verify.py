@@ -22,9 +22,9 @@ def test_a_share_of_the_parts_is_said_and_nothing_is_said_of_the_others(
     shown = capsys.readouterr().out
     assert set(codes.values()) == {0, 1}
     sound = next(seed for seed, code in codes.items() if code == 0)
-    assert f"no problem: 1 of 3 parts were checked (--share 0.34 --seed {sound})" in shown
+    assert f"no problem: 1 of 3 parts checked (--share 0.34 --seed {sound})" in shown
     assert "sound" not in shown
-    assert shown.count("1 of 3 parts were checked") == 8
+    assert shown.count("1 of 3 parts checked") == 8
 
 
 def test_an_interrupted_verify_ends_with_130_and_the_next_one_says_what_it_takes_over(
@@ -46,7 +46,7 @@ def test_an_interrupted_verify_ends_with_130_and_the_next_one_says_what_it_takes
     shown = capsys.readouterr()
     assert "earlier run: 2 of 3 parts were found whole by the run of 20" in shown.err
     assert "sound: 3 parts" in shown.out
-    assert "2 parts were checked by the run of 20" in shown.out
+    assert "2 parts checked by the run of 20" in shown.out
     assert command("verify", small_copy) == 0
     assert "earlier" not in "".join(capsys.readouterr())
 

@@ -77,7 +77,7 @@ def test_a_dump_that_began_with_another_count_goes_on_with_it(
     with pytest.raises(CacheMismatch, match=told):
         dump(free(small_copy, samples_per_part=4))
     with pytest.raises(CacheMismatch, match=r"\(--samples-per-part, --part-bytes\)"):
-        dump(free(small_copy, part_bytes="1B"))
+        dump(free(small_copy, part_bytes="1kB"))
 
 
 @pytest.mark.parametrize("task", ["text"], indirect=True)
@@ -100,3 +100,6 @@ def test_a_dry_run_says_how_large_a_part_is(
     assert line.endswith(" kB each")
     assert command("dump", *flags_of(free(tmp_path / "new", part_bytes="30kB")), "--part-bytes", "many") == 2
     assert "'many' is no size" in capsys.readouterr().err
+    assert command("dump", *flags_of(free(tmp_path / "new", part_bytes="30kB")), "--part-bytes", "10") == 2
+    told = capsys.readouterr().err
+    assert "--part-bytes 10: a part has a dozen files, so 1,000 bytes are the least" in " ".join(told.split())

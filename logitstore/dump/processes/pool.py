@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from types import TracebackType
 
-from logitstore.core.progress import Progress, Step
+from logitstore.core.progress import Progress, Step, amount
 from logitstore.dump.parts import ANSWERS, Work
 from logitstore.dump.processes.child import Opening
 from logitstore.dump.processes.handout import Handout
@@ -206,8 +206,8 @@ class Pool:
             )
         if handout.is_futile:
             raise error or ProcessDied(
-                f"{option}: {len(handout.failed)} parts failed and none was written. The last one: {what}. Mend that and "
-                "give the same command again; every part written so far is kept."
+                f"{option}: {amount(len(handout.failed), 'part')} failed and none was written. The last one: {what}. Mend that "
+                "and give the same command again; every part written so far is kept."
             )
         if self._rules.goes_on:
             self._replace(member, how, error)

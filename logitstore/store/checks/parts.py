@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from logitstore.core.progress import amount
 from logitstore.errors import LogitstoreError, NotACache
 from logitstore.format.codecs.answer import RowCodec
 from logitstore.format.manifest import Manifest
@@ -154,7 +155,11 @@ def _of_tap(storage: Storage, tap: Tap, number: int) -> list[Problem]:
         return [Problem(part=number, file=folder, what=told(error))]
     rows = read_record(tap.storage, tap.plan, number).rows
     if cache_record is not None and cache_record.rows != rows:
-        return [Problem(part=number, file=folder, what=f"it has {rows} rows, that of the cache {cache_record.rows}")]
+        return [
+            Problem(
+                part=number, file=folder, what=f"it has {amount(rows, 'row')}, that of the cache {cache_record.rows}"
+            )
+        ]
     problems: dict[tuple[str, str], None] = {}
     for first in range(0, rows, _BLOCK_ROWS):
         block = {name: array[first : first + _BLOCK_ROWS] for name, array in fields.items()}

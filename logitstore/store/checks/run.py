@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from logitstore.core.order import salt_of
-from logitstore.core.progress import Progress, Step
+from logitstore.core.progress import Progress, Step, amount
 from logitstore.core.random import hashed
 from logitstore.store.checks.journal import Journal
 from logitstore.store.checks.parts import Found, Job
@@ -77,8 +77,9 @@ class CheckedParts:
             if journal is not None and self.earlier:
                 self.began = journal.began
                 note = (
-                    f"{self.earlier:,} of {len(self._jobs):,} parts were found whole by the run of {moment(self.began)}, and "
-                    "their files have not changed since; they are not read again. --no-resume reads them."
+                    f"{self.earlier:,} of {amount(len(self._jobs), 'part')} were found whole by the run of "
+                    f"{moment(self.began)}, and their files have not changed since; "
+                    "they are not read again. --no-resume reads them."
                 )
                 progress(Step(stage="earlier run", done=1, total=1, note=note))
             progress(Step(stage="verify", done=0, total=len(others)))
@@ -107,9 +108,7 @@ class CheckedParts:
     def _how_far(self, journal: Journal) -> str:
         if not journal.is_kept:
             return "nothing can be kept beside this cache; the same command begins anew."
-        return (
-            f"{self._whole:,} of {len(self._jobs):,} parts were found whole; the same command goes on with the others."
-        )
+        return f"{self._whole:,} of {amount(len(self._jobs), 'part')} were found whole; the same command goes on with the rest."
 
     def problems_of(self, tap: str | None) -> list[Problem]:
         """Return the problems of the parts of a tap, or of the cache for None, in the order of the parts."""

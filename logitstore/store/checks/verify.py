@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import PurePosixPath
 
 from logitstore.core.place import Place, split_scheme
-from logitstore.core.progress import Progress, no_progress
+from logitstore.core.progress import Progress, amount, no_progress
 from logitstore.errors import BadInput, CacheMismatch, LogitstoreError, storage_errors
 from logitstore.format.manifest import MANIFEST_NAME, Manifest
 from logitstore.format.sealed import is_sealed
@@ -153,7 +153,7 @@ def _count_problems(manifest: Manifest, counted: tuple[int, int]) -> list[Proble
     named = (manifest.rows * manifest.views, manifest.tokens * manifest.views)
     if counted == named:
         return []
-    what = f"it names {named[0]} rows and {named[1]} tokens; the parts hold {counted[0]} and {counted[1]}"
+    what = f"it names {amount(named[0], 'row')} and {amount(named[1], 'token')}; the parts hold {counted[0]} and {counted[1]}"
     return [Problem(part=None, file=MANIFEST_NAME, what=what)]
 
 

@@ -60,6 +60,18 @@ def abandoned(path: Path) -> int | None:
     return None
 
 
+def is_held(path: Path) -> bool:
+    """Say whether a writer that lives holds a file or folder; False where nobody can tell."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return _lock(descriptor, exclusive=True) is False
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def in_turn(folder: Path) -> Iterator[None]:
     """Make other processes that ask for the same folder wait, where the file system has locks."""
