@@ -9,16 +9,17 @@ _PREPARING = "prepared prepare_workers keep_tokens"
 _ROW = "preset sparsifier k top_p draws tail sketch_bytes logprobs layout"
 _TAPS = "hidden qkv tap_codec"
 _SHARING = "processes cluster gpus_per_worker"
+_ENGINE = "engine tokenizer concurrency price engine_arg"
 _PLACING = "device device_map max_memory tensor_parallel attention"
 
 PANELS: dict[str, dict[str, str]] = {
     "prepare": {
-        "Teacher": "teacher trust_remote_code",
+        "Teacher": f"teacher {_ENGINE} trust_remote_code",
         "Data": _TEACHER_DATA,
         "Preparing": f"{_PREPARING} json",
     },
     "dump": {
-        "Task and teacher": "task teacher trust_remote_code",
+        "Task and teacher": f"task teacher {_ENGINE} trust_remote_code",
         "Data": _TEACHER_DATA,
         "Preparing the data": _PREPARING,
         "Images": "views augment image_size seed label_column key_column labels skip_damaged classes prompt batch_images "
@@ -29,7 +30,7 @@ PANELS: dict[str, dict[str, str]] = {
         "Output": "out parts samples_per_part part_bytes resume dry_run show profile",
     },
     "plan": {
-        "Task and teacher": "task teacher trust_remote_code",
+        "Task and teacher": f"task teacher {_ENGINE} trust_remote_code",
         "Data": _TEACHER_DATA,
         "Preparing the data": _PREPARING,
         "Trial": "minutes pilot_samples fidelity_rows epochs",
@@ -61,7 +62,7 @@ PANELS: dict[str, dict[str, str]] = {
     },
     "verify": {
         "Parts": "repair share seed workers resume local_cache local_cache_size",
-        "Teacher": "against_teacher trust_remote_code images",
+        "Teacher": f"against_teacher tolerance {_ENGINE} trust_remote_code images",
         "Compute": _PLACING,
     },
     "evaluate": {

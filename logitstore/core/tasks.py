@@ -46,6 +46,9 @@ class Task:
     takes_sources: bool = False
 
 
+_SERVED = ("engine", "tokenizer", "concurrency", "price", "engine_arg")
+"""Options for teachers of texts that an engine serves."""
+
 _PLACED = ("device_map", "max_memory", "attention")
 """Options for models that transformers loads."""
 
@@ -71,6 +74,7 @@ TASKS: dict[str, Task] = {
                 "prepared",
                 "prepare_workers",
                 "keep_tokens",
+                *_SERVED,
                 *_PLACED,
                 "tensor_parallel",
                 "quantization",
@@ -92,7 +96,7 @@ TASKS: dict[str, Task] = {
             ),
             "evaluate": ("text",),
             "inspect": ("tokens",),
-            "verify": (*_PLACED, "tensor_parallel"),
+            "verify": (*_SERVED, *_PLACED, "tensor_parallel"),
         },
         models=("a causal language model", "transformers:AutoModelForCausalLM"),
         takes_sources=True,

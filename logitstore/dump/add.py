@@ -25,7 +25,7 @@ from logitstore.dump.processes.messages import PartJob
 from logitstore.dump.processes.pool import Pool, write_parts_beside
 from logitstore.dump.taps import TapRequest, begin_taps, finish_taps, taps_are_begun
 from logitstore.dump.task import AskAgain, Prepared, dump_task, load_teacher
-from logitstore.dump.teachers import open_source, scheme_of
+from logitstore.dump.teachers import gives_of, open_source, scheme_of
 from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
 from logitstore.errors import BadInput, CacheMismatch
 from logitstore.format.manifest import Manifest
@@ -75,7 +75,7 @@ def _add_taps(settings: AddSettings, cache: Cache, progress: Progress) -> Cache:
     task = dump_task(cache.manifest.task)
     name = settings.teacher or cache.manifest.teacher.name
     if scheme_of(name) is not None:
-        _check_features(settings, open_source(name, trust_remote_code=settings.trust_remote_code).gives, name)
+        _check_features(settings, gives_of(name, trust_remote_code=settings.trust_remote_code), name)
     names = task.taps(lambda: _config(name, settings.trust_remote_code), settings.hidden, settings.qkv)
     taps = TapRequest(names=names, codec=settings.tap_codec)
     is_begun = taps_are_begun(cache.storage, cache.manifest, taps)

@@ -5,6 +5,7 @@ Axes: B sequences, T tokens, N rows, D channels.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
@@ -15,7 +16,7 @@ from logitstore.core.types import Array
 from logitstore.dump.sparsify.reduce import RowReducer
 from logitstore.dump.sparsify.summary import Summary
 from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
-from logitstore.format.needs import LOGITS, Gives
+from logitstore.format.needs import ITS_LOGITS, Wants
 from logitstore.targets.rows import RowChunk, sent
 
 Encode = Callable[[Tensor], dict[str, Tensor]]
@@ -47,8 +48,24 @@ def entropies(chunks: Iterable[RowChunk], vocabulary: int) -> Array:
     return torch.cat([Summary.of(chunk.logits(), vocabulary).entropy_N for chunk in chunks]).cpu().numpy()
 
 
+def announced(teacher: Teacher, batches: Iterable[TeacherBatch], wants: Wants) -> Iterator[TeacherBatch]:
+    """Yield the batches in their order, each after the teacher was told of as many of the next as it takes."""
+    waiting: deque[TeacherBatch] = deque()
+    try:
+        for batch in batches:
+            teacher.expect(batch, wants)
+            waiting.append(batch)
+            while waiting and not teacher.takes_more:
+                yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()
+    finally:
+        for batch in waiting:
+            teacher.forget(batch)
+
+
 def asked(
-    teacher: Teacher, batch: TeacherBatch, wants: Gives, vocabulary: int, watch: Stopwatch = NO_STOPWATCH
+    teacher: Teacher, batch: TeacherBatch, wants: Wants, vocabulary: int, watch: Stopwatch = NO_STOPWATCH
 ) -> tuple[TeacherBatch, Iterator[RowChunk]]:
     """Ask the teacher once about a batch. Return the batch of the rows that are kept, and what it says of them.
 
@@ -118,7 +135,7 @@ def ask_rows(
         the batch, and a function that waits for its targets and returns them as arrays on the host. Call it on another
         thread, so that the teacher continues at the same time.
     """
-    for batch in batches:
+    for batch in announced(teacher, batches, reduce.wants):
         with teacher.recording(list(taps or {})) as seen:
             known, said = asked(teacher, batch, reduce.wants, reduce.vocabulary, watch)
             chunks = [reduce(known, chunk) for chunk in said]
@@ -159,7 +176,7 @@ def ask_features(
                 seen = teacher.features(batch.inputs, list(taps))
         else:
             with teacher.recording(list(taps)) as seen:
-                known, _ = asked(teacher, batch, frozenset({LOGITS}), vocabulary, watch)
+                known, _ = asked(teacher, batch, ITS_LOGITS, vocabulary, watch)
         with watch("taps"):
             kept = rows_of(seen, taps, known)
         yield known, _to_host(kept)

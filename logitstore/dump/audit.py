@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,13 +16,14 @@ from logitstore.core.progress import Progress, Step, no_progress
 from logitstore.core.random import hashed
 from logitstore.core.tasks import task_of
 from logitstore.core.types import Array, CachedSample
-from logitstore.dump.ask import entropies
+from logitstore.dump.ask import announced, entropies
 from logitstore.dump.task import AskAgain, Prepared, dump_task
 from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
 from logitstore.errors import BadInput, CacheDamaged, CacheMismatch
 from logitstore.format.codecs.answer import RowCodec
-from logitstore.format.needs import LOGITS, TOP_LOGPROBS, called
+from logitstore.format.needs import ITS_LOGITS, LOGITS, TOP_LOGPROBS, Wants, called, entries_of
 from logitstore.settings.look import VerifySettings
+from logitstore.settings.models.engine import EngineChoices
 from logitstore.settings.models.placing import PlacementChoices
 from logitstore.settings.tasks import refuse_other_tasks
 from logitstore.store.cache import Cache
@@ -42,25 +43,30 @@ class Audit:
             to float16 explains.
         spread: difference between the teacher's own logprobs of the same tokens in batches as in the dump, and one sample at
             a time.
-        same_weights: True if the teacher's weights are the ones that the manifest names.
+        same_weights: True if the teacher's weights are the ones that the manifest names; None where another engine answers than
+            the one of the dump, and they cannot be compared.
         chosen: by how much a position without a row has a higher entropy now than one of its sample with a row, beyond what
             rounding to float16 explains; None where the teacher's answers did not choose the rows.
+        allowed: the tolerance that was asked for; None for the default.
     """
 
     rows: int
     stored: float
     spread: float
-    same_weights: bool
+    same_weights: bool | None
     chosen: float | None = None
+    allowed: float | None = None
 
     @property
     def tolerance(self) -> float:
-        """The largest `stored` and `chosen` that pass: three times the teacher's own spread, but at least 0.001 nats."""
-        return max(3 * self.spread, 1e-3)
+        """The largest `stored` and `chosen` that pass. By default three times the teacher's own spread, at least 0.001 nats."""
+        return max(3 * self.spread, 1e-3) if self.allowed is None else self.allowed
 
     @property
     def passed(self) -> bool:
         largest = max(self.stored, self.chosen or 0.0)
+        if self.same_weights is False:
+            return False
         return math.isfinite(largest) and math.isfinite(self.spread) and largest <= self.tolerance
 
 
@@ -101,10 +107,13 @@ def audit(
     images: str | None = None,
     trust_remote_code: bool = False,
     placing: PlacementChoices | None = None,
+    engine: EngineChoices | None = None,
+    tolerance: float | None = None,
 ) -> Audit:
     """Compare a random share of a cache with its teacher.
 
-    `trust_remote_code` runs the code that comes with the teacher; `placing` says more of where it runs than `device`.
+    `trust_remote_code` runs the code that comes with the teacher; `placing` says more of where it runs than `device`; `engine`
+    which engine answers; `tolerance` is how far the logprobs may be apart, in nats.
 
     Raises:
         ModelError: the teacher cannot be loaded.
@@ -116,6 +125,7 @@ def audit(
         images=images,
         placing=placing or PlacementChoices(device=device),
         trust_remote_code=trust_remote_code,
+        engine=engine or EngineChoices(),
     )
     prepared = dump_task(cache.manifest.task).reopen(cache, again, progress)
     if not prepared.gives & {LOGITS, TOP_LOGPROBS}:
@@ -123,7 +133,8 @@ def audit(
             f"--against-teacher {teacher}: it gives {called(prepared.gives)}, and no logprobs to compare with."
         )
     with closing(prepared.load()) as loaded:
-        return _compared(cache, loaded, prepared, share, seed, progress)
+        found = _compared(cache, loaded, prepared, share, seed, progress)
+        return replace(found, allowed=tolerance)
 
 
 def _compared(cache: Cache, loaded: Teacher, prepared: Prepared, share: float, seed: int, progress: Progress) -> Audit:
@@ -149,9 +160,17 @@ def _compared(cache: Cache, loaded: Teacher, prepared: Prepared, share: float, s
         rows=sum(sample.rows for sample in samples),
         stored=max(_beyond_rounding(a, b, codec) for a, b in zip(stored, together, strict=True)),
         spread=max(_largest(_apart(a, b)) for a, b in zip(together, alone, strict=True)),
-        same_weights=loaded.fingerprint() == cache.manifest.teacher.fingerprint,
+        same_weights=_same_weights(cache, loaded),
         chosen=shortfall,
     )
+
+
+def _same_weights(cache: Cache, loaded: Teacher) -> bool | None:
+    """See `Audit.same_weights`."""
+    before, now = cache.manifest.teacher.engine, loaded.engine()
+    if (before and before.name) != (now and now.name):
+        return None
+    return loaded.fingerprint() == cache.manifest.teacher.fingerprint
 
 
 def _chosen(
@@ -168,7 +187,7 @@ def _chosen(
     for known, batch in zip(batches, undecided, strict=True):
         if batch.choice is None:
             raise ValueError("nothing chooses the rows of this batch")
-        entropy_N = entropies(teacher.rows(batch, frozenset({LOGITS})), vocabulary).astype(np.float64)
+        entropy_N = entropies(teacher.rows(batch, ITS_LOGITS), vocabulary).astype(np.float64)
         is_kept_N = np.isin(batch.rows_N.numpy(), known.rows_N.numpy())
         ends = np.cumsum(batch.choice.candidates)[:-1]
         for own_C, is_kept_C in zip(np.split(entropy_N, ends), np.split(is_kept_N, ends), strict=True):
@@ -198,9 +217,10 @@ def _logprobs(
     cached: list[CachedSample],
 ) -> list[Array]:
     """Ask the teacher again; return the same columns as `_stored`, one array a sample."""
-    vocabulary = cache.manifest.teacher.vocabulary
+    row, vocabulary = cache.manifest.row, cache.manifest.teacher.vocabulary
+    wants = ITS_LOGITS if LOGITS in teacher.gives else Wants(frozenset({TOP_LOGPROBS}), entries_of(row))
     out: list[Array] = [np.zeros(0)] * len(cached)
-    for batch in batches:
+    for batch in announced(teacher, batches, wants):
         fields = [cached[index].answer.fields for index in batch.indices]
         columns = [
             _columns(
@@ -208,7 +228,7 @@ def _logprobs(
                 {name: np.concatenate([each[name] for each in fields])[chunk.span] for name in fields[0]},
                 vocabulary,
             )
-            for chunk in teacher.rows(batch, frozenset({LOGITS if LOGITS in teacher.gives else TOP_LOGPROBS}))
+            for chunk in teacher.rows(batch, wants)
         ]
         rows = np.split(torch.cat(columns).double().cpu().numpy(), np.cumsum(batch.counts)[:-1])
         for index, values in zip(batch.indices, rows, strict=True):

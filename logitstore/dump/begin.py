@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -36,6 +37,9 @@ Fit = tuple[dict[str, Tensor], int]
 PART_BYTES = 128_000_000
 """Bytes of a part where nobody says how many: few enough to be written in minutes, and so many that 10^10 rows make some
 10^4 parts."""
+
+SAME_ANSWERS = 0.01
+"""Mean difference in nats between the logprobs of the probe texts below which a teacher counts as the same."""
 
 FEWEST_PARTS = 64
 """Count of parts below which none grows beyond the usual count of samples: a kill costs at most about so small a share."""
@@ -177,6 +181,28 @@ def refuse_other_plan(out: Storage, there: Manifest, wanted: Manifest, but: set[
         )
 
 
+def refuse_other_answers(out: Storage, there: Manifest, here: Manifest) -> None:
+    """Compare what an engine says of the probe texts with what it said before the first row. The weights of a teacher that is
+    served are not at hand, and no two runs of an engine give the same bits.
+
+    Raises:
+        CacheMismatch: it answers differently by more than its own noise.
+    """
+    before, now = there.teacher.engine, here.teacher.engine
+    if before is None or now is None or not before.probes:
+        return
+    allowed = max(SAME_ANSWERS, 4 * before.noise, 4 * now.noise)
+    apart = math.inf
+    if len(before.probes) == len(now.probes):
+        apart = float(np.abs(np.subtract(before.probes, now.probes)).mean())
+    if not apart <= allowed:
+        raise CacheMismatch(
+            f"--out {out}: the teacher {here.teacher.name} gives other logprobs to the probe texts than the one that began the "
+            f"cache: {apart:.3g} nats on average, its noise explains {allowed:.3g}. Start the server with the model and the "
+            "number format of before, or choose another folder."
+        )
+
+
 def _option(entry: str) -> str:
     """Return the option of `dump` that an entry of a plan comes from, in parentheses; an empty text if none does."""
     name = entry.rpartition(".")[2]
@@ -232,6 +258,8 @@ def begin(
         StorageError: the disk is full or the folder cannot be written.
     """
     existing = existing_manifest(storage, wanted)
+    if existing is not None:
+        refuse_other_answers(storage, existing, wanted)
     if existing is None:
         return _written_first(storage, *_with_shared(wanted, files(), *fit()))
     damaged = {problem.file for problem in shared_problems(storage, existing)}
@@ -258,6 +286,7 @@ def _written_first(storage: Storage, manifest: Manifest, contents: dict[str, byt
             return manifest
         first = read_sealed(Manifest, storage, MANIFEST_NAME)
         refuse_other_plan(storage, first, manifest)
+        refuse_other_answers(storage, first, manifest)
         for name in contents.keys() - first.shared.keys():
             storage.remove(name)
     return ensure_views(storage, manifest.views)

@@ -107,7 +107,8 @@ def open_writer(
     """Begin or continue the cache and its taps; return what writes its parts."""
     widths_of(teacher, taps.names, taps.codec)  # what cannot be had is refused before anything is written
     progress(Step(stage="fingerprint", done=0, total=1))
-    teacher_info = prepared.manifest.teacher.model_copy(update={"fingerprint": teacher.fingerprint()})
+    found = {"fingerprint": teacher.fingerprint(), "engine": teacher.engine()}
+    teacher_info = prepared.manifest.teacher.model_copy(update=found)
     wanted = prepared.manifest.model_copy(update={"teacher": teacher_info})
     out = open_storage(settings.out)
     manifest = begin(out, wanted, prepared.files, lambda: _fit(settings, prepared, wanted, teacher, progress))

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from logitstore.core.progress import Progress, Step
-from logitstore.dump.ask import asked
+from logitstore.dump.ask import announced, asked
 from logitstore.dump.sparsify.reduce import sparsifier_of
 from logitstore.dump.sparsify.sketch import TailPilot
 from logitstore.dump.teachers.teacher import Batches, Teacher, TeacherBatch
 from logitstore.errors import ModelError
 from logitstore.format.manifest import Manifest
-from logitstore.format.needs import HIDDEN, LOGITS, Gives, wants_of
+from logitstore.format.needs import HIDDEN, LOGITS, Wants, wants_of
 from logitstore.format.row import RowInfo
 from logitstore.format.tap import directions_of
 from logitstore.models.head import LinearHead
@@ -115,7 +115,7 @@ def fit_each(
     pilots: dict[str, TailPilot] = {}
     states: list[Tensor] = []
     deadline = time.monotonic() + limits.seconds
-    for batch in batches:
+    for batch in announced(teacher, batches, wants(head is not None)):
         began = time.monotonic()
         _, chunks = asked(teacher, batch, wants(head is not None), vocabulary)
         while True:
@@ -146,9 +146,9 @@ def fit_each(
     return fits
 
 
-def wants(needs_hidden: bool) -> Gives:
+def wants(needs_hidden: bool) -> Wants:
     """Return what a pilot asks a teacher for."""
-    return frozenset({LOGITS, HIDDEN} if needs_hidden else {LOGITS})
+    return Wants(frozenset({LOGITS, HIDDEN} if needs_hidden else {LOGITS}))
 
 
 def _head(teacher: Teacher, vocabulary: int) -> tuple[LinearHead | None, str | None]:
@@ -185,7 +185,7 @@ def _pilot_chunks(
 ) -> Iterator[RowChunk]:
     """What the teacher says about the pilot samples."""
     rows, wants = 0, wants_of(manifest.row, teacher.gives)
-    for batch in batches(samples):
+    for batch in announced(teacher, batches(samples), wants):
         for chunk in asked(teacher, batch, wants, manifest.teacher.vocabulary)[1]:
             rows += len(chunk.gold_n)
             yield chunk

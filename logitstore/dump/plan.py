@@ -26,7 +26,7 @@ from logitstore.dump.sparsify.fidelity import FidelityCheck, Truth
 from logitstore.dump.sparsify.reduce import RowReducer
 from logitstore.dump.taps import tap_bytes
 from logitstore.dump.task import Prepared, dump_task, load_teacher
-from logitstore.dump.teachers import open_source, scheme_of
+from logitstore.dump.teachers import gives_of, scheme_of
 from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
 from logitstore.errors import BadInput, storage_errors
 from logitstore.format.manifest import Manifest
@@ -155,7 +155,7 @@ def _check_gives(teacher: str, trust_remote_code: bool) -> None:
     """Refuse a teacher of lists: nothing but its whole distribution says what a row loses. Raises BadInput."""
     if scheme_of(teacher) is None:
         return
-    gives = open_source(teacher, trust_remote_code=trust_remote_code).gives
+    gives = gives_of(teacher, trust_remote_code=trust_remote_code)
     if LOGITS not in gives:
         raise BadInput(
             f"plan needs {GIFTS[LOGITS]}; {teacher} gives {called(gives)}. Dump it with --preset topk --tail uniform."

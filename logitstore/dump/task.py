@@ -15,14 +15,16 @@ from logitstore.core.order import spread
 from logitstore.core.progress import Progress, Step, no_progress
 from logitstore.core.tasks import facet
 from logitstore.core.types import Array
+from logitstore.dump.teachers import chooses_dtype
 from logitstore.dump.teachers.source import TeacherSource
 from logitstore.dump.teachers.teacher import Batches, Teacher
-from logitstore.format.manifest import MANIFEST_NAME, Manifest, TeacherInfo
+from logitstore.format.manifest import MANIFEST_NAME, EngineInfo, Manifest, TeacherInfo
 from logitstore.format.needs import LOGITS, OF_A_MODEL, Gives, check_features, check_row
 from logitstore.format.row import RowInfo
 from logitstore.models.load import describe, pick_dtype
 from logitstore.models.placing.placement import AS_IS
 from logitstore.settings.dump import AddSettings, DumpSettings
+from logitstore.settings.models.engine import EngineChoices
 from logitstore.settings.models.placing import PlacementChoices
 from logitstore.settings.tasks import refuse_set
 from logitstore.store.cache import Cache
@@ -94,6 +96,7 @@ class AskAgain:
         placing: where the teacher runs. How it is packed, the cache says.
         workers: threads that prepare samples.
         trust_remote_code: run the code that comes with the teacher; only for one that is named here, and not by the cache.
+        engine: which engine answers, and how it is asked.
     """
 
     teacher: str | None = None
@@ -102,6 +105,7 @@ class AskAgain:
     placing: PlacementChoices = field(default_factory=PlacementChoices)
     workers: int = 2
     trust_remote_code: bool = False
+    engine: EngineChoices = field(default_factory=EngineChoices)
 
     def __post_init__(self) -> None:
         if self.trust_remote_code and self.teacher is None:
@@ -170,7 +174,7 @@ def prepare(settings: DumpSettings, progress: Progress = no_progress) -> Prepare
 
 def _with_dtype(settings: DumpSettings) -> DumpSettings:
     """Return the settings with a number format in place of `auto`: that of a cache that is there, else what fits the device."""
-    if settings.dtype != "auto":
+    if settings.dtype != "auto" or not chooses_dtype(settings.teacher):
         return settings
     storage = open_storage(settings.out)
     if storage.size(MANIFEST_NAME) is not None:
@@ -268,12 +272,13 @@ def source_info(settings: DumpSettings, source: TeacherSource, vocabulary: int) 
         name=settings.teacher,
         revision=source.revision,
         fingerprint="",
-        dtype=settings.dtype,
+        dtype=source.dtype or settings.dtype,
         vocabulary=vocabulary,
         width=source.width,
         architecture=source.architecture,
         config=dict(source.config),
         quantization=_quantization(settings),
+        engine=None if source.engine is None else EngineInfo(name=source.engine),
     )
 
 

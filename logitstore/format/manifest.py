@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import xxhash
@@ -32,10 +32,21 @@ from logitstore.format.views import ViewInfo
 MANIFEST_NAME = "cache.json"
 
 
+class EngineInfo(Record):
+    """The engine that answered in place of transformers. `version` is its own. `probes` are the logprobs, in nats, that it gave
+    to the tokens of a few fixed texts before the first row; `noise` is the mean absolute difference between these and the ones
+    that it gave when it was asked about all of them at once. Only `name` belongs to the identity of the plan."""
+
+    name: str
+    version: str | None = None
+    probes: list[Annotated[float, Field(le=0, allow_inf_nan=False)]] = Field(default_factory=list)
+    noise: float = Field(0.0, ge=0, allow_inf_nan=False)
+
+
 class TeacherInfo(Record):
     """The teacher. `vocabulary` is the count of real token ids, without padding rows of the embedding. `width` is the count of
     channels of the final hidden state, if the configuration gives it. `quantization` says how its weights were packed while
-    they were loaded."""
+    they were loaded. `engine` says what answered, where that was not transformers."""
 
     name: str
     revision: str | None = None
@@ -46,13 +57,15 @@ class TeacherInfo(Record):
     architecture: str
     config: dict[str, Any]
     quantization: str | None = None
+    engine: EngineInfo | None = None
 
     @model_serializer(mode="wrap")
     def _plain(self, plain_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave `quantization` out if it is None, so that caches keep the bytes of older versions."""
+        """Leave `quantization` and `engine` out if they are None, so that caches keep the bytes of older versions."""
         plain: dict[str, Any] = plain_of(self)
-        if self.quantization is None:
-            plain.pop("quantization", None)
+        for name in ("quantization", "engine"):
+            if getattr(self, name) is None:
+                plain.pop(name, None)
         return plain
 
 
@@ -274,6 +287,8 @@ class Manifest(Record):
         )
         for name in ("source", "limit", "sources"):
             plan["data"].pop(name, None)
+        if (engine := plan["teacher"].get("engine")) is not None:
+            plan["teacher"]["engine"] = {"name": engine["name"]}
         # the count of views can grow without a change of the identity
         del plan["views"]
         if self.view is None:

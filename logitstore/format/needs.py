@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from logitstore.errors import BadInput
 from logitstore.format.row import RowInfo
@@ -26,6 +27,27 @@ OF_A_MODEL: Gives = frozenset({LOGITS, HIDDEN, FEATURES})
 """What a model gives whose whole forward pass is at hand."""
 
 
+@dataclass(frozen=True)
+class Wants:
+    """What a teacher is asked for about some rows.
+
+    Attributes:
+        gives: names of GIFTS, a subset of what it gives.
+        entries: how many of the most probable tokens its lists must have, at most the vocabulary; 0 where it is not asked for
+            lists.
+    """
+
+    gives: Gives
+    entries: int = 0
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.gives
+
+
+ITS_LOGITS = Wants(frozenset({LOGITS}))
+"""The logits of the whole vocabulary, and nothing else."""
+
+
 def ways_to_make(row: RowInfo) -> list[Gives]:
     """Return what a teacher must give for rows of this kind: each entry is enough by itself, the best comes first."""
     kind, tail = row.sparsifier.kind, row.tail
@@ -35,13 +57,19 @@ def ways_to_make(row: RowInfo) -> list[Gives]:
     return [of_logits]
 
 
-def wants_of(row: RowInfo, gives: Gives) -> Gives:
+def wants_of(row: RowInfo, gives: Gives) -> Wants:
     """Return what a teacher is asked for.
 
     Raises:
         BadInput: the teacher does not give what these rows need.
     """
-    return check_row("these rows", row, gives, "the teacher")
+    asked = check_row("these rows", row, gives, "the teacher")
+    return Wants(asked, entries_of(row) if TOP_LOGPROBS in asked else 0)
+
+
+def entries_of(row: RowInfo) -> int:
+    """Return how many tokens a list must have for a row of this kind."""
+    return min(row.sparsifier.k, row.vocabulary)
 
 
 def check_row(what: str, row: RowInfo, gives: Gives, teacher: str) -> Gives:

@@ -20,6 +20,7 @@ from logitstore.settings.fields import (
     TaskName,
 )
 from logitstore.settings.image import ImagesPlace, ViewChoices
+from logitstore.settings.models.engine import EngineChoices
 from logitstore.settings.models.placing import PlacementChoices
 from logitstore.settings.row import RowChoices, TapChoices
 from logitstore.settings.sources import Sources
@@ -27,10 +28,14 @@ from logitstore.settings.stores.local_cache import LocalCacheChoices
 from logitstore.settings.trust import TrustChoice
 
 
-class DataSettings(TrustChoice):
+class DataSettings(TrustChoice, EngineChoices):
     """The teacher, whose tokenizer is taken, and the data of `prepare`, `plan` and `dump`."""
 
-    teacher: Model = Field(description="The teacher: a local folder, a hub name, or folder::file.gguf.")
+    teacher: Model = Field(
+        description="The teacher: a local folder, a hub name, or folder::file.gguf. vllm:FOLDER has vLLM answer in this "
+        "process, "
+        "and http://HOST:PORT#MODEL with --engine a server."
+    )
     data: Sources = Field(
         description="Documents: a file (json, jsonl, parquet, csv, txt), a glob, a folder or a hub data set; may be given "
         "several times, each with options behind it, such as math.jsonl,share=0.5,domain=math (share, limit, domain, split, "

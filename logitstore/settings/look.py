@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from logitstore.settings.fields import POSITIONAL, FilePath, Model, Place
+from logitstore.settings.models.engine import EngineChoices
 from logitstore.settings.models.placing import PlacementChoices
 from logitstore.settings.stores.local_cache import LocalCacheChoices
 from logitstore.settings.trust import TrustChoice
@@ -41,7 +42,7 @@ class SelectSettings(LocalCacheChoices):
     seed: int | None = Field(None, ge=0, description="Seed of random, stratified and prune. Default: 0.")
 
 
-class VerifySettings(TrustChoice, PlacementChoices, LocalCacheChoices):
+class VerifySettings(TrustChoice, EngineChoices, PlacementChoices, LocalCacheChoices):
     """The settings of `verify`."""
 
     cache: Annotated[Place, POSITIONAL] = Field(description="The cache to check.")
@@ -57,6 +58,12 @@ class VerifySettings(TrustChoice, PlacementChoices, LocalCacheChoices):
         le=1,
         description="Check this share of the parts only, spread over all of them. With --against-teacher: share of the samples "
         "that it is asked about. Default: all parts, and 0.01 of the samples.",
+    )
+    tolerance: float | None = Field(
+        None,
+        gt=0,
+        description="How far the logprobs of --against-teacher may be from the stored ones, in nats. Default: three times as "
+        "far as the teacher is from itself in other batches, at least 0.001. Another engine than that of the dump needs more.",
     )
     seed: int = Field(0, ge=0, description="Seed of the choice of these parts or samples.")
     workers: int | None = Field(

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
@@ -25,9 +25,11 @@ from logitstore.format.positions import Share, share_of
 from logitstore.format.presets import row_of
 from logitstore.format.tap_names import FINAL, names_of
 from logitstore.models.causal import check_window
+from logitstore.models.load import DTYPES
 from logitstore.models.placing.placement import Placement
 from logitstore.models.shape import layer_count
 from logitstore.settings.dump import AddSettings, DataSettings, DumpSettings, PrepareSettings
+from logitstore.settings.models.engine import EngineChoices, EngineName
 from logitstore.settings.tasks import refuse_other_tasks, refuse_set
 from logitstore.store import layout
 from logitstore.store.cache import Cache
@@ -39,7 +41,7 @@ from logitstore.text.positions.choose import undecided
 from logitstore.text.sample import Sample
 from logitstore.text.samples import Encoding, Preparing, Samples, open_samples
 from logitstore.text.show import sample_lines
-from logitstore.text.tokenizer import template_fingerprint, tokenizer_files, with_template
+from logitstore.text.tokenizer import cached_tokenizer, template_fingerprint, tokenizer_files, with_template
 
 PRESET = "small"
 """The preset if the user names none."""
@@ -64,12 +66,17 @@ class TextDump:
             again.teacher or manifest.teacher.name,
             trust_remote_code=again.trust_remote_code,
             placement=Placement.of(again.placing, manifest.teacher.quantization),
+            engine=_engine_of(again.engine, manifest),
+            tokenizer=partial(cached_tokenizer, cache),
         )
         if source.vocabulary < manifest.teacher.vocabulary:
             raise CacheMismatch(
                 f"{source.name}: its head has {source.vocabulary} rows; {cache.path} names ids up to "
                 f"{manifest.teacher.vocabulary - 1}. Give the teacher that made it."
             )
+        dtype = manifest.teacher.dtype
+        if source.dtype is None and dtype not in DTYPES:
+            dtype = "float32"  # an engine answered, and its format is not known
         return Prepared(
             manifest=manifest,
             samples=CommittedSamples(cache),
@@ -77,7 +84,7 @@ class TextDump:
             gives=source.gives,
             batches=batches_for(manifest),
             undecided=_undecided(manifest.text[1].share),
-            load=partial(_loaded, partial(source.load, manifest.teacher.dtype, again.placing.device), manifest.packed),
+            load=partial(_loaded, partial(source.load, dtype, again.placing.device), manifest.packed),
         )
 
     def check_add(self, settings: AddSettings, cache: Cache) -> None:
@@ -158,7 +165,7 @@ def prepare_data(settings: PrepareSettings, progress: Progress = no_progress) ->
         BadInput, ModelError, StorageError: see `logitstore.text.samples.open_samples`.
     """
     began = time.monotonic()
-    source = open_source(settings.teacher, trust_remote_code=settings.trust_remote_code)
+    source = open_source(settings.teacher, trust_remote_code=settings.trust_remote_code, engine=settings)
     samples = _Opened.of(settings, source).samples(settings, source.name, progress)
     folder = samples.folder
     return {
@@ -182,7 +189,10 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
         settings.teacher,
         trust_remote_code=settings.trust_remote_code,
         placement=Placement.of(settings, settings.quantization),
+        engine=settings,
     )
+    if source.dtype is not None:
+        refuse_set(settings, ("device", "dtype", "quantization"), f"the engine of {source.name} decides")
     opened = _Opened.of(settings, source)
     specs, tokenizer, vocabulary, real = opened.specs, opened.tokenizer, opened.vocabulary, opened.ids
     chats, overlap = opened.encoding.chats, opened.encoding.overlap
@@ -236,6 +246,14 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
         undecided=_undecided(share),
         load=partial(_loaded, partial(source.load, settings.dtype, settings.device), settings.packed),
     )
+
+
+def _engine_of(choices: EngineChoices, manifest: Manifest) -> EngineChoices:
+    """Return how a teacher is asked again: by the engine of before, where none is named."""
+    there = manifest.teacher.engine
+    if choices.engine is not None or there is None or there.name not in get_args(EngineName):
+        return choices
+    return choices.model_copy(update={"engine": there.name})
 
 
 def _share(settings: DumpSettings, source: TeacherSource) -> Share | None:

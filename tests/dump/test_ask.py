@@ -14,7 +14,7 @@ from torch import Tensor
 from logitstore.dump.ask import asked
 from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
 from logitstore.errors import ModelError
-from logitstore.format.needs import HIDDEN, LOGITS, Gives
+from logitstore.format.needs import HIDDEN, LOGITS, Wants
 from logitstore.targets.rows import RowChunk
 from logitstore.text.lines.shown import collate
 from logitstore.text.sample import Sample, key_of
@@ -36,7 +36,7 @@ class Told(Teacher):
     def name(self) -> str:
         return "told"
 
-    def rows(self, batch: TeacherBatch, wants: Gives) -> Iterator[RowChunk]:
+    def rows(self, batch: TeacherBatch, wants: Wants) -> Iterator[RowChunk]:
         self.asked += 1
         assert len(batch.rows_N) == len(self._logits_NV)
         for first in range(0, len(batch.rows_N), self._size):
@@ -76,7 +76,7 @@ def test_the_rows_with_the_highest_entropy_of_each_sample_come_with_all_that_is_
     logits_NV[11:13] = 0.25  # a uniform row, which is least certain, twice
     teacher = Told(logits_NV, size)
     batch = batch_of(counts, kept)
-    known, chunks = asked(teacher, batch, frozenset(wants), VOCABULARY)
+    known, chunks = asked(teacher, batch, Wants(frozenset(wants)), VOCABULARY)
     said = list(chunks)
     assert teacher.asked == 1
     probs_NV = torch.softmax(logits_NV[:, :VOCABULARY].double(), -1)

@@ -14,7 +14,7 @@ from logitstore.core.progress import NO_STOPWATCH, Stopwatch
 from logitstore.core.random import DRAWS, uniform
 from logitstore.core.registry import resolve
 from logitstore.dump.sparsify.fidelity import FidelityCheck
-from logitstore.format.needs import LOGITS, OF_A_MODEL, Gives, wants_of
+from logitstore.format.needs import LOGITS, OF_A_MODEL, Gives, Wants, wants_of
 from logitstore.format.row import RowInfo
 from logitstore.targets.rows import RowBatch, RowChunk
 from logitstore.targets.shared import latents_of
@@ -34,7 +34,7 @@ class RowReducer:
     """
 
     sparsifier: Any
-    wants: Gives
+    wants: Wants
     vocabulary: int
     latents: Callable[[Tensor], Tensor] | None
     check: FidelityCheck | None

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
 from logitstore.errors import ModelError
-from logitstore.format.needs import HIDDEN, Gives, called
+from logitstore.format.needs import HIDDEN, Wants, called
 from logitstore.models.hooks import recording
 from logitstore.models.placing.placement import packing_of
 from logitstore.models.placing.spread import answers_on, lies_where
@@ -60,7 +60,7 @@ class ModelTeacher(Teacher):
         """
         raise ModelError(f"{self.name}: it gives {called(self.gives)}.")
 
-    def rows(self, batch: TeacherBatch, wants: Gives) -> Iterator[RowChunk]:
+    def rows(self, batch: TeacherBatch, wants: Wants) -> Iterator[RowChunk]:
         """Run the model once, and give the logits of the rows, with their hidden states where `wants` has them."""
         # sent before the pass: a copy that follows it would wait for it
         rows_N, gold_N = sent(batch.rows_N, self.device), sent(batch.gold_N, self.device)

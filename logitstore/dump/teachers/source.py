@@ -26,6 +26,8 @@ class TeacherSource:
         config: its configuration as plain JSON, for the manifest; empty where it is not known.
         revision: the version of its weights, where there is one.
         pretrained: its configuration of transformers; an empty one for a teacher that gives no features.
+        dtype: the number format that the manifest names, where it is not for the user to choose.
+        engine: which engine answers; None for a model in this process.
         load: loads the weights, or connects to them, given the number format and the device.
     """
 
@@ -38,4 +40,6 @@ class TeacherSource:
     config: Mapping[str, Any]
     revision: str | None = None
     pretrained: PretrainedConfig = field(default_factory=PretrainedConfig)
+    dtype: str | None = None
+    engine: str | None = None
     load: Callable[[str, str], Teacher]

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from logitstore.core.types import Array
 from logitstore.errors import ModelError
-from logitstore.format.needs import Gives, called
+from logitstore.format.manifest import EngineInfo
+from logitstore.format.needs import Gives, Wants, called
 from logitstore.models.head import LinearHead
 from logitstore.targets.rows import RowBatch, RowChunk
 
@@ -71,17 +72,28 @@ class Teacher(ABC):
     spread: str | None = None
 
     @property
+    def takes_more(self) -> bool:
+        """Whether it is of use to announce one more batch before the answers to the first are taken."""
+        return False
+
+    def expect(self, batch: TeacherBatch, wants: Wants) -> None:  # noqa: B027  # most teachers begin when they are asked
+        """Begin to answer about a batch that `rows` will ask about, after those that were announced before it."""
+
+    def forget(self, batch: TeacherBatch) -> None:  # noqa: B027
+        """Drop a batch that was announced and will not be asked about."""
+
+    @property
     @abstractmethod
     def name(self) -> str:
         """What messages call it, such as the model's class."""
 
     @abstractmethod
-    def rows(self, batch: TeacherBatch, wants: Gives) -> Iterator[RowChunk]:
+    def rows(self, batch: TeacherBatch, wants: Wants) -> Iterator[RowChunk]:
         """Answer about the rows of a batch, a few at a time, in their order.
 
         Args:
-            batch: the samples, and where their rows are.
-            wants: what every chunk must hold; a subset of `gives`, without features.
+            batch: the samples, and where their rows are; announced or not.
+            wants: what every chunk must hold; of `gives`, without features.
 
         Raises:
             ModelError: the teacher cannot answer.
@@ -90,6 +102,14 @@ class Teacher(ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """Return what tells this teacher from one that answers differently; for a model a checksum of its weights."""
+
+    def engine(self) -> EngineInfo | None:
+        """Return what the cache records of the engine that answers; None for a model in this process.
+
+        Raises:
+            ModelError: it cannot answer.
+        """
+        return None
 
     def close(self) -> None:  # noqa: B027  # most teachers have nothing to give back
         """Give back what the teacher holds besides memory, such as other processes. It answers no more."""

@@ -21,6 +21,7 @@ from logitstore.dump.teachers.causal_lm import CausalTeacher
 from logitstore.dump.teachers.teacher import TeacherBatch
 from logitstore.errors import CacheMismatch, ModelError
 from logitstore.format.manifest import Manifest
+from logitstore.format.needs import ITS_LOGITS
 from logitstore.models.load import load_config
 from logitstore.settings.dump import AddSettings, DumpSettings, PilotSettings
 from logitstore.store.checks.verify import verify
@@ -129,11 +130,11 @@ def test_a_kernel_that_takes_one_line_gives_the_same_rows(
     loaded.check_packed()
     alone: dict[int, torch.Tensor] = {}
     for batch in text_batches(samples, 1):
-        (alone[batch.indices[0]],) = [torch.cat([chunk.logits() for chunk in loaded.rows(batch, frozenset())])]
+        (alone[batch.indices[0]],) = [torch.cat([chunk.logits() for chunk in loaded.rows(batch, ITS_LOGITS)])]
     shapes = []
     for batch in lines_of_texts(samples, 300):
         shapes.append(tuple(loaded.logits(batch.inputs).shape[:2]))
-        found = torch.cat([chunk.logits() for chunk in loaded.rows(batch, frozenset())])
+        found = torch.cat([chunk.logits() for chunk in loaded.rows(batch, ITS_LOGITS)])
         expected = torch.cat([alone[index] for index in batch.indices])
         torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
     assert {lines for lines, _ in shapes} == {1}

@@ -16,7 +16,7 @@ from typing import ClassVar
 from logitstore.dump.teachers import causal_lm
 from logitstore.dump.teachers.source import TeacherSource
 from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
-from logitstore.format.needs import LOGITS, TOP_LOGPROBS, Gives
+from logitstore.format.needs import ITS_LOGITS, TOP_LOGPROBS, Gives, Wants
 from logitstore.targets.rows import RowChunk, TopLogprobs
 
 LISTED = 12
@@ -38,9 +38,9 @@ class ListTeacher(Teacher):
     def name(self) -> str:
         return f"lists:{self._folder}"
 
-    def rows(self, batch: TeacherBatch, wants: Gives) -> Iterator[RowChunk]:
+    def rows(self, batch: TeacherBatch, wants: Wants) -> Iterator[RowChunk]:
         vocabulary = len(causal_lm.source(self._folder).tokenizer())
-        for chunk in self._server.rows(batch, frozenset({LOGITS})):
+        for chunk in self._server.rows(batch, ITS_LOGITS):
             logprobs_nV = chunk.logits()[:, :vocabulary].float().log_softmax(-1)
             listed = logprobs_nV.topk(LISTED)
             top = TopLogprobs(
