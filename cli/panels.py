@@ -9,17 +9,17 @@ _PREPARING = "prepared prepare_workers keep_tokens"
 _ROW = "preset sparsifier k top_p draws tail sketch_bytes logprobs layout"
 _TAPS = "hidden qkv tap_codec"
 _SHARING = "processes cluster gpus_per_worker"
-_ENGINE = "engine tokenizer concurrency price engine_arg"
+_ENGINE = "engine tokenizer concurrency engine_arg"
 _PLACING = "device device_map max_memory tensor_parallel attention"
 
 PANELS: dict[str, dict[str, str]] = {
     "prepare": {
-        "Teacher": f"teacher {_ENGINE} trust_remote_code",
+        "Teacher": "teacher engine tokenizer trust_remote_code",
         "Data": _TEACHER_DATA,
         "Preparing": f"{_PREPARING} json",
     },
     "dump": {
-        "Task and teacher": f"task teacher {_ENGINE} trust_remote_code",
+        "Task and teacher": f"task teacher {_ENGINE} price trust_remote_code",
         "Data": _TEACHER_DATA,
         "Preparing the data": _PREPARING,
         "Images": "views augment image_size seed label_column key_column labels skip_damaged classes prompt batch_images "

@@ -46,7 +46,7 @@ class Task:
     takes_sources: bool = False
 
 
-_SERVED = ("engine", "tokenizer", "concurrency", "price", "engine_arg")
+_SERVED = ("engine", "tokenizer", "concurrency", "engine_arg")
 """Options for teachers of texts that an engine serves."""
 
 _PLACED = ("device_map", "max_memory", "attention")
@@ -75,6 +75,7 @@ TASKS: dict[str, Task] = {
                 "prepare_workers",
                 "keep_tokens",
                 *_SERVED,
+                "price",
                 *_PLACED,
                 "tensor_parallel",
                 "quantization",

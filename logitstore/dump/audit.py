@@ -23,7 +23,7 @@ from logitstore.errors import BadInput, CacheDamaged, CacheMismatch
 from logitstore.format.codecs.answer import RowCodec
 from logitstore.format.needs import ITS_LOGITS, LOGITS, TOP_LOGPROBS, Wants, called, entries_of
 from logitstore.settings.look import VerifySettings
-from logitstore.settings.models.engine import EngineChoices
+from logitstore.settings.models.engine import ServingChoices
 from logitstore.settings.models.placing import PlacementChoices
 from logitstore.settings.tasks import refuse_other_tasks
 from logitstore.store.cache import Cache
@@ -107,7 +107,7 @@ def audit(
     images: str | None = None,
     trust_remote_code: bool = False,
     placing: PlacementChoices | None = None,
-    engine: EngineChoices | None = None,
+    engine: ServingChoices | None = None,
     tolerance: float | None = None,
 ) -> Audit:
     """Compare a random share of a cache with its teacher.
@@ -125,7 +125,7 @@ def audit(
         images=images,
         placing=placing or PlacementChoices(device=device),
         trust_remote_code=trust_remote_code,
-        engine=engine or EngineChoices(),
+        engine=engine or ServingChoices(),
     )
     prepared = dump_task(cache.manifest.task).reopen(cache, again, progress)
     if not prepared.gives & {LOGITS, TOP_LOGPROBS}:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -16,6 +15,7 @@ from torch import Tensor
 from logitstore.core.place import Place
 from logitstore.core.progress import Progress, Step, amount, no_progress
 from logitstore.core.types import bytes_of
+from logitstore.dump.engines.same_answers import refuse_other_answers
 from logitstore.dump.taps import tap_bytes
 from logitstore.dump.task import Prepared, prepare
 from logitstore.errors import BadInput, CacheMismatch, storage_errors
@@ -37,9 +37,6 @@ Fit = tuple[dict[str, Tensor], int]
 PART_BYTES = 128_000_000
 """Bytes of a part where nobody says how many: few enough to be written in minutes, and so many that 10^10 rows make some
 10^4 parts."""
-
-SAME_ANSWERS = 0.01
-"""Mean difference in nats between the logprobs of the probe texts below which a teacher counts as the same."""
 
 FEWEST_PARTS = 64
 """Count of parts below which none grows beyond the usual count of samples: a kill costs at most about so small a share."""
@@ -178,28 +175,6 @@ def refuse_other_plan(out: Storage, there: Manifest, wanted: Manifest, but: set[
         raise CacheMismatch(
             f"--out {out}: the cache there has {name} = {_shown(before)}, this command asks for {_shown(now)}{_option(name)}. "
             "Choose another folder, or give the same options as before."
-        )
-
-
-def refuse_other_answers(out: Storage, there: Manifest, here: Manifest) -> None:
-    """Compare what an engine says of the probe texts with what it said before the first row. The weights of a teacher that is
-    served are not at hand, and no two runs of an engine give the same bits.
-
-    Raises:
-        CacheMismatch: it answers differently by more than its own noise.
-    """
-    before, now = there.teacher.engine, here.teacher.engine
-    if before is None or now is None or not before.probes:
-        return
-    allowed = max(SAME_ANSWERS, 4 * before.noise, 4 * now.noise)
-    apart = math.inf
-    if len(before.probes) == len(now.probes):
-        apart = float(np.abs(np.subtract(before.probes, now.probes)).mean())
-    if not apart <= allowed:
-        raise CacheMismatch(
-            f"--out {out}: the teacher {here.teacher.name} gives other logprobs to the probe texts than the one that began the "
-            f"cache: {apart:.3g} nats on average, its noise explains {allowed:.3g}. Start the server with the model and the "
-            "number format of before, or choose another folder."
         )
 
 

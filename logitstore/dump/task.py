@@ -24,7 +24,7 @@ from logitstore.format.row import RowInfo
 from logitstore.models.load import describe, pick_dtype
 from logitstore.models.placing.placement import AS_IS
 from logitstore.settings.dump import AddSettings, DumpSettings
-from logitstore.settings.models.engine import EngineChoices
+from logitstore.settings.models.engine import ServingChoices
 from logitstore.settings.models.placing import PlacementChoices
 from logitstore.settings.tasks import refuse_set
 from logitstore.store.cache import Cache
@@ -105,7 +105,7 @@ class AskAgain:
     placing: PlacementChoices = field(default_factory=PlacementChoices)
     workers: int = 2
     trust_remote_code: bool = False
-    engine: EngineChoices = field(default_factory=EngineChoices)
+    engine: ServingChoices = field(default_factory=ServingChoices)
 
     def __post_init__(self) -> None:
         if self.trust_remote_code and self.teacher is None:

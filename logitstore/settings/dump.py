@@ -20,7 +20,7 @@ from logitstore.settings.fields import (
     TaskName,
 )
 from logitstore.settings.image import ImagesPlace, ViewChoices
-from logitstore.settings.models.engine import EngineChoices
+from logitstore.settings.models.engine import EngineChoices, PriceChoice, ServingChoices
 from logitstore.settings.models.placing import PlacementChoices
 from logitstore.settings.row import RowChoices, TapChoices
 from logitstore.settings.sources import Sources
@@ -121,7 +121,7 @@ class TaskChoice(Record):
     )
 
 
-class TeacherSettings(DataSettings, TaskChoice, PlacementChoices):
+class TeacherSettings(DataSettings, TaskChoice, ServingChoices, PlacementChoices):
     """The teacher, the data and the cache of `plan` and `dump`."""
 
     out: Place = Field(description="The cache to write. An interrupted run of the same command is resumed.")
@@ -192,7 +192,7 @@ class ProcessChoice(Record):
         return self.cluster is not None or (self.processes or 1) > 1
 
 
-class DumpSettings(TeacherSettings, ViewChoices, RowChoices, TapChoices, ProcessChoice):
+class DumpSettings(TeacherSettings, PriceChoice, ViewChoices, RowChoices, TapChoices, ProcessChoice):
     """The settings of `dump`."""
 
     pilot_rows: Annotated[int, RECIPE_ONLY] = Field(

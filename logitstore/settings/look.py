@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from logitstore.settings.fields import POSITIONAL, FilePath, Model, Place
-from logitstore.settings.models.engine import EngineChoices
+from logitstore.settings.models.engine import ServingChoices
 from logitstore.settings.models.placing import PlacementChoices
 from logitstore.settings.stores.local_cache import LocalCacheChoices
 from logitstore.settings.trust import TrustChoice
@@ -42,7 +42,7 @@ class SelectSettings(LocalCacheChoices):
     seed: int | None = Field(None, ge=0, description="Seed of random, stratified and prune. Default: 0.")
 
 
-class VerifySettings(TrustChoice, EngineChoices, PlacementChoices, LocalCacheChoices):
+class VerifySettings(TrustChoice, ServingChoices, PlacementChoices, LocalCacheChoices):
     """The settings of `verify`."""
 
     cache: Annotated[Place, POSITIONAL] = Field(description="The cache to check.")

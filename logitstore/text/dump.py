@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, get_args
+from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from logitstore.core.order import spread
 from logitstore.core.progress import Progress, no_progress
 from logitstore.core.types import Array
+from logitstore.dump.engines.cost import show_cost
 from logitstore.dump.task import AskAgain, CommittedSamples, Prepared, check_teacher, row_entries, source_info
 from logitstore.dump.teachers import open_source
 from logitstore.dump.teachers.source import TeacherSource
@@ -29,7 +30,6 @@ from logitstore.models.load import DTYPES
 from logitstore.models.placing.placement import Placement
 from logitstore.models.shape import layer_count
 from logitstore.settings.dump import AddSettings, DataSettings, DumpSettings, PrepareSettings
-from logitstore.settings.models.engine import EngineChoices, EngineName
 from logitstore.settings.tasks import refuse_other_tasks, refuse_set
 from logitstore.store import layout
 from logitstore.store.cache import Cache
@@ -62,11 +62,12 @@ class TextDump:
         if again.images is not None:
             raise BadInput(f"--images: it means nothing to {cache.path}, a cache of texts. Leave it out.")
         manifest = cache.manifest
+        engine = manifest.teacher.engine
         source = open_source(
             again.teacher or manifest.teacher.name,
             trust_remote_code=again.trust_remote_code,
             placement=Placement.of(again.placing, manifest.teacher.quantization),
-            engine=_engine_of(again.engine, manifest),
+            engine=again.engine.or_of(None if engine is None else engine.name),
             tokenizer=partial(cached_tokenizer, cache),
         )
         if source.vocabulary < manifest.teacher.vocabulary:
@@ -207,6 +208,7 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
         )
     share = _share(settings, source)
     samples = opened.samples(settings, source.name, progress)
+    show_cost(settings, samples.tokens, progress)
     manifest = Manifest(
         teacher=source_info(settings, source, real),
         tokenizer=vocabulary.info(),
@@ -246,14 +248,6 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
         undecided=_undecided(share),
         load=partial(_loaded, partial(source.load, settings.dtype, settings.device), settings.packed),
     )
-
-
-def _engine_of(choices: EngineChoices, manifest: Manifest) -> EngineChoices:
-    """Return how a teacher is asked again: by the engine of before, where none is named."""
-    there = manifest.teacher.engine
-    if choices.engine is not None or there is None or there.name not in get_args(EngineName):
-        return choices
-    return choices.model_copy(update={"engine": there.name})
 
 
 def _share(settings: DumpSettings, source: TeacherSource) -> Share | None:

@@ -17,7 +17,7 @@ from logitstore.dump.teachers.source import TeacherSource
 from logitstore.errors import BadInput
 from logitstore.format.needs import HIDDEN, LOGITS, TOP_LOGPROBS, Gives
 from logitstore.models.placing.placement import WHOLE, Placement
-from logitstore.settings.models.engine import EngineChoices, engine_options
+from logitstore.settings.models.engine import EngineChoices, ServingChoices, engine_options
 
 TEACHERS: Mapping[str, str] = {"transformers": "logitstore.dump.teachers.causal_lm:source"}
 """Who answers to `--teacher SCHEME:REST`: a function, called with REST, that returns a `TeacherSource`.
@@ -25,13 +25,40 @@ TEACHERS: Mapping[str, str] = {"transformers": "logitstore.dump.teachers.causal_
 A name without a scheme of this table, of ENGINES or of a plugin is that of a model of transformers.
 """
 
-ENGINES: Mapping[str, tuple[str, Gives]] = {
-    "vllm": ("logitstore.dump.engines.vllm:source", frozenset({LOGITS, HIDDEN})),
-    "http": ("logitstore.dump.engines.server:source", frozenset({TOP_LOGPROBS})),
-    "https": ("logitstore.dump.engines.server:source", frozenset({TOP_LOGPROBS})),
-    "recorded": ("logitstore.dump.engines.recorded:source", frozenset({TOP_LOGPROBS})),
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """A kind of teacher that an engine serves.
+
+    Attributes:
+        source: the import string of a function that is called with a `Named` and returns a `TeacherSource`.
+        gives: what it can be asked for.
+        takes: names of the options of `ServingChoices` that mean something to it.
+    """
+
+    source: str
+    gives: Gives
+    takes: frozenset[str]
+
+
+_LISTS: Gives = frozenset({TOP_LOGPROBS})
+_SERVER = Engine(
+    source="logitstore.dump.engines.server:source",
+    gives=_LISTS,
+    takes=frozenset({"engine", "tokenizer", "concurrency"}),
+)
+
+ENGINES: Mapping[str, Engine] = {
+    "vllm": Engine(
+        source="logitstore.dump.engines.vllm:source",
+        gives=frozenset({LOGITS, HIDDEN}),
+        takes=frozenset({"tokenizer", "engine_arg"}),
+    ),
+    "http": _SERVER,
+    "https": _SERVER,
+    "recorded": Engine(source="logitstore.dump.engines.recorded:source", gives=_LISTS, takes=frozenset({"tokenizer"})),
 }
-"""Teachers that an engine serves, and what they give: a function is called with a `Named`, and returns a `TeacherSource`."""
+"""Teachers that an engine serves, by the scheme of their names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +76,7 @@ class Named:
     name: str
     scheme: str
     rest: str
-    choices: EngineChoices
+    choices: ServingChoices
     tokenizer: Callable[[], PreTrainedTokenizerBase] | None = None
 
 
@@ -98,20 +125,23 @@ def open_source(
         ModelError: there is no such teacher.
     """
     scheme, rest = scheme_of(name) or "transformers", _rest(name)
-    choices = engine or EngineChoices()
+    given = engine_options(engine or EngineChoices())
     if scheme in ENGINES:
         if option := "--trust-remote-code" if trust_remote_code else placement.given:
             raise BadInput(f"{option}: it means nothing to an engine, such as that of {name}. Leave it out.")
-        return _checked(
-            resolve(ENGINES[scheme][0])(
-                Named(name=name, scheme=scheme, rest=os.path.expanduser(rest), choices=choices, tokenizer=tokenizer)
-            ),
-            scheme,
+        if option := next((option for option in given if option not in ENGINES[scheme].takes), None):
+            raise BadInput(f"{_flag(option)}: it means nothing to the engine of {name}. Leave it out.")
+        named = Named(
+            name=name,
+            scheme=scheme,
+            rest=os.path.expanduser(rest),
+            choices=ServingChoices(**given),
+            tokenizer=tokenizer,
         )
-    if given := next(iter(engine_options(choices)), None):
+        return _checked(resolve(ENGINES[scheme].source)(named), scheme)
+    if option := next(iter(given), None):
         raise BadInput(
-            f"--{given.replace('_', '-')}: no engine serves {name}. Leave it out, or give --teacher vllm:FOLDER or "
-            "http://HOST:PORT#MODEL."
+            f"{_flag(option)}: no engine serves {name}. Leave it out, or give --teacher vllm:FOLDER or http://HOST:PORT#MODEL."
         )
     if scheme == "transformers":
         model = partial(resolve(TEACHERS[scheme]), trust_remote_code=trust_remote_code, placement=placement)
@@ -124,14 +154,14 @@ def open_source(
 def chooses_dtype(name: str) -> bool:
     """Whether the number format of a teacher is for the user to choose. A server has its own."""
     known = ENGINES.get(scheme_of(name) or "")
-    return known is None or HIDDEN in known[1]
+    return known is None or HIDDEN in known.gives
 
 
 def gives_of(name: str, *, trust_remote_code: bool = False) -> Gives:
     """Return what a teacher can be asked for. An engine is not asked."""
     known = ENGINES.get(scheme_of(name) or "")
     if known is not None:
-        return known[1]
+        return known.gives
     return open_source(name, trust_remote_code=trust_remote_code).gives
 
 
@@ -149,6 +179,10 @@ def model_of(name: str, *, trust_remote_code: bool = False) -> ModelRef:
     if scheme not in (None, "transformers"):
         raise BadInput(f"--teacher {name}: teachers of '{scheme}' answer about texts. Give a model of transformers.")
     return ModelRef.parse(_rest(name), trust_remote_code=trust_remote_code)
+
+
+def _flag(option: str) -> str:
+    return f"--{option.replace('_', '-')}"
 
 
 def _rest(name: str) -> str:

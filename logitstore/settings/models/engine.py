@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field
 
 from logitstore.core.record import Record
 from logitstore.settings.fields import Model, NamedValues
 
-ENGINE_OPTIONS = ("engine", "tokenizer", "concurrency", "price", "engine_arg")
-"""The options of `EngineChoices`, which mean nothing to a model of transformers."""
+ENGINE_OPTIONS = ("engine", "tokenizer", "concurrency", "engine_arg")
+"""The options of `ServingChoices`, which mean nothing to a model of transformers."""
 
 
 EngineName = Literal["vllm", "sglang", "llamacpp", "openai"]
@@ -27,17 +27,16 @@ class EngineChoices(Record):
     )
     tokenizer: Model | None = Field(
         None,
-        description="The tokenizer of a teacher that an engine serves: a folder, a hub name, or folder::file.gguf. Default: that "
-        "of the model.",
+        description="The tokenizer of a teacher that an engine serves: a folder, a hub name, or folder::file.gguf. Default: "
+        "that of the model.",
     )
+
+
+class ServingChoices(EngineChoices):
+    """How an engine is asked for answers."""
+
     concurrency: int | None = Field(
         None, ge=1, le=4096, description="Requests that a server works on at the same time. Default: 32."
-    )
-    price: float | None = Field(
-        None,
-        ge=0,
-        description="Price of a million tokens that a server reads, in any currency. The cost of the dump is shown before it "
-        "starts.",
     )
     engine_arg: NamedValues | None = Field(
         None,
@@ -46,8 +45,25 @@ class EngineChoices(Record):
         "times. The value is read as JSON; what is not JSON is taken as text.",
     )
 
+    def or_of(self, engine: str | None) -> ServingChoices:
+        """Return the same, with the engine of a cache where none is named and it is one of those that are named."""
+        if self.engine is not None or engine not in get_args(EngineName):
+            return self
+        return self.model_copy(update={"engine": engine})
+
+
+class PriceChoice(Record):
+    """What the answers of a server cost."""
+
+    price: float | None = Field(
+        None,
+        ge=0,
+        description="Price of a million tokens that a server reads, in any currency. The cost of the dump is shown before it "
+        "starts.",
+    )
+
 
 def engine_options(choices: EngineChoices) -> dict[str, Any]:
     """Return the options of an engine that were given, by name."""
-    values = {name: getattr(choices, name) for name in ENGINE_OPTIONS}
+    values = {name: getattr(choices, name, None) for name in ENGINE_OPTIONS}
     return {name: value for name, value in values.items() if value is not None}

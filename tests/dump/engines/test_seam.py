@@ -8,13 +8,13 @@ import torch
 
 import logitstore
 from logitstore.dump.ask import announced
-from logitstore.dump.begin import refuse_other_answers
+from logitstore.dump.engines.same_answers import refuse_other_answers
 from logitstore.dump.teachers import open_source
 from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
 from logitstore.errors import BadInput, CacheMismatch
 from logitstore.format.manifest import EngineInfo, Manifest
 from logitstore.format.needs import ITS_LOGITS, Gives, Wants
-from logitstore.settings.models.engine import EngineChoices
+from logitstore.settings.models.engine import ServingChoices
 from logitstore.targets.rows import RowChunk
 
 
@@ -105,7 +105,7 @@ def test_a_teacher_that_differs_by_its_noise_goes_on(cache: logitstore.Cache) ->
     refuse_other_answers(cache.storage, there, with_engine(there, probes=[-1.5, -1.7, -3.0], noise=0.1))
 
 
-@pytest.mark.parametrize("given", [{"engine": "vllm"}, {"tokenizer": "t"}, {"concurrency": 3}, {"price": 0.0}, {"engine_arg": {}}])
+@pytest.mark.parametrize("given", [{"engine": "vllm"}, {"tokenizer": "t"}, {"concurrency": 3}, {"engine_arg": {}}])
 def test_an_option_of_an_engine_is_refused_where_none_answers(given: dict[str, Any]) -> None:
     with pytest.raises(BadInput, match=f"--{next(iter(given)).replace('_', '-')}: no engine serves"):
-        open_source("somewhere/model", engine=EngineChoices(**given))
+        open_source("somewhere/model", engine=ServingChoices(**given))

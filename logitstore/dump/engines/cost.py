@@ -1,0 +1,19 @@
+"""What it costs to have a server read the texts."""
+
+from __future__ import annotations
+
+from logitstore.core.progress import Progress, Step
+from logitstore.dump.teachers import scheme_of
+from logitstore.settings.dump import DumpSettings
+from logitstore.settings.tasks import refuse_set
+
+
+def show_cost(settings: DumpSettings, tokens: int, progress: Progress) -> None:
+    """Say what a server will be asked to read. Raises BadInput: a price is given, and no server answers."""
+    if scheme_of(settings.teacher) not in ("http", "https"):
+        refuse_set(settings, ("price",), "no server reads the texts")
+        return
+    money = ""
+    if settings.price is not None:
+        money = f", which costs about {tokens * settings.price / 1e6:,.2f} at {settings.price:g} a million"
+    progress(Step(stage="cost", done=1, total=1, note=f"the server reads {tokens:,} tokens{money}"))
