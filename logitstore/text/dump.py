@@ -15,7 +15,7 @@ from logitstore.core.progress import Progress, no_progress
 from logitstore.core.types import Array
 from logitstore.dump.engines.cost import show_cost
 from logitstore.dump.task import AskAgain, CommittedSamples, Prepared, check_teacher, row_entries, source_info
-from logitstore.dump.teachers import open_source
+from logitstore.dump.teachers import ENGINES, open_source, scheme_of
 from logitstore.dump.teachers.source import TeacherSource
 from logitstore.dump.teachers.teacher import Batches, Teacher
 from logitstore.errors import BadInput, CacheMismatch, ModelError
@@ -62,9 +62,10 @@ class TextDump:
         if again.images is not None:
             raise BadInput(f"--images: it means nothing to {cache.path}, a cache of texts. Leave it out.")
         manifest = cache.manifest
-        engine = manifest.teacher.engine
+        name = again.teacher or manifest.teacher.name
+        engine = manifest.teacher.engine if scheme_of(name) in ENGINES else None
         source = open_source(
-            again.teacher or manifest.teacher.name,
+            name,
             trust_remote_code=again.trust_remote_code,
             placement=Placement.of(again.placing, manifest.teacher.quantization),
             engine=again.engine.or_of(None if engine is None else engine.name),
