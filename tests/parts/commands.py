@@ -12,7 +12,7 @@ from logitstore.settings.dump import AddSettings, DumpSettings
 from tests.parts.warm import WarmProcess
 
 PROGRESS = re.compile(
-    r"labels: |data: |(load the teacher|fingerprint|images) \.\.\.$|"
+    r"labels: |data: |cost: |(load the teacher|fingerprint|images) \.\.\.$|"
     r"(tokenise|windows|check the images|pilot|dump|verify|ask again|evaluate|train): [\d,]+ (of [\d,]+ )?"
 )
 Command = Callable[..., int]

@@ -187,8 +187,8 @@ class _Http(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that is gone is no matter."""
-        if not isinstance(sys.exception(), ConnectionError):
+        """A client that is gone is no matter, nor half of what it sent."""
+        if not isinstance(sys.exception(), OSError | ValueError):
             super().handle_error(request, client_address)
 
     def end(self) -> None:

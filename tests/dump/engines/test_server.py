@@ -146,14 +146,18 @@ def test_what_a_server_cannot_give_is_refused_before_it_is_asked_about_a_text(
     plan: Plan, refused: Refused, server: LyingServer, tmp_path: Path
 ) -> None:
     for changes, says in (
-        ({"preset": "small", "k": None, "tail": None}, "--tail sketch: the teacher does not say how wide its hidden states are. Use --preset topk"),
+        (
+            {"preset": "small", "k": None, "tail": None},
+            "--tail sketch: the teacher does not say how wide its hidden states are. Use --preset topk",
+        ),
         ({"max_length": 513}, "has positions for 511 tokens"),
-        ({"packed": True}, "it takes one text a line. Leave out --packed"),
-        ({"engine": None}, "say what serves it: --engine vllm, sglang, llamacpp or openai"),
         ({"dtype": "float32"}, "--dtype"),
     ):
         assert says in refused("dump", *flags_of(plan(**changes)))
         assert not (tmp_path / "cache").exists()
+    line = refused("dump", *flags_of(plan().model_copy(update={"engine": None})))
+    assert "say what serves it: --engine vllm, sglang, llamacpp or openai" in line
+    assert "it takes one text a line. Leave out --packed" in refused("dump", *flags_of(plan()), "--packed")
     line = refused("dump", *flags_of(plan().model_copy(update={"teacher": f"{server.url}#no/such-model"})))
     assert "no/such-model" in line
     line = refused("dump", *flags_of(plan().model_copy(update={"teacher": "http://127.0.0.1:9#model"})))
