@@ -34,6 +34,7 @@ HANDLERS = {
         "logitstore/core/background.py:BackgroundThread._run",
         "logitstore/core/background.py:Pending.run",
         "logitstore/core/memo.py:Memo.get",
+        "logitstore/dump/engines/server.py:ServerTeacher._answer",
         "logitstore/dump/processes/child.py:serve",
         "logitstore/core/processes/member.py:_answer",
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -303,7 +304,10 @@ def batches_for(manifest: Manifest) -> Batches:
 
 def _loaded(load: Callable[[], Teacher], packed: bool) -> Teacher:
     """Load a teacher. Raises ModelError: it cannot be shown packed lines, and is to be."""
-    teacher = load()
-    if packed:
-        teacher.check_packed()
+    with ExitStack() as stack:
+        teacher = load()
+        stack.callback(teacher.close)
+        if packed:
+            teacher.check_packed()
+        stack.pop_all()
     return teacher

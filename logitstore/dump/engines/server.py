@@ -6,7 +6,7 @@ Axes: B texts of a batch, T tokens of a text, R = T - 1 positions that a token f
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -117,12 +117,10 @@ def _connected(
 ) -> ServerTeacher:
     """Return the teacher. The number format and the device are the server's."""
     api: Api = APIS[engine]()
-    teacher = ServerTeacher(api, address, tokenizer(), concurrency)
-    try:
+    with ExitStack() as stack:
+        teacher = stack.enter_context(closing(ServerTeacher(api, address, tokenizer(), concurrency)))
         teacher.refuse_other_tokens(called)
-    except BaseException:
-        teacher.close()
-        raise
+        stack.pop_all()
     return teacher
 
 
@@ -157,11 +155,10 @@ class ServerTeacher(Teacher):
         """
         self._api, self._tokenizer, self._concurrency = api, tokenizer, concurrency
         self._wire = wire_of(address, api, concurrency)
-        try:
+        with ExitStack() as stack:
+            stack.enter_context(closing(self._wire))
             self.served: Served = api.served(self._wire, address.model)
-        except BaseException:
-            self._wire.close()
-            raise
+            stack.pop_all()
         self._vocabulary = min(_size(lambda: tokenizer), self.served.vocabulary or 1 << 40)
         self._workers = Workers(concurrency)
         self._asked: dict[int, _Asked] = {}
