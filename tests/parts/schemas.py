@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -64,7 +63,7 @@ Answer = dict[str, Any]
 
 
 def _plain(value: float) -> float:
-    """vLLM and llama.cpp write no infinity."""
+    """vLLM writes no infinity."""
     return max(float(value), -9999.0)
 
 
@@ -162,15 +161,17 @@ def sglang(route: str, body: Answer, asked: Asked) -> Answer | None:
 
 
 def llamacpp(route: str, body: Answer, asked: Asked) -> Answer | None:
-    """llama.cpp's server: the lists of the tokens that it makes; a grammar of token literals makes it say a text."""
+    """llama.cpp's server: the list of the token that it makes, which a bias forces. It tells nothing of a token that ends
+    within a character, and its logprobs know no bias."""
     if route == "/health":
         return {"status": "ok"}
     if route == "/v1/models":
-        return _cards(asked, meta={"n_vocab": asked.vocabulary, "n_ctx_train": asked.longest})
+        meta = {"n_vocab": asked.vocabulary, "n_ctx": asked.longest, "n_ctx_train": asked.longest}
+        return _cards(asked, aliases=[asked.name], meta=meta)
     if route == "/props":
         return {
             "default_generation_settings": {"n_ctx": asked.longest, "params": {}},
-            "total_slots": 4,
+            "total_slots": asked.limits.get("slots", 4),
             "model_path": asked.name,
             "model_alias": asked.name,
             "chat_template": MARK,
@@ -180,35 +181,27 @@ def llamacpp(route: str, body: Answer, asked: Asked) -> Answer | None:
         return {"tokens": asked.tokens(body["content"])}
     if route not in ("/completion", "/completions"):
         return None
-    prompt = body["prompt"]
-    made = [int(token) for token in re.findall(r"<\[(\d+)\]>", body.get("grammar") or "")][: body.get("n_predict", 1)]
-    count = 0 if asked.ignores else body.get("n_probs", 0)
-    if len(prompt) + max(len(made), 1) > asked.longest:
+    prompt, count = body["prompt"], 0 if asked.ignores else body.get("n_probs", 0)
+    if len(prompt) >= asked.longest:
         raise Refused(400)
-    answer: Answer = {"index": 0, "content": MARK, "stop": True, "model": asked.name, "truncated": False, "note": MARK}
-    answer |= {"tokens_evaluated": len(prompt), "tokens_predicted": max(len(made), 1), "tokens": made}
-    if count:
-        # without a grammar the most probable token is made, which stands for any other one after the prompt
-        said = asked.said([*prompt, *(made or [0])], max(count, 1))
-        first = len(prompt) - 1
-        spoken = said.tokens[len(prompt) :] if made else [int(said.ids_RK[first, 0])] * len(said.ids_RK[first:])
-        answer["tokens"] = spoken
-        answer["completion_probabilities"] = [
-            _probabilities(said, first + row, token, not made, asked)
-            for row, token in enumerate(spoken)
-            if first + row < len(said.ids_RK)
-        ]
-    return answer
+    biased = body.get("logit_bias") or []
+    said = asked.said([*prompt, max(biased, key=lambda pair: pair[1])[0] if biased else 0], count)
+    row, made = len(prompt) - 1, said.tokens[len(prompt) :]
+    answer: Answer = {"content": MARK, "model": asked.name, "tokens": made, "tokens_evaluated": len(prompt)}
+    answer |= {"truncated": False, "timings/cache_n": row, "prompt": MARK, "generation_settings": {"note": MARK}}
+    if count and made and not asked.piece(made[0]).endswith("\ufffd"):
+        gold = said.gold[row]
+        listed = zip(said.ids_RK[row].tolist(), said.logprobs_RK[row].tolist(), strict=True)
+        entries = [{**_piece(token, asked), "logprob": _lowest(value)} for token, value in listed]
+        own = {"logprob": None if gold is None else _lowest(gold), "top_logprobs": entries}
+        answer["completion_probabilities"] = [{**_piece(made[0], asked), **own}]
+    wanted = body.get("response_fields")
+    return {name: value for name, value in answer.items() if wanted is None or name in wanted}
 
 
-def _probabilities(said: Said, row: int, token: int, is_free: bool, asked: Asked) -> Answer:
-    listed = list(zip(said.ids_RK[row].tolist(), said.logprobs_RK[row].tolist(), strict=True))
-    gold = listed[0][1] if is_free else said.gold[row]
-    return {
-        **_piece(token, asked),
-        "logprob": None if gold is None else _plain(gold),
-        "top_logprobs": [{**_piece(each, asked), "logprob": _plain(value)} for each, value in listed],
-    }
+def _lowest(value: float) -> float:
+    """llama.cpp writes the lowest float32 for the logarithm of 0."""
+    return max(float(value), -3.4028234663852886e38) if value == value else value
 
 
 def _piece(token: int, asked: Asked) -> Answer:
