@@ -64,11 +64,7 @@ class LinearHead:
                 f"{name}: its output layer is {type(layer).__name__}, not linear, so hidden states cannot stand for its "
                 "logits. Use --preset topk."
             )
-        text = config.get_text_config()
-        multiplier = 1.0
-        for key, power in _MULTIPLIERS.items():
-            multiplier *= float(getattr(text, key, None) or 1.0) ** power
-        cap = next((float(value) for key in _CAPS if (value := getattr(text, key, None))), 0.0)
+        multiplier, cap = scaling_of(config)
         # what is put away until it is needed comes from the memory of the machine
         device = answers_on(model) if layer.weight.is_meta else layer.weight.device
         bias_V = None if layer.bias is None else whole_of(model, layer, "bias")[:vocabulary].to(device)
@@ -139,6 +135,15 @@ class LinearHead:
             f"{name}: its logits differ from head times hidden state by {apart:.3g}: this architecture does something "
             "to them that logitstore does not know. Use --preset topk."
         )
+
+
+def scaling_of(config: PretrainedConfig) -> tuple[float, float]:
+    """Return what a configuration says of the logits: their multiplier, and their cap, 0 for none."""
+    text = config.get_text_config()
+    multiplier = 1.0
+    for key, power in _MULTIPLIERS.items():
+        multiplier *= float(getattr(text, key, None) or 1.0) ** power
+    return multiplier, next((float(value) for key in _CAPS if (value := getattr(text, key, None))), 0.0)
 
 
 def overflow_advice(dtype: torch.dtype) -> str:
