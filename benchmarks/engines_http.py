@@ -21,9 +21,9 @@ from urllib.parse import urlsplit
 from logitstore.core.progress import no_progress
 from logitstore.dump.begin import prepare_parts
 from logitstore.dump.dump import open_writer
-from logitstore.dump.engines.api import APIS
-from logitstore.dump.engines.server import CONCURRENCY, wire_of
-from logitstore.dump.engines.wire import KEY, Address, Wire, key_from
+from logitstore.dump.engines.servers.api import APIS
+from logitstore.dump.engines.servers.server import CONCURRENCY, wire_of
+from logitstore.dump.engines.servers.wire import KEY, Address, Wire, key_from
 from logitstore.dump.parts import ANSWERS, write_parts
 from logitstore.dump.taps import taps_wanted
 from logitstore.dump.task import load_teacher

@@ -107,7 +107,10 @@ class LinearHead:
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """float32[N, V]."""
-        argument_NV = self.uncapped(hidden_ND)
+        return self.capped(self.uncapped(hidden_ND))
+
+    def capped(self, argument_NV: Tensor) -> Tensor:
+        """Return the logits [N, V] of the argument of the cap."""
         return self.cap * torch.tanh(argument_NV / self.cap) if self.cap else argument_NV
 
     def matching(self, name: str, hidden_ND: Tensor, logits_NV: Tensor) -> LinearHead:

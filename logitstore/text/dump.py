@@ -16,7 +16,7 @@ from logitstore.core.progress import Progress, no_progress
 from logitstore.core.types import Array
 from logitstore.dump.engines.cost import show_cost
 from logitstore.dump.task import AskAgain, CommittedSamples, Prepared, check_teacher, row_entries, source_info
-from logitstore.dump.teachers import ENGINES, open_source, scheme_of
+from logitstore.dump.teachers import is_server, open_source
 from logitstore.dump.teachers.source import TeacherSource
 from logitstore.dump.teachers.teacher import Batches, Teacher
 from logitstore.errors import BadInput, CacheMismatch, ModelError
@@ -64,7 +64,8 @@ class TextDump:
             raise BadInput(f"--images: it means nothing to {cache.path}, a cache of texts. Leave it out.")
         manifest = cache.manifest
         name = again.teacher or manifest.teacher.name
-        engine = manifest.teacher.engine if scheme_of(name) in ENGINES else None
+        # a server is asked as in the dump; a model or vLLM in this process needs nobody to say what serves it
+        engine = manifest.teacher.engine if is_server(name) else None
         source = open_source(
             name,
             trust_remote_code=again.trust_remote_code,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from logitstore.core.progress import Progress, Step
-from logitstore.dump.teachers import scheme_of
+from logitstore.dump.teachers import is_server
 from logitstore.settings.dump import DumpSettings
 from logitstore.settings.tasks import refuse_set
 
 
 def show_cost(settings: DumpSettings, tokens: int, progress: Progress) -> None:
     """Say what a server will be asked to read. Raises BadInput: a price is given, and no server answers."""
-    if scheme_of(settings.teacher) not in ("http", "https"):
+    if not is_server(settings.teacher):
         refuse_set(settings, ("price",), "no server reads the texts")
         return
     money = ""

@@ -43,20 +43,19 @@ class Engine:
 
 _LISTS: Gives = frozenset({TOP_LOGPROBS})
 _SERVER = Engine(
-    source="logitstore.dump.engines.server:source",
+    source="logitstore.dump.engines.servers.server:source",
     gives=_LISTS,
     takes=frozenset({"engine", "tokenizer", "concurrency"}),
 )
 
 ENGINES: Mapping[str, Engine] = {
     "vllm": Engine(
-        source="logitstore.dump.engines.vllm:source",
+        source="logitstore.dump.engines.in_process.vllm:source",
         gives=frozenset({LOGITS, HIDDEN}),
         takes=frozenset({"tokenizer", "engine_arg"}),
     ),
     "http": _SERVER,
     "https": _SERVER,
-    "recorded": Engine(source="logitstore.dump.engines.recorded:source", gives=_LISTS, takes=frozenset({"tokenizer"})),
 }
 """Teachers that an engine serves, by the scheme of their names."""
 
@@ -149,6 +148,12 @@ def open_source(
     if option := "--trust-remote-code" if trust_remote_code else placement.given:
         raise BadInput(f"{option}: teachers of '{scheme}' are no models of transformers. Leave it out.")
     return _called(resolve(TEACHERS[scheme]) if scheme in TEACHERS else _plugins()[scheme].load(), rest, scheme)
+
+
+def is_server(name: str) -> bool:
+    """Whether a server answers, and the user says of which kind it is."""
+    known = ENGINES.get(scheme_of(name) or "")
+    return known is not None and "engine" in known.takes
 
 
 def chooses_dtype(name: str) -> bool:

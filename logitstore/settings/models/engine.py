@@ -13,7 +13,7 @@ ENGINE_OPTIONS = ("engine", "tokenizer", "concurrency", "engine_arg")
 """The options of `ServingChoices`, which mean nothing to a model of transformers."""
 
 
-EngineName = Literal["vllm", "sglang", "llamacpp", "openai"]
+EngineName = Literal["vllm", "sglang", "llamacpp"]
 """What serves a teacher over HTTP."""
 
 
@@ -22,8 +22,7 @@ class EngineChoices(Record):
 
     engine: EngineName | None = Field(
         None,
-        description="What serves the teacher at --teacher http://HOST:PORT#MODEL: vllm, sglang, llamacpp, or openai for any "
-        "server that answers /v1/completions with echo.",
+        description="What serves the teacher at --teacher http://HOST:PORT#MODEL: vllm, sglang or llamacpp.",
     )
     tokenizer: Model | None = Field(
         None,

@@ -10,12 +10,12 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from logitstore.dump.dump import dump
-from logitstore.dump.engines import wire
+from logitstore.dump.engines.servers import wire
 from logitstore.settings.dump import DumpSettings
 from tests.parts.lying_server import LyingServer, TinyModel
 from tests.parts.texts import VOCABULARY, plan_for, save_model
 
-ENGINES = ("sglang",)
+ENGINES = ("sglang", "vllm")
 """The engines that are tested against the server of the tests, each with every lie and every failure."""
 
 Plan = Callable[..., DumpSettings]

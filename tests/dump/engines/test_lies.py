@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from logitstore.dump.dump import dump
-from logitstore.dump.engines import wire
+from logitstore.dump.engines.servers import wire
 from logitstore.format.needs import TOP_LOGPROBS, Wants
 from logitstore.store import layout
 from logitstore.store.checks.verify import verify
@@ -24,7 +24,7 @@ from tests.parts.schemas import LIES, MARK
 from tests.parts.warm import WarmProcess, free_port
 
 AROUND = ("ignored", "other model", "other tokenizer", "wrong lengths", "cut JSON", "HTML", "a list", "redirect")
-NOT_OF: dict[str, set[str]] = {"vllm": {"wrong lengths"}, "llamacpp": {"wrong lengths"}, "openai": {"wrong lengths"}}
+NOT_OF: dict[str, set[str]] = {"vllm": {"wrong lengths"}, "llamacpp": {"wrong lengths"}}
 """Lies that the schema of an engine has no place for."""
 
 

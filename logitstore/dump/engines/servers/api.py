@@ -13,7 +13,7 @@ import numpy as np
 
 from logitstore.core.registry import Table
 from logitstore.core.types import Array
-from logitstore.dump.engines.wire import Wire
+from logitstore.dump.engines.servers.wire import Wire
 from logitstore.errors import ModelError
 
 LARGEST = 3.4e38
@@ -106,10 +106,9 @@ def number(value: object) -> float | None:
 APIS = Table(
     "engine",
     {
-        "vllm": "logitstore.dump.engines.vllm_http:VllmApi",
-        "sglang": "logitstore.dump.engines.sglang:SglangApi",
-        "llamacpp": "logitstore.dump.engines.llamacpp:LlamaCppApi",
-        "openai": "logitstore.dump.engines.openai:OpenAiApi",
+        "vllm": "logitstore.dump.engines.servers.vllm:VllmApi",
+        "sglang": "logitstore.dump.engines.servers.sglang:SglangApi",
+        "llamacpp": "logitstore.dump.engines.servers.llamacpp:LlamaCppApi",
     },
 )
 """The classes of what `--engine` names. Each is made without arguments."""

@@ -70,14 +70,14 @@ class Checkpoint:
         Raises:
             ModelError: a file cannot be read.
         """
-        digest = xxhash.xxh3_128()
+        digest: Any = xxhash.xxh3_128()
         with ExitStack() as stack:
             opened: dict[str, Any] = {}
             for name in sorted(self.files):
                 value = self._read(name, opened, stack)
                 digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
                 digest.update(value.contiguous().flatten().view(torch.uint8).numpy())
-        return digest.hexdigest()
+        return str(digest.hexdigest())
 
     def _read(self, name: str, opened: dict[str, Any], stack: ExitStack) -> Tensor:
         file = self.files[name]
@@ -118,4 +118,6 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="pt") as file:
             yield file
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path}: it cannot be read as safetensors: {one_line(error)}. Save the model again.") from error
+        raise ModelError(
+            f"{path}: it cannot be read as safetensors: {one_line(error)}. Save the model again."
+        ) from error

@@ -20,8 +20,8 @@ from typing import ClassVar
 import numpy as np
 
 from logitstore.core.types import Array
-from logitstore.dump.engines.api import Lists, Served, number, whole
-from logitstore.dump.engines.wire import Wire
+from logitstore.dump.engines.servers.api import Lists, Served, number, whole
+from logitstore.dump.engines.servers.wire import Wire
 from logitstore.errors import ModelError
 
 FORCED = 10_000.0
@@ -65,7 +65,7 @@ class _Places:
 
 @dataclass(frozen=True, eq=False)
 class LlamaCppApi:
-    """How llama.cpp's server is asked. See `logitstore.dump.engines.api.Api`.
+    """How llama.cpp's server is asked. See `logitstore.dump.engines.servers.api.Api`.
 
     Attributes:
         places: the server's slots, known once `served` was asked.

@@ -6,6 +6,7 @@ Axes: T tokens, D channels, V vocabulary.
 from __future__ import annotations
 
 import copy
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from logitstore.core.types import ModelRef
-from logitstore.dump.engines.checkpoint import Checkpoint
+from logitstore.dump.engines.in_process.checkpoint import Checkpoint
 from logitstore.errors import ModelError, one_line
 from logitstore.models.head import LinearHead, scaling_of
 from logitstore.models.hooks import taken_by
@@ -40,7 +41,12 @@ NARROW: dict[str, int] = {
     "num_key_value_heads": 2,
     "head_dim": 32,
 }
-SHRUNK: tuple[dict[str, int], ...] = ({"num_hidden_layers": 0}, NARROW, {"num_hidden_layers": 1}, {"num_hidden_layers": 2})
+SHRUNK: tuple[dict[str, int], ...] = (
+    {"num_hidden_layers": 0},
+    NARROW,
+    {"num_hidden_layers": 1},
+    {"num_hidden_layers": 2},
+)
 """Ways to make a model small, tried in this order. What is shown happens behind the last layer, so that none is needed."""
 
 
@@ -80,7 +86,9 @@ def checkpoint_head(model: ModelRef, config: PretrainedConfig, dtype: torch.dtyp
             the class shows by which formula hidden states become logits.
     """
     if model.gguf is not None:
-        raise ModelError(f"{model}: vLLM reads no GGUF. Give the folder with the safetensors, or the file without vllm:.")
+        raise ModelError(
+            f"{model}: vLLM reads no GGUF. Give the folder with the safetensors, or the file without vllm:."
+        )
     layer = _layer(model, config)
     multiplier, cap = shown_scaling(model, config)
     checkpoint = Checkpoint.of(model)
@@ -136,8 +144,8 @@ def _weight(checkpoint: Checkpoint, layer: _Layer) -> Tensor:
 
 
 def _stored(checkpoint: Checkpoint, name: str) -> str | None:
-    """Return under which name a checkpoint has a weight of the model; parts before it may be there or missing, as in `wte.weight`
-    for `transformer.wte.weight`. None where it has none, or several."""
+    """Return under which name a checkpoint has a weight of the model; parts before it may be there or missing, as in
+    `wte.weight` for `transformer.wte.weight`. None where it has none, or several."""
     if name in checkpoint.files:
         return name
     alike = [each for each in checkpoint.files if each.endswith(f".{name}") or name.endswith(f".{each}")]
@@ -181,25 +189,26 @@ def shown_scaling(model: ModelRef, config: PretrainedConfig) -> tuple[float, flo
     """
     multiplier, cap = scaling_of(config)
     text = config.get_text_config()
-    reason = ""
-    for base, sizes in ((base, sizes) for sizes in SHRUNK for base in ([text] if text is config else [text, config])):
+    tried = [(base, sizes) for sizes in SHRUNK for base in ([text] if text is config else [text, config])]
+    refusal = f"{model}: no small model of the kind {text.model_type} shows how its hidden states become logits"
+    small = answered = None
+    for base, sizes in tried:
         try:
             small = _small(base, sizes)
             answered = None if small is None else _answered(small, multiplier, cap)
         except Exception as error:
             # as above, and also about sizes that do not go together: the next ones are tried
-            reason = one_line(error)
-            continue
+            if (base, sizes) == tried[-1]:
+                raise ModelError(f"{refusal} ({one_line(error)}). {OTHERS}") from error
         if answered is not None:
             break
-    else:
-        raise ModelError(
-            f"{model}: no small model of the kind {text.model_type} shows how its hidden states become logits ({reason}). "
-            f"{OTHERS}"
-        )
+    if answered is None:
+        raise ModelError(f"{refusal}: it would be too large. {OTHERS}")
     head, final_TD, taken_TD, logits_TV = answered
     name = type(small).__name__
-    if final_TD.shape != taken_TD.shape or (final_TD - taken_TD).abs().max() > 1e-5 * taken_TD.abs().max().clamp(min=1.0):
+    if final_TD.shape != taken_TD.shape or (final_TD - taken_TD).abs().max() > 1e-5 * taken_TD.abs().max().clamp(
+        min=1.0
+    ):
         raise ModelError(
             f"{model}: the output layer of {name} takes something else than its final hidden state, which is what vLLM gives. "
             f"{OTHERS}"
@@ -232,7 +241,8 @@ def _small(config: PretrainedConfig, sizes: dict[str, int]) -> PreTrainedModel |
         empty = new_model(shrunk, torch.float32)
     if sum(each.numel() for each in empty.parameters()) > LARGEST_SMALL:
         return None
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a model without layers has weights without values
         torch.manual_seed(0)
         return new_model(shrunk, torch.float32).eval()
 
@@ -244,7 +254,8 @@ def _answered(small: Any, multiplier: float, cap: float) -> tuple[LinearHead, Te
     draws = torch.Generator().manual_seed(0)
     tokens_BT = torch.arange(1, 1 + SMALL_TOKENS)[None]
     output: nn.Linear = small.get_output_embeddings()
-    hidden_TD = small.base_model(input_ids=tokens_BT, use_cache=False).last_hidden_state[0]
+    body = small.base_model if small.base_model is not small else small.model
+    hidden_TD = body(input_ids=tokens_BT, use_cache=False).last_hidden_state[0]
     weight_VD = torch.randn(SMALL_VOCABULARY, hidden_TD.shape[-1], generator=draws)
     # so large that half of the cap is passed, where its bend shows
     wanted = (1.5 * cap if cap else 8.0) / abs(multiplier)

@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from logitstore.core.types import Array
-from logitstore.dump.engines.api import Lists, Served, number, whole
-from logitstore.dump.engines.wire import Wire
+from logitstore.dump.engines.servers.api import Lists, Served, number, whole
+from logitstore.dump.engines.servers.wire import Wire
 from logitstore.errors import ModelError
 
 FLAT = "input_top_logprobs_{}_flat_b64"
@@ -23,7 +23,7 @@ UPDATE = "Update SGLang (0.5.23 does it), and check that nothing between here an
 
 @dataclass(frozen=True)
 class SglangApi:
-    """How SGLang is asked. See `logitstore.dump.engines.api.Api`."""
+    """How SGLang is asked. See `logitstore.dump.engines.servers.api.Api`."""
 
     engine: ClassVar[str] = "sglang"
 

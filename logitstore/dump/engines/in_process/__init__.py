@@ -1,0 +1,1 @@
+"""vLLM in this process: its hidden states, and the head of the checkpoint."""

@@ -1,0 +1,1 @@
+"""Servers of language models, which are asked over HTTP."""
