@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from logitstore.core.place import Place
     from logitstore.core.types import Answer, CachedSample
     from logitstore.store.cache import Cache
+    from logitstore.store.values.zarr_store import ValuesStore
     from logitstore.text.sample import Sample
     from logitstore.train import train_student as train
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-__all__ = ["Answer", "Cache", "CachedSample", "LogitstoreError", "Sample", "open", "train"]
+__all__ = ["Answer", "Cache", "CachedSample", "LogitstoreError", "Sample", "open", "train", "zarr_store"]
 
 _LATER = {
     "Answer": "logitstore.core.types:Answer",
@@ -54,6 +55,24 @@ def open(path: Place, *, local_cache: Path | str | None = None, local_cache_size
         folder = None if local_cache is None else Path(local_cache)
         resolve("logitstore.store.remote.settings:use_local_cache")([path], folder, local_cache_size)
     opened: Cache = resolve(_LATER["Cache"])(path)
+    return opened
+
+
+def zarr_store(path: Place) -> ValuesStore:
+    """Return the values of a cache as a read-only Zarr store: a group with one array for each field, whatever parts hold its rows.
+
+    >>> zarr.open_group(logitstore.zarr_store("my-cache"), mode="r")["logprobs"][:100]      # nats, float32[100, 8]
+    >>> xarray.open_zarr(logitstore.zarr_store("my-cache"))
+
+    Rows are read chunk by chunk when they are asked for. docs/format.md, "The view of values", says what the arrays are.
+
+    Args:
+        path: a folder, or the address of a cache in an object store.
+
+    Raises:
+        BadInput, NotACache, CacheDamaged: see `open`.
+    """
+    opened: ValuesStore = resolve("logitstore.store.values.zarr_store:ValuesStore")(path)
     return opened
 
 
