@@ -59,12 +59,13 @@ def open(path: Place, *, local_cache: Path | str | None = None, local_cache_size
 
 
 def zarr_store(path: Place) -> ValuesStore:
-    """Return the values of a cache as a read-only Zarr store: a group with one array for each field, whatever parts hold its rows.
+    """Return the values of a cache as a read-only Zarr store: a group with one array for each field.
 
     >>> zarr.open_group(logitstore.zarr_store("my-cache"), mode="r")["logprobs"][:100]      # nats, float32[100, 8]
     >>> xarray.open_zarr(logitstore.zarr_store("my-cache"))
 
-    Rows are read chunk by chunk when they are asked for. docs/format.md, "The view of values", says what the arrays are.
+    The rows are those of all parts that are there, and are read when they are asked for. docs/format.md, "The view of values",
+    says what the arrays are.
 
     Args:
         path: a folder, or the address of a cache in an object store.

@@ -13,17 +13,10 @@ import numpy as np
 import pytest
 
 import logitstore
-from logitstore.core.types import Answer
-from logitstore.format.codecs.answer import RowCodec
-from logitstore.format.manifest import MANIFEST_NAME
-from logitstore.format.part_record import Fidelity
-from logitstore.format.row import CodecInfo, row_fields
-from logitstore.format.sealed import seal
+from logitstore.format.row import CodecInfo
 from logitstore.store.checks.verify import verify
-from logitstore.store.local_disk import LocalDisk, write_first, write_whole
-from logitstore.store.writer import PartWriter
 from tests.golden import make
-from tests.parts.specification import assert_same, read_from_the_specification
+from tests.parts.specification import assert_same, coded, read_from_the_specification
 
 
 def test_a_cache_is_read_with_json_numpy_and_pyarrow_alone(cache: logitstore.Cache) -> None:
@@ -37,27 +30,6 @@ def test_a_cache_of_the_preset_small_is_read_by_the_same_fifty_lines(small_prese
     codecs = {name: info.codec for name, info in small_preset.manifest.fields.items()}
     assert (codecs["logprobs"], codecs["tail_logmass"], codecs["sketch"]) == ("levels-8", "log2-8", "codebook")
     assert_same(read_from_the_specification(small_preset.path), small_preset)
-
-
-def coded(folder: Path, codec: CodecInfo) -> logitstore.Cache:
-    """The golden cache in other codecs."""
-    plain = make.manifest()
-    described = row_fields(plain.sparsifier, plain.tail, codec, plain.teacher.vocabulary)
-    plan = plain.model_copy(update={"codec": codec, "fields": described})
-    stored = RowCodec(row=plan.row).encode(make.fields())
-    write_whole(folder / "shared" / "notes.txt", make.NOTES)
-    write_first(folder / MANIFEST_NAME, seal(plan))
-    done = 0
-    for part in range(plan.parts):
-        samples = make.samples()[part * make.SAMPLES_PER_PART : (part + 1) * make.SAMPLES_PER_PART]
-        with PartWriter(LocalDisk(folder), plan, part, samples) as writer:
-            for index, sample in enumerate(samples):
-                span = slice(done, done + sample.rows)
-                some = [{name: array[span] for name, array in rows.items()} for rows in (stored, make.facts())]
-                writer.write(index, Answer(fields=some[0]), Answer(fields=some[1]))
-                done += sample.rows
-            writer.commit(Fidelity())
-    return logitstore.open(folder)
 
 
 @pytest.mark.parametrize("tail", ["float32", "log2-16", "log2-8"])

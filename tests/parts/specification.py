@@ -14,8 +14,15 @@ import pyarrow.ipc
 import xxhash
 
 import logitstore
-from logitstore.format.sealed import seal_of
+from logitstore.core.types import Answer
+from logitstore.format.codecs.answer import RowCodec
+from logitstore.format.manifest import MANIFEST_NAME
+from logitstore.format.part_record import Fidelity
+from logitstore.format.row import CodecInfo, row_fields
+from logitstore.format.sealed import seal, seal_of
 from logitstore.settings.dump import DumpSettings
+from logitstore.store.local_disk import LocalDisk, write_first, write_whole
+from logitstore.store.writer import PartWriter
 from tests.golden import make
 from tests.parts.places import ROOT
 from tests.parts.texts import plan_for
@@ -97,6 +104,27 @@ def identity_of(plan: dict[str, Any]) -> str:
     identity_fields["data"] = {key: value for key, value in plan["data"].items() if key not in ("source", "limit")}
     text = json.dumps(identity_fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return xxhash.xxh3_128_hexdigest(text.encode())
+
+
+def coded(folder: Path, codec: CodecInfo) -> logitstore.Cache:
+    """The golden cache in other codecs."""
+    plain = make.manifest()
+    described = row_fields(plain.sparsifier, plain.tail, codec, plain.teacher.vocabulary)
+    plan = plain.model_copy(update={"codec": codec, "fields": described})
+    stored = RowCodec(row=plan.row).encode(make.fields())
+    write_whole(folder / "shared" / "notes.txt", make.NOTES)
+    write_first(folder / MANIFEST_NAME, seal(plan))
+    done = 0
+    for part in range(plan.parts):
+        samples = make.samples()[part * make.SAMPLES_PER_PART : (part + 1) * make.SAMPLES_PER_PART]
+        with PartWriter(LocalDisk(folder), plan, part, samples) as writer:
+            for index, sample in enumerate(samples):
+                span = slice(done, done + sample.rows)
+                some = [{name: array[span] for name, array in rows.items()} for rows in (stored, make.facts())]
+                writer.write(index, Answer(fields=some[0]), Answer(fields=some[1]))
+                done += sample.rows
+            writer.commit(Fidelity())
+    return logitstore.open(folder)
 
 
 def golden_copy(tmp_path: Path) -> Path:

@@ -1,7 +1,7 @@
 """The values of a cache as a Zarr v3 group, which docs/format.md calls the view of values.
 
-Nothing of it lies on the disk. The metadata are made from the manifest, and a chunk is a run of rows as they are stored, whatever
-parts they lie in and whatever their layout; zarr decodes it by the codecs that the metadata name.
+Nothing of it lies on the disk. The metadata are made from the manifest, and a chunk is a run of rows as they are stored,
+whatever their parts and their layout; zarr decodes it by the codecs that the metadata name.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _CHUNK = re.compile(r"(\w+)/c/(0|[1-9][0-9]{0,17})((?:/0)*)")
 class ValuesStore(Store):  # type: ignore[misc]
     """A read-only Zarr store with the values of the parts that a cache has now.
 
-    A part is opened when a chunk with rows of it is read. It is then checked as `logitstore.open` checks parts: files, sizes and
-    metadata. The values of rows are not checked.
+    A part is opened when a chunk with rows of it is read. Files, sizes and metadata are checked then, as everywhere; the
+    values are not.
     """
 
     supports_writes = False
@@ -126,7 +126,8 @@ class ValuesStore(Store):  # type: ignore[misc]
         if name == SAMPLE:
             return np.searchsorted(self._sample_ends_S, np.arange(first, last), side="right")
         pieces = []
-        for place in range(*np.searchsorted(self._ends_P, [first, last - 1], side="right") + [0, 1]):
+        begin, end = np.searchsorted(self._ends_P, [first, last - 1], side="right").tolist()
+        for place in range(begin, end + 1):
             part = self.cache.part(int(self.cache.index.numbers_P[place]))
             start = int(self._ends_P[place]) - part.record.rows
             pieces.append(part.fields[name][max(first - start, 0) : last - start])
