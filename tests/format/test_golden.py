@@ -16,7 +16,14 @@ import logitstore
 from logitstore.store.checks.verify import verify
 from tests.golden import make, make_views
 from tests.parts.files import tree
-from tests.parts.specification import GOLDEN, SPECIFICATION, assert_same, identity_of, read_from_the_specification
+from tests.parts.specification import (
+    GOLDEN,
+    SPECIFICATION,
+    assert_same,
+    coded,
+    identity_of,
+    read_from_the_specification,
+)
 
 
 def plain(raw: bytes) -> dict[str, Any]:
@@ -60,6 +67,23 @@ def test_todays_reader_reads_the_golden_cache_to_the_expected_values() -> None:
             np.testing.assert_array_equal(array, expected[name][done : done + sample.rows], strict=True)
         done += sample.rows
     assert done == len(make.IDS)
+
+
+def test_an_archive_of_the_first_versions_is_read(tmp_path: Path) -> None:
+    """Every field of it has its columns one after the other, with bytes sorted by significance."""
+    folder = GOLDEN.parent / "archive"
+    assert verify(folder) == []
+    archive, today = logitstore.open(folder), coded(tmp_path / "cache", logitstore.open(folder).manifest.codec)
+    assert archive.manifest == today.manifest
+    for theirs, ours in zip(archive, today, strict=True):
+        assert theirs.sample.key == ours.sample.key
+        for name, array in ours.answer.fields.items():
+            np.testing.assert_array_equal(theirs.answer[name], array, strict=True)
+    chains = [
+        [codec["name"] for codec in json.loads((cache / "parts/00000/rows.zarr/ids/zarr.json").read_bytes())["codecs"]]
+        for cache in (folder, tmp_path / "cache")
+    ]
+    assert chains == [["transpose", "bytes", "blosc"], ["bytes", "blosc"]]
 
 
 def test_the_chunks_of_the_golden_cache_are_the_bytes_that_the_specification_shows() -> None:

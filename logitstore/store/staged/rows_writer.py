@@ -102,13 +102,13 @@ class ArchiveWriter:
     def _finish(self) -> None:
         group = zarr.create_group(_StagedStore(self._folder), zarr_format=3)
         for name, array in self._arrays.items():
-            transpose, _, blosc = archive_codecs(array.ndim, array.dtype.itemsize)
+            *filters, _, blosc = archive_codecs(name, self._fields[name], len(array))
             made = group.create_array(
                 name,
                 shape=array.shape,
                 chunks=(min(max(len(array), 1), ARCHIVE_ROWS), *array.shape[1:]),
                 dtype=array.dtype,
-                filters=[transpose],
+                filters=filters or None,
                 compressors=[blosc],
                 fill_value=0,
                 dimension_names=["row", *(f"axis{axis}" for axis in range(1, array.ndim))],
