@@ -318,6 +318,53 @@ def windows() -> str:
     return _table(("what", "measured", "target"), [_cells(line) for line in _load("windows")["lines"]])
 
 
+ARCHIVED = ("ids", "logprobs", "sketch", "gold_logprob", "entropy")
+"""The fields of small whose ways the page compares; of the tail mass all ways make the same."""
+
+
+def archives() -> str:
+    """Bytes of a row in each preset, bare, in the first archives and in those of today; and how fast they are read."""
+    rows = [
+        (
+            line["preset"],
+            f"{line['bare']:g}",
+            f"{line['first']:.2f}",
+            f"{line['today']:.2f}",
+            f"{1 - line['today'] / line['first']:.1%}",
+            f"{1 - line['today'] / line['bare']:.1%}",
+            f"{line['first_mb_per_second']:g}",
+            f"{line['today_mb_per_second']:g}",
+        )
+        for line in _load("archive")["presets"]
+    ]
+    head = (
+        "preset",
+        "bare",
+        "first archives",
+        "archives",
+        "less than the first",
+        "less than bare",
+        "MB/s, first",
+        "MB/s",
+    )
+    return _table(head, rows)
+
+
+def compressors() -> str:
+    """Bytes of each field of a row of small by every way that was measured, and MB/s of reading back."""
+    lines = [line for line in _load("archive")["lines"] if line["preset"] == "small"]
+    found = {(line["way"], line["field"]): line for line in lines}
+    rows = []
+    for way in dict.fromkeys(line["way"] for line in lines):
+        cells = []
+        for name in ARCHIVED:
+            line = found.get((way, name))
+            speed = f" ({line['mb_per_second']:,.0f})" if line and "mb_per_second" in line else ""
+            cells.append(f"{line['bytes']:.2f}{speed}" if line else "")
+        rows.append((way, *cells))
+    return _table(("way", *(f"`{name}`" for name in ARCHIVED)), rows)
+
+
 def sizes() -> str:
     """What caches of several sizes take, by arithmetic."""
     rows = []
@@ -361,6 +408,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "remote": remote,
     "windows": windows,
     "workers": workers,
+    "archives": archives,
+    "compressors": compressors,
     "sizes": sizes,
 }
 """The tables by the name that marks their place on a page."""
