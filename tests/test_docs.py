@@ -86,6 +86,9 @@ def workplace(
 OTHERS_WARN = "docs/integrations.md"
 """The page whose code runs packages that warn of themselves."""
 
+NEEDS = {"docs/readers.md": ("xarray", "tensorstore")}
+"""Packages that the code of a page needs; without them it is not run."""
+
 
 def _page(name: str) -> Any:
     return pytest.param(name, marks=pytest.mark.filterwarnings("ignore") if name == OTHERS_WARN else ())
@@ -93,6 +96,8 @@ def _page(name: str) -> Any:
 
 @pytest.mark.parametrize("name", [_page(name) for name in NAMES if any(blocks(ROOT / name, "python"))])
 def test_the_python_of_a_page_runs_from_top_to_bottom(name: str, workplace: Path) -> None:
+    for package in NEEDS.get(name, ()):
+        pytest.importorskip(package, reason=f"{package} is not installed")
     names: dict[str, Any] = {"__name__": "__main__"}
     for line, code in blocks(ROOT / name, "python"):
         # the line breaks in front make a traceback point into the page

@@ -19,6 +19,7 @@ class CacheBackend(ZarrBackendEntrypoint):  # type: ignore[misc]
     description = "Open the values of a cache of logitstore"
     url = ""
     supports_groups = False
+    open_dataset_parameters = ("filename_or_obj", "drop_variables")
 
     def guess_can_open(self, filename_or_obj: Any) -> bool:
         """Return True for a folder on the local disk that has the manifest of a cache."""
@@ -27,11 +28,11 @@ class CacheBackend(ZarrBackendEntrypoint):  # type: ignore[misc]
         place = os.fspath(filename_or_obj)
         return not split_scheme(place)[0] and (Path(place) / MANIFEST_NAME).is_file()
 
-    def open_dataset(self, filename_or_obj: Any, **options: Any) -> Any:
+    def open_dataset(self, filename_or_obj: Any, *, drop_variables: Any = None) -> Any:
         """Return the data set. Raises NotACache, CacheDamaged, BadInput: see `logitstore.open`.
 
         Args:
             filename_or_obj: the folder of a cache, or its address.
-            options: those of xarray's engine `zarr` that are about decoding, such as `drop_variables`.
+            drop_variables: names of arrays to leave out.
         """
-        return super().open_dataset(ValuesStore(filename_or_obj), **options)
+        return super().open_dataset(ValuesStore(filename_or_obj), drop_variables=drop_variables)

@@ -75,3 +75,15 @@ def test_tensorstore_reads_the_documented_bytes(small_preset: logitstore.Cache, 
         first = part[0].answer
         for name, values in decoded.items():
             np.testing.assert_array_equal(values[: len(first[name])], first[name])
+
+
+def test_xarray_without_us_refuses_a_small_part_unless_arrays_are_left_out(
+    xarray: Any, small_preset: logitstore.Cache
+) -> None:
+    """So says docs/readers.md."""
+    part = small_preset.part(0)
+    folder = str(part.folder / "rows.zarr")
+    with pytest.raises(ValueError, match="axis1"):
+        xarray.open_zarr(folder, consolidated=False)
+    found = xarray.open_zarr(folder, consolidated=False, drop_variables=["ids", "sketch"])
+    np.testing.assert_array_equal(found["logprobs"].values, part.fields["logprobs"])
