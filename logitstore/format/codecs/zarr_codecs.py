@@ -72,7 +72,7 @@ class ValueCodec(ArrayArrayCodec):  # type: ignore[misc]
 
     def compute_encoded_size(self, input_byte_length: int, chunk_spec: Any) -> int:
         encoded = self.resolve_metadata(chunk_spec)
-        return math.prod(encoded.shape) * int(encoded.dtype.to_native_dtype().itemsize)
+        return int(math.prod(encoded.shape) * encoded.dtype.to_native_dtype().itemsize)
 
     async def _decode_single(self, chunk_data: Any, chunk_spec: Any) -> Any:
         return await self._turned(self.decoded, chunk_data, chunk_spec)
