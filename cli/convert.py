@@ -1,4 +1,4 @@
-"""`logitstore recode` and `logitstore merge`: a cache made from other caches."""
+"""`logitstore convert`, `export`, `recode` and `merge`: caches of other software made ours, and caches made from caches."""
 
 from __future__ import annotations
 
@@ -12,6 +12,32 @@ from logitstore.core.registry import resolve
 
 if TYPE_CHECKING:
     from logitstore.settings.convert import MergeSettings, RecodeSettings
+    from logitstore.settings.foreign.convert import ConvertSettings, ExportSettings
+
+
+def convert(settings: ConvertSettings) -> None:
+    """Make a cache from one that other software wrote. No teacher runs.
+
+    What it did not keep stays unknown: docs/importing.md says what becomes of each format. The same command resumes an
+    interrupted one.
+
+    Example: logitstore convert Qwen3-Logits --tokenizer Qwen/Qwen3-8B --out my-cache
+    """
+    with Bars() as progress, going_on(settings.out):
+        made = resolve("logitstore.text.foreign.convert:convert")(settings, progress)
+    say_made(settings.out, made)
+
+
+def export(settings: ExportSettings) -> None:
+    """Write a cache as Parquet files that any software reads: tokens, ids and logprobs of each row, in plain numbers.
+
+    `convert` reads them again. Rows of a kind without lists, such as those of the preset exact, are listed first by `recode`.
+
+    Example: logitstore export my-cache --out my-parquet
+    """
+    with Bars() as progress:
+        count = resolve("logitstore.text.foreign.export:export")(settings, progress)
+    say(f"{settings.out}: {count:,} files")
 
 
 def recode(settings: RecodeSettings) -> None:

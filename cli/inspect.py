@@ -125,12 +125,11 @@ def _rows(summary: dict[str, Any]) -> str:
 
 def _gold(summary: dict[str, Any]) -> str:
     """Return how well the teacher predicts the gold tokens or labels, if there are any."""
-    if summary["gold_cross_entropy"] is None:
+    if summary["gold_is_top1"] is None:
         return "none"
-    return (
-        f"{summary['gold_cross_entropy']:.3f} nats cross-entropy; top-1 in {summary['gold_is_top1']:.1%}, "
-        f"listed in {summary['gold_is_listed']:.1%} of rows"
-    )
+    entropy = summary["gold_cross_entropy"]
+    known = f"{entropy:.3f} nats cross-entropy" if entropy is not None else "cross-entropy not known"
+    return f"{known}; top-1 in {summary['gold_is_top1']:.1%}, listed in {summary['gold_is_listed']:.1%} of rows"
 
 
 def _targets(summary: dict[str, Any]) -> str:
@@ -143,8 +142,11 @@ def _targets(summary: dict[str, Any]) -> str:
 
 
 def _origin(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return a line for each cache that was merged into this one."""
-    members = summary["merged_from"] or []
+    """Return a line for each cache that was merged into this one, or what it was imported from."""
+    members, imported = summary["merged_from"] or [], summary["imported"]
+    if imported is not None:
+        mass = "" if imported["mass"] == "known" else "; logprobs are those given that a token is listed"
+        return [("imported", f"from {imported['format']}, gold logprobs known: {imported['gold']}{mass}")]
     return [("merged from", f"{each['weight']:.4g} of {each['teacher']} (plan {each['plan']})") for each in members]
 
 

@@ -45,6 +45,11 @@ PANELS: dict[str, dict[str, str]] = {
         "Teacher and compute": f"teacher trust_remote_code {_PLACING} {_SHARING} local_cache local_cache_size",
         "Output": "parts",
     },
+    "convert": {
+        "Source": "format tokenizer trust_remote_code teacher_name columns rows_about source_temperature compression values split",
+        "Rows": "k tail logprobs layout",
+        "Output": "out samples_per_part part_bytes",
+    },
     "train": {
         "Student": "student trust_remote_code copy_layers prune prune_samples keep_zeros lora lora_merge freeze layers "
         "hidden_size intermediate_size heads kv_heads image_size",

@@ -79,6 +79,9 @@ _UNITS = {
     "pull": "parts",
     "recode": "rows",
     "merge": "rows",
+    "index": "samples",
+    "convert": "rows",
+    "export": "rows",
     "judge": "rows",
     "encode anew": "samples",
 }

@@ -23,7 +23,8 @@ from logitstore.core.place import Place
 from logitstore.core.progress import Progress, amount, no_progress
 from logitstore.dump.begin import Fit, begin, target_folder
 from logitstore.errors import BadInput, CacheMismatch
-from logitstore.format.manifest import MANIFEST_NAME, Manifest, Member, TeacherInfo
+from logitstore.format.data import Member
+from logitstore.format.manifest import MANIFEST_NAME, Manifest, TeacherInfo
 from logitstore.format.presets import row_of
 from logitstore.format.row import RowInfo
 from logitstore.settings.convert import MergeSettings
@@ -109,6 +110,11 @@ def _opened(paths: Sequence[Place]) -> list[Cache]:
             raise BadInput(
                 f"{cache.path}: its rows are random draws ('{cache.manifest.sparsifier.name}'), which have no whole "
                 "distribution to take the mean of. Dump with another preset."
+            )
+        if not cache.manifest.knows_gold:
+            raise BadInput(
+                f"{cache.path}: it was imported from lists that do not tell the logprob of every gold token, which a mean needs. "
+                "Dump its teacher."
             )
         if not cache.complete:
             raise CacheMismatch(

@@ -66,6 +66,10 @@ def add(settings: AddSettings, progress: Progress = no_progress) -> Cache:
                 else "Add the views to the caches that it was made from, and give the merge command again."
             )
         )
+    if cache.manifest.imported is not None:
+        raise BadInput(
+            f"{settings.cache}: it was imported, and the weights of its teacher are not known. Dump the teacher for its features."
+        )
     dump_task(cache.manifest.task).check_add(settings, cache)
     return _add_taps(settings, cache, progress) if settings.views is None else _add_views(settings, cache, progress)
 

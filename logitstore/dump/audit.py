@@ -94,6 +94,11 @@ def _check_rows(cache: Cache, teacher: str) -> None:
         raise BadInput(
             f"{cache.path}: its rows were made from other caches and are not a teacher's own. Compare those it was made from."
         )
+    if cache.manifest.imported is not None:
+        raise BadInput(
+            f"{cache.path}: its rows were imported, and the weights of the teacher that gave them are not known. Leave out "
+            "--against-teacher."
+        )
     cache.check_targets(f"--against-teacher {teacher}")
 
 

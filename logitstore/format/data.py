@@ -1,4 +1,5 @@
-"""What `cache.json` says about the data: the texts or the images that the teacher was asked about, and the tokenizer."""
+"""What `cache.json` says about the data: the texts or the images that the teacher was asked about, and the tokenizer; and where
+rows come from that no teacher gave here."""
 
 from __future__ import annotations
 
@@ -17,6 +18,37 @@ class TokenizerInfo(Record):
     fingerprint: str
     size: Positive
     spelling: Literal["byte-level", "metaspace", "plain"]
+
+
+class Member(Record):
+    """One of the caches that a mean was made from: the identity of its plan, the name of its teacher, and its weight.
+
+    The weights of all members sum to 1.
+    """
+
+    plan: str
+    teacher: str
+    weight: float = Field(ge=0, le=1)
+
+
+class ImportedInfo(Record):
+    """What other software kept of its teacher.
+
+    Attributes:
+        format: what they were read from.
+        gold: which rows know the logprob of their gold token.
+        mass: whether the mass of the tokens that a row does not list is known.
+    """
+
+    format: str
+    gold: Literal["all", "listed", "none"]
+    mass: Literal["known", "unknown"]
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.mass == "unknown" and self.gold != "none":
+            raise ValueError("the logprob of a gold token and a mass that is not known do not go together")
+        return self
 
 
 class SourceInfo(Record):

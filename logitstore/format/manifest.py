@@ -15,7 +15,7 @@ from logitstore.core.record import Count, NotKnownHere, Positive, Record, Shared
 from logitstore.core.tasks import is_task
 from logitstore.core.types import Array
 from logitstore.errors import BadInput, CacheDamaged
-from logitstore.format.data import AnyData, DataInfo, ImagesInfo, OtherData, TokenizerInfo
+from logitstore.format.data import AnyData, DataInfo, ImagesInfo, ImportedInfo, Member, OtherData, TokenizerInfo
 from logitstore.format.row import (
     SCORES,
     CodecInfo,
@@ -69,17 +69,6 @@ class TeacherInfo(Record):
         return plain
 
 
-class Member(Record):
-    """One of the caches that a mean was made from: the identity of its plan, the name of its teacher, and its weight.
-
-    The weights of all members sum to 1.
-    """
-
-    plan: str
-    teacher: str
-    weight: float = Field(ge=0, le=1)
-
-
 class Manifest(Record):
     """The plan of a cache, written before its first part. Only the count of views can change later: it can grow.
 
@@ -93,6 +82,7 @@ class Manifest(Record):
     recoded_from: str | None = None
     origin: str | None = None
     merged_from: list[Member] | None = Field(None, min_length=2)
+    imported: ImportedInfo | None = None
     task: str = "causal-lm"
     teacher: TeacherInfo
     tokenizer: TokenizerInfo | None = None
@@ -135,6 +125,7 @@ class Manifest(Record):
             or (self.view is not None) != is_images
             or (self.views > 1 and not is_images)
             or (self.packed and is_images)
+            or (self.imported is not None and not is_text)
         ):
             raise ValueError(f"data, tokenizer, view, packed and the task '{self.task}' do not go together")
         # a plan that is still being worked out has no shared files yet
@@ -142,6 +133,8 @@ class Manifest(Record):
             raise ValueError(
                 f"a tail of the shape '{self.tail.shape}' and the file {self.tail.file} do not go together"
             )
+        if self.imported is not None and self.imported.mass == "unknown" and self.tail.shape != "none":
+            raise ValueError(f"a tail of the shape '{self.tail.shape}' needs the mass of the unlisted tokens")
         if self.tail.file is not None and self.shared and self.tail.file not in self.shared:
             raise ValueError(f"the file of the tail, {self.tail.file}, is not among the shared files")
         template = self.data.chat_template if isinstance(self.data, DataInfo) else None
@@ -160,11 +153,11 @@ class Manifest(Record):
 
     @model_serializer(mode="wrap")
     def _plain(self, plain_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out `origin`, `merged_from` and `packed` where they say nothing: caches keep the bytes of older versions."""
+        """Leave out what says nothing, and is of a later version, so that caches keep the bytes of older versions."""
         plain: dict[str, Any] = plain_of(self)
         if not self.packed:
             plain.pop("packed", None)
-        for name in ("origin", "merged_from"):
+        for name in ("origin", "merged_from", "imported"):
             if getattr(self, name) is None:
                 plain.pop(name, None)
         return plain
@@ -178,6 +171,19 @@ class Manifest(Record):
     def is_derived(self) -> bool:
         """True if the rows were made from other caches, and not from a teacher's answers."""
         return self.recoded_from is not None or self.merged_from is not None
+
+    @property
+    def knows_gold(self) -> bool:
+        """True if every row with a gold token knows its logprob."""
+        return self.imported is None or self.imported.gold == "all"
+
+    def check_nll(self, path: object) -> None:
+        """Refuse a cache whose samples have no nll. Raises BadInput."""
+        if not self.knows_gold:
+            raise BadInput(
+                f"{path}: it was imported from lists that do not tell the logprob of every gold token, so its samples have no "
+                "nll. Choose another score, such as entropy, or dump the teacher."
+            )
 
     @property
     def made_from(self) -> list[tuple[str, float]]:

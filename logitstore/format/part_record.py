@@ -44,7 +44,7 @@ def with_sample(sums: Sums, sample: Asked, facts: Answer, vocabulary: int) -> Su
         gold_impossible=sums.gold_impossible + int(np.isinf(gold_logprob_N).sum()),
         gold_is_top1=sums.gold_is_top1 + int((facts["top1"] == sample.gold_N).sum()),
         gold_is_listed=sums.gold_is_listed + int(facts["gold_listed"].sum()),
-        no_gold=sums.no_gold + int((sample.gold_N < 0).sum()),
+        no_gold=sums.no_gold + int(((sample.gold_N < 0) | np.isnan(gold_logprob_N)).sum()),
         entropy_histogram=[a + int(b) for a, b in zip(sums.entropy_histogram, histogram, strict=True)],
     )
 
@@ -78,7 +78,7 @@ class Sums(Record):
     """The sums over the rows of parts: totals (logprobs and entropy in nats) and the entropy histogram.
 
     `gold_logprob` leaves out rows whose gold token has probability 0; `gold_impossible` counts these rows. `no_gold` counts the
-    rows without a gold token or label.
+    rows without a gold token or label, or without its logprob.
     """
 
     tail_mass: float = 0.0

@@ -17,6 +17,8 @@ def summarise(cache: Cache) -> dict[str, Any]:
     """
     manifest, sums, rows = cache.manifest, cache.sums, cache.rows
     counted, judged = max(rows, 1), rows - sums.no_gold
+    # of lists it is told of all rows how many list the gold token; its logprob is known of those alone, which is no mean
+    named = judged if manifest.knows_gold else rows
     disk = {
         "rows": cache.index.bytes_below(f"{ROWS_FOLDER}/"),
         "samples": cache.index.bytes_below(SAMPLES_FILE),
@@ -27,6 +29,7 @@ def summarise(cache: Cache) -> dict[str, Any]:
         "complete": cache.complete,
         "parts": {"committed": cache.index.parts, "planned": manifest.parts},
         "recoded_from": manifest.recoded_from,
+        "imported": manifest.imported and manifest.imported.model_dump(mode="json"),
         "merged_from": manifest.merged_from and [member.model_dump(mode="json") for member in manifest.merged_from],
         "teacher": manifest.teacher.model_dump(mode="json", exclude={"config"}),
         "task": manifest.task,
@@ -49,11 +52,13 @@ def summarise(cache: Cache) -> dict[str, Any]:
         "fidelity": fidelity_of(cache.fidelity),
         "mean_tail_mass": sums.tail_mass / counted,
         "mean_entropy": sums.entropy / counted,
-        "gold_cross_entropy": -sums.gold_logprob / max(judged - sums.gold_impossible, 1) if judged else None,
+        "gold_cross_entropy": -sums.gold_logprob / max(judged - sums.gold_impossible, 1)
+        if judged and manifest.knows_gold
+        else None,
         "gold_impossible": sums.gold_impossible,
         "no_gold": sums.no_gold,
-        "gold_is_top1": sums.gold_is_top1 / judged if judged else None,
-        "gold_is_listed": sums.gold_is_listed / judged if judged else None,
+        "gold_is_top1": sums.gold_is_top1 / named if named else None,
+        "gold_is_listed": sums.gold_is_listed / named if named else None,
         "entropy_histogram": {
             "edges": [round(float(edge), 4) for edge in entropy_edges(manifest.teacher.vocabulary)],
             "rows": sums.entropy_histogram,

@@ -11,6 +11,8 @@ SETTINGS = Table(
         "prepare": "logitstore.settings.dump:PrepareSettings",
         "dump": "logitstore.settings.dump:DumpSettings",
         "add": "logitstore.settings.dump:AddSettings",
+        "convert": "logitstore.settings.foreign.convert:ConvertSettings",
+        "export": "logitstore.settings.foreign.convert:ExportSettings",
         "recode": "logitstore.settings.convert:RecodeSettings",
         "merge": "logitstore.settings.convert:MergeSettings",
         "inspect": "logitstore.settings.look:InspectSettings",

@@ -285,9 +285,9 @@ class Cache:
     def nll(self) -> Array:
         """Return the nll of every sample, float32: the mean negative logprob of its gold tokens, nats per row.
 
-        Raises:
-            CacheDamaged: one is negative, or NaN where there is a gold token.
+        Raises CacheDamaged: one is negative, or NaN where there is a gold token; BadInput: see `Manifest.check_nll`.
         """
+        self.manifest.check_nll(self.path)
         nll_S = self.index.column("nll")
         numbers_P = self.index.numbers_P
         doubtful_P = numbers_P if nll_S is None else numbers_P[self.index.facts()["nll_is_wrong"] > 0]

@@ -220,7 +220,7 @@ class Part:
             rows,
             self.codec,
             lambda: f"{self.folder / layout.ROWS_FOLDER}: among the rows of sample {index}",
-            lambda: self.samples.sample(index).gold_N,
+            (lambda: self.samples.sample(index).gold_N) if self._files.manifest.knows_gold else None,
         )
         return rows
 

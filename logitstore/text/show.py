@@ -43,7 +43,7 @@ class TextShown:
             views.append(
                 TokenView(
                     text=spell(int(token)),
-                    probability=float(np.exp(answer["gold_logprob"][row].astype(np.float64))),
+                    probability=_probability(answer["gold_logprob"][row]),
                     rank=int(place[0]) + 1 if len(place) else None,
                     entropy=float(answer["entropy"][row]),
                     alternatives=tuple(
@@ -142,3 +142,8 @@ def _rendering(data: dict[str, Any]) -> list[tuple[str, str]]:
     told = [f"template {data['chat_template']}"] if "chat_template" in data else []
     told += [f"{name}={json.dumps(value)}" for name, value in data.get("template_args", {}).items()]
     return [("chats", ", ".join(told))] if told else []
+
+
+def _probability(logprob: Any) -> float | None:
+    """Return the probability of a stored logprob; None where it is not known."""
+    return None if np.isnan(logprob) else float(np.exp(np.float64(logprob)))

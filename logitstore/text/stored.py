@@ -86,7 +86,9 @@ def write_samples(path: Path, samples: Sequence[Sample], nll_S: Array, token_dty
 class SamplesFile(PartSamples):
     """A mapped `samples.arrow`. Token arrays are views of the file; masks are unpacked sample by sample."""
 
-    def __init__(self, path: Path, token_dtype: str, count: int, share: Share | None = None) -> None:
+    def __init__(
+        self, path: Path, token_dtype: str, count: int, share: Share | None = None, *, knows_gold: bool = True
+    ) -> None:
         """Map the file and check its header.
 
         Args:
@@ -94,6 +96,7 @@ class SamplesFile(PartSamples):
             token_dtype: "uint16" or "uint32".
             count: samples of the part.
             share: the share of the positions that have a row, where not all have one that the data ask about.
+            knows_gold: every row knows the logprob of its gold token; otherwise an nll may be NaN.
 
         Raises:
             CacheDamaged: it is not an Arrow file, has other columns, or does not hold `count` samples in one batch.
@@ -110,7 +113,7 @@ class SamplesFile(PartSamples):
         self._tokens = batch.column("tokens").values.to_numpy()
         self._flags = {name: batch.column(name).values for name in ("mask", "gold") if name in batch.schema.names}
         self._bits = {name: np.frombuffer(flags.buffers()[1], np.uint8) for name, flags in self._flags.items()}
-        self.has_gold = share is not None
+        self.has_gold, self._knows_gold = share is not None, knows_gold
         self.rows_need_teacher = share is not None and share.asks_teacher
         self.row_start_S = batch.column("row_start").to_numpy()
         self.row_count_S = batch.column("row_count").to_numpy()
@@ -154,6 +157,12 @@ class SamplesFile(PartSamples):
             offsets = self._token_offsets[some.start : some.stop + 1].astype(np.int64)
             first, last = int(offsets[0]), int(offsets[-1])
             yield some, offsets - first, np.asarray(self._tokens[first:last]), self._flags_between("mask", first, last)
+
+    def nll_problem(self) -> str | None:
+        """Say what is wrong with the nlls, if something is."""
+        if self._knows_gold or not len(self.nll_S):
+            return super().nll_problem()
+        return "an nll is negative" if (self.nll_S < 0).any() else None
 
     def gold(self) -> Array:
         golds = [tokens_T[np.flatnonzero(mask_T[:-1]) + 1].astype(np.int64) for _, _, tokens_T, mask_T in self.runs()]
@@ -203,7 +212,8 @@ class TextSamples:
         """Open nothing: the parts of a cache of texts say all about them."""
 
     def open(self, path: Path, manifest: Manifest, part: int, shared: None) -> SamplesFile:
-        return SamplesFile(path, manifest.token_dtype, manifest.samples_in(part), manifest.text[1].share)
+        share, count = manifest.text[1].share, manifest.samples_in(part)
+        return SamplesFile(path, manifest.token_dtype, count, share, knows_gold=manifest.knows_gold)
 
     def write(self, path: Path, manifest: Manifest, samples: Sequence[Sample], nll_S: Array) -> None:
         write_samples(path, samples, nll_S, manifest.token_dtype)

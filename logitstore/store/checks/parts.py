@@ -207,6 +207,8 @@ def _row_invariants(part: Part, manifest: Manifest) -> Iterator[tuple[str, str]]
     for first in range(0, part.record.rows, _BLOCK_ROWS):
         some = slice(first, first + _BLOCK_ROWS)
         block = {name: array[some] for name, array in part.fields.items()}
-        problems |= dict.fromkeys(row_block_problems(block, gold_N[some], codec, remade=remade))
+        problems |= dict.fromkeys(
+            row_block_problems(block, gold_N[some], codec, remade=remade, knows_gold=manifest.knows_gold)
+        )
     for field, what in problems:
         yield f"{layout.ROWS_FOLDER}/{field}", what

@@ -18,7 +18,7 @@ _LISTED = ("ids", "logprobs", "tail_logmass", "counts", "log_normaliser")
 
 
 def row_block_problems(
-    block: dict[str, Array], gold_N: Array, codec: RowCodec, *, remade: bool = False
+    block: dict[str, Array], gold_N: Array, codec: RowCodec, *, remade: bool = False, knows_gold: bool = True
 ) -> Iterator[tuple[str, str]]:
     """Yield the field and what is wrong with it, for every invariant that some row breaks.
 
@@ -28,6 +28,7 @@ def row_block_problems(
         codec: of the cache; it needs nothing that all rows share.
         remade: the rows were made from other caches', so listed logprobs may be rounded twice, or come from a hidden
             state or a tail, while that of the gold token comes from the teachers' own.
+        knows_gold: every row with a gold token has its logprob; otherwise it may be NaN.
     """
     vocabulary = codec.row.vocabulary
     answer = codec.decode({name: block[name] for name in _LISTED if name in block})
@@ -44,7 +45,12 @@ def row_block_problems(
     if not codec.row.sparsifier.keeps_rows:
         return
     gold_logprob_N = block["gold_logprob"]
-    if (np.isnan(gold_logprob_N) != (gold_N < 0)).any() or (gold_logprob_N > 0).any():
+    is_unknown_N = np.isnan(gold_logprob_N)
+    if (
+        (is_unknown_N < (gold_N < 0)).any()
+        or (knows_gold and (is_unknown_N > (gold_N < 0)).any())
+        or (gold_logprob_N > 0).any()
+    ):
         yield (
             "gold_logprob",
             "a logprob is positive, or NaN where there is a gold token, or not NaN where there is none",

@@ -46,7 +46,9 @@ def gathered_answers(cache: Cache, located: list[tuple[Part, int]], spans: list[
         values,
         located[0][0].codec,
         partial(_place, str(cache.path), located),
-        lambda: np.concatenate([part.samples.sample(number).gold_N for part, number in located]),
+        (lambda: np.concatenate([part.samples.sample(number).gold_N for part, number in located]))
+        if cache.manifest.knows_gold
+        else None,
     )
     return {name: torch.from_numpy(value) for name, value in values.items()}
 

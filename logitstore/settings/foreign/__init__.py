@@ -1,0 +1,1 @@
+"""The settings of `convert` and `export`, and the table of the formats that other software writes."""

@@ -1,0 +1,1 @@
+"""Caches that other software made of texts, read into ours; `logitstore.settings.foreign.formats` has their table."""

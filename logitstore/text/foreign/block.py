@@ -1,0 +1,133 @@
+"""What a format gives: texts, and lists of what a teacher said about their positions, some samples at a time.
+
+Axes: S samples, T tokens of all samples one after the other, N rows of all samples, K entries of a list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+
+from logitstore.core.types import Array
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Lists:
+    """What a teacher said about some rows.
+
+    Attributes:
+        ids_NK: integers of any type; what stands in an empty slot means nothing.
+        logprobs_NK: float32, nats; -inf in an empty slot. Where the source does not know the mass of the tokens outside of a
+            list they may miss their true values by any number, the same in all of a row.
+        gold_N: float32, the logprob of the gold token, NaN where the source does not tell it; None where it never does.
+    """
+
+    ids_NK: Array
+    logprobs_NK: Array
+    gold_N: Array | None = None
+
+    def some(self, span: slice) -> Lists:
+        """Return some neighbouring rows."""
+        gold_N = None if self.gold_N is None else self.gold_N[span]
+        return Lists(ids_NK=self.ids_NK[span], logprobs_NK=self.logprobs_NK[span], gold_N=gold_N)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Block:
+    """Some neighbouring samples.
+
+    Attributes:
+        record_S: int64, the record of the source that each sample lies in, from 0, rising.
+        document_S: int64, number of each sample among all of the block, those without rows counted.
+        documents: how many these are.
+        lengths_S: int64, tokens of each.
+        tokens_T: int64.
+        mask_T: bool, True where the position has a row, which is about the token behind it.
+        lists: of the rows; None where they were not asked for.
+    """
+
+    record_S: Array
+    document_S: Array
+    documents: int
+    lengths_S: Array
+    tokens_T: Array
+    mask_T: Array
+    lists: Lists | None = None
+
+    @property
+    def ends_S(self) -> Array:
+        """int64, where the tokens of each sample end."""
+        return np.cumsum(self.lengths_S)
+
+    @property
+    def rows_S(self) -> Array:
+        """int64, rows of each sample."""
+        before_T = np.concatenate([[0], np.cumsum(self.mask_T, dtype=np.int64)])
+        return np.diff(before_T[np.concatenate([[0], self.ends_S])])
+
+    @property
+    def gold_N(self) -> Array:
+        """int64, the token behind each row's position."""
+        return np.asarray(self.tokens_T[np.flatnonzero(self.mask_T) + 1])
+
+    def some(self, samples: slice) -> Block:
+        """Return some neighbouring samples, with their rows."""
+        ends, rows = (np.concatenate([[0], np.cumsum(each)]) for each in (self.lengths_S, self.rows_S))
+        tokens = slice(int(ends[samples.start]), int(ends[samples.stop]))
+        span = slice(int(rows[samples.start]), int(rows[samples.stop]))
+        return Block(
+            record_S=self.record_S[samples],
+            document_S=self.document_S[samples],
+            documents=self.documents,
+            lengths_S=self.lengths_S[samples],
+            tokens_T=self.tokens_T[tokens],
+            mask_T=self.mask_T[tokens],
+            lists=None if self.lists is None else self.lists.some(span),
+        )
+
+
+class Blocks(Protocol):
+    """Reads a source from a record on."""
+
+    def __call__(self, record: int, *, with_lists: bool) -> Iterator[Block]:
+        """Yield blocks of samples with rows, from a record on; samples without rows are left out.
+
+        Raises:
+            BadInput: a record cannot be read, or is none of the format.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Foreign:
+    """A source that is open.
+
+    Attributes:
+        format: its name.
+        files: that were found, in their order.
+        said: everything that decides how they are read, for the fingerprint.
+        gold: which rows know the logprob of their gold token.
+        mass: whether the mass of the tokens outside of a list is known.
+        entries: the most entries of a list.
+        vocabulary: ids are below this, where the source says so; it may count ids that no tokenizer gives.
+        column: what the tokens were read from, for people.
+        is_partial: whether the source says which tokens are to be learned.
+        records: count of records, where it is known.
+        blocks: reads it.
+    """
+
+    format: str
+    files: list[Path]
+    said: str
+    gold: Literal["all", "listed", "none"]
+    mass: Literal["known", "unknown"]
+    entries: int
+    vocabulary: int | None
+    column: str
+    is_partial: bool
+    records: int | None
+    blocks: Blocks
