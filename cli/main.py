@@ -35,7 +35,8 @@ from logitstore.core.registry import resolve
 from logitstore.errors import LogitstoreError, PartsFailed, refusal_of, retold
 
 COMMANDS = (
-    plan, prepare, dump, add, convert, export, recode, merge, inspect, verify, sidecar, select, train, recipes, evaluate, push, pull, status,
+    plan, prepare, dump, add, convert, export, recode, merge, inspect, verify, sidecar, select, train, recipes, evaluate,
+    push, pull, status,
 )  # fmt: skip
 
 _USAGE_ERROR: Any = typer.BadParameter.__base__

@@ -46,7 +46,8 @@ PANELS: dict[str, dict[str, str]] = {
         "Output": "parts",
     },
     "convert": {
-        "Source": "format tokenizer trust_remote_code teacher_name columns rows_about source_temperature compression values split",
+        "Source": "format tokenizer trust_remote_code teacher_name columns rows_about source_temperature compression "
+        "values split",
         "Rows": "k tail logprobs layout",
         "Output": "out samples_per_part part_bytes",
     },

@@ -113,7 +113,8 @@ def _opened(paths: Sequence[Place]) -> list[Cache]:
             )
         if not cache.manifest.knows_gold:
             raise BadInput(
-                f"{cache.path}: it was imported from lists that do not tell the logprob of every gold token, which a mean needs. "
+                f"{cache.path}: it was imported from lists that do not tell the logprob of every gold token, which a "
+                "mean needs. "
                 "Dump its teacher."
             )
         if not cache.complete:

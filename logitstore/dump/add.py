@@ -68,7 +68,8 @@ def add(settings: AddSettings, progress: Progress = no_progress) -> Cache:
         )
     if cache.manifest.imported is not None:
         raise BadInput(
-            f"{settings.cache}: it was imported, and the weights of its teacher are not known. Dump the teacher for its features."
+            f"{settings.cache}: it was imported, and the weights of its teacher are not known. Dump the teacher for "
+            "its features."
         )
     dump_task(cache.manifest.task).check_add(settings, cache)
     return _add_taps(settings, cache, progress) if settings.views is None else _add_views(settings, cache, progress)

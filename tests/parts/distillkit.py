@@ -1,9 +1,11 @@
-"""DistillKit's encoding of a row, written from its schema in plain loops over Python's numbers, with what a reader should find."""
+"""DistillKit's encoding of a row, written from its schema in plain loops over Python's numbers, with what a reader should
+find."""
 
 from __future__ import annotations
 
 import math
 import struct
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +49,11 @@ def term(name: Any, x: float) -> float:
 
 
 def quantized(config: dict[str, Any], logprobs: list[float], coefficients: list[float]) -> tuple[bytes, list[float]]:
-    """The bytes of the values of one row, and the values that they stand for. Any polynomial may be given: its residuals follow."""
+    """The bytes of the values of one row, and the values that they stand for. Any polynomial may be given: its residuals
+    follow."""
     values = list(logprobs)
     if config["delta_encoding"]:
-        values = [values[0], *(b - a for a, b in zip(values, values[1:], strict=False))]
+        values = [values[0], *(b - a for a, b in pairwise(values))]
     exact, content, found = config["exact_k"], b"", []
     for value in values[:exact]:
         content += float_bytes(value, config["exact_dtype"])

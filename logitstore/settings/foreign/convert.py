@@ -26,7 +26,8 @@ class ConvertSettings(TrustChoice):
         description="What the source is. Default: told by its columns.",
     )
     tokenizer: Model = Field(
-        description="The tokenizer whose ids the source has: a local folder, a hub name, or folder::file.gguf. Nothing else of a "
+        description="The tokenizer whose ids the source has: a local folder, a hub name, or folder::file.gguf. "
+        "Nothing else of a "
         "model is read."
     )
     teacher_name: str | None = Field(
@@ -34,20 +35,24 @@ class ConvertSettings(TrustChoice):
     )
     columns: str | None = Field(
         None,
-        description="Which columns hold what, such as tokens=input_ids,ids=top_ids,logprobs=top_logprobs. Roles: tokens, ids, one of "
-        "logprobs, logits and probabilities, and if there are such gold (logprob of the token), mask (tokens to be learned), "
-        "samples (running number of the sample) and domain. Default: columns named like the roles.",
+        description="Which columns hold what, such as tokens=input_ids,ids=top_ids,logprobs=top_logprobs. Roles: "
+        "tokens, ids, one of "
+        "logprobs, logits and probabilities, and if there are such gold (logprob of the token), mask (tokens to be learned) "
+        "and samples (running number of the sample). Without ids a row has a value for every token. Default: columns "
+        "named like the roles.",
     )
     rows_about: Literal["next", "same"] = Field(
         "next",
-        description="What the row of a token is about: the token behind it, as models answer, or the token itself, as servers list "
+        description="What the row of a token is about: the token behind it, as models answer, or the token itself, as "
+        "servers list "
         "the logprobs of a prompt.",
     )
     source_temperature: float = Field(
         1.0,
         gt=0,
         le=100,
-        description="Temperature at which the source's values were taken. Logits of any are undone; of logprobs and probabilities "
+        description="Temperature at which the source's values were taken. Logits of any are undone; of logprobs and "
+        "probabilities "
         "only 1 can be, because the mass outside of a list changes too.",
     )
     compression: FilePath | None = Field(
@@ -56,11 +61,16 @@ class ConvertSettings(TrustChoice):
     )
     values: Literal["logprobs", "logits"] | None = Field(
         None,
-        description="What DistillKit's values are. Default: logprobs, but for the first generation logits, whose mass outside of a "
+        description="What DistillKit's values are. Default: logprobs, but for the first generation logits, whose mass "
+        "outside of a "
         "list is not known.",
     )
     split: str = Field("train", description="Split of the data set, where its files are named by splits.")
-    k: int | None = Field(None, ge=1, description="Tokens listed per row. Default: all of the source.")
+    k: int | None = Field(
+        None,
+        ge=1,
+        description="Tokens listed per row. Default: all of the source; of whole distributions over more than 64 tokens 16.",
+    )
     tail: Literal["uniform", "none"] | None = Field(
         None,
         description="How the mass outside the listed tokens is spread: evenly (uniform), or not at all: the listed tokens are "
@@ -79,7 +89,8 @@ class ConvertSettings(TrustChoice):
     part_bytes: ByteSize | None = Field(
         None,
         coerce_numbers_to_str=True,
-        description="Size of a part, such as 64MB, from which the count of its samples follows. Default: 128MB, and no part larger "
+        description="Size of a part, such as 64MB, from which the count of its samples follows. Default: 128MB, and "
+        "no part larger "
         "than a 64th of all, but for those of 1,024 samples.",
     )
 

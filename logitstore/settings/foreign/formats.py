@@ -1,4 +1,5 @@
-"""The table of formats that `convert` reads: what each is called, what reads it, and which options mean something to it. No torch."""
+"""The table of formats that `convert` reads: what each is called, what reads it, and which options mean something to it. No
+torch."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ class Format:
 
     Attributes:
         says: what it is, for people.
-        opens: where the function is that opens a source, as `package.module:function`: it takes the `ConvertSettings` and returns a
+        opens: where the function is that opens a source, as `package.module:function`: it takes the `ConvertSettings` and
+        returns a
             `logitstore.text.foreign.block.Foreign`.
         options: names of settings that mean something to it, of those that not every format takes.
         columns: sets of columns, each of which tells a table of this format.

@@ -24,16 +24,24 @@ class Lists:
         logprobs_NK: float32, nats; -inf in an empty slot. Where the source does not know the mass of the tokens outside of a
             list they may miss their true values by any number, the same in all of a row.
         gold_N: float32, the logprob of the gold token, NaN where the source does not tell it; None where it never does.
+        entropy_N: float, nats, of the whole distributions, where they are known.
+        tail_logmass_N: float, nats, the logarithm of the mass outside of each list, where the source tells it; None where it is
+            what the list leaves.
     """
 
     ids_NK: Array
     logprobs_NK: Array
     gold_N: Array | None = None
+    entropy_N: Array | None = None
+    tail_logmass_N: Array | None = None
 
     def some(self, span: slice) -> Lists:
         """Return some neighbouring rows."""
-        gold_N = None if self.gold_N is None else self.gold_N[span]
-        return Lists(ids_NK=self.ids_NK[span], logprobs_NK=self.logprobs_NK[span], gold_N=gold_N)
+        others = {
+            name: None if (values := getattr(self, name)) is None else values[span]
+            for name in ("gold_N", "entropy_N", "tail_logmass_N")
+        }
+        return Lists(ids_NK=self.ids_NK[span], logprobs_NK=self.logprobs_NK[span], **others)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

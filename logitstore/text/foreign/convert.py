@@ -1,6 +1,7 @@
 """`convert`: a cache that other software made becomes one of ours. Reads top to bottom.
 
-source -> its format -> index of its samples -> plan -> cache.json, shared/ -> part by part: lists -> rows -> codec -> part writer
+source -> its format -> index of its samples -> plan -> cache.json, shared/ -> part by part: lists -> rows -> codec -> part
+writer
 """
 
 from __future__ import annotations
@@ -162,7 +163,8 @@ def _notes(changes: Changes) -> Iterator[str]:
     """Yield what people should know about what was changed."""
     if changes.scaled:
         yield (
-            f"{changes.scaled:,} of {changes.rows:,} rows summed to more than 1, to {changes.most:.4f} at most, as rounded values do; "
+            f"{changes.scaled:,} of {changes.rows:,} rows summed to more than 1, to {changes.most:.4f} at most, as "
+            "rounded values do; "
             "they were scaled to 1"
         )
     if changes.padding:

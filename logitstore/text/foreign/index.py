@@ -19,7 +19,8 @@ from logitstore.text.foreign.block import Block, Foreign
 from logitstore.text.sample import Sample, keys_of
 
 ENDS = 1 << 20
-"""Bytes at either end of a file that its fingerprint covers, with its size: reading all of some terabytes twice would double the
+"""Bytes at either end of a file that its fingerprint covers, with its size: reading all of some terabytes twice would double
+the
 work."""
 
 
@@ -103,7 +104,8 @@ def _digest(digest: xxhash.xxh3_128, block: Block, documents_S: Array) -> None:
 
 
 def fingerprint_of(source: Foreign) -> str:
-    """Return a checksum of what decides the rows of a source: its format, how it is read, and of every file, in their order, the size and
+    """Return a checksum of what decides the rows of a source: its format, how it is read, and of every file, in their order,
+    the size and
     both ends."""
     digest = xxhash.xxh3_128(f"{source.format} {source.said}\n".encode())
     for path in source.files:

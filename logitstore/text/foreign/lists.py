@@ -75,8 +75,13 @@ class ListReader:
         count, listed = logprobs_NK.shape[1], min(self.k, logprobs_NK.shape[1])
         self.changes.rows += len(ids_NK)
         gold_logprob_N, place_N = self._gold(lists, ids_NK, logprobs_NK, gold_N, where)
-        ids_NK, logprobs_NK = ids_NK[:, :listed], logprobs_NK[:, :listed]
+        ids_NK = ids_NK[:, :listed]
+        cut_NK, logprobs_NK = logprobs_NK[:, listed:], logprobs_NK[:, :listed]
         tail_logmass_N, entropy_N, logprobs_NK = self._summed(logprobs_NK)
+        if lists.tail_logmass_N is not None:
+            tail_logmass_N = self._told_tail(lists, cut_NK, where)
+        if lists.entropy_N is not None:
+            entropy_N = np.clip(lists.entropy_N, 0, math.log(self.vocabulary)).astype(np.float32)
         if self.k > count:
             ids_NK = np.pad(ids_NK, ((0, 0), (0, self.k - count)))
             logprobs_NK = np.pad(logprobs_NK, ((0, 0), (0, self.k - count)), constant_values=-np.inf)
@@ -91,7 +96,8 @@ class ListReader:
         }
 
     def _checked(self, lists: Lists, where: Callable[[int], str]) -> tuple[Array, Array]:
-        """Return ids int32[N, K] and logprobs float32[N, K] of real tokens, which sum to at most 1 where that means something."""
+        """Return ids int32[N, K] and logprobs float32[N, K] of real tokens, which sum to at most 1 where that means
+        something."""
         logprobs_NK = np.asarray(lists.logprobs_NK, np.float32)
         ids_NK = lists.ids_NK
         is_bad_N = ~(logprobs_NK.max(1) < np.inf)  # NaN too
@@ -121,7 +127,7 @@ class ListReader:
         self.changes.padding += int(is_padding_NK.sum())
         mass_N = np.exp(np.where(is_padding_NK, logprobs_NK, -np.inf)).sum(1, dtype=np.float64)
         left_NK = np.where(is_padding_NK, np.float32(-np.inf), logprobs_NK)
-        if (is_bad_N := np.isneginf(left_NK).all(1) | (self.knows_mass & (mass_N >= 1))).any():
+        if (is_bad_N := np.isneginf(left_NK).all(axis=1) | (mass_N >= (1 if self.knows_mass else np.inf))).any():
             self._refuse(is_bad_N, where, "it lists no token that the tokenizer gives", lists)
         if self.knows_mass:
             left_NK = left_NK - np.log1p(-mass_N)[:, None].astype(np.float32)
@@ -154,26 +160,27 @@ class ListReader:
         return logprobs_NK - np.where(is_above_N, np.log(mass_N), 0.0)[:, None].astype(np.float32)
 
     def _in_order(self, ids_NK: Array, logprobs_NK: Array) -> tuple[Array, Array]:
-        """Return the lists by falling logprob, equal ones by rising id."""
+        """Return the lists by falling logprob, equal ones as they stood: the order of a list may say more than rounded
+        values."""
         logprobs_NK = np.minimum(logprobs_NK, 0) + np.float32(0)  # without negative zeros
-        rising_NK = logprobs_NK[:, 1:] > logprobs_NK[:, :-1]
-        rising_NK |= (logprobs_NK[:, 1:] == logprobs_NK[:, :-1]) & (ids_NK[:, 1:] < ids_NK[:, :-1])
-        wrong = np.flatnonzero(rising_NK.any(1))
+        wrong = np.flatnonzero((logprobs_NK[:, 1:] > logprobs_NK[:, :-1]).any(1))
         if not len(wrong):
             return ids_NK, logprobs_NK
-        # of floats that are not above 0 the bits rise as the values fall: one sort of whole numbers orders both
+        # of floats that are not above 0 the bits rise as the values fall: one sort of whole numbers gives values and places
         both_nK = logprobs_NK[wrong].view(np.uint32).astype(np.uint64) << np.uint64(32)
-        both_nK |= ids_NK[wrong].astype(np.uint64)
+        both_nK |= np.arange(logprobs_NK.shape[1], dtype=np.uint64)
         both_nK.sort(axis=1)
         ids_NK, logprobs_NK = ids_NK.copy(), logprobs_NK.copy()
-        ids_NK[wrong] = (both_nK & np.uint64(0xFFFFFFFF)).astype(np.int32)
+        places_nK = (both_nK & np.uint64(0xFFFFFFFF)).astype(np.int64)
+        ids_NK[wrong] = np.take_along_axis(ids_NK[wrong], places_nK, 1)
         logprobs_NK[wrong] = (both_nK >> np.uint64(32)).astype(np.uint32).view(np.float32)
         return ids_NK, logprobs_NK
 
     def _gold(
         self, lists: Lists, ids_NK: Array, logprobs_NK: Array, gold_N: Array, where: Callable[[int], str]
     ) -> tuple[Array, Array]:
-        """Return the logprob of the gold token, float32[N], NaN where it is not known, and its place, -1 if it is not listed."""
+        """Return the logprob of the gold token, float32[N], NaN where it is not known, and its place, -1 if it is not
+        listed."""
         is_gold_NK = ids_NK == gold_N[:, None].astype(np.int32)
         place_N = is_gold_NK.argmax(1)
         rows_N = np.arange(len(place_N))
@@ -219,6 +226,18 @@ class ListReader:
             each_N = np.where(tail_N > 0, np.log(tail_N) - np.log(unlisted_N), 0.0)
             entropy_N = -plogp_N - tail_N * each_N
             return np.log(tail_N).astype(np.float32), np.clip(entropy_N, 0, highest).astype(np.float32), logprobs_Nk
+
+    def _told_tail(self, lists: Lists, cut_NK: Array, where: Callable[[int], str]) -> Array:
+        """Return the tail log mass that the source tells, with that of the entries that are cut off, float32[N]."""
+        told_N = np.asarray(lists.tail_logmass_N, np.float64)
+        listed_N = np.exp(lists.logprobs_NK.astype(np.float64)).sum(1)
+        is_bad_N = ~(told_N <= 0) | (np.abs(listed_N + np.exp(told_N) - 1) > MOST_MASS - 1)
+        if is_bad_N.any():
+            self._refuse(is_bad_N, where, "its probabilities and the mass outside of it do not sum to 1", lists)
+        if cut_NK.shape[1]:
+            with np.errstate(divide="ignore"):
+                told_N = np.log(np.minimum(np.exp(told_N) + np.exp(cut_NK).sum(1, dtype=np.float64), 1))
+        return told_N.astype(np.float32)
 
     def _refuse(self, is_bad_N: Array, where: Callable[[int], str], what: str, lists: Lists) -> None:
         """Raises BadInput about the first bad row."""

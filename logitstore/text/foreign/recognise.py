@@ -19,7 +19,8 @@ def recognised(source: Path, split: str) -> str:
     found = next((name for name, each in FORMATS.items() if any(columns <= names for columns in each.columns)), None)
     if found is None:
         raise BadInput(
-            f"{source}: its columns ({', '.join(sorted(names))}) are those of no known format. Say what it is with --format, and name "
+            f"{source}: its columns ({', '.join(sorted(names))}) are those of no known format. Say what it is with "
+            "--format, and name "
             "its columns with --columns."
         )
     return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import mmap
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +25,7 @@ from logitstore.core.types import Array
 from logitstore.dump.data import files_of
 from logitstore.dump.files.places import ending_of
 from logitstore.errors import BadInput, LogitstoreError, one_line
+from logitstore.text.foreign.other_tables import JsonTable, NpzTable
 
 VALUES = 1 << 22
 """Values of one column that are read at once, about."""
@@ -43,7 +44,8 @@ _SPLIT = re.compile(r"(train|validation|valid|test|dev|eval)-\d+-of-\d+")
 def files_in(source: Path, endings: Sequence[str], split: str) -> list[Path]:
     """Return the files of a source whose names end so: itself, those of a glob, or those below a folder.
 
-    Of a folder that the library datasets saved, those of the split; where names begin with those of splits, the split's. `data_2`
+    Of a folder that the library datasets saved, those of the split; where names begin with those of splits, the split's.
+    `data_2`
     stands before `data_10`.
 
     Raises:
@@ -84,9 +86,14 @@ def _saved(folder: Path) -> list[Path]:
 class Table(Protocol):
     """Records of one file."""
 
-    path: Path
-    records: int
-    schema: pa.Schema
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def records(self) -> int: ...
+
+    @property
+    def schema(self) -> pa.Schema: ...
 
     def batches(self, columns: Sequence[str], start: int) -> Iterator[pa.RecordBatch]:
         """Yield some columns of the records from number `start` of the file on."""
@@ -137,7 +144,7 @@ class ParquetTable:
             raise BadInput(
                 f"{self.path}: a row group of {group.num_rows} records says that it has {most:,} values. That is no text."
             )
-        return max(VALUES * group.num_rows // max(most, 1), 1)
+        return max(VALUES * int(group.num_rows) // max(most, 1), 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,7 +198,12 @@ class Tables:
     @classmethod
     def of(cls, files: Sequence[Path]) -> Tables:
         """Open the files. Raises BadInput: one cannot be read, or has no records with the columns of the first one."""
-        kinds = {".parquet": ParquetTable, ".arrow": ArrowTable}
+        kinds: dict[str, Callable[[Path], Table]] = {
+            ".parquet": ParquetTable,
+            ".arrow": ArrowTable,
+            ".npz": NpzTable,
+            **dict.fromkeys((".jsonl", ".json", ".ndjson"), JsonTable),
+        }
         tables: list[Table] = []
         for file in files:
             with reading(file):
@@ -266,12 +278,14 @@ def flat(column: pa.Array, name: str, first: int, kinds: str = "iu") -> Array:
     Raises:
         BadInput: it holds something else, or nulls.
     """
-    while not pa.types.is_primitive(column.type):
+    while not pa.types.is_primitive(column.type) and not pa.types.is_null(column.type):
         lengths_of(column, name, first)
         column = column.flatten()
-    if column.null_count:
+    if column.null_count or pa.types.is_null(column.type):
+        if not len(column):
+            return np.zeros(0, np.int64)
         raise BadInput(f"record {first} or one behind it has an empty value in the column '{name}'.")
-    numbers = column.to_numpy(zero_copy_only=False)
+    numbers: Array = column.to_numpy(zero_copy_only=False)
     if numbers.dtype.kind not in kinds:
         wanted = "whole numbers" if kinds == "iu" else "numbers"
         raise BadInput(f"the column '{name}' holds {column.type}, where {wanted} are needed.")

@@ -1,4 +1,5 @@
-"""The second pass over a source: its samples with what was said about them, part by part, in one go where parts are neighbours."""
+"""The second pass over a source: its samples with what was said about them, part by part, in one go where parts are
+neighbours."""
 
 from __future__ import annotations
 

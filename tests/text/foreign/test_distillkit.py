@@ -187,7 +187,7 @@ def test_a_shorter_list_leaves_its_mass_to_the_tail(said: Said, converted: Conve
     (sample,) = cache
     for row, (ids, values) in enumerate(truth):
         ids_K, values_K, _ = expected(ids, values)
-        assert sample.answer["ids"][row].tolist() == ids_K[:5]
+        assert sorted(sample.answer["ids"][row].tolist()) == sorted(ids_K[:5])
         np.testing.assert_allclose(
             np.exp(sample.answer["tail_logmass"][row]), 1 - np.exp(values_K[:5]).sum(), atol=2e-6
         )

@@ -193,7 +193,8 @@ class _Reader:
 
 
 def even(column: pa.Array, name: str, first: int) -> Array:
-    """Return [N, X], the inner lists of a column of lists of lists, which have the same length. Raises BadInput: they have not."""
+    """Return [N, X], the inner lists of a column of lists of lists, which have the same length. Raises BadInput: they have
+    not."""
     lists = inner(column, name, first)
     lengths = lengths_of(lists, name, first)
     size = int(lengths[0]) if len(lengths) else 0

@@ -96,12 +96,14 @@ class LegacyConfig(_Config):
 
 def quantized_config(source: Path, given: Path | None) -> QuantizedConfig:
     """Return the configuration of a source. Raises BadInput: see `_read`."""
-    return _read(QuantizedConfig, "logprob_compressor", source, given)
+    config: QuantizedConfig = _read(QuantizedConfig, "logprob_compressor", source, given)
+    return config
 
 
 def legacy_config(source: Path, given: Path | None) -> LegacyConfig:
     """Return the configuration of a source of the first generation. Raises BadInput: see `_read`."""
-    return _read(LegacyConfig, "legacy_logit_compression", source, given)
+    config: LegacyConfig = _read(LegacyConfig, "legacy_logit_compression", source, given)
+    return config
 
 
 def _read(kind: Any, section: str, source: Path, given: Path | None) -> Any:
@@ -114,7 +116,8 @@ def _read(kind: Any, section: str, source: Path, given: Path | None) -> Any:
     path = given or folder / FILE
     if not path.is_file():
         raise BadInput(
-            f"{path}: there is no such file. How the values were compressed stands in DistillKit's {FILE}, or on the card of the "
+            f"{path}: there is no such file. How the values were compressed stands in DistillKit's {FILE}, or on the "
+            "card of the "
             f"data set: give it with --compression."
         )
     yaml: Any = importlib.import_module("yaml")

@@ -6,6 +6,7 @@ Axes: N rows, B bytes of a row, K numbers of a row.
 from __future__ import annotations
 
 from math import gcd
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +40,7 @@ def unpacked(packed_NB: Array, width: int, count: int) -> Array:
     for first in range(min(period, count)):
         byte, bit = divmod(first * width, 8)
         shape = rows, -(-(count - first) // period)
-        words_NK = np.ndarray(shape, kind, content.data, byte, (size, period * width // 8)).astype(native)
+        words_NK: Any = np.ndarray(shape, kind, content.data, byte, (size, period * width // 8)).astype(native)
         words_NK >>= native.type(8 * word - width - bit)
         words_NK &= mask
         numbers_NK[:, first::period] = words_NK
