@@ -68,6 +68,7 @@ HANDLERS = {
         "logitstore/dump/data.py:_refusals_of",
         "logitstore/dump/files/places.py:reading",
         "logitstore/dump/data.py:load_saved",
+        "logitstore/text/foreign/tables.py:reading",
         "logitstore/image/data/decode.py:decode",
         "logitstore/image/data/table.py:_content",
         "logitstore/store/checks/shared.py:_tokenizer_problem",
