@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from logitstore.settings.fields import POSITIONAL, ByteSize, FilePath, Model, Place
+from logitstore.settings.fields import POSITIONAL, ByteSize, CommandLine, FilePath, Model, Place
 from logitstore.settings.foreign.formats import FORMATS, check_format
 from logitstore.settings.stores.local_cache import LocalCacheChoices
 from logitstore.settings.trust import TrustChoice
@@ -66,7 +66,7 @@ class ConvertSettings(TrustChoice):
         "list is not known.",
     )
     split: str = Field("train", description="Split of the data set, where its files are named by splits.")
-    k: int | None = Field(
+    k: Annotated[int | None, CommandLine(flags=("-k", "--k"))] = Field(
         None,
         ge=1,
         description="Tokens listed per row. Default: all of the source; of whole distributions over more than 64 tokens 16.",
@@ -103,4 +103,6 @@ class ExportSettings(LocalCacheChoices):
     to: Literal["parquet"] = Field(
         "parquet", description="What to write: one Parquet file a part, with one record a sample."
     )
-    k: int | None = Field(None, ge=1, description="Tokens listed per row. Default: all that the cache lists.")
+    k: Annotated[int | None, CommandLine(flags=("-k", "--k"))] = Field(
+        None, ge=1, description="Tokens listed per row. Default: all that the cache lists."
+    )

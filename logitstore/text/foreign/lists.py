@@ -110,8 +110,7 @@ class ListReader:
             ids_NK = np.where(is_empty_NK, 0, ids_NK)
         if ids_NK.min() < 0 or ids_NK.max() >= self.head:
             beyond = f"an id is negative or not below {self.head:,}, the size of the vocabulary"
-            is_beyond_NK: Array = (ids_NK < 0) | (ids_NK >= self.head)
-            self._refuse(is_beyond_NK.any(1), where, beyond, lists)
+            self._refuse(np.any((ids_NK < 0) | (ids_NK >= self.head), axis=1), where, beyond, lists)
         ids_NK = ids_NK.astype(np.int32, copy=False)
         if not self.knows_mass:
             logprobs_NK = logprobs_NK - logprobs_NK.max(1, keepdims=True)
