@@ -206,7 +206,7 @@ def of_small(rows_NK: Array, with_dictionary: bool) -> float:
     if not with_dictionary:
         compressor, extra = zstandard.ZstdCompressor(level=19), 0
     else:
-        samples = [rows_NK[first : first + 16].tobytes() for first in range(0, len(rows_NK), 32)]
+        samples: list[Any] = [rows_NK[first : first + 16].tobytes() for first in range(0, len(rows_NK), 32)]
         trained = zstandard.train_dictionary(16384, samples)
         compressor, extra = zstandard.ZstdCompressor(level=19, dict_data=trained), len(trained.as_bytes())
     return float(round((sum(len(compressor.compress(piece)) for piece in pieces) + extra) / len(rows_NK), 3))

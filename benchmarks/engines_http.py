@@ -48,12 +48,12 @@ def requests_of(settings: DumpSettings) -> Requests:
     """Return all requests about texts that a dump makes, which are sent once for that."""
     prepared, address = prepare_parts(settings), Address.parse(settings.teacher)
     api = APIS[str(settings.engine)]()
-    with closing(wire_of(address, api)) as wire:
+    with closing(wire_of(address)) as wire:
         model = api.served(wire, address.model).model
     recording = _Recording(address)
     recording.sent = []
     with closing(recording):
-        for sample in prepared.samples:
+        for sample in prepared.samples[0 : len(prepared.samples)]:
             api.lists(recording, model, sample.tokens_T.tolist(), entries_of(prepared.manifest.row))
     return recording.sent
 
@@ -96,7 +96,7 @@ def dump_seconds(settings: DumpSettings) -> float:
     """Return the seconds that the parts of a dump take, from its first request about a text to its last commit."""
     prepared = prepare_parts(settings)
     taps = taps_wanted(settings, prepared.config)
-    with closing(load_teacher(prepared)) as teacher:
+    with closing(load_teacher(prepared, no_progress)) as teacher:
         writer = open_writer(settings, prepared, teacher, taps)
         began = time.perf_counter()
         write_parts(writer, {part: [ANSWERS] for part in range(prepared.manifest.parts)}, "dump", no_progress)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +123,8 @@ def main() -> None:
     seconds = bench.in_turns(
         {
             "decode": lambda: (unpacked(ids_NB, config.id_bits, K), quantized_values(config, values_NB)),
-            **{f"rows {k}": lambda k=k: made(k) for k in codecs},
-            **{f"encode {k}": lambda k=k: codecs[k].encode(kept[k]) for k in codecs},
+            **{f"rows {k}": partial(made, k) for k in codecs},
+            **{f"encode {k}": partial(codec.encode, kept[k]) for k, codec in codecs.items()},
         },
         ROUNDS * 5,
         2,
