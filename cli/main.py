@@ -20,6 +20,7 @@ from logitstore_cli.bus_error import tell_of_bus_errors
 from logitstore_cli.convert import convert, export, merge, recode
 from logitstore_cli.dump import add, dump
 from logitstore_cli.evaluate import evaluate
+from logitstore_cli.generate import generate
 from logitstore_cli.inspect import inspect, sidecar
 from logitstore_cli.plan import plan
 from logitstore_cli.prepare import prepare
@@ -35,8 +36,8 @@ from logitstore.core.registry import resolve
 from logitstore.errors import LogitstoreError, PartsFailed, refusal_of, retold
 
 COMMANDS = (
-    plan, prepare, dump, add, convert, export, recode, merge, inspect, verify, sidecar, select, train, recipes, evaluate,
-    push, pull, status,
+    plan, prepare, generate, dump, add, convert, export, recode, merge, inspect, verify, sidecar, select, train, recipes,
+    evaluate, push, pull, status,
 )  # fmt: skip
 
 _USAGE_ERROR: Any = typer.BadParameter.__base__

@@ -18,6 +18,13 @@ PANELS: dict[str, dict[str, str]] = {
         "Data": _TEACHER_DATA,
         "Preparing": f"{_PREPARING} json",
     },
+    "generate": {
+        "Teacher": "teacher engine tokenizer concurrency",
+        "Prompts": "data split column domain_column limit chat_template template_arg",
+        "Answers": "max_new_tokens temperature seed samples_per_prompt top_logprobs",
+        "Cost": "price_in price_out dry_run",
+        "Output": "out prompts_per_shard",
+    },
     "dump": {
         "Task and teacher": f"task teacher {_ENGINE} price trust_remote_code",
         "Data": _TEACHER_DATA,

@@ -62,6 +62,8 @@ def say(text: str, style: str | None = None) -> None:
 
 _UNITS = {
     "tokenise": "documents",
+    "prompts": "prompts",
+    "generate": "prompts",
     "windows": "documents",
     "check the images": "images",
     "pilot": "rows",

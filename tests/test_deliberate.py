@@ -21,6 +21,8 @@ HANDLERS = {
         "logitstore/train/loop/ending.py:run",
     ],
     "any error, an interrupt too, is raised again when what was begun is cleared away": [
+        "logitstore/dump/engines/answers/chat.py:ChatServer.__init__",
+        "logitstore/text/answers/run.py:Run.ask_all",
         "logitstore/dump/processes/on_ray.py:RayCrew.open",
         "logitstore/dump/processes/pool.py:Pool.__enter__",
         "logitstore/store/local_disk.py:LocalDisk.claim",

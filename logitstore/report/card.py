@@ -12,10 +12,9 @@ import pyarrow.parquet as parquet
 from logitstore.core.progress import amount
 from logitstore.format.data import OtherData
 from logitstore.format.part_record import fidelity_of
-from logitstore.report.tokens import bytes_of_piece
 from logitstore.store.cache import Cache
 from logitstore.store.samples import PartSamples
-from logitstore.store.vocabulary import read_pieces
+from logitstore.store.vocabulary import bytes_of_piece, read_pieces
 
 SAMPLES = "samples"
 """The folder of the tables of samples, beside the parts."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import cache as once
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from logitstore.core.tasks import facet
 from logitstore.core.types import Answer, Array
 from logitstore.errors import BadInput
 from logitstore.store.cache import Cache
-from logitstore.store.vocabulary import read_pieces
+from logitstore.store.vocabulary import from_bytes, read_pieces
 
 DECODED = 16
 """Number of tokens that are ranked where a row stores the whole distribution."""
@@ -144,29 +143,3 @@ def _speller(cache: Cache) -> Spell:
 def visible(text: str) -> str:
     """Return a text with white space and control characters made visible."""
     return "".join({"\n": "\u23ce", "\t": "\u21e5"}.get(c, c if c.isprintable() else "\ufffd") for c in text)
-
-
-def from_bytes(piece: str) -> str:
-    """Return the text of a byte-level BPE piece, which writes every byte as one printable character."""
-    table = _byte_of()
-    if any(character not in table for character in piece):
-        return piece
-    return bytes(table[character] for character in piece).decode("utf-8", "replace")
-
-
-def bytes_of_piece(piece: str, spelling: str) -> bytes:
-    """Return what a piece of a vocabulary stands for in a text, in UTF-8; half a character may be in it."""
-    if spelling == "byte-level":
-        table = _byte_of()
-        if all(character in table for character in piece):
-            return bytes(table[character] for character in piece)
-    return (piece.replace("\u2581", " ") if spelling == "metaspace" else piece).encode("utf-8", "replace")
-
-
-@once
-def _byte_of() -> dict[str, int]:
-    """Return GPT-2's byte alphabet (Radford et al. 2019): printable Latin-1 bytes stand for themselves, the rest from
-    U+0100 on."""
-    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    rest = [byte for byte in range(256) if byte not in plain]
-    return {chr(byte): byte for byte in plain} | {chr(0x100 + place): byte for place, byte in enumerate(rest)}

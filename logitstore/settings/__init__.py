@@ -9,6 +9,7 @@ SETTINGS = Table(
     {
         "plan": "logitstore.settings.dump:PilotSettings",
         "prepare": "logitstore.settings.dump:PrepareSettings",
+        "generate": "logitstore.settings.models.generate:GenerateSettings",
         "dump": "logitstore.settings.dump:DumpSettings",
         "add": "logitstore.settings.dump:AddSettings",
         "convert": "logitstore.settings.foreign.convert:ConvertSettings",

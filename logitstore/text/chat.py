@@ -127,6 +127,20 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, chat: Chat, where: str) -> l
         raise BadInput(f"{where}: {error}") from error
 
 
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, chat: Chat, where: str) -> list[int]:
+    """Return the token ids of a chat that the assistant is to answer: its messages, and the prompt for the answer.
+
+    Raises:
+        BadInput: the template or the tokenizer refuses the chat.
+    """
+    try:
+        text = _render(tokenizer, chat, chat.messages, prompt=True)
+        with _refusals_of("tokenizer", chat):
+            return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    except BadInput as error:
+        raise BadInput(f"{where}: {error}") from error
+
+
 _variables_of = cache(variables_of)
 
 

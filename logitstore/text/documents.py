@@ -14,6 +14,7 @@ from logitstore.dump.files.spelling import Spell, as_text
 from logitstore.errors import BadInput
 from logitstore.format.data import SourceInfo
 from logitstore.settings.dump import DataSettings
+from logitstore.settings.models.generate import GenerateSettings
 from logitstore.settings.sources import sources_of
 from logitstore.text.forms.form import Form, Origin, Taken
 from logitstore.text.forms.known import form_of, passed_over, text_or_chat, unread
@@ -64,7 +65,7 @@ class DataSpec:
         )
 
 
-def specs_of(settings: DataSettings) -> list[DataSpec]:
+def specs_of(settings: DataSettings | GenerateSettings) -> list[DataSpec]:
     """Return what the settings of a dump say about each source of its documents.
 
     Raises:

@@ -56,6 +56,7 @@ ENGINES: Mapping[str, Engine] = {
     ),
     "http": _SERVER,
     "https": _SERVER,
+    "recorded": Engine(source="logitstore.dump.engines.recorded:source", gives=_LISTS, takes=frozenset()),
 }
 """Teachers that an engine serves, by the scheme of their names."""
 

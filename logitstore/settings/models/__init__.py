@@ -1,1 +1,1 @@
-"""Settings about the models themselves: what is trained of a student, and where a teacher lies."""
+"""Settings about the models themselves: what is trained of a student, where a teacher lies, and what it generates."""

@@ -32,7 +32,7 @@ def chats(column: str) -> Form:
 
 def _chat(column: str, row: Row, where: str) -> tuple[list[dict[str, Any]], int]:
     messages = turns_of(row[column], where)
-    return _with_system(messages, row.get("system") if column == _WITH_SYSTEM else None, where), 0
+    return with_system(messages, row.get("system") if column == _WITH_SYSTEM else None, where), 0
 
 
 def chat_pairs() -> Form:
@@ -59,22 +59,37 @@ def instructions() -> Form:
 
 def _instructed(row: Row, where: str) -> tuple[list[dict[str, Any]], int]:
     """Return the turns of an instruction: its system, its history, what is asked, and the output."""
-    texts = {name: row.get(name) or "" for name in ("system", "instruction", "input", "output")}
-    for name, text in texts.items():
-        if not isinstance(text, str):
-            raise BadInput(
-                f"{where}: {name} is {text!r:.80} where a string is expected. Mend the row, or leave it out."
-            )
-    if not texts["output"]:
+    *_, output = (_text(row, name, where) for name in ("system", "instruction", "input", "output"))
+    if not output:
         return [], 0
-    asked = "\n\n".join(text for text in (texts["instruction"], texts["input"]) if text)
+    asked = asked_turns(row, where)
     if not asked:
         raise BadInput(f"{where}: it has an output and no instruction. Mend the row, or leave it out.")
-    said = [*_history(row.get("history"), where), (asked, texts["output"])]
+    return [*asked, {"role": "assistant", "content": output}], 0
+
+
+def asked_turns(row: Row, where: str) -> list[dict[str, Any]]:
+    """Return the turns of an instruction without its output; none where nothing is asked.
+
+    Raises:
+        BadInput: something else than texts, or a history that is none.
+    """
+    texts = {name: _text(row, name, where) for name in ("system", "instruction", "input")}
+    asked = "\n\n".join(text for text in (texts["instruction"], texts["input"]) if text)
+    if not asked:
+        return []
+    said = [*_history(row.get("history"), where), (asked, "")]
     turns = [
         {"role": role, "content": text} for pair in said for role, text in zip(("user", "assistant"), pair, strict=True)
     ]
-    return _with_system(turns, texts["system"], where), 0
+    return with_system(turns[:-1], texts["system"], where)
+
+
+def _text(row: Row, name: str, where: str) -> str:
+    text = row.get(name) or ""
+    if not isinstance(text, str):
+        raise BadInput(f"{where}: {name} is {text!r:.80} where a string is expected. Mend the row, or leave it out.")
+    return text
 
 
 def _history(value: Any, where: str) -> list[tuple[str, str]]:
@@ -85,7 +100,8 @@ def _history(value: Any, where: str) -> list[tuple[str, str]]:
     return [(asked, output) for asked, output in pairs]
 
 
-def _with_system(messages: list[dict[str, Any]], system: Any, where: str) -> list[dict[str, Any]]:
+def with_system(messages: list[dict[str, Any]], system: Any, where: str) -> list[dict[str, Any]]:
+    """Return turns with what the system says before them. Raises BadInput: the first turn says something else."""
     if not system or not messages:
         return messages
     if not isinstance(system, str):

@@ -79,15 +79,15 @@ def form_of(names: list[str], wanted: str | None, source: str, values: Callable[
         return token_ids(names)
     if column == "output" and MAIN["output"] in names:
         return instructions()
-    holds_chats = _holds_chats(values(column), column, source)
-    if column in _ALWAYS_CHATS and wanted is None and not holds_chats:
+    are_chats = holds_chats(values(column), column, source)
+    if column in _ALWAYS_CHATS and wanted is None and not are_chats:
         raise BadInput(
             f"--data {source}: column '{column}' holds no chats (lists of messages, each with a role and a content or with "
             "from and value, or the same as JSON). Mend it, or say with --column which texts to read."
         )
     if column == "completion" and MAIN["completion"] in names:
-        return chat_pairs() if holds_chats else text_pairs()
-    return _without_prompt(chats(column) if holds_chats else texts(column), names)
+        return chat_pairs() if are_chats else text_pairs()
+    return _without_prompt(chats(column) if are_chats else texts(column), names)
 
 
 def _without_prompt(form: Form, names: list[str]) -> Form:
@@ -123,7 +123,7 @@ def text_or_chat(value: Any) -> str:
     raise ValueError("where a string is expected, or a chat: a list of messages. Check --column.")
 
 
-def _holds_chats(values: Iterable[Any], column: str, source: str) -> bool:
+def holds_chats(values: Iterable[Any], column: str, source: str) -> bool:
     """Return True for a column of chats (lists of messages, or the same as JSON text), and False for one of strings.
 
     The first value that is not empty decides.

@@ -1,0 +1,1 @@
+"""Prompts that a server answers, and the folder of its answers."""
