@@ -24,6 +24,7 @@ from logitstore.dump.teachers import Named
 from logitstore.dump.teachers.source import TeacherSource
 from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
 from logitstore.errors import BadInput, ModelError
+from logitstore.format.manifest import EngineInfo
 from logitstore.format.needs import TOP_LOGPROBS, Gives, Wants
 from logitstore.models.load import load_tokenizer
 from logitstore.targets.rows import RowChunk, TopLogprobs
@@ -54,6 +55,7 @@ def source(named: Named) -> TeacherSource:
             for name in ("teacher", "engine", "temperature", "max_new_tokens", "top_logprobs", "seed")
         },
         dtype="as served",
+        engine="recorded",
         load=lambda _dtype, _device: RecordedTeacher(named.name, plan, files),
     )
 
@@ -160,6 +162,9 @@ class RecordedTeacher(Teacher):
             logprobs_nK=torch.from_numpy(logprobs_NK),
             gold_logprob_n=torch.from_numpy(gold_N),
         )
+
+    def engine(self) -> EngineInfo:
+        return EngineInfo(name="recorded")
 
     def fingerprint(self) -> str:
         """Return xxh3-128 over the tokens, the masks and the lists of all answers, in order."""
