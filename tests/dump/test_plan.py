@@ -161,7 +161,7 @@ def test_a_dump_in_two_goes_measures_what_one_go_measures(teacher: Path, texts: 
 
 def test_plan_takes_what_a_dump_of_texts_takes() -> None:
     of_plan, of_dump = set(on_command_line("plan", PilotSettings)), set(on_command_line("dump", DumpSettings))
-    assert of_dump - of_plan == {*ViewChoices.model_fields, "processes", "cluster", "gpus_per_worker"}
+    assert of_dump - of_plan == {*ViewChoices.model_fields, "processes", "cluster", "gpus_per_worker", "price"}
     assert of_plan - of_dump == {"pilot_samples", "minutes", "epochs"}
 
 

@@ -126,4 +126,4 @@ def test_the_folder_of_the_node_is_an_option_and_an_argument(
 
 def test_every_command_that_reads_a_cache_has_the_options() -> None:
     has = {name for name in SETTINGS if issubclass(SETTINGS[name], LocalCacheChoices)}
-    assert has == {"add", "recode", "merge", "inspect", "verify", "select", "sidecar", "train", "evaluate"}
+    assert has == {"add", "recode", "merge", "inspect", "export", "verify", "select", "sidecar", "train", "evaluate"}

@@ -167,7 +167,7 @@ def test_the_flag_is_for_a_model_that_the_user_names(
 
 def test_every_command_that_loads_a_model_has_the_flag() -> None:
     has = {name for name in SETTINGS if issubclass(SETTINGS[name], TrustChoice)}
-    assert has == {"prepare", "dump", "plan", "add", "verify", "train", "evaluate"}
+    assert has == {"prepare", "dump", "plan", "add", "verify", "convert", "train", "evaluate"}
     assert all(SETTINGS[name].model_fields["trust_remote_code"].default is False for name in has)
     others = SETTINGS.keys() - has
     assert not any("trust_remote_code" in SETTINGS[name].model_fields for name in others)
