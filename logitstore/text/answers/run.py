@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +9,6 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from queue import SimpleQueue
 from typing import Any
-
-import numpy as np
 
 from logitstore.core.background import Pending, Workers
 from logitstore.core.progress import Progress, Step
@@ -24,6 +21,7 @@ from logitstore.errors import BadInput, CacheMismatch, ModelError
 from logitstore.settings.models.generate import GenerateSettings
 from logitstore.text.answers.prompts import Prompt, Prompts
 from logitstore.text.answers.rows import rows_of
+from logitstore.text.answers.same import difference
 from logitstore.text.answers.survey import Reading, Shard, Survey
 
 FEW, SHARE = 10, 0.1
@@ -31,10 +29,6 @@ FEW, SHARE = 10, 0.1
 
 TRIED = 16
 """How many of the first answers may be left out for other reasons before the run ends."""
-
-APART = 0.25
-"""Mean difference, nats, of two lists of one place above which they come from two distributions. Engines differ by less when
-they compute the same twice; a temperature of 0.8, and another model, by more."""
 
 
 @dataclass
@@ -123,7 +117,7 @@ class Run:
         if self._is_probed:
             return
         self._is_probed = True
-        prompt = self._job.prompts.of_text("\n".join(PROBE_TEXTS))
+        prompt = self._job.prompts.of_text("\n".join(text.strip() for text in PROBE_TEXTS))
         found = self._job.reading.read(
             self._server.ask(prompt.question, self._job.sampling.one(), is_first=True), prompt
         )
@@ -257,14 +251,12 @@ class Run:
         self.probe()
         reply = self._server.ask(prompt.question, self._job.sampling.one(), is_first=True)
         again = _first_list(self._job.reading.read(reply, prompt))
-        there = _first_list(found)
-        both = [token for token in there if token in again and max(there[token], again[token]) > -10]
-        apart = np.mean([abs(there[token] - again[token]) for token in both]) if both else math.inf
-        if again and apart > APART:
+        differs = difference(_first_list(found), again, self._job.settings.temperature)
+        if differs is not None:
             raise CacheMismatch(
-                f"{self._server.name}: it gives other logprobs at temperature 1 than {other}: {apart:.2g} nats apart in the "
-                "first place of an answer. With a temperature other than 1, start the server so that it gives them before "
-                "the temperature (vLLM: --logprobs-mode raw_logprobs); for a folder that is there, ask the same model."
+                f"{self._server.name}: it gives other logprobs at temperature 1 than {other}: those in the first place of an "
+                f"answer are {differs}. With a temperature other than 1, start the server so that it gives them before the "
+                "temperature (vLLM: --logprobs-mode raw_logprobs); for a folder that is there, ask the same model."
             )
 
     def _finish(self, opened: _Open) -> None:

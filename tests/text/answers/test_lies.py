@@ -300,6 +300,40 @@ def test_texts_without_bytes_name_no_half_of_a_character_but_ids_do(
     assert rows_of(tmp_path / "answers")[0]["answer"] == PROMPTS[0][5:]
 
 
+def joined_as_llamacpp_does(server: ChatServer, answer: Answer) -> None:
+    """Give tokens that are halves of a character as one, with the id and the list of the last; a half at the end not at all."""
+    found, before = [], b""
+    for each in content(answer):
+        for token in [each, *each["top_logprobs"]]:
+            token["id"] = server.model.bytes_V.index(bytes(token["bytes"]))
+        before += bytes(each["bytes"])
+        try:
+            each["token"], each["bytes"] = before.decode(), [*before]
+        except UnicodeDecodeError:
+            continue
+        found.append(each)
+        before = b""
+    answer["choices"][0]["logprobs"] = {"content": found} if found else None
+
+
+def test_a_character_of_several_tokens_that_a_server_gives_as_one_has_one_row(
+    generated: Run, server: ChatServer, tmp_path: Path
+) -> None:
+    generated(limit=1)
+    server.behaviour.change = lambda answer, body: joined_as_llamacpp_does(server, answer)
+    found = generated(limit=1, engine="llamacpp", out=tmp_path / "joined")
+    apart, joined = rows_of(tmp_path / "answers")[0], rows_of(tmp_path / "joined")[0]
+    assert joined["input_ids"] == apart["input_ids"]
+    assert 0 < found.without_row == found.tokens - found.rows < found.rows
+    place_of = {place: row for row, place in enumerate(np.flatnonzero(apart["completion_mask"]))}
+    for row, place in enumerate(np.flatnonzero(joined["completion_mask"])):
+        assert joined["ids"][row] == apart["ids"][place_of[place]]
+        assert joined["gold_logprobs"][row] == apart["gold_logprobs"][place_of[place]]
+    # an answer that is cut within a character
+    cut = generated(limit=1, engine="llamacpp", out=tmp_path / "cut", max_new_tokens=3)
+    assert (cut.cut, cut.tokens) == (1, 2)
+
+
 def test_the_token_that_ends_a_turn_has_a_row_where_the_server_lists_it(
     generated: Run, server: ChatServer, tmp_path: Path
 ) -> None:

@@ -26,7 +26,10 @@ MORE: Mapping[str, Mapping[str, Any]] = {
 _BESIDES = ("tool_calls", "function_call", "refusal", "reasoning_content", "reasoning", "audio")
 """What a message may hold besides its text; their tokens would stand among those of the text, or be missing."""
 
-_WAY_OUT = "Check that --engine names what serves there, and that the model is one that gives logprobs."
+_WAY_OUT = (
+    "Check that --engine names what serves there, that the model is one that gives logprobs, and that its context has room for "
+    "the prompt and --max-new-tokens."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +87,7 @@ class ChatServer:
             ModelError: nobody answers there, or it does not serve one model of that name.
         """
         address = Address.parse(teacher)
-        keys = ("OPENAI_API_KEY", KEY) if engine == "openai" else (KEY,)
+        keys = (KEY, "OPENAI_API_KEY") if engine == "openai" else (KEY,)
         self._wire = Wire(address, connections=connections, keys=keys)
         self._more, self._where = MORE[engine], address.url
         try:

@@ -100,11 +100,14 @@ def matched(reply: Reply, asked: Asked, spelling: Spelling) -> list[Matched | Un
             )
         ]
     found = [_matched(each, asked, spelling) for each in reply.choices]
-    said = sum(len(each.tokens) for each in reply.choices)
-    # the token that ends an answer may be counted and not listed
-    if said and not said <= reply.answer_tokens <= said + len(reply.choices):
+    if any(isinstance(each, Unfit) for each in found):
+        return found
+    said = sum(len(each.ids_A) for each in found if isinstance(each, Matched))
+    # what ends an answer may be counted and not listed: a token, or those of a character that is cut
+    hidden = sum(_HALF_LENGTH if each.text.endswith(_HALF) else 1 for each in reply.choices)
+    if not said <= reply.answer_tokens <= said + hidden:
         why = f"the server counts {reply.answer_tokens} tokens of answers and gives logprobs of {said}; it hides some"
-        return [each if isinstance(each, Unfit) else _server(why) for each in found]
+        return [_server(why) for _ in found]
     return found
 
 
@@ -134,21 +137,28 @@ def _matched(choice: Choice, asked: Asked, spelling: Spelling) -> Matched | Unfi
         return Unfit(why="a content filter cut it", is_server=False)
     if finish not in _ENDS:
         return Unfit(why="it was cut: the server does not say that it ends", is_server=False)
-    if not tokens and not choice.text:
+    if not tokens and not choice.text.rstrip(_HALF):
         return Unfit(why="it is empty", is_server=False)
     if not tokens:
         return _server("it has no logprobs; the server or the model gives none in chat completions")
     if len(tokens) > asked.max_new_tokens:
         return _server(f"it has {len(tokens)} tokens, and --max-new-tokens is {asked.max_new_tokens}")
-    ids_A = []
+    ids_A: list[int] = []
+    places = []
     for place, listed in enumerate(tokens):
         token = spelling.find(listed.token)
+        if token == DIFFERS and (halves := spelling.halves_before(listed.token)) is not None:
+            ids_A += halves  # their own lists are not said
+            token = int(listed.token.id or 0)
+        elif token == DIFFERS and _HALF not in listed.token.text and not listed.token.text.isascii():
+            return Unfit(why="it has a character of several tokens, which the server gives as one", is_server=False)
         if isinstance(token, str):
             return _server(f"its token {place} is {_called(token)} in the vocabulary of the tokenizer. {_IDS}")
+        places.append(len(ids_A))
         ids_A.append(token)
     if (problem := _not_the_text(choice.text, ids_A, spelling)) is not None:
         return problem
-    return _lists(choice, ids_A, finish, min(asked.entries, len(spelling)), spelling)
+    return _lists(choice, ids_A, places, min(asked.entries, len(spelling)), spelling)
 
 
 def _called(problem: str) -> str:
@@ -171,12 +181,17 @@ def _not_the_text(text: str, ids_A: list[int], spelling: Spelling) -> Unfit | No
 _HALF = "\ufffd"
 """Stands for bytes that are no character."""
 
+_HALF_LENGTH = 4
+"""Most tokens that are counted and not listed where an answer is cut within a character: its bytes but one, and the last."""
 
-def _lists(choice: Choice, ids_A: list[int], finish: str, entries: int, spelling: Spelling) -> Matched | Unfit:
-    gold_A: list[float] = []
-    lists_A: list[list[tuple[int, float]]] = []
+
+def _lists(choice: Choice, ids_A: list[int], places: list[int], entries: int, spelling: Spelling) -> Matched | Unfit:
+    """Return an answer with its lists; `places` are those of its tokens in `ids_A`, and the others have no row."""
+    gold_A = [math.nan] * len(ids_A)
+    lists_A: list[list[tuple[int, float]]] = [[] for _ in ids_A]
     dropped = total = 0
-    for place, (listed, token) in enumerate(zip(choice.tokens, ids_A, strict=True)):
+    for place, listed in zip(places, choice.tokens, strict=True):
+        token = ids_A[place]
         if len(listed.top) < entries:
             return _server(
                 f"its token {place} comes with a list of {len(listed.top)} tokens, and --top-logprobs is {entries}; the server "
@@ -192,15 +207,19 @@ def _lists(choice: Choice, ids_A: list[int], finish: str, entries: int, spelling
             )
             return _server(f"its token {place}: {problem}")
         if gold is None or lost > LARGEST_DROP:
-            gold_A.append(math.nan)
-            lists_A.append([])
             continue
-        gold_A.append(gold)
-        lists_A.append(sorted(found.items(), key=lambda each: (-each[1], each[0])))
+        gold_A[place] = gold
+        lists_A[place] = sorted(found.items(), key=lambda each: (-each[1], each[0]))
     if dropped > LARGEST_SHARE * total:
         return _server(f"{dropped:,} of {total:,} listed tokens are not in the vocabulary of the tokenizer. {_IDS}")
     return Matched(
-        text=choice.text, ids_A=ids_A, gold_A=gold_A, lists_A=lists_A, finish=finish, dropped=dropped, entries=total
+        text=choice.text,
+        ids_A=ids_A,
+        gold_A=gold_A,
+        lists_A=lists_A,
+        finish=str(choice.finish),
+        dropped=dropped,
+        entries=total,
     )
 
 
