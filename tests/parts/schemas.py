@@ -208,6 +208,33 @@ def _piece(token: int, asked: Asked) -> Answer:
     return {"id": token, "token": asked.piece(token), "bytes": list(asked.piece(token).encode())}
 
 
+def openai(route: str, body: Answer, asked: Asked) -> Answer | None:
+    """The completions of OpenAI, with `echo`: lists by the texts of tokens, or by ids as vLLM spells them if told to."""
+    if route == "/v1/models":
+        return _cards(asked, context_length=asked.longest)
+    if route != "/v1/completions":
+        return None
+    _one_model(body, asked)
+    prompt = body["prompt"][0] if isinstance(body["prompt"][0], list) else body["prompt"]
+    prompt = asked.tokens(prompt) if isinstance(prompt, str) else prompt
+    if body.get("logprobs", 0) > asked.limits.get("logprobs", 20):
+        raise Refused(400)
+    choice: Answer = {"index": 0, "text": MARK, "logprobs": None, "finish_reason": "length"}
+    if body.get("echo") and body.get("logprobs") is not None and not asked.ignores:
+        said = asked.said(prompt, body["logprobs"])
+        spell = (lambda token: f"token_id:{token}") if asked.limits.get("as_ids", 1) else asked.piece
+        pieces = [spell(token) for token in said.tokens]
+        offsets = np.cumsum([0, *map(len, pieces)])[:-1].tolist()
+        tops: list[Answer | None] = [None]
+        for row in range(len(said.ids_RK)):
+            pairs = zip(said.ids_RK[row].tolist(), said.logprobs_RK[row].tolist(), strict=True)
+            tops.append({spell(each): _plain(value) for each, value in pairs})
+        gold = [None, *said.gold]
+        choice["text"] = "".join(pieces)
+        choice["logprobs"] = {"text_offset": offsets, "token_logprobs": gold, "tokens": pieces, "top_logprobs": tops}
+    return {"id": MARK, "object": "text_completion", "created": 1, "model": asked.name, "choices": [choice]}
+
+
 def _cards(asked: Asked, **more: Any) -> Answer:
     return {"object": "list", "data": [{"id": asked.name, "object": "model", "owned_by": MARK, **more}]}
 
@@ -217,7 +244,7 @@ def _one_model(body: Answer, asked: Asked) -> None:
         raise Refused(404)
 
 
-SCHEMAS = {"vllm": vllm, "sglang": sglang, "llamacpp": llamacpp}
+SCHEMAS = {"vllm": vllm, "sglang": sglang, "llamacpp": llamacpp, "openai": openai}
 
 LIES: dict[str, Callable[[Said], Said]] = {
     "k capped": lambda said: replace(said, ids_RK=said.ids_RK[:, :2], logprobs_RK=said.logprobs_RK[:, :2]),

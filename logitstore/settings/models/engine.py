@@ -13,7 +13,7 @@ ENGINE_OPTIONS = ("engine", "tokenizer", "concurrency", "engine_arg")
 """The options of `ServingChoices`, which mean nothing to a model of transformers."""
 
 
-EngineName = Literal["vllm", "sglang", "llamacpp"]
+EngineName = Literal["vllm", "sglang", "llamacpp", "openai"]
 """What serves a teacher over HTTP."""
 
 
@@ -22,7 +22,8 @@ class EngineChoices(Record):
 
     engine: EngineName | None = Field(
         None,
-        description="What serves the teacher at --teacher http://HOST:PORT#MODEL: vllm, sglang or llamacpp.",
+        description="What serves the teacher at --teacher http://HOST:PORT#MODEL: vllm, sglang, llamacpp, or openai for any "
+        "server that gives logprobs of a prompt by `echo`.",
     )
     tokenizer: Model | None = Field(
         None,

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
 from logitstore.core.record import Record
 from logitstore.settings.fields import FilePath, Model, NamedValues
+from logitstore.settings.models.engine import EngineName
 from logitstore.settings.sources import Sources
-
-ChatEngine = Literal["vllm", "sglang", "llamacpp", "openai"]
-"""What answers chats; `openai` is any server with chat completions."""
 
 
 class GenerateSettings(Record):
@@ -19,9 +15,9 @@ class GenerateSettings(Record):
 
     teacher: Model = Field(
         description="The server that answers, as http://HOST:PORT#MODEL or https://HOST/v1#MODEL. A key is taken from the "
-        "environment variable LOGITSTORE_API_KEY, with --engine openai from OPENAI_API_KEY first."
+        "environment variable LOGITSTORE_API_KEY, with --engine openai else from OPENAI_API_KEY."
     )
-    engine: ChatEngine = Field(
+    engine: EngineName = Field(
         "openai",
         description="What serves there: vllm, sglang, llamacpp, or openai for any server with chat completions that give "
         "logprobs.",

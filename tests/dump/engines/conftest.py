@@ -15,7 +15,7 @@ from logitstore.settings.dump import DumpSettings
 from tests.parts.lying_server import LyingServer, TinyModel
 from tests.parts.texts import VOCABULARY, plan_for, save_model
 
-ENGINES = ("sglang", "vllm")
+ENGINES = ("sglang", "vllm", "openai")
 """The engines that are tested against the server of the tests, each with every lie and every failure."""
 
 Plan = Callable[..., DumpSettings]

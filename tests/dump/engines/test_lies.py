@@ -24,7 +24,7 @@ from tests.parts.schemas import LIES, MARK
 from tests.parts.warm import WarmProcess, free_port
 
 AROUND = ("ignored", "other model", "other tokenizer", "wrong lengths", "cut JSON", "HTML", "a list", "redirect")
-NOT_OF: dict[str, set[str]] = {"vllm": {"wrong lengths"}, "llamacpp": {"wrong lengths"}}
+NOT_OF: dict[str, set[str]] = {"vllm": {"wrong lengths"}, "llamacpp": {"wrong lengths"}, "openai": {"wrong lengths"}}
 """Lies that the schema of an engine has no place for."""
 
 

@@ -156,7 +156,7 @@ def test_what_a_server_cannot_give_is_refused_before_it_is_asked_about_a_text(
         assert says in refused("dump", *flags_of(plan(**changes)))
         assert not (tmp_path / "cache").exists()
     line = refused("dump", *flags_of(plan().model_copy(update={"engine": None})))
-    assert "say what serves it: --engine vllm, sglang or llamacpp" in line
+    assert "say what serves it: --engine vllm, sglang, llamacpp or openai" in line
     assert "it takes one text a line. Leave out --packed" in refused("dump", *flags_of(plan()), "--packed")
     line = refused("dump", *flags_of(plan().model_copy(update={"teacher": f"{server.url}#no/such-model"})))
     assert "no/such-model" in line

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from logitstore.core.registry import Table
 from logitstore.core.types import Array
@@ -51,11 +52,13 @@ class Lists:
         ids_RK: int64, the most probable tokens.
         logprobs_RK: float32, nats at temperature 1, falling; -inf in the empty slots after a shorter list.
         gold_R: float32, the logprob of the token that follows.
+        dropped_R: int, entries that are left out because their texts name no token; None where ids are given.
     """
 
     ids_RK: Array
     logprobs_RK: Array
     gold_R: Array
+    dropped_R: Array | None = None
 
 
 class Api(Protocol):
@@ -91,6 +94,15 @@ class Api(Protocol):
         ...
 
 
+@runtime_checkable
+class ByText(Protocol):
+    """An API that names tokens by their texts, so that it must know the vocabulary."""
+
+    def reading(self, tokenizer: PreTrainedTokenizerBase) -> Api:
+        """Return the same, with the vocabulary in which tokens are read."""
+        ...
+
+
 def whole(value: object) -> int | None:
     """Return a value of an answer if it is a whole number that is not negative."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
@@ -109,6 +121,7 @@ APIS = Table(
         "vllm": "logitstore.dump.engines.servers.vllm:VllmApi",
         "sglang": "logitstore.dump.engines.servers.sglang:SglangApi",
         "llamacpp": "logitstore.dump.engines.servers.llamacpp:LlamaCppApi",
+        "openai": "logitstore.dump.engines.servers.openai:OpenAiApi",
     },
 )
 """The classes of what `--engine` names. Each is made without arguments."""
@@ -139,6 +152,7 @@ def checked(lists: Lists, length: int, entries: int, vocabulary: int, server: st
     wide_RK = logprobs_RK.astype(np.float64)
     is_empty_RK = np.isneginf(wide_RK)
     counts_R = ids_RK.shape[1] - is_empty_RK.sum(1)
+    given_R = counts_R if lists.dropped_R is None else counts_R + lists.dropped_R
     _refuse(server, length, "a logprob is NaN", np.isnan(wide_RK).any(1) | np.isnan(gold_R))
     _refuse(server, length, "a logprob is positive", (wide_RK > SLACK).any(1) | (gold_R > SLACK))
     wide_RK, gold_R = np.minimum(wide_RK, 0.0), np.minimum(gold_R.astype(np.float64), 0.0)
@@ -149,7 +163,7 @@ def checked(lists: Lists, length: int, entries: int, vocabulary: int, server: st
     with np.errstate(invalid="ignore"):
         _refuse(server, length, "the logprobs do not fall", (wide_RK[:, 1:] > wide_RK[:, :-1] + 1e-6).any(1))
     _refuse(
-        server, length, f"fewer than {min(entries, vocabulary)} tokens are listed", counts_R < min(entries, vocabulary)
+        server, length, f"fewer than {min(entries, vocabulary)} tokens are listed", given_R < min(entries, vocabulary)
     )
     mass_R = np.exp(wide_RK).sum(1)
     _refuse(server, length, "the probabilities sum to more than 1", mass_R > 1 + SLACK)

@@ -19,9 +19,9 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from logitstore.core.background import Pending, Workers
 from logitstore.core.types import Array, ModelRef
-from logitstore.dump.engines.servers.api import APIS, Api, Lists, Served, checked, checked_gold
+from logitstore.dump.engines.servers.api import APIS, Api, ByText, Lists, Served, checked, checked_gold
 from logitstore.dump.engines.servers.probes import measured, probe_tokens, refuse_other_tokens
-from logitstore.dump.engines.servers.wire import Address, Closed, Wire
+from logitstore.dump.engines.servers.wire import KEY, Address, Closed, Wire
 from logitstore.dump.teachers import Named
 from logitstore.dump.teachers.source import TeacherSource
 from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
@@ -50,11 +50,11 @@ def source(named: Named) -> TeacherSource:
     """
     choices, address = named.choices, Address.parse(named.name)
     if choices.engine is None:
-        raise BadInput(f"--teacher {named.name}: say what serves it: --engine vllm, sglang or llamacpp.")
+        raise BadInput(f"--teacher {named.name}: say what serves it: --engine vllm, sglang, llamacpp or openai.")
     if choices.engine_arg:
         raise BadInput(f"--engine-arg: a server has its own. Leave it out, or start {address.url} with it.")
     api: Api = APIS[choices.engine]()
-    with closing(wire_of(address)) as wire:
+    with closing(wire_of(address, api.engine)) as wire:
         served = api.served(wire, address.model)
     if choices.tokenizer is not None:
         tokenizer: Tokenizer = partial(load_tokenizer, ModelRef.parse(choices.tokenizer))
@@ -92,9 +92,9 @@ class _Once:
         return self._loaded
 
 
-def wire_of(address: Address, connections: int = 1) -> Wire:
-    """Return connections to a server."""
-    return Wire(address, connections=connections)
+def wire_of(address: Address, engine: str, connections: int = 1) -> Wire:
+    """Return connections to a server, with the key that its engine takes."""
+    return Wire(address, connections=connections, keys=(KEY, "OPENAI_API_KEY") if engine == "openai" else (KEY,))
 
 
 def _tokenizer_of(address: Address, model: str) -> PreTrainedTokenizerBase:
@@ -117,6 +117,8 @@ def _connected(
 ) -> ServerTeacher:
     """Return the teacher. The number format and the device are the server's."""
     api: Api = APIS[engine]()
+    if isinstance(api, ByText):
+        api = api.reading(tokenizer())
     with ExitStack() as stack:
         teacher = stack.enter_context(closing(ServerTeacher(api, address, tokenizer(), concurrency)))
         teacher.refuse_other_tokens(called)
@@ -154,7 +156,7 @@ class ServerTeacher(Teacher):
             ModelError: nobody answers there, or it does not serve that model.
         """
         self._api, self._tokenizer, self._concurrency = api, tokenizer, concurrency
-        self._wire = wire_of(address, concurrency)
+        self._wire = wire_of(address, api.engine, concurrency)
         with ExitStack() as stack:
             stack.enter_context(closing(self._wire))
             self.served: Served = api.served(self._wire, address.model)
