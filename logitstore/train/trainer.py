@@ -29,7 +29,7 @@ from logitstore.train.loop.checkpoints import check_schedule
 from logitstore.train.loop.watched import WatchedTrainer
 from logitstore.train.metrics import evaluate_batches
 from logitstore.train.ranks.schedule import Schedule
-from logitstore.train.ranks.shards import take_weights
+from logitstore.train.ranks.shards import take_weights, untied
 
 CRITERION_NAME = "criterion.safetensors"
 """The file of a checkpoint that holds what the objectives learned or keep."""
@@ -226,7 +226,7 @@ class DistillTrainer(WatchedTrainer):
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Save the student, or the adapter on it; save each of several students in a folder of its name."""
         if len(self.learners) == 1 and not has_adapter(self.learners[0].student):
-            super()._save(output_dir, state_dict)
+            super()._save(output_dir, None if state_dict is None else untied(self.learners[0].student, state_dict))
             return
         for learner in self.learners:
             folder = Path(output_dir or self.args.output_dir) / learner.name

@@ -102,6 +102,13 @@ def _cut(value: Any, parameter: Tensor) -> Any:
     return value
 
 
+def untied(student: nn.Module, whole: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return whole weights by their names without those that are tied to another of them: each is saved once, as of a student
+    in one piece, where the two share their memory."""
+    tied: dict[str, str] = getattr(student, "all_tied_weights_keys", {})
+    return {name: value for name, value in whole.items() if tied.get(name) not in whole}
+
+
 @torch.no_grad()
 def take_weights(student: nn.Module, kept: dict[str, Tensor]) -> None:
     """Write whole weights by their names into a student, in pieces or not. A weight that is tied to another is written once."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import logitstore
@@ -79,6 +80,8 @@ def assert_same(out: Path, expected: Path) -> None:
     assert max(abs(found[step] - wanted[step]) for step in wanted) < NOISE
     figures, known = (json.loads((each / "logitstore.json").read_text())["figures"] for each in (out, expected))
     assert figures == pytest.approx(known, rel=1e-5)
+    files = {each: load_file(each / "model.safetensors").keys() for each in (out, expected)}
+    assert files[out] == files[expected]
     own, others = weights(out), weights(expected)
     assert own.keys() == others.keys()
     assert max(float((own[name] - others[name]).abs().max()) for name in own) < 1e-5
