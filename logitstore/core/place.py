@@ -17,11 +17,19 @@ Place = str | Path
 
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.DOTALL)
 
+_MEANT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+
 
 def split_scheme(place: Place) -> tuple[str, str]:
     """Return the scheme and the rest of a place. The scheme of a path is the empty text."""
     match = _ADDRESS.fullmatch(place) if isinstance(place, str) else None
     return ("", str(place)) if match is None else (match[1], match[2])
+
+
+def looks_like_address(place: Place) -> bool:
+    """Return True for what was meant as the address of a storage and would be taken for a path: `S3://bucket/name`, or
+    `s3:/bucket/name`, which `Path` makes of two slashes."""
+    return _MEANT.match(str(place)) is not None
 
 
 def is_utf8(place: Place) -> bool:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, ValidatorFunctionWrapHandler, WrapValidator
 from pydantic.fields import FieldInfo
 
-from logitstore.core.place import is_utf8, split_scheme
+from logitstore.core.place import is_utf8, looks_like_address, split_scheme
 from logitstore.core.record import is_nested
 from logitstore.core.schedule import Schedule
 from logitstore.core.tasks import check_task
@@ -105,7 +105,7 @@ Weight = Annotated[float | str, BeforeValidator(_scheduled_or_balanced), AfterVa
 
 
 def _local(place: object) -> object:
-    if isinstance(place, str) and split_scheme(place)[0]:
+    if isinstance(place, str | Path) and looks_like_address(place):
         raise ValueError("only a cache can lie in another storage; give a path on the local disk")
     return place
 
@@ -113,6 +113,11 @@ def _local(place: object) -> object:
 def _file_path(path: Path) -> Path:
     if not is_utf8(path):
         raise ValueError(f"{str(path)!a} is not UTF-8, which Arrow cannot open; give another path")
+    if looks_like_address(path):
+        raise ValueError(
+            f"'{path}' is no address of a storage. Write one in small letters and with two slashes, such as s3://bucket/name; "
+            "of a folder that is called so write the whole path"
+        )
     return Path(os.path.expanduser(path))
 
 

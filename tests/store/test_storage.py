@@ -178,8 +178,19 @@ def test_settings_keep_the_address_of_a_cache_and_refuse_it_for_a_file() -> None
     assert VerifySettings(cache="~/a").cache == VerifySettings(cache=Path("~/a")).cache == home / "a"
     again = DumpSettings.model_validate_json(DumpSettings(teacher="t", data="d", out="mem://a").model_dump_json())
     assert again.out == "mem://a"
-    with pytest.raises(ValueError, match="only a cache can lie in another storage"):
-        SelectSettings(cache="mem://a", out="mem://b")
+    for place in (
+        "mem://b",
+        "s3://b/c",
+        Path("s3://b/c"),
+        "S3://b/c",
+        "s3:/b/c",
+    ):  # the command line makes paths of texts
+        with pytest.raises(ValueError, match="only a cache can lie in another storage"):
+            SelectSettings(cache="mem://a", out=place)
+    for place in ("S3://b/c", "s3:/b/c", Path("s3://b/c")):
+        with pytest.raises(ValueError, match=r"is no address of a storage\. Write one in small letters and with two"):
+            DumpSettings(teacher="t", data="d", out=place)
+    assert SelectSettings(cache="a", out=Path("/tmp/s3:/b")).out == Path("/tmp/s3:/b")
 
 
 def test_a_cache_in_another_storage_is_the_same_cache(

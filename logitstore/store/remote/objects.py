@@ -20,9 +20,7 @@ from typing import Any, NamedTuple
 
 from logitstore.core.place import split_scheme
 from logitstore.errors import BadInput, StorageError, one_line
-
-RETRIED_SECONDS = 180
-"""How long one request is tried again, in seconds: LOGITSTORE_RETRY_SECONDS changes it. Longer ones outlive their signature."""
+from logitstore.store.remote.settings import endpoints, retried_seconds
 
 PIECE_BYTES, PIECES = 8 << 20, 4
 """A larger object is fetched in a first piece of so many bytes and then in at most so many others at the same time."""
@@ -47,9 +45,6 @@ refuses although nothing is there."""
 
 LATE_SECONDS = 0.5
 """The pause after the first request that came too slowly; the next ones are longer."""
-
-_ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT", "GOOGLE_BASE_URL")
-"""The variables that name a server. One without encryption, as in a local network, is believed where it is named so."""
 
 _MEMORY: dict[str, Any] = {}
 _LOCK = threading.Lock()
@@ -303,13 +298,12 @@ def _opened(scheme: str, bucket: str) -> Any:
     if scheme == "memory":
         with _LOCK:
             return _MEMORY.setdefault(bucket, stores.MemoryStore())
-    seconds = float(os.environ.get("LOGITSTORE_RETRY_SECONDS", RETRIED_SECONDS))
     retry = {
         "max_retries": 20,
-        "retry_timeout": timedelta(seconds=seconds),
+        "retry_timeout": timedelta(seconds=retried_seconds()),
         "backoff": {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=5), "base": 2},
     }
-    is_open = any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS)
+    is_open = any(url.startswith("http://") for url in endpoints())
     try:
         return stores.from_url(
             f"{scheme}://{bucket}", retry_config=retry, client_options={"allow_http": True} if is_open else None

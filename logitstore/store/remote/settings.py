@@ -17,6 +17,13 @@ from logitstore.errors import BadInput
 FOLDER = "LOGITSTORE_CACHE"
 SIZE = "LOGITSTORE_CACHE_SIZE"
 ONE_WRITER = "LOGITSTORE_ONE_WRITER"
+RETRY = "LOGITSTORE_RETRY_SECONDS"
+
+RETRIED_SECONDS = 180.0
+"""How long one request is tried again, where the environment does not say. Longer ones outlive their signature."""
+
+ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT", "GOOGLE_BASE_URL")
+"""The variables that name a server. One without encryption, as in a local network, is believed where it is named so."""
 
 
 def use_local_cache(places: Iterable[Place], folder: Path | None, size: str | None) -> None:
@@ -68,3 +75,32 @@ def local_cache_size() -> int | None:
 def one_writer() -> bool:
     """Say whether the user has said that one command writes at a time, for stores that cannot refuse a second writer."""
     return os.environ.get(ONE_WRITER, "") not in ("", "0")
+
+
+def retried_seconds() -> float:
+    """Return how long one request is tried again, as LOGITSTORE_RETRY_SECONDS says.
+
+    Raises:
+        BadInput: it says no number of seconds.
+    """
+    given = os.environ.get(RETRY)
+    try:
+        seconds = float(given) if given else RETRIED_SECONDS
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 86_400:
+        raise BadInput(f"{RETRY}={given}: give a number of seconds up to 86400, such as 180.")
+    return seconds
+
+
+def endpoints() -> list[str]:
+    """Return the servers that the environment names.
+
+    Raises:
+        BadInput: one without http:// or https://.
+    """
+    named = {name: url for name in ENDPOINTS if (url := os.environ.get(name))}
+    for name, url in named.items():
+        if not url.startswith(("http://", "https://")):
+            raise BadInput(f"{name}={url}: write http:// or https:// before it.")
+    return list(named.values())

@@ -194,3 +194,20 @@ def test_a_forked_process_says_that_it_cannot_ask_and_does_not_hang(objects: Obj
             os.kill(child, 9)
         time.sleep(0.01)
     assert ended == (child, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("LOGITSTORE_RETRY_SECONDS", "abc", "give a number of seconds up to 86400"),
+        ("LOGITSTORE_RETRY_SECONDS", "nan", "give a number of seconds up to 86400"),
+        ("LOGITSTORE_RETRY_SECONDS", "-1", "give a number of seconds up to 86400"),
+        ("AWS_ENDPOINT_URL", "127.0.0.1:9000", "write http:// or https:// before it"),
+    ],
+)
+def test_a_variable_that_says_nothing_is_named(
+    name: str, value: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(BadInput, match=f"^{name}={value}: {says}"):
+        remote._opened("s3", "bucket")
