@@ -48,7 +48,7 @@ def requests_of(settings: DumpSettings) -> Requests:
     """Return all requests about texts that a dump makes, which are sent once for that."""
     prepared, address = prepare_parts(settings), Address.parse(settings.teacher)
     api = APIS[str(settings.engine)]()
-    with closing(wire_of(address)) as wire:
+    with closing(wire_of(address, api.engine)) as wire:
         model = api.served(wire, address.model).model
     recording = _Recording(address)
     recording.sent = []

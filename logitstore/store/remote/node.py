@@ -222,7 +222,8 @@ class NodeFolder:
             return
         if size > self.most:
             raise StorageError(
-                f"--local-cache-size {self.most:,}: one file or part alone has {size:,} bytes. Give at least {4 * size:,}."
+                f"--local-cache-size {self.most:,}: one file or part alone has {size:,} bytes, and others are needed beside "
+                f"it. {4 * size:,} has room for some of this size."
             )
         deadline = time.monotonic() + PATIENCE_SECONDS
         with self._wish.told() as tell:

@@ -103,6 +103,14 @@ class ByText(Protocol):
         ...
 
 
+def tokens_from(wire: Wire, body: dict[str, Any]) -> list[int] | None:
+    """Return the tokens of a text from the route `/tokenize`, which several engines have; None where it is not there."""
+    tokens = (wire.post("/tokenize", body, optional=True) or {}).get("tokens")
+    if not isinstance(tokens, list) or not all(whole(token) is not None for token in tokens):
+        return None
+    return tokens
+
+
 def whole(value: object) -> int | None:
     """Return a value of an answer if it is a whole number that is not negative."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

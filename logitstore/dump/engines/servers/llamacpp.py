@@ -20,7 +20,7 @@ from typing import ClassVar
 import numpy as np
 
 from logitstore.core.types import Array
-from logitstore.dump.engines.servers.api import Lists, Served, number, whole
+from logitstore.dump.engines.servers.api import Lists, Served, number, tokens_from, whole
 from logitstore.dump.engines.servers.wire import Wire
 from logitstore.errors import ModelError
 
@@ -110,11 +110,7 @@ class LlamaCppApi:
         )
 
     def tokens(self, wire: Wire, text: str) -> list[int] | None:
-        body = {"content": text, "add_special": False, "parse_special": True}
-        tokens = (wire.post("/tokenize", body, optional=True) or {}).get("tokens")
-        if not isinstance(tokens, list) or not all(whole(token) is not None for token in tokens):
-            return None
-        return tokens
+        return tokens_from(wire, {"content": text, "add_special": False, "parse_special": True})
 
     def lists(self, wire: Wire, model: str, tokens_T: list[int], entries: int) -> Lists:
         """Ask for the list of each position, one after the other; see `Api`."""

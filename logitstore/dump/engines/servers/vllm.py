@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from logitstore.dump.engines.servers.api import Lists, Served, number, whole
+from logitstore.dump.engines.servers.api import Lists, Served, number, tokens_from, whole
 from logitstore.dump.engines.servers.wire import Wire
 from logitstore.errors import ModelError
 
@@ -50,11 +50,7 @@ class VllmApi:
         )
 
     def tokens(self, wire: Wire, text: str) -> list[int] | None:
-        answer = wire.post("/tokenize", {"prompt": text, "add_special_tokens": False}, optional=True) or {}
-        tokens = answer.get("tokens")
-        if not isinstance(tokens, list) or not all(whole(token) is not None for token in tokens):
-            return None
-        return tokens
+        return tokens_from(wire, {"prompt": text, "add_special_tokens": False})
 
     def lists(self, wire: Wire, model: str, tokens_T: list[int], entries: int) -> Lists:
         """Ask for the lists of a text; see `Api`. The logprobs of a prompt are those before any temperature."""
