@@ -51,8 +51,6 @@ def source(named: Named) -> TeacherSource:
     choices, address = named.choices, Address.parse(named.name)
     if choices.engine is None:
         raise BadInput(f"--teacher {named.name}: say what serves it: --engine vllm, sglang, llamacpp or openai.")
-    if choices.engine_arg:
-        raise BadInput(f"--engine-arg: a server has its own. Leave it out, or start {address.url} with it.")
     api: Api = APIS[choices.engine]()
     with closing(wire_of(address, api.engine)) as wire:
         served = api.served(wire, address.model)
