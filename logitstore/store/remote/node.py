@@ -24,7 +24,7 @@ from typing import Any
 from logitstore.errors import StorageError, storage_errors
 from logitstore.store.maps import MAPS, watch_maps
 from logitstore.store.remote.locks import COUNTING, WAIT_SECONDS, ByteLocks, Wish, place_of
-from logitstore.store.remote.units import PARTIAL, ROOM, Total, bytes_of, room_of, units
+from logitstore.store.remote.units import PARTIAL, ROOM, Total, bytes_of, room_of, sweep, units
 from logitstore.store.remote.uses import Use, call_again
 
 LOCKS = ".locks"
@@ -74,7 +74,9 @@ class NodeFolder:
         self._lasts: dict[int, Use] = {}
         self._is_watched = False
         watch_maps(str(root), self._watch)
-        self._sweep()
+        with self._locks.held(COUNTING):
+            if sweep(root, self._locks, self._bringing):
+                self._count.again()
 
     def has(self, unit: str) -> bool:
         """Say whether a unit is here."""
@@ -222,8 +224,7 @@ class NodeFolder:
             return
         if size > self.most:
             raise StorageError(
-                f"--local-cache-size {self.most:,}: one file or part alone has {size:,} bytes, and others are needed beside "
-                f"it. {4 * size:,} has room for some of this size."
+                f"--local-cache-size {self.most:,}: one file or part has {size:,} bytes. {4 * size:,} has room for some."
             )
         deadline = time.monotonic() + PATIENCE_SECONDS
         with self._wish.told() as tell:
@@ -257,7 +258,7 @@ class NodeFolder:
 
     def _evict_down_to(self, wanted: int) -> int:
         """Remove what was used longest ago and nobody holds, until the rest has so many bytes; return how many it has."""
-        self._sweep()
+        sweep(self.root, self._locks, self._bringing)
         found = sorted((path.stat().st_mtime_ns, unit, path) for unit, path in units(self.root))
         sizes = {unit: bytes_of(path) for _, unit, path in found}
         total = sum(sizes.values()) + self._count.kept_free()
@@ -284,16 +285,6 @@ class NodeFolder:
         aside = self.root / f"{unit}{PARTIAL}{secrets.token_hex(4)}"
         (self.root / unit).rename(aside)
         return aside
-
-    def _sweep(self) -> None:
-        """Remove what killed processes had begun to bring or to remove."""
-        for unit, path in units(self.root, partial=True):
-            place = place_of(unit, "brought")
-            if unit not in self._bringing and self._locks.take(place, shared=False):
-                try:
-                    shutil.rmtree(path, ignore_errors=True)
-                finally:
-                    self._locks.leave(place)
 
 
 _FOLDERS: dict[Path, NodeFolder] = {}

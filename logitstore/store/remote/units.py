@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 from logitstore.core.place import below
+from logitstore.store.remote.locks import ByteLocks, place_of
 
 PARTIAL, ROOM = ".partial-", "room"
 """Beside a unit that is being brought lies a file without contents of the size that it will have."""
@@ -24,11 +27,12 @@ def units(root: Path, *, partial: bool = False) -> Iterator[tuple[str, Path]]:
 
 
 def bytes_of(folder: Path) -> int:
-    """Return the bytes of all files below a folder."""
+    """Return the bytes of all files below a folder. Folders have sizes too, of which nobody knows before they are made."""
     total = 0
     for path in below(folder):
         with contextlib.suppress(FileNotFoundError):
-            total += os.lstat(path).st_size
+            known = os.lstat(path)
+            total += 0 if stat.S_ISDIR(known.st_mode) else known.st_size
     return total
 
 
@@ -38,6 +42,26 @@ def room_of(staged: Path) -> int:
         return (staged / ROOM).lstat().st_size
     except (FileNotFoundError, NotADirectoryError):
         return 0
+
+
+def sweep(root: Path, locks: ByteLocks, ours: Container[str]) -> bool:
+    """Remove what killed processes had begun to bring or to remove, with what they kept free. Say whether there was any.
+
+    Args:
+        root: the folder of the units.
+        locks: those of its file.
+        ours: the units that this process is bringing.
+    """
+    found = False
+    for unit, path in units(root, partial=True):
+        place = place_of(unit, "brought")
+        if unit not in ours and locks.take(place, shared=False):
+            found = True
+            try:
+                shutil.rmtree(path, ignore_errors=True)
+            finally:
+                locks.leave(place)
+    return found
 
 
 class Total:
@@ -55,6 +79,10 @@ class Total:
         content = os.pread(self._file, 8, 0)
         if len(content) == 8:
             return int(struct.unpack("<q", content)[0])
+        return self.again()
+
+    def again(self) -> int:
+        """Count again, and return the number."""
         total = sum(bytes_of(path) for _, path in units(self._root)) + self.kept_free()
         self.set(total)
         return total

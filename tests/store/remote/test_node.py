@@ -123,7 +123,7 @@ def test_what_this_process_has_mapped_stays_and_goes_when_nobody_has_it(tmp_path
 def test_a_bound_that_is_too_small_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node, "PATIENCE_SECONDS", 0.2)
     folder = NodeFolder(tmp_path / "node", SIZE - 1)
-    with pytest.raises(StorageError, match="one file or part alone has 1,000 bytes"):
+    with pytest.raises(StorageError, match="one file or part has 1,000 bytes"):
         folder.get("cache/a", bring)
     folder.most = 2 * SIZE
     held = [map_file(folder.get(f"cache/{name}", bring) / "rows", SIZE) for name in "ab"]
@@ -271,6 +271,27 @@ def test_what_a_killed_process_had_begun_is_swept_and_takes_no_room(tmp_path: Pa
         folder.get(f"cache/{number:05d}", bring)
     assert list(folder.root.glob("cache/*.partial-*")) == []
     assert folder.used() == on_disk(folder.root) <= 4 * SIZE
+
+
+def test_folders_do_not_count(tmp_path: Path) -> None:
+    def in_folders(staged: Path, make_room: Callable[[int], None]) -> None:
+        make_room(SIZE)
+        (staged / "a" / "b").mkdir(parents=True)
+        (staged / "a" / "b" / "rows").write_bytes(bytes(SIZE))
+
+    folder = NodeFolder(tmp_path / "node", 2 * SIZE)
+    for number in range(4):
+        folder.get(f"cache/{number:05d}", in_folders)
+        assert folder.used() == on_disk(folder.root) <= 2 * SIZE
+
+
+def test_what_a_killed_process_kept_free_is_not_counted_by_the_next_one(tmp_path: Path, child: Child) -> None:
+    root = tmp_path / "node"
+    dying = child("cache/00001", "die")
+    says(dying, "half")
+    dying.kill()
+    dying.wait()
+    assert NodeFolder(root, 10 * SIZE).used() == on_disk(root) == 0
 
 
 def test_parts_that_are_being_written_are_never_evicted(tmp_path: Path) -> None:
