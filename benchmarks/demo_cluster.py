@@ -31,7 +31,7 @@ from object_server import BUCKET, served, variables
 FOLDER = Path("demo-cluster")
 CACHE = f"s3://{BUCKET}/demo"
 WINDOW = "2"
-SHARE = 2.0
+SHARE = 0.6
 """The folder of the machine has room for so many times the bytes of the parts, beside the largest shared file."""
 
 TRAINING = ["--batch-size", "1", "--learning-rate", "5e-4", "--holdout", HOLDOUT, "--evaluate-every", "1000000"]
