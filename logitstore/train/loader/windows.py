@@ -176,7 +176,8 @@ class Announced:
 
     def reached(self, epoch: int, place: int) -> None:
         """Ask for the parts that come next, where a place of an epoch is the first that is read of its window. Threads may
-        come to a border out of turn, so the last few windows that were asked for are remembered."""
+        come to a border out of turn, so the last few windows that were asked for are remembered. A thread that finds its
+        window among them waits until it has been asked for: it reads the parts next."""
         starts_K = self._windows.starts(epoch)
         window = int(np.searchsorted(starts_K, place, side="right")) - 1
         wanted = [(epoch, window)]
@@ -186,6 +187,6 @@ class Announced:
             wanted.append((epoch + 1, 0))
         with self._lock:
             new = [key for key in wanted if key not in self._asked]
+            for key in new:
+                self._ask(self._windows.parts(*key))
             self._asked = [*self._asked, *new][-4:]
-        for key in new:
-            self._ask(self._windows.parts(*key))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import tracemalloc
 from collections.abc import Iterable
 from itertools import chain, pairwise
@@ -16,7 +17,7 @@ from logitstore.core.order import permuted, permuted_within
 from logitstore.core.types import Array
 from logitstore.train.loader.order import OrderedStream
 from logitstore.train.loader.subset import SampleSet
-from logitstore.train.loader.windows import PartWindows, windows_between
+from logitstore.train.loader.windows import Announced, PartWindows, windows_between
 
 COUNTS = st.lists(st.integers(0, 30), min_size=1, max_size=25).filter(any)
 
@@ -237,3 +238,35 @@ KNOWN_ORDERS = [[1, 5, 0, 7, 8, 6, 9, 3, 11, 2, 10, 4], [9, 1, 11, 0, 10, 2, 5, 
 KNOWN_PARTS = [[0, 3], [4, 1]]
 KNOWN_BATCHES = [[2, 10, 3], [12, 9, 11], [15, 0, 1], [4, 19, 18], [17, 16, 13], [6, 7], [5, 8, 14]]
 KNOWN_BY_ROWS = [[12, 9, 11, 10, 4, 19, 18, 5, 8], [2, 13, 6], [14, 15, 0, 1, 17, 16], [7, 3]]
+
+
+def test_a_thread_reads_no_part_of_a_window_before_it_was_asked_for() -> None:
+    """One thread is held up while it asks; another one is in the same window, and a third one at the border of the next."""
+    windows = windows_of([7] * 8, together=2)
+    starts = windows.starts(0).tolist()
+    begun, may_go_on = threading.Event(), threading.Event()
+    asked: list[list[int]] = []
+
+    def ask(parts: list[int]) -> None:
+        begun.set()
+        assert may_go_on.wait(60)
+        asked.append(parts)
+
+    announced = Announced(windows, ask, goes_on=False)
+    known: dict[int, list[list[int]]] = {}
+
+    def read(place: int) -> None:
+        announced.reached(0, place)
+        known[place] = list(asked)
+
+    readers = [threading.Thread(target=read, args=(place,)) for place in (0, 1, starts[1])]
+    readers[0].start()
+    assert begun.wait(60)
+    for reader in readers[1:]:
+        reader.start()
+    readers[1].join(0.2)  # long enough to go by
+    may_go_on.set()
+    for reader in readers:
+        reader.join()
+    assert asked == [windows.parts(0, window) for window in range(3)]
+    assert all(windows.parts(0, window) in known[place] for place, window in ((0, 0), (1, 0), (starts[1], 1)))
