@@ -228,6 +228,8 @@ class DistillTrainer(WatchedTrainer):
         if len(self.learners) == 1 and not has_adapter(self.learners[0].student):
             super()._save(output_dir, None if state_dict is None else untied(self.learners[0].student, state_dict))
             return
+        if not self.args.should_save:
+            return  # every rank comes here, and one of them writes
         for learner in self.learners:
             folder = Path(output_dir or self.args.output_dir) / learner.name
             if has_adapter(learner.student):

@@ -24,7 +24,8 @@ from logitstore.train.train import train
 from tests.parts.adapters import ALL, peft_logits, plain_logits, saved_adapter, weights_of
 from tests.parts.marks import rarely
 from tests.parts.texts import VOCABULARY, plan_for, save_model
-from tests.parts.training import curve, plan_of, train_in_two
+from tests.parts.training import curve, plan_of, started_in
+from tests.parts.warm import free_port
 
 # peft asks transformers by names that the next transformers lacks
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
@@ -159,7 +160,13 @@ def test_two_processes_train_the_adapter_that_one_does(
     recipe = tmp_path / "recipe.yaml"
     plan = plan_of(cache, tmp_path / "two", **options)
     recipe.write_text(json.dumps({"train": plan.model_dump(mode="json")}))
-    train_in_two(recipe)
+    # with a folder of its own the second process shows what it writes
+    other, port = tmp_path / "other", str(free_port())
+    ranks = [("--config", recipe, "--save-every", 2), ("--config", recipe, "--save-every", 2, "--out", other)]
+    started = [started_in(2, *each, only=rank, MASTER_PORT=port)[0] for rank, each in enumerate(ranks)]
+    said = [process.communicate()[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0], said
+    assert not [path for path in other.rglob("*") if path.is_file() and not path.name.startswith("rng_state")]
     one, two = weights_of(tmp_path / "one"), weights_of(tmp_path / "two")
     assert curve(tmp_path / "two") == pytest.approx(curve(tmp_path / "one"), rel=1e-5)
     assert all(value.abs().max() > 1e-3 for value in one.values())
