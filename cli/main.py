@@ -33,7 +33,7 @@ from typer.core import TyperCommand, TyperGroup
 
 import logitstore
 from logitstore.core.registry import resolve
-from logitstore.errors import LogitstoreError, PartsFailed, refusal_of, retold
+from logitstore.errors import LogitstoreError, NoShare, PartsFailed, refusal_of, retold
 
 COMMANDS = (
     plan, prepare, generate, dump, add, convert, export, recode, merge, inspect, verify, sidecar, select, train, recipes,
@@ -110,6 +110,9 @@ def run() -> None:
         line = _line_of(error)
         if line is None:
             raise
+        if isinstance(error, NoShare):  # a job of an array for which nothing is left has not failed
+            errors.print(f"note: {line}", highlight=False, markup=False, soft_wrap=True)
+            sys.exit(0)
         if line:
             errors.print(f"error: {line}", highlight=False, markup=False, soft_wrap=True)
         sys.exit(1 if isinstance(error, PartsFailed) else 2)

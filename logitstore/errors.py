@@ -2,6 +2,7 @@
 
 LogitstoreError
 ├── BadInput          a path, option, recipe or data set that cannot be used
+│   └── NoShare       a share of the parts that lies wholly beyond the last one, as that of the last jobs of an array
 ├── ModelError        a teacher, student or tokenizer that cannot be loaded or cannot do the requested work
 ├── NotACache         a folder that is not a logitstore cache, or a cache of a newer format
 ├── CacheDamaged      a cache whose files are missing, truncated or changed
@@ -27,6 +28,10 @@ class LogitstoreError(Exception):
 
 class BadInput(LogitstoreError):
     """A path, option, recipe or data set that cannot be used."""
+
+
+class NoShare(BadInput):
+    """A share of the parts that lies wholly beyond the last one. The command line says so, writes nothing, and exits with 0."""
 
 
 class ModelError(LogitstoreError):

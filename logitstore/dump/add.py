@@ -197,7 +197,7 @@ def _parts_of_views(settings: AddSettings, views: range, parts_of_view: int) -> 
     wanted = list(range(views[0] * parts_of_view, (views[-1] + 1) * parts_of_view))
     if settings.parts is None:
         return wanted
-    chosen = set(layout.parse_parts(settings.parts, wanted[-1] + 1))
+    chosen = set(layout.parse_share(settings.parts, wanted[-1] + 1)[0])
     if outside := sorted(chosen - set(wanted)):
         raise BadInput(f"--parts {settings.parts}: part {outside[0]} is not of the views {settings.views}.")
     return [part for part in wanted if part in chosen]
@@ -272,7 +272,7 @@ def _committed(settings: AddSettings, cache: Cache) -> list[int]:
         raise BadInput(f"{settings.cache}: no part of it is committed. Finish its dump first.")
     if settings.parts is None:
         return cache.part_numbers
-    parts = layout.parse_parts(settings.parts, cache.manifest.parts)
+    parts = layout.parse_share(settings.parts, cache.manifest.parts)[0]
     if absent := sorted(set(parts) - set(cache.part_numbers)):
         raise BadInput(
             f"--parts {settings.parts}: part {absent[0]:05d} of {settings.cache} is not there. Finish its dump first."

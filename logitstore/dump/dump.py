@@ -38,7 +38,7 @@ from logitstore.settings.dump import DumpSettings
 from logitstore.store import layout
 from logitstore.store.cache import Cache
 from logitstore.store.checks.verify import shared_problems
-from logitstore.store.staged.others import tell_of_others
+from logitstore.store.staged.others import share_of, tell_of_others
 from logitstore.store.storage import Storage, open_storage
 
 
@@ -57,15 +57,17 @@ def dump(settings: DumpSettings, progress: Progress = no_progress, watch: Stopwa
             another way.
         StorageError: the disk is full or the folder cannot be written; committed parts stay.
         ProcessDied: processes ended by themselves; committed parts stay.
+        NoShare: all parts that `settings.parts` names lie beyond the last one.
         PartsFailed: on a cluster several workers failed at some parts; all others are written.
     """
+    layout.parse_ranges(settings.parts or "0")  # before the data are prepared, which takes time
     crew = crew_of(settings)
     with target_folder(settings.out, resume=settings.resume):
         prepared = prepare_parts(settings, progress)
         taps = taps_wanted(settings, prepared.config)
     out = open_storage(settings.out)
     is_begun = _is_begun(out, prepared.manifest, taps)
-    parts = layout.parse_parts(settings.parts, prepared.manifest.parts)
+    parts = share_of(settings.parts, prepared.manifest.parts, progress)
     work = missing_work(out, parts, [ANSWERS, *taps.names])
     failed: dict[int, str] = {}
     if work or not is_begun:

@@ -168,7 +168,7 @@ def _check_images(images: Images, settings: DumpSettings, manifest: Manifest, pr
     """Look at every image that is still to be shown to the teacher. Raises BadInput: some cannot be used."""
     if settings.skip_damaged:
         return
-    wanted = layout.parse_parts(settings.parts, manifest.parts)
+    wanted = layout.parse_share(settings.parts, manifest.parts)[0]
     spans = [manifest.span(part) for part in missing_work(open_storage(settings.out), wanted, [ANSWERS])]
     places = {sample % len(images) for span in spans for sample in range(span.start, span.stop)}
     refuse_damaged(images, damaged(images, sorted(places), settings.workers, progress), settings.source)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import xxhash
 
-from logitstore.errors import BadInput, CacheDamaged
+from logitstore.errors import BadInput, CacheDamaged, NoShare
 from logitstore.format.part_record import RECORD_NAME
 
 PARTS = "parts"
@@ -169,13 +169,43 @@ def parse_parts(text: str | None, count: int) -> list[int]:
     """
     if text is None:
         return list(range(count))
-    chosen: set[int] = set()
+    ranges = parse_ranges(text)
+    if any(last >= count for _, last in ranges):
+        raise BadInput(f"--parts '{text}': this cache has parts 0 to {count - 1}.")
+    return sorted({part for first, last in ranges for part in range(first, last + 1)})
+
+
+def parse_share(text: str | None, count: int) -> tuple[list[int], bool]:
+    """Return the part numbers of the share of one job, ascending, and whether its ranges were cut at the last part.
+
+    The jobs of an array have ranges of equal length, so the last ones may end, or lie, beyond the last part. A single number
+    there is a slip.
+
+    Raises:
+        BadInput: the text is no list of parts, or names a single part that is not below `count`.
+        NoShare: all of its ranges lie beyond the last part.
+    """
+    if text is None:
+        return list(range(count)), False
+    ranges = parse_ranges(text)
+    if any("-" not in piece and first >= count for piece, (first, _) in zip(text.split(","), ranges, strict=True)):
+        raise BadInput(f"--parts '{text}': this cache has parts 0 to {count - 1}.")
+    parts = sorted({part for first, last in ranges for part in range(first, min(last + 1, count))})
+    if not parts:
+        raise NoShare(f"--parts '{text}': this cache has parts 0 to {count - 1}, so nothing is left for this job.")
+    return parts, any(last >= count for _, last in ranges)
+
+
+def parse_ranges(text: str) -> list[tuple[int, int]]:
+    """Return the first and the last part of each piece of a list such as `0-99,120`.
+
+    Raises:
+        BadInput: the text is not such a list.
+    """
+    ranges = []
     for piece in text.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", piece)
-        if match is None:
-            raise BadInput(f"--parts '{text}': write numbers and ranges, such as 0-99,120.")
-        first, last = int(match[1]), int(match[2] or match[1])
-        if first > last or last >= count:
-            raise BadInput(f"--parts '{text}': this cache has parts 0 to {count - 1}.")
-        chosen.update(range(first, last + 1))
-    return sorted(chosen)
+        if match is None or int(match[1]) > int(match[2] or match[1]):
+            raise BadInput(f"--parts '{text}': write numbers and rising ranges, such as 0-99,120.")
+        ranges.append((int(match[1]), int(match[2] or match[1])))
+    return ranges

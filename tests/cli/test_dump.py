@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from logitstore.dump.dump import dump
 from logitstore.store.cache import Cache
 from tests.parts.broken import OF_TEXT, truncate
-from tests.parts.commands import Command, Refused, flags_of
+from tests.parts.commands import Command, Refused, flags_of, logitstore_command
 from tests.parts.texts import VOCABULARY, plan_for, save_model
 
 # teachers, students, options
@@ -75,9 +76,26 @@ def test_a_device_that_is_not_there_is_named(refused_dump: Refused, device: str)
     assert f"--device {device}" in refused_dump(device=device)
 
 
-@pytest.mark.parametrize("parts", ["", "x", "1;2", "3-1", "-1", "0-999", "999999"])
+@pytest.mark.parametrize("parts", ["", "x", "1;2", "3-1", "-1", "999999"])
 def test_parts_that_the_plan_does_not_have_are_named(refused_dump: Refused, parts: str) -> None:
     assert f"--parts '{parts}'" in refused_dump(parts=parts)
+
+
+def test_the_last_jobs_of_an_array_write_what_is_left_or_nothing(teacher: Path, texts: Path, tmp_path: Path) -> None:
+    flags = flags_of(plan_for(teacher, texts, tmp_path / "cache", samples_per_part=4, limit=6))
+    beyond = logitstore_command("dump", *flags, "--parts", "100-109")
+    assert (beyond.returncode, beyond.stdout) == (0, "")
+    assert re.search(
+        r"^note: --parts '100-109': this cache has parts 0 to \d+, so nothing is left for this job\.$",
+        beyond.stderr,
+        re.M,
+    )
+    assert not (tmp_path / "cache" / "cache.json").exists()
+    last = logitstore_command("dump", *flags, "--parts", "1-99")
+    assert last.returncode == 0
+    cache = Cache(tmp_path / "cache")
+    assert cache.part_numbers == list(range(1, cache.manifest.parts))
+    assert f"note: --parts 1-99: the last part is {cache.manifest.parts - 1};" in last.stderr
 
 
 def test_a_missing_option_is_named_with_what_it_means(refused: Refused, teacher: Path, texts: Path) -> None:

@@ -6,9 +6,29 @@ from collections.abc import Collection, Iterable
 
 from logitstore.core.progress import Progress, Step
 from logitstore.errors import LogitstoreError
+from logitstore.store.layout import parse_share
 from logitstore.store.storage import Storage
 
 _SHOWN = 5
+
+
+def share_of(parts: str | None, count: int, progress: Progress) -> list[int]:
+    """Return the parts that a command is to write, and say so where a range of them ends beyond the last part.
+
+    Args:
+        parts: the list of `--parts`; None for all.
+        count: of the parts of the plan.
+        progress: receives the note.
+
+    Raises:
+        BadInput: it is no list of parts, or names a single part that is not there.
+        NoShare: all of it lies beyond the last part.
+    """
+    found, is_cut = parse_share(parts, count)
+    if is_cut:
+        text = f"--parts {parts}: the last part is {count - 1}; what lies beyond it is left out."
+        progress(Step(stage="note", done=1, total=1, note=text))
+    return found
 
 
 def tell_of_others(storages: Iterable[Storage], parts: Collection[int], progress: Progress) -> None:
