@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from logitstore.core.place import Place
-from logitstore.errors import CacheDamaged, LogitstoreError
+from logitstore.errors import CacheDamaged, LogitstoreError, NotACache
 from logitstore.format.manifest import MANIFEST_NAME, Manifest
 from logitstore.format.tap import tap_folder
 from logitstore.store.layout import FAILED_NAME
@@ -67,7 +67,15 @@ def status(place: Place) -> list[Progressed]:
         StorageError: the storage cannot be read.
     """
     storage = open_storage(place)
-    manifest = read_sealed(Manifest, storage, MANIFEST_NAME)
+    try:
+        manifest = read_sealed(Manifest, storage, MANIFEST_NAME)
+    except NotACache as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise  # something else stands there
+        raise NotACache(
+            f"{place}: no cache is there yet, or none ever. A dump writes its plan ({MANIFEST_NAME}) once it has loaded its "
+            "teacher and asked it about the pilot; look again then, or check the address."
+        ) from error
     failed = _failed(storage)
     found = [_progressed("cache", storage, manifest, failed)]
     for name in tap_folders(storage):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from logitstore.errors import NotACache
 from logitstore.settings.dump import DumpSettings
 from logitstore.store.cache import Cache
 from logitstore.store.layout import FAILED_NAME
@@ -52,6 +54,16 @@ def begun(source: Path, tmp_path: Path) -> Path:
     """A cache of which the first four parts are there."""
     copy_cache(source, tmp_path / "begun", Extent(parts="0-3", taps=[]))
     return tmp_path / "begun"
+
+
+def test_an_address_without_a_plan_may_be_that_of_a_dump_that_loads_its_teacher(far: Far, tmp_path: Path) -> None:
+    for place in (far("none"), tmp_path / "none"):
+        with pytest.raises(NotACache, match=f"^{re.escape(str(place))}: no cache is there yet, or none ever"):
+            status(place)
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "cache.json").mkdir()
+    with pytest.raises(NotACache, match="a cache is a folder with a cache.json in it"):
+        status(tmp_path / "cache")
 
 
 def test_the_speed_is_that_of_the_parts_that_came_last(begun: Path) -> None:
