@@ -61,8 +61,8 @@ class Company:
     def __enter__(self) -> Company:
         with suppress(OSError, RuntimeError):  # without the others a run goes on as it did before there was a company
             self._line = self._meet()
+            self._watch_for_signals()  # before a failure of another process can make anybody end this one
             self._line.start()
-            self._watch_for_signals()
         return self
 
     def _meet(self) -> Line:
@@ -122,6 +122,9 @@ class Company:
             self._fail(line, error)
         elif isinstance(line, Hub):
             self._is_leaving.set()
+            if self._before is not None:
+                # a handler of Python's ends with the interpreter, and the line and the exit code are to outlive the others
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
             self._fail_first(line, error)
 
     def _fail(self, line: Member, error: BaseException) -> None:
@@ -129,7 +132,10 @@ class Company:
         said, is_lost = _told(error), _is_lost(error)
         if said is None and not is_lost:
             traceback.print_exception(error)
-        line.fail(said or f"{type(error).__name__}: {one_line(error)}", is_lost=is_lost, seconds=2 * LEFT_WITHIN)
+        text = said or f"{type(error).__name__}: {one_line(error)}"
+        line.fail(text, is_lost=is_lost, seconds=2 * LEFT_WITHIN)
+        # nobody has ended this process: the first one is done, or busy, and may never say it
+        sys.stderr.write(f"error: rank {self.rank} of {self.count}: {text}\n")
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(130 if isinstance(error, KeyboardInterrupt) else 2)

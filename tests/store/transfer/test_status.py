@@ -62,7 +62,7 @@ def test_an_address_without_a_plan_may_be_that_of_a_dump_that_loads_its_teacher(
             status(place)
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "cache.json").mkdir()
-    with pytest.raises(NotACache, match="a cache is a folder with a cache.json in it"):
+    with pytest.raises(NotACache, match=r"a cache is a folder with a cache\.json in it"):
         status(tmp_path / "cache")
 
 
