@@ -31,7 +31,7 @@ from logitstore.format.needs import entries_of
 from logitstore.settings.dump import DumpSettings
 
 Requests = list[tuple[str, bytes]]
-"""The routes and the bodies of what is sent."""
+"""The routes and the bodies of what is sent about one text, in their order."""
 
 
 class _Recording(Wire):
@@ -44,26 +44,28 @@ class _Recording(Wire):
         return super().post(route, body, **options)
 
 
-def requests_of(settings: DumpSettings) -> Requests:
-    """Return all requests about texts that a dump makes, which are sent once for that."""
+def requests_of(settings: DumpSettings) -> list[Requests]:
+    """Return what a dump sends about each text, which is sent once for that."""
     prepared, address = prepare_parts(settings), Address.parse(settings.teacher)
     api = APIS[str(settings.engine)]()
     with closing(wire_of(address, api.engine)) as wire:
         model = api.served(wire, address.model).model
-    recording = _Recording(address)
-    recording.sent = []
+    recording, made = _Recording(address), []
     with closing(recording):
         for sample in prepared.samples[0 : len(prepared.samples)]:
+            recording.sent = []
             api.lists(recording, model, sample.tokens_T.tolist(), entries_of(prepared.manifest.row))
-    return recording.sent
+            made.append(recording.sent)
+    return made
 
 
-def load_seconds(url: str, requests: Requests, concurrency: int) -> float:
-    """Return the seconds that a server takes for requests of which so many are in flight."""
+def load_seconds(url: str, texts: list[Requests], concurrency: int) -> float:
+    """Return the seconds that a server takes for texts of which so many are in flight; what is asked about one of them is asked
+    in its order."""
     address, (_, key) = urlsplit(url), key_from(KEY)
     headers = {"Content-Type": "application/json"} | ({} if key is None else {"Authorization": f"Bearer {key}"})
-    waiting: SimpleQueue[tuple[str, bytes]] = SimpleQueue()
-    for each in requests:
+    waiting: SimpleQueue[Requests] = SimpleQueue()
+    for each in texts:
         waiting.put(each)
     wrong: list[int] = []
 
@@ -72,14 +74,15 @@ def load_seconds(url: str, requests: Requests, concurrency: int) -> float:
         connection = kind(str(address.hostname), address.port)
         while True:
             try:
-                route, body = waiting.get_nowait()
+                requests = waiting.get_nowait()
             except Empty:
                 return connection.close()
-            connection.request("POST", address.path.rstrip("/").removesuffix("/v1") + route, body, headers)
-            answer = connection.getresponse()
-            answer.read()
-            if answer.status != 200:
-                wrong.append(answer.status)
+            for route, body in requests:
+                connection.request("POST", address.path.rstrip("/").removesuffix("/v1") + route, body, headers)
+                answer = connection.getresponse()
+                answer.read()
+                if answer.status != 200:
+                    wrong.append(answer.status)
 
     threads = [threading.Thread(target=ask) for _ in range(concurrency)]
     began = time.perf_counter()
@@ -88,7 +91,7 @@ def load_seconds(url: str, requests: Requests, concurrency: int) -> float:
     for thread in threads:
         thread.join()
     if wrong:
-        raise RuntimeError(f"{len(wrong)} of {len(requests)} requests were refused, the first with status {wrong[0]}")
+        raise RuntimeError(f"{len(wrong)} requests were refused, the first with status {wrong[0]}")
     return time.perf_counter() - began
 
 
@@ -113,11 +116,11 @@ def compared(settings: DumpSettings, times: int = 3) -> dict[str, Any]:
     Returns:
         The median seconds of each and their ratio; all seconds; counts of texts, tokens and rows.
     """
-    prepared, requests = prepare_parts(settings), requests_of(settings)
+    prepared, texts = prepare_parts(settings), requests_of(settings)
     concurrency = settings.concurrency or CONCURRENCY
     plain, dumped = [], []
     for _ in range(times):
-        plain.append(load_seconds(settings.teacher.partition("#")[0], requests, concurrency))
+        plain.append(load_seconds(settings.teacher.partition("#")[0], texts, concurrency))
         with tempfile.TemporaryDirectory() as folder:
             dumped.append(dump_seconds(settings.model_copy(update={"out": Path(folder) / "cache"})))
     middle = times // 2
@@ -128,7 +131,7 @@ def compared(settings: DumpSettings, times: int = 3) -> dict[str, Any]:
         "texts": len(prepared.samples),
         "tokens": prepared.manifest.tokens,
         "rows": prepared.manifest.rows,
-        "requests": len(requests),
+        "requests": sum(map(len, texts)),
         "load_seconds": sorted(plain)[middle],
         "dump_seconds": sorted(dumped)[middle],
         "ratio": sorted(dumped)[middle] / sorted(plain)[middle],

@@ -313,6 +313,31 @@ def workers() -> str:
     return _table(("what", "measured", "target"), [_cells(line) for line in _load("workers")["lines"]])
 
 
+def engines() -> str:
+    """How far engines are from transformers in float32."""
+    rows = []
+    for line in _load("engines")["lines"]:
+        if "same_first" in line:
+            name, apart = line["name"].partition(":")[0], f"{line['measured']:.2g}"
+            figures = [f"{line[key]:.2g}" for key in ("p99", "most")]
+            rows.append((name, apart, *figures, f"{line['same_first']:.1%}", f"{max(line['kl'], 0.0):.4f}"))
+    head = (
+        "what answered",
+        "mean difference, nats",
+        "99% are below",
+        "largest",
+        "same first token",
+        "sum over the listed tokens, nats",
+    )
+    return _table(head, rows)
+
+
+def engine_times() -> str:
+    """A dump over the time of its engine."""
+    lines = [line for line in _load("engines")["lines"] if "same_first" not in line]
+    return _table(("what", "measured", "target"), [_cells(line) for line in lines])
+
+
 def windows() -> str:
     """Every line of `windows.py`."""
     return _table(("what", "measured", "target"), [_cells(line) for line in _load("windows")["lines"]])
@@ -407,6 +432,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "growth": growth,
     "remote": remote,
     "windows": windows,
+    "engines": engines,
+    "engine_times": engine_times,
     "workers": workers,
     "archives": archives,
     "compressors": compressors,
