@@ -23,7 +23,7 @@ class ConvertSettings(TrustChoice):
     format: FormatName | None = Field(
         None,
         examples=list(FORMATS),
-        description="What the source is. Default: told by its columns.",
+        description="What the source is. Default: told by its columns, or by its first bytes.",
     )
     tokenizer: Model = Field(
         description="The tokenizer whose ids the source has: a local folder, a hub name, or folder::file.gguf. "
@@ -71,10 +71,11 @@ class ConvertSettings(TrustChoice):
         ge=1,
         description="Tokens listed per row. Default: all of the source; of whole distributions over more than 64 tokens 16.",
     )
-    tail: Literal["uniform", "none"] | None = Field(
+    tail: Literal["prior", "uniform", "none"] | None = Field(
         None,
-        description="How the mass outside the listed tokens is spread: evenly (uniform), or not at all: the listed tokens are "
-        "renormalised (none). Default: uniform where the source tells this mass.",
+        description="How the mass outside the listed tokens is spread: by one vector for all rows, fitted on whole "
+        "distributions (prior), evenly (uniform), or not at all: the listed tokens are renormalised (none). Default: uniform "
+        "where the source tells this mass.",
     )
     logprobs: Literal["float32", "float16", "levels-8", "levels-6", "levels-5"] = Field(
         "float16", description="How the logprobs of listed tokens are stored."

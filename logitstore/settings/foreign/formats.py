@@ -25,12 +25,14 @@ class Format:
             `logitstore.text.foreign.block.Foreign`.
         options: names of settings that mean something to it, of those that not every format takes.
         columns: sets of columns, each of which tells a table of this format.
+        begins: the bytes that its files begin with; none where nothing else tells them.
     """
 
     says: str
     opens: str
     options: tuple[str, ...] = ()
     columns: tuple[frozenset[str], ...] = ()
+    begins: bytes = b""
 
 
 FORMATS: dict[str, Format] = {
@@ -48,6 +50,11 @@ FORMATS: dict[str, Format] = {
         opens="logitstore.text.foreign.formats.generic:open_source",
         options=("columns", "rows_about", "source_temperature", "split"),
         columns=(frozenset({"tokens", "ids", "logprobs"}),),
+    ),
+    "llamacpp": Format(
+        says="files of llama-perplexity --kl-divergence-base",
+        opens="logitstore.text.foreign.formats.llamacpp:open_source",
+        begins=b"_logits_",
     ),
 }
 """The formats of this package, by name; those of other packages stand under the entry point `logitstore.formats`."""

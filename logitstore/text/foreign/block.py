@@ -5,7 +5,7 @@ Axes: S samples, T tokens of all samples one after the other, N rows of all samp
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -27,6 +27,8 @@ class Lists:
         entropy_N: float, nats, of the whole distributions, where they are known.
         tail_logmass_N: float, nats, the logarithm of the mass outside of each list, where the source tells it; None where it is
             what the list leaves.
+        is_bound_N: bool, True where `gold_N` is no more than the most that the logprob can be; None for nowhere.
+        rest_V: float64, the mass of each token in the rows that do not list it, added up, where it was asked for.
     """
 
     ids_NK: Array
@@ -34,14 +36,32 @@ class Lists:
     gold_N: Array | None = None
     entropy_N: Array | None = None
     tail_logmass_N: Array | None = None
+    is_bound_N: Array | None = None
+    rest_V: Array | None = None
 
     def some(self, span: slice) -> Lists:
-        """Return some neighbouring rows."""
-        others = {
-            name: None if (values := getattr(self, name)) is None else values[span]
-            for name in ("gold_N", "entropy_N", "tail_logmass_N")
-        }
+        """Return some neighbouring rows, without the mass of unlisted tokens, which is that of all."""
+        others = {name: None if (values := getattr(self, name)) is None else values[span] for name in OF_ROWS}
         return Lists(ids_NK=self.ids_NK[span], logprobs_NK=self.logprobs_NK[span], **others)
+
+
+OF_ROWS = ("gold_N", "entropy_N", "tail_logmass_N", "is_bound_N")
+
+
+def joined(pieces: Sequence[Lists]) -> Lists:
+    """Return rows with lists of one length, one piece after the other."""
+    rests = [piece.rest_V for piece in pieces if piece.rest_V is not None]
+    others = {
+        name: np.concatenate([getattr(piece, name) for piece in pieces])
+        for name in OF_ROWS
+        if getattr(pieces[0], name) is not None
+    }
+    return Lists(
+        ids_NK=np.concatenate([piece.ids_NK for piece in pieces]),
+        logprobs_NK=np.concatenate([piece.logprobs_NK for piece in pieces]),
+        rest_V=sum(rests[1:], rests[0]) if rests else None,
+        **others,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -126,6 +146,7 @@ class Foreign:
         is_partial: whether the source says which tokens are to be learned.
         records: count of records, where it is known.
         blocks: reads it.
+        pilot: reads it with the mass of the unlisted tokens in the lists, where the source has whole distributions.
     """
 
     format: str
@@ -139,3 +160,4 @@ class Foreign:
     is_partial: bool
     records: int | None
     blocks: Blocks
+    pilot: Blocks | None = None

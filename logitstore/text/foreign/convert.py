@@ -35,6 +35,7 @@ from logitstore.text.foreign.lists import Changes, ListReader
 from logitstore.text.foreign.part import ListPart
 from logitstore.text.foreign.recognise import recognised
 from logitstore.text.foreign.walk import Walk
+from logitstore.text.foreign.whole import fitted
 
 
 def convert(settings: ConvertSettings, progress: Progress = no_progress) -> Cache:
@@ -56,7 +57,8 @@ def convert(settings: ConvertSettings, progress: Progress = no_progress) -> Cach
         index = Index.of(source, str(settings.source), progress)
         wanted = _manifest(settings, source, index, vocabulary)
         out = open_storage(settings.out)
-        manifest = begin(out, wanted, partial(shared_files, tokenizer, vocabulary), lambda: ({}, 0))
+        fit = partial(fitted, wanted, source, index)
+        manifest = begin(out, wanted, partial(shared_files, tokenizer, vocabulary), fit)
     changes = _write(out, manifest, source, index, str(settings.source), progress)
     for note in _notes(changes):
         progress(Step(stage="note", done=1, total=1, note=note))
@@ -79,6 +81,11 @@ def _manifest(settings: ConvertSettings, source: Foreign, index: Index, vocabula
     if source.mass == "unknown" and settings.tail == "uniform":
         raise BadInput(
             f"--tail uniform: {settings.source} does not tell the mass outside of its lists. Give --tail none, or leave it out."
+        )
+    if source.pilot is None and settings.tail == "prior":
+        raise BadInput(
+            f"--tail prior: {settings.source} has lists, which do not tell how the mass outside of them is spread. Leave it "
+            "out."
         )
     k = min(settings.k or source.entries, ids)
     if settings.k is not None and settings.k > source.entries:
@@ -169,3 +176,8 @@ def _notes(changes: Changes) -> Iterator[str]:
         )
     if changes.padding:
         yield f"{changes.padding:,} entries had ids that the tokenizer does not give, and were left out"
+    if changes.bounds:
+        yield (
+            f"of {changes.bounds:,} of {changes.rows:,} rows the source tells of the gold token only how probable it is at "
+            "most, which is taken for its logprob"
+        )

@@ -31,12 +31,14 @@ class Changes:
         rows: that were read.
         scaled, most: rows whose probabilities summed to more than 1 and were scaled to it, and the largest sum.
         padding: entries that were left out, because no tokenizer gives their ids.
+        bounds: rows whose gold logprob is the most that it can be.
     """
 
     rows: int = 0
     scaled: int = 0
     most: float = 1.0
     padding: int = 0
+    bounds: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +76,7 @@ class ListReader:
         ids_NK, logprobs_NK = self._in_order(*self._checked(lists, where))
         count, listed = logprobs_NK.shape[1], min(self.k, logprobs_NK.shape[1])
         self.changes.rows += len(ids_NK)
+        self.changes.bounds += 0 if lists.is_bound_N is None else int(lists.is_bound_N.sum())
         gold_logprob_N, place_N = self._gold(lists, ids_NK, logprobs_NK, gold_N, where)
         ids_NK = ids_NK[:, :listed]
         cut_NK, logprobs_NK = logprobs_NK[:, listed:], logprobs_NK[:, :listed]

@@ -72,6 +72,7 @@ def open_source(settings: ConvertSettings) -> Foreign:
         is_partial="mask" in columns,
         records=tables.records,
         blocks=reader,
+        pilot=replace(reader, has_rest=True) if is_whole else None,
     )
 
 
@@ -130,6 +131,7 @@ class _Reader:
         is_whole: a row has a value for every token of the vocabulary, in the order of the ids, and no list of ids.
         temperature: of the values.
         about: what a row is about.
+        has_rest: of whole distributions the mass of the unlisted tokens is added up.
     """
 
     tables: Tables
@@ -139,6 +141,7 @@ class _Reader:
     temperature: float
     about: About
     kept: int = 0
+    has_rest: bool = False
 
     def __call__(self, record: int, *, with_lists: bool) -> Iterator[Block]:
         of_texts = [self.columns[role] for role in ("tokens", "mask", "samples") if role in self.columns]
@@ -200,7 +203,7 @@ class _Reader:
                 raise BadInput(
                     f"record {first} or one behind it: a row has fewer values than its gold token's id says."
                 )
-            whole = listed(logprobs_NK, gold_N, self.kept)
+            whole = listed(logprobs_NK, gold_N, self.kept, has_rest=self.has_rest)
             return replace(whole, **told)
         ids = batch.column(self.columns["ids"])
         if (lengths_of(ids, self.columns["ids"], first) != rows_R).any():
