@@ -14,7 +14,7 @@ import xxhash
 
 import logitstore
 from logitstore.store.checks.verify import verify
-from tests.golden import make, make_views
+from tests.golden import make, make_imported, make_views
 from tests.parts.files import tree
 from tests.parts.specification import (
     GOLDEN,
@@ -92,6 +92,34 @@ def test_the_chunks_of_the_golden_cache_are_the_bytes_that_the_specification_sho
     assert (GOLDEN / "parts/00001/rows.zarr/entropy/c/0").read_bytes().hex() == "003800400000"
     assert "`03 00 00 00 03 00 05 00 00 00 01 00`" in SPECIFICATION
     assert os.path.getsize(chunk) == 3 * 2 * 2
+
+
+def test_the_golden_cache_of_imported_lists_is_written_as_it_is_and_read_to_what_it_does_not_know(
+    tmp_path: Path,
+) -> None:
+    make_imported.write(tmp_path)
+    written, golden = tree(tmp_path), tree(make_imported.CACHE)
+    assert len(golden) == 1 + 1 + 2 * (2 + 1 + 2 * 5)
+    assert written.keys() == golden.keys()
+    for name in golden:
+        if not name.endswith(("zarr.json", "part.json")):
+            assert written[name] == golden[name], name
+    assert verify(make_imported.CACHE) == []
+    plan, record = (json.loads(golden[name]) for name in ("cache.json", "parts/00000/part.json"))
+    assert plan["imported"] == {"format": "generic", "gold": "listed", "mass": "known"}
+    assert (record["plan"], record["sums"]["no_gold"]) == (identity_of(plan), 1)
+    cache = logitstore.open(make_imported.CACHE)
+    assert cache.manifest == make_imported.manifest()
+    assert not cache.manifest.knows_gold
+    assert_same(read_from_the_specification(make_imported.CACHE), cache)
+    expected = make_imported.fields()
+    for name, array in expected.items():
+        read = np.concatenate([sample.answer[name] for sample in cache])
+        np.testing.assert_array_equal(read, array, strict=True)
+    assert np.isnan(expected["gold_logprob"]).tolist() == [False, True, False, False, False]
+    told = pa.ipc.open_file(make_imported.CACHE / "parts/00000/samples.arrow").get_batch(0).column("nll").to_pylist()
+    assert np.isnan(told[0])
+    np.testing.assert_allclose(told[1], -np.log([0.375, 0.875]).mean(), rtol=1e-3)
 
 
 def test_the_golden_cache_of_images_is_written_as_it_is_and_read_from_the_specification(tmp_path: Path) -> None:
