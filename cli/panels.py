@@ -54,7 +54,7 @@ PANELS: dict[str, dict[str, str]] = {
     },
     "convert": {
         "Source": "format tokenizer trust_remote_code teacher_name columns rows_about source_temperature compression "
-        "values split",
+        "values layers tap_codec split",
         "Rows": "k tail logprobs layout",
         "Output": "out samples_per_part part_bytes",
     },

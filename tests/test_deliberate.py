@@ -70,6 +70,8 @@ HANDLERS = {
         "logitstore/dump/data.py:_refusals_of",
         "logitstore/dump/files/places.py:reading",
         "logitstore/dump/data.py:load_saved",
+        "logitstore/text/foreign/features/tensors.py:loaded_from",
+        "logitstore/text/foreign/features/tensors.py:opened_tensors",
         "logitstore/text/foreign/tables.py:reading",
         "logitstore/image/data/decode.py:decode",
         "logitstore/image/data/table.py:_content",

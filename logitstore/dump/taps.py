@@ -5,7 +5,7 @@ Axes: N rows, D channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import safetensors.torch
@@ -160,6 +160,33 @@ def begin_taps(
         )
         _write(storage.within(tap_folder(name)), info, {file: content} if fit else {}, existing.get(name))
     return [Tap(storage, manifest, name) for name in wanted.names]
+
+
+def begin_given(storage: Storage, manifest: Manifest, widths: Mapping[str, int], codec: str | None) -> list[Tap]:
+    """Begin taps whose values are at hand, or find those that are there. Return all of them.
+
+    Args:
+        storage: of the cache.
+        manifest: of the cache.
+        widths: channels of each, by name.
+        codec: one that needs no pilot; None for that of a tap that is there, and bfloat16 for a new one.
+
+    Raises:
+        BadInput: the codec needs a pilot, or a tap has another count of channels.
+        CacheMismatch: an existing tap is stored in another way.
+    """
+    if needs_pilot(codec or DEFAULT_CODEC):
+        raise BadInput(f"--tap-codec {codec}: it is fitted on a teacher's answers. Give bfloat16, float16 or float32.")
+    existing = _found(storage, manifest, TapRequest(names=list(widths), codec=codec))
+    for name, width in widths.items():
+        if name in existing and existing[name].width != width:
+            raise BadInput(f"{storage}: its tap '{name}' has {existing[name].width} channels, and the source {width}.")
+        if name not in existing:
+            chosen = codec or DEFAULT_CODEC
+            fields = tap_fields(chosen, width)
+            info = TapInfo(plan=manifest.identity, name=name, width=width, codec=chosen, fields=fields, shared={})
+            _write(storage.within(tap_folder(name)), info, {}, None)
+    return [Tap(storage, manifest, name) for name in widths]
 
 
 def _observe_pilot(

@@ -19,16 +19,19 @@ class ConvertSettings(TrustChoice):
     """The settings of `convert`."""
 
     source: Annotated[FilePath, POSITIONAL] = Field(description="What to read: a file, a glob or a folder.")
-    out: Place = Field(description="The cache to write. An interrupted run of the same command is resumed.")
+    out: Place = Field(
+        description="The cache to write; of hidden states the cache that gets them. An interrupted run of the same command is "
+        "resumed."
+    )
     format: FormatName | None = Field(
         None,
         examples=list(FORMATS),
         description="What the source is. Default: told by its columns, or by its first bytes.",
     )
-    tokenizer: Model = Field(
+    tokenizer: Model | None = Field(
+        None,
         description="The tokenizer whose ids the source has: a local folder, a hub name, or folder::file.gguf. "
-        "Nothing else of a "
-        "model is read."
+        "Nothing else of a model is read. Needed for all formats but those of hidden states.",
     )
     teacher_name: str | None = Field(
         None, min_length=1, description="What the teacher is called, for people. Default: the name of the source."
@@ -64,6 +67,14 @@ class ConvertSettings(TrustChoice):
         description="What DistillKit's values are. Default: logprobs, but for the first generation logits, whose mass "
         "outside of a "
         "list is not known.",
+    )
+    layers: str | None = Field(
+        None,
+        description="Which layers a source of hidden states has, such as 2,18,33,-: numbers of transformers' hidden_states, "
+        "final for what goes into the output layer, - for one that is left out. Default: as the source says, where it does.",
+    )
+    tap_codec: Literal["bfloat16", "float16", "float32"] | None = Field(
+        None, description="How hidden states are stored. Default: bfloat16."
     )
     split: str = Field("train", description="Split of the data set, where its files are named by splits.")
     k: Annotated[int | None, CommandLine(flags=("-k", "--k"))] = Field(

@@ -26,6 +26,8 @@ class Format:
         options: names of settings that mean something to it, of those that not every format takes.
         columns: sets of columns, each of which tells a table of this format.
         begins: the bytes that its files begin with; none where nothing else tells them.
+        has_features: it has hidden states, which become taps of the cache at `--out`; what `opens` names returns a
+            `logitstore.text.foreign.features.record.Features`.
     """
 
     says: str
@@ -33,6 +35,7 @@ class Format:
     options: tuple[str, ...] = ()
     columns: tuple[frozenset[str], ...] = ()
     begins: bytes = b""
+    has_features: bool = False
 
 
 FORMATS: dict[str, Format] = {
@@ -55,6 +58,24 @@ FORMATS: dict[str, Format] = {
         says="files of llama-perplexity --kl-divergence-base",
         opens="logitstore.text.foreign.formats.llamacpp:open_source",
         begins=b"_logits_",
+    ),
+    "speculators": Format(
+        says="hidden states of vLLM, as speculators keeps them, become taps",
+        opens="logitstore.text.foreign.features.speculators:open_source",
+        options=("layers", "tap_codec", "split"),
+        has_features=True,
+    ),
+    "specforge": Format(
+        says="hidden states of SGLang, as SpecForge keeps them, become taps",
+        opens="logitstore.text.foreign.features.specforge:open_source",
+        options=("layers", "tap_codec"),
+        has_features=True,
+    ),
+    "automodel": Format(
+        says="hidden states of NeMo AutoModel's EAGLE-3 cache become taps",
+        opens="logitstore.text.foreign.features.automodel:open_source",
+        options=("layers", "tap_codec"),
+        has_features=True,
     ),
 }
 """The formats of this package, by name; those of other packages stand under the entry point `logitstore.formats`."""
@@ -88,12 +109,26 @@ def format_of(name: str) -> Format:
     return found
 
 
+NOT_READ = {
+    "megatron": "Megatron-LM's tars of cached logits have no tokens. Which these are follows from its data set, its seed and "
+    "its micro-batches, which only Megatron-LM itself puts in order again. Write tokens, ids and logprobs as a table, for "
+    "--format generic",
+    "tinyvit": "TinyViT's stored labels belong to pictures that its own code augments again from a seed, which this package "
+    "cannot replay. Dump the teacher with --views",
+    "miniplm": "MiniPLM's scores are one number a sequence of its own data set, without the tokens. Dump both models with "
+    "--preset scores, and give select --method difference --reference",
+}
+"""What is asked for and cannot become a cache, and why."""
+
+
 def check_format(name: str) -> str:
-    """Return the name of a format. Raises ValueError when there is none, with the nearest name."""
+    """Return the name of a format. Raises ValueError when there is none, with the nearest name, or why it is not read."""
+    if name in NOT_READ:
+        raise ValueError(NOT_READ[name])
     if name not in FORMATS and name not in _plugins():
         raise ValueError(suggest(name, [*FORMATS, *_plugins()]))
     return name
 
 
-OPTIONS = ("columns", "rows_about", "source_temperature", "compression", "values", "split")
+OPTIONS = ("columns", "rows_about", "source_temperature", "compression", "values", "split", "layers", "tap_codec")
 """The settings that mean something to some formats alone."""

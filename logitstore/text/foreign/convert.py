@@ -30,6 +30,7 @@ from logitstore.store.vocabulary import Vocabulary
 from logitstore.store.writer import PartTaken
 from logitstore.text.dump import SAMPLES_PER_PART, shared_files
 from logitstore.text.foreign.block import Foreign
+from logitstore.text.foreign.features.add import add_features
 from logitstore.text.foreign.index import Index, fingerprint_of
 from logitstore.text.foreign.lists import Changes, ListReader
 from logitstore.text.foreign.part import ListPart
@@ -50,6 +51,10 @@ def convert(settings: ConvertSettings, progress: Progress = no_progress) -> Cach
     name = settings.format or recognised(settings.source, settings.split)
     known = format_of(name)
     refuse_set(settings, [option for option in OPTIONS if option not in known.options], f"it means nothing to {name}")
+    if known.has_features:
+        return add_features(settings, name, progress)
+    if settings.tokenizer is None:
+        raise BadInput("--tokenizer: give the tokenizer of the teacher. Its ids are those of the source.")
     with target_folder(settings.out):
         source: Foreign = resolve(known.opens)(settings)
         tokenizer = load_tokenizer(ModelRef.parse(settings.tokenizer, trust_remote_code=settings.trust_remote_code))

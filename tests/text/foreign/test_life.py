@@ -76,6 +76,8 @@ def test_what_an_imported_cache_cannot_do_is_refused_in_one_line(
     assert "were imported" in refused("verify", made, "--against-teacher", teacher)
     wrong = ("--format", "distilkit", "--tokenizer", teacher, "--out", tmp_path / "x")
     assert "Did you mean 'distillkit'" in refused("convert", source, *wrong)
+    for name, why in (("megatron", "have no tokens"), ("tinyvit", "cannot replay"), ("miniplm", "without the tokens")):
+        assert why in refused("convert", source, "--format", name, "--out", tmp_path / "x")
 
 
 def test_another_source_in_the_same_folder_is_refused(

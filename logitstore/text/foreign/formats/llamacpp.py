@@ -55,6 +55,8 @@ def open_source(settings: ConvertSettings) -> Foreign:
             f"{other.path}: its vocabulary has {other.vocabulary:,} tokens, that of {bases[0].path} {bases[0].vocabulary:,}. "
             "Convert the files of one teacher."
         )
+    if settings.tokenizer is None:
+        raise BadInput("--tokenizer: give that of the teacher.")
     tokenizer = load_tokenizer(ModelRef.parse(settings.tokenizer, trust_remote_code=settings.trust_remote_code))
     begin = tokenizer.bos_token_id
     entries = entries_of(bases[0].vocabulary, settings.k)
