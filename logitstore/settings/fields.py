@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, ValidatorFunctionWrapHandler, WrapValidator
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 
 from logitstore.core.place import is_utf8, looks_like_address, split_scheme
 from logitstore.core.record import is_nested
@@ -160,8 +162,33 @@ Place = Annotated[Path | str, WrapValidator(_placed)]
 """Where a cache lies: a path as above, or a text `scheme://rest` of another storage, which is kept as it is."""
 
 
-Model = Annotated[str, AfterValidator(os.path.expanduser)]
-"""The folder of a model, with ~ as in Place, or its hub name."""
+SECRET = "secret"
+"""The type of an error of a value that no message may quote."""
+
+_HOLDS_SECRET = re.compile(r":/+[^#]*[@?]")
+
+
+def refuse_secrets(name: str) -> None:
+    """Refuse the name of a model that is an address with a user, a password or a query: it would stand in errors and caches.
+
+    Raises:
+        PydanticCustomError: it is one; of the type SECRET, so that who shows the error does not quote the name.
+    """
+    if _HOLDS_SECRET.search(name):
+        raise PydanticCustomError(
+            SECRET,
+            "a user, a password or a query in an address would be stored with the cache. Leave it out; a key belongs into the "
+            "environment variable LOGITSTORE_API_KEY",
+        )
+
+
+def _model(name: str) -> str:
+    refuse_secrets(name)
+    return os.path.expanduser(name)
+
+
+Model = Annotated[str, AfterValidator(_model)]
+"""The folder of a model, with ~ as in Place, its hub name, or the address of a server, which holds no password."""
 
 
 _DEEPEST_VALUE = 16

@@ -14,7 +14,7 @@ from logitstore.core.record import Record
 from logitstore.core.registry import suggest
 from logitstore.errors import BadInput, one_line
 from logitstore.settings import SETTINGS
-from logitstore.settings.fields import CommandLine, named_values
+from logitstore.settings.fields import SECRET, CommandLine, named_values
 
 SECTIONS = tuple(SETTINGS)
 
@@ -90,6 +90,8 @@ def load(kind: type[P], section: str, config: Path | None, flags: dict[str, Any]
             what = "" if inside else f": {kind.model_fields[str(name)].description}"
             raise BadInput(f"{section} needs {flag}{what or '.'}") from error
         reason = first["msg"].removeprefix("Value error, ").removesuffix(".")
+        if first["type"] == SECRET:
+            raise BadInput(f"{flag}: {reason}.") from None
         several = isinstance(first["input"], list) and all(isinstance(each, str) for each in first["input"])
         value = " ".join(first["input"]) if several else first["input"]
         raise BadInput(f"{flag} {value!s:.80}: {reason}.") from error

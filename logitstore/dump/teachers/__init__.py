@@ -128,9 +128,9 @@ def open_source(
     given = engine_options(engine or EngineChoices())
     if scheme in ENGINES:
         if option := "--trust-remote-code" if trust_remote_code else placement.given:
-            raise BadInput(f"{option}: it means nothing to an engine, such as that of {name}. Leave it out.")
+            raise BadInput(f"{option}: it means nothing to an engine, such as that of {scheme}:. Leave it out.")
         if option := next((option for option in given if option not in ENGINES[scheme].takes), None):
-            raise BadInput(f"{_flag(option)}: it means nothing to the engine of {name}. Leave it out.")
+            raise BadInput(f"{_flag(option)}: it means nothing to the engine of {scheme}:. Leave it out.")
         named = Named(
             name=name,
             scheme=scheme,

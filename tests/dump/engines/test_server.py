@@ -142,6 +142,35 @@ def test_an_address_that_cannot_be_is_refused_and_not_shown(
     assert "pass-word" not in line
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "http://user:pass-word@127.0.0.1:1",
+        "HTTP://user:pass-word@127.0.0.1:1/v1#model",
+        "http:/user:pass-word@127.0.0.1",
+        "https://user:8/pass-word@127.0.0.1:1",
+        "ftp://user:pass-word@127.0.0.1",
+        "http://127.0.0.1:1/v1?key=pass-word#model",
+    ],
+)
+def test_no_command_shows_the_password_of_an_address(name: str, plan: Plan, refused: Refused, tmp_path: Path) -> None:
+    dumped = flags_of(plan().model_copy(update={"teacher": name}))
+    data = ("--data", dumped[dumped.index("--data") + 1])
+    for asked in (
+        ("dump", *dumped, "--trust-remote-code"),
+        ("dump", *dumped, "--quantization", "4bit"),
+        ("dump", *dumped, "--hidden", "final"),
+        ("plan", "--teacher", name, *data),
+        ("add", tmp_path / "none", "--hidden", "final", "--teacher", name),
+        ("verify", tmp_path / "none", "--against-teacher", name),
+        ("generate", "--teacher", name, "--tokenizer", "none", *data, "--out", tmp_path / "answers"),
+        ("dump", *flags_of(plan()), "--tokenizer", name),
+    ):
+        line = refused(*asked)
+        assert "a user, a password or a query in an address would be stored" in line
+        assert "pass-word" not in line
+
+
 def test_what_a_server_cannot_give_is_refused_before_it_is_asked_about_a_text(
     plan: Plan, refused: Refused, server: LyingServer, tmp_path: Path
 ) -> None:
