@@ -21,9 +21,10 @@ from urllib.parse import urlsplit
 from logitstore.core.progress import no_progress
 from logitstore.dump.begin import prepare_parts
 from logitstore.dump.dump import open_writer
+from logitstore.dump.engines.servers.address import KEY, Address, key_from
 from logitstore.dump.engines.servers.api import APIS
 from logitstore.dump.engines.servers.server import CONCURRENCY, wire_of
-from logitstore.dump.engines.servers.wire import KEY, Address, Wire, key_from
+from logitstore.dump.engines.servers.wire import Wire
 from logitstore.dump.parts import ANSWERS, write_parts
 from logitstore.dump.taps import taps_wanted
 from logitstore.dump.task import load_teacher

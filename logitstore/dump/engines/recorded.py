@@ -19,7 +19,7 @@ import xxhash
 
 from logitstore.core.place import matching
 from logitstore.core.types import Array, ModelRef
-from logitstore.dump.engines.answers.folder import TOKENIZER, VOCABULARY, Answers, AnswersPlan
+from logitstore.dump.engines.answers.folder import DIGEST, TOKENIZER, VOCABULARY, Answers, AnswersPlan, digest_of
 from logitstore.dump.teachers import Named
 from logitstore.dump.teachers.source import TeacherSource
 from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
@@ -87,21 +87,24 @@ class RecordedTeacher(Teacher):
         for file in files:
             try:
                 table = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
-                if (table.schema.metadata or {}).get(VOCABULARY) != plan.tokenizer.fingerprint.encode():
+                known, batches = table.schema.metadata or {}, table.to_batches()
+                if known.get(VOCABULARY) != plan.tokenizer.fingerprint.encode():
                     raise ValueError("another vocabulary")
-                for batch in table.to_batches():
+                if known.get(DIGEST) != digest_of(batches).encode():
+                    raise ValueError("other content than was written")
+                self._digest.update(known[DIGEST])
+                for batch in batches:
                     self._add(batch)
             except (pa.ArrowException, OSError, KeyError, ValueError) as error:
                 raise BadInput(
-                    f"{file}: no answers in the tokens of its plan. Run the command that wrote it again."
+                    f"{file}: no answers in the tokens of its plan, or damaged ones. Run the `generate` that wrote it again, "
+                    "which makes the file of what was said."
                 ) from error
 
     def _add(self, batch: pa.RecordBatch) -> None:
         """Note the answers of a batch; of equal samples the first one is asked."""
         number = len(self._batches)
         self._batches.append(batch)
-        for name in ("input_ids", "completion_mask", "ids", "logprobs", "gold_logprobs"):
-            _digest(self._digest, batch.column(name))
         lists = batch.column("input_ids")
         for row in range(batch.num_rows):
             tokens_T = _values(lists, row)
@@ -167,17 +170,10 @@ class RecordedTeacher(Teacher):
         return EngineInfo(name="recorded")
 
     def fingerprint(self) -> str:
-        """Return xxh3-128 over the tokens, the masks and the lists of all answers, in order."""
+        """Return xxh3-128 over the checksums of all files, in order: those of tokens, masks and lists."""
         return str(self._digest.hexdigest())
 
 
 def _values(lists: pa.ListArray, row: int) -> Array:
     """Return the numbers in one list of a column."""
     return np.asarray(lists[row].values.to_numpy())
-
-
-def _digest(digest: Any, column: pa.Array) -> None:
-    while pa.types.is_list(column.type):
-        digest.update(column.value_lengths().to_numpy().tobytes())
-        column = column.flatten()
-    digest.update(column.to_numpy().tobytes())

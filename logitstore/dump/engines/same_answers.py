@@ -13,6 +13,9 @@ from logitstore.store.storage import Storage
 SAME_ANSWERS = 0.01
 """Mean difference in nats between the logprobs of the probe texts below which a teacher counts as the same."""
 
+MOST_NOISE = 0.3
+"""What the noise of an engine may explain at most, nats: two formats of numbers of one model are nearer than that."""
+
 
 def refuse_other_answers(out: Storage, there: Manifest, here: Manifest) -> None:
     """Compare what an engine says of the probe texts with what it said before the first row. The weights of a teacher that is
@@ -24,7 +27,8 @@ def refuse_other_answers(out: Storage, there: Manifest, here: Manifest) -> None:
     before, now = there.teacher.engine, here.teacher.engine
     if before is None or now is None or not before.probes:
         return
-    allowed = max(SAME_ANSWERS, 4 * before.noise, 4 * now.noise)
+    # who goes on does not say itself how far it may be off
+    allowed = max(SAME_ANSWERS, min(4 * before.noise, MOST_NOISE))
     apart = math.inf
     if len(before.probes) == len(now.probes):
         apart = float(np.abs(np.subtract(before.probes, now.probes)).mean())

@@ -14,9 +14,10 @@ import pytest
 import logitstore
 from logitstore.dump.dump import dump
 from logitstore.dump.engines.servers import wire
+from logitstore.dump.engines.servers.address import Address
 from logitstore.dump.engines.servers.api import Lists, checked, checked_gold
 from logitstore.dump.engines.servers.llamacpp import LOWEST, LlamaCppApi
-from logitstore.dump.engines.servers.wire import Address, Wire
+from logitstore.dump.engines.servers.wire import Wire
 from logitstore.errors import ModelError
 from logitstore.store.checks.verify import verify
 from tests.dump.engines.conftest import served_plan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import threading
 import time
@@ -13,7 +14,9 @@ from email.utils import format_datetime
 import pytest
 
 from logitstore.dump.engines.servers import wire
-from logitstore.dump.engines.servers.wire import Address, Closed, Wire
+from logitstore.dump.engines.servers.address import Address
+from logitstore.dump.engines.servers.vllm import _entries
+from logitstore.dump.engines.servers.wire import Closed, Wire
 from logitstore.errors import BadInput, ModelError
 from tests.parts.warm import free_port
 
@@ -35,7 +38,17 @@ def test_an_address_is_taken_apart(name: str, url: str, model: str | None, here:
 
 
 @pytest.mark.parametrize(
-    "name", ["ftp://host", "http:host", "http://", "http://host:99999", "http://ho\tst", "http://[::1"]
+    "name",
+    [
+        "ftp://host",
+        "http:host",
+        "http://",
+        "http://host:99999",
+        "http://ho\tst",
+        "http://[::1",
+        "http://a..b:1",
+        "http://.:1",
+    ],
 )
 def test_what_is_no_address_is_refused(name: str) -> None:
     with pytest.raises(BadInput, match="Write http://HOST:PORT or http://HOST:PORT#MODEL"):
@@ -55,6 +68,7 @@ def test_what_is_no_address_is_refused(name: str) -> None:
         ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0),
         ("Wed, 21 Oct 2015 07:28:00", 0, 0),
         ("Wed, 99 Foo 2015", 0, 0),
+        ("Mon, 01 Jan 2020 00:00:00 +999999999999999", 0, 0),
     ],
 )
 def test_what_a_server_asks_to_wait_is_understood(text: str, low: float, high: float) -> None:
@@ -115,6 +129,35 @@ def test_a_proxy_of_the_environment_is_used_but_not_for_this_machine(proxy: List
     ):
         assert near.get("/about") == {"via": "nothing"}
     assert len(proxy.got) == 1
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("http_proxy", "socks5://me:hunter2@127.0.0.1:9"),
+        ("http_proxy", "foo://me:hunter2@x"),
+        ("SSL_CERT_FILE", "/no/where"),
+    ],
+)
+def test_a_proxy_or_certificates_that_cannot_be_used_are_told_without_their_password(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(BadInput, match="the proxy or the certificates that the environment names") as told:
+        Wire(Address.parse("https://server.invalid:81"))
+    assert "hunter2" not in str(told.value)
+
+
+def test_a_number_that_64_bits_do_not_hold_is_none_that_is_counted() -> None:
+    content = b'{"id": 12345678901234567890123, "low": -' + b"9" * 400 + b', "logprob": -1, "most": 999999999999999999}'
+    with (
+        closing(Listening(answer("200 OK", content))) as own,
+        closing(Wire(Address.parse(f"http://localhost:{own.port}"))) as wired,
+    ):
+        said = wired.get("/about")
+    assert said == {"id": 12345678901234567890123.0, "low": -math.inf, "logprob": -1, "most": 999999999999999999}
+    assert isinstance(said["id"], float)
+    assert _entries({"9" * 30: {"logprob": -1.0, "rank": 1}}, "9" * 30) is None
 
 
 @pytest.mark.parametrize(

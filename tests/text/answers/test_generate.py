@@ -17,6 +17,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 import yaml
@@ -305,3 +306,24 @@ def test_a_recorded_teacher_knows_its_own_texts_alone(generated: Run, tmp_path: 
         dumped(folder, tmp_path / "all", positions="all")
     with pytest.raises(BadInput, match="needs logits of the whole vocabulary"):
         dumped(folder, tmp_path / "tail", tail=None)
+
+
+@pytest.mark.parametrize("column", ["input_ids", "completion_mask", "ids", "logprobs", "gold_logprobs"])
+def test_data_that_were_changed_are_refused_and_made_again_for_nothing(
+    generated: Run, server: ChatServer, tmp_path: Path, column: str
+) -> None:
+    generated()
+    file = tmp_path / "answers" / "data" / "train-00000.arrow"
+    before = file.read_bytes()
+    table = pa.ipc.open_file(before).read_all()
+    rows = table.to_pylist()
+    rows[0][column] = rows[0][column][::-1]
+    changed = pa.Table.from_pylist(rows, schema=table.schema)
+    with pa.ipc.new_file(str(file), changed.schema) as writer:
+        writer.write_table(changed)
+    with pytest.raises(BadInput, match="damaged ones"):
+        dumped(tmp_path / "answers", tmp_path / "cache", k=4)
+    server.behaviour.asked.clear()
+    generated()
+    assert server.behaviour.asked == []
+    assert file.read_bytes() == before

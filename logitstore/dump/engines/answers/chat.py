@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from logitstore.dump.engines.answers.reply import Choice, Listed, Reply, Token
-from logitstore.dump.engines.servers.wire import KEY, Address, Wire
+from logitstore.dump.engines.servers.address import KEY, Address
+from logitstore.dump.engines.servers.api import whole
+from logitstore.dump.engines.servers.wire import Wire
 from logitstore.errors import BadInput, ModelError
 from logitstore.settings.models.engine import EngineName
 
@@ -234,11 +236,11 @@ UNSAID = -9998.0
 
 
 def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and value >= 0 else None
+    return whole(value)
 
 
 def _are_ids(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(each, int) for each in value)
+    return isinstance(value, list) and all(whole(each) is not None for each in value)
 
 
 def _has(value: Any, name: str, kind: type) -> bool:

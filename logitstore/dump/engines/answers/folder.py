@@ -15,11 +15,12 @@ import gzip
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, Literal
 
 import pyarrow as pa
+import xxhash
 import yaml
 from pydantic import ValidationError
 
@@ -41,6 +42,11 @@ VOCABULARY = b"logitstore.vocabulary"
 
 COUNTS = b"logitstore.counts"
 """Key of the counts of what was made, as JSON."""
+
+DIGEST = b"logitstore.digest"
+"""Key of the checksum of what a file of data holds, xxh3-128 in hex, over the columns of DIGESTED."""
+
+DIGESTED = ("input_ids", "completion_mask", "ids", "logprobs", "gold_logprobs")
 
 SCHEMA = pa.schema(
     {
@@ -236,14 +242,18 @@ class Answers:
         return name, name.with_suffix(".journal.gz")
 
     def made(self, shard: int) -> tuple[str, dict[str, Any]] | None:
-        """Return what the data of a shard were made of, and their counts; None where there are none."""
+        """Return what the data of a shard were made of, and their counts; None where there are none, or damaged ones."""
         try:
             with pa.memory_map(str(self.table(shard))) as source:
-                metadata = pa.ipc.open_file(source).schema.metadata or {}
-        except (OSError, pa.ArrowException):
+                file = pa.ipc.open_file(source)
+                metadata = file.schema.metadata or {}
+                digest = digest_of(file.get_batch(number) for number in range(file.num_record_batches))
+        except (OSError, pa.ArrowException, KeyError, ValueError):
             return None
         made = metadata.get(MADE_OF)
-        return None if made is None else (made.decode(), json.loads(metadata[COUNTS]))
+        if made is None or metadata.get(DIGEST) != digest.encode():
+            return None
+        return made.decode(), json.loads(metadata[COUNTS])
 
     def table(self, shard: int) -> Path:
         """Return the file of data of a shard."""
@@ -253,14 +263,35 @@ class Answers:
         self, shard: int, rows: list[dict[str, Any]], made_of: str, vocabulary: str, counts: dict[str, Any]
     ) -> None:
         """Write the data of a shard whole; rows are values by the names of SCHEMA."""
+        batches = [
+            pa.RecordBatch.from_pylist(rows[first : first + _BATCH], schema=SCHEMA)
+            for first in range(0, len(rows), _BATCH)
+        ]
         known = {MADE_OF: made_of.encode(), VOCABULARY: vocabulary.encode(), COUNTS: json.dumps(counts).encode()}
-        schema = SCHEMA.with_metadata(known)
+        schema = SCHEMA.with_metadata(known | {DIGEST: digest_of(batches).encode()})
         sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, schema) as writer:
-            for first in range(0, len(rows), _BATCH):
-                writer.write_batch(pa.RecordBatch.from_pylist(rows[first : first + _BATCH], schema=schema))
+            for batch in batches:
+                writer.write_batch(batch.replace_schema_metadata(schema.metadata))
         with storage_errors(self.path):
             write_whole(self.table(shard), sink.getvalue().to_pybytes())
+
+
+def digest_of(batches: Iterable[pa.RecordBatch]) -> str:
+    """Return the checksum of data: xxh3-128 in hex over the lengths and the values of DIGESTED, batch by batch.
+
+    Raises:
+        KeyError, ValueError, pyarrow.ArrowException: they are not data of answers.
+    """
+    digest = xxhash.xxh3_128()
+    for batch in batches:
+        for name in DIGESTED:
+            column = batch.column(name)
+            while pa.types.is_list(column.type):
+                digest.update(column.value_lengths().to_numpy(zero_copy_only=False).tobytes())
+                column = column.flatten()
+            digest.update(column.to_numpy(zero_copy_only=False).tobytes())
+    return str(digest.hexdigest())
 
 
 _LOCK = ".lock"

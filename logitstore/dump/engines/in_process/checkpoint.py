@@ -41,7 +41,11 @@ class Checkpoint:
         Raises:
             ModelError: there are no safetensors files, or they cannot be read.
         """
-        index = None if _found(model, WHOLE) else _found(model, INDEX)
+        index = _found(model, INDEX)
+        if index is not None and _found(model, WHOLE):
+            raise ModelError(
+                f"{model}: it has {WHOLE} and {INDEX}, and engines do not agree which of them counts. Remove one of them."
+            )
         if index is not None:
             try:
                 named = json.loads(index.read_text(encoding="utf-8"))["weight_map"]

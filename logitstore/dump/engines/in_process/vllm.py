@@ -53,6 +53,21 @@ OURS = (
 
 MISSING = "Install it: pip install 'logitstore[vllm]', or on a machine without a GPU as docs/engines.md says."
 
+OTHER_MODEL = (
+    "load_format",
+    "hf_overrides",
+    "hf_config_path",
+    "config_format",
+    "revision",
+    "code_revision",
+    "tokenizer_revision",
+    "rope_scaling",
+    "rope_theta",
+    "model_loader_extra_config",
+    "additional_config",
+)
+"""Arguments of vLLM that make another model than the folder holds, which the cache would not say."""
+
 AHEAD = 2
 """At least so many batches are with the engine beside the one whose logits are made."""
 
@@ -78,6 +93,11 @@ def source(named: Named) -> TeacherSource:
     arguments = dict(named.choices.engine_arg or {})
     if decided := next((name for name in arguments if name in OURS), None):
         raise BadInput(f"--engine-arg {decided}: what logitstore asks of vLLM decides it. Leave it out.")
+    if other := next((name for name in arguments if name in OTHER_MODEL), None):
+        raise BadInput(
+            f"--engine-arg {other}: it makes another model than the folder holds, and the cache would not say so. Change the "
+            "folder."
+        )
     longest = arguments.get("max_model_len")
     tokenizer = named.choices.tokenizer or str(model)
     return TeacherSource(

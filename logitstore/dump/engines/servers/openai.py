@@ -194,7 +194,7 @@ def _list(given: object, entries: int, spelling: Spelling, where: str) -> list[t
     lost = 0.0
     for text, value in given.items():
         logprob = number(value)
-        if logprob is None:
+        if logprob is None or math.isnan(logprob):
             raise ModelError(f"{where}: an entry of its list has no logprob. Another --engine may give it.")
         # an id may be that of a row of padding, beyond the vocabulary
         token = given_id if (given_id := id_in(text)) is not None else spelling.find(Token(text, logprob))

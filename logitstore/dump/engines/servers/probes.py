@@ -56,23 +56,33 @@ def measured(
 
 
 def refuse_other_tokens(
-    theirs: Callable[[str], list[int] | None], ours: Sequence[list[int]], server: str, tokenizer: str
+    theirs: Callable[[str], list[int] | None],
+    ours: Sequence[list[int]],
+    server: str,
+    tokenizer: str,
+    must_tell: bool = True,
 ) -> None:
-    """Compare how a server cuts the probe texts with how the plan does. One that does not tell is not compared.
+    """Compare how a server cuts the probe texts with how the plan does.
 
     Args:
-        theirs: returns the server's tokens of a text; None where it cannot.
+        theirs: returns the server's tokens of a text; None where it does not tell them.
         ours: the plan's tokens of the probe texts.
         server: for messages.
         tokenizer: what the plan's tokenizer is called there.
+        must_tell: whether a server that does not tell is refused, and not just left uncompared.
 
     Raises:
-        ModelError: they differ.
+        ModelError: they differ, or are not told.
     """
     for number, (text, own) in enumerate(zip(PROBE_TEXTS, ours, strict=True), 1):
         found = theirs(text)
-        if found is None:
+        if found is None and not must_tell:
             return
+        if found is None:
+            raise ModelError(
+                f"{server}: it does not tell its tokens, so its tokenizer cannot be compared with {tokenizer}. Let it, and what "
+                "stands between here and the server, answer POST /tokenize."
+            )
         if found != own:
             raise ModelError(
                 f"{server}: its tokenizer is not {tokenizer}: it cuts probe text {number} of {len(PROBE_TEXTS)} into other "

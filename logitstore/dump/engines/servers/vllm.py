@@ -120,10 +120,11 @@ def _entries(listed: object, gold: str) -> tuple[list[int], list[float], list[in
     if not isinstance(listed, dict) or gold not in listed:
         return None
     try:
-        ids = [int(name) for name in listed]
+        # what is longer than any id is left out, and then missing
+        ids = [int(name) for name in listed if len(name) < 19]
         logprobs = [number(entry["logprob"]) for entry in listed.values()]
         ranks = [whole(entry["rank"]) for entry in listed.values()]
     except (ValueError, KeyError, TypeError):
         return None
     known = [value for value in logprobs if value is not None], [value for value in ranks if value is not None]
-    return (ids, *known) if len(known[0]) == len(known[1]) == len(ids) else None
+    return (ids, *known) if len(known[0]) == len(known[1]) == len(ids) == len(listed) else None

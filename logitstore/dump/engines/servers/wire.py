@@ -6,24 +6,21 @@ Nothing that a server sends stands in an error: neither the body of an answer no
 from __future__ import annotations
 
 import _thread
-import ipaddress
 import json
 import logging
-import os
 import random
 import socket
 import ssl
 import time
 import weakref
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx2
 
+from logitstore.dump.engines.servers.address import KEY, Address, key_from
 from logitstore.errors import BadInput, ModelError
 
 GONE = 600.0
@@ -41,76 +38,12 @@ MOST_ERRORS = 3
 KEPT = 4.0
 """Seconds that an idle connection is kept. Servers close theirs after 5 seconds or later."""
 
-KEY = "LOGITSTORE_API_KEY"
-"""The environment variable that a server's key is taken from."""
-
 # at this level the library writes the headers of answers into logs
 logging.getLogger("httpcore2").setLevel(logging.INFO)
 
 
 class Closed(Exception):
     """The wire was closed while a request was under way."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Address:
-    """Where a server listens, and which of its models is meant.
-
-    Attributes:
-        url: scheme, host, port and path; without the `/v1` at the end of the path, which belongs to the routes.
-        model: what stands behind '#'; None where nothing does.
-    """
-
-    url: str
-    model: str | None
-
-    @classmethod
-    def parse(cls, name: str) -> Address:
-        """Take an address apart, such as `http://localhost:8000/v1#owner/model`.
-
-        Raises:
-            BadInput: it is no such address, or holds a user, a password or a query.
-        """
-        try:
-            parts = urlsplit(name)
-            host, port = parts.hostname, parts.port
-            is_address = parts.scheme in ("http", "https") and host and port != 0 and name.isprintable()
-        except ValueError:
-            is_address = False
-        if not is_address or host is None or " " in name.partition("#")[0]:
-            raise BadInput(
-                "--teacher: this is no address of a server. Write http://HOST:PORT or http://HOST:PORT#MODEL."
-            )
-        place = f"[{host}]" if ":" in host else host
-        url = f"{parts.scheme}://{place}" + ("" if port is None else f":{port}")
-        if parts.username is not None or parts.password is not None or parts.query or "?" in name.partition("#")[0]:
-            raise BadInput(
-                f"--teacher {url}: a user, a password or a query in an address would be stored with the cache. Leave it out; "
-                f"a key belongs into the environment variable {KEY}."
-            )
-        return cls(url=url + parts.path.rstrip("/").removesuffix("/v1").rstrip("/"), model=parts.fragment or None)
-
-    @property
-    def is_here(self) -> bool:
-        """True for a server on this machine."""
-        host = urlsplit(self.url).hostname or ""
-        with suppress(ValueError):
-            return ipaddress.ip_address(host).is_loopback
-        return host == "localhost" or host.endswith(".localhost")
-
-
-def key_from(*variables: str) -> tuple[str, str | None]:
-    """Return the environment variable that a key is taken from, the first that is set, and the key.
-
-    Raises:
-        BadInput: the key has characters that no header can carry.
-    """
-    for variable in variables:
-        if key := os.environ.get(variable, "").strip():
-            if not key.isascii() or not key.isprintable() or " " in key:
-                raise BadInput(f"{variable}: the key has spaces or characters that no key has. Set the variable again.")
-            return variable, key
-    return variables[0], None
 
 
 class Wire:
@@ -128,20 +61,29 @@ class Wire:
             keys: the environment variables that a key is taken from; the first that is set counts.
 
         Raises:
-            BadInput: the key cannot be one.
+            BadInput: the key cannot be one, or the environment names a proxy or certificates that cannot be used.
         """
         self.server = address.url
         self._variable, key = key_from(*keys)
         self._has_key, self._answered, self._is_closed = key is not None, False, False
-        self._client = httpx2.Client(
-            headers={"Authorization": f"Bearer {key}"} if key else None,
-            timeout=httpx2.Timeout(ANSWERING, connect=CONNECTING, pool=None),
-            limits=httpx2.Limits(
-                max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=KEPT
-            ),
-            trust_env=not address.is_here,
-            follow_redirects=False,
+        limits = httpx2.Limits(
+            max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=KEPT
         )
+        try:
+            self._client = httpx2.Client(
+                headers={"Authorization": f"Bearer {key}"} if key else None,
+                timeout=httpx2.Timeout(ANSWERING, connect=CONNECTING, pool=None),
+                limits=limits,
+                trust_env=not address.is_here,
+                follow_redirects=False,
+            )
+        except (ImportError, ValueError, OSError, httpx2.InvalidURL):
+            # its text may hold the password of a proxy
+            way_out = (
+                "Set HTTP_PROXY, HTTPS_PROXY or ALL_PROXY to http://HOST:PORT, SSL_CERT_FILE to a file of them, or none"
+            )
+            what = f"{self.server}: the proxy or the certificates that the environment names cannot be used. {way_out}."
+            raise BadInput(what) from None
         # what a thread waits on is made of C: see `logitstore.core.background`
         self._until_closed, self._guard = _thread.allocate_lock(), _thread.allocate_lock()
         self._until_closed.acquire()
@@ -188,7 +130,7 @@ class Wire:
         if not 200 <= status < 300:
             raise ModelError(f"{self.server}: {self._refusal(status, f'{method} {route}', way_out)}")
         try:
-            answer = json.loads(content)
+            answer = json.loads(content, parse_int=_whole)
         except (ValueError, RecursionError):
             answer = None
         if not isinstance(answer, dict):
@@ -295,13 +237,18 @@ def _shut(made: socket.socket) -> None:
         made.shutdown(socket.SHUT_RDWR)
 
 
+def _whole(digits: str) -> int | float:
+    """Return a number of JSON; one that 64 bits do not hold is no count and no id, and becomes a float."""
+    return int(digits) if len(digits) < 19 else float(digits)
+
+
 def _seconds_after(text: str) -> float:
     """Return the seconds that a header Retry-After asks to wait: a count, or a date."""
     if text.strip().isdecimal():
         return float(text[:12])
     try:
         until = parsedate_to_datetime(text)
-    except (ValueError, TypeError, IndexError):
+    except (ValueError, TypeError, IndexError, OverflowError):
         return 0.0
     until = until if until.tzinfo else until.replace(tzinfo=UTC)
     return max((until - datetime.now(UTC)).total_seconds(), 0.0)
