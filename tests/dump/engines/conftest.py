@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from logitstore.dump.dump import dump
 from logitstore.dump.engines.servers import wire
+from logitstore.dump.engines.servers.address import KEY
 from logitstore.settings.dump import DumpSettings
 from tests.parts.lying_server import LyingServer, TinyModel
 from tests.parts.texts import VOCABULARY, plan_for, save_model
@@ -43,7 +44,7 @@ def server(engine: str, tiny: TinyModel, monkeypatch: pytest.MonkeyPatch) -> Ite
     monkeypatch.setattr(wire, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(wire, "GONE", 20.0)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.delenv(wire.KEY, raising=False)
+    monkeypatch.delenv(KEY, raising=False)
     with LyingServer(engine, tiny) as running:
         yield running
 

@@ -12,6 +12,7 @@ import pytest
 import logitstore
 from logitstore.dump.dump import dump
 from logitstore.dump.engines.servers import wire
+from logitstore.dump.engines.servers.address import KEY, Address
 from logitstore.dump.teachers import open_source
 from logitstore.errors import BadInput, CacheMismatch, ModelError
 from logitstore.settings.models.engine import ServingChoices
@@ -103,7 +104,7 @@ def test_its_key_is_sent_and_stands_nowhere(
     tmp_path: Path,
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    monkeypatch.setenv(wire.KEY, SECRET)
+    monkeypatch.setenv(KEY, SECRET)
     server.behaviour.key = SECRET
     settings = plan()
     assert command("dump", *flags_of(settings)) == 0
@@ -111,11 +112,11 @@ def test_its_key_is_sent_and_stands_nowhere(
     assert server.behaviour.keys == {SECRET}
     server.behaviour.key = "another"
     assert command("dump", *flags_of(plan("refused"))) == 2
-    monkeypatch.delenv(wire.KEY)
+    monkeypatch.delenv(KEY)
     assert command("dump", *flags_of(plan("without"))) == 2
     shown = capfd.readouterr()
-    assert f"it refuses the key in {wire.KEY} (status 401)" in shown.err
-    assert f"it refuses a request without a key (status 401). Set the environment variable {wire.KEY}" in shown.err
+    assert f"it refuses the key in {KEY} (status 401)" in shown.err
+    assert f"it refuses a request without a key (status 401). Set the environment variable {KEY}" in shown.err
     for text in (shown.out, shown.err, caplog.text):
         assert SECRET not in text
         assert MARK not in text
@@ -206,7 +207,17 @@ def test_without_a_name_the_only_model_is_taken(server: LyingServer, plain_teach
 
 
 def test_a_key_that_no_header_can_carry_is_refused(monkeypatch: pytest.MonkeyPatch, plan: Plan) -> None:
-    monkeypatch.setenv(wire.KEY, f"{SECRET}\nX-Other: 1")
+    monkeypatch.setenv(KEY, f"{SECRET}\nX-Other: 1")
     with pytest.raises(BadInput, match="the key has spaces or characters") as caught:
         dump(plan())
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("proxy", ["ftp://user:pass-word@127.0.0.1:1", "http://user:pass-word@127.0.0.1:1"])
+def test_a_proxy_that_cannot_be_used_is_not_shown(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(variable, proxy)
+    with pytest.raises((BadInput, ModelError), match=r"^http://example\.invalid: ") as caught:
+        wire.Wire(Address.parse("http://example.invalid")).get("/v1/models")
+    assert "pass-word" not in str(caught.value)
+    assert "\n" not in str(caught.value)

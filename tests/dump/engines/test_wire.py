@@ -14,7 +14,7 @@ from email.utils import format_datetime
 import pytest
 
 from logitstore.dump.engines.servers import wire
-from logitstore.dump.engines.servers.address import Address
+from logitstore.dump.engines.servers.address import KEY, Address
 from logitstore.dump.engines.servers.vllm import _entries
 from logitstore.dump.engines.servers.wire import Closed, Wire
 from logitstore.errors import BadInput, ModelError
@@ -180,7 +180,7 @@ def test_a_number_that_64_bits_do_not_hold_is_none_that_is_counted() -> None:
     ],
 )
 def test_what_does_not_pass_is_told_at_once(sent: bytes, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(wire.KEY, "secret")
+    monkeypatch.setenv(KEY, "secret")
     with closing(Listening(sent)) as server, closing(Wire(Address.parse(f"http://127.0.0.1:{server.port}"))) as asked:
         with pytest.raises(ModelError) as caught:
             asked.post("/about", {})

@@ -230,7 +230,7 @@ class ServerTeacher(Teacher):
     def refuse_other_tokens(self, called: str) -> None:
         """Compare the server's tokenizer with the plan's, which messages call so. Raises ModelError: it is another one."""
         ours = probe_tokens(self._tokenizer)
-        # a server that names tokens by their texts may not name all of a probe, and each text that it is asked about is compared
+        # a server that names tokens by their texts may not name all of a probe; it names those of each text that it is asked
         must_tell = self._api.engine != "openai"
         refuse_other_tokens(partial(self._api.tokens, self._wire), ours, self.name, called, must_tell)
 
