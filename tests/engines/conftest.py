@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from tests.parts.texts import PADDED_VOCABULARY, VOCABULARY, save_model
+from tests.parts.texts import PADDED_VOCABULARY, VOCABULARY, save_model, teacher_gguf
 from tests.parts.warm import free_port
 
 # vLLM in a test process is one process, which begins within seconds; the default is three
@@ -53,6 +53,26 @@ def plain(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokeniz
     return save_model(tmp_path_factory.mktemp("plain"), tokenizer, VOCABULARY, **SHAPE)
 
 
+SERVE = """
+import sys
+import xllamacpp
+params = xllamacpp.CommonParams()
+params.model.path, params.port, params.hostnames = sys.argv[1], int(sys.argv[2]), ["127.0.0.1"]
+params.n_ctx, params.n_parallel = 4096, 4
+params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+server = xllamacpp.Server(params)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="session")
+def gguf() -> str:
+    """The real teacher, as folder::file.gguf."""
+    found = teacher_gguf()
+    assert found is not None
+    return found
+
+
 @contextmanager
 def vllm_server(folder: Path, port: int, log: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     """Serve a model by vLLM until the context ends. Returns when it answers."""
@@ -61,6 +81,19 @@ def vllm_server(folder: Path, port: int, log: Path, *arguments: str) -> Iterator
     command += ["--kv-cache-memory-bytes", str(1 << 28), *arguments]
     with log.open("ab") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+    try:
+        wait_for(process, port, log)
+        yield process
+    finally:
+        end(process)
+
+
+@contextmanager
+def llama_server(gguf: str, port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Serve a GGUF file until the context ends. Returns when it answers."""
+    command = [sys.executable, "-c", SERVE, gguf.replace("::", "/"), str(port)]
+    with log.open("ab") as output:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True)
     try:
         wait_for(process, port, log)
         yield process

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
@@ -20,46 +18,13 @@ from logitstore.dump.dump import dump
 from logitstore.settings.dump import DumpSettings
 from logitstore.settings.models.engine import ServingChoices
 from logitstore.store.checks.verify import verify
-from tests.engines.conftest import end, wait_for
+from tests.engines.conftest import end, llama_server
 from tests.parts.commands import Command, flags_of
 from tests.parts.files import tree
-from tests.parts.texts import plan_for, teacher_gguf
+from tests.parts.texts import plan_for
 from tests.parts.warm import free_port
 
 K = 16
-
-SERVE = """
-import sys
-import xllamacpp
-params = xllamacpp.CommonParams()
-params.model.path, params.port, params.hostnames = sys.argv[1], int(sys.argv[2]), ["127.0.0.1"]
-params.n_ctx, params.n_parallel = 4096, 4
-params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
-server = xllamacpp.Server(params)
-sys.stdin.read()
-"""
-
-
-@pytest.fixture(scope="session")
-def gguf() -> str:
-    """The real teacher, as folder::file.gguf."""
-    found = teacher_gguf()
-    assert found is not None
-    return found
-
-
-@contextmanager
-def llama_server(gguf: str, port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Serve a GGUF file until the context ends. Returns when it answers."""
-    command = [sys.executable, "-c", SERVE, gguf.replace("::", "/"), str(port)]
-    with log.open("ab") as output:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True)
-    try:
-        wait_for(process, port, log)
-        yield process
-    finally:
-        end(process)
-
 
 ROWS: dict[str, Any] = {"preset": "topk", "k": K, "tail": "uniform", "max_length": 64, "overlap": 0}
 ROWS |= {"samples_per_part": 3, "domain_column": None}
