@@ -60,7 +60,7 @@ class Kind:
 @pytest.fixture(scope="module", params=["vllm", "llamacpp"])
 def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, gguf: str) -> Kind:
     if request.param == "vllm":
-        # the probe of a run is one prompt of all probe texts, 700 tokens of a small vocabulary
+        # the probe of a run is one prompt of all probe texts, 609 tokens of this vocabulary
         made, shape = train_tokenizer(), SHAPE | {"max_position_embeddings": 2048}
         made.chat_template = CHAT_TEMPLATE
         plain = save_model(tmp_path_factory.mktemp("chats"), made, VOCABULARY, **shape)
