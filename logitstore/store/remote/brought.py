@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cached_property, partial
+from heapq import nlargest
 from pathlib import Path
 
 import xxhash
@@ -16,12 +17,13 @@ from logitstore.errors import CacheDamaged, LogitstoreError, NotACache, way_out_
 from logitstore.format.manifest import MANIFEST_NAME, Manifest
 from logitstore.format.part_record import RECORD_NAME, PartRecord
 from logitstore.format.sealed import LARGEST, seal_of_bytes, unseal_from
-from logitstore.store.layout import SAMPLES_FILE
+from logitstore.store.layout import PARTS, SAMPLES_FILE
 from logitstore.store.remote.bundle import LARGEST_OBJECT, member, unpack
 from logitstore.store.remote.names import checked, object_of
 from logitstore.store.remote.node import NodeFolder, node_folder
 from logitstore.store.remote.objects import PIECE_BYTES, Objects
 from logitstore.store.remote.settings import local_cache, local_cache_size
+from logitstore.store.remote.uses import parts_together
 
 _HASHED = re.compile(r"shared/[a-z]+-([0-9a-f]{16})\.[a-z]+")
 """A shared file that is no folder: its name has the hash of its contents."""
@@ -126,12 +128,28 @@ class Brought:
             bring(part, folder, make_room)
             self._fresh.add(unit)
 
-        self.node.get(unit, brought)
+        self.node.get(unit, brought, self._least)
         if unit not in self._fresh:
             if (self.node.root / unit / RECORD_NAME).read_bytes()[-36:-4] != self.digest(part):
                 self.node.drop(unit)
-                self.node.get(unit, brought)
+                self.node.get(unit, brought, self._least)
             self._fresh.add(unit)
+
+    def _least_first(self, held: Mapping[str, int], size: int) -> int:
+        """Return the bytes of the node with which a reading works that has no part yet: those of all files beside parts too."""
+        with suppress(LogitstoreError):
+            return self._least(held, size) + size + sum(each.size for each in self._objects.below("shared/"))
+        return 0
+
+    def _least(self, held: Mapping[str, int], _: int) -> int:
+        """Return the bytes of the node with which a reading works: the largest parts of this place, as many as may be in use
+        at one moment, and what else this process has in hand."""
+        own = re.compile(rf"{self.key}/[0-9]+(\.head)?")
+        with suppress(LogitstoreError):
+            sizes = (each.size for each in self._objects.below(f"{PARTS}/"))
+            others = sum(size for unit, size in held.items() if not own.fullmatch(unit))
+            return others + sum(nlargest(parts_together(), sizes))
+        return 0
 
     def _bring(self, part: int, folder: Path, make_room: Callable[[int], None]) -> None:
         """Fetch a part, and check it; once more if it arrives damaged."""
@@ -205,7 +223,7 @@ class Brought:
         """Return the path of a file that is no part's, or of a folder of such files, after bringing it here."""
         unit, last = self._unit_of(name), name.rpartition("/")[2]
         with suppress(FileNotFoundError):
-            self.node.get(unit, partial(self._bring_aside, name, last, read))
+            self.node.get(unit, partial(self._bring_aside, name, last, read), self._least_first)
         return self.node.root / unit / last
 
     def _bring_aside(

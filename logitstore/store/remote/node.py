@@ -25,15 +25,12 @@ from logitstore.errors import StorageError, storage_errors
 from logitstore.store.maps import MAPS, watch_maps
 from logitstore.store.remote.locks import COUNTING, WAIT_SECONDS, ByteLocks, Wish, place_of
 from logitstore.store.remote.units import PARTIAL, ROOM, Total, bytes_of, room_of, sweep, units
-from logitstore.store.remote.uses import Use, call_again
+from logitstore.store.remote.uses import Askers, Least, Patience, Use, call_again, told_of_no_room
 
 LOCKS = ".locks"
 
 _UNIT = "unit"
 """The name of a unit while it is brought."""
-
-PATIENCE_SECONDS = 60.0
-"""How long a process waits for others to let go of units before it says that the folder is too small."""
 
 LAST_SECONDS = 5.0
 """How long the unit that a thread asked for last stays where there is no room for others: long enough to map its files."""
@@ -72,6 +69,7 @@ class NodeFolder:
         self._held, self._gone = Counter[str](), deque[str]()
         self._process = os.getpid()
         self._lasts: dict[int, Use] = {}
+        self._askers = Askers()
         self._is_watched = False
         watch_maps(str(root), self._watch)
         with self._locks.held(COUNTING):
@@ -82,12 +80,13 @@ class NodeFolder:
         """Say whether a unit is here."""
         return (self.root / unit).is_dir()
 
-    def get(self, unit: str, bring: Bring) -> Path:
+    def get(self, unit: str, bring: Bring, least: Least | None = None) -> Path:
         """Return the folder of a unit. It stays while it is mapped, for LAST_SECONDS, or until this thread asks for another.
 
         Args:
             unit: the name of the folder, relative to this one.
             bring: makes the unit where it is not here yet.
+            least: tells the bytes with which the reading works, for advice where there is no room.
 
         Raises:
             StorageError: there is no room for it, or the disk refuses it.
@@ -95,6 +94,7 @@ class NodeFolder:
         folder = self.root / unit
         if unit != getattr(self._lasts.get(threading.get_ident()), "unit", unit):
             self.let_go_of_last()
+        self._askers.add()
         with self._lock:
             self._let_go()
             if self._hold_if_here(unit):
@@ -109,7 +109,7 @@ class NodeFolder:
             try:
                 with storage_errors(self.root, "give the same command again"):
                     staged.mkdir(parents=True)
-                    bring(staged / _UNIT, partial(self._make_room, staged))
+                    bring(staged / _UNIT, partial(self._make_room, staged, least))
                     size = bytes_of(staged / _UNIT)
                     with self._lock, self._locks.held(COUNTING):
                         self._count.add(size)
@@ -122,7 +122,8 @@ class NodeFolder:
         return folder
 
     def let_go_of_last(self) -> None:
-        """Say that this thread no longer needs the unit that it asked for last."""
+        """Say that this thread no longer needs the unit that it asked for last, and has no other in hand."""
+        self._askers.leave()
         with self._lock:
             self._lasts.pop(threading.get_ident(), None)
 
@@ -218,26 +219,25 @@ class NodeFolder:
 
     # what there is room for
 
-    def _make_room(self, staged: Path, size: int) -> None:
+    def _make_room(self, staged: Path, least: Least | None, size: int) -> None:
         """Keep so many bytes free for a unit that is being brought; no other process counts with them."""
         if self.most is None:
             return
-        if size > self.most:
-            raise StorageError(
-                f"--local-cache-size {self.most:,}: one file or part has {size:,} bytes. {4 * size:,} has room for some."
-            )
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        patience = Patience(self.most, self._askers)
         with self._wish.told() as tell:
             while not self._has_made_room(staged, size):
                 # what other processes, and this one, have open and do not need at the moment
                 tell()
-                MAPS.shed()
-                if time.monotonic() > deadline:
-                    raise StorageError(
-                        f"{self.root}: --local-cache-size {self.most:,} bytes is too small: all of it is in use, and a part of "
-                        f"{size:,} bytes does not fit. Give more, or read fewer parts at a time (--window-parts)."
-                    )
+                if not MAPS.shed(keep=0) and patience.is_over(sum((held := self._in_hand()).values()), size):
+                    raise StorageError(f"{self.root}: {told_of_no_room(self.most, held, size, least)}")
                 time.sleep(0 if self._gone else WAIT_SECONDS)
+
+    def _in_hand(self) -> dict[str, int]:
+        """Return the units that this process holds, with their bytes, but for those that other threads soon let go of."""
+        with self._lock:
+            self._let_go()
+            soon = Counter(use.unit for use in self._lasts.values())
+            return {unit: bytes_of(self.root / unit) for unit, count in self._held.items() if count > soon[unit]}
 
     def _has_made_room(self, staged: Path, size: int) -> bool:
         """Keep so many bytes free if there is room, or what nobody holds makes some."""

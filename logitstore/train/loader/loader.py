@@ -15,6 +15,7 @@ from torch import Tensor
 from logitstore.core.types import Array
 from logitstore.errors import BadInput
 from logitstore.store.cache import Cache
+from logitstore.store.remote.uses import together
 from logitstore.targets.decoder import Decoder, decoder_of
 from logitstore.targets.targets import AnyTargets
 from logitstore.train.loader.batch import Batch
@@ -101,6 +102,10 @@ class Loader(OrderedStream):
                 samples = np.sort(np.asarray(samples, np.int64))
             windows = mixed = part_windows(cache, samples, window_parts, seed)
         self._next = None if windows is None else Announced(windows, self._prefetch, goes_on=shuffle)
+        # of far parts: a batch may reach into two windows, and other threads make others meanwhile
+        self._together = min(batch_rows or batch_size, 2 * (window_parts or cache.manifest.parts)) * max(
+            workers or 1, 1
+        )
         bytes_per_batch = max((batch_rows or batch_size) * cache.manifest.bytes_per_row, 1)
         self._collator = collator_of(
             cache, packed=packed, taps=self._taps, weights=weights, bytes_per_batch=bytes_per_batch, **shown
@@ -143,7 +148,8 @@ class Loader(OrderedStream):
         self.cache.raise_found()
         if self._next is not None:
             self._next.reached(epoch, self.first_place(epoch, number))
-        return self._collator.batch(self, epoch, number)
+        with together(self._together):
+            return self._collator.batch(self, epoch, number)
 
     def _prefetch(self, parts: list[int]) -> None:
         self.cache.prefetch(parts)

@@ -15,7 +15,7 @@ import pytest
 
 from logitstore.errors import StorageError
 from logitstore.store.maps import map_file
-from logitstore.store.remote import node
+from logitstore.store.remote import node, uses
 from logitstore.store.remote.node import NodeFolder, node_folder
 
 SIZE = 1000
@@ -120,18 +120,47 @@ def test_what_this_process_has_mapped_stays_and_goes_when_nobody_has_it(tmp_path
     assert not folder.has("cache/held")
 
 
-def test_a_bound_that_is_too_small_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(node, "PATIENCE_SECONDS", 0.2)
+def test_what_this_process_has_in_hand_is_not_waited_for_and_the_advised_bound_is_the_least(tmp_path: Path) -> None:
     folder = NodeFolder(tmp_path / "node", SIZE - 1)
-    with pytest.raises(StorageError, match="one file or part has 1,000 bytes"):
+    began = time.monotonic()
+    with pytest.raises(StorageError, match=r"1,000 bytes does not fit beside the 0 .*Give at least 1,000;"):
         folder.get("cache/a", bring)
-    folder.most = 2 * SIZE
+    folder.most = 3 * SIZE - 1
     held = [map_file(folder.get(f"cache/{name}", bring) / "rows", SIZE) for name in "ab"]
-    with pytest.raises(StorageError, match="all of it is in use"):
+    with pytest.raises(StorageError, match=r"beside the 2,000 that this process has in use\. Give at least 3,000;"):
         folder.get("cache/c", bring)
     assert on_disk(folder.root) == 2 * SIZE == folder.used()
-    held.pop()
-    folder.get("cache/c", bring)
+    assert time.monotonic() - began < uses.OWN_SECONDS
+    folder.most = 3 * SIZE
+    held.append(map_file(folder.get("cache/c", bring) / "rows", SIZE))
+    held.pop(0)
+    folder.get("cache/d", bring)
+
+
+def test_another_thread_of_this_process_is_waited_for_as_long_as_it_lets_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uses, "OWN_SECONDS", 1.0)
+    folder = NodeFolder(tmp_path / "node", 2 * SIZE)
+    is_asked = threading.Event()
+
+    def read() -> None:
+        held = [map_file(folder.get(f"cache/{name}", bring) / "rows", SIZE) for name in "ab"]
+        is_asked.set()
+        time.sleep(0.3)
+        held.pop()
+        is_done.wait(60)
+
+    is_done = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(read)
+        assert is_asked.wait(60)
+        kept = map_file(folder.get("cache/c", bring) / "rows", SIZE)
+        with pytest.raises(StorageError, match="beside the 2,000"):
+            folder.get("cache/d", bring)
+        is_done.set()
+        reading.result()
+    assert len(kept) == SIZE
 
 
 def test_a_thread_that_asks_for_nothing_more_does_not_keep_its_last_unit(
@@ -149,13 +178,13 @@ def test_a_thread_that_asks_for_nothing_more_does_not_keep_its_last_unit(
     with ThreadPoolExecutor(1) as pool:
         pool.submit(ask).result()
     assert not folder.has("cache/large")
-    assert time.monotonic() - began < node.PATIENCE_SECONDS
+    assert time.monotonic() - began < uses.PATIENCE_SECONDS
 
 
 def test_a_process_that_waits_for_something_else_lets_go_of_what_it_keeps_for_later(
     tmp_path: Path, child: Child, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(node, "PATIENCE_SECONDS", 30)
+    monkeypatch.setattr(uses, "PATIENCE_SECONDS", 30)
     others = [child(f"cache/{name}", "keep", most=3 * SIZE) for name in "ab"]
     reader = child("cache/read", most=3 * SIZE)
     for each in (*others, reader):
@@ -170,7 +199,7 @@ def test_a_process_that_waits_for_something_else_lets_go_of_what_it_keeps_for_la
     assert folder.has("cache/read")
     assert folder.used() == on_disk(folder.root) <= 3 * SIZE
     assert not folder._wish.is_of_another()
-    monkeypatch.setattr(node, "PATIENCE_SECONDS", 3 * node.TICK_SECONDS)
+    monkeypatch.setattr(uses, "PATIENCE_SECONDS", 3 * node.TICK_SECONDS)
     held = [map_file(folder.get(f"cache/{name}", bring) / "rows", SIZE) for name in "cd"]
     with pytest.raises(StorageError, match="all of it is in use"):
         folder.get("cache/e", bring)
