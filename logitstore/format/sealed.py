@@ -66,6 +66,16 @@ def unseal(kind: type[R], path: Path) -> R:
     return unseal_from(kind, str(path.parent), path.name, path.read_bytes)
 
 
+def _meant(folder: str, name: str) -> str:
+    """Return a hint where a place was written with too much or too little; the empty text where nothing is known."""
+    scheme, is_address, rest = folder.partition("://")
+    if folder.endswith(f"/{name}"):
+        return f" Write the place of the cache: {folder.removesuffix(f'/{name}')}."
+    if is_address and "/" not in rest:
+        return f" Write the name of the cache after the bucket: {scheme}://{rest}/name."
+    return ""
+
+
 def unseal_from(kind: type[R], folder: str, name: str, read: Callable[[], bytes]) -> R:
     """Read a sealed JSON file from any storage.
 
@@ -85,7 +95,7 @@ def unseal_from(kind: type[R], folder: str, name: str, read: Callable[[], bytes]
     except FileNotFoundError as error:
         if "://" not in folder and not os.path.lexists(folder):
             raise NotACache(f"{folder}: there is no such folder.") from error
-        raise NotACache(f"{folder}: no {name} in it, so it is not a logitstore cache.") from error
+        raise NotACache(f"{folder}: no {name} in it, so it is not a logitstore cache.{_meant(folder, name)}") from error
     except (NotADirectoryError, IsADirectoryError) as error:
         raise NotACache(f"{folder}: a cache is a folder with a {name} in it.") from error
     except OSError as error:

@@ -33,6 +33,10 @@ _DENIED = re.compile(
 )
 _NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|The specified bucket does not exist", re.IGNORECASE)
 
+_NO_KEYS = re.compile(r"169\.254\.169\.254|metadata\.google\.internal", re.IGNORECASE)
+"""Where credentials of a rented machine are asked for, because the environment has none."""
+_NAMED = "For s3:// set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, for another server, AWS_ENDPOINT_URL."
+
 _NO_RANGE = re.compile(r"\b416\b|InvalidRange")
 _LATE = re.compile(r"<Code>RequestTimeout</Code>")
 """S3 answers so, with a status that is not tried again, where a request came in too slowly; nothing was done then."""
@@ -84,8 +88,8 @@ class Objects:
         Raises:
             BadInput: obstore is not installed, or the address names no bucket.
         """
-        scheme, rest = split_scheme(address.rstrip("/"))
-        bucket, _, name = rest.partition("/")
+        scheme, rest = split_scheme(address)
+        bucket, _, name = (rest := rest.rstrip("/")).partition("/")
         if not bucket or any(step in ("", ".", "..") for step in rest.split("/")):
             raise BadInput(
                 f"{address}: no bucket, or a step of the name is empty, '.' or '..'. Write {scheme}://bucket/name."
@@ -277,6 +281,8 @@ def _reason(error: BaseException) -> str:
     said = _said(text)
     if _NO_BUCKET.search(text):
         return f"the bucket does not exist ({said}). Make it, or write the address of another one."
+    if _NO_KEYS.search(text):
+        return f"no credentials are given, and this machine has none of its own ({said}). {_NAMED}"
     if _EXPIRED.search(text):
         return f"the credentials have expired ({said}). Renew them; the same command then goes on where it stopped."
     if type(error).__name__ in ("PermissionDeniedError", "UnauthenticatedError") or _DENIED.search(text):

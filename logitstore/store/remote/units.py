@@ -11,6 +11,7 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 
 from logitstore.core.place import below
+from logitstore.errors import storage_errors
 from logitstore.store.remote.locks import ByteLocks, place_of
 
 PARTIAL, ROOM = ".partial-", "room"
@@ -92,8 +93,9 @@ class Total:
         return sum(room_of(path) for _, path in units(self._root, partial=True))
 
     def set(self, total: int) -> None:
-        """Write the number."""
-        os.pwrite(self._file, struct.pack("<q", total), 0)
+        """Write the number. Raises StorageError: the disk refuses it."""
+        with storage_errors(self._root):
+            os.pwrite(self._file, struct.pack("<q", total), 0)
 
     def add(self, more: int) -> None:
         """Add to the number, or take away from it."""

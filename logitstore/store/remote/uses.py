@@ -17,7 +17,7 @@ OWN_SECONDS = 10.0
 """How long it waits where only other threads of its own could let go, and none of them does."""
 
 Least = Callable[[Mapping[str, int], int], int]
-"""Tells, from the units that this process has in hand and the bytes of what it wants, the bytes with which its reading works."""
+"""Tells, from the units that this process has in hand and the bytes that it wants, with how many bytes its reading works."""
 
 _TOGETHER = threading.local()
 

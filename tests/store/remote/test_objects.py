@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
-from logitstore.errors import BadInput, StorageError
+from logitstore.errors import BadInput, NotACache, StorageError
+from logitstore.store.cache import Cache
 from logitstore.store.remote import objects as remote
 from logitstore.store.remote.objects import Objects
 from logitstore.store.remote.storage import ObjectStorage
@@ -211,3 +212,24 @@ def test_a_variable_that_says_nothing_is_named(
     monkeypatch.setenv(name, value)
     with pytest.raises(BadInput, match=f"^{name}={value}: {says}"):
         remote._opened("s3", "bucket")
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "hint"),
+    [
+        ("s3://", BadInput, "^s3://: no bucket, .* Write s3://bucket/name"),
+        ("memory://bucket", NotACache, "Write the name of the cache after the bucket: memory://bucket/name"),
+        ("memory://bucket/name/cache.json", NotACache, "Write the place of the cache: memory://bucket/name"),
+    ],
+)
+def test_an_address_with_too_little_or_too_much_is_answered_with_the_right_one(
+    address: str, error: type[Exception], hint: str
+) -> None:
+    with pytest.raises(error, match=hint):
+        Cache(address)
+
+
+def test_where_no_credentials_are_given_the_variables_are_named() -> None:
+    said = remote._reason(OSError("Error performing PUT http://169.254.169.254/latest/api/token"))
+    assert "AWS_ACCESS_KEY_ID" in said
+    assert "AWS_ENDPOINT_URL" in said
