@@ -34,6 +34,8 @@ class Task:
             where a task does not name them.
         models: what its students are called in messages, and the class of transformers that loads them.
         takes_sources: whether a dump may read several sources of data, each with options.
+        learns_lists_alone: whether students of rows that list some tokens learn more from these alone, at temperature 1, than
+            with a tail that is the same for all rows; a matter of measurement (docs/benchmarks.md).
     """
 
     samples: str
@@ -44,6 +46,7 @@ class Task:
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     models: tuple[str, str]
     takes_sources: bool = False
+    learns_lists_alone: bool = False
 
 
 _SERVED = ("engine", "tokenizer", "concurrency", "engine_arg")
@@ -101,6 +104,7 @@ TASKS: dict[str, Task] = {
         },
         models=("a causal language model", "transformers:AutoModelForCausalLM"),
         takes_sources=True,
+        learns_lists_alone=True,
     ),
     "image-classification": Task(
         samples="images",

@@ -30,6 +30,7 @@ from logitstore.train.check import selection_for
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loop.batches import row_counts, row_weights
 from logitstore.train.metrics import Evaluation
+from logitstore.train.run_folder import with_objective
 from logitstore.train.sidecars import sidecar
 from logitstore.train.students.adapt import check_reached
 from logitstore.train.task import Place, same, train_task
@@ -104,7 +105,7 @@ class Distiller:
         """
         self.cache = cache if isinstance(cache, Cache) else Cache(cache)
         decided = {"batch_size": batch_size, "seed": seed, "workers": workers, "precision": precision, "out": "."}
-        self.settings = plan_of(
+        plan = plan_of(
             self.cache,
             settings,
             recipe=recipe,
@@ -112,6 +113,7 @@ class Distiller:
             loop=decided | dict(loop or {}),
             notice=notice if rank == 0 else no_notice,
         )
+        self.settings = with_objective(plan, self.cache)
         self.cache.check_soon()
         self._task, self._world = train_task(self.cache), world_size
         self._notice = notice if rank == 0 else no_notice

@@ -117,8 +117,9 @@ class TrainSettings(StudentsImages, TrustChoice, LocalCacheChoices):
         f"It is {WAYS}.",
     )
     objective: str = Field(
-        "forward_kl",
-        description=f"What the student minimises: {', '.join(METHODS)}; or none, if `terms` of a recipe replace it.",
+        "auto",
+        description=f"What the student minimises: {', '.join(METHODS)}; or none, if `terms` of a recipe replace it. auto: "
+        "forward_kl; for texts at temperature 1, renormalised_kl where all rows have the same tail (prior, uniform).",
     )
     temperature: Temperature = Field(1.0, description="Temperature of the objective; a number or a schedule.")
     options: Annotated[dict[str, Any], RECIPE_ONLY] = Field({}, description="Options of the objective, by name.")

@@ -7,6 +7,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from logitstore.core.schedule import Schedule
+from logitstore.core.tasks import task_of
 from logitstore.errors import BadInput
 from logitstore.models.load import pick_dtype
 from logitstore.settings.train import TrainSettings
@@ -60,6 +62,29 @@ def with_precision(settings: TrainSettings) -> TrainSettings:
         return settings
     before = _read_summary(settings.out / SUMMARY_NAME).get("plan", {}).get("precision") if settings.resume else None
     return settings.model_copy(update={"precision": before or pick_dtype("auto", settings.device)})
+
+
+def with_objective(settings: TrainSettings, cache: Cache) -> TrainSettings:
+    """Return the settings with an objective in place of `auto`: that of the run that is resumed, else what suits the cache."""
+    if settings.objective != "auto":
+        return settings
+    before = _summary_of(settings.out).get("plan", {}).get("objective") if settings.resume else None
+    return settings.model_copy(update={"objective": before or _objective_for(settings, cache)})
+
+
+def _objective_for(settings: TrainSettings, cache: Cache) -> str:
+    """Return what teaches most from the rows of a cache.
+
+    A student that learns well learns a tail that all rows share with its errors, and is nearer to its teacher without it; at
+    temperature 1 only (docs/benchmarks.md, "What students gain").
+    """
+    row = cache.manifest.row
+    is_cut = row.sparsifier.kind.lists.is_chosen and not row.sparsifier.is_estimate and row.sparsifier.k < row.vocabulary
+    shares_tail = row.tail.shape in ("prior", "uniform")
+    is_plain = settings.alpha != 0 and Schedule.of(settings.temperature).span == (1.0, 1.0)
+    if task_of(cache.manifest.task).learns_lists_alone and is_cut and shares_tail and is_plain:
+        return "renormalised_kl"
+    return "forward_kl"
 
 
 def arithmetic_of(out: Path) -> int:

@@ -94,7 +94,7 @@ def _check_settings(settings: TrainSettings) -> None:
             ("--temperature", settings.temperature),
             ("--objective", settings.objective),
         ):
-            if value != TrainSettings.model_fields[name.removeprefix("--")].default:
+            if value not in (TrainSettings.model_fields[name.removeprefix("--")].default, "forward_kl"):
                 raise BadInput(
                     f"--alpha 0 with {name} {value}: the objective weighs nothing, so this changes nothing. Leave it out."
                 )

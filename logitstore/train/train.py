@@ -34,7 +34,7 @@ from logitstore.train.loop.checkpoints import check_schedule, whole_student
 from logitstore.train.loop.ending import clear, last_evaluation, run, saved_step
 from logitstore.train.loop.packages import package_errors
 from logitstore.train.metrics import Evaluation
-from logitstore.train.run_folder import checkpoint_of, conditions, with_precision, write_summary
+from logitstore.train.run_folder import checkpoint_of, conditions, with_objective, with_precision, write_summary
 from logitstore.train.sidecars import sidecar
 from logitstore.train.students.adapt import check_reached, counts_of, trained_note
 from logitstore.train.students.build import made_student
@@ -73,7 +73,7 @@ def train(
     """
     cache = Cache(settings.cache)
     cache.check_soon()
-    settings = with_precision(settings)
+    settings = with_objective(with_precision(settings), cache)
     task = train_task(cache)
     students = checked_students(settings, cache, given)
     selection = selection_for(settings, cache)

@@ -1,0 +1,284 @@
+"""The ways to keep a row that `quality.py` compares, each with its loss, and the targets that a way makes of the teacher's rows.
+
+Axes: N rows, D channels, K listed, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from logitstore.core.random import DRAWS, POSITIONS, uniform
+from logitstore.dump.fit import head_tensors
+from logitstore.dump.sparsify.reduce import sparsifier_of
+from logitstore.dump.sparsify.sketch import TailPilot
+from logitstore.dump.sparsify.summary import Summary
+from logitstore.format.positions import share_of
+from logitstore.format.presets import row_of
+from logitstore.models.head import LinearHead
+from logitstore.targets.decoder import Decoder
+from logitstore.targets.shared import latents_of
+from logitstore.targets.tails import LatentTail
+from logitstore.targets.targets import AnyTargets, Targets
+from logitstore.text.positions.choose import highest, lowest
+from logitstore.text.sample import key_of
+from logitstore.train.objectives import cross_entropy, forward_kl, lumped_kl, renormalised_kl
+from students import ROWS, Loss, Rows
+
+PILOT_ROWS = 12288
+
+
+def gold_only(logits_nV: Tensor, stored: Any, gold_n: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy alone."""
+    return cross_entropy(logits_nV, gold_n)
+
+
+def whole(logits_nV: Tensor, stored: Any, gold_n: Tensor, temperature: float) -> Tensor:
+    """KL from the stored distribution with its tail."""
+    return forward_kl(logits_nV, stored, temperature=temperature)
+
+
+def renormalised(logits_nV: Tensor, stored: Any, gold_n: Tensor, temperature: float) -> Tensor:
+    """KL from the listed tokens as if there were no others."""
+    return renormalised_kl(logits_nV, stored, temperature=temperature)
+
+
+def lumped(logits_nV: Tensor, stored: Any, gold_n: Tensor, temperature: float) -> Tensor:
+    """KL with all unlisted tokens as one, at temperature 1."""
+    return lumped_kl(logits_nV, stored)
+
+
+def unlisted_gold(logits_nV: Tensor, stored: Targets, gold_n: Tensor) -> Tensor:
+    """Cross-entropy on gold tokens that are not listed, 0 elsewhere: one draw of the tail."""
+    is_listed_n = (stored.ids_NK == gold_n[:, None]).any(1)
+    return torch.where(is_listed_n, 0.0, cross_entropy(logits_nV, gold_n))
+
+
+def completed(weight: float, base: Loss) -> Loss:
+    """Return a loss with the gold token as a draw of the tail, times a weight."""
+
+    def loss(logits_nV: Tensor, stored: Any, gold_n: Tensor, temperature: float) -> Tensor:
+        return base(logits_nV, stored, gold_n, temperature) + weight * unlisted_gold(logits_nV, stored, gold_n)
+
+    return loss
+
+
+def listed(logits_nV: Tensor, stored: Any, gold_n: Tensor, temperature: float) -> Tensor:
+    """-sum_S p log s: the cross-entropy of the listed tokens alone, at temperature 1. With one draw of the tail it is the whole
+    cross-entropy on average, if gold tokens are draws of the teacher."""
+    logprobs_nK = torch.log_softmax(logits_nV.float(), -1).gather(1, stored.ids_NK)
+    probs_nK = stored.logprobs_NK.exp()
+    return torch.where(probs_nK > 0, -probs_nK * logprobs_nK, 0.0).sum(-1)
+
+
+def within(logits_nV: Tensor, stored: Any, gold_n: Tensor, temperature: float) -> Tensor:
+    """T**2 KL among the listed tokens, both sides renormalised over them at temperature T, times the listed mass."""
+    student_nK = torch.log_softmax(logits_nV.float().gather(1, stored.ids_NK) / temperature, -1)
+    teacher_nK = torch.log_softmax(stored.logprobs_NK / temperature, -1)
+    mass_n = stored.logprobs_NK.exp().sum(-1)
+    return temperature**2 * mass_n * (teacher_nK.exp() * (teacher_nK - student_nK)).sum(-1)
+
+
+def with_gold(logits_nV: Tensor, stored: Any, gold_n: Tensor, temperature: float) -> Tensor:
+    """KL from the listed tokens and the gold token with the teacher's logprob of it, as if there were no others."""
+    is_listed_n = (stored.targets.ids_NK == gold_n[:, None]).any(1)
+    ids_nK = torch.cat([stored.targets.ids_NK, gold_n[:, None]], 1)
+    extra_n = stored.gold_logprob_N.masked_fill(is_listed_n, -torch.inf)
+    logprobs_nK = torch.cat([stored.targets.logprobs_NK, extra_n[:, None]], 1)
+    tail_n = torch.full_like(extra_n, -torch.inf)
+    return renormalised_kl(logits_nV, Targets(ids_nK, logprobs_nK, tail_n, stored.targets.tail))
+
+
+def own_tail(power: float) -> Loss:
+    """Return the KL from the listed tokens and a tail in the shape of the student's own, to a power; no gradient passes through it."""
+
+    def loss(logits_nV: Tensor, stored: Any, gold_n: Tensor, temperature: float) -> Tensor:
+        wide_nV = logits_nV.float()
+        own_nV = (power * wide_nV.detach()).scatter(1, stored.ids_NK, -torch.inf)
+        target_nV = (torch.log_softmax(own_nV, -1) + stored.tail_logmass_N[:, None]).exp()
+        target_nV.scatter_(1, stored.ids_NK, stored.logprobs_NK.exp())
+        return wide_nV.logsumexp(-1) - (target_nV * wide_nV).sum(-1)
+
+    return loss
+
+
+def both(weight: float, first: Loss, second: Loss) -> Loss:
+    """Return (1 - weight) * first + weight * second."""
+
+    def loss(logits_nV: Tensor, stored: Any, gold_n: Tensor, temperature: float) -> Tensor:
+        rest = first(logits_nV, stored, gold_n, temperature)
+        return (1 - weight) * rest + weight * second(logits_nV, stored, gold_n, temperature)
+
+    return loss
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way is one form of keeping a row, with the loss that goes with it, and the weight of the gold tokens of all positions
+    beside it.
+
+    Attributes:
+        preset: of the row; None for no teacher, "live" for the teacher itself.
+        settings: of the row, in place of the preset's.
+        loss: of each row.
+        temperatures: of the training.
+        positions: which rows are kept.
+        gold, is_elsewhere: see `Lesson`.
+        seeds: how many students.
+    """
+
+    preset: str | None
+    settings: dict[str, Any]
+    loss: Loss
+    temperatures: tuple[float, ...] = (1.0, 2.0)
+    positions: str | None = None
+    gold: float = 0.0
+    is_elsewhere: bool = False
+    seeds: int = 3
+    last: Loss | None = None
+    from_logits: bool = False
+
+
+TOP20 = {"k": 20, "tail": "uniform", "logprobs": "levels-8", "tail_mass": "log2-8"}
+"""What a server's twenty most probable tokens become: 61 bytes with ids of 16 bits, and the gold logprob beside them."""
+
+
+def _top20(loss: Loss, *temperatures: float, gold: float = 0.0, seeds: int = 1) -> Way:
+    return Way("topk", TOP20, loss, temperatures, gold=gold, seeds=seeds)
+
+
+WAYS = {
+    "gold tokens only": Way(None, {}, gold_only, (1.0,)),
+    "live, whole distribution": Way("live", {}, whole),
+    "top-16, renormalised": Way("topk", {"k": 16, "tail": "uniform"}, renormalised),
+    "top-50, renormalised": Way("topk", {"k": 50, "tail": "uniform"}, renormalised),
+    "top-16, lumped tail": Way("topk", {"k": 16, "tail": "uniform"}, lumped, (1.0,)),
+    "sampled": Way("sampled", {}, whole, (1.0,)),
+    "topk": Way("topk", {}, whole),
+    "topk, k = 50": Way("topk", {"k": 50}, whole, (1.0,)),
+    "small": Way("small", {}, whole),
+    "faithful": Way("faithful", {}, whole),
+    "exact": Way("exact", {}, whole),
+    "small, half gold": Way("small", {}, whole, (1.0,), gold=0.5),
+    "small, half gold, entropy:0.2": Way("small", {}, whole, (1.0,), "entropy:0.2", 0.5),
+    "small, half gold, random:0.2": Way("small", {}, whole, (1.0,), "random:0.2", 0.5),
+    # a teacher that gives twenty tokens
+    "top-16, uniform tail": Way("topk", {"k": 16, "tail": "uniform"}, whole, (1.0,)),
+    "top-20, renormalised": _top20(renormalised, 1.0),
+    "top-20, renormalised, 0.1 gold": _top20(renormalised, 1.0, gold=0.1),
+    "top-20, renormalised, 0.3 gold": _top20(renormalised, 1.0, gold=0.3),
+    "top-20, lumped": _top20(lumped, 1.0),
+    "top-20, lumped, 0.3 gold": _top20(lumped, 1.0, gold=0.3),
+    "top-20, tail from gold": _top20(completed(1.0, listed), 1.0),
+    "top-20, lumped, half tail from gold": _top20(completed(0.5, lumped), 1.0),
+    "top-20, renormalised, tail from gold": _top20(completed(1.0, renormalised), 1.0),
+    "top-20, half renormalised, half lumped": _top20(both(0.5, renormalised, lumped), 1.0),
+    "top-20, renormalised, at last lumped": Way("topk", TOP20, renormalised, (1.0,), seeds=1, last=lumped),
+    "top-20 and gold, renormalised": Way("topk", TOP20, with_gold, (1.0,), seeds=1),
+    "top-20, own tail": _top20(own_tail(1.5), 1.0),
+    "small, directions from logits": Way("small", {}, whole, from_logits=True),
+    "top-20, within at T, tail from gold": _top20(both(0.5, completed(1.0, listed), within), 2.0),
+    "top-20, renormalised at T, 0.5 gold": _top20(renormalised, 2.0, gold=0.5),
+    # bytes a training token
+    "small, entropy:0.2": Way("small", {}, whole, (1.0,), "entropy:0.2", seeds=1),
+    "small, entropy:0.2, gold elsewhere": Way("small", {}, whole, (1.0,), "entropy:0.2", is_elsewhere=True, seeds=1),
+    "12 bytes": Way("small", {"k": 2, "sketch_bytes": 3}, whole, (1.0,), seeds=1),
+    "24 bytes": Way("small", {"k": 3, "sketch_bytes": 12}, whole, (1.0,), seeds=1),
+}
+
+
+def kept_by(way: Way, rows: Rows, head: LinearHead) -> Tensor:
+    """Return bool[N]: the rows that a way keeps, chosen window by window as a dump chooses them."""
+    share = share_of(way.positions)
+    kept_SN = torch.ones(len(rows.tokens_ST), ROWS, dtype=torch.bool)
+    if share is None:
+        return kept_SN.flatten()
+    kept_SN[:] = False
+    most = int(share.counts(np.array([ROWS]))[0])
+    for window, tokens in enumerate(rows.tokens_ST):
+        if share.asks_teacher:
+            logits_NV = head.logits(rows.hidden_ND[window * ROWS : (window + 1) * ROWS])
+            places = highest(Summary.of(logits_NV, logits_NV.shape[1]).entropy_N.numpy(), most)
+        else:
+            places = lowest(uniform(key_of(tokens.numpy()), ROWS, 1, POSITIONS)[:, 0], most)
+        kept_SN[window, torch.from_numpy(places)] = True
+    return kept_SN.flatten()
+
+
+def targets_of(
+    way: Way, rows: Rows, head: LinearHead, vocabulary: int, kept_N: Tensor
+) -> Callable[[Tensor], AnyTargets] | None:
+    """Pack the targets of every training row as a cache packs them; return a function that decodes some rows.
+
+    Tails are fitted on the first rows that are kept.
+    """
+    if way.preset is None:
+        return None
+    none_NK = torch.zeros(len(rows.hidden_ND), 0)
+    if way.preset == "live":
+        tail = LatentTail(head, torch.zeros(vocabulary))
+        return lambda n: Targets(none_NK[n].long(), none_NK[n], torch.zeros(len(n)), tail, rows.hidden_ND[n])
+    if way.from_logits:
+        head, rows = directions_of(head, rows, kept_N)
+    row = row_of(way.preset, way.settings, vocabulary, head.width)
+    sparsifier = sparsifier_of(row)
+    pilot = TailPilot(vocabulary, head if row.tail.shape == "sketch" else None)
+    pilot_rows = kept_N.nonzero()[:PILOT_ROWS, 0]
+    for some in pilot_rows.split(42):
+        if row.tail.shape in ("prior", "sketch"):
+            logits_NV = head.logits(rows.hidden_ND[some])
+            pilot.add(logits_NV, sparsifier(logits_NV, rows.gold_N[some])["ids"], rows.hidden_ND[some])
+    shared = {
+        "sketch": lambda: pilot.sketch(row.tail.bytes or 0),
+        "prior": lambda: {"prior": pilot.prior()},
+        "head": lambda: head_tensors(head, rows.hidden_ND[pilot_rows]),
+    }.get(row.tail.shape, dict)()
+    decoder, latents = Decoder(row, shared), latents_of(row, shared)
+    keys = [key_of(tokens.numpy()) for tokens in rows.tokens_ST]
+    draws = row.sparsifier.draws or 0
+    numbers_ND = torch.from_numpy(np.concatenate([uniform(key, ROWS, draws, DRAWS) for key in keys]))
+    packed: list[dict[str, Tensor]] = []
+    for some in torch.arange(len(rows.hidden_ND)).split(42):
+        kept = sparsifier(head.logits(rows.hidden_ND[some]), rows.gold_N[some], numbers_ND[some])
+        if latents is not None:
+            kept["latent"] = latents(rows.hidden_ND[some])
+        stored = decoder.codec.encode({name: value.numpy() for name, value in kept.items()})
+        packed.append({name: torch.from_numpy(value) for name, value in stored.items()})
+    fields = {name: torch.cat([each[name] for each in packed]) for name in packed[0]}
+    if way.loss is with_gold:
+        return lambda n: WithGold(decoder({name: value[n] for name, value in fields.items()}), fields["gold_logprob"][n].float())
+    return lambda n: decoder({name: value[n] for name, value in fields.items()})
+
+
+@dataclass(frozen=True)
+class WithGold:
+    """Targets with the teacher's logprob of the gold token, float32[N]."""
+
+    targets: Targets
+    gold_logprob_N: Tensor
+
+    def __getitem__(self, rows: slice) -> WithGold:
+        return WithGold(self.targets[rows], self.gold_logprob_N[rows])
+
+
+def directions_of(head: LinearHead, rows: Rows, kept_N: Tensor) -> tuple[LinearHead, Rows]:
+    """Return a head made of the logits of some rows alone, and all rows as their coordinates in it."""
+    first = kept_N.nonzero()[:1024, 0]
+    logits_NV = centred(head.logits(rows.hidden_ND[first]))
+    base_V = logits_NV.mean(0)
+    logits_NV -= base_V
+    values_N, vectors_NN = torch.linalg.eigh((logits_NV @ logits_NV.T).double())
+    keep = values_N > 1e-6 * values_N.max()
+    found_VD = logits_NV.T @ (vectors_NN[:, keep] * values_N[keep].rsqrt()).float()
+    print("directions", found_VD.shape)
+    every = [(centred(head.logits(some)) - base_V) @ found_VD for some in rows.hidden_ND.split(127)]
+    return LinearHead(found_VD, bias_V=base_V), Rows(rows.tokens_ST, torch.cat(every))
+
+
+def centred(logits_NV: Tensor) -> Tensor:
+    return logits_NV - logits_NV.mean(1, keepdim=True)
