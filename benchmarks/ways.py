@@ -1,4 +1,4 @@
-"""The ways to keep a row that `quality.py` compares, each with its loss, and the targets that a way makes of the teacher's rows.
+"""The ways to keep a row that `quality.py` compares, each with its loss, and the targets made of the teacher's rows.
 
 Axes: N rows, D channels, K listed, V vocabulary.
 """
@@ -95,7 +95,7 @@ def with_gold(logits_nV: Tensor, stored: Any, gold_n: Tensor, temperature: float
 
 
 def own_tail(power: float) -> Loss:
-    """Return the KL from the listed tokens and a tail in the shape of the student's own, to a power; no gradient passes through it."""
+    """Return the KL from the listed tokens and a tail shaped like the student's own, to a power, without a gradient."""
 
     def loss(logits_nV: Tensor, stored: Any, gold_n: Tensor, temperature: float) -> Tensor:
         wide_nV = logits_nV.float()
@@ -187,8 +187,10 @@ WAYS = {
     # bytes a training token
     "small, entropy:0.2": Way("small", {}, whole, (1.0,), "entropy:0.2", seeds=1),
     "small, entropy:0.2, gold elsewhere": Way("small", {}, whole, (1.0,), "entropy:0.2", is_elsewhere=True, seeds=1),
-    "12 bytes": Way("small", {"k": 2, "sketch_bytes": 3}, whole, (1.0,), seeds=1),
-    "24 bytes": Way("small", {"k": 3, "sketch_bytes": 12}, whole, (1.0,), seeds=1),
+    "12 bytes": Way("small", {"k": 2, "sketch_bytes": 3}, whole),
+    "12 bytes, 0.1 gold": Way("small", {"k": 2, "sketch_bytes": 3}, whole, (1.0,), gold=0.1),
+    "12 bytes, one listed": Way("small", {"k": 1, "sketch_bytes": 6}, whole, seeds=1),
+    "24 bytes": Way("small", {"k": 3, "sketch_bytes": 12}, whole, seeds=1),
 }
 
 
@@ -251,7 +253,9 @@ def targets_of(
         packed.append({name: torch.from_numpy(value) for name, value in stored.items()})
     fields = {name: torch.cat([each[name] for each in packed]) for name in packed[0]}
     if way.loss is with_gold:
-        return lambda n: WithGold(decoder({name: value[n] for name, value in fields.items()}), fields["gold_logprob"][n].float())
+        return lambda n: WithGold(
+            decoder({name: value[n] for name, value in fields.items()}), fields["gold_logprob"][n].float()
+        )
     return lambda n: decoder({name: value[n] for name, value in fields.items()})
 
 
@@ -275,7 +279,6 @@ def directions_of(head: LinearHead, rows: Rows, kept_N: Tensor) -> tuple[LinearH
     values_N, vectors_NN = torch.linalg.eigh((logits_NV @ logits_NV.T).double())
     keep = values_N > 1e-6 * values_N.max()
     found_VD = logits_NV.T @ (vectors_NN[:, keep] * values_N[keep].rsqrt()).float()
-    print("directions", found_VD.shape)
     every = [(centred(head.logits(some)) - base_V) @ found_VD for some in rows.hidden_ND.split(127)]
     return LinearHead(found_VD, bias_V=base_V), Rows(rows.tokens_ST, torch.cat(every))
 

@@ -40,6 +40,7 @@ from logitstore.store.storage import open_storage
 from logitstore.targets.decoder import Decoder
 
 CANDIDATES: dict[str, tuple[str, dict[str, Any]]] = {
+    "tiny": ("tiny", {}),
     "small": ("small", {}),
     "faithful": ("faithful", {}),
     "exact": ("exact", {}),

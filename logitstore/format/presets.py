@@ -12,6 +12,7 @@ from logitstore.format.row import CodecInfo, RowInfo, SparsifierInfo, TailInfo
 from logitstore.format.row_kinds import ARGUMENTS, RowKind, row_kind
 
 PRESETS: dict[str, dict[str, Any]] = {
+    "tiny": {"sparsifier": "topk", "k": 2, "tail": "sketch", "sketch_bytes": 3, "logprobs": "levels-8"},
     "small": {"sparsifier": "topk", "k": 8, "tail": "sketch", "sketch_bytes": 31, "logprobs": "levels-8"},
     "faithful": {"sparsifier": "topk", "k": 12, "tail": "sketch", "sketch_bytes": 91, "logprobs": "levels-8"},
     "exact": {"sparsifier": "hidden"},

@@ -17,7 +17,7 @@ class RecodeSettings(RowChoices, LocalCacheChoices):
 
     cache: Annotated[Place, POSITIONAL] = Field(description="The cache to read.")
     out: Place = Field(description="The cache to write. An interrupted run of the same command is resumed.")
-    preset: Literal["small", "faithful", "exact", "topk", "sampled", "archive"] | None = Field(
+    preset: Literal["tiny", "small", "faithful", "exact", "topk", "sampled", "archive"] | None = Field(
         None,
         description="How a row is stored. Default: as in the source, except for the options given. Hidden states can become "
         "anything; rows of listed tokens can only become smaller.",
@@ -60,7 +60,7 @@ class MergeSettings(RowChoices, LocalCacheChoices):
     @field_validator("preset", "sparsifier", "tail", mode="before")
     @classmethod
     def _without_hidden_states(cls, value: Any) -> Any:
-        if value in ("small", "faithful", "archive", "exact", "hidden", "sketch"):
+        if value in ("tiny", "small", "faithful", "archive", "exact", "hidden", "sketch"):
             raise ValueError(
                 "it is made of one teacher's hidden states, and a mean of several teachers has none. "
                 "Use --preset topk, with more tokens (-k 50) for a smaller error"

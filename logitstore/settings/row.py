@@ -15,9 +15,9 @@ from logitstore.settings.fields import ASKING, RECIPE_ONLY, CommandLine, Sparsif
 class RowChoices(Record):
     """The settings of `dump`, `recode` and `merge` about a row: a preset, and what overrides it. None keeps what it says."""
 
-    preset: Literal["small", "faithful", "exact", "topk", "sampled", "archive", "scores"] | None = Field(
+    preset: Literal["tiny", "small", "faithful", "exact", "topk", "sampled", "archive", "scores"] | None = Field(
         None,
-        description="How a row is stored. small and faithful need the teacher's hidden states, exact keeps them, topk needs "
+        description="How a row is stored. tiny, small and faithful need the hidden states, exact keeps them, topk needs "
         "only its logits, sampled keeps random draws, archive is small in compressed chunks. scores keeps no rows, only the "
         "nll of each sample. Default: small; topk for images of up to 16 classes.",
     )

@@ -79,7 +79,9 @@ def _objective_for(settings: TrainSettings, cache: Cache) -> str:
     temperature 1 only (docs/benchmarks.md, "What students gain").
     """
     row = cache.manifest.row
-    is_cut = row.sparsifier.kind.lists.is_chosen and not row.sparsifier.is_estimate and row.sparsifier.k < row.vocabulary
+    is_cut = (
+        row.sparsifier.kind.lists.is_chosen and not row.sparsifier.is_estimate and row.sparsifier.k < row.vocabulary
+    )
     shares_tail = row.tail.shape in ("prior", "uniform")
     is_plain = settings.alpha != 0 and Schedule.of(settings.temperature).span == (1.0, 1.0)
     if task_of(cache.manifest.task).learns_lists_alone and is_cut and shares_tail and is_plain:

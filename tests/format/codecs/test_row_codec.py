@@ -18,7 +18,7 @@ from logitstore.core.random import DRAWS, uniform
 from logitstore.core.types import Array
 from logitstore.dump.sparsify.reduce import sparsifier_of
 from logitstore.format.codecs.answer import RowCodec, normalised
-from logitstore.format.codecs.codebook import normal_codebook
+from logitstore.format.codecs.codebook import Codebook, normal_codebook
 from logitstore.format.codecs.levels import Levels
 from logitstore.format.presets import PRESETS, row_of
 from logitstore.format.row import CodecInfo, RowInfo, SparsifierInfo, TailInfo
@@ -31,6 +31,7 @@ from tests.parts.codecs import in_torch, logprob_rows
 
 WIDTH = 6
 SKETCH = normal_codebook((8, 7, 6, 5, 4, 3, 2, 1))
+NARROW_SKETCH = normal_codebook((8, 6, 4, 3, 2, 1))
 KEY = "00112233445566778899aabbccddeeff"
 
 
@@ -69,14 +70,20 @@ def kept(row: RowInfo, rows: int, seed: int = 0) -> dict[str, Array]:
     gold = torch.randint(0, 3, (rows,), generator=generator)
     numbers = torch.from_numpy(uniform(KEY, rows, row.sparsifier.draws or 1, DRAWS))
     found = {name: value.numpy() for name, value in sparsifier_of(row)(logits, gold, numbers).items()}
-    width = len(SKETCH.widths) if row.tail.shape == "sketch" else WIDTH
+    width = len(sketch_of(row).widths) if row.tail.shape == "sketch" else WIDTH
     return found | {"latent": torch.randn(rows, width, generator=generator).numpy()}
 
 
 def shared_of(row: RowInfo) -> dict[str, Array]:
     if row.tail.shape == "sketch":
-        return {"widths": np.array(SKETCH.widths, np.uint8), "levels": SKETCH.levels_RL}
+        sketch = sketch_of(row)
+        return {"widths": np.array(sketch.widths, np.uint8), "levels": sketch.levels_RL}
     return {"mean": np.linspace(-1, 1, WIDTH, dtype=np.float32), "std": np.linspace(0.5, 2, WIDTH, dtype=np.float32)}
+
+
+def sketch_of(row: RowInfo) -> Codebook:
+    """A codebook whose coefficients fit the bytes of the sketch."""
+    return SKETCH if (row.tail.bytes or 0) >= 5 else NARROW_SKETCH
 
 
 def check_row(row: RowInfo, answer: dict[str, Array]) -> None:
