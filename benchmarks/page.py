@@ -112,6 +112,8 @@ def quality() -> str:
     lines = _load("quality")["lines"]
     rows = []
     for name, trained in dict.fromkeys((each["objective"], each["train_temperature"]) for each in lines):
+        if name in STUDY:
+            continue
         own = [each for each in lines if (each["objective"], each["train_temperature"]) == (name, trained)]
         share = ""
         if name not in (GOLD, LIVE):
@@ -134,15 +136,103 @@ def quality() -> str:
 
 def gains(targets: str, temperature: float) -> list[float]:
     """For each seed, the share of the gain of live distillation: 0 as on gold tokens, 1 as with the live teacher."""
+    return _gains(targets, temperature, temperature)
+
+
+STUDY = (
+    "top-16, uniform tail",
+    "top-20, renormalised",
+    "top-20, renormalised, 0.1 gold",
+    "top-20, renormalised, 0.3 gold",
+    "top-20, half renormalised, half lumped",
+    "top-20, renormalised, at last lumped",
+    "top-20, renormalised, tail from gold",
+    "top-20, tail from gold",
+    "top-20, within at T, tail from gold",
+    "small, directions from logits",
+    "12 bytes",
+    "12 bytes, 0.1 gold",
+    "12 bytes, one listed",
+    "24 bytes",
+)
+"""Ways of the study of what a teacher's list, its logits alone, and a few bytes can give; some have one seed."""
+
+
+def study() -> str:
+    """What students of the study gained: the share of the gain of live at both temperatures, and cross-entropy."""
+    lines = _load("quality")["lines"]
+    rows = []
+    for name in STUDY:
+        for trained in sorted({each["train_temperature"] for each in lines if each["objective"] == name}):
+            own = [each for each in lines if (each["objective"], each["train_temperature"]) == (name, trained)]
+            shares = (_shares(_gains(name, trained, judged)) for judged in (1.0, 2.0))
+            rows.append(
+                (
+                    name,
+                    f"{trained:g}",
+                    f"{len(own) // 2}",
+                    *shares,
+                    *(_spread([each["kl"] for each in own if each["temperature"] == at]) for at in (1.0, 2.0)),
+                    _spread([each["cross_entropy"] for each in own if each["temperature"] == 1.0]),
+                )
+            )
+    head = (
+        "learns from",
+        "trained at T",
+        "seeds",
+        "share, judged at T = 1",
+        "share, judged at T = 2",
+        "KL at T = 1",
+        "KL at T = 2",
+        "cross-entropy",
+    )
+    return _table(head, rows)
+
+
+FRONTIER = {
+    "small, half gold, random:0.2": 11.6,
+    "small, half gold, entropy:0.2": 11.6,
+    "12 bytes": 12,
+    "12 bytes, 0.1 gold": 12,
+    "12 bytes, one listed": 12,
+    "24 bytes": 24,
+    "small": 58,
+    "top-20, renormalised": 63,
+    "topk": 70,
+    "faithful": 130,
+}
+"""Bytes of the targets for each token of training; where a fifth of the rows is kept, a fifth of a row's."""
+
+
+def frontier() -> str:
+    """Bytes for each token of training against the share of the gain of live distillation."""
+    lines = _load("quality")["lines"]
+    rows = []
+    for name, size in FRONTIER.items():
+        own = [each for each in lines if each["objective"] == name]
+        if not own:
+            continue
+        temperatures = {each["train_temperature"] for each in own}
+        shares = (_shares(_gains(name, at, at)) if at in temperatures else "" for at in (1.0, 2.0))
+        rows.append((name, f"{size:g}", *shares, f"{len({each['seed'] for each in own})}"))
+    return _table(("kept of each row", "bytes a training token", "share, T = 1", "share, T = 2", "seeds"), rows)
+
+
+def _gains(name: str, trained: float, judged: float) -> list[float]:
+    """For each seed, the share of the gain of live, which is trained at the temperature that both are judged at."""
     gold, live, found = (
         {
             line["seed"]: line["kl"]
             for line in _load("quality")["lines"]
-            if (line["objective"], line["train_temperature"], line["temperature"]) == (name, trained, temperature)
+            if (line["objective"], line["train_temperature"], line["temperature"]) == (way, at, judged)
         }
-        for name, trained in ((GOLD, 1.0), (LIVE, temperature), (targets, temperature))
+        for way, at in ((GOLD, 1.0), (LIVE, judged), (name, trained))
     )
-    return [(gold[seed] - found[seed]) / (gold[seed] - live[seed]) for seed in sorted(gold)]
+    return [(gold[seed] - found[seed]) / (gold[seed] - live[seed]) for seed in sorted(found)]
+
+
+def _shares(values: list[float]) -> str:
+    return f"{mean(values):.1%}" + (f" ± {stdev(values):.1%}" if len(values) > 1 else "")
 
 
 FAST = ("readers", "scale", "dump", "losses", "train_step")
@@ -417,6 +507,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "codec": codec,
     "speeds": speeds,
     "quality": quality,
+    "study": study,
+    "frontier": frontier,
     "fast": fast,
     "speed": speed,
     "gpu": gpu,
@@ -462,8 +554,8 @@ def _kl(value: float | None) -> str:
 
 
 def _spread(values: list[float]) -> str:
-    """Mean and standard deviation over the seeds."""
-    return f"{mean(values):.3f} ± {stdev(values):.3f}"
+    """Mean and standard deviation over the seeds; the value alone of one seed."""
+    return f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

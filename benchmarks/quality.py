@@ -48,7 +48,7 @@ def main(names: list[str], most_seeds: int) -> None:
             continue
         kept_N = kept_by(way, train, head)
         targets = targets_of(way, train, head, head.vocabulary, kept_N)
-        lesson = Lesson(way.loss, targets, kept_N, way.gold, way.is_elsewhere)
+        lesson = Lesson(way.loss, targets, kept_N, way.gold, way.last)
         for temperature, seed in todo:
             began = time.monotonic()
             student = fit(copy.deepcopy(base), lesson, train, temperature, seed)

@@ -112,9 +112,7 @@ class Lesson:
         loss: of each row that is kept.
         targets: gives the targets of some rows; None without a teacher.
         kept_N: bool, the rows that are kept.
-        gold: weight of the gold tokens beside the loss.
-        is_elsewhere: gold tokens count only where no row is kept, and every position weighs the same; else all gold tokens
-            count, a mean over all positions, as in `train`.
+        gold: weight of the gold tokens of all positions beside the loss.
         last: the loss of the last steps, if it is another one.
     """
 
@@ -122,7 +120,6 @@ class Lesson:
     targets: Callable[[Tensor], AnyTargets] | None
     kept_N: Tensor
     gold: float = 0.0
-    is_elsewhere: bool = False
     last: Loss | None = None
 
     def at(self, done: float) -> Lesson:
@@ -151,8 +148,7 @@ def fit(student: PreTrainedModel, lesson: Lesson, rows: Rows, temperature: float
 def loss_of(student: PreTrainedModel, lesson: Lesson, rows: Rows, windows: Tensor, temperature: float) -> Tensor:
     """Return the loss of some windows."""
     every = rows.of(windows)
-    kept_R = lesson.kept_N[every]
-    places = kept_R.nonzero()[:, 0]
+    places = lesson.kept_N[every].nonzero()[:, 0]
     numbers = every[places]
     student_RV = logits_of(student, rows.tokens_ST[windows])
     stored = lesson.targets(numbers) if lesson.targets is not None else None
@@ -162,12 +158,11 @@ def loss_of(student: PreTrainedModel, lesson: Lesson, rows: Rows, windows: Tenso
         return lesson.loss(logits_nV, None if stored is None else stored[some], gold_R[places][some], temperature)
 
     total_N = rowwise(loss, student_RV, places)
-    if not lesson.gold and not lesson.is_elsewhere:
+    if not lesson.gold:
         return total_N.mean()
-    beside = (~kept_R).nonzero()[:, 0] if lesson.is_elsewhere else torch.arange(len(every))
-    gold_G = rowwise(lambda logits_nV, some: cross_entropy(logits_nV, gold_R[beside][some]), student_RV, beside)
-    if lesson.is_elsewhere:
-        return (total_N.sum() + gold_G.sum()) / len(every)
+    gold_G = rowwise(
+        lambda logits_nV, some: cross_entropy(logits_nV, gold_R[some]), student_RV, torch.arange(len(every))
+    )
     return (1 - lesson.gold) * total_N.mean() + lesson.gold * gold_G.mean()
 
 

@@ -80,31 +80,9 @@ def within(logits_nV: Tensor, stored: Any, gold_n: Tensor, temperature: float) -
     """T**2 KL among the listed tokens, both sides renormalised over them at temperature T, times the listed mass."""
     student_nK = torch.log_softmax(logits_nV.float().gather(1, stored.ids_NK) / temperature, -1)
     teacher_nK = torch.log_softmax(stored.logprobs_NK / temperature, -1)
-    mass_n = stored.logprobs_NK.exp().sum(-1)
-    return temperature**2 * mass_n * (teacher_nK.exp() * (teacher_nK - student_nK)).sum(-1)
-
-
-def with_gold(logits_nV: Tensor, stored: Any, gold_n: Tensor, temperature: float) -> Tensor:
-    """KL from the listed tokens and the gold token with the teacher's logprob of it, as if there were no others."""
-    is_listed_n = (stored.targets.ids_NK == gold_n[:, None]).any(1)
-    ids_nK = torch.cat([stored.targets.ids_NK, gold_n[:, None]], 1)
-    extra_n = stored.gold_logprob_N.masked_fill(is_listed_n, -torch.inf)
-    logprobs_nK = torch.cat([stored.targets.logprobs_NK, extra_n[:, None]], 1)
-    tail_n = torch.full_like(extra_n, -torch.inf)
-    return renormalised_kl(logits_nV, Targets(ids_nK, logprobs_nK, tail_n, stored.targets.tail))
-
-
-def own_tail(power: float) -> Loss:
-    """Return the KL from the listed tokens and a tail shaped like the student's own, to a power, without a gradient."""
-
-    def loss(logits_nV: Tensor, stored: Any, gold_n: Tensor, temperature: float) -> Tensor:
-        wide_nV = logits_nV.float()
-        own_nV = (power * wide_nV.detach()).scatter(1, stored.ids_NK, -torch.inf)
-        target_nV = (torch.log_softmax(own_nV, -1) + stored.tail_logmass_N[:, None]).exp()
-        target_nV.scatter_(1, stored.ids_NK, stored.logprobs_NK.exp())
-        return wide_nV.logsumexp(-1) - (target_nV * wide_nV).sum(-1)
-
-    return loss
+    mass_n: Tensor = stored.logprobs_NK.exp().sum(-1)
+    loss_n: Tensor = (teacher_nK.exp() * (teacher_nK - student_nK)).sum(-1)
+    return temperature**2 * mass_n * loss_n
 
 
 def both(weight: float, first: Loss, second: Loss) -> Loss:
@@ -128,8 +106,9 @@ class Way:
         loss: of each row.
         temperatures: of the training.
         positions: which rows are kept.
-        gold, is_elsewhere: see `Lesson`.
+        gold, last: see `Lesson`.
         seeds: how many students.
+        from_logits: the sketch is fitted without the head, on the logits of the pilot.
     """
 
     preset: str | None
@@ -138,10 +117,10 @@ class Way:
     temperatures: tuple[float, ...] = (1.0, 2.0)
     positions: str | None = None
     gold: float = 0.0
-    is_elsewhere: bool = False
     seeds: int = 3
     last: Loss | None = None
     from_logits: bool = False
+    is_elsewhere = False
 
 
 TOP20 = {"k": 20, "tail": "uniform", "logprobs": "levels-8", "tail_mass": "log2-8"}
@@ -172,21 +151,13 @@ WAYS = {
     "top-20, renormalised": _top20(renormalised, 1.0),
     "top-20, renormalised, 0.1 gold": _top20(renormalised, 1.0, gold=0.1),
     "top-20, renormalised, 0.3 gold": _top20(renormalised, 1.0, gold=0.3),
-    "top-20, lumped": _top20(lumped, 1.0),
-    "top-20, lumped, 0.3 gold": _top20(lumped, 1.0, gold=0.3),
     "top-20, tail from gold": _top20(completed(1.0, listed), 1.0),
-    "top-20, lumped, half tail from gold": _top20(completed(0.5, lumped), 1.0),
     "top-20, renormalised, tail from gold": _top20(completed(1.0, renormalised), 1.0),
     "top-20, half renormalised, half lumped": _top20(both(0.5, renormalised, lumped), 1.0),
     "top-20, renormalised, at last lumped": Way("topk", TOP20, renormalised, (1.0,), seeds=1, last=lumped),
-    "top-20 and gold, renormalised": Way("topk", TOP20, with_gold, (1.0,), seeds=1),
-    "top-20, own tail": _top20(own_tail(1.5), 1.0),
     "small, directions from logits": Way("small", {}, whole, from_logits=True),
     "top-20, within at T, tail from gold": _top20(both(0.5, completed(1.0, listed), within), 2.0),
-    "top-20, renormalised at T, 0.5 gold": _top20(renormalised, 2.0, gold=0.5),
     # bytes a training token
-    "small, entropy:0.2": Way("small", {}, whole, (1.0,), "entropy:0.2", seeds=1),
-    "small, entropy:0.2, gold elsewhere": Way("small", {}, whole, (1.0,), "entropy:0.2", is_elsewhere=True, seeds=1),
     "12 bytes": Way("small", {"k": 2, "sketch_bytes": 3}, whole),
     "12 bytes, 0.1 gold": Way("small", {"k": 2, "sketch_bytes": 3}, whole, (1.0,), gold=0.1),
     "12 bytes, one listed": Way("small", {"k": 1, "sketch_bytes": 6}, whole, seeds=1),
@@ -252,26 +223,16 @@ def targets_of(
         stored = decoder.codec.encode({name: value.numpy() for name, value in kept.items()})
         packed.append({name: torch.from_numpy(value) for name, value in stored.items()})
     fields = {name: torch.cat([each[name] for each in packed]) for name in packed[0]}
-    if way.loss is with_gold:
-        return lambda n: WithGold(
-            decoder({name: value[n] for name, value in fields.items()}), fields["gold_logprob"][n].float()
-        )
     return lambda n: decoder({name: value[n] for name, value in fields.items()})
 
 
-@dataclass(frozen=True)
-class WithGold:
-    """Targets with the teacher's logprob of the gold token, float32[N]."""
-
-    targets: Targets
-    gold_logprob_N: Tensor
-
-    def __getitem__(self, rows: slice) -> WithGold:
-        return WithGold(self.targets[rows], self.gold_logprob_N[rows])
-
-
 def directions_of(head: LinearHead, rows: Rows, kept_N: Tensor) -> tuple[LinearHead, Rows]:
-    """Return a head made of the logits of some rows alone, and all rows as their coordinates in it."""
+    """Return a head made of the logits of some rows alone, and all rows as their coordinates in it.
+
+    The logits of a linear head, less their mean in each row, lie in a space of as many dimensions as the head is wide. Its
+    principal directions, from the logits of 1,024 rows, serve as the weights of a head, and the products of a row's logits
+    with them as its hidden state: these are the coefficients by least squares, as the directions are orthonormal.
+    """
     first = kept_N.nonzero()[:1024, 0]
     logits_NV = centred(head.logits(rows.hidden_ND[first]))
     base_V = logits_NV.mean(0)
@@ -284,4 +245,5 @@ def directions_of(head: LinearHead, rows: Rows, kept_N: Tensor) -> tuple[LinearH
 
 
 def centred(logits_NV: Tensor) -> Tensor:
+    """Return logits with a mean of 0 in each row."""
     return logits_NV - logits_NV.mean(1, keepdim=True)
