@@ -138,7 +138,7 @@ def fit(student: PreTrainedModel, lesson: Lesson, rows: Rows, temperature: float
         for group in optimizer.param_groups:
             rise, fall = (step + 1) / warmup, 0.5 * (1 + np.cos(np.pi * step / len(order)))
             group["lr"] = LEARNING_RATE * min(rise, fall)
-        loss_of(student, lesson.at(step / len(order)), rows, windows, temperature).backward()  # type: ignore[no-untyped-call]
+        loss_of(student, lesson.at(step / len(order)), rows, windows, temperature).backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
