@@ -120,7 +120,6 @@ class Way:
     seeds: int = 3
     last: Loss | None = None
     from_logits: bool = False
-    is_elsewhere = False
 
 
 TOP20 = {"k": 20, "tail": "uniform", "logprobs": "levels-8", "tail_mass": "log2-8"}
