@@ -102,7 +102,17 @@ def test_a_teacher_that_answers_differently_does_not_go_on(probes: list[float], 
 def test_a_teacher_that_differs_by_its_noise_goes_on(cache: logitstore.Cache) -> None:
     there = with_engine(cache.manifest)
     refuse_other_answers(cache.storage, there, with_engine(there, probes=[-1.05, -1.97, -3.02]))
-    refuse_other_answers(cache.storage, there, with_engine(there, probes=[-1.5, -1.7, -3.0], noise=0.1))
+    noisy = with_engine(cache.manifest, noise=0.1)
+    refuse_other_answers(cache.storage, noisy, with_engine(there, probes=[-1.5, -1.7, -3.0]))
+
+
+@pytest.mark.parametrize(("before", "now"), [(0.01, 9.0), (9.0, 9.0)])
+def test_no_noise_explains_another_model_and_who_goes_on_does_not_say_it(
+    cache: logitstore.Cache, before: float, now: float
+) -> None:
+    there = with_engine(cache.manifest, noise=before)
+    with pytest.raises(CacheMismatch, match="gives other logprobs to the probe texts"):
+        refuse_other_answers(cache.storage, there, with_engine(there, probes=[-2.5, -1.0, -3.5], noise=now))
 
 
 @pytest.mark.parametrize("given", [{"engine": "vllm"}, {"tokenizer": "t"}, {"concurrency": 3}, {"engine_arg": {}}])

@@ -80,8 +80,8 @@ def refuse_other_tokens(
             return
         if found is None:
             raise ModelError(
-                f"{server}: it does not tell its tokens, so its tokenizer cannot be compared with {tokenizer}. Let POST /tokenize "
-                "through to it."
+                f"{server}: it does not tell its tokens, so its tokenizer cannot be compared with {tokenizer}. Let POST "
+                "/tokenize through to it."
             )
         if found != own:
             raise ModelError(
