@@ -13,7 +13,12 @@ def show_cost(settings: DumpSettings, tokens: int, progress: Progress) -> None:
     if not is_server(settings.teacher):
         refuse_set(settings, ("price",), "no server reads the texts")
         return
-    money = ""
+    costs = ""
     if settings.price is not None:
-        money = f", which costs about {tokens * settings.price / 1e6:,.2f} at {settings.price:g} a million"
-    progress(Step(stage="cost", done=1, total=1, note=f"the server reads {tokens:,} tokens{money}"))
+        costs = f", which costs about {money(tokens * settings.price / 1e6)} at {settings.price:g} a million"
+    progress(Step(stage="cost", done=1, total=1, note=f"the server reads {tokens:,} tokens{costs}"))
+
+
+def money(amount: float) -> str:
+    """Return an amount for people: two decimals, and of less than one two digits that count."""
+    return f"{amount:,.2f}" if amount >= 1 or amount == 0 else f"{amount:.2g}"

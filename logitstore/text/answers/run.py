@@ -16,6 +16,7 @@ from logitstore.dump.engines.answers.chat import ChatServer, Sampling
 from logitstore.dump.engines.answers.folder import Answers, AnswersPlan
 from logitstore.dump.engines.answers.matching import Matched, Unfit
 from logitstore.dump.engines.answers.reply import Reply
+from logitstore.dump.engines.cost import money
 from logitstore.dump.engines.servers.probes import PROBE_TEXTS
 from logitstore.errors import BadInput, CacheMismatch, ModelError
 from logitstore.settings.models.generate import GenerateSettings
@@ -276,7 +277,7 @@ class Run:
         if settings.price_in is None and settings.price_out is None:
             return f"{out:,} tokens"
         spent = (into * (settings.price_in or 0) + out * (settings.price_out or 0)) / 1e6
-        return f"{out:,} tokens, {spent:,.2f} spent"
+        return f"{out:,} tokens, {money(spent)} spent"
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from logitstore.dump.engines.answers.folder import Answers
 from logitstore.dump.engines.answers.matching import Asked, Matched, Unfit, matched
 from logitstore.dump.engines.answers.reply import Reply
 from logitstore.dump.engines.answers.spelling import Spelling
+from logitstore.dump.engines.cost import money
 from logitstore.errors import BadInput, CacheMismatch
 from logitstore.settings.models.generate import GenerateSettings
 from logitstore.text.answers.prompts import Prompt
@@ -168,4 +169,4 @@ def costs(settings: GenerateSettings, survey: Survey) -> str:
     if settings.price_in is None and settings.price_out is None:
         return line
     into, out = tokens * (settings.price_in or 0) / 1e6, answers * (settings.price_out or 0) / 1e6
-    return f"{line}; at most {into + out:,.2f}: {into:,.2f} for prompts and {out:,.2f} for answers"
+    return f"{line}; at most {money(into + out)}: {money(into)} for prompts and {money(out)} for answers"
