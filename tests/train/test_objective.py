@@ -15,6 +15,7 @@ from logitstore.dump.dump import dump
 from logitstore.integrations.distiller import Distiller
 from logitstore.targets.decoder import decoder_of
 from logitstore.targets.targets import Targets
+from logitstore.train.objectives.exactness import fidelity_note
 from logitstore.train.run_folder import with_objective
 from logitstore.train.train import train
 from tests.parts.texts import plan_for
@@ -79,3 +80,18 @@ def test_a_run_that_began_with_another_objective_goes_on_with_it(
     train(plan_of(uniform, tmp_path / "out", **options, objective="forward_kl", max_steps=2))
     train(plan_of(uniform, tmp_path / "out", **options, max_steps=3, resume=True))
     assert json.loads((tmp_path / "out" / "logitstore.json").read_text())["plan"]["objective"] == "forward_kl"
+
+
+def test_a_tail_that_all_rows_share_is_warned_of_above_temperature_1_where_its_error_is_not_known(
+    teacher: Path, texts: Path, tmp_path: Path
+) -> None:
+    cache = dump(
+        plan_for(teacher, texts, tmp_path / "cache", preset="topk", tail="uniform", k=4, limit=8, fidelity_rows=0)
+    )
+    for objective in ("forward_kl", "renormalised_kl"):
+        found = {temperature: fidelity_note(cache, objective, temperature) for temperature in (1.0, 2.0)}
+        assert found[1.0] is not None
+        assert not found[1.0][1]
+        assert found[2.0] is not None
+        assert found[2.0][1]
+        assert found[2.0][0].endswith("(docs/presets.md). Train at temperature 1.")

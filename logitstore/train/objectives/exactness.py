@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from logitstore.core.methods import method_of
 from logitstore.core.registry import suggest
+from logitstore.core.tasks import task_of
 from logitstore.errors import BadInput
 from logitstore.format.part_record import fidelity_of
 from logitstore.format.row import RowInfo
@@ -42,6 +43,13 @@ def fidelity_note(cache: Cache, name: str, temperature: float, taps: Collection[
     sentence = f"{name} is {_KINDS[kind]} on this cache: {why}"
     measured = None if taps else fidelity_of(cache.fidelity)
     if measured is None or (kind != "approximation" and cache.manifest.row.tail.shape != "none"):
+        shares_tail = not taps and cache.manifest.row.tail.shape in ("prior", "uniform", "none")
+        if measured is None and shares_tail and temperature > 1 and task_of(cache.manifest.task).learns_lists_alone:
+            return (
+                f"{sentence}; all rows share a tail, and above temperature 1 students of such rows came out worse than "
+                "those of gold tokens alone (docs/presets.md). Train at temperature 1.",
+                True,
+            )
         return f"{sentence}.", False
     nearest = min((1, 2, 4), key=lambda measured_at: abs(math.log(measured_at / temperature)))
     figure = measured[f"kl_t{nearest}"]
