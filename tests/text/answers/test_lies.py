@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -92,17 +93,17 @@ def no_logprob(answer: Answer) -> None:
     del content(answer)[0]["logprob"]
 
 
-def another_model(answer: Answer) -> None:
-    answer["model"] = "tiny-turbo"
-
-
-def not_a_number(answer: Answer) -> None:
-    content(answer)[0]["logprob"] = float("nan")
-
-
 @pytest.mark.parametrize(
     ("lie", "says"),
     [
+        (
+            lambda answer: content(answer)[0]["top_logprobs"][0].update(logprob=10**400),
+            "its token 0: a logprob is positive",
+        ),
+        (
+            lambda answer: content(answer)[0].update(bytes=2_000_000_000),
+            "its logprobs are not those of chat completions",
+        ),
         (without_logprobs, "it has no logprobs; the server or the model gives none"),
         (short_lists, "its token 0 comes with a list of 5 tokens, and --top-logprobs is 20"),
         (other_bytes, "its token 0 is none in the vocabulary of the tokenizer"),
@@ -118,8 +119,8 @@ def not_a_number(answer: Answer) -> None:
         (thoughts, "it holds a thought apart from its text"),
         (no_list_of_choices, "its answer holds no choices of a model"),
         (no_logprob, "its logprobs are not those of chat completions"),
-        (another_model, "another model answered"),
-        (not_a_number, "its logprobs are not those of chat completions"),
+        (lambda answer: answer.update(model="tiny-turbo"), "another model answered"),
+        (lambda answer: content(answer)[0].update(logprob=math.nan), "its logprobs are not those of chat completions"),
     ],
 )
 def test_a_lie_ends_the_run_with_the_first_answer(

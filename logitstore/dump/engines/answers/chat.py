@@ -186,8 +186,8 @@ def reply_of(answer: Mapping[str, Any], server: str) -> Reply:
     prompt_ids = answer.get("prompt_token_ids")
     return Reply(
         model=answer["model"],
-        prompt_tokens=_count(counts.get("prompt_tokens")),
-        answer_tokens=_count(counts.get("completion_tokens")),
+        prompt_tokens=whole(counts.get("prompt_tokens")),
+        answer_tokens=whole(counts.get("completion_tokens")),
         prompt_ids=prompt_ids if _are_ids(prompt_ids) else None,
         choices=[_choice(each, server) for each in choices],
     )
@@ -223,7 +223,7 @@ def _token(given: dict[str, Any]) -> Token:
     text, logprob, raw, token = given["token"], given["logprob"], given.get("bytes"), given.get("id")
     if not isinstance(text, str) or not isinstance(logprob, int | float | None) or not isinstance(token, int | None):
         raise TypeError
-    if logprob is not None and math.isnan(logprob):
+    if (logprob is not None and math.isnan(logprob)) or not isinstance(raw, list | None):
         raise ValueError
     content = None if raw is None else bytes(raw)
     # -9999 and less stand for a logprob that is not said
@@ -233,10 +233,6 @@ def _token(given: dict[str, Any]) -> Token:
 
 UNSAID = -9998.0
 """What OpenAI and vLLM write for a token that is not among those listed, or for a probability of 0, is below this."""
-
-
-def _count(value: Any) -> int | None:
-    return whole(value)
 
 
 def _are_ids(value: Any) -> bool:

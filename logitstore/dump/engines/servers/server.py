@@ -18,6 +18,7 @@ import xxhash
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from logitstore.core.background import Pending, Workers
+from logitstore.core.place import is_utf8
 from logitstore.core.types import Array, ModelRef
 from logitstore.dump.engines.servers.address import KEY, Address
 from logitstore.dump.engines.servers.api import APIS, Api, ByText, Lists, Served, checked, checked_gold
@@ -159,6 +160,10 @@ class ServerTeacher(Teacher):
         with ExitStack() as stack:
             stack.enter_context(closing(self._wire))
             self.served: Served = api.served(self._wire, address.model)
+            if not is_utf8(self.served.model):
+                raise ModelError(
+                    f"{address.url}: the name of its model has halves of characters. Give it another name there."
+                )
             stack.pop_all()
         self._vocabulary = min(_size(lambda: tokenizer), self.served.vocabulary or 1 << 40)
         self._workers = Workers(concurrency)
