@@ -69,7 +69,7 @@ def reference(distiller: Distiller, batches: list[Batch], alpha: float) -> Tenso
 def test_loss_and_gradient_are_those_of_the_two_means(
     fused: bool, packed: bool, chosen: logitstore.Cache, small_student: Path
 ) -> None:
-    distiller = distiller_of(chosen, small_student, alpha=ALPHA, packed=packed)
+    distiller = distiller_of(chosen, small_student, alpha=ALPHA, packed=packed, objective="forward_kl")
     if not fused:
         distiller.learner.head = None
     batches = next(distiller.steps(2))
@@ -168,9 +168,10 @@ def test_a_run_on_gold_tokens_alone_is_that_of_the_cache_of_all_rows(
 def test_a_run_logs_both_means_and_its_first_loss_is_the_two_together(
     chosen: logitstore.Cache, small_student: Path, tmp_path: Path
 ) -> None:
-    settings = plan_of(chosen, tmp_path / "run", student=str(small_student), alpha=ALPHA, max_steps=1, batch_size=4)
+    options: dict[str, Any] = {"alpha": ALPHA, "max_steps": 1, "batch_size": 4, "objective": "forward_kl"}
+    settings = plan_of(chosen, tmp_path / "run", student=str(small_student), **options)
     figures = train(settings)
-    distiller = distiller_of(chosen, small_student, alpha=ALPHA)
+    distiller = distiller_of(chosen, small_student, alpha=ALPHA, objective="forward_kl")
     batch = distiller.train.at(0, 0)
     assert figures["train_loss"] == pytest.approx(float(reference(distiller, [batch], ALPHA).detach()), rel=1e-5)
 

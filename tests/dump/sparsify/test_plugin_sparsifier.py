@@ -87,6 +87,7 @@ def test_it_is_shown_and_students_learn_from_it(
     assert command("inspect", minp) == 0
     assert "minp, k 6; tail prior" in capsys.readouterr().out
     options = ["--student", small_student, "--out", tmp_path / "student", "--max-steps", 1, "--device", "cpu"]
+    options += ["--objective", "forward_kl"]
     assert command("train", minp, *options) == 0
     assert "forward_kl is an approximation on this cache: the tail is modelled (prior)" in capsys.readouterr().err
     log = json.loads((tmp_path / "student" / "logitstore.json").read_text())["log"]

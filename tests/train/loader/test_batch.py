@@ -89,8 +89,16 @@ class Plain(Trainer):  # type: ignore[misc]
 def test_a_trainer_of_somebody_else_has_the_losses_of_ours(
     cache: logitstore.Cache, small_student: Path, tmp_path: Path
 ) -> None:
-    options = {"alpha": 0.5, "max_steps": 3, "holdout": 0, "warmup": 0.0, "scheduler": "constant", "batch_size": 4}
-    train(plan_of(cache, tmp_path / "ours", student=str(small_student), precision="float32", **options))
+    options: dict[str, Any] = {
+        "alpha": 0.5,
+        "max_steps": 3,
+        "holdout": 0,
+        "warmup": 0.0,
+        "scheduler": "constant",
+        "batch_size": 4,
+    }
+    options |= {"precision": "float32", "objective": "forward_kl"}
+    train(plan_of(cache, tmp_path / "ours", student=str(small_student), **options))
     arguments = TrainingArguments(
         str(tmp_path / "theirs"),
         max_steps=3,

@@ -40,6 +40,7 @@ def options_of(count: int, **changes: Any) -> dict[str, Any]:
         "epochs": 2,
         "batch_size": 3,
         "alpha": 0.7,
+        "objective": "forward_kl",
         "precision": "float32",
         "save_every": 3,
         "keep_checkpoints": 99,
