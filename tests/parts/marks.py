@@ -10,7 +10,7 @@ import pytest
 
 def often(cases: Iterable[Any], is_often: Callable[[Any], bool]) -> list[Any]:
     """Return the cases of a parametrised test; `make test-all` alone runs those that `is_often` does not take."""
-    return [case if is_often(case) else rarely(case) for case in cases]
+    return [case if is_often(case) else rarely(*(case if isinstance(case, tuple) else (case,))) for case in cases]
 
 
 def rarely(*case: Any) -> Any:

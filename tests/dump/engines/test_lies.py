@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,19 @@ from logitstore.format.needs import TOP_LOGPROBS, Wants
 from logitstore.store import layout
 from logitstore.store.checks.verify import verify
 from logitstore.text.dump import TextDump
-from tests.dump.engines.conftest import Plan, served_plan
+from tests.dump.engines.conftest import ENGINES, Plan, served_plan
 from tests.parts.commands import Command, Refused, flags_of
 from tests.parts.files import tree
 from tests.parts.lying_server import LyingServer, TinyModel, served_beside
+from tests.parts.marks import often
 from tests.parts.schemas import LIES, MARK
 from tests.parts.warm import WarmProcess, free_port
 
 AROUND = ("ignored", "other model", "other tokenizer", "wrong lengths", "cut JSON", "HTML", "a list", "redirect")
 NOT_OF: dict[str, set[str]] = {"vllm": {"wrong lengths"}, "llamacpp": {"wrong lengths"}, "openai": {"wrong lengths"}}
 """Lies that the schema of an engine has no place for."""
+
+KILLED = ("dump", "server", "interrupted")
 
 
 @pytest.mark.parametrize("lie", [*LIES, *AROUND])
@@ -124,7 +128,11 @@ def test_a_padding_row_that_is_listed_is_taken_out(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("killed", ["dump", "server", "interrupted"])
+@pytest.mark.parametrize(
+    ("killed", "engine"),
+    often(product(KILLED, ENGINES), lambda case: KILLED.index(case[0]) == ENGINES.index(case[1])),
+    indirect=["engine"],
+)
 def test_a_dump_that_is_killed_or_whose_server_is_goes_on(
     killed: str, engine: str, plain_teacher: Path, texts: Path, tmp_path: Path, command: Command
 ) -> None:
