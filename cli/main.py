@@ -1,6 +1,6 @@
 """The entry point: the commands, and the one place that turns an error into a line and an exit code.
 
-Exit codes: 0 done, 1 a check or some parts failed, 2 the user's mistake, 130 interrupted.
+Exit codes: 0 done, 1 a check or some parts failed, 2 the user's mistake, 130 interrupted, 143 ended by SIGTERM.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import _thread
 import inspect as reflection
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -94,10 +95,11 @@ def run() -> None:
     _quiet_libraries()
     sys.unraisablehook = _interrupt_again
     tell_of_bus_errors()
+    _interrupt_at_sigterm()
     try:
         code = app(standalone_mode=False) or 0
         sys.stdout.flush()
-        sys.exit(code)
+        sys.exit(_interrupted() if code == 130 else code)  # 130: typer has caught the interrupt
     except BrokenPipeError:
         # whoever read the output has enough of it; what is left is not written at the end of the process either
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -105,7 +107,7 @@ def run() -> None:
     except (KeyboardInterrupt, typer.Abort):
         # the event loop of zarr-python would complain about a write that nobody waits for; its folder is already removed
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-        sys.exit(130)
+        sys.exit(_interrupted())
     except Exception as error:
         line = _line_of(error)
         if line is None:
@@ -132,6 +134,27 @@ def _line_of(error: Exception) -> str | None:
         is_named = refusal.filename is not None or not isinstance(error, LogitstoreError)
         error = retold(refusal, None if is_named else str(error).partition(": ")[0])
     return str(error).replace("\n", "\\n") if isinstance(error, LogitstoreError) else None
+
+
+_sigterm_came: list[int] = []
+
+
+def _interrupted() -> int:
+    """Return the exit code of a command that Ctrl-C or SIGTERM ended."""
+    return 128 + signal.SIGTERM if _sigterm_came else 130
+
+
+def _interrupt_at_sigterm() -> None:
+    """Let SIGTERM, which schedulers and `kill` send, do what Ctrl-C does. A second one ends the process at once."""
+
+    def end(number: int, _: object) -> None:
+        _sigterm_came.append(number)
+        signal.signal(number, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    # the processes that torchrun starts ask for its signal themselves
+    if os.environ.get("WORLD_SIZE", "1") == "1" and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, end)
 
 
 def _interrupt_again(lost: sys.UnraisableHookArgs) -> None:

@@ -131,15 +131,16 @@ def check_killed(out: Path, expected: dict[str, bytes]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["images", pytest.param("text", marks=pytest.mark.exhaustive)], indirect=True)
-def test_ctrl_c_says_how_to_go_on_and_the_next_dump_goes_on(
-    start: Start, task: Task, whole_dump: Callable[[int], Path], tmp_path: Path
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_and_sigterm_say_how_to_go_on_and_the_next_dump_goes_on(
+    start: Start, task: Task, whole_dump: Callable[[int], Path], tmp_path: Path, number: int, code: int
 ) -> None:
     plan = task.plan(tmp_path / "cache", **task.some)
     process = start(plan)
     wait_until(lambda: len(layout.committed_parts(plan.out)) >= 3, process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert "Traceback" not in stderr
     assert stderr.splitlines()[-1] == (
         f"interrupted. {plan.out} keeps every part written so far; give the same command again to resume."

@@ -125,17 +125,18 @@ def test_views_that_are_added_by_several_processes_are_those_of_one(
     assert tree(two_views) == five_views
 
 
-def test_ctrl_c_ends_all_of_them_and_leaves_only_whole_parts(
-    start: Start, taps_plan: Callable[..., DumpSettings], tmp_path: Path
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_and_sigterm_end_all_of_them_and_leave_only_whole_parts(
+    start: Start, taps_plan: Callable[..., DumpSettings], tmp_path: Path, number: int, code: int
 ) -> None:
     plan = taps_plan(tmp_path / "cache", processes=2)
     process = start(plan)
     while len(layout.committed_parts(plan.out)) < 2:
         assert process.poll() is None, process.communicate()
         time.sleep(0.001)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert stderr.splitlines()[-1] == (
         f"interrupted. {plan.out} keeps every part written so far; give the same command again to resume."
     )
