@@ -67,7 +67,7 @@ class Records:
             about: what a row is about.
 
         Raises:
-            BadInput: a record has another number of rows than tokens.
+            BadInput: a record has another number of rows than tokens, or some have one less and some have not.
         """
         shifts = rows_R - self.lengths_R
         # the last token needs no row; of rows about their own token the first may be left out
@@ -77,6 +77,12 @@ class Records:
             raise BadInput(
                 f"record {self.first + wrong}: it has {int(self.lengths_R[wrong])} tokens and {int(rows_R[wrong])} rows. There "
                 "must be a row for each token, or for each but one."
+            )
+        left_out_R = (shifts == -1) & (self.lengths_R > 1)
+        if left_out_R.any() and (whole_R := (shifts == 0) & (self.lengths_R > 1)).any():
+            raise BadInput(
+                f"record {self.first + int(np.flatnonzero(left_out_R)[0])} has a row for each token but one, and record "
+                f"{self.first + int(np.flatnonzero(whole_R)[0])} for each. One of them has lost a row, or has one too many."
             )
         starts_R = np.cumsum(rows_R) - rows_R
         if about == "same":

@@ -184,6 +184,15 @@ def test_options_that_do_not_fit_are_refused(
         converted(source, format="generic", **options)
 
 
+def test_a_record_that_has_lost_a_row_is_refused(said: Said, converted: Convert, tmp_path: Path) -> None:
+    """Else the rows behind it would belong to other tokens."""
+    rows = records(said)
+    for name in ("top_ids", "top_logprobs"):
+        del rows[2][name][4]
+    with pytest.raises(BadInput, match="record 2 has a row for each token but one, and record 0 for each"):
+        converted(write(tmp_path / "source", rows, ".jsonl"), format="generic", columns=NAMES)
+
+
 def test_pickles_and_broken_lines_are_refused(said: Said, converted: Convert, tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", tokens=np.array([{}], object), ids=np.zeros((1, 1)), logprobs=np.zeros((1, 1)))
     with pytest.raises(BadInput, match="never loaded"):
