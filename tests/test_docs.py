@@ -164,6 +164,36 @@ def test_a_stale_command_line_reference_is_told_in_one_line(tmp_path: Path) -> N
         assert "cli.md" in found.stderr
 
 
+def test_the_page_of_published_systems_is_up_to_date() -> None:
+    found = generate(ROOT / "docs" / "seeds.py", "--check")
+    assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        ("train --recipe pld", "train --recipe pdl", "no recipe is called pdl"),
+        ("train --recipe pld", "train --receipt pld", "`train` has no option --receipt"),
+        (
+            "commands: train --recipe pld",
+            "because: time",
+            "it has because, group, name, where commands, group, name belong",
+        ),
+    ],
+)
+def test_a_published_system_with_a_command_that_does_not_exist_is_told(
+    right: str, wrong: str, said: str, tmp_path: Path
+) -> None:
+    script = Path(shutil.copy(ROOT / "docs" / "seeds.py", tmp_path))
+    data = (ROOT / "docs" / "seeds.yaml").read_text(encoding="utf-8")
+    assert right in data
+    (tmp_path / "seeds.yaml").write_text(data.replace(right, wrong, 1), encoding="utf-8")
+    found = generate(script)
+    assert found.returncode == 1
+    assert said in found.stderr
+    assert found.stderr.count("\n") == 1
+
+
 def generate(script: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(script), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=os.environ | variables)
