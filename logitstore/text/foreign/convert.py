@@ -181,6 +181,17 @@ def _notes(changes: Changes) -> Iterator[str]:
         )
     if changes.padding:
         yield f"{changes.padding:,} entries had ids that the tokenizer does not give, and were left out"
+    if changes.lists_other_tokens:
+        yield (
+            f"the token that follows is listed in {changes.golds / changes.rows:.1%} of {changes.rows:,} rows, and the lists "
+            f"give it {changes.mass / changes.rows:.1%}: are the rows about another token (--rows-about), or the ids of "
+            "another tokenizer?"
+        )
+    if changes.unlikely:
+        yield (
+            f"{changes.unlikely:,} of {changes.rows:,} rows leave out more probability than unlisted tokens can have: are the "
+            "values logits, or of another base than e, or are more probable tokens missing?"
+        )
     if changes.bounds:
         yield (
             f"of {changes.bounds:,} of {changes.rows:,} rows the source tells of the gold token only how probable it is at "

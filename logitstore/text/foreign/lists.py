@@ -19,6 +19,9 @@ from logitstore.text.foreign.block import Lists
 MOST_MASS = 1.05
 """What a list may sum to. Logprobs of 8 bits sum to 1.004, polynomials miss more; a list above this is none of logprobs."""
 
+FEWEST = 200
+"""Rows from which on it is told that too few gold tokens are listed."""
+
 NEAR = 1e-3
 """By how much two logprobs of the same token may differ."""
 
@@ -32,6 +35,9 @@ class Changes:
         scaled, most: rows whose probabilities summed to more than 1 and were scaled to it, and the largest sum.
         padding: entries that were left out, because no tokenizer gives their ids.
         bounds: rows whose gold logprob is the most that it can be.
+        mass, golds: the probabilities of all lists, summed, and the rows that list their gold token.
+        unlikely: rows that leave out more than their unlisted tokens can have, if none is more probable than the last one
+            that is listed.
     """
 
     rows: int = 0
@@ -39,6 +45,14 @@ class Changes:
     most: float = 1.0
     padding: int = 0
     bounds: int = 0
+    mass: float = 0.0
+    golds: int = 0
+    unlikely: int = 0
+
+    @property
+    def lists_other_tokens(self) -> bool:
+        """True where the tokens that follow are listed less than half as often as the lists themselves say."""
+        return self.rows >= FEWEST and self.golds < self.mass / 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,13 +92,14 @@ class ListReader:
         self.changes.rows += len(ids_NK)
         self.changes.bounds += 0 if lists.is_bound_N is None else int(lists.is_bound_N.sum())
         gold_logprob_N, place_N = self._gold(lists, ids_NK, logprobs_NK, gold_N, where)
+        self._count(logprobs_NK, place_N)
         ids_NK = ids_NK[:, :listed]
         cut_NK, logprobs_NK = logprobs_NK[:, listed:], logprobs_NK[:, :listed]
         tail_logmass_N, entropy_N, logprobs_NK = self._summed(logprobs_NK)
         if lists.tail_logmass_N is not None:
             tail_logmass_N = self._told_tail(lists, cut_NK, where)
         if lists.entropy_N is not None:
-            entropy_N = np.clip(lists.entropy_N, 0, math.log(self.vocabulary)).astype(np.float32)
+            entropy_N = self._told_entropy(lists, where)
         if self.k > count:
             ids_NK = np.pad(ids_NK, ((0, 0), (0, self.k - count)))
             logprobs_NK = np.pad(logprobs_NK, ((0, 0), (0, self.k - count)), constant_values=-np.inf)
@@ -196,8 +211,13 @@ class ListReader:
         told_N = np.full(len(place_N), np.nan, np.float32) if lists.gold_N is None else lists.gold_N.astype(np.float32)
         is_bad_N = (told_N > NEAR) | (is_listed_N & (np.abs(told_N - found_N) > NEAR + self._slack(found_N)))
         is_bad_N |= self.knows_gold & ~is_listed_N & np.isnan(told_N)
+        if lists.gold_N is not None:
+            left_N = 1 - np.exp(logprobs_NK).sum(1, dtype=np.float64)
+            is_bad_N |= ~is_listed_N & (np.exp(np.minimum(told_N, 0)) > left_N + MOST_MASS - 1)
         if is_bad_N.any():
-            told = "the gold token's logprob is missing, above 0, or not the one that is listed"
+            told = (
+                "the gold token's logprob is missing, above 0, not the one that is listed, or more than the list leaves"
+            )
             self._refuse(is_bad_N, where, told, lists)
         return np.where(is_listed_N, found_N, np.minimum(told_N, 0)), place_N
 
@@ -241,6 +261,28 @@ class ListReader:
             with np.errstate(divide="ignore"):
                 told_N = np.log(np.minimum(np.exp(told_N) + np.exp(cut_NK).sum(1, dtype=np.float64), 1))
         return told_N.astype(np.float32)
+
+    def _told_entropy(self, lists: Lists, where: Callable[[int], str]) -> Array:
+        """Return the entropies that the source tells, float32[N]."""
+        told_N, highest = np.asarray(lists.entropy_N, np.float64), math.log(self.head)
+        if (is_bad_N := ~((told_N >= -NEAR) & (told_N <= highest + 10 * NEAR))).any():
+            told = float(told_N[is_bad_N][0])
+            self._refuse(is_bad_N, where, f"its entropy is {told:.4g}, and must be from 0 to {highest:.4g} nats", lists)
+        return np.clip(told_N, 0, math.log(self.vocabulary)).astype(np.float32)
+
+    def _count(self, logprobs_NK: Array, place_N: Array) -> None:
+        """Count what tells that lists are about other tokens, or are no logprobs. Logprobs are in order."""
+        listed_N = np.exp(logprobs_NK).sum(1, dtype=np.float64)
+        self.changes.golds += int((place_N >= 0).sum())
+        if not self.knows_mass:
+            # a list of few tokens says nothing about how often the token that follows is one of them
+            self.changes.mass += len(listed_N) if logprobs_NK.shape[1] >= 16 else 0
+            return
+        self.changes.mass += float(listed_N.sum())
+        counts_N = (~np.isneginf(logprobs_NK)).sum(1)
+        last_N = logprobs_NK[np.arange(len(counts_N)), counts_N - 1].astype(np.float64)
+        most_N = (self.vocabulary - counts_N) * np.exp(last_N)
+        self.changes.unlikely += int((1 - listed_N > most_N + MOST_MASS - 1).sum())
 
     def _refuse(self, is_bad_N: Array, where: Callable[[int], str], what: str, lists: Lists) -> None:
         """Raises BadInput about the first bad row."""

@@ -34,9 +34,15 @@ RECORDS = 64
 
 @dataclass(frozen=True, eq=False)
 class JsonTable:
-    """A file of JSON lines, compressed or not. Each line is an object."""
+    """A file of JSON lines, compressed or not. Each line is an object.
+
+    Attributes:
+        path: of the file.
+        watched: columns that change how the others are read: a record may not have one that the first has not.
+    """
 
     path: Path
+    watched: frozenset[str] = frozenset()
 
     @cached_property
     def schema(self) -> pa.Schema:
@@ -52,9 +58,14 @@ class JsonTable:
     def batches(self, columns: Sequence[str], start: int) -> Iterator[pa.RecordBatch]:
         """Yield batches of some lines."""
         rows: list[dict[str, Any]] = []
+        known = set(self.schema.names)
         for row in self._rows(start):
             if missing := next((name for name in columns if name not in row), None):
                 raise BadInput(f"{self.path}: a record lacks '{missing}', which the first one has.")
+            if late := self.watched & row.keys() - known:
+                raise BadInput(
+                    f"{self.path}: a record has '{min(late)}', which the first one lacks. Give it to all of them."
+                )
             rows.append({name: row[name] for name in columns})
             if len(rows) == LINES:
                 yield _batch(columns, rows)
@@ -125,7 +136,14 @@ class NpzTable:
 
     @cached_property
     def records(self) -> int:
-        return 1 if self._is_one else min(shape[0] for shape in self._shapes.values())
+        if self._is_one:
+            return 1
+        counts = {name: shape[0] for name, shape in self._shapes.items()}
+        if len(set(counts.values())) > 1:
+            raise BadInput(
+                f"{self.path}: its arrays have different counts of records: {counts}. Leave out those that are no column."
+            )
+        return min(counts.values())
 
     def batches(self, columns: Sequence[str], start: int) -> Iterator[pa.RecordBatch]:
         """Yield batches of records."""

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -196,22 +196,35 @@ class Tables:
     tables: Sequence[Table]
 
     @classmethod
-    def of(cls, files: Sequence[Path]) -> Tables:
-        """Open the files. Raises BadInput: one cannot be read, or has no records with the columns of the first one."""
+    def of(cls, files: Sequence[Path], watched: Sequence[str] = ()) -> Tables:
+        """Open the files.
+
+        Args:
+            files: in their order.
+            watched: columns that change how the others are read. A file may not have one that the first has not.
+
+        Raises:
+            BadInput: one cannot be read, or has no records with the columns of the first one.
+        """
         kinds: dict[str, Callable[[Path], Table]] = {
             ".parquet": ParquetTable,
             ".arrow": ArrowTable,
             ".npz": NpzTable,
-            **dict.fromkeys((".jsonl", ".json", ".ndjson"), JsonTable),
+            **dict.fromkeys((".jsonl", ".json", ".ndjson"), partial(JsonTable, watched=frozenset(watched))),
         }
         tables: list[Table] = []
         for file in files:
             with reading(file):
                 table: Table = kinds[ending_of(file)](file)
                 missing = set(tables[0].schema.names) - set(table.schema.names) if tables else set()
+                late = {*watched} & set(table.schema.names) - set(tables[0].schema.names) if tables else set()
                 _ = table.records
             if missing:
                 raise BadInput(f"{file}: it lacks the column '{min(missing)}', which {files[0]} has.")
+            if late:
+                raise BadInput(
+                    f"{file}: it has the column '{min(late)}', which {files[0]} lacks. Convert them one by one."
+                )
             tables.append(table)
         return cls(tables=tables)
 

@@ -50,7 +50,7 @@ def open_source(settings: ConvertSettings) -> Foreign:
     Raises:
         BadInput: there are no files with these columns, or the configuration of their compression is missing or wrong.
     """
-    tables = Tables.of(files_in(settings.source, (".parquet", ".arrow"), settings.split))
+    tables = Tables.of(files_in(settings.source, (".parquet", ".arrow"), settings.split), watched=(SAMPLES, LABELS))
     names = tables.schema.names
     generation = next((name for name, columns in COLUMNS.items() if {TOKENS, *columns} <= set(names)), None)
     if generation is None:

@@ -17,6 +17,7 @@ from logitstore.core.types import Array
 from logitstore.errors import BadInput
 from logitstore.settings.foreign.convert import ConvertSettings
 from logitstore.text.foreign.block import Block, Foreign, Lists
+from logitstore.text.foreign.lists import MOST_MASS
 from logitstore.text.foreign.records import About, Records
 from logitstore.text.foreign.tables import Tables, files_in, flat, inner, lengths_of
 from logitstore.text.foreign.whole import entries_of, listed
@@ -42,7 +43,7 @@ def open_source(settings: ConvertSettings) -> Foreign:
     Raises:
         BadInput: there are no files, a column is missing, or the values cannot be brought to temperature 1.
     """
-    tables = Tables.of(files_in(settings.source, ENDINGS, settings.split))
+    tables = Tables.of(files_in(settings.source, ENDINGS, settings.split), watched=("ids", *OF_ROWS, "mask", "samples"))
     columns = roles_of(settings, tables.schema.names)
     kind = next(name for name in VALUES if name in columns)
     is_whole = "ids" not in columns
@@ -179,6 +180,17 @@ class _Reader:
             if (lengths_of(column, name, first) != lengths_R).any():
                 raise BadInput(f"record {first} or one behind it: '{name}' has another length than the tokens.")
             beside[role] = flat(column, name, first, "biu").astype(np.int64)
+            if role == "mask" and ((beside[role] != 0) & (beside[role] != 1)).any():
+                raise BadInput(
+                    f"record {first} or one behind it: '{name}' holds numbers other than 0 and 1. A mask says of every token "
+                    "whether it is to be learned; labels are none."
+                )
+            if role == "samples" and beside[role].min(initial=0) < 0:
+                raise BadInput(
+                    f"record {first} or one behind it: '{name}' holds a negative number. Texts are numbered from 1, and "
+                    "padding is 0."
+                )
+        plain(tokens.flatten(), self.columns["tokens"], 1)
         return Records(
             first=first,
             lengths_R=lengths_R,
@@ -221,10 +233,24 @@ class _Reader:
             with np.errstate(divide="ignore"):
                 values_NK = np.log(values_NK.astype(np.float64))
         logits_NK = values_NK.astype(np.float64) * self.temperature
+        if self.is_whole and self.kind != "logits":
+            self._refuse_parts(values_NK)
         if self.is_whole and (self.kind == "logits" or self.temperature != 1):
-            logits_NK -= logits_NK.max(1, keepdims=True)
-            logits_NK -= np.log(np.exp(logits_NK).sum(1, keepdims=True))
+            with np.errstate(invalid="ignore"):  # NaN and infinity are refused with the place of the row
+                logits_NK -= logits_NK.max(1, keepdims=True)
+                logits_NK -= np.log(np.exp(logits_NK).sum(1, keepdims=True))
         return logits_NK.astype(np.float32)
+
+    def _refuse_parts(self, logprobs_NV: Array) -> None:
+        """Refuse whole distributions that do not sum to 1; NaN stays for the reader of lists, which names the row."""
+        with np.errstate(over="ignore"):
+            mass_N = np.exp(logprobs_NV.astype(np.float64)).sum(1)
+        if (is_bad_N := (mass_N > 0) & (np.abs(mass_N - 1) > MOST_MASS - 1)).any():
+            raise BadInput(
+                f"the column '{self.columns[self.kind]}' has a value for every token, and the probabilities of a row sum to "
+                f"{float(mass_N[is_bad_N][0]):.3g}, not 1. Are they logits, or of another base than e? Logits are named so: "
+                "--columns logits=COLUMN."
+            )
 
     def _of_rows(self, role: str, first: int, batch: pa.RecordBatch, rows_R: Array, taken: Array) -> Array:
         """Return one number for each row, float32[N]."""
@@ -249,6 +275,13 @@ def inner_lengths(column: pa.Array, name: str, first: int) -> Array:
     return np.asarray(pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False), np.int64)
 
 
+def plain(entries: pa.Array, name: str, axes: int) -> None:
+    """Raises BadInput: a column has more axes than a record of it has."""
+    if not pa.types.is_primitive(entries.type) and not pa.types.is_null(entries.type):
+        wanted = "a list of numbers" if axes == 1 else "a list of lists of numbers"
+        raise BadInput(f"the column '{name}' holds {entries.type} inside, where a record has {wanted}.")
+
+
 def even(column: pa.Array, name: str, first: int, kinds: str, empty: float) -> Array:
     """Return [N, K], the inner lists of a column, all as long as the longest; `empty` fills those that are shorter."""
     lengths_N = inner_lengths(column, name, first)
@@ -256,7 +289,9 @@ def even(column: pa.Array, name: str, first: int, kinds: str, empty: float) -> A
     if pa.types.is_null(lists.type):
         return np.zeros((len(lists), 0))
     # flattening leaves out what is null
-    numbers = flat(lists.flatten(), name, first, kinds)
+    entries = lists.flatten()
+    plain(entries, name, 2)
+    numbers = flat(entries, name, first, kinds)
     longest = int(lengths_N.max(initial=0))
     if (lengths_N == longest).all():
         return numbers.reshape(len(lengths_N), longest)
