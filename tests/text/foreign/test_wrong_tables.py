@@ -92,7 +92,7 @@ def test_whole_distributions_that_do_not_sum_to_1_are_refused(
     logits = np.random.default_rng(0).normal(0, 3, (6, VOCABULARY))
     logprobs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     source = write(tmp_path / "x.parquet", [{"tokens": [1, 2, 3, 4, 5, 6], kind: values(logprobs).tolist()}])
-    with pytest.raises(BadInput, match="not 1. Are they logits"):
+    with pytest.raises(BadInput, match=r"not 1\. Are they logits"):
         converted(source, format="generic")
 
 
