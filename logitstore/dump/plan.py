@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from logitstore.dump.teachers import gives_of, scheme_of
 from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
 from logitstore.errors import BadInput, storage_errors
 from logitstore.format.manifest import Manifest
-from logitstore.format.needs import GIFTS, LOGITS, called
+from logitstore.format.needs import GIFTS, HIDDEN, LOGITS, called
 from logitstore.format.part_record import Fidelity, fidelity_of
 from logitstore.format.presets import row_of
 from logitstore.format.row import RowInfo
@@ -116,13 +117,13 @@ def _tried(
     judging = [samples[chosen[place]] for place in order[::JUDGED_SHARE]]
     fitting = [samples[chosen[place]] for place in order if place not in set(order[::JUDGED_SHARE])] or judging
     candidates, given = _candidates(settings, manifest)
-    batches = _batches(prepared, fitting)
     limits = Limits(
         rows=settings.pilot_rows, seconds=60 * settings.minutes, total=sum(sample.rows for sample in fitting)
     )
     fits = fit_each(
         {name: each.row for name, each in candidates.items()},
-        batches,
+        fitting,
+        partial(_batches, prepared),
         teacher,
         manifest.teacher.vocabulary,
         limits,
@@ -197,11 +198,11 @@ def _judge(
     progress: Progress,
 ) -> int:
     """Compare every candidate with the teacher on samples that no tail was fitted on; return the count of rows."""
-    needs_hidden = any(candidate.row.tail.needs_hidden for candidate in candidates.values())
     vocabulary = prepared.manifest.teacher.vocabulary
     for candidate in candidates.values():
         candidate.check = FidelityCheck(Decoder(candidate.row, candidate.shared), 1.0)
         candidate.keep = RowReducer.of(candidate.row, candidate.shared, None)
+    needs_hidden = any(candidate.keep and HIDDEN in candidate.keep.wants for candidate in candidates.values())
     rows = 0
     for batch in _batches(prepared, samples):
         known, chunks = asked(teacher, batch, wants(needs_hidden), vocabulary)

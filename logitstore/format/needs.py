@@ -51,10 +51,12 @@ ITS_LOGITS = Wants(frozenset({LOGITS}))
 def ways_to_make(row: RowInfo) -> list[Gives]:
     """Return what a teacher must give for rows of this kind: each entry is enough by itself, the best comes first."""
     kind, tail = row.sparsifier.kind, row.tail
-    of_logits = frozenset({LOGITS, HIDDEN} if tail.needs_hidden else {LOGITS})
+    logits, with_hidden = frozenset({LOGITS}), frozenset({LOGITS, HIDDEN})
+    if tail.shape == "sketch":
+        return [with_hidden, logits]  # without hidden states the directions come from the logits themselves
     if kind.of_lists is not None and not tail.is_fitted:
-        return [of_logits, frozenset({TOP_LOGPROBS})]
-    return [of_logits]
+        return [logits, frozenset({TOP_LOGPROBS})]
+    return [with_hidden if tail.needs_hidden else logits]
 
 
 def wants_of(row: RowInfo, gives: Gives) -> Wants:
@@ -87,10 +89,12 @@ def check_row(what: str, row: RowInfo, gives: Gives, teacher: str) -> Gives:
     ways = ways_to_make(row)
     found = next((way for way in ways if way <= gives), None)
     if found is None:
-        way_out = "Use --preset topk --tail uniform" if gives & {LOGITS, TOP_LOGPROBS} else "Give another teacher"
+        way_out = "Use --preset topk --tail uniform" if TOP_LOGPROBS in gives else "Give another teacher"
+        way_out = "Use --preset small" if LOGITS in gives else way_out
         kind = f"{what} (rows of kind {row.sparsifier.name}, tail {row.tail.shape})"
+        least = [way for way in ways if not any(other < way for other in ways)]
         raise BadInput(
-            f"{kind} needs {' or '.join(called(way) for way in ways)}; {teacher} gives {called(gives)}. {way_out}."
+            f"{kind} needs {' or '.join(called(way) for way in least)}; {teacher} gives {called(gives)}. {way_out}."
         )
     return found
 

@@ -74,10 +74,10 @@ def row_of(preset: str, chosen: dict[str, Any], vocabulary: int, width: int | No
     if tail not in kind.tails:
         raise BadInput(f"--tail {tail}: the sparsifier '{name}' goes with {' or '.join(kind.tails)}.")
     _refuse_idle(preset, name, tail, chosen)
-    if tail in ("sketch", "head") and width is None:
+    if tail == "head" and width is None:
         raise BadInput(
-            f"--tail {tail}: the teacher does not say how wide its hidden states are. Use --preset topk, with --tail uniform "
-            "for a teacher that gives lists."
+            "--tail head: the teacher does not say how wide its hidden states are. Use --preset small, or --preset topk "
+            "--tail uniform for a teacher that gives lists."
         )
     return _row(
         sparsifier=SparsifierInfo(

@@ -98,7 +98,7 @@ class TailInfo(Record):
 
     @property
     def needs_hidden(self) -> bool:
-        """True where the tail is made of the teacher's final hidden state."""
+        """True where the tail is made of the teacher's final hidden state, or for a sketch of what stands for it."""
         return self.shape in ("sketch", "head")
 
     @property

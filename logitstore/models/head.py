@@ -62,7 +62,7 @@ class LinearHead:
         if not isinstance(layer, nn.Linear):
             raise ModelError(
                 f"{name}: its output layer is {type(layer).__name__}, not linear, so hidden states cannot stand for its "
-                "logits. Use --preset topk."
+                "logits. Use --preset small."
             )
         multiplier, cap = scaling_of(config)
         # what is put away until it is needed comes from the memory of the machine
@@ -70,7 +70,7 @@ class LinearHead:
         bias_V = None if layer.bias is None else whole_of(model, layer, "bias")[:vocabulary].to(device)
         weight_VD = whole_of(model, layer).to(device)
         if hasattr(weight_VD, "__tensor_flatten__") or not weight_VD.is_floating_point():
-            raise ModelError(f"{name}: the weights of its output layer are packed. Use --preset topk.")
+            raise ModelError(f"{name}: the weights of its output layer are packed. Use --preset small.")
         return cls(weight_VD[:vocabulary], bias_V, multiplier, cap)
 
     @property
@@ -127,7 +127,7 @@ class LinearHead:
         if own_NV.isnan().any() or own_NV.isposinf().any():
             raise ModelError(f"{name}: some of its logits are no numbers. {overflow_advice(logits_NV.dtype)}")
         if not torch.isfinite(own_NV).all():
-            raise ModelError(f"{name}: some of its logits are not finite, so no head gives them. Use --preset topk.")
+            raise ModelError(f"{name}: some of its logits are not finite, so no head gives them. Use --preset small.")
         # products are summed in another order here; a few units in the last place of the largest logit
         allowed = max(4 * torch.finfo(logits_NV.dtype).eps, 2e-5) * own_NV.abs().max().clamp(min=1.0)
         for head in (self, replace(self, multiplier=1.0)):
@@ -136,7 +136,7 @@ class LinearHead:
                 return head
         raise ModelError(
             f"{name}: its logits differ from head times hidden state by {apart:.3g}: this architecture does something "
-            "to them that logitstore does not know. Use --preset topk."
+            "to them that logitstore does not know. Use --preset small."
         )
 
 

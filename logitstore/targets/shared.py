@@ -33,10 +33,28 @@ def load_shared(storage: Storage, manifest: Manifest) -> dict[str, Tensor]:
     return shared
 
 
+DEEPEST = 100.0
+"""Nats below the highest logit of a row at which a lower one counts as no lower: e**-100 is no probability."""
+
+
+def centred(logits_NV: Tensor, vocabulary: int) -> Tensor:
+    """Return float32[N, V]: raw logits less their mean in each row; -inf and all that is very low is raised before."""
+    logits_NV = logits_NV[:, :vocabulary].float()
+    logits_NV = logits_NV.maximum(logits_NV.amax(1, keepdim=True) - DEEPEST)
+    return logits_NV - logits_NV.mean(1, keepdim=True)
+
+
+def takes_logits(shared: Mapping[str, Tensor]) -> bool:
+    """True for the tensors of a sketch whose coefficients are made of logits, and not of hidden states."""
+    return "logit_projection" in shared
+
+
 def latents_of(row: RowInfo, shared: Mapping[str, Tensor]) -> Any:
-    """Return the projection of hidden states to what is stored of them, or None where nothing is."""
+    """Return what makes of hidden states, or of logits (`takes_logits`), what is stored of them; None where nothing is."""
     if row.tail.shape == "head":
         return lambda hidden_ND: hidden_ND.float()
+    if takes_logits(shared):
+        return _LogitSketch(shared["logit_projection"], shared["logit_offset"])
     if row.tail.shape == "sketch":
         return _Sketch(shared["mean"], shared["projection"])
     return None
@@ -54,3 +72,17 @@ class _Sketch:
                 each.to(hidden_ND.device) for each in (self._mean_D, self._projection_DR)
             )
         return (hidden_ND.float() - self._mean_D) @ self._projection_DR
+
+
+class _LogitSketch:
+    """Projects raw logits to coefficients; it keeps its matrix on the device where it was used last."""
+
+    def __init__(self, projection_VR: Tensor, offset_R: Tensor) -> None:
+        self._projection_VR, self._offset_R = projection_VR, offset_R
+
+    def __call__(self, logits_NV: Tensor) -> Tensor:
+        if self._offset_R.device != logits_NV.device:
+            self._projection_VR, self._offset_R = (
+                each.to(logits_NV.device) for each in (self._projection_VR, self._offset_R)
+            )
+        return centred(logits_NV, len(self._projection_VR)) @ self._projection_VR - self._offset_R

@@ -1,4 +1,4 @@
-"""Reduce rows to what is kept: the sparsifier's choice, and what the tail needs of the hidden state."""
+"""Reduce rows to what is kept: the sparsifier's choice, and what the tail needs of the hidden state or the logits."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from logitstore.core.progress import NO_STOPWATCH, Stopwatch
 from logitstore.core.random import DRAWS, uniform
 from logitstore.core.registry import resolve
 from logitstore.dump.sparsify.fidelity import FidelityCheck
-from logitstore.format.needs import LOGITS, OF_A_MODEL, Gives, Wants, wants_of
+from logitstore.errors import BadInput
+from logitstore.format.needs import HIDDEN, ITS_LOGITS, LOGITS, OF_A_MODEL, Gives, Wants, called, wants_of
 from logitstore.format.row import RowInfo
 from logitstore.targets.rows import RowBatch, RowChunk
-from logitstore.targets.shared import latents_of
+from logitstore.targets.shared import latents_of, takes_logits
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +29,8 @@ class RowReducer:
         sparsifier: of the cache; it takes raw logits, or what a teacher of lists gives.
         wants: what the teacher is asked for.
         vocabulary: count of the teacher's tokens.
-        latents: makes coefficients, or what is stored of hidden states, of hidden states; None where nothing is.
+        latents: makes coefficients, or what is stored of hidden states, of hidden states where `wants` has them, else of
+            logits; None where nothing is.
         check: compares some of the rows with the teacher's; None for none.
         watch: times the stages.
     """
@@ -50,7 +52,12 @@ class RowReducer:
         gives: Gives = OF_A_MODEL,
     ) -> RowReducer:
         """Return the reducer to rows of this kind, from what the teacher gives. Raises BadInput where that is not enough."""
-        wants = wants_of(row, gives)
+        wants = ITS_LOGITS if takes_logits(shared) else wants_of(row, gives)
+        if row.tail.needs_hidden and not takes_logits(shared) and HIDDEN not in wants:
+            raise BadInput(
+                "the tail of this cache was fitted on the teacher's hidden states, and the teacher gives "
+                f"{called(gives)} now. Give the teacher that began the cache, or choose a new folder."
+            )
         sparsifier = sparsifier_of(row) if LOGITS in wants else sparsifier_of_lists(row)
         return cls(sparsifier, wants, row.vocabulary, latents_of(row, shared), check, watch)
 
@@ -58,10 +65,11 @@ class RowReducer:
         with self.watch("select"):
             kept = self._selected(batch, chunk)
         if self.latents is not None:
-            if chunk.hidden_nD is None:
+            said_nD = chunk.hidden_nD if HIDDEN in self.wants else chunk.logits()
+            if said_nD is None:
                 raise ValueError("this tail needs the teacher's hidden states")
             with self.watch("sketch"):
-                kept["latent"] = self.latents(chunk.hidden_nD)
+                kept["latent"] = self.latents(said_nD)
         if self.check is not None:
             with self.watch("fidelity"):
                 self.check.look(chunk, kept, self.check.chosen(batch))

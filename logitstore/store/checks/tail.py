@@ -17,7 +17,7 @@ from logitstore.format.codecs.codebook import MOST_BITS
 from logitstore.format.row import RowInfo
 
 LARGEST_HEADER = 1 << 20
-"""Most bytes of the header of a shared file; it names ten tensors."""
+"""Most bytes of the header of a shared file; it names twelve tensors."""
 
 _BLOCK = 1 << 24
 _DTYPES = {"U8": "uint8", "F16": "float16", "BF16": "bfloat16", "F32": "float32"}
@@ -43,12 +43,13 @@ class Stored:
         return self.dtype == "uint8" or all(np.isfinite(block).all() for block in blocks)
 
 
-def shared_shapes(row: RowInfo, widths: list[int]) -> dict[str, tuple[int, ...]]:
+def shared_shapes(row: RowInfo, widths: list[int], *, of_logits: bool = False) -> dict[str, tuple[int, ...]]:
     """Return the names of the tensors in the shared file of a tail, with their shapes; -1 where any size is right.
 
     Args:
         row: what a row holds.
         widths: bits of the coefficients of a sketch.
+        of_logits: the coefficients of a sketch are made of logits, and not of hidden states.
     """
     vocabulary = row.vocabulary
     count = len(widths) or (row.tail.width or 0)
@@ -57,7 +58,10 @@ def shared_shapes(row: RowInfo, widths: list[int]) -> dict[str, tuple[int, ...]]
         return {"prior": (vocabulary,)}
     if row.tail.shape == "sketch":
         levels = (count, 1 << max(widths, default=0))
-        projection = {"mean": (-1,), "projection": (-1, count)}
+        width = 0 if of_logits else -1
+        projection: dict[str, tuple[int, ...]] = {"mean": (width,), "projection": (width, count)}
+        if of_logits:
+            projection |= {"logit_projection": (vocabulary, count), "logit_offset": (count,)}
         return {"widths": (count,), "levels": levels, "prior": (vocabulary,)} | linear | projection
     if row.tail.shape == "head":
         return linear | {"mean": (count,), "std": (count,)}
@@ -105,7 +109,8 @@ def _problem(row: RowInfo, shared: Mapping[str, Stored]) -> str:
         widths and all(1 <= width <= MOST_BITS for width in widths) and sum(widths) <= 8 * (row.tail.bytes or 0)
     ):
         return "its coefficients do not fit the sketch of a row"
-    for name, shape in shared_shapes(row, widths).items():
+    of_logits = row.tail.shape == "sketch" and "logit_projection" in shared
+    for name, shape in shared_shapes(row, widths, of_logits=of_logits).items():
         if name not in shared:
             return f"it has no tensor '{name}'"
         value = shared[name]

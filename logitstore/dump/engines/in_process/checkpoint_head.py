@@ -216,7 +216,7 @@ def shown_scaling(model: ModelRef, config: PretrainedConfig) -> tuple[float, flo
     try:
         found = head.matching(name, taken_TD, logits_TV)
     except ModelError as error:
-        raise ModelError(f"{model}: {str(error).removesuffix('Use --preset topk.')}{OTHERS}") from error
+        raise ModelError(f"{model}: {str(error).removesuffix('Use --preset small.')}{OTHERS}") from error
     return found.multiplier, found.cap
 
 
