@@ -15,6 +15,7 @@ from torch import Tensor
 
 from logitstore.core.random import DRAWS, POSITIONS, uniform
 from logitstore.dump.fit import head_tensors
+from logitstore.dump.sparsify.directions import DIRECTION_ROWS, JUDGED, Directions
 from logitstore.dump.sparsify.reduce import sparsifier_of
 from logitstore.dump.sparsify.sketch import TailPilot
 from logitstore.dump.sparsify.summary import Summary
@@ -226,23 +227,9 @@ def targets_of(
 
 
 def directions_of(head: LinearHead, rows: Rows, kept_N: Tensor) -> tuple[LinearHead, Rows]:
-    """Return a head made of the logits of some rows alone, and all rows as their coordinates in it.
-
-    The logits of a linear head, less their mean in each row, lie in a space of as many dimensions as the head is wide. Its
-    principal directions, from the logits of 1,024 rows, serve as the weights of a head, and the products of a row's logits
-    with them as its hidden state: these are the coefficients by least squares, as the directions are orthonormal.
-    """
-    first = kept_N.nonzero()[:1024, 0]
-    logits_NV = centred(head.logits(rows.hidden_ND[first]))
-    base_V = logits_NV.mean(0)
-    logits_NV -= base_V
-    values_N, vectors_NN = torch.linalg.eigh((logits_NV @ logits_NV.T).double())
-    keep = values_N > 1e-6 * values_N.max()
-    found_VD = logits_NV.T @ (vectors_NN[:, keep] * values_N[keep].rsqrt()).float()
-    every = [(centred(head.logits(some)) - base_V) @ found_VD for some in rows.hidden_ND.split(127)]
-    return LinearHead(found_VD, bias_V=base_V), Rows(rows.tokens_ST, torch.cat(every))
-
-
-def centred(logits_NV: Tensor) -> Tensor:
-    """Return logits with a mean of 0 in each row."""
-    return logits_NV - logits_NV.mean(1, keepdim=True)
+    """Return a head made of the logits of the first rows alone, as a dump makes it without a head, and all rows as their
+    coordinates in it."""
+    first = kept_N.nonzero()[: DIRECTION_ROWS * JUDGED // (JUDGED - 1), 0]
+    found = Directions.of(head.logits(rows.hidden_ND[first]), head.vocabulary)
+    every = [found.hidden(head.logits(some)) for some in rows.hidden_ND.split(127)]
+    return found.head, Rows(rows.tokens_ST, torch.cat(every))

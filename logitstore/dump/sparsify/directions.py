@@ -31,6 +31,10 @@ SMALLEST = 1e-9
 """Directions with less than this share of the largest variance are rounding errors of float32 and are left out."""
 
 
+ROUNDING = 1e-12
+"""Nor do those count that hold less than this share of the squares of the centred logits."""
+
+
 @dataclass(frozen=True, eq=False)
 class Directions:
     """The principal directions of centred logits.
@@ -60,10 +64,10 @@ class Directions:
             rows_NV = rows_NV.cpu()  # eigenvectors are computed in float64, which this device does not have
         is_judge_N = torch.arange(len(rows_NV), device=rows_NV.device) % JUDGED == JUDGED - 1
         judged_nV, fitted_NV = rows_NV[is_judge_N], rows_NV[~is_judge_N]
-        base_V = fitted_NV.mean(0)
+        base_V, rounding = fitted_NV.mean(0), ROUNDING * float(fitted_NV.square().sum())
         fitted_NV -= base_V
         values_N, vectors_NN = torch.linalg.eigh(_products(fitted_NV))
-        is_kept_N = values_N > max(SMALLEST * float(values_N.max()), 1e-30)
+        is_kept_N = values_N > max(SMALLEST * float(values_N.max()), rounding, 1e-30)
         if not is_kept_N.any():
             raise ModelError(
                 "all rows of the pilot have the same logits, so nothing tells them apart. Use --preset topk."

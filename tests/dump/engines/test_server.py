@@ -178,7 +178,7 @@ def test_what_a_server_cannot_give_is_refused_before_it_is_asked_about_a_text(
     for changes, says in (
         (
             {"preset": "small", "k": None, "tail": None},
-            "--tail sketch: the teacher does not say how wide its hidden states are. Use --preset topk",
+            "tail sketch) needs logits of the whole vocabulary;",
         ),
         ({"max_length": 513}, "has positions for 511 tokens"),
         ({"dtype": "float32"}, "--dtype"),

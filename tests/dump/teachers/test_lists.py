@@ -120,7 +120,7 @@ def test_a_teacher_of_lists_with_other_weights_differs(
     [
         (
             {"preset": "small"},
-            "--preset small (rows of kind topk, tail sketch) needs logits of the whole vocabulary and final",
+            "--preset small (rows of kind topk, tail sketch) needs logits of the whole vocabulary;",
         ),
         ({"preset": "exact"}, "tail head) needs logits of the whole vocabulary and final hidden states"),
         ({"preset": "topk", "k": 8}, "tail prior) needs logits of the whole vocabulary;"),

@@ -53,11 +53,11 @@ def shared_of(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def decoded(folder: Path) -> np.ndarray:
+    """Logprobs of all rows, float64[N, V]."""
     cache = logitstore.open(folder)
-    stored = {
-        name: torch.from_numpy(np.concatenate([each.answer[name] for each in cache])) for name in cache.manifest.fields
-    }
-    return dense_logprobs(decoder_of(cache)(stored)).double().numpy()
+    decode, parts = decoder_of(cache), [cache.part(number) for number in cache.part_numbers]
+    stored = [{name: torch.from_numpy(np.array(array)) for name, array in part.fields.items()} for part in parts]
+    return np.concatenate([dense_logprobs(decode(each)).double().numpy() for each in stored])
 
 
 def test_its_rows_are_as_good_as_those_made_of_hidden_states(
