@@ -99,7 +99,7 @@ class Directions:
 def _products(rows_NV: Tensor) -> Tensor:
     """Return the products of all rows with each other, float64[N, N]. In float32 they would hide the weak directions."""
     products_NN = rows_NV.new_zeros(len(rows_NV), len(rows_NV), dtype=torch.float64)
-    for some_NV in rows_NV.split(1 << 14, 1):
+    for some_NV in torch.split(rows_NV, 1 << 14, 1):
         wide_NV = some_NV.double()
         products_NN += wide_NV @ wide_NV.T
     return products_NN

@@ -13,11 +13,13 @@ import safetensors.torch
 import torch
 
 import logitstore
+from logitstore.convert.recode import recode
 from logitstore.core.progress import Step
 from logitstore.dump import teachers
 from logitstore.dump.dump import dump
 from logitstore.dump.teachers.causal_lm import CausalTeacher
 from logitstore.errors import BadInput, ModelError
+from logitstore.settings.convert import RecodeSettings
 from logitstore.store.checks.verify import verify
 from logitstore.targets.decoder import decoder_of
 from logitstore.targets.dense import dense_logprobs
@@ -95,6 +97,15 @@ def test_it_is_compared_with_its_teacher_and_a_student_learns(
     assert command("train", cached, *options) == 0
     log = json.loads((tmp_path / "student" / "logitstore.json").read_text())["log"]
     assert any(entry.get("train_loss", 0) > 0 for entry in log)
+
+
+@pytest.mark.parametrize("changes", [{"k": 4}, {"layout": "archive"}, {"tail": "prior"}])
+def test_it_is_recoded_like_any_other(cached: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    made = recode(RecodeSettings(cache=cached, out=tmp_path / "recoded", **changes))
+    assert made.complete
+    assert verify(made.path) == []
+    if changes == {"layout": "archive"}:
+        np.testing.assert_array_equal(decoded(made.path), decoded(cached))
 
 
 class Killed(Exception):
