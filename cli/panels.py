@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 _TEACHER_DATA = (
-    "data split column domain_column limit chat_template template_arg end_token max_length overlap positions"
+    "data split column domain_column score_columns group_column limit chat_template template_arg end_token max_length "
+    "overlap positions"
 )
 _PREPARING = "prepared prepare_workers keep_tokens"
 _ROW = "preset sparsifier k top_p draws tail sketch_bytes logprobs layout"

@@ -69,6 +69,8 @@ TASKS: dict[str, Task] = {
                 "batch_tokens",
                 "packed",
                 "domain_column",
+                "score_columns",
+                "group_column",
                 "qkv",
                 "chat_template",
                 "template_arg",

@@ -12,6 +12,10 @@ from logitstore.core.record import Count, Positive, Record
 from logitstore.format.positions import CHOSEN, Share, share_of
 
 
+SCORE, GROUP = "score:", "group"
+"""What the data say of samples is kept in columns: of a score it begins the name, of groups it is the name."""
+
+
 class TokenizerInfo(Record):
     """The meaning of the token ids. `spelling` names the way to turn a piece of the vocabulary into text."""
 
@@ -74,6 +78,26 @@ class SourceInfo(Record):
         return {name: value for name, value in plain_of(self).items() if value is not None}
 
 
+class ScoresInfo(Record):
+    """What the data say of each text besides its words.
+
+    Attributes:
+        columns: names of the scores, as the data call them.
+        group: the column that says which texts belong together.
+        fingerprint: covers the scores and groups of all samples, in order.
+    """
+
+    columns: tuple[str, ...]
+    group: str | None
+    fingerprint: str = Field(pattern="^[0-9a-f]{32}$")
+
+    @model_validator(mode="after")
+    def _say_something(self) -> Self:
+        if len(set(self.columns)) < len(self.columns) or not (self.columns or self.group is not None):
+            raise ValueError("it names no column, or one twice")
+        return self
+
+
 class DataInfo(Record):
     """The text data.
 
@@ -83,6 +107,7 @@ class DataInfo(Record):
         template_args: what the template of every chat was given by name.
         sources: what was read, if it was more than one plain source.
         positions: which of the positions that the data ask about have a row; None where all have one.
+        scores: the scores and groups of the samples; None without any.
     """
 
     source: str
@@ -99,6 +124,7 @@ class DataInfo(Record):
     template_args: dict[str, Any] | None = Field(None, min_length=1)
     sources: tuple[SourceInfo, ...] | None = Field(None, min_length=1)
     positions: str | None = Field(None, pattern=CHOSEN)
+    scores: ScoresInfo | None = None
 
     @property
     def share(self) -> Share | None:
@@ -119,10 +145,10 @@ class DataInfo(Record):
 
     @model_serializer(mode="wrap")
     def _plain(self, plain_of: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Leave out what was not given about a template, sources or positions, so that such caches keep the bytes of older
+        """Leave out what was not given about a template, sources, positions or scores, so that such caches keep the bytes of older
         versions."""
         plain = plain_of(self)
-        for name in ("chat_template", "template_args", "sources", "positions"):
+        for name in ("chat_template", "template_args", "sources", "positions", "scores"):
             if getattr(self, name) is None:
                 plain.pop(name, None)
         return plain

@@ -21,7 +21,8 @@ SAMPLES = "samples"
 
 
 def samples_table(samples: PartSamples, spell: Callable[[Any], str] | None) -> bytes:
-    """Return the samples of a part as a Parquet file: `key`, `domain`, `rows`, `tokens`, `nll`, and `text` if there is one.
+    """Return the samples of a part as a Parquet file: `key`, `domain`, `rows`, `tokens`, `nll`, `text` if there is one, and the
+    scores and groups that the data give.
 
     Args:
         samples: of the part.
@@ -34,6 +35,7 @@ def samples_table(samples: PartSamples, spell: Callable[[Any], str] | None) -> b
         "tokens": pa.array(samples.lengths_S.astype("int64")),
         "nll": pa.array(samples.nll_S.astype("float32")),
     }
+    columns |= samples.told()
     if spell is not None:
         tokens = (getattr(samples.sample(place), "tokens_T") for place in range(len(samples)))  # noqa: B009
         columns["text"] = pa.array([spell(each) for each in tokens], pa.string())

@@ -12,25 +12,27 @@ import numpy as np
 from logitstore.core.types import Array
 from logitstore.errors import BadInput
 from logitstore.format.codecs.answer import RowCodec
+from logitstore.settings.look import COLUMN
 from logitstore.store import layout
 from logitstore.store.cache import Cache
 from logitstore.store.checks.rows import check_values
+from logitstore.store.index.scored import column_scores
 from logitstore.store.part import Part
-
-SCORES = ("nll", "entropy", "confidence", "rows", "tokens")
-"""The scores that samples can be ranked by."""
 
 
 def scores_of(cache: Cache, name: str) -> Array:
     """Return float64[S]: a score of every sample.
 
     nll: mean negative logprob of the gold tokens, nats per row. entropy: mean entropy of the teacher, nats per row.
-    confidence: mean probability of the teacher's most probable token. rows, tokens: counts.
+    confidence: mean probability of the teacher's most probable token. rows, tokens: counts. column:NAME: what the data say;
+    NaN where they say nothing.
 
     Raises:
         BadInput: this cache does not keep what the score needs.
         CacheDamaged: a value is one that no teacher gives.
     """
+    if name.startswith(COLUMN):
+        return column_scores(cache, name.removeprefix(COLUMN), f"--score {name}")
     if name == "nll":
         return cache.nll().astype(np.float64)
     if name == "rows":

@@ -11,6 +11,7 @@ from logitstore.core.tasks import TASKS
 from logitstore.settings.fields import (
     POSITIONAL,
     RECIPE_ONLY,
+    ColumnNames,
     FilePath,
     Model,
     NamedValues,
@@ -57,6 +58,17 @@ class DataSettings(TrustChoice, EngineChoices):
         None,
         description="Column that names the domain (source) of each document. Of several --data, one without it is a domain by "
         "its own name.",
+    )
+    score_columns: ColumnNames | None = Field(
+        None,
+        examples=["NAME,NAME"],
+        description="Columns with a number about each document, which are kept with its samples, such as reward,correct: for "
+        "`select --score column:NAME`, and for objectives of `train` that compare or weight whole texts.",
+    )
+    group_column: str | None = Field(
+        None,
+        description="Column that says which documents belong together, such as the answers to one prompt: a text or a whole "
+        "number.",
     )
     limit: int | None = Field(None, ge=1, description="Use only the first N documents of the data.")
     chat_template: FilePath | None = Field(

@@ -251,6 +251,17 @@ NamedValues = Annotated[dict[str, Any], BeforeValidator(named_values)]
 """Values by name. On the command line each is an option NAME=VALUE of its own."""
 
 
+def _column_names(given: str) -> str:
+    names = [name.strip() for name in given.split(",")]
+    if not all(names) or len(set(names)) < len(names):
+        raise ValueError("name each column once, with a comma between them, such as reward,correct")
+    return ",".join(names)
+
+
+ColumnNames = Annotated[str, AfterValidator(_column_names)]
+"""Columns of data by name, with a comma between them."""
+
+
 Sparsifier = Annotated[str, AfterValidator(check_sparsifier)]
 """A kind of row by name: one of ours, which the field's examples list, or of an installed package."""
 

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from logitstore.core.registry import suggest
 from logitstore.settings.fields import POSITIONAL, FilePath, Model, Place
 from logitstore.settings.models.engine import ServingChoices
 from logitstore.settings.models.placing import PlacementChoices
 from logitstore.settings.stores.local_cache import LocalCacheChoices
 from logitstore.settings.trust import TrustChoice
+
+
+COLUMN = "column:"
+"""Begins the name of a score that the data gave."""
+
+SCORES = ("nll", "entropy", "confidence", "rows", "tokens")
+"""The scores that follow from the teacher's answers and the size of a sample."""
+
+
+def _a_score(name: str) -> str:
+    if name not in SCORES and not (name.startswith(COLUMN) and name != COLUMN):
+        raise ValueError(f"no score is called so. {suggest(name, [*SCORES, COLUMN + 'NAME'])}")
+    return name
 
 
 class SelectSettings(LocalCacheChoices):
@@ -30,10 +44,12 @@ class SelectSettings(LocalCacheChoices):
         "(stratified), those that the teacher is sure about (llkd), or random ones with a fitting weight of the objective "
         "(prune).",
     )
-    score: Literal["nll", "entropy", "confidence", "rows", "tokens"] | None = Field(
+    score: Annotated[str, AfterValidator(_a_score)] | None = Field(
         None,
+        examples=["nll", "entropy", "confidence", "rows", "tokens", "column:NAME"],
         description="Score by which top, bottom and stratified rank, and which --at-least and --at-most bound: a mean over the "
-        "rows of a sample, or its size. Default: nll for top and bottom.",
+        "rows of a sample, its size, or with column:NAME what --score-columns of `dump` kept of the data. Default: nll for top "
+        "and bottom.",
     )
     ratio: float | None = Field(None, gt=0, le=1, description="Share of the samples to choose.")
     samples: int | None = Field(None, ge=1, description="Number of samples to choose, instead of --ratio.")

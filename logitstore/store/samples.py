@@ -152,6 +152,11 @@ class PartSamples(ABC):
     def domains(self) -> list[str | None]:
         """Where each sample comes from, if the data say so."""
 
+    def told(self) -> dict[str, pa.Array]:
+        """Return what the data say of the samples, by the names of `logitstore.format.data`: float64 for each score, texts for
+        groups; null where they say nothing."""
+        return {}
+
     def domain_column(self) -> pa.Array:
         """Return `domains` as a column of texts."""
         return pa.array(self.domains(), pa.string())

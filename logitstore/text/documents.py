@@ -18,6 +18,7 @@ from logitstore.settings.models.generate import GenerateSettings
 from logitstore.settings.sources import sources_of
 from logitstore.text.forms.form import Form, Origin, Taken
 from logitstore.text.forms.known import form_of, passed_over, text_or_chat, unread
+from logitstore.text.scored.said import Said
 
 _BY_LINES = (".jsonl", ".ndjson")
 
@@ -35,6 +36,7 @@ class DataSpec:
         name: the domain of all documents if there is no such column; None refuses data without it.
         limit: the largest count of documents.
         share: the share of the documents to take.
+        said: the columns with scores and groups, which every source has.
     """
 
     source: str
@@ -45,6 +47,7 @@ class DataSpec:
     name: str | None = None
     limit: int | None = None
     share: float | None = None
+    said: Said = Said()
 
     def origin(self, columns: list[str]) -> Origin:
         """Return where the documents come from, as their columns say."""
@@ -95,9 +98,18 @@ def specs_of(settings: DataSettings | GenerateSettings) -> list[DataSpec]:
             name=source.name if len(sources) > 1 else None,
             limit=source.limit or settings.limit,
             share=source.share,
+            said=said_of(settings),
         )
         for source in sources
     ]
+
+
+def said_of(settings: DataSettings | GenerateSettings) -> Said:
+    """Return the columns of scores and groups that the settings name."""
+    if isinstance(settings, GenerateSettings):
+        return Said()
+    names = tuple(settings.score_columns.split(",")) if settings.score_columns else ()
+    return Said(scores=names, group=settings.group_column)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,10 +192,16 @@ def open_documents(spec: DataSpec) -> Documents:
         if spec.name is None:
             raise BadInput(f"--domain-column: no column named '{domain}'. {suggest(domain, names)}")
         domain = None
+    for option, wanted in (("--score-columns", spec.said.scores), ("--group-column", (spec.said.group,))):
+        missing = next((name for name in wanted if name is not None and name not in names), None)
+        if missing is not None:
+            raise BadInput(f"{option}: --data {spec.source} has no column named '{missing}'. {suggest(missing, names)}")
     form = form_of(names, spec.column, spec.source, lambda column: columns.values(column, text_or_chat))
     read: dict[str, Spell] = dict(form.columns)
     if domain is not None:
         read.setdefault(domain, as_text)
+    for name, spell in spec.said.spells.items():
+        read.setdefault(name, spell)
     form = replace(form, passed_over=tuple(passed_over(form, names)), unread=tuple(unread(form, names)))
     return Documents(spec=spec, form=replace(form, files=tuple(columns.files)), columns=columns, read=read)
 

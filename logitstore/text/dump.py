@@ -230,6 +230,7 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
             template_args=settings.template_arg or None,
             sources=samples.sources if settings.data != specs[0].source else None,
             positions=None if share is None else str(share),
+            scores=samples.scores,
         ),
         samples=len(samples),
         rows=samples.rows,

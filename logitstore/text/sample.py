@@ -13,6 +13,7 @@ import numpy as np
 import xxhash
 
 from logitstore.core.types import Array
+from logitstore.text.scored.columns import NOTHING, Told
 
 
 def key_of(tokens_T: Array) -> str:
@@ -46,6 +47,7 @@ class Sample:
         start: offset of the window's first token in its document.
         domain: the origin of the document, if the data name it.
         gold_T: bool[T]; True if the data ask about token t + 1. None where each of these positions has a row.
+        told: the scores and the group that the data name.
         undecided: how many of the positions in `mask_T` will have a row, where the teacher's answers decide which; None where
             that is known.
     """
@@ -59,6 +61,7 @@ class Sample:
     domain: str | None = None
     gold_T: Array | None = None
     undecided: int | None = None
+    told: Told = NOTHING
 
     @property
     def length(self) -> int:
@@ -68,6 +71,16 @@ class Sample:
     @property
     def rows(self) -> int:
         return int(self.mask_T.sum()) if self.undecided is None else self.undecided
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The scores by name; one that the data do not give is left out."""
+        return dict(self.told.scores)
+
+    @property
+    def group(self) -> str | None:
+        """The group that it belongs to, if any."""
+        return self.told.group
 
     @property
     def positions_N(self) -> Array:

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from logitstore.core.progress import Progress, Step, no_progress
 from logitstore.core.types import Array
 from logitstore.errors import BadInput
-from logitstore.format.data import SourceInfo
+from logitstore.format.data import ScoresInfo, SourceInfo
 from logitstore.format.positions import Share, share_of
 from logitstore.text.documents import DataSpec
 from logitstore.text.forms.check import check_form, recognised
@@ -28,6 +28,7 @@ from logitstore.text.prepare.folder import Folder, WindowsInfo, default_root
 from logitstore.text.prepare.identity import KnownFiles
 from logitstore.text.prepare.tokens import KeptTokens, RemadeTokens, Tokens
 from logitstore.text.sample import Sample, key_of
+from logitstore.text.scored.said import Said
 
 __all__ = ["Encoding", "Preparing", "Samples", "open_samples"]
 
@@ -38,7 +39,7 @@ class Samples(Sequence[Sample]):
     """All samples of a data set. They lie in mapped files, so opening them costs the same however many there are."""
 
     def __init__(
-        self, folder: Folder, tokens: Tokens, known: WindowsInfo, *, chat: bool, share: Share | None = None
+        self, folder: Folder, tokens: Tokens, known: WindowsInfo, *, chat: bool, share: Share | None = None, said: Said = Said()
     ) -> None:
         """Take what was prepared.
 
@@ -48,8 +49,9 @@ class Samples(Sequence[Sample]):
             known: what is known of all samples.
             chat: whether only some tokens may have rows.
             share: the share of the positions that have a row, of those that the data ask about; None for all.
+            said: the columns with scores and groups.
         """
-        self._table_S = folder.table(known.samples)
+        self._table_S, self._said = folder.table(known.samples), said
         self.folder, self._tokens, self.known, self.chat, self._share = folder, tokens, known, chat, share
         self.fingerprint, self.highest_token = known.fingerprint, known.highest
         self.tokens, self.skipped = known.tokens, known.skipped
@@ -84,6 +86,13 @@ class Samples(Sequence[Sample]):
     def _counts(self, span: slice) -> Array:
         rows_S = np.asarray(self._table_S["rows"][span])
         return rows_S if self._share is None else self._share.counts(rows_S)
+
+    @property
+    def scores(self) -> ScoresInfo | None:
+        """What a manifest says of the scores and groups; None without any."""
+        if not self._said:
+            return None
+        return ScoresInfo(columns=self._said.scores, group=self._said.group, fingerprint=str(self.known.scores))
 
     @property
     def lengths_S(self) -> Array:
@@ -123,6 +132,7 @@ class Samples(Sequence[Sample]):
             window_T, domain = pairs.window(pair, start, stop)
             mask_T = np.zeros(stop - start, np.bool_)
             mask_T[first - start : -1] = pairs.flags(pair, first + 1, stop)
+            told = pairs.told(pair, self._said)
         except (ValueError, IndexError, pa.ArrowException) as error:
             raise self._tokens.wrong(entry) from error
         content = content_of(document, start, domain, window_T, mask_T)
@@ -136,6 +146,7 @@ class Samples(Sequence[Sample]):
             window=number,
             start=start,
             domain=domain,
+            told=told,
         )
         return chosen(sample, self._share)
 
@@ -183,7 +194,7 @@ def open_samples(
         if tokens.kept
         else RemadeTokens(folder, Again(data.readers(sources, files.lines), tokens, files.check_unchanged))
     )
-    samples = Samples(folder, kept, windows, chat=data.is_partial, share=share_of(encoding.positions))
+    samples = Samples(folder, kept, windows, chat=data.is_partial, share=share_of(encoding.positions), said=specs[0].said)
     samples.forms = tuple(each.form for each in sources)
     if held is not None:
         weakref.finalize(samples, os.close, held)

@@ -64,6 +64,7 @@ class TextShown:
             *(f"source     {line}" for line in _sources(data.model_dump(mode="json"))),
             *(f"{name:10} {how}" for name, how in chats),
             *([f"positions  {_positions(data.share)}"] if data.share is not None else []),
+            *(f"{name:10} {what}" for name, what in _told(data.model_dump(mode="json"))),
             f"samples    {manifest.samples:,} of at most {amount(data.max_length, 'token')}, {manifest.tokens:,} tokens in all",
         ]
 
@@ -91,6 +92,7 @@ class TextShown:
             *(("source", line) for line in _sources(data)),
             *_rendering(data),
             *([("positions", _positions(share))] if share is not None else []),
+            *_told(data),
             ("windows", f"at most {data['max_length']:,} tokens, {data['overlap']} shared"),
         ]
 
@@ -113,13 +115,24 @@ def sample_lines(number: int, sample: Sample, row: str, spell: Callable[[Array],
     rows = amount(sample.rows, "row")
     if sample.undecided is not None:
         rows += f", for the teacher to choose among {len(sample.positions_N):,} positions"
-    lines = [f"sample {number}: {row}{window}, {amount(sample.length, 'token')}, {rows}"]
+    told = "".join(f", {name} {value:g}" for name, value in sample.scores.items())
+    told += f", group {sample.group}" if sample.group is not None else ""
+    lines = [f"sample {number}: {row}{window}, {amount(sample.length, 'token')}, {rows}{told}"]
     asked_T = np.concatenate([[False], sample.mask_T[:-1]])
     begins = [0, *(np.flatnonzero(np.diff(asked_T)) + 1).tolist()]
     for first, stop in zip(begins, [*begins[1:], sample.length], strict=True):
         text = visible(spell(sample.tokens_T[first:stop])).replace("\u23ce", "\u23ce\n" + " " * 21)
         lines.append(f"  {'rows' if asked_T[first] else 'context':8}{f'{first}-{stop - 1}':>9}  {text}")
     return lines
+
+
+def _told(data: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return a line about the scores of the samples, and one about their groups, where the data give them."""
+    scores = data.get("scores")
+    if scores is None:
+        return []
+    lines = [("scores", ", ".join(scores["columns"]))] if scores["columns"] else []
+    return lines if scores["group"] is None else [*lines, ("groups", f"by column '{scores['group']}'")]
 
 
 def _positions(share: Share) -> str:

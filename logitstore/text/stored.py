@@ -20,10 +20,12 @@ from logitstore.store.samples import PartSamples, map_batch
 from logitstore.store.storage import Storage
 from logitstore.text.positions.choose import chosen
 from logitstore.text.sample import BLOCK, Sample, blocks, keys_of
+from logitstore.text.scored.columns import arrays, said_of, told, wrong
+from logitstore.text.scored.said import Said
 
 
 @cache
-def schema(token_dtype: str, has_gold: bool = False) -> pa.Schema:
+def schema(token_dtype: str, has_gold: bool = False, said: Said = Said()) -> pa.Schema:
     """Return the columns of `samples.arrow`; docs/format.md describes each of them."""
     token = pa.from_numpy_dtype(np.dtype(token_dtype))
     flags = pa.list_(pa.field("item", pa.bool_(), nullable=False))
@@ -40,11 +42,14 @@ def schema(token_dtype: str, has_gold: bool = False) -> pa.Schema:
             pa.field("row_start", pa.int64(), nullable=False),
             pa.field("row_count", pa.int32(), nullable=False),
             pa.field("nll", pa.float32(), nullable=False),
+            *said.fields,
         ]
     )
 
 
-def write_samples(path: Path, samples: Sequence[Sample], nll_S: Array, token_dtype: str) -> None:
+def write_samples(
+    path: Path, samples: Sequence[Sample], nll_S: Array, token_dtype: str, said: Said = Said()
+) -> None:
     """Write the samples of a part; rows are numbered in their order.
 
     Args:
@@ -52,6 +57,7 @@ def write_samples(path: Path, samples: Sequence[Sample], nll_S: Array, token_dty
         samples: the part's samples, in order.
         nll_S: float32, mean negative logprob of the gold tokens of each sample, nats per row.
         token_dtype: "uint16" or "uint32".
+        said: the scores and groups that are kept.
     """
     counts = np.array([sample.rows for sample in samples], np.int32)
     starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)[:-1]])
@@ -61,7 +67,7 @@ def write_samples(path: Path, samples: Sequence[Sample], nll_S: Array, token_dty
     lists = {"tokens": tokens, "mask": np.concatenate([sample.mask_T for sample in samples])}
     if golds:
         lists["gold"] = np.concatenate(golds)
-    columns = schema(token_dtype, bool(golds))
+    columns = schema(token_dtype, bool(golds), said)
     table = pa.record_batch(
         [
             pa.array([sample.key for sample in samples], pa.string()),
@@ -76,6 +82,7 @@ def write_samples(path: Path, samples: Sequence[Sample], nll_S: Array, token_dty
             pa.array(starts, pa.int64()),
             pa.array(counts),
             pa.array(nll_S.astype(np.float32)),
+            *arrays(said, [sample.told for sample in samples]),
         ],
         schema=columns,
     )
@@ -87,7 +94,14 @@ class SamplesFile(PartSamples):
     """A mapped `samples.arrow`. Token arrays are views of the file; masks are unpacked sample by sample."""
 
     def __init__(
-        self, path: Path, token_dtype: str, count: int, share: Share | None = None, *, knows_gold: bool = True
+        self,
+        path: Path,
+        token_dtype: str,
+        count: int,
+        share: Share | None = None,
+        *,
+        knows_gold: bool = True,
+        said: Said = Said(),
     ) -> None:
         """Map the file and check its header.
 
@@ -97,18 +111,19 @@ class SamplesFile(PartSamples):
             count: samples of the part.
             share: the share of the positions that have a row, where not all have one that the data ask about.
             knows_gold: every row knows the logprob of its gold token; otherwise an nll may be NaN.
+            said: the scores and groups that are kept.
 
         Raises:
             CacheDamaged: it is not an Arrow file, has other columns, or does not hold `count` samples in one batch.
         """
-        batch = map_batch(path, schema(token_dtype, share is not None))
+        batch = map_batch(path, schema(token_dtype, share is not None, said))
         if batch.num_rows != count:
             raise CacheDamaged(
                 f"{path}: it has {amount(batch.num_rows, 'sample')}, not {count}. Run `logitstore verify`."
             )
         if not _whole(batch):
             raise CacheDamaged(f"{path}: it has nulls, or masks of other lengths than tokens. Run `logitstore verify`.")
-        self.batch = batch
+        self.batch, self.said = batch, said
         self._token_offsets = _offsets(batch.column("tokens"))
         self._tokens = batch.column("tokens").values.to_numpy()
         self._flags = {name: batch.column(name).values for name in ("mask", "gold") if name in batch.schema.names}
@@ -181,6 +196,9 @@ class SamplesFile(PartSamples):
     def domain_column(self) -> pa.Array:
         return self.batch.column("domain")
 
+    def told(self) -> dict[str, pa.Array]:
+        return {field.name: self.batch.column(field.name) for field in self.said.fields}
+
     def sample(self, index: int) -> Sample:
         value = {name: self.batch.column(name)[index].as_py() for name in ("key", "domain", "window", "start")}
         return Sample(
@@ -188,6 +206,7 @@ class SamplesFile(PartSamples):
             mask_T=self.mask_of(index),
             gold_T=self.gold_of(index),
             document=int(self.document_S[index]),
+            told=told(self.said, self.batch, index),
             **value,
         )
 
@@ -212,11 +231,12 @@ class TextSamples:
         """Open nothing: the parts of a cache of texts say all about them."""
 
     def open(self, path: Path, manifest: Manifest, part: int, shared: None) -> SamplesFile:
-        share, count = manifest.text[1].share, manifest.samples_in(part)
-        return SamplesFile(path, manifest.token_dtype, count, share, knows_gold=manifest.knows_gold)
+        data, count = manifest.text[1], manifest.samples_in(part)
+        said = said_of(data.scores)
+        return SamplesFile(path, manifest.token_dtype, count, data.share, knows_gold=manifest.knows_gold, said=said)
 
     def write(self, path: Path, manifest: Manifest, samples: Sequence[Sample], nll_S: Array) -> None:
-        write_samples(path, samples, nll_S, manifest.token_dtype)
+        write_samples(path, samples, nll_S, manifest.token_dtype, said_of(manifest.text[1].scores))
 
     def problems(self, samples: SamplesFile, record: PartRecord, manifest: Manifest) -> Iterator[str]:
         vocabulary = manifest.teacher.vocabulary
@@ -245,6 +265,7 @@ class TextSamples:
             yield "a key is not the hash of its sample's tokens"
         if problem := samples.nll_problem():
             yield problem
+        yield from wrong(samples.told())
 
     def difference(self, stored: Sample, asked: Sample) -> str | None:
         """Compare where the rows are: texts with the same key have the same tokens."""

@@ -23,6 +23,7 @@ from logitstore.settings.foreign.convert import ExportSettings
 from logitstore.store.cache import Cache
 from logitstore.store.local_disk import write_whole
 from logitstore.store.part import Part
+from logitstore.text.scored.columns import arrays, said_of
 from logitstore.text.stored import texts_of
 
 SCHEMA = pa.schema(
@@ -105,7 +106,7 @@ def _schema(manifest: Manifest) -> pa.Schema:
     left_out = set() if manifest.knows_gold else {"gold"}
     is_known = manifest.imported is None or manifest.imported.mass == "known"
     left_out |= set() if is_known else {"tail_logmass", "entropy"}
-    fields = [field for field in SCHEMA if field.name not in left_out]
+    fields = [field for field in [*SCHEMA, *said_of(manifest.text[1].scores).fields] if field.name not in left_out]
     return pa.schema([field if is_known or field.name != "logprobs" else field.with_name("logits") for field in fields])
 
 
@@ -161,6 +162,8 @@ def _table(part: Part, numbers: range, k: int) -> dict[str, pa.Array]:
         return of_tokens(pa.array(values_T))
 
     logprobs = of_tokens(pa.ListArray.from_arrays(lists, pa.array(logprobs_NK[is_there_NK])))
+    said = texts_of(part.samples).said
+    told = arrays(said, [sample.told for sample in samples])
     of_samples = ("key", "domain", "document", "window", "start")
     return {
         "tokens": of_tokens(pa.array(np.concatenate([sample.tokens_T for sample in samples]).astype(np.int32))),
@@ -172,6 +175,7 @@ def _table(part: Part, numbers: range, k: int) -> dict[str, pa.Array]:
         "tail_logmass": of_rows("tail_logmass"),
         "entropy": of_rows("entropy"),
         **{name: pa.array([getattr(sample, name) for sample in samples]) for name in of_samples},
+        **{field.name: array for field, array in zip(said.fields, told, strict=True)},
     }
 
 

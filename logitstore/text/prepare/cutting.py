@@ -15,6 +15,7 @@ import xxhash
 
 from logitstore.core.types import Array
 from logitstore.text.sample import BLOCK, blocks, counted, cut
+from logitstore.text.scored.columns import Checksum
 
 WINDOW = np.dtype(
     [
@@ -63,12 +64,18 @@ class Cutter:
     def __init__(self, max_length: int, overlap: int) -> None:
         self._max_length, self._overlap = max_length, overlap
         self._digest = xxhash.xxh3_128()
+        self._scores = Checksum(xxhash.xxh3_128())
         self.totals = Totals()
 
     @property
     def fingerprint(self) -> str:
         """That of all samples so far; docs/format.md says what it covers."""
         return self._digest.hexdigest()
+
+    @property
+    def scores(self) -> str | None:
+        """The checksum of the scores and groups of all samples so far; None where the data have none."""
+        return self._scores.hex
 
     def add(self, pairs: pa.RecordBatch, asks: bool) -> Array:
         """Return the samples of a shard as `WINDOW`.
@@ -106,6 +113,7 @@ class Cutter:
                 check_of(content[start:stop], place, number)
                 for (start, stop), place, number in zip(pairwise(ends), places, numbers, strict=True)
             ]
+        self._scores.add(pairs, owners_W)
         self._count(shard, table, asks)
         return table
 

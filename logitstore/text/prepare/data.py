@@ -112,6 +112,8 @@ class Data:
             parts += [each.columns.identity(files.checksum), each.form.column, each.form.label, each.names]
             parts += [origin.domain_column, origin.domain, each.spec.limit, each.spec.share]
             parts += [own.vocabulary, own.end_token, arguments]
+            # so that data without scores keep their name
+            parts += [each.spec.said.scores, each.spec.said.group] if each.spec.said else []
         files.keep()
         return identity_of(parts)
 
@@ -132,6 +134,7 @@ class Data:
                     is_partial=self.is_partial,
                     domain_column=origin.domain_column,
                     domain=origin.domain,
+                    said=each.spec.said,
                 ),
                 expected=each.expected(lines),
             )

@@ -17,6 +17,7 @@ from logitstore.core.types import Array
 from logitstore.dump.files.piece import Values
 from logitstore.errors import BadInput
 from logitstore.text.forms.form import Document, Encoder, Row
+from logitstore.text.scored.said import Said
 
 MADE = "4"
 """Raise this when the same documents give other tokens or flags, so that no stored ones of an earlier version are taken."""
@@ -35,6 +36,7 @@ class Job:
         is_partial: only some tokens of the documents of any source may have rows.
         domain_column: the column that names the domain of a document.
         domain: the domain of all documents, where no column does.
+        said: the columns with scores and groups.
     """
 
     encode: Callable[[Encoder, list[Row], list[str]], list[Document]]
@@ -43,6 +45,7 @@ class Job:
     is_partial: bool
     domain_column: str | None
     domain: str | None
+    said: Said = Said()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +83,8 @@ class Encoded:
     """Some documents as tokens.
 
     Attributes:
-        pairs: a row for each pair: `tokens`, `document`, `domain`, and `said` where only some tokens may have rows.
+        pairs: a row for each pair: `tokens`, `document`, `domain`, `said` where only some tokens may have rows, and
+            the columns of scores and groups that the job names.
         notices: the number of a document, and what the user should know about it.
     """
 
@@ -112,10 +116,11 @@ def _encoded(pairs: bytes, notices: list[tuple[int, str]]) -> Encoded:
     return Encoded(pairs=_unpacked(pairs), notices=notices)
 
 
-def schema_of(is_partial: bool) -> pa.Schema:
+def schema_of(is_partial: bool, said: Said) -> pa.Schema:
     """Return the columns of pairs."""
     fields = [("tokens", pa.list_(pa.uint32())), ("document", pa.int64()), ("domain", pa.string())]
-    return pa.schema([*fields, ("said", pa.list_(pa.bool_()))] if is_partial else fields)
+    flags = [("said", pa.list_(pa.bool_()))] if is_partial else []
+    return pa.schema([*fields, *flags, *said.fields])
 
 
 def encoded(job: Job, rows: Rows) -> Encoded:
@@ -145,9 +150,11 @@ def encoded(job: Job, rows: Rows) -> Encoded:
         # a form that flags no token has rows about every one
         flags = (said or [True] * len(tokens) for tokens, said in pairs)
         columns["said"] = _lists(lengths_P, chain.from_iterable(flags), np.bool_)
+    for field, array in zip(job.said.fields, job.said.arrays(values, places), strict=True):
+        columns[field.name] = array.take(pa.array(owners_P))
     documents = rows.documents_D.tolist()
     return Encoded(
-        pairs=pa.record_batch(columns, schema=schema_of(job.is_partial)),
+        pairs=pa.record_batch(columns, schema=schema_of(job.is_partial, job.said)),
         notices=[
             (document, notice) for document, each in zip(documents, found, strict=True) for notice in each.notices
         ],

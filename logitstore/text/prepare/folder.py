@@ -71,6 +71,7 @@ class WindowsInfo(Record):
         samples, rows, tokens: counts.
         skipped: count of documents without samples.
         fingerprint: that of the samples, as in a cache.
+        scores: that of their scores and groups; None where the data have none.
         highest: the highest token id.
         have_samples: of each source, whether any of its documents made a sample.
         within, longest: see `logitstore.text.prepare.cutting.Totals`.
@@ -89,6 +90,7 @@ class WindowsInfo(Record):
     have_samples: tuple[bool, ...]
     within: Count
     longest: Count
+    scores: str | None = None
 
     @classmethod
     def of(cls, folder: Folder, cutter: Cutter, documents: int, have_samples: Iterable[bool]) -> Self:
@@ -111,6 +113,7 @@ class WindowsInfo(Record):
             fingerprint=cutter.fingerprint,
             highest=totals.highest,
             have_samples=tuple(have_samples),
+            scores=cutter.scores,
             within=totals.within,
             longest=totals.longest,
         )

@@ -20,7 +20,7 @@ from logitstore.text.documents import Documents, empty
 from logitstore.text.forms.form import Form, Taken
 from logitstore.text.prepare import shards
 from logitstore.text.prepare.cutting import Cutter
-from logitstore.text.prepare.encoded import Job, Rows
+from logitstore.text.prepare.encoded import Job, Rows, schema_of
 from logitstore.text.prepare.folder import PREPARED, WINDOWS, Folder, TokensInfo, WindowsInfo, write_sealed
 from logitstore.text.prepare.shards import Collector, Made, ShardInfo
 from logitstore.text.prepare.workers import Workers
@@ -213,7 +213,7 @@ class Preparation:
     ) -> Iterator[Made]:
         if source.form.taken is not None:
             totals[place] = source.form.taken.documents
-        collector = Collector(place, first, before, rows, source.job.is_partial)
+        collector = Collector(place, first, before, rows, schema_of(source.job.is_partial, source.job.said))
         places: deque[At] = deque()
 
         def given() -> Iterator[Rows]:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from logitstore.core.record import Count, Record
 from logitstore.dump.files.piece import At
 from logitstore.store.local_disk import sync_file
-from logitstore.text.prepare.encoded import Encoded, schema_of
+from logitstore.text.prepare.encoded import Encoded
 
 TOKENS = 1 << 24
 """A shard ends with the first document with which it has so many tokens. Its arrays are in memory while it is made."""
@@ -131,7 +131,7 @@ class Collector:
     Where a shard ends depends on the documents alone, and neither on the batches nor on where the collecting began.
     """
 
-    def __init__(self, source: int, first: int, before: int, rows: int, is_partial: bool) -> None:
+    def __init__(self, source: int, first: int, before: int, rows: int, schema: pa.Schema) -> None:
         """Begin with a document.
 
         Args:
@@ -139,10 +139,10 @@ class Collector:
             first: number of the document in the source.
             before: count of documents in the sources before it.
             rows: see `ShardInfo`.
-            is_partial: only some tokens may have rows.
+            schema: the columns of pairs.
         """
         self._source, self._first, self._before, self._rows = source, first, before, rows
-        self._schema = schema_of(is_partial)
+        self._schema = schema
         self._batches: list[tuple[At, pa.RecordBatch]] = []
         self._tokens = self._documents = 0
         self._notices: dict[str, tuple[int, int]] = {}

@@ -16,6 +16,8 @@ from logitstore.errors import LogitstoreError, StorageError
 from logitstore.text.prepare.cutting import Shard
 from logitstore.text.prepare.folder import Folder
 from logitstore.text.prepare.shards import ShardInfo, mapped
+from logitstore.text.scored.columns import Told, told
+from logitstore.text.scored.said import Said
 
 _MAPPED = 16
 """Shards that are mapped at the same time."""
@@ -35,12 +37,14 @@ class Pairs:
         ends: where each begins in `tokens_T`, and where the last ends.
         said: the flags of all of them, as Arrow keeps them; None if every token may have a row.
         domains: the domain of each.
+        batch: the record batch.
     """
 
     tokens_T: Array
     ends: Array
     said: Any
     domains: Any
+    batch: pa.RecordBatch
 
     @classmethod
     def of(cls, pairs: pa.RecordBatch) -> Pairs:
@@ -51,6 +55,7 @@ class Pairs:
             ends=tokens.offsets.to_numpy(),
             said=pairs.column("said").values if has_said else None,
             domains=pairs.column("domain"),
+            batch=pairs,
         )
 
     def window(self, pair: int, start: int, stop: int) -> tuple[Array, str | None]:
@@ -58,6 +63,10 @@ class Pairs:
         begins = int(self.ends[pair])
         # only the window is copied; a view would keep all of a long document in memory
         return self.tokens_T[begins + start : begins + stop].astype(np.int64), self.domains[pair].as_py()
+
+    def told(self, pair: int, said: Said) -> Told:
+        """Return the scores and the group of a pair."""
+        return told(said, self.batch, pair)
 
     def flags(self, pair: int, start: int, stop: int) -> Array | bool:
         """Return bool[T] of some tokens of a pair: True if a row may be about the token; True if all may."""

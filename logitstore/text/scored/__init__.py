@@ -1,0 +1,1 @@
+"""Scores and groups of texts: what the data say of each, and how it is kept beside its tokens."""
