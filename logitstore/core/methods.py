@@ -25,10 +25,13 @@ class Method:
     Attributes:
         target: where it is, as `package.module:attribute`. Of the form "rows" a function of student logits [N, V], targets
             and, where `needs_gold`, gold tokens [N], then options by keyword; of the form "features" a class as
-            described in `logitstore.train.objectives.features.feature`. Both give a loss [N].
+            described in `logitstore.train.objectives.features.feature`. Both give a loss [N]. Of the form "sequences" a
+            function of `logitstore.train.objectives.sequences.sequences.Sequences`, which gives a loss [M].
         says: what it is, for one row.
         paper: where it comes from.
-        form: whether it is about logits or about hidden states, queries, keys and values.
+        form: whether it is about logits, about hidden states, queries, keys and values, or about whole samples.
+        in_pairs: whether it compares two samples of a group; of the form "sequences".
+        needs_reference: whether it needs the teacher's logprob of whole samples.
         needs_distribution: whether it needs the teacher's whole distribution, so that random samples do not serve it.
         needs_tail: whether it is infinite where the teacher's tail has no mass.
         needs_list: whether it needs listed tokens.
@@ -46,7 +49,9 @@ class Method:
     target: str
     says: str
     paper: str
-    form: Literal["rows", "features"] = "rows"
+    form: Literal["rows", "features", "sequences"] = "rows"
+    in_pairs: bool = False
+    needs_reference: bool = False
     needs_distribution: bool = True
     needs_tail: bool = False
     needs_list: bool = False
@@ -78,6 +83,24 @@ _HERE = "logitstore.train.objectives.logits"
 
 
 _THERE = "logitstore.train.objectives.features"
+
+
+_OF_SAMPLES = "logitstore.train.objectives.sequences"
+
+
+def _pair(name: str, says: str, paper: str, needs_reference: bool = False) -> Method:
+    """Return an objective on pairs of samples, of which w is preferred to l."""
+    return Method(
+        target=f"{_OF_SAMPLES}.preferences:{name}",
+        says=f"of a pair: {says}",
+        paper=paper,
+        form="sequences",
+        in_pairs=True,
+        needs_reference=needs_reference,
+        needs_gold=True,
+        has_temperature=False,
+        may_be_negative=name == "redi",
+    )
 
 
 METHODS = {
@@ -236,6 +259,19 @@ METHODS = {
         paper="Distiller, He et al. 2021",
         may_be_negative=True,
         taps="hidden",
+    ),
+    "dpo": _pair("dpo", "-log sigmoid(beta (log s(w)/p(w) - log s(l)/p(l)))", "DPO, Rafailov et al. 2023", True),
+    "ipo": _pair("ipo", "(log s(w)/p(w) - log s(l)/p(l) - 1 / (2 beta))^2", "IPO, Azar et al. 2024", True),
+    "simpo": _pair("simpo", "-log sigmoid(beta (mean log s(w) - mean log s(l)) - margin)", "SimPO, Meng et al. 2024"),
+    "redi": _pair("redi", "-mean log s(w) + negative_weight mean log s(l)", "REDI, Xu et al. 2025"),
+    "score_likelihood": Method(
+        target=f"{_OF_SAMPLES}.likelihood:score_likelihood",
+        says="of a sample: -weight mean log s, with the weight score - baseline, or exp of that over beta",
+        paper="Williams 1992; Peters and Schaal 2007",
+        form="sequences",
+        needs_gold=True,
+        has_temperature=False,
+        may_be_negative=True,
     ),
 }
 

@@ -87,6 +87,8 @@ TASKS: dict[str, Task] = {
             ),
             "train": (
                 "text",
+                "score",
+                "pairs",
                 "packed",
                 "select",
                 "window_parts",

@@ -11,7 +11,6 @@ from pydantic import ConfigDict, Discriminator, Field, Tag, model_serializer, mo
 from logitstore.core.record import Count, Positive, Record
 from logitstore.format.positions import CHOSEN, Share, share_of
 
-
 SCORE, GROUP = "score:", "group"
 """What the data say of samples is kept in columns: of a score it begins the name, of groups it is the name."""
 
@@ -145,8 +144,8 @@ class DataInfo(Record):
 
     @model_serializer(mode="wrap")
     def _plain(self, plain_of: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Leave out what was not given about a template, sources, positions or scores, so that such caches keep the bytes of older
-        versions."""
+        """Leave out what was not given about a template, sources, positions or scores, so that such caches keep the bytes of
+        older versions."""
         plain = plain_of(self)
         for name in ("chat_template", "template_args", "sources", "positions", "scores"):
             if getattr(self, name) is None:

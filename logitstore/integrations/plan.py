@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from logitstore.core.methods import method_of
 from logitstore.core.registry import suggest
 from logitstore.errors import BadInput
 from logitstore.settings.recipe import load
@@ -99,4 +100,8 @@ def plan_of(
                 "options without the recipe, or use `logitstore train`."
             )
         notice(f"warning: recipe {recipe}: its {name} = {value} is not applied, because your loop decides it.")
+    if settings.objective not in ("auto", "none") and method_of(settings.objective).form == "sequences":
+        raise BadInput(
+            f"objective {settings.objective}: it compares whole samples, and only `logitstore train` does this. Take another."
+        )
     return settings

@@ -13,7 +13,6 @@ from logitstore.settings.models.placing import PlacementChoices
 from logitstore.settings.stores.local_cache import LocalCacheChoices
 from logitstore.settings.trust import TrustChoice
 
-
 COLUMN = "column:"
 """Begins the name of a score that the data gave."""
 

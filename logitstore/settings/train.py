@@ -122,6 +122,16 @@ class TrainSettings(StudentsImages, TrustChoice, LocalCacheChoices):
         "forward_kl; for texts at temperature 1, renormalised_kl where all rows have the same tail (prior, uniform).",
     )
     temperature: Temperature = Field(1.0, description="Temperature of the objective; a number or a schedule.")
+    score: str | None = Field(
+        None,
+        description="Score of the data that an objective on whole samples reads, such as dpo, redi or score_likelihood: a "
+        "column that --score-columns of `dump` kept. Default: the only one.",
+    )
+    pairs: Literal["extremes", "all"] | None = Field(
+        None,
+        description="Pairs of a group that dpo, ipo, simpo and redi compare: its sample with the highest score and that with "
+        "the lowest (extremes), or every two whose scores differ (all). Default: extremes.",
+    )
     options: Annotated[dict[str, Any], RECIPE_ONLY] = Field({}, description="Options of the objective, by name.")
     terms: Annotated[list[TermSettings], RECIPE_ONLY] = Field(
         [],

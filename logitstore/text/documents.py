@@ -18,7 +18,7 @@ from logitstore.settings.models.generate import GenerateSettings
 from logitstore.settings.sources import sources_of
 from logitstore.text.forms.form import Form, Origin, Taken
 from logitstore.text.forms.known import form_of, passed_over, text_or_chat, unread
-from logitstore.text.scored.said import Said
+from logitstore.text.scored.said import NO_COLUMNS, Said
 
 _BY_LINES = (".jsonl", ".ndjson")
 
@@ -47,7 +47,7 @@ class DataSpec:
     name: str | None = None
     limit: int | None = None
     share: float | None = None
-    said: Said = Said()
+    said: Said = NO_COLUMNS
 
     def origin(self, columns: list[str]) -> Origin:
         """Return where the documents come from, as their columns say."""
@@ -107,7 +107,7 @@ def specs_of(settings: DataSettings | GenerateSettings) -> list[DataSpec]:
 def said_of(settings: DataSettings | GenerateSettings) -> Said:
     """Return the columns of scores and groups that the settings name."""
     if isinstance(settings, GenerateSettings):
-        return Said()
+        return NO_COLUMNS
     names = tuple(settings.score_columns.split(",")) if settings.score_columns else ()
     return Said(scores=names, group=settings.group_column)
 

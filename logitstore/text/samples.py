@@ -28,7 +28,7 @@ from logitstore.text.prepare.folder import Folder, WindowsInfo, default_root
 from logitstore.text.prepare.identity import KnownFiles
 from logitstore.text.prepare.tokens import KeptTokens, RemadeTokens, Tokens
 from logitstore.text.sample import Sample, key_of
-from logitstore.text.scored.said import Said
+from logitstore.text.scored.said import NO_COLUMNS, Said
 
 __all__ = ["Encoding", "Preparing", "Samples", "open_samples"]
 
@@ -39,7 +39,14 @@ class Samples(Sequence[Sample]):
     """All samples of a data set. They lie in mapped files, so opening them costs the same however many there are."""
 
     def __init__(
-        self, folder: Folder, tokens: Tokens, known: WindowsInfo, *, chat: bool, share: Share | None = None, said: Said = Said()
+        self,
+        folder: Folder,
+        tokens: Tokens,
+        known: WindowsInfo,
+        *,
+        chat: bool,
+        share: Share | None = None,
+        said: Said = NO_COLUMNS,
     ) -> None:
         """Take what was prepared.
 
@@ -194,7 +201,9 @@ def open_samples(
         if tokens.kept
         else RemadeTokens(folder, Again(data.readers(sources, files.lines), tokens, files.check_unchanged))
     )
-    samples = Samples(folder, kept, windows, chat=data.is_partial, share=share_of(encoding.positions), said=specs[0].said)
+    samples = Samples(
+        folder, kept, windows, chat=data.is_partial, share=share_of(encoding.positions), said=specs[0].said
+    )
     samples.forms = tuple(each.form for each in sources)
     if held is not None:
         weakref.finalize(samples, os.close, held)

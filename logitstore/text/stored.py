@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -18,14 +17,14 @@ from logitstore.format.part_record import PartRecord
 from logitstore.format.positions import Share
 from logitstore.store.samples import PartSamples, map_batch
 from logitstore.store.storage import Storage
-from logitstore.text.positions.choose import chosen
+from logitstore.text.positions.check import choice_problems
 from logitstore.text.sample import BLOCK, Sample, blocks, keys_of
 from logitstore.text.scored.columns import arrays, said_of, told, wrong
-from logitstore.text.scored.said import Said
+from logitstore.text.scored.said import NO_COLUMNS, Said
 
 
 @cache
-def schema(token_dtype: str, has_gold: bool = False, said: Said = Said()) -> pa.Schema:
+def schema(token_dtype: str, has_gold: bool = False, said: Said = NO_COLUMNS) -> pa.Schema:
     """Return the columns of `samples.arrow`; docs/format.md describes each of them."""
     token = pa.from_numpy_dtype(np.dtype(token_dtype))
     flags = pa.list_(pa.field("item", pa.bool_(), nullable=False))
@@ -48,7 +47,7 @@ def schema(token_dtype: str, has_gold: bool = False, said: Said = Said()) -> pa.
 
 
 def write_samples(
-    path: Path, samples: Sequence[Sample], nll_S: Array, token_dtype: str, said: Said = Said()
+    path: Path, samples: Sequence[Sample], nll_S: Array, token_dtype: str, said: Said = NO_COLUMNS
 ) -> None:
     """Write the samples of a part; rows are numbered in their order.
 
@@ -101,7 +100,7 @@ class SamplesFile(PartSamples):
         share: Share | None = None,
         *,
         knows_gold: bool = True,
-        said: Said = Said(),
+        said: Said = NO_COLUMNS,
     ) -> None:
         """Map the file and check its header.
 
@@ -256,7 +255,7 @@ class TextSamples:
         if ends_with_row:
             yield "a row stands at the last position of a sample, which has no token after it"
         if (share := manifest.text[1].share) is not None:
-            yield from _choice_problems(samples, share)
+            yield from choice_problems(samples, share)
         if int(samples.lengths_S.sum()) != record.tokens:
             yield "the count of tokens is not the record's"
         if is_unknown:
@@ -296,29 +295,6 @@ class TextSamples:
 
 def _called(positions: str | None) -> str:
     return "all positions that the data ask about" if positions is None else f"the positions {positions}"
-
-
-def _choice_problems(samples: SamplesFile, share: Share) -> Iterator[str]:
-    """Say which rules about the positions that have a row some samples break."""
-    pairs = [(samples.mask_of(index), samples.gold_of(index)) for index in range(len(samples))]
-    golds = [gold_T for _, gold_T in pairs if gold_T is not None]
-    if any(gold_T[-1:].any() for gold_T in golds):
-        yield "the data ask about the token after the last position of a sample, and there is none"
-    if any((mask_T & ~gold_T).any() for (mask_T, _), gold_T in zip(pairs, golds, strict=True)):
-        yield "a row stands at a position that the data do not ask about"
-        return
-    counts_S = share.counts(np.array([int(gold_T.sum()) for gold_T in golds]))
-    if not np.array_equal(samples.row_count_S, counts_S):
-        yield f"a sample has another count of rows than {share} gives"
-    elif not share.asks_teacher:
-        again = (chosen(each, share) for each in map(_before, map(samples.sample, range(len(samples)))))
-        if any(not np.array_equal(each.mask_T, mask_T) for each, (mask_T, _) in zip(again, pairs, strict=True)):
-            yield f"a row stands at another position than {share} gives"
-
-
-def _before(sample: Sample) -> Sample:
-    """Return a sample with a row at each position that the data ask about."""
-    return sample if sample.gold_T is None else replace(sample, mask_T=sample.gold_T)
 
 
 def texts_of(samples: PartSamples) -> SamplesFile:

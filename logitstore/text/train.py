@@ -22,6 +22,7 @@ from logitstore.models.load import config_from, describe, load_config
 from logitstore.models.shape import head_rows
 from logitstore.settings.train import EvaluateSettings, TrainSettings
 from logitstore.store.cache import Cache
+from logitstore.store.index.scored import group_codes, has_groups
 from logitstore.store.selection import Selection
 from logitstore.store.vocabulary import read_pieces
 from logitstore.text.batches import TextCollator
@@ -34,10 +35,12 @@ from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.curriculum import Curriculum
 from logitstore.train.loader.loader import Loader, evaluation_loader
 from logitstore.train.loader.order import Order
+from logitstore.train.loader.pairs import PairOrder
 from logitstore.train.loader.stream import BatchStream
 from logitstore.train.loader.subset import SampleSet
 from logitstore.train.metrics import Evaluation, evaluate_batches
 from logitstore.train.reweighting import AHEAD, Reweighting
+from logitstore.train.sequences import order_of, scored_alone, sequence_method
 from logitstore.train.students.build import loss_head
 from logitstore.train.task import Place, RunData, same
 
@@ -140,7 +143,7 @@ class TextTraining:
     ) -> Evaluation | TextEvaluation:
         kept_M: SampleSet | None = None
         if settings.samples == "heldout":
-            kept_M = SampleSet(held_out(cache.column("documents"), settings.holdout))
+            kept_M = SampleSet(kept_out(cache, settings.holdout))
         if settings.text:
             samples_M = np.arange(len(cache)) if kept_M is None else np.asarray(kept_M)
             texts = encoded_anew(cache, samples_M, text_tokenizer(student), progress)
@@ -193,8 +196,9 @@ def _opened(
     progress: Progress,
 ) -> RunData:
     """Open the texts to train on, and those of the documents that are held out."""
-    kept_out_S = held_out(cache.column("documents"), settings.holdout)
-    train_M, held_M = chosen(cache, selection, kept_out_S), SampleSet(kept_out_S)
+    kept_out_S = kept_out(cache, settings.holdout)
+    train_M = chosen(cache, selection, kept_out_S)
+    held_M = SampleSet(kept_out_S)
     options: dict[str, Any] = {"batch_size": settings.batch_size, **vars(place)}
     mixing: dict[str, Any] = {"seed": settings.seed, "packed": settings.packed, **options}
     if settings.text and student is not None:
@@ -225,14 +229,30 @@ def _opened(
     if selection is not None and selection.weight_M is not None:
         weights_S = np.ones(len(cache), np.float32)
         weights_S[selection.samples_M] = selection.weight_M
+    notes = _notes(settings, cache)
+    if (method := sequence_method(settings)) is not None:
+        if weights_S is not None:
+            raise BadInput(
+                f"--select {settings.select} with --objective {settings.objective}: its samples have weights, which count "
+                "single tokens. Select by another method."
+            )
+        if method.in_pairs:
+            pairs, more = order_of(settings, cache, train_M.mask())
+            order, mixing["epoch_samples"] = pairs, 2 * len(pairs.pairs_P2)
+        else:
+            has_score_S, more = scored_alone(settings, cache, train_M.mask())
+            train_M = SampleSet(has_score_S)
+        notes += more
     together = settings.window_parts
-    loader = Loader(cache, samples=train_M, taps=taps, order=order, window_parts=together, weights=weights_S, **mixing)
+    # pairs name samples of the cache itself
+    samples = None if isinstance(order, PairOrder) else train_M
+    loader = Loader(cache, samples=samples, taps=taps, order=order, window_parts=together, weights=weights_S, **mixing)
     return RunData(
         train=loader,
         held_out=evaluation_loader(cache, held_M, window_parts=together, **options) if len(held_M) else None,
         judge=evaluate_batches if loader.has_targets else judge_text,
         companion=reweighting,
-        notes=_notes(settings, cache),
+        notes=notes,
     )
 
 
@@ -245,6 +265,11 @@ def _notes(settings: TrainSettings, cache: Cache) -> list[str]:
         f"note: the cache has rows at a share of the positions ({positions}), and with --alpha 1 nothing is learned about the "
         "others. --alpha 0.5 takes their gold tokens too."
     ]
+
+
+def kept_out(cache: Cache, share: float) -> Array:
+    """Return bool[S]: True for the held-out samples, of a share of the groups, or of the documents without any."""
+    return held_out(group_codes(cache) if has_groups(cache) else cache.column("documents"), share)
 
 
 def chosen(cache: Cache, selection: Selection | None, kept_out_S: Array) -> SampleSet:

@@ -25,6 +25,7 @@ from logitstore.train.objectives.kernels.by_autograd import ByAutograd
 from logitstore.train.objectives.kernels.from_hidden import from_hidden
 from logitstore.train.objectives.kernels.from_logits import from_logits
 from logitstore.train.objectives.kernels.weighted_sum import WeightedSum
+from logitstore.train.objectives.sequences.term import OfRows
 from logitstore.train.ranks.shards import head_of
 from logitstore.train.students.output_head import final_hidden
 
@@ -85,7 +86,8 @@ class Learner:
             run: the student, perhaps wrapped for several processes.
             batch: on the student's device.
             loader: the loader that the batch comes from; it decodes the teacher's answers.
-            weights_A: weights of the rows in the sum, and then of the unanswered positions.
+            weights_A: weights of the rows in the sum, and then of the unanswered positions; or of the samples, where the
+                criterion is about these.
             done: the share of the run that is over.
             head_is_whole: whether the weight of the output layer is in one piece outside of the model's forward.
             needs_output: whether the student's output, with all logits, is returned.
@@ -108,6 +110,11 @@ class Learner:
                 may_spoil = self.head is not None and not needs_output
                 output, on_logits = self._from_logits(run, batch, loss, *rows, may_spoil)
         total, lines_LA, names = on_logits
+        if self.criterion.sequence is not None:
+            self._count(
+                torch.cat([torch.ones_like(lines_LA[:1]), lines_LA]), ["rows", "loss", *names], batch.samples >= 0
+            )
+            return total, output
         lines_LN, lines_LG = lines_LA[:, :count], lines_LA[:, count:]
         if lines_LG.shape[1]:
             self._count(lines_LG, ["loss", *names], batch.unanswered["mask"])
@@ -157,15 +164,20 @@ class Learner:
         head = head_of(self.student, head)
         if loss is None:
             return _nothing(batch, hidden_RD, head.weight_VD, head.bias_V)
-        total, lines_LN = from_hidden(
-            loss,
-            hidden_RD,
-            head,
-            rows_A,
-            weights_A,
-            dtype=self.product_dtype or self.autocast,
-        )
-        return total, lines_LN, loss.names
+
+        def of_rows(weights: Tensor, _: bool = True) -> tuple[Tensor, Tensor]:
+            return from_hidden(loss, hidden_RD, head, rows_A, weights, dtype=self.product_dtype or self.autocast)
+
+        return self._summed(of_rows, batch, weights_A, loss.names)
+
+    def _summed(
+        self, of_rows: OfRows, batch: Batch, weights_A: Tensor, names: list[str]
+    ) -> tuple[Tensor, Tensor, list[str]]:
+        """Return the weighted sum of the losses of rows, its lines and their names; or that of samples, made of their rows."""
+        if (sequence := self.criterion.sequence) is None:
+            return *of_rows(weights_A, True), names
+        found = sequence.loss(of_rows, batch.samples, batch.counts, weights_A, len(batch.rows))
+        return *found, sequence.labels
 
     def _from_logits(
         self,
@@ -182,8 +194,11 @@ class Learner:
         logits_RV = output.logits.flatten(0, -2)
         if loss is None:
             return output, _nothing(batch, logits_RV)
-        total, lines_LN = from_logits(loss, logits_RV, rows_A, weights_A, in_place=may_spoil)
-        return output, (total, lines_LN, loss.names)
+
+        def of_rows(weights: Tensor, is_last: bool) -> tuple[Tensor, Tensor]:
+            return from_logits(loss, logits_RV, rows_A, weights, in_place=may_spoil and is_last)
+
+        return output, self._summed(of_rows, batch, weights_A, loss.names)
 
     def _count(self, lines_LN: Tensor, names: list[str], mask_N: Tensor) -> None:
         """Add lines to the sums of their names, on the device."""

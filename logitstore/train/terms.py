@@ -27,6 +27,7 @@ from logitstore.train.learner import Learner
 from logitstore.train.objectives.criterion import GOLD, NAMED_IN_LOG, Criterion, FeatureTerm, RowTerm
 from logitstore.train.objectives.exactness import check_method, check_options, fidelity_note, refuse_unless_exact
 from logitstore.train.objectives.features.feature import Pair, Shapes
+from logitstore.train.sequences import check_sequences, sequence_method, term_of
 
 
 def all_terms(settings: TrainSettings) -> list[TermSettings]:
@@ -73,6 +74,7 @@ def check_terms(settings: TrainSettings, cache: Cache) -> None:
                     "1 only. Train at 1, or dump with another preset."
                 )
             _try(pull, cache.manifest.teacher.vocabulary)
+    check_sequences(settings, cache)
 
 
 def _check_settings(settings: TrainSettings) -> None:
@@ -100,6 +102,10 @@ def _check_settings(settings: TrainSettings) -> None:
                 )
     for term in settings.terms:
         method = method_of(term.name)
+        if method.form == "sequences":
+            raise BadInput(
+                f"terms: {term.name}: it compares whole samples, and stands alone as --objective. Leave it out."
+            )
         if method.form == "features" and term.temperature != 1:
             raise BadInput(f"terms: {term.name}: temperature {term.temperature}: features have none. Leave it out.")
         if term.weight != "balanced":
@@ -173,7 +179,7 @@ def compared(settings: TrainSettings, cache: Cache, student_layers: int) -> list
 def _pairs(pull: TermSettings, cache: Cache, student_layers: int) -> list[Pair]:
     """Return the pairs that one pull compares."""
     method = method_of(pull.name)
-    if method.form == "rows":
+    if method.form != "features":
         return []
     teacher_layers = layer_count(config_from(cache.manifest.teacher.config))
     pairs: list[Pair] = method.function.pairs(student_layers, teacher_layers, **method.options | pull.options)
@@ -196,6 +202,9 @@ def criterion_of(
         student_config: the shape of the student, see `shape_of`.
         given: inputs of the objectives besides their options, by name; each is computed only when it is needed.
     """
+    if sequence_method(settings) is not None:
+        gold = RowTerm(name=GOLD, label=GOLD, weight=Schedule.of(1.0))
+        return Criterion([gold], sequence=term_of(settings, cache))
     rows, features = [], []
     for term, label in zip(settings.terms, _labels(settings), strict=True):
         method = method_of(term.name)

@@ -22,7 +22,7 @@ from logitstore.targets.rows import sent
 from logitstore.train.learner import Learner
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.stream import BatchStream
-from logitstore.train.loop.batches import Batches, row_counts, row_weights, schedule_of
+from logitstore.train.loop.batches import Batches, schedule_of, weighing
 from logitstore.train.loop.best import FindBest, check_known
 from logitstore.train.loop.callbacks import CriterionCallback, EpochCallback, EpochSteps, LogBeforeSaving
 from logitstore.train.loop.checkpoints import check_schedule
@@ -71,6 +71,7 @@ class DistillTrainer(WatchedTrainer):
         self._loader, self._held_out, self.learners = train_loader, held_out_loader, list(learners)
         self._judge, self._also_save = judge, also_save
         self._has_unlabelled, self._labelled = has_unlabelled, torch.zeros((), dtype=torch.int64)
+        self._counts, self._weights = weighing(learner.criterion for learner in self.learners)
         self._steps = EpochSteps(len(train_loader))
         self.control: TrainerControl
         held_out = None if held_out_loader is None else Batches(held_out_loader)
@@ -106,7 +107,7 @@ class DistillTrainer(WatchedTrainer):
     ) -> tuple[list[Any], Tensor]:
         """Return the batches of one optimizer step, and how many rows count in them, over all ranks."""
         batches = list(islice(epoch_iterator, num_batches))
-        counts = sum((row_counts(batch) for batch in batches), torch.zeros(2, dtype=torch.int64))
+        counts = sum((self._counts(batch) for batch in batches), torch.zeros(2, dtype=torch.int64))
         rows, self._labelled = self.accelerator.reduce(sent(counts, device), "sum")
         return batches, rows
 
@@ -126,10 +127,10 @@ class DistillTrainer(WatchedTrainer):
         sum."""
         batch = Batch(inputs)
         if num_items_in_batch is None:
-            counts = row_counts(inputs)
+            counts = self._counts(inputs)
         else:
             counts = torch.stack([torch.as_tensor(num_items_in_batch).to(self._labelled), self._labelled])
-        weights_A, gold_scale_A = row_weights(
+        weights_A, gold_scale_A = self._weights(
             batch, counts, processes=self.accelerator.num_processes, has_unlabelled=self._has_unlabelled
         )
         results = [

@@ -55,7 +55,7 @@ def group_codes(cache: Cache) -> Array:
         return np.arange(len(cache))
     columns = [cache.samples_of(number).told()[GROUP] for number in cache.part_numbers]
     names = pa.concat_arrays([pa.array([], pa.string()), *columns])
-    codes_S = names.dictionary_encode().indices.fill_null(-1).to_numpy().astype(np.int64)
+    codes_S = np.array(names.dictionary_encode().indices.fill_null(-1).to_numpy(), np.int64)
     alone_S = codes_S < 0
     codes_S[alone_S] = codes_S.max(initial=-1) + 1 + np.arange(int(alone_S.sum()))
     return codes_S

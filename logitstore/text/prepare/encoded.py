@@ -17,7 +17,7 @@ from logitstore.core.types import Array
 from logitstore.dump.files.piece import Values
 from logitstore.errors import BadInput
 from logitstore.text.forms.form import Document, Encoder, Row
-from logitstore.text.scored.said import Said
+from logitstore.text.scored.said import NO_COLUMNS, Said
 
 MADE = "4"
 """Raise this when the same documents give other tokens or flags, so that no stored ones of an earlier version are taken."""
@@ -45,7 +45,7 @@ class Job:
     is_partial: bool
     domain_column: str | None
     domain: str | None
-    said: Said = Said()
+    said: Said = NO_COLUMNS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from logitstore.core.types import Array
 from logitstore.format.data import GROUP, SCORE, ScoresInfo
-from logitstore.text.scored.said import Said
+from logitstore.text.scored.said import NO_COLUMNS, Said
 
 _NO_GROUP = (1 << 32) - 1
 
@@ -37,7 +37,7 @@ NOTHING = Told()
 
 def said_of(info: ScoresInfo | None) -> Said:
     """Return the columns that a manifest names."""
-    return Said() if info is None else Said(scores=info.columns, group=info.group)
+    return NO_COLUMNS if info is None else Said(scores=info.columns, group=info.group)
 
 
 def told(said: Said, batch: pa.RecordBatch, place: int) -> Told:

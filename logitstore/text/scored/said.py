@@ -60,7 +60,9 @@ class Said:
             BadInput: a score is no finite number, or a group is neither a text nor a whole number; the message names it.
         """
         scores = [
-            pa.array([score_of(value, name, place) for value, place in zip(values[name], places, strict=True)], pa.float64())
+            pa.array(
+                [score_of(value, name, place) for value, place in zip(values[name], places, strict=True)], pa.float64()
+            )
             for name in self.scores
         ]
         if self.group is None:
@@ -69,9 +71,12 @@ class Said:
         return [*scores, pa.array(groups, pa.string())]
 
 
+NO_COLUMNS = Said()
+
+
 def score_of(value: Any, column: str, place: str) -> float | None:
-    """Return a score as a number: true is 1, false is 0, and a text that spells a number is that number. None, an empty text and
-    NaN are no score.
+    """Return a score as a number: true is 1, false is 0, and a text that spells a number is that number. None, an empty text
+    and NaN are no score.
 
     Raises:
         BadInput: it is infinite, or no number.
@@ -81,8 +86,8 @@ def score_of(value: Any, column: str, place: str) -> float | None:
     number = _number(value)
     if number is None or math.isinf(number):
         raise BadInput(
-            f"{place}: column '{column}' holds {value!r:.40}, which is no finite number. Mend it, or leave it empty where there "
-            "is no score."
+            f"{place}: column '{column}' holds {value!r:.40}, which is no finite number. Mend it, or leave it empty where "
+            "there is no score."
         )
     return None if math.isnan(number) else number
 
@@ -112,8 +117,8 @@ def group_of(value: Any, column: str, place: str) -> str | None:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     raise BadInput(
-        f"{place}: column '{column}' holds {value!r:.40}, which names no group. Give a text or a whole number, or leave it empty "
-        "where a text belongs to none."
+        f"{place}: column '{column}' holds {value!r:.40}, which names no group. Give a text or a whole number, or leave it "
+        "empty where a text belongs to none."
     )
 
 

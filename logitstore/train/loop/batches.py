@@ -1,11 +1,11 @@
 """The loader's batches, as the Trainer takes them, and what the rows that count in them weigh in the loss of a step.
 
-Axes: N rows, G positions with a gold token and no row, A = N + G.
+Axes: N rows, G positions with a gold token and no row, A = N + G, M samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from transformers import TrainingArguments
 
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.stream import BatchStream
+from logitstore.train.objectives.criterion import Criterion
 from logitstore.train.ranks.schedule import Schedule
 
 
@@ -48,6 +49,31 @@ def row_weights(
     gold_scale_A = is_gold_A * (count / labelled.clamp(min=1)) if has_unlabelled or beside else None
     weights_A = mask_A * (processes / count.clamp(min=1))
     return weights_A if weight_A is None else weights_A * weight_A, gold_scale_A
+
+
+def sample_counts(tensors: Mapping[str, Tensor]) -> Tensor:
+    """Return int64[2]: how many samples of a batch count, twice; what `row_counts` is for objectives on whole samples."""
+    count = (tensors["samples"] >= 0).sum()
+    return torch.stack([count, count])
+
+
+def sample_weights(
+    batch: Batch,
+    counts: Tensor,
+    *,
+    processes: int,
+    has_unlabelled: bool = False,  # noqa: ARG001
+) -> tuple[Tensor, None]:
+    """Return float32[M], the weights by which the losses of the samples of a batch sum to its share of the mean over a step."""
+    return (batch.samples >= 0) * (processes / counts[0].clamp(min=1)), None
+
+
+def weighing(
+    criteria: Iterable[Criterion],
+) -> tuple[Callable[..., Tensor], Callable[..., tuple[Tensor, Tensor | None]]]:
+    """Return what counts and what weighs the rows of a batch, or its samples where the criteria are about these."""
+    by_samples = any(each.sequence is not None for each in criteria)
+    return (sample_counts, sample_weights) if by_samples else (row_counts, row_weights)
 
 
 def schedule_of(arguments: TrainingArguments, loader: BatchStream) -> Schedule:

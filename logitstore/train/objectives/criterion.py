@@ -23,6 +23,7 @@ from logitstore.train.objectives.kernels.by_autograd import ByAutograd, Term
 from logitstore.train.objectives.kernels.target import gold_target, teacher_target
 from logitstore.train.objectives.kernels.weighted_sum import Pull, WeightedSum
 from logitstore.train.objectives.logits.cross_entropy import cross_entropy
+from logitstore.train.objectives.sequences.term import SequenceTerm
 
 GOLD = "cross_entropy"
 """The one that needs no teacher."""
@@ -84,11 +85,18 @@ class FeatureTerm:
 class Criterion(nn.Module):
     """The loss of a run. Its parameters and buffers are what objectives learn or keep: projections, critics, TAID's time."""
 
-    def __init__(self, rows: Sequence[RowTerm], features: Sequence[FeatureTerm] = ()) -> None:
+    def __init__(
+        self,
+        rows: Sequence[RowTerm],
+        features: Sequence[FeatureTerm] = (),
+        *,
+        sequence: SequenceTerm | None = None,
+    ) -> None:
         """
         Args:
             rows: pulls on logits; those that never weigh anything are left out.
             features: pulls on features.
+            sequence: what is minimised of whole samples in place of a sum over rows, of which `rows` is the cross-entropy.
 
         Raises:
             ValueError: two have the same label, by which the log and what they learn or keep are known.
@@ -99,6 +107,7 @@ class Criterion(nn.Module):
             raise ValueError(f"labels must differ: {', '.join(labels)}")
         self.rows = [term for term in rows if not term.is_idle]
         self.features = list(features)
+        self.sequence = sequence
         self.states = nn.ModuleDict()
         for term in self.rows:
             if term.method is not None and term.method.state is not None:

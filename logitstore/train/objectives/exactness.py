@@ -107,6 +107,10 @@ def check_method(name: str, row: RowInfo, hottest: float) -> None:
     method = method_of(name)
     if method.form == "features":
         return
+    if method.form == "sequences":
+        if hottest != 1:
+            raise BadInput(f"--objective {name}: it exists at temperature 1 only. Leave out --temperature {hottest:g}.")
+        return
     if method.needs_distribution and row.sparsifier.is_estimate:
         raise BadInput(
             f"--objective {name}: it needs the teacher's whole distribution, and this cache holds random samples. "
@@ -158,6 +162,8 @@ def exactness(name: str, row: RowInfo, codecs: Collection[str] = ()) -> tuple[Ex
         if lossy := sorted(codec for codec in set(codecs) if needs_pilot(codec)):
             return "approximation", f"its features are stored as {' and '.join(lossy)}"
         return "exact", "features are compared as they are stored"
+    if method.form == "sequences":
+        return "exact", "the logprobs of gold tokens are stored"
     kind = row.sparsifier.kind
     if kind.is_estimate:
         return "estimate", "random samples, right on average"

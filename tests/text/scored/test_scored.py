@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from pathlib import Path
@@ -65,8 +66,8 @@ def test_recode_merge_and_export_keep_them(scored: logitstore.Cache, teacher: Pa
 def test_a_cache_without_them_keeps_its_bytes(teacher: Path, tmp_path: Path) -> None:
     plain = scored_cache(teacher, tmp_path, score_columns=None, group_column=None)
     assert "scores" not in json.loads((tmp_path / "scored/cache.json").read_text())["data"]
-    assert plain[0].sample.scores == {} and plain[0].sample.group is None
-    with pytest.raises(BadInput, match="keeps no scores of its data. Dump with --score-columns reward"):
+    assert (plain[0].sample.scores, plain[0].sample.group) == ({}, None)
+    with pytest.raises(BadInput, match=r"keeps no scores of its data\. Dump with --score-columns reward"):
         column_scores(plain, "reward", "--score column:reward")
 
 
@@ -98,7 +99,7 @@ def test_windows_of_a_document_have_its_scores(teacher: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "value, number",
+    ("value", "number"),
     [(1, 1.0), (0.25, 0.25), (True, 1.0), ("true", 1.0), ("False", 0.0), (" -1e-3 ", -0.001), (None, None), ("", None)],
 )
 def test_a_score_is_a_number_or_none(value: Any, number: float | None) -> None:
@@ -116,7 +117,9 @@ def test_nan_is_no_score() -> None:
     assert score_of("nan", "reward", "row 1") is None
 
 
-@pytest.mark.parametrize("value, name", [(3, "3"), ("a", "a"), ("007", "007"), ("[draft", "[draft"), (None, None), ("", None)])
+@pytest.mark.parametrize(
+    ("value", "name"), [(3, "3"), ("a", "a"), ("007", "007"), ("[draft", "[draft"), (None, None), ("", None)]
+)
 def test_a_group_is_a_text_or_a_whole_number(value: Any, name: str | None) -> None:
     assert group_of(value, "asked", "row 1") == name
 
@@ -135,8 +138,6 @@ def test_a_column_that_is_not_there_is_refused(teacher: Path, tmp_path: Path) ->
 
 
 def test_a_csv_file_gives_the_same(teacher: Path, tmp_path: Path) -> None:
-    import csv
-
     with (tmp_path / "answers.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(scored_rows()[0]))
         writer.writeheader()
@@ -145,4 +146,6 @@ def test_a_csv_file_gives_the_same(teacher: Path, tmp_path: Path) -> None:
 
 
 def test_nothing_asked_is_nothing_said() -> None:
-    assert not Said() and Said(group="asked") and Said(scores=("reward",))
+    assert not Said()
+    assert Said(group="asked")
+    assert Said(scores=("reward",))
