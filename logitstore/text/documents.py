@@ -19,6 +19,7 @@ from logitstore.settings.sources import sources_of
 from logitstore.text.forms.form import Form, Origin, Taken
 from logitstore.text.forms.known import form_of, passed_over, text_or_chat, unread
 from logitstore.text.scored.said import NO_COLUMNS, Said
+from logitstore.text.scored.values import spells_of
 
 _BY_LINES = (".jsonl", ".ndjson")
 
@@ -200,7 +201,7 @@ def open_documents(spec: DataSpec) -> Documents:
     read: dict[str, Spell] = dict(form.columns)
     if domain is not None:
         read.setdefault(domain, as_text)
-    for name, spell in spec.said.spells.items():
+    for name, spell in spells_of(spec.said).items():
         read.setdefault(name, spell)
     form = replace(form, passed_over=tuple(passed_over(form, names)), unread=tuple(unread(form, names)))
     return Documents(spec=spec, form=replace(form, files=tuple(columns.files)), columns=columns, read=read)

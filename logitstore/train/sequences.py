@@ -16,6 +16,7 @@ from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.store.index.scored import column_scores, group_codes, has_groups, score_names
 from logitstore.train.loader.pairs import PairOrder, pairs_of
+from logitstore.train.objectives.exactness import check_options
 from logitstore.train.objectives.sequences.sequences import Sequences
 from logitstore.train.objectives.sequences.term import SequenceTerm
 
@@ -75,6 +76,7 @@ def check_sequences(settings: TrainSettings, cache: Cache) -> None:
             f"{name}: {cache.path} has texts that are cut into several windows or samples, whose logprob is not that of the "
             "whole. Dump with a larger --max-length, and one answer in each chat."
         )
+    check_options(settings.objective, settings.options)
     method.function(_one_pair(), **settings.options)
 
 

@@ -62,6 +62,7 @@ def check_terms(settings: TrainSettings, cache: Cache) -> None:
     """
     wanted = all_terms(settings)
     _check_settings(settings)
+    check_sequences(settings, cache)
     for pull in wanted:
         hottest = max(Schedule.of(pull.temperature).span, key=lambda value: abs(math.log(value)))
         check_method(pull.name, cache.manifest.row, hottest)
@@ -74,7 +75,6 @@ def check_terms(settings: TrainSettings, cache: Cache) -> None:
                     "1 only. Train at 1, or dump with another preset."
                 )
             _try(pull, cache.manifest.teacher.vocabulary)
-    check_sequences(settings, cache)
 
 
 def _check_settings(settings: TrainSettings) -> None:

@@ -38,6 +38,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory, teacher: Path) -> logitstor
 
 def settings_of(cache: logitstore.Cache, student: Path, out: Path, **changes: Any) -> Any:
     usual = {"student": str(student), "objective": "dpo", "score": "reward", "holdout": 0.1, "batch_size": 4}
+    usual |= {"precision": "float32"}
     return plan_of(cache, out, **usual | changes)
 
 

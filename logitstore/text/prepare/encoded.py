@@ -18,6 +18,7 @@ from logitstore.dump.files.piece import Values
 from logitstore.errors import BadInput
 from logitstore.text.forms.form import Document, Encoder, Row
 from logitstore.text.scored.said import NO_COLUMNS, Said
+from logitstore.text.scored.values import arrays_of
 
 MADE = "4"
 """Raise this when the same documents give other tokens or flags, so that no stored ones of an earlier version are taken."""
@@ -150,7 +151,7 @@ def encoded(job: Job, rows: Rows) -> Encoded:
         # a form that flags no token has rows about every one
         flags = (said or [True] * len(tokens) for tokens, said in pairs)
         columns["said"] = _lists(lengths_P, chain.from_iterable(flags), np.bool_)
-    for field, array in zip(job.said.fields, job.said.arrays(values, places), strict=True):
+    for field, array in zip(job.said.fields, arrays_of(job.said, values, places), strict=True):
         columns[field.name] = array.take(pa.array(owners_P))
     documents = rows.documents_D.tolist()
     return Encoded(

@@ -22,7 +22,8 @@ from logitstore.settings.foreign.convert import ExportSettings
 from logitstore.store.checks.verify import verify
 from logitstore.store.index.scored import column_scores, group_codes
 from logitstore.text.foreign.export import export
-from logitstore.text.scored.said import Said, group_of, score_of
+from logitstore.text.scored.said import Said
+from logitstore.text.scored.values import group_of, score_of
 from tests.parts.merge import plan as merge_plan
 from tests.parts.scored import ANSWERS, PROMPTS, scored_cache, scored_plan, scored_rows
 
