@@ -43,6 +43,10 @@ def inspect(settings: InspectSettings, json: Json = False) -> None:
             for each in views:
                 if each.mixed is not None:
                     say(_parts_of_mix(each.mixed))
+            part, place = opened.locate(settings.sample)
+            for name, column in part.samples.told().items():
+                value = column[place].as_py()
+                say(f"{name}: {'none' if value is None else value}")
         return
     summary = resolve("logitstore.report.summary:summarise")(opened)
     if json:
