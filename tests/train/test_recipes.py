@@ -72,8 +72,8 @@ def train_plan(recipe: str, cache: logitstore.Cache, student: Path, out: Path, *
     return load(TrainSettings, "train", None, usual | changes, named=recipe)
 
 
-OF_IMAGES = {"fkd"}
-"""Recipes that mean nothing to texts; tests/image/test_train.py trains with them."""
+OF_OTHERS = {"fkd", "dpo", "ipo", "simpo", "redi", "rwr"}
+"""Recipes that need images, or scores of texts; tests/image/test_train.py and tests/train/test_sequences.py train with them."""
 
 
 OFTEN = {"hinton", "minilm", "ddk", "taid", "distilbert", "squarehead", "miniplm", "tinyvit", "minitron", "distillm"}
@@ -81,7 +81,7 @@ OFTEN = {"hinton", "minilm", "ddk", "taid", "distilbert", "squarehead", "miniplm
 
 
 @pytest.mark.parametrize(
-    "recipe", often([name for name in recipe_names() if name not in OF_IMAGES], lambda name: name in OFTEN)
+    "recipe", often([name for name in recipe_names() if name not in OF_OTHERS], lambda name: name in OFTEN)
 )
 def test_every_recipe_trains(recipe: str, tapped: logitstore.Cache, student: Path, tmp_path: Path) -> None:
     # to re-weight domains, samples of each must be held out; a rate for 512 samples would be too small to see

@@ -153,6 +153,37 @@ def test_dpo_from_the_teacher_begins_at_log_2_and_falls(small_student: Path, tmp
     assert any("pairs from" in note for note in notes)
 
 
+@pytest.mark.parametrize("recipe", ["dpo", "ipo", "simpo", "redi", "rwr"])
+def test_every_recipe_of_whole_texts_trains(
+    scored: logitstore.Cache, small_student: Path, tmp_path: Path, recipe: str
+) -> None:
+    asked: dict[str, Any] = {"score": "correct", "max_steps": 20, "learning_rate": 1e-3}
+    logitstore.train(
+        scored,
+        student=str(small_student),
+        out=tmp_path / "run",
+        recipe=recipe,
+        device="cpu",
+        trainer={"logging_steps": 1},
+        **asked,
+    )
+    losses = list(curve(tmp_path / "run").values())
+    assert len(losses) == 20
+    assert all(map(math.isfinite, losses))
+    assert sum(losses[-5:]) < sum(losses[:5])
+
+
+def test_a_run_that_is_resumed_ends_where_one_that_was_not_does(
+    scored: logitstore.Cache, small_student: Path, tmp_path: Path
+) -> None:
+    whole = settings_of(scored, small_student, tmp_path / "whole", max_steps=6, save_every=3, scheduler="constant")
+    train(whole)
+    cut = settings_of(scored, small_student, tmp_path / "cut", max_steps=3, save_every=3, scheduler="constant")
+    train(cut)
+    train(cut.model_copy(update={"max_steps": 6, "resume": True}))
+    assert curve(tmp_path / "cut") == pytest.approx(curve(tmp_path / "whole"), rel=1e-5)
+
+
 def test_groups_are_held_out_whole(scored: logitstore.Cache) -> None:
     group_S, is_out_S = group_codes(scored), kept_out(scored, 0.2)
     assert is_out_S.any()

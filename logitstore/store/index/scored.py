@@ -46,7 +46,7 @@ def column_scores(cache: Cache, name: str, called: str) -> Array:
     if name not in known:
         raise BadInput(f"{called}: {cache.path} keeps no score named '{name}'. {suggest(name, list(known))}")
     columns = [cache.samples_of(number).told()[SCORE + name] for number in cache.part_numbers]
-    return np.asarray(pa.chunked_array(columns, pa.float64()).to_numpy(), np.float64)
+    return np.array(pa.chunked_array(columns, pa.float64()).to_numpy(), np.float64)
 
 
 def group_codes(cache: Cache) -> Array:
