@@ -60,8 +60,8 @@ PANELS: dict[str, dict[str, str]] = {
         "Output": "out samples_per_part part_bytes",
     },
     "train": {
-        "Student": "student trust_remote_code copy_layers prune prune_samples keep_zeros lora lora_merge freeze layers "
-        "hidden_size intermediate_size heads kv_heads image_size",
+        "Student": "student trust_remote_code copy_layers prune prune_samples keep_zeros lora lora_merge freeze hooks "
+        "layers hidden_size intermediate_size heads kv_heads image_size",
         "Loss": "recipe objective alpha temperature score pairs strict",
         "Data": "select holdout text packed window_parts curriculum curriculum_start reweight_domains reweight_kind images "
         "views views_per_step",

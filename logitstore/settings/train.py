@@ -22,6 +22,7 @@ from logitstore.settings.fields import (
     Weight,
 )
 from logitstore.settings.image import StudentsImages
+from logitstore.settings.models.hook import HookText
 from logitstore.settings.models.lora import LoraText
 from logitstore.settings.stores.local_cache import LocalCacheChoices
 from logitstore.settings.trust import TrustChoice
@@ -105,6 +106,12 @@ class TrainSettings(StudentsImages, TrustChoice, LocalCacheChoices):
         [],
         description="Weights that are not trained: a pattern with * and ? of their names, such as 'model.embed_tokens.*' or "
         "'model.layers.[0-3].*'. Give it several times for several patterns.",
+    )
+    hooks: Annotated[list[HookText], CommandLine(flags=("--hook",))] = Field(
+        [],
+        description="A rule that the weights follow during training and as they are saved: quantise:bits=8 (few values in each "
+        "channel), low_rank:rank=R (products of two factors), or one of another package. Options with commas between; give "
+        "--hook several times for several hooks.",
     )
     layers: int | None = Field(None, ge=1, description="Decoder layers of a fresh student.")
     hidden_size: int | None = Field(None, ge=1, description="Width of a fresh or pruned student.")

@@ -23,6 +23,7 @@ from logitstore.train.loop.best import BY_FIGURE
 from logitstore.train.loop.names import ONE_STUDENT
 from logitstore.train.students.adapt import check_adapters
 from logitstore.train.students.build import parse_layers, shape_changes
+from logitstore.train.students.hooks.run import check_hooks
 from logitstore.train.task import train_task
 from logitstore.train.terms import check_terms
 
@@ -89,6 +90,7 @@ def checked_students(
     else:
         students = [student_ref(each, trust_remote_code=settings.trust_remote_code) for each in settings.students]
     check_adapters(settings, students)
+    check_hooks(settings)
     train_task(cache).check(settings, cache, students)
     return dict(zip(names, students, strict=True)) if students else {"": None}
 

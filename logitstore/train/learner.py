@@ -6,6 +6,7 @@ V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +28,7 @@ from logitstore.train.objectives.kernels.from_logits import from_logits
 from logitstore.train.objectives.kernels.weighted_sum import WeightedSum
 from logitstore.train.objectives.sequences.term import OfRows
 from logitstore.train.ranks.shards import head_of
+from logitstore.train.students.hooks.hook import StudentHook
 from logitstore.train.students.output_head import final_hidden
 
 
@@ -40,6 +42,7 @@ class Learner:
         features: names of the student's features that the criterion uses.
         head: the student's output layer, if it is known to be linear: the loss is then taken from the hidden states, and
             the logits of a batch never exist whole.
+        hooks: what changes the student's weights around every optimizer step; they are prepared.
         name: name of the student's figures and of its folder; empty for the only student.
         autocast: number format of the student's forward and backward pass. The Trainer's own bf16 would turn the logits
             into a float32 copy of [B, T, V]; here they keep their format until a few rows are reduced.
@@ -52,6 +55,7 @@ class Learner:
     criterion: Criterion
     features: list[str] = field(default_factory=list)
     head: LinearHead | None = None
+    hooks: Sequence[StudentHook] = ()
     name: str = ""
     autocast: torch.dtype | None = None
     product_dtype: torch.dtype | None = None
@@ -61,6 +65,18 @@ class Learner:
     def labelled(self, label: str) -> str:
         """Return the name of one of the student's figures in the log."""
         return f"{self.name}/{label}" if self.name else label
+
+    @property
+    def of_hooks(self) -> nn.ModuleList:
+        """What the hooks have of their own."""
+        return nn.ModuleList([own for hook in self.hooks if (own := hook.modules()) is not None])
+
+    @property
+    def beside(self) -> dict[str, nn.Module]:
+        """What is trained or kept beside the student, by the names that it has in checkpoints."""
+        # the hyphen keeps a student's name apart from the attributes of a module
+        end = f"-{self.name}" if self.name else ""
+        return {f"student{end}": self.criterion} | ({f"hooks{end}": self.of_hooks} if len(self.of_hooks) else {})
 
     def precision(self, device: torch.device) -> torch.autocast:
         """Return the context of the student's forward pass."""

@@ -38,7 +38,7 @@ from logitstore.train.run_folder import checkpoint_of, conditions, with_objectiv
 from logitstore.train.sidecars import sidecar
 from logitstore.train.students.adapt import check_reached, counts_of, trained_note
 from logitstore.train.students.build import made_student
-from logitstore.train.students.zeros import KeepZeros, Zeros, zeros_kept
+from logitstore.train.students.hooks.run import HookCallback, prepared_hooks
 from logitstore.train.task import Place, train_task
 from logitstore.train.terms import fidelity_notes, learner_of, taps_read
 from logitstore.train.trainer import DistillTrainer
@@ -90,9 +90,10 @@ def train(
     if data.companion is not None:
         begin = partial(data.companion.begin, device=arguments.device, checkpoint=checkpoint)
         save = data.companion.save
+    hook_notes: list[str] = []
     savers = {name: task.saver(settings, cache, student) for name, student in students.items()}
     made = {
-        name: _learner(settings, cache, name, student, data.train, progress, begin)
+        name: _learner(settings, cache, name, student, data.train, progress, begin, hook_notes)
         for name, student in students.items()
     }
 
@@ -112,6 +113,7 @@ def train(
             callbacks=[
                 Report(progress),
                 DivergenceWarning(list(students), notice),
+                HookCallback([(learner.student, learner.hooks) for learner, _ in made.values()]),
                 *filter(None, [data.companion, stopping]),
             ],
         )
@@ -121,8 +123,8 @@ def train(
             f"note: {settings.cache} has {len(cache.part_numbers):,} of its {amount(cache.manifest.parts, 'part')} so far; "
             "the student learns from these alone."
         )
-    notes = [*fidelity_notes(settings, cache, layers), *_student_notes(made, trainer), *data.notes]
-    kept = _zeros_kept(settings, trainer, students, notes)
+    notes = [*fidelity_notes(settings, cache, layers), *_student_notes(made, trainer), *data.notes, *hook_notes]
+    _refuse_pieces(settings, trainer)
     if data.unlabelled and has_cross_entropy(settings):
         have = "has" if data.unlabelled == 1 else "have"
         notes.append(
@@ -144,8 +146,9 @@ def train(
         run(trainer, settings.out, checkpoint, stopping)
         if stopping is not None and stopping.stopped:
             summary["stopped_early"] = settings.early_stopping
-        for student, (zeros, who) in kept.items():
-            zeros.check(student, who)
+        for learner in trainer.learners:
+            for hook in learner.hooks:
+                hook.check(learner.student)
         steps = float(trainer.state.global_step)
         figures = {"train_loss": trainer.mean_loss, "steps": steps} | last_evaluation(trainer)
         # what goes to the hub is read from --out while it is saved
@@ -201,14 +204,17 @@ def _learner(
     loader: BatchStream,
     progress: Progress,
     begin: Callable[[PreTrainedModel], None] | None,
+    notes: list[str],
 ) -> tuple[Learner, str]:
     """Make a student ready to be trained; say why its loss is taken from its logits, where it is.
 
-    `begin` gets the student before the loader is asked for a batch.
+    `begin` gets the student before the loader is asked for a batch; `notes` gets lines about its hooks.
     """
     task = train_task(cache)
     transformers.set_seed(settings.seed)
     student = made_student(settings, cache, reference, loader, progress)
+    hooks, lines = prepared_hooks(settings, student, str(reference or "the fresh student"))
+    notes += lines
     task.check_made(settings, student, str(reference or "the fresh student"), loader)
     if begin is not None:
         begin(student)
@@ -221,6 +227,7 @@ def _learner(
         given,
         head=head,
         name=name,
+        hooks=hooks,
         autocast=torch.bfloat16 if settings.precision == "bfloat16" else None,
     )
     check_reached(student, learner.features, loader, str(reference or "the fresh student"))
@@ -240,29 +247,18 @@ def _student_notes(made: Made, trainer: DistillTrainer) -> list[str]:
     return notes
 
 
-def _zeros_kept(
-    settings: TrainSettings, trainer: DistillTrainer, students: dict[str, ModelRef | None], notes: list[str]
-) -> dict[PreTrainedModel, tuple[Zeros, str]]:
-    """Let the trainer keep the zeros of its students; return these students with their zeros and their names.
-
-    Raises:
-        BadInput: a student has none although --keep-zeros is given, or its weights are in pieces.
-    """
-    kept = {}
-    for learner in trainer.learners:
-        who = str(students[learner.name] or "the fresh student")
-        zeros, note = zeros_kept(learner.student, who, keep=settings.keep_zeros, kept_from=settings.keep_zeros_from)
-        notes += [note] if note else []
-        if zeros is not None:
-            kept[learner.student] = (zeros, who)
-    if not trainer.weights_are_whole and (kept or any(has_adapter(each.student) for each in trainer.learners)):
-        raise BadInput(
-            f"{'--keep-zeros' if kept else 'adapters'}: under {trainer.accelerator.distributed_type} the weights are in "
-            f"pieces. Train without {'it, or with --no-keep-zeros' if kept else 'it'}."
-        )
-    if kept:
-        trainer.add_callback(KeepZeros([(student, zeros) for student, (zeros, _) in kept.items()]))
-    return kept
+def _refuse_pieces(settings: TrainSettings, trainer: DistillTrainer) -> None:
+    """Refuse adapters and hooks of students whose weights are in pieces. Raises BadInput."""
+    if trainer.weights_are_whole:
+        return
+    hooked = any(each.hooks for each in trainer.learners)
+    if not hooked and not any(has_adapter(each.student) for each in trainer.learners):
+        return
+    what = f"--hook {settings.hooks[0]}" if settings.hooks else "--keep-zeros" if hooked else "adapters"
+    raise BadInput(
+        f"{what}: under {trainer.accelerator.distributed_type} the weights are in pieces. Train without "
+        f"{'it, or with --no-keep-zeros' if what == '--keep-zeros' else 'it'}."
+    )
 
 
 def _summary(

@@ -32,7 +32,7 @@ from logitstore.train.ranks.schedule import Schedule
 from logitstore.train.ranks.shards import take_weights, untied
 
 CRITERION_NAME = "criterion.safetensors"
-"""The file of a checkpoint that holds what the objectives learned or keep."""
+"""The file of a checkpoint that holds what the objectives and the hooks learned or keep."""
 
 
 class DistillTrainer(WatchedTrainer):
@@ -80,7 +80,7 @@ class DistillTrainer(WatchedTrainer):
             model = students[0] if len(students) == 1 else nn.ModuleList(students)
         super().__init__(model=model, train_dataset=Batches(train_loader), eval_dataset=held_out, **options)
         for learner in self.learners:
-            learner.criterion.to(self.args.device)
+            nn.ModuleDict(learner.beside).to(self.args.device)
             if self.args.fp16:
                 learner.product_dtype = torch.float16
         self.loss_is_scaled_for_ga = True
@@ -198,13 +198,11 @@ class DistillTrainer(WatchedTrainer):
 
     @property
     def criteria(self) -> nn.ModuleDict:
-        """The criterion of each student, with all that its objectives learn or keep."""
-        # the hyphen in the key keeps a student's name apart from the attributes of the module
-        keys = [f"student-{learner.name}" if learner.name else "student" for learner in self.learners]
-        return nn.ModuleDict(dict(zip(keys, (learner.criterion for learner in self.learners), strict=True)))
+        """The criterion of each student, with all that its objectives learn or keep, and what its hooks have."""
+        return nn.ModuleDict({name: each for learner in self.learners for name, each in learner.beside.items()})
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Return the Trainer's own optimizer, with the parameters of the objectives as one more group."""
+        """Return the Trainer's own optimizer, with the parameters of the objectives and of the hooks as further groups."""
         is_new = self.optimizer is None
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
         if is_new and not self.is_sharded:
@@ -212,8 +210,11 @@ class DistillTrainer(WatchedTrainer):
         return optimizer
 
     def _add_learned(self) -> None:
-        if learned := list(self.criteria.parameters()):
-            self.optimizer.add_param_group({"params": learned, "weight_decay": 0.0})
+        learned = [each for learner in self.learners for each in learner.criterion.parameters()]
+        factors = [each for learner in self.learners for each in learner.of_hooks.parameters()]
+        for params, decay in ((learned, 0.0), (factors, self.args.weight_decay)):
+            if params:
+                self.optimizer.add_param_group({"params": params, "weight_decay": decay})
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
         """Clip each student's gradient by its own norm, and return the largest norm."""

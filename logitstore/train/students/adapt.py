@@ -35,6 +35,11 @@ def check_adapters(settings: TrainSettings, students: Sequence[ModelRef]) -> Non
             raise BadInput("--lora-merge: it changes nothing without --lora or an adapter as --student.")
         return
     peft()
+    if settings.hooks:
+        raise BadInput(
+            f"--hook {settings.hooks[0]}: an adapter adds to the weights that a hook keeps by its rule. Train without one "
+            "of them."
+        )
     if settings.keep_zeros:
         raise BadInput(
             "--keep-zeros: an adapter adds to every weight of its layers, also to those that are 0. Leave it out."

@@ -7,32 +7,32 @@ embedding that stands for padding.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel
 
 from logitstore.errors import BadInput, ModelError
 from logitstore.models.adapter import adapter_weights, has_adapter
+from logitstore.train.students.hooks.hook import StudentHook
 
 
-@dataclass(frozen=True, eq=False)
-class Zeros:
-    """The zeros of a student by the names of its weights. Tied weights are one weight and have one name.
+class KeepZeros(StudentHook):
+    """Keep the zeros of a student. Tied weights are one weight and have one name.
+
+    Args:
+        who: name of the student, for messages.
 
     Attributes:
-        masks: bool, of the shape of each weight that has zeros; True where it is 0.
+        masks: bool, of the shape of each weight that has zeros, by its name; True where it is 0.
     """
 
-    masks: dict[str, Tensor]
+    def __init__(self, who: str) -> None:
+        self.masks: dict[str, Tensor] = {}
+        self._who = who
 
-    @classmethod
     @torch.no_grad()
-    def of(cls, student: PreTrainedModel) -> Zeros:
-        """Find the zeros of a student."""
+    def prepare(self, student: PreTrainedModel) -> str:
         padded = {id(each.weight): each.padding_idx for each in student.modules() if isinstance(each, nn.Embedding)}
-        masks = {}
         for name, weight in student.named_parameters():
             if weight.dim() < 2:
                 continue
@@ -40,18 +40,23 @@ class Zeros:
             if (row := padded.get(id(weight))) is not None and mask[row].all():
                 mask[row] = False
             if mask.any():
-                masks[name] = mask
-        return cls(masks)
+                self.masks[name] = mask
+        if not self.masks:
+            raise BadInput(
+                f"--keep-zeros: {self._who} has no weights that are 0. Leave it out, or choose a student that was pruned."
+            )
+        return f"{share_of_zeros(student):.0%} of its weights are 0 and stay so"
 
     @torch.no_grad()
-    def restore(self, student: nn.Module) -> None:
+    def after_step(self, student: nn.Module) -> None:
         """Set the weights of a student to 0 where they were 0."""
         weights = dict(student.named_parameters())
         for name, mask in self.masks.items():
-            weights[name].masked_fill_(mask, 0.0)
+            self.masks[name] = mask.to(weights[name].device)
+            weights[name].masked_fill_(self.masks[name], 0.0)
 
     @torch.no_grad()
-    def check(self, student: nn.Module, who: str) -> None:
+    def check(self, student: nn.Module) -> None:
         """Refuse a student that has lost zeros.
 
         Raises:
@@ -62,13 +67,9 @@ class Zeros:
             lost = int((weights[name].cpu() != 0)[mask.cpu()].sum())
             if lost:
                 raise ModelError(
-                    f"{who}: {lost:,} weights of {name} were 0 and are not any more, although zeros are kept. Another part of "
-                    "the run writes weights; leave it out."
+                    f"{self._who}: {lost:,} weights of {name} were 0 and are not any more, although zeros are kept. Another "
+                    "part of the run writes weights; leave it out."
                 )
-
-    def to(self, device: torch.device) -> Zeros:
-        """Return the same zeros on a device."""
-        return Zeros({name: mask.to(device) for name, mask in self.masks.items()})
 
 
 @torch.no_grad()
@@ -87,8 +88,9 @@ def share_of_zeros(student: PreTrainedModel) -> float:
 
 def zeros_kept(
     student: PreTrainedModel, who: str, *, keep: bool | None, kept_from: float | None
-) -> tuple[Zeros | None, str]:
-    """Return the zeros of a student that training keeps, None for none; and a line about them, empty for nothing to say.
+) -> tuple[KeepZeros | None, str]:
+    """Return the hook that keeps the zeros of a student, prepared, None for none; and a line about them, empty for nothing to
+    say.
 
     Args:
         student: as it is before training.
@@ -113,31 +115,9 @@ def zeros_kept(
         is_sparse = share >= NOTABLE and keep is None
         text = f"warning: {who}: {share:.0%} of its weights are 0, and training fills them. --keep-zeros keeps them."
         return None, text if is_sparse else ""
-    zeros = Zeros.of(student)
-    if not zeros.masks:
-        raise BadInput(
-            f"--keep-zeros: {who} has no weights that are 0. Leave it out, or choose a student that was pruned."
-        )
-    return zeros, f"note: {who}: {share:.0%} of its weights are 0 and stay so."
+    zeros = KeepZeros(who)
+    return zeros, f"note: {who}: {zeros.prepare(student)}."
 
 
 NOTABLE = 0.25
 """Share of zeros from which a student counts as sparse."""
-
-
-class KeepZeros(TrainerCallback):  # type: ignore[misc]
-    """Put the zeros of students back after every optimizer step."""
-
-    def __init__(self, kept: list[tuple[nn.Module, Zeros]]) -> None:
-        self._kept = kept
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
-    ) -> None:
-        self._kept = [(student, zeros.to(next(student.parameters()).device)) for student, zeros in self._kept]
-
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
-    ) -> None:
-        for student, zeros in self._kept:
-            zeros.restore(student)

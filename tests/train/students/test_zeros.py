@@ -17,7 +17,7 @@ from logitstore.dump.dump import dump
 from logitstore.errors import BadInput, ModelError
 from logitstore.settings.recipe import load
 from logitstore.settings.train import TrainSettings
-from logitstore.train.students.zeros import Zeros, share_of_zeros
+from logitstore.train.students.zeros import KeepZeros, share_of_zeros
 from logitstore.train.train import train
 from tests.parts.texts import VOCABULARY, plan_for, save_model
 from tests.parts.training import curve, plan_of, train_in_two
@@ -155,11 +155,12 @@ def test_keeping_zeros_that_are_not_there_is_refused(
 def test_a_lost_zero_is_found(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(sparse(tmp_path / "student", tokenizer, 0.5))
     assert share_of_zeros(model) == pytest.approx(0.5, abs=0.02)
-    zeros = Zeros.of(model)
-    zeros.check(model, "it")
+    zeros = KeepZeros("it")
+    zeros.prepare(model)
+    zeros.check(model)
     with torch.no_grad():
         model.model.layers[1].mlp.up_proj.weight += 1
     with pytest.raises(ModelError, match=r"it: [\d,]+ weights of model.layers.1.mlp.up_proj.weight were 0"):
-        zeros.check(model, "it")
-    zeros.restore(model)
-    zeros.check(model, "it")
+        zeros.check(model)
+    zeros.after_step(model)
+    zeros.check(model)

@@ -1,0 +1,108 @@
+"""Train a student whose layers are products of two factors, W = U V; save the products in place of the factors.
+
+Guo et al. 2024 (PELA): the factors begin as the singular value decomposition of W, cut to the largest r values. They are what
+is trained. The student holds their product, a matrix of rank r: by the chain rule dL/dU = dL/dW V^T and dL/dV = U^T dL/dW, so
+the steps are those of a student that has the factors, and every tool that reads the student finds a plain model.
+
+Axes: O output channels, I inputs, R rank.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from logitstore.errors import BadInput, ModelError
+from logitstore.settings.models.lora import ALL_LINEAR
+from logitstore.train.students.hooks.chosen import Chosen, chosen
+from logitstore.train.students.hooks.hook import StudentHook
+
+ROUNDING = 1e-4
+"""What may be left of the singular values beyond the rank, over the largest one, where products are in float32."""
+
+
+class LowRank(StudentHook):
+    """Keep the matrices of layers at some rank.
+
+    Args:
+        rank: of each matrix. One that has no higher rank stays as it is.
+        targets: see `chosen`.
+
+    Raises:
+        BadInput: the rank is below 1.
+    """
+
+    def __init__(self, *, rank: int, targets: tuple[str, ...] = (ALL_LINEAR,)) -> None:
+        if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+            raise BadInput(f"rank is {rank!r}, but must be a whole number from 1.")
+        self.rank, self.targets = rank, targets
+        self._all: list[Chosen] = []
+        self._trained: list[Chosen] = []
+        self._outer_OR, self._inner_RI = nn.ParameterList(), nn.ParameterList()
+
+    @torch.no_grad()
+    def prepare(self, student: PreTrainedModel) -> str:
+        found = [each for each in chosen(student, self.targets) if each.of(student).dim() == 2]
+        self._all = [each for each in found if min(each.of(student).shape) > self.rank]
+        if not self._all:
+            most = max((min(each.of(student).shape) for each in found), default=0)
+            raise BadInput(
+                f"rank={self.rank}: the matrices of these layers have rank {most} at most, so nothing would change. Give a "
+                "lower one."
+            )
+        self._trained = [each for each in self._all if each.of(student).requires_grad]
+        cut = whole = worst = 0.0
+        factors = 0
+        for each in self._all:
+            weight = each.of(student)
+            outer_OR, inner_RI, lost, squares = _factors(weight, self.rank)
+            cut, whole, worst = cut + lost, whole + squares, max(worst, lost / max(squares, 1e-30))
+            factors += outer_OR.numel() + inner_RI.numel()
+            weight.copy_(outer_OR @ inner_RI)
+            if each in self._trained:
+                self._outer_OR.append(nn.Parameter(outer_OR))
+                self._inner_RI.append(nn.Parameter(inner_RI))
+        dense = sum(each.of(student).numel() for each in self._all)
+        return (
+            f"{len(self._all)} matrices are cut to rank {self.rank}, with an error of {math.sqrt(cut / max(whole, 1e-30)):.1%} "
+            f"of their norm (the worst {math.sqrt(worst):.1%}); their factors have {factors:,} weights, they have {dense:,}"
+        )
+
+    @torch.no_grad()
+    def before_step(self, student: nn.Module) -> None:
+        for each, outer_OR, inner_RI in zip(self._trained, self._outer_OR, self._inner_RI, strict=True):
+            weight = each.of(student)
+            if weight.grad is not None:
+                outer_OR.grad, inner_RI.grad = weight.grad @ inner_RI.T, outer_OR.T @ weight.grad
+                weight.grad = None  # the optimizer passes over it
+
+    @torch.no_grad()
+    def after_step(self, student: nn.Module) -> None:
+        for each, outer_OR, inner_RI in zip(self._trained, self._outer_OR, self._inner_RI, strict=True):
+            each.of(student).copy_(outer_OR @ inner_RI)
+            outer_OR.grad = inner_RI.grad = None
+
+    def modules(self) -> nn.Module:
+        return nn.ModuleDict({"outer": self._outer_OR, "inner": self._inner_RI})
+
+    @torch.no_grad()
+    def check(self, student: nn.Module) -> None:
+        for each in self._all:
+            values = torch.linalg.svdvals(each.of(student).float())
+            if values[self.rank] > ROUNDING * values[0]:
+                raise ModelError(
+                    f"hook low_rank: {each.name} has not the rank {self.rank} any more. Another part of the run writes "
+                    "weights; leave it out."
+                )
+
+
+def _factors(weight_OI: Tensor, rank: int) -> tuple[Tensor, Tensor, float, float]:
+    """Return U sqrt(S) [O, R] and sqrt(S) V^T [R, I] of the largest singular values, the sum of the squares of the others, and
+    that of all."""
+    left, values, right = torch.linalg.svd(weight_OI.float(), full_matrices=False)
+    roots, squares = values[:rank].sqrt(), values.double().square()
+    lost, whole = float(squares[rank:].sum()), float(squares.sum())
+    return (left[:, :rank] * roots).contiguous(), (roots[:, None] * right[:rank]).contiguous(), lost, whole
