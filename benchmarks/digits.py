@@ -89,19 +89,19 @@ def resnet(seed: int, first: int, *widths: int) -> ResNetForImageClassification:
     return ResNetForImageClassification(ResNetConfig(**shape, **CLASSES))
 
 
-def teach() -> None:
+def teach(epochs: int = TEACHER_EPOCHS) -> None:
     """Train the teacher, 315,000 weights, on the labels of views of its images, and save it."""
     folder = FOLDER / "teacher"
     images = open_images(ImageSpec(source=str(FOLDER / "taught")))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
     info = view_info(plan_of("taught", FOLDER, augment=AUGMENT), load_processor(ModelRef(name=str(folder))))
-    views, pictures = Views(images.keys, images.labels, TEACHER_EPOCHS), Pictures(images, info)
+    views, pictures = Views(images.keys, images.labels, epochs), Pictures(images, info)
     model = resnet(0, 64, 64, 128).train()
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
     batches = -(-len(images) // 64)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, TEACHER_EPOCHS * batches)
-    for epoch in range(TEACHER_EPOCHS):
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, epochs * batches)
+    for epoch in range(epochs):
         for some in torch.randperm(len(images)).split(64):
             pixels_B3HW, labelled = pictures.batch(views[epoch * len(images) + int(image)] for image in some)
             labels_B = torch.tensor([view.label for view in labelled])

@@ -39,6 +39,8 @@ def test_the_error_is_that_of_the_best_matrices_of_the_rank(small_student: Path)
     before = copy.deepcopy(model)
     said = LowRank(rank=4, targets=("q_proj",)).prepare(model)
     lost = whole = 0.0
+    model.requires_grad_(False)
+    before.requires_grad_(False)
     for name, weight in before.named_parameters():
         if "q_proj" in name:
             values = torch.linalg.svdvals(weight.double())

@@ -19,7 +19,7 @@ from logitstore.train.evaluate import evaluate
 from logitstore.train.students.hooks.quantise import Quantise, quantised
 from logitstore.train.train import train
 from tests.parts.texts import PADDED_VOCABULARY
-from tests.parts.training import curve, plan_of, recipe_of, train_in_two
+from tests.parts.training import curve, plan_of, recipe_of, started_in, train_in_two
 
 
 def linear_weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -182,14 +182,27 @@ def test_layers_of_gpt2_have_their_channels_in_the_other_dimension(tmp_path: Pat
 
 
 @pytest.mark.slow
+def test_weights_in_pieces_are_refused(cache: logitstore.Cache, small_student: Path, tmp_path: Path) -> None:
+    plan = plan_of(cache, tmp_path / "out", student=str(small_student), max_steps=1, fsdp=True, hooks=["quantise"])
+    for process in started_in(2, "--config", recipe_of(plan, tmp_path / "recipe.json")):
+        _, said = process.communicate()
+        assert process.returncode == 2
+        assert (
+            "--hook quantise: under DistributedType.FSDP the weights are in pieces. Train without it."
+            in said.replace("\n", " ")
+        )
+
+
+@pytest.mark.slow
 def test_two_processes_train_the_student_that_one_does(
     cache: logitstore.Cache, small_student: Path, tmp_path: Path
 ) -> None:
-    usual = {"student": str(small_student), "max_steps": 3, "holdout": 0, "precision": "float32"}
+    usual: dict[str, Any] = {"student": str(small_student), "max_steps": 3, "holdout": 0, "precision": "float32"}
+    usual["batch_size"] = 4
     for hook in ("quantise:bits=4", "low_rank:rank=4"):
         one, two = (tmp_path / hook.partition(":")[0] / name for name in ("one", "two"))
-        train(plan_of(cache, one, **usual, batch_size=8, hooks=[hook]))
-        train_in_two(recipe_of(plan_of(cache, two, **usual, batch_size=4, hooks=[hook]), tmp_path / "recipe.json"))
+        train(plan_of(cache, one, **usual, accumulate=2, hooks=[hook]))
+        train_in_two(recipe_of(plan_of(cache, two, **usual, hooks=[hook]), tmp_path / "recipe.json"))
         assert curve(two) == pytest.approx(curve(one), rel=1e-4)
         for value in linear_weights(two).values():
             few = most_values({"one": value}) <= 16
