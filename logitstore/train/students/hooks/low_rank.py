@@ -29,16 +29,23 @@ class LowRank(StudentHook):
 
     Args:
         rank: of each matrix. One that has no higher rank stays as it is.
+        ratio: in place of a rank, as in the paper: how many times fewer weights the factors have than the matrix.
         targets: see `chosen`.
 
     Raises:
-        BadInput: the rank is below 1.
+        BadInput: neither or both are given, the rank is below 1, or the ratio is not above 1.
     """
 
-    def __init__(self, *, rank: int, targets: tuple[str, ...] = (ALL_LINEAR,)) -> None:
-        if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+    def __init__(
+        self, *, rank: int | None = None, ratio: float | None = None, targets: tuple[str, ...] = (ALL_LINEAR,)
+    ) -> None:
+        if (rank is None) == (ratio is None):
+            raise BadInput("give one of rank and ratio, such as low_rank:rank=64 or low_rank:ratio=3.")
+        if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int) or rank < 1):
             raise BadInput(f"rank is {rank!r}, but must be a whole number from 1.")
-        self.rank, self.targets = rank, targets
+        if ratio is not None and (isinstance(ratio, bool) or not isinstance(ratio, int | float) or ratio <= 1):
+            raise BadInput(f"ratio is {ratio!r}, but must be a number above 1.")
+        self.rank, self.ratio, self.targets = rank, ratio, targets
         self._all: list[Chosen] = []
         self._trained: list[Chosen] = []
         self._outer_OR, self._inner_RI = nn.ParameterList(), nn.ParameterList()
@@ -46,19 +53,18 @@ class LowRank(StudentHook):
     @torch.no_grad()
     def prepare(self, student: PreTrainedModel) -> str:
         found = [each for each in chosen(student, self.targets) if each.of(student).dim() == 2]
-        self._all = [each for each in found if min(each.of(student).shape) > self.rank]
+        self._all = [each for each in found if min(each.of(student).shape) > self._rank_of(each.of(student))]
         if not self._all:
             most = max((min(each.of(student).shape) for each in found), default=0)
             raise BadInput(
-                f"rank={self.rank}: the matrices of these layers have rank {most} at most, so nothing would change. Give a "
-                "lower one."
+                f"the matrices of these layers have rank {most} at most, so nothing would change. Give a lower rank."
             )
         self._trained = [each for each in self._all if each.of(student).requires_grad]
         cut = whole = worst = 0.0
         factors = 0
         for each in self._all:
             weight = each.of(student)
-            outer_OR, inner_RI, lost, squares = _factors(weight, self.rank)
+            outer_OR, inner_RI, lost, squares = _factors(weight, self._rank_of(weight))
             cut, whole, worst = cut + lost, whole + squares, max(worst, lost / max(squares, 1e-30))
             factors += outer_OR.numel() + inner_RI.numel()
             weight.copy_(outer_OR @ inner_RI)
@@ -66,8 +72,10 @@ class LowRank(StudentHook):
                 self._outer_OR.append(nn.Parameter(outer_OR))
                 self._inner_RI.append(nn.Parameter(inner_RI))
         dense = sum(each.of(student).numel() for each in self._all)
+        ranks = sorted({self._rank_of(each.of(student)) for each in self._all})
+        said = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]}"
         return (
-            f"{len(self._all)} matrices are cut to rank {self.rank}, with an error of {math.sqrt(cut / max(whole, 1e-30)):.1%} "
+            f"{len(self._all)} matrices are cut to {said}, with an error of {math.sqrt(cut / max(whole, 1e-30)):.1%} "
             f"of their norm (the worst {math.sqrt(worst):.1%}); their factors have {factors:,} weights, they have {dense:,}"
         )
 
@@ -91,12 +99,19 @@ class LowRank(StudentHook):
     @torch.no_grad()
     def check(self, student: nn.Module) -> None:
         for each in self._all:
-            values = torch.linalg.svdvals(each.of(student).float())
-            if values[self.rank] > ROUNDING * values[0]:
+            weight = each.of(student)
+            rank, values = self._rank_of(weight), torch.linalg.svdvals(weight.float())
+            if values[rank] > ROUNDING * values[0]:
                 raise ModelError(
-                    f"hook low_rank: {each.name} has not the rank {self.rank} any more. Another part of the run writes "
+                    f"hook low_rank: {each.name} has not the rank {rank} any more. Another part of the run writes "
                     "weights; leave it out."
                 )
+
+    def _rank_of(self, weight_OI: Tensor) -> int:
+        """Return the rank that a matrix gets: O I / (ratio (O + I)) by ratio, at least 1."""
+        if self.rank is not None:
+            return self.rank
+        return max(int(weight_OI.numel() / ((self.ratio or 1.0) * sum(weight_OI.shape))), 1)
 
 
 def _factors(weight_OI: Tensor, rank: int) -> tuple[Tensor, Tensor, float, float]:

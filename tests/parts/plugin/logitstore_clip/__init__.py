@@ -12,7 +12,7 @@ from logitstore.train.students.hooks.hook import StudentHook
 class Clip(StudentHook):
     """Keep all weights from -limit to limit."""
 
-    def __init__(self, *, limit: float = 1.0) -> None:
+    def __init__(self, *, limit: float) -> None:
         self.limit = limit
 
     def prepare(self, student: PreTrainedModel) -> str:

@@ -65,7 +65,9 @@ def test_another_form_is_refused(given: Any, message: str) -> None:
         ("quantise:bits=true", "bits is True, but must be like 8"),
         ("quantise:bits=1", "bits is 1, but must be from 2 (with symmetric=false 1) to 16"),
         ("quantise:bits=17", "must be from 2 to 16"),
-        ("low_rank", "rank must be given. Write low_rank:rank=..."),
+        ("low_rank", "give one of rank and ratio"),
+        ("low_rank:rank=4,ratio=3", "give one of rank and ratio"),
+        ("low_rank:ratio=1", "ratio is 1, but must be a number above 1"),
         ("low_rank:rank=0", "rank is 0, but must be a whole number from 1"),
         ("low_rank:rank=1.5", "rank is 1.5, but must be a whole number from 1"),
     ],
@@ -139,8 +141,11 @@ def test_a_plugin_s_hook_is_known_by_name_and_followed(
     assert "no weight is larger than 0.05" in done.stderr.replace("\n", " ")
     largest = max(float(value.abs().max()) for value in load_file(out / "model.safetensors").values())
     assert largest == pytest.approx(0.05)
-    done = logitstore_command(
-        "train", cache.path, *options[:2], "--out", tmp_path / "no", "--hook", "clip", "--device", "cpu"
-    )
-    assert done.returncode == 2
-    assert "no hook has this name" in done.stderr
+    for hook, environment, message in (
+        ("clip", ENVIRONMENT, "limit must be given. Write clip:limit=..."),
+        ("clip:limit=1", {}, "no hook has this name"),
+    ):
+        asked = ["--student", small_student, "--out", tmp_path / "no", "--hook", hook]
+        done = logitstore_command("train", cache.path, *asked, **environment)
+        assert done.returncode == 2
+        assert message in done.stderr

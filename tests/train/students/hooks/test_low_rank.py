@@ -53,6 +53,18 @@ def test_the_error_is_that_of_the_best_matrices_of_the_rank(small_student: Path)
     assert re.search(r"with an error of ([\d.]+)%", said)[1] == f"{100 * (lost / whole) ** 0.5:.1f}"  # type: ignore[index]
 
 
+def test_a_ratio_gives_each_matrix_its_rank(small_student: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(small_student, dtype=torch.float32)
+    hook = LowRank(ratio=3)
+    said = hook.prepare(model)
+    hook.check(model)
+    factors = [outer.numel() + inner.numel() for outer, inner in zip(hook._outer_OR, hook._inner_RI, strict=True)]
+    dense = [each.of(model).numel() for each in hook._all]
+    assert all(few <= many / 3 for few, many in zip(factors, dense, strict=True))
+    assert all(few > many / 6 for few, many in zip(factors, dense, strict=True))
+    assert f"their factors have {sum(factors):,} weights, they have {sum(dense):,}" in said
+
+
 def test_steps_are_those_of_a_student_that_has_the_factors(small_student: Path) -> None:
     ids = torch.arange(12)[None] + 3
     hooked = AutoModelForCausalLM.from_pretrained(small_student).double()
