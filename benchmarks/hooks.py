@@ -121,7 +121,7 @@ def lines_of(students: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
     def gap(name: str, of: str, to: str) -> float:
         values = [[line[name] for line in students if line["way"] == way] for way in (of, to)]
-        return statistics.mean(a - b for a, b in zip(*values, strict=True))
+        return float(statistics.mean(a - b for a, b in zip(*values, strict=True)))
 
     lost = statistics.mean(line["zeros"] for line in students if line["way"] == FILLED)
     return [
