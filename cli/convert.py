@@ -56,9 +56,11 @@ def recode(settings: RecodeSettings) -> None:
 
 
 def merge(settings: MergeSettings) -> None:
-    """Make one cache of the mean of several teachers, from their caches of the same samples. No teacher runs.
+    """Make one cache of the mean of several teachers, or of the best of them for each row, from their caches of the same
+    samples. No teacher runs.
 
-    The mean is that of the probabilities, token by token. Dump each teacher alone, with the same data, windows and
+    The mean is that of the probabilities, token by token. With --by each row is that of one cache, byte for byte where all
+    have one form of row; `inspect` says how many come from each. Dump each teacher alone, with the same data, windows and
     vocabulary, and any preset except sampled and scores; exact and faithful lose least. The mean is an ordinary cache: train,
     evaluate, inspect, verify, recode and select read it like that of one teacher.
 
@@ -79,7 +81,10 @@ def _error(made: logitstore.Cache) -> str:
     found = resolve("logitstore.format.part_record:fidelity_of")(made.fidelity)
     if found is None or made.manifest.sparsifier.is_estimate:
         return ""
-    start = f"KL to the mean of {amount(len(made.manifest.merged_from or []), 'cache')}: "
+    caches = amount(len(made.manifest.merged_from or []), "cache")
+    start = (
+        f"KL to the mean of {caches}: " if made.manifest.chosen_by is None else f"KL to the chosen rows of {caches}: "
+    )
     if found["unbounded"]:
         return f"{start}infinite in {found['unbounded'] / found['rows']:.1%} of the rows, which leave out tokens that can come"
     one, two = found["kl_t1"], found["kl_t2"]

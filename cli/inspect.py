@@ -151,13 +151,23 @@ def _origin(summary: dict[str, Any]) -> list[tuple[str, str]]:
     if imported is not None:
         mass = "" if imported["mass"] == "known" else "; logprobs are those given that a token is listed"
         return [("imported", f"from {imported['format']}, gold logprobs known: {imported['gold']}{mass}")]
+    if (by := summary["chosen_by"]) is not None:
+        return [
+            (
+                f"best by {by}",
+                f"{each['rows'] / max(summary['rows'], 1):.1%} of the rows from {each['teacher']} (plan {each['plan']})",
+            )
+            for each in members
+        ]
     return [("merged from", f"{each['weight']:.4g} of {each['teacher']} (plan {each['plan']})") for each in members]
 
 
 def _fidelity_table(summary: dict[str, Any]) -> Table:
     """Return the error of what is stored."""
     found = summary["fidelity"]
-    made_from = "the cache this one was recoded from" if summary["recoded_from"] else "the mean it was merged from"
+    made_from = "the mean it was merged from" if summary["chosen_by"] is None else "the rows chosen for it"
+    if summary["recoded_from"]:
+        made_from = "the cache this one was recoded from"
     whom = "the teacher" if found["against"] == "teacher" else made_from
     title = f"fidelity: {found['rows']:,} random rows against {whom}, 95% intervals"
     table = Table("figure", "mean", "±", box=None, pad_edge=False, title=title, title_justify="left")

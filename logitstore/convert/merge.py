@@ -1,8 +1,9 @@
-"""`merge`: the caches of several teachers become one of their mean; no teacher runs. Reads top to bottom.
+"""`merge`: the caches of several teachers become one, of their mean or of the best of them for each row; no teacher runs.
+Reads top to bottom.
 
 caches of the same samples -> weights -> what a row is to hold -> prior of the mean -> part by part: decode -> mean -> encode
 
-The mean itself is in distributions.py.
+The mean itself is in row_source.py. What chooses a cache for each row is in choice.py; its rows are copied where they fit.
 """
 
 from __future__ import annotations
@@ -16,17 +17,20 @@ import torch
 import xxhash
 
 import logitstore
+from logitstore.convert.choice import Choice, Pick, RowByRow
 from logitstore.convert.parts import fit_on, shared_files, write_parts
 from logitstore.convert.row_source import Mean
-from logitstore.convert.rows import Remake
+from logitstore.convert.rows import Recoder, Remake, is_copy
 from logitstore.core.place import Place
 from logitstore.core.progress import Progress, amount, no_progress
+from logitstore.core.types import ChosenBy
 from logitstore.dump.begin import Fit, begin, target_folder
 from logitstore.errors import BadInput, CacheMismatch
 from logitstore.format.data import Member
 from logitstore.format.manifest import MANIFEST_NAME, Manifest, TeacherInfo
 from logitstore.format.presets import row_of
 from logitstore.format.row import RowInfo
+from logitstore.format.sealed import FileSeal
 from logitstore.settings.convert import MergeSettings
 from logitstore.store.cache import Cache
 from logitstore.store.checks.same_samples import check_same_samples
@@ -44,28 +48,84 @@ def merge(settings: MergeSettings, progress: Progress = no_progress) -> Cache:
         StorageError: the disk is full or the folder cannot be written; what is committed stays.
     """
     _check_named(settings.caches)
+    if settings.by is not None and settings.weights is not None:
+        raise BadInput(
+            f"--weights {settings.weights} with --by {settings.by}: each row is that of one cache, so there is nothing to "
+            "weigh. Leave one out."
+        )
     weights = weights_of(settings.weights, len(settings.caches))
-    caches = _opened(settings.caches)
+    caches = _opened(settings.caches, settings.by)
     first = caches[0]
-    row = row_of(settings.preset, settings.choices(), first.manifest.teacher.vocabulary, None)
-    wanted = _manifest(settings, caches, weights, row)
-    mean = Mean.of(caches, weights)
+    copies = settings.by is not None and settings.preset is None and not _asks_for_rows(settings)
+    if copies:
+        _check_same_form(caches)
+        row = first.manifest.row
+        row = row.model_copy(
+            update={"codec": row.codec.model_copy(update={"layout": settings.layout or row.codec.layout})}
+        )
+    else:
+        row = row_of(settings.preset or "topk", settings.choices(), first.manifest.teacher.vocabulary, None)
+    wanted = _manifest(settings, caches, weights, row, copies)
+    source: Mean | RowByRow = Mean.of(caches, weights)
+    if settings.by is not None:
+        source = RowByRow(choice=Choice.of(settings.by, caches))
 
     def fit() -> Fit:
-        return fit_on(mean, first, row, settings.pilot_rows, progress) if row.tail.shape == "prior" else ({}, 0)
+        if copies:
+            return load_shared(first.storage, first.manifest), first.manifest.tail.pilot_rows
+        return fit_on(source, first, row, settings.pilot_rows, progress) if row.tail.shape == "prior" else ({}, 0)
 
     out = open_storage(settings.out)
     with target_folder(settings.out, settings.caches):
         _refuse_another_mean(out, wanted)
         manifest = begin(out, wanted, partial(shared_files, first), fit)
-    # what is stored decides, also where another process began this cache
-    remake = Remake(
-        row=row,
-        shared=load_shared(out, manifest),
-        distributions=mean,
-        share=manifest.fidelity_rows / manifest.rows,
-    )
-    return write_parts(settings.out, manifest, first, remake, "merge", progress)
+    recoder: Recoder
+    if copies and isinstance(source, RowByRow):
+        recoder = Pick(choice=source.choice)
+    else:
+        # what is stored decides, also where another process began this cache
+        recoder = Remake(
+            row=row,
+            shared=load_shared(out, manifest),
+            distributions=source,
+            share=manifest.fidelity_rows / manifest.rows,
+        )
+    return write_parts(settings.out, manifest, first, recoder, "merge", progress)
+
+
+def _asks_for_rows(settings: MergeSettings) -> bool:
+    """Return True where an option says what a row is to hold; how rows lie on disk is not one."""
+    return any(value is not None for name, value in settings.choices().items() if name != "layout")
+
+
+def _check_same_form(caches: Sequence[Cache]) -> None:
+    """Refuse caches whose stored rows do not fit one cache. Raises CacheMismatch."""
+    first = caches[0]
+    for other in caches[1:]:
+        here, there = first.manifest, other.manifest
+        if not is_copy(here.row, there.row):
+            why = f"its rows are {_form(there.row)}, those of {first.path} {_form(here.row)}"
+        elif _tail_seal(here) != _tail_seal(there):
+            what = {"prior": "prior", "sketch": "basis of their sketches", "head": "output layer of the teacher"}
+            why = f"its rows share another {what[there.tail.shape]} than those of {first.path}"
+        else:
+            continue
+        raise CacheMismatch(
+            f"{other.path}: {why}, so the bytes of both do not fit one cache. Recode each to one form first, such as "
+            "`logitstore recode CACHE --preset topk -k 20 --tail uniform`, or give --preset topk here: the chosen rows are "
+            "decoded and stored anew, and their error is printed."
+        )
+
+
+def _form(row: RowInfo) -> str:
+    """Say what a row holds, in a few words."""
+    tail = f"{row.tail.shape} of {row.tail.bytes} B" if row.tail.bytes else row.tail.shape
+    k = f" k={row.sparsifier.k}" if row.sparsifier.kind.lists.is_chosen else ""
+    return f"{row.sparsifier.name}{k} with the tail {tail} and logprobs {row.codec.logprobs}"
+
+
+def _tail_seal(manifest: Manifest) -> FileSeal | None:
+    return None if manifest.tail.file is None else manifest.shared[manifest.tail.file]
 
 
 def _check_named(paths: Sequence[Place]) -> None:
@@ -100,8 +160,8 @@ def weights_of(text: str | None, count: int) -> list[float]:
     return [share / sum(shares) for share in shares]
 
 
-def _opened(paths: Sequence[Place]) -> list[Cache]:
-    """Return the caches, checked as far as that is cheap."""
+def _opened(paths: Sequence[Place], by: ChosenBy | None) -> list[Cache]:
+    """Return the caches, checked as far as that is cheap; `by` says how a row is chosen, if one is."""
     caches = [Cache(path) for path in paths]
     for cache in caches:
         cache.check_sizes()
@@ -109,7 +169,7 @@ def _opened(paths: Sequence[Place]) -> list[Cache]:
         if cache.manifest.sparsifier.is_estimate:
             raise BadInput(
                 f"{cache.path}: its rows are random draws ('{cache.manifest.sparsifier.name}'), which have no whole "
-                "distribution to take the mean of. Dump with another preset."
+                "distribution to take the mean of, and no most probable token. Dump with another preset."
             )
         if not cache.manifest.knows_gold:
             raise BadInput(
@@ -125,6 +185,10 @@ def _opened(paths: Sequence[Place]) -> list[Cache]:
     for other in caches[1:]:
         _check_same_vocabulary(caches[0], other)
         check_same_samples(caches[0], other, str(other.path))
+    if by == "gold" and caches[0].sums.no_gold == caches[0].rows:
+        raise BadInput(
+            f"--by gold: {caches[0].path}: no row has a gold token or label. Choose by confidence or by entropy."
+        )
     return caches
 
 
@@ -141,22 +205,31 @@ def _check_same_vocabulary(cache: Cache, other: Cache) -> None:
     raise CacheMismatch(f"{other.path}: {why}. Merge caches of teachers with one vocabulary.")
 
 
-def _manifest(settings: MergeSettings, caches: Sequence[Cache], weights: Sequence[float], row: RowInfo) -> Manifest:
+def _manifest(
+    settings: MergeSettings, caches: Sequence[Cache], weights: Sequence[float], row: RowInfo, copies: bool
+) -> Manifest:
     """Return the plan of the cache to be, but for the shared files: samples and parts are those of the first cache."""
     first = caches[0].manifest
     members = [
-        Member(plan=cache.manifest.identity, teacher=cache.manifest.teacher.name, weight=weight)
+        Member(
+            plan=cache.manifest.identity,
+            teacher=cache.manifest.teacher.name,
+            weight=weight if settings.by is None else None,
+        )
         for cache, weight in zip(caches, weights, strict=True)
     ]
+    presets = {cache.manifest.preset for cache in caches}
     return first.model_copy(
         update={
             "created_by": {"logitstore": logitstore.__version__, "torch": torch.__version__},
             "recoded_from": None,
             "origin": None,
             "merged_from": members,
-            "teacher": _mean_teacher([cache.manifest.teacher for cache in caches], members),
-            "fidelity_rows": max(cache.manifest.fidelity_rows for cache in caches),
-            "preset": settings.preset,
+            "chosen_by": settings.by,
+            "teacher": _teacher_of([cache.manifest.teacher for cache in caches], members, settings.by, copies),
+            # copied rows are compared with nothing: which of the caches' measured rows they are is not known any more
+            "fidelity_rows": 0 if copies else max(cache.manifest.fidelity_rows for cache in caches),
+            "preset": (first.preset if len(presets) == 1 else None) if copies else settings.preset or "topk",
             "sparsifier": row.sparsifier,
             "tail": row.tail,
             "codec": row.codec,
@@ -165,26 +238,32 @@ def _manifest(settings: MergeSettings, caches: Sequence[Cache], weights: Sequenc
     )
 
 
-def _mean_teacher(teachers: Sequence[TeacherInfo], members: Sequence[Member]) -> TeacherInfo:
-    """Return the teacher of a mean; its fingerprint is its own. Fresh students are shaped like the first teacher."""
+def _teacher_of(
+    teachers: Sequence[TeacherInfo], members: Sequence[Member], by: ChosenBy | None, copies: bool
+) -> TeacherInfo:
+    """Return the teacher of a merged cache; its fingerprint is its own. Fresh students are shaped like the first teacher.
+
+    Copied hidden states keep their width: all of them are of one head, so of one width.
+    """
     is_even = len({member.weight for member in members}) == 1
     names = [member.teacher if is_even else f"{member.weight:.3g} {member.teacher}" for member in members]
-    identity = json.dumps([[member.plan, member.weight] for member in members], separators=(",", ":"))
+    parts = [[member.plan, member.weight if by is None else by] for member in members]
+    identity = json.dumps(parts, separators=(",", ":"))
     dtypes = {teacher.dtype for teacher in teachers}
     return teachers[0].model_copy(
         update={
-            "name": f"mean of {', '.join(names)}",
+            "name": f"mean of {', '.join(names)}" if by is None else f"best by {by} of {', '.join(names)}",
             "revision": None,
             "fingerprint": xxhash.xxh3_128_hexdigest(identity.encode()),
             "dtype": dtypes.pop() if len(dtypes) == 1 else "float32",
-            "width": None,
+            "width": teachers[0].width if copies else None,
             "architecture": " + ".join(dict.fromkeys(teacher.architecture for teacher in teachers)),
         }
     )
 
 
 def _refuse_another_mean(out: Storage, wanted: Manifest) -> None:
-    """Refuse a folder with the mean of other caches, in words: a fingerprint that differs says nothing to a user."""
+    """Refuse a folder that was merged of other caches, in words: a fingerprint that differs says nothing to a user."""
     if out.size(MANIFEST_NAME) is None:
         return
     existing = read_sealed(Manifest, out, MANIFEST_NAME)
@@ -195,6 +274,9 @@ def _refuse_another_mean(out: Storage, wanted: Manifest) -> None:
         why = "the cache there is no mean of others"
     elif [member.plan for member in old] != [member.plan for member in new]:
         why = f"the cache there was made from other caches, by {', '.join(member.teacher for member in old)}"
+    elif existing.chosen_by != wanted.chosen_by:
+        ways = [f"--by {by}" if by else "the mean" for by in (existing.chosen_by, wanted.chosen_by)]
+        why = f"the cache there is {ways[0]}, this command asks for {ways[1]}"
     else:
         weights = [",".join(f"{member.weight:.4g}" for member in members) for members in (old, new)]
         why = f"the cache there has the weights {weights[0]}, this command asks for {weights[1]}"

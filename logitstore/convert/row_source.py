@@ -69,8 +69,8 @@ class HiddenStates:
         return self._chunks(stored, batch.gold_N), {name: stored[name] for name in ("gold_logprob", "entropy")}
 
     def _chunks(self, stored: Fields, gold_N: Tensor) -> Iterator[RowChunk]:
-        for span in _spans(len(gold_N), self.head.vocabulary):
-            targets = self.decoder(_tensors(stored, span))
+        for span in row_spans(len(gold_N), self.head.vocabulary):
+            targets = self.decoder(tensors_of(stored, span))
             hidden_nD = targets.latent_NR if isinstance(targets, Targets) else None
             if hidden_nD is None:
                 raise ValueError("these rows hold no hidden states")
@@ -106,7 +106,7 @@ class Mean:
         """Raises CacheMismatch when a cache holds another sample in the place of one of these."""
         start = self.first.first_sample(part.number)
         numbers = [start + index for index in batch.indices]
-        stored = [_same_rows(cache, numbers, batch.samples) for cache, _, _ in self.sources]
+        stored = [same_rows(cache, numbers, batch.samples) for cache, _, _ in self.sources]
         # every cache knows the gold token's logprob exactly, whatever it lists
         of_gold = [
             log_weight + fields["gold_logprob"].astype(np.float64)
@@ -117,10 +117,10 @@ class Mean:
         return self._chunks(stored, batch.gold_N), {"gold_logprob": gold_logprob_N}
 
     def _chunks(self, stored: list[Fields], gold_N: Tensor) -> Iterator[RowChunk]:
-        for span in _spans(len(gold_N), self.first.manifest.teacher.vocabulary):
+        for span in row_spans(len(gold_N), self.first.manifest.teacher.vocabulary):
             mean_nV = None
             for (_, decoder, log_weight), fields in zip(self.sources, stored, strict=True):
-                targets = decoder(_tensors(fields, span))
+                targets = decoder(tensors_of(fields, span))
                 if not isinstance(targets, Targets):
                     raise TypeError("random samples have no whole distribution")
                 weighted_nV = dense_logprobs(targets).add_(log_weight)
@@ -154,8 +154,12 @@ def _batch(samples: Sequence[Asked], indices: list[int]) -> RowBatch:
     return RowBatch(indices=indices, samples=list(samples), gold_N=gold_N)
 
 
-def _same_rows(cache: Cache, numbers: list[int], samples: Sequence[Asked]) -> Fields:
-    """What a cache stores about samples that another one has under the same numbers."""
+def same_rows(cache: Cache, numbers: list[int], samples: Sequence[Asked]) -> Fields:
+    """Return what a cache stores about samples that another one has under the same numbers.
+
+    Raises:
+        CacheMismatch: it holds another sample in the place of one of these.
+    """
     places, stored = [cache.locate(number) for number in numbers], stored_samples(cache.manifest)
     for number, sample, (part, index) in zip(numbers, samples, places, strict=True):
         other = part.samples.sample(index)
@@ -175,10 +179,12 @@ def _joined(places: Sequence[tuple[Part, int]]) -> Fields:
     return {name: np.concatenate([fields[name] for fields in pieces]) for name in pieces[0]}
 
 
-def _spans(rows: int, vocabulary: int) -> Iterator[slice]:
+def row_spans(rows: int, vocabulary: int) -> Iterator[slice]:
+    """Yield the rows that are decoded together, as whole distributions of so many tokens."""
     size = chunk_rows(vocabulary, "cpu")
     return (slice(first, min(first + size, rows)) for first in range(0, rows, size))
 
 
-def _tensors(stored: Fields, span: slice) -> dict[str, Tensor]:
+def tensors_of(stored: Fields, span: slice | Array) -> dict[str, Tensor]:
+    """Return some of the stored rows, a span of them or those at some places, as tensors."""
     return {name: torch.from_numpy(value[span]) for name, value in stored.items()}

@@ -47,7 +47,7 @@ class Recoder:
         for index, sample in enumerate(samples):
             writer.write(index, Answer(fields={name: np.asarray(array) for name, array in part.stored(index).items()}))
             report_rows(sample.rows)
-        writer.commit(part.record.fidelity, part.record.sums)
+        writer.commit(part.record.fidelity, part.record.sums, part.record.chosen)
 
 
 @dataclass(kw_only=True)
@@ -80,7 +80,7 @@ class Relist(Recoder):
             writer.write(index, Answer(fields=encoded), Answer(fields=kept))
             self._look(check, sample, stored, encoded)
             report_rows(sample.rows)
-        writer.commit(check.take())
+        writer.commit(check.take(), chosen=part.record.chosen)
 
     def _look(self, check: FidelityCheck, sample: Asked, stored: dict[str, Array], encoded: dict[str, Array]) -> None:
         chosen = np.flatnonzero(check.chosen_of(sample.key, sample.rows))
@@ -133,7 +133,7 @@ class Remake(Recoder):
             for index, answer in split(batch, new.codec.encode(kept)):
                 writer.write(index, answer, facts[index])
             report_rows(len(batch.gold_N))
-        writer.commit(check.take())
+        writer.commit(check.take(), chosen=part.record.chosen)
 
 
 def recoder_of(source: Cache, row: RowInfo, shared: dict[str, Tensor]) -> Recoder:

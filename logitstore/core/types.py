@@ -8,11 +8,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+
+
+ChosenBy = Literal["gold", "confidence", "entropy"]
+"""What decides from which of several caches a row is taken: the largest logprob of the gold token, the largest probability of
+the most probable token, or the smallest entropy."""
 
 
 @dataclass(frozen=True, kw_only=True)

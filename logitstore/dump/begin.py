@@ -198,6 +198,8 @@ def _made(manifest: Manifest) -> str:
     plans = ", ".join(f"{plan:.8}" for plan, _ in manifest.made_from)
     if not plans:
         return f"come from the teacher {manifest.teacher.name}"
+    if manifest.chosen_by is not None:
+        return f"are chosen by {manifest.chosen_by} from the plans {plans}"
     return f"are recoded from plan {plans}" if manifest.recoded_from else f"are a mean of the plans {plans}"
 
 

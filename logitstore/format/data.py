@@ -24,14 +24,14 @@ class TokenizerInfo(Record):
 
 
 class Member(Record):
-    """One of the caches that a mean was made from: the identity of its plan, the name of its teacher, and its weight.
+    """One of the caches that a merged one was made from: the identity of its plan, the name of its teacher, and its weight.
 
-    The weights of all members sum to 1.
+    The weights of all members of a mean sum to 1. There is none where each row is taken from one member.
     """
 
     plan: str
     teacher: str
-    weight: float = Field(ge=0, le=1)
+    weight: float | None = Field(ge=0, le=1)
 
 
 class ImportedInfo(Record):

@@ -13,7 +13,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 
 from logitstore.core.record import Count, NotKnownHere, Positive, Record, SharedPath
 from logitstore.core.tasks import is_task
-from logitstore.core.types import Array
+from logitstore.core.types import Array, ChosenBy
 from logitstore.errors import BadInput, CacheDamaged
 from logitstore.format.data import AnyData, DataInfo, ImagesInfo, ImportedInfo, Member, OtherData, TokenizerInfo
 from logitstore.format.row import (
@@ -82,6 +82,7 @@ class Manifest(Record):
     recoded_from: str | None = None
     origin: str | None = None
     merged_from: list[Member] | None = Field(None, min_length=2)
+    chosen_by: ChosenBy | None = None
     imported: ImportedInfo | None = None
     task: str = "causal-lm"
     teacher: TeacherInfo
@@ -140,6 +141,10 @@ class Manifest(Record):
         template = self.data.chat_template if isinstance(self.data, DataInfo) else None
         if template is not None and self.shared and not self._shares_template(template):
             raise ValueError("data.chat_template is not the checksum of the chat template among the shared files")
+        if {member.weight is None for member in self.merged_from or ()} - {self.chosen_by is not None} or (
+            self.chosen_by and not self.merged_from
+        ):
+            raise ValueError("merged_from, its weights and chosen_by do not go together")
         expected = row_fields(row.sparsifier, row.tail, row.codec, row.vocabulary)
         for name in expected.keys() | self.fields.keys():
             if self.fields.get(name) != expected.get(name):
@@ -157,7 +162,7 @@ class Manifest(Record):
         plain: dict[str, Any] = plain_of(self)
         if not self.packed:
             plain.pop("packed", None)
-        for name in ("origin", "merged_from", "imported"):
+        for name in ("origin", "merged_from", "chosen_by", "imported"):
             if getattr(self, name) is None:
                 plain.pop(name, None)
         return plain
@@ -186,8 +191,9 @@ class Manifest(Record):
             )
 
     @property
-    def made_from(self) -> list[tuple[str, float]]:
-        """The caches that the rows were made from: the identity of the plan of each, and its weight. Empty for a dump."""
+    def made_from(self) -> list[tuple[str, float | None]]:
+        """The caches that the rows were made from: the identity of the plan of each, and its weight, None where each row is
+        taken from one of them. Empty for a dump."""
         if self.recoded_from is not None:
             return [(self.recoded_from, 1.0)]
         return [(member.plan, member.weight) for member in self.merged_from or []]

@@ -6,13 +6,17 @@ import math
 from typing import Any, Literal, Self
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from logitstore.core.record import Count, Positive, Record, RelativePath
 from logitstore.core.types import Answer, Array, Asked
 from logitstore.format.sealed import FileSeal
 
 HISTOGRAM_BINS = 32
+
+
+SOURCE = "source"
+"""The name under which a writer is told which of several caches each row was taken from."""
 
 
 FACTS = ("gold_logprob", "entropy", "tail_logmass", "top1", "gold_listed")
@@ -122,7 +126,10 @@ class Fidelity(Record):
 
 
 class PartRecord(Record):
-    """The commit record of a part: counts, sums, and the seal of every file in it."""
+    """The commit record of a part: counts, sums, and the seal of every file in it.
+
+    `chosen` counts the rows that were taken from each of the merged caches; None where rows are not chosen among caches.
+    """
 
     format: Literal["logitstore"] = "logitstore"
     version: Literal[1] = 1
@@ -133,7 +140,16 @@ class PartRecord(Record):
     tokens: Count
     sums: Sums
     fidelity: Fidelity
+    chosen: list[Count] | None = Field(None, min_length=2)
     files: dict[RelativePath, FileSeal]
+
+    @model_serializer(mode="wrap")
+    def _plain(self, plain_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `chosen` out if it is None, so that parts keep the bytes of older versions."""
+        plain: dict[str, Any] = plain_of(self)
+        if self.chosen is None:
+            plain.pop("chosen", None)
+        return plain
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -146,4 +162,6 @@ class PartRecord(Record):
         counts = (sums.gold_impossible, sums.gold_is_top1, sums.gold_is_listed, sums.no_gold, self.fidelity.rows)
         if max(counts) > self.rows or sum(sums.entropy_histogram) > self.rows:
             raise ValueError("it counts more rows than it has")
+        if self.chosen is not None and sum(self.chosen) != self.rows:
+            raise ValueError("the rows taken from each cache are not as many as it has")
         return self

@@ -30,7 +30,8 @@ def summarise(cache: Cache) -> dict[str, Any]:
         "parts": {"committed": cache.index.parts, "planned": manifest.parts},
         "recoded_from": manifest.recoded_from,
         "imported": manifest.imported and manifest.imported.model_dump(mode="json"),
-        "merged_from": manifest.merged_from and [member.model_dump(mode="json") for member in manifest.merged_from],
+        "merged_from": _members(cache),
+        "chosen_by": manifest.chosen_by,
         "teacher": manifest.teacher.model_dump(mode="json", exclude={"config"}),
         "task": manifest.task,
         "tokenizer": manifest.tokenizer.model_dump(mode="json") if manifest.tokenizer else None,
@@ -67,6 +68,18 @@ def summarise(cache: Cache) -> dict[str, Any]:
         "taps": {name: _tap(tap) for name, tap in cache.taps.items()},
         "created_by": manifest.created_by,
     }
+
+
+def _members(cache: Cache) -> list[dict[str, Any]] | None:
+    """Return the caches that were merged into this one; where rows were chosen among them, with the rows from each."""
+    if cache.manifest.merged_from is None:
+        return None
+    members = [member.model_dump(mode="json") for member in cache.manifest.merged_from]
+    if cache.manifest.chosen_by is not None:
+        counts = [record.chosen or [0] * len(members) for record in cache.records]
+        for place, member in enumerate(members):
+            member["rows"] = sum(each[place] for each in counts)
+    return members
 
 
 def _tap(tap: Tap) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from logitstore.core.types import ChosenBy
 from logitstore.format.row_kinds import sparsifiers
 from logitstore.settings.fields import POSITIONAL, RECIPE_ONLY, Place, Sparsifier
 from logitstore.settings.row import RowChoices
@@ -34,14 +35,21 @@ class MergeSettings(RowChoices, LocalCacheChoices):
         description="Two or more caches of the same samples, by teachers with the same vocabulary."
     )
     out: Place = Field(description="The cache to write. An interrupted run of the same command is resumed.")
+    by: ChosenBy | None = Field(
+        None,
+        description="Take each row from one of the caches, in place of the mean: from the one with the largest logprob of the "
+        "gold token (gold), with the largest top-1 probability (confidence), or with the lowest entropy (entropy); of equals, "
+        "from the first.",
+    )
     weights: str | None = Field(
         None,
         coerce_numbers_to_str=True,
         description="Weight of each cache in the mean, such as 1,2; they may have any sum. Default: equal weights.",
     )
-    preset: Literal["topk", "sampled"] = Field(
-        "topk",
-        description="How a row is stored. The other presets need the hidden states of one teacher; a mean of several has none.",
+    preset: Literal["topk", "sampled"] | None = Field(
+        None,
+        description="How a row is stored. The other presets need the hidden states of one teacher; a mean of several has none. "
+        "Default: topk; with --by and no other option about rows, as in the caches, byte for byte.",
     )
     sparsifier: Sparsifier | None = Field(
         None,

@@ -13,7 +13,7 @@ from logitstore.core.place import below
 from logitstore.core.types import Answer, Array, Asked
 from logitstore.errors import storage_errors
 from logitstore.format.manifest import Manifest
-from logitstore.format.part_record import HISTOGRAM_BINS, RECORD_NAME, Fidelity, PartRecord, Sums, with_sample
+from logitstore.format.part_record import HISTOGRAM_BINS, RECORD_NAME, SOURCE, Fidelity, PartRecord, Sums, with_sample
 from logitstore.format.sealed import seal, seal_of
 from logitstore.store import layout
 from logitstore.store.local_disk import write_whole
@@ -39,6 +39,7 @@ class PartWriter:
         self._manifest, self._samples = manifest, list(samples)
         self._nll_S = np.zeros(len(samples), np.float32)
         self._sums = Sums(entropy_histogram=[0] * HISTOGRAM_BINS)
+        self._chosen = np.zeros(len(manifest.merged_from or ()) if manifest.chosen_by else 0, np.int64)
         self._staged = StagedPart(storage, manifest, part, samples)
 
     @property
@@ -60,8 +61,9 @@ class PartWriter:
         Args:
             index: index of the sample in the part.
             answer: the fields in their stored form.
-            facts: the teacher's values that are counted (`FACTS` of `logitstore.format.part_record`). None if `commit`
-                gets the sums and `answer` holds the logprobs of the gold tokens.
+            facts: the teacher's values that are counted (`FACTS` of `logitstore.format.part_record`); where rows are chosen
+                among caches, `SOURCE` too: the number of the cache of each. None if `commit` gets the sums and `answer` holds
+                the logprobs of the gold tokens.
             asked: the sample, if it has more content now than when the part was begun, such as checksums of a view.
         """
         if asked is not None:
@@ -73,18 +75,23 @@ class PartWriter:
         self._nll_S[index] = -gold_N.mean() if len(gold_N) else 0.0
         if facts is not None:
             self._sums = with_sample(self._sums, self._samples[index], facts, self._manifest.teacher.vocabulary)
+            if SOURCE in facts.fields:
+                self._chosen += np.bincount(facts[SOURCE], minlength=len(self._chosen))
 
-    def commit(self, fidelity: Fidelity, sums: Sums | None = None) -> PartRecord:
+    def commit(self, fidelity: Fidelity, sums: Sums | None = None, chosen: Sequence[int] | None = None) -> PartRecord:
         """Make the part visible.
 
         Args:
             fidelity: the fidelity that was measured on its rows.
             sums: replaces the sums that `write` added up.
+            chosen: how many rows come from each of the caches that rows were chosen among, where `write` was not told.
 
         Raises:
             StorageError: the folder cannot be written; the part is not visible then.
         """
-        return self._staged.commit(sums or self._sums, fidelity, self._write_samples)
+        counted = self._chosen.tolist() if self._chosen.any() else chosen
+        own = list(counted) if counted and self._manifest.chosen_by is not None else None
+        return self._staged.commit(sums or self._sums, fidelity, self._write_samples, own)
 
     def _write_samples(self, folder: Path) -> None:
         stored_samples(self._manifest).write(folder / layout.SAMPLES_FILE, self._manifest, self._samples, self._nll_S)
@@ -146,6 +153,7 @@ class StagedPart:
         sums: Sums | None = None,
         fidelity: Fidelity | None = None,
         beside: Callable[[Path], None] | None = None,
+        chosen: list[int] | None = None,
     ) -> PartRecord:
         """Make the part visible.
 
@@ -153,6 +161,7 @@ class StagedPart:
             sums: the sums over its rows.
             fidelity: the fidelity that was measured on its rows.
             beside: writes the other files of the part into the folder that it gets.
+            chosen: how many rows were taken from each of several caches.
 
         Raises:
             StorageError: the folder cannot be written; the part is not visible then.
@@ -166,14 +175,14 @@ class StagedPart:
                         beside(self._folder)
                     self._rows_writer.finish()
                     self._rows_writer = None
-                    return self._commit(sums or Sums(), fidelity or Fidelity())
+                    return self._commit(sums or Sums(), fidelity or Fidelity(), chosen)
             except FileNotFoundError:
                 # another writer of this part was first, and cleared away what was staged beside it
                 if is_committed(self._storage, self._part):
                     return read_record(self._storage, self._plan, self._part)
                 raise
 
-    def _commit(self, sums: Sums, fidelity: Fidelity) -> PartRecord:
+    def _commit(self, sums: Sums, fidelity: Fidelity, chosen: list[int] | None) -> PartRecord:
         record = PartRecord(
             plan=self._plan.identity,
             part=self._part,
@@ -182,6 +191,7 @@ class StagedPart:
             tokens=sum(sample.length for sample in self._samples),
             sums=sums,
             fidelity=fidelity,
+            chosen=chosen,
             files={
                 path.relative_to(self._folder).as_posix(): seal_of(path)
                 for path in below(self._folder)

@@ -51,6 +51,44 @@ def test_the_mean_of_two_teachers_is_that_of_their_probabilities(
     assert "their views are made in other ways" in said
 
 
+@pytest.mark.parametrize("by", ["gold", "confidence"])
+def test_each_view_has_the_answer_of_the_teacher_that_is_best_for_it(
+    image_cache: Cache, images: Path, tmp_path: Path, by: str
+) -> None:
+    """By gold a view without a label is that of the first cache."""
+    other = save_classifier(tmp_path / "other", small_resnet(9))
+    shape = image_cache.manifest.model_dump(include={"views", "samples_per_part"})
+    second = dump(images_plan(other, images, tmp_path / "second", **shape | {"samples_per_part": 7}))
+    whole: dict[str, Any] = {"sparsifier": "dense"}
+    assert second.manifest.sparsifier.name == "topk"
+    sources = [
+        recode(RecodeSettings(cache=each.path, out=tmp_path / str(place), tail="uniform"))
+        for place, each in enumerate((image_cache, second))
+    ]
+    for rows in ({}, whole):
+        made = merge(MergeSettings(caches=[each.path for each in sources], out=tmp_path / f"{rows}", by=by, **rows))
+        assert verify(made.path) == []
+        counts = np.zeros(2, np.int64)
+        for index in range(len(made)):
+            one, another, found = (each[index].answer for each in (*sources, made))
+            gold = [float(each["gold_logprob"][0]) for each in (one, another)]
+            top = [float(np.exp(each["logprobs"][0].astype(np.float64)).max()) for each in (one, another)]
+            first, second_score = gold if by == "gold" else top
+            if by == "confidence" and abs(first - second_score) < 2e-3:  # both were rounded
+                is_second = found["entropy"][0] == another["entropy"][0]
+            else:
+                is_second = second_score > first  # False where both are NaN
+            counts[int(is_second)] += 1
+            expected = another if is_second else one
+            for name in found.fields if not rows else ("gold_logprob", "entropy"):
+                np.testing.assert_array_equal(found[name], expected[name])
+        assert (
+            sum((np.array(record.chosen) for record in made.records), np.zeros(2, np.int64)).tolist() == counts.tolist()
+        )
+        assert counts.min() > 0
+        assert made.sums.no_gold == image_cache.sums.no_gold == 6
+
+
 def test_views_that_were_added_are_recoded_and_merged_by_the_same_command(
     classifier: Path, images: Path, tmp_path: Path
 ) -> None:

@@ -202,6 +202,8 @@ def difference(storage: Storage, name: str, sealed: FileSeal) -> str:
 
 def _row_invariants(part: Part, manifest: Manifest) -> Iterator[tuple[str, str]]:
     gold_N = part.samples.gold()
+    if len(part.record.chosen or ()) != (len(manifest.merged_from or ()) if manifest.chosen_by else 0):
+        yield RECORD_NAME, "it does not count the rows of each of the caches that they were chosen among"
     codec, remade = RowCodec(row=manifest.row), manifest.is_derived
     problems: dict[tuple[str, str], None] = {}
     for first in range(0, part.record.rows, _BLOCK_ROWS):
