@@ -33,7 +33,7 @@ from logitstore.format.row import RowInfo
 from logitstore.format.sealed import FileSeal
 from logitstore.settings.convert import MergeSettings
 from logitstore.store.cache import Cache
-from logitstore.store.checks.same_samples import check_same_samples
+from logitstore.store.checks.same_samples import check_same_samples, check_same_vocabulary
 from logitstore.store.storage import Storage, open_storage, read_sealed
 from logitstore.targets.shared import load_shared
 
@@ -183,26 +183,13 @@ def _opened(paths: Sequence[Place], by: ChosenBy | None) -> list[Cache]:
                 "Finish it first: give the command that began them, dump or add, once more."
             )
     for other in caches[1:]:
-        _check_same_vocabulary(caches[0], other)
+        check_same_vocabulary(caches[0], other)
         check_same_samples(caches[0], other, str(other.path))
     if by == "gold" and caches[0].sums.no_gold == caches[0].rows:
         raise BadInput(
             f"--by gold: {caches[0].path}: no row has a gold token or label. Choose by confidence or by entropy."
         )
     return caches
-
-
-def _check_same_vocabulary(cache: Cache, other: Cache) -> None:
-    first, second = cache.manifest, other.manifest
-    if first.teacher.vocabulary != second.teacher.vocabulary:
-        why = f"its teacher has {second.teacher.vocabulary:,} tokens, that of {cache.path} {first.teacher.vocabulary:,}"
-    elif first.tokenizer != second.tokenizer:
-        why = f"its token ids mean other pieces than those of {cache.path}"
-    elif getattr(first.data, "classes", None) != getattr(second.data, "classes", None):
-        why = f"its classes have other names than those of {cache.path}"
-    else:
-        return
-    raise CacheMismatch(f"{other.path}: {why}. Merge caches of teachers with one vocabulary.")
 
 
 def _manifest(

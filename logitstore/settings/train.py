@@ -144,6 +144,18 @@ class TrainSettings(StudentsImages, TrustChoice, LocalCacheChoices):
         [],
         description="Further objectives that are added to the loss: name, weight, temperature, options.",
     )
+    also: list[Place] = Field(
+        [],
+        description="A further cache of the same samples, by another teacher with the same vocabulary: the student learns from "
+        "all at once. Give it several times for several caches.",
+    )
+    weights: str | None = Field(
+        None,
+        coerce_numbers_to_str=True,
+        description="What CACHE and each --also count in the objective: numbers such as 2,1 or schedules such as "
+        "'linear(1,0),linear(0,1)', divided by their sum; or for each row in proportion to the teacher's probability of the "
+        "gold token (gold), or to exp(-entropy) (entropy). Default: all count alike.",
+    )
     strict: bool = Field(
         False, description="Refuse a cache that gives the objective only a bound, an estimate or an approximation."
     )

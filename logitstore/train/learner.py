@@ -113,7 +113,7 @@ class Learner:
         by_hidden = head_is_whole and not needs_output
         count = len(batch.rows)
         weights_N = weights_A[:count]
-        loss = self._loss_of(targets, batch, done, gold_scale_A)
+        loss = self._loss_of(targets, batch, loader, done, gold_scale_A)
         rows = (
             (torch.cat([batch.rows, batch.unanswered["rows"]]), weights_A)
             if isinstance(loss, Beside)
@@ -152,14 +152,23 @@ class Learner:
         return total, output
 
     def _loss_of(
-        self, targets: AnyTargets | None, batch: Batch, done: float, gold_scale_A: Tensor | None
+        self,
+        targets: AnyTargets | None,
+        batch: Batch,
+        loader: BatchStream,
+        done: float,
+        gold_scale_A: Tensor | None,
     ) -> WeightedSum | ByAutograd | Beside | None:
         """Return the pulls on logits; of rows and of unanswered positions together, where these have a loss."""
         if not self.criterion.rows:
             return None
         count = len(batch.rows)
         scale_N, scale_G = (None, None) if gold_scale_A is None else (gold_scale_A[:count], gold_scale_A[count:])
-        answered = self.criterion.row_loss(targets, batch.gold, done, scale_N)
+        further: dict[str, Any] = {}
+        if self.criterion.shares is not None and targets is not None:
+            scores = [batch.answer, *loader.also_answers(batch)]
+            further = {"also": loader.also_targets(batch), "shares": self.criterion.shares(scores, done)}
+        answered = self.criterion.row_loss(targets, batch.gold, done, scale_N, **further)
         if not batch.unanswered:
             return answered
         gold = self.criterion.gold_loss(batch.unanswered["gold"], done, scale_G)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ OF_TRAINING = (*HONOURED["schedule"], *HONOURED["optimiser"])
 """Arguments of the `trainer:` section that decide how training goes; the others say how a run is watched, kept and sped up."""
 
 
-ADDED: dict[str, Any] = {"lora": None, "lora_merge": False, "freeze": [], "hooks": [], "window_parts": None}
+ADDED: dict[str, Any] = {"lora": None, "lora_merge": False, "freeze": [], "hooks": [], "window_parts": None, "weights": None}
 """Settings that older runs do not have, with what they stand for there."""
 
 
@@ -37,6 +38,7 @@ def conditions(settings: TrainSettings, world_size: int) -> dict[str, Any]:
     """Return what decides how training goes; a run resumes only under the same conditions."""
     freely_changed = {
         "cache",
+        "also",
         "out",
         "select",
         "resume",
@@ -114,7 +116,9 @@ def _refuse_other_arithmetic(settings: TrainSettings) -> None:
         )
 
 
-def checkpoint_of(settings: TrainSettings, world_size: int, cache: Cache, selection: str | None = None) -> str | None:
+def checkpoint_of(
+    settings: TrainSettings, world_size: int, cache: Cache, selection: str | None = None, also: Sequence[Cache] = ()
+) -> str | None:
     """Return the checkpoint to resume from, if the plan asks for that; without --resume, refuse a folder with a run in it.
 
     A checkpoint that was cut off while it was written is passed over for the one before it.
@@ -159,9 +163,10 @@ def checkpoint_of(settings: TrainSettings, world_size: int, cache: Cache, select
             raise BadInput(
                 f"--resume: the run in {settings.out} began with {name} = {before}, not {now}. Give the same options.{later}"
             )
-    for name, now in {"cache": cache.manifest.identity, "samples": len(cache), "selection": selection}.items():
-        if (before := summary.get(name, now)) != now:
-            what = "selection" if name == "selection" else "cache"
+    read = {"cache": cache.manifest.identity, "samples": len(cache), "selection": selection}
+    for name, now in (read | {"also": [each.manifest.identity for each in also]}).items():
+        if (before := summary.get(name, [] if name == "also" else now)) != now:
+            what = "caches" if name == "also" else "selection" if name == "selection" else "cache"
             raise BadInput(
                 f"--resume: the run in {settings.out} began with {name} = {before}, not {now}. Give the same {what}."
             )

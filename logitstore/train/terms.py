@@ -27,6 +27,7 @@ from logitstore.train.learner import Learner
 from logitstore.train.objectives.criterion import GOLD, NAMED_IN_LOG, Criterion, FeatureTerm, RowTerm
 from logitstore.train.objectives.exactness import check_method, check_options, fidelity_note, refuse_unless_exact
 from logitstore.train.objectives.features.feature import Pair, Shapes
+from logitstore.train.objectives.shares import Shares
 from logitstore.train.sequences import check_sequences, sequence_method, term_of
 
 
@@ -220,7 +221,7 @@ def criterion_of(
             rows.append(
                 RowTerm(name=term.name, label=label, weight=weight, temperature=temperature, options=term.options)
             )
-    return Criterion.mixed(
+    criterion = Criterion.mixed(
         settings.objective,
         alpha=settings.alpha,
         temperature=settings.temperature,
@@ -228,6 +229,9 @@ def criterion_of(
         rows=rows,
         features=features,
     )
+    if settings.also:
+        criterion.shares = Shares.of(settings.weights, 1 + len(settings.also))
+    return criterion
 
 
 def taps_read(settings: TrainSettings, cache: Cache, students_layers: Collection[int]) -> list[str]:

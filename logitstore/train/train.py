@@ -23,6 +23,7 @@ from logitstore.models.adapter import has_adapter, merge
 from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.store.selection import Selection
+from logitstore.train.also import also_notes, also_of
 from logitstore.train.check import checked_students, has_cross_entropy, layers_of, selection_for
 from logitstore.train.learner import Learner
 from logitstore.train.loader.stream import BatchStream
@@ -75,15 +76,17 @@ def train(
     cache.check_soon()
     settings = with_objective(with_precision(settings), cache)
     task = train_task(cache)
-    students = checked_students(settings, cache, given)
+    students, also = checked_students(settings, cache, given), also_of(settings, cache)
     selection = selection_for(settings, cache)
     arguments = training_arguments(settings, _figures(settings, cache))
-    checkpoint = checkpoint_of(settings, arguments.world_size, cache, None if selection is None else selection.checksum)
+    checksum = None if selection is None else selection.checksum
+    checkpoint = checkpoint_of(settings, arguments.world_size, cache, checksum, also)
     layers = {layers_of(settings, cache, student) for student in students.values()}
     taps = _taps_read(settings, cache, layers, arguments)
     place = Place(rank=arguments.process_index, world_size=arguments.world_size, workers=settings.workers)
     first = next(iter(students.values()))
     data = task.open(settings, cache, first, selection, taps, place, progress)
+    data.train.read_also(also)
     if checkpoint is not None:
         check_schedule(Path(checkpoint), schedule_of(arguments, data.train))
     begin = save = None
@@ -123,7 +126,8 @@ def train(
             f"note: {settings.cache} has {len(cache.part_numbers):,} of its {amount(cache.manifest.parts, 'part')} so far; "
             "the student learns from these alone."
         )
-    notes = [*fidelity_notes(settings, cache, layers), *_student_notes(made, trainer), *data.notes, *hook_notes]
+    notes = [*fidelity_notes(settings, cache, layers), *also_notes(settings, also), *_student_notes(made, trainer)]
+    notes += [*data.notes, *hook_notes]
     _refuse_pieces(settings, trainer)
     if data.unlabelled and has_cross_entropy(settings):
         have = "has" if data.unlabelled == 1 else "have"
@@ -140,6 +144,8 @@ def train(
     for text in notes:
         notice(text)
     summary = _summary(settings, cache, selection, made, trainer)
+    if also:
+        summary["also"] = [each.manifest.identity for each in also]
     with storage_errors(settings.out, then="run the same command again, with --resume where a checkpoint was saved"):
         if trainer.is_world_process_zero():
             write_summary(settings.out, summary)

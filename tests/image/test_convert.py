@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -85,8 +86,36 @@ def test_each_view_has_the_answer_of_the_teacher_that_is_best_for_it(
         assert (
             sum((np.array(record.chosen) for record in made.records), np.zeros(2, np.int64)).tolist() == counts.tolist()
         )
-        assert counts.min() > 0
+        assert counts.min() > 0 or by == "confidence"
         assert made.sums.no_gold == image_cache.sums.no_gold == 6
+
+
+def test_a_student_learns_from_two_teachers_at_once(
+    image_cache: Cache, images: Path, tmp_path: Path, refused: Refused
+) -> None:
+    """Some views have no label; with all weight on the first teacher the second changes nothing."""
+    student = save_classifier(tmp_path / "student", small_resnet(5))
+    other = save_classifier(tmp_path / "other", small_resnet(9))
+    second = dump(
+        images_plan(other, images, tmp_path / "second", views=image_cache.manifest.views, sparsifier="dense", k=None)
+    )
+    usual: dict[str, Any] = {"student": str(student), "max_steps": 3, "alpha": 0.5, "seed": 1, "device": "cpu"}
+    usual |= {"trainer": {"logging_steps": 1}, "objective": "forward_kl"}
+    logs = {}
+    for name, further in {
+        "alone": {},
+        "both": {"also": [second.path], "weights": "1,0"},
+        "gold": {"also": [second.path], "weights": "gold"},
+    }.items():
+        train(TrainSettings(cache=image_cache.path, out=tmp_path / name, **usual, **further))
+        summary = json.loads((tmp_path / name / "logitstore.json").read_text())
+        logs[name] = [entry for entry in summary["log"] if "loss" in entry]
+    for one, both, gold in zip(*logs.values(), strict=True):
+        assert both["loss"] == pytest.approx(one["loss"], rel=1e-4)
+        assert gold["loss"] == pytest.approx(0.5 * (gold["kl"] + gold["kl/2"] + gold["cross_entropy"]), rel=1e-4)
+    unlike = dump(images_plan(other, images, tmp_path / "unlike", views=image_cache.manifest.views, seed=5))
+    said = refused("train", image_cache.path, "--also", unlike.path, "--student", student, "--out", tmp_path / "no")
+    assert "their views are made in other ways" in said
 
 
 def test_views_that_were_added_are_recoded_and_merged_by_the_same_command(

@@ -34,6 +34,20 @@ def check_same_samples(cache: Cache, other: Cache, called: str) -> None:
     raise CacheMismatch(f"{called}: its samples are not those of {cache.path}: {why}. {way_out}")
 
 
+def check_same_vocabulary(cache: Cache, other: Cache) -> None:
+    """Refuse two caches whose token ids or classes mean different things. Raises CacheMismatch: says how they differ."""
+    first, second = cache.manifest, other.manifest
+    if first.teacher.vocabulary != second.teacher.vocabulary:
+        why = f"its teacher has {second.teacher.vocabulary:,} tokens, that of {cache.path} {first.teacher.vocabulary:,}"
+    elif first.tokenizer != second.tokenizer:
+        why = f"its token ids mean other pieces than those of {cache.path}"
+    elif getattr(first.data, "classes", None) != getattr(second.data, "classes", None):
+        why = f"its classes have other names than those of {cache.path}"
+    else:
+        return
+    raise CacheMismatch(f"{other.path}: {why}. Take caches of teachers with one vocabulary.")
+
+
 def _check_same_rows(cache: Cache, other: Cache, called: str) -> None:
     """Refuse two caches of the same samples whose teachers chose other rows of them. Raises CacheMismatch."""
     stored, numbers = stored_samples(cache.manifest), cache.part_numbers

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from logitstore.core.types import Array
+from logitstore.errors import CacheMismatch
 from logitstore.format.row import FieldInfo
 from logitstore.store.cache import Cache
 from logitstore.store.checks.rows import check_features, check_values
@@ -51,6 +52,27 @@ def gathered_answers(cache: Cache, located: list[tuple[Part, int]], spans: list[
         else None,
     )
     return {name: torch.from_numpy(value) for name, value in values.items()}
+
+
+def answers_beside(cache: Cache, samples_M: Array, counts_M: Array) -> dict[str, Tensor]:
+    """Return the stored fields of the rows of some samples, which another cache has under the same numbers.
+
+    Args:
+        cache: to read.
+        samples_M: int64, numbers of the samples.
+        counts_M: int64, how many rows each has in the other cache.
+
+    Raises:
+        CacheMismatch: a sample has another number of rows here.
+        CacheDamaged: a value is one that no teacher gives.
+    """
+    located = located_samples(cache, samples_M)
+    spans = [part.span(number) for part, number in located]
+    own_M = np.array([span.stop - span.start for span in spans], np.int64)
+    if not np.array_equal(own_M, counts_M):
+        first = int(samples_M[np.flatnonzero(own_M != counts_M)[0]])
+        raise CacheMismatch(f"{cache.path}: its sample {first} has other rows. Run `logitstore verify` on each cache.")
+    return gathered_answers(cache, located, spans, int(own_M.sum()))
 
 
 def _place(path: str, located: list[tuple[Part, int]]) -> str:

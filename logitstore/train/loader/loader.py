@@ -6,6 +6,7 @@ Axes: B lines, T tokens, N rows, M samples of a batch, D channels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +21,7 @@ from logitstore.targets.decoder import Decoder, decoder_of
 from logitstore.targets.targets import AnyTargets
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.collate import collator_of
+from logitstore.train.loader.gather import answers_beside
 from logitstore.train.loader.order import ByLength, Order, OrderedStream
 from logitstore.train.loader.subset import SampleSet
 from logitstore.train.loader.windows import Announced, PartWindows, Windows, part_windows
@@ -89,6 +91,7 @@ class Loader(OrderedStream):
             CacheDamaged, CacheMismatch: a tap cannot be read, or belongs to another cache.
         """
         self.cache = cache
+        self._also: list[tuple[Cache, Decoder]] = []
         self.has_targets = cache.manifest.sparsifier.keeps_rows
         self._taps = [cache.taps[name] for name in taps]
         for tap in self._taps:
@@ -135,7 +138,25 @@ class Loader(OrderedStream):
 
     def targets(self, batch: Batch) -> AnyTargets:
         """Return the targets for an objective: the batch's answers, decoded on the batch's device."""
+        if self._also:
+            return self.decoder({name: batch.answer[name] for name in self.cache.manifest.fields})
         return self.decoder(batch.answer)
+
+    def read_also(self, caches: Sequence[Cache]) -> None:
+        """Let the batches bring along what further caches, of the same samples and positions, say of the same rows."""
+        self._also = [(each, decoder_of(each)) for each in caches]
+
+    def also_answers(self, batch: Batch) -> list[dict[str, Tensor]]:
+        """Return what each further cache stores about the rows."""
+        return [
+            {name: batch.answer[also_name(place, name)] for name in cache.manifest.fields}
+            for place, (cache, _) in enumerate(self._also)
+        ]
+
+    def also_targets(self, batch: Batch) -> list[AnyTargets]:
+        """Return the targets of each further cache, decoded on the batch's device."""
+        answers = self.also_answers(batch)
+        return [decoder(answer) for (_, decoder), answer in zip(self._also, answers, strict=True)]
 
     def features(self, batch: Batch) -> dict[str, Tensor]:
         """Return float32[N, D] of each tap, decoded on the batch's device."""
@@ -149,12 +170,23 @@ class Loader(OrderedStream):
         if self._next is not None:
             self._next.reached(epoch, self.first_place(epoch, number))
         with together(self._together):
-            return self._collator.batch(self, epoch, number)
+            batch = self._collator.batch(self, epoch, number)
+            for place, (cache, _) in enumerate(self._also):
+                cache.raise_found()
+                found = answers_beside(cache, batch.samples.numpy(), batch.counts.numpy())
+                named = {also_name(place, name): value for name, value in found.items()}
+                batch = replace(batch, answer=batch.answer | named)
+        return batch
 
     def _prefetch(self, parts: list[int]) -> None:
         self.cache.prefetch(parts)
         for tap in self._taps:
             tap.prefetch(parts)
+
+
+def also_name(place: int, field: str) -> str:
+    """Return the name in a batch's answer of a field of a further cache; `place` is its place among them."""
+    return f"also-{place}/{field}"
 
 
 def _check_mixing(window_parts: int, shuffle: bool, order: Order | None, epoch_samples: int | None) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -17,6 +17,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from logitstore.core.background import Pending, Workers
 from logitstore.errors import BadInput
+from logitstore.store.cache import Cache
 from logitstore.targets.targets import AnyTargets
 from logitstore.train.loader.batch import Batch
 
@@ -60,6 +61,23 @@ class BatchStream(IterableDataset[Batch], ABC):
     @abstractmethod
     def targets(self, batch: Batch) -> AnyTargets:
         """Return the targets for an objective: the batch's answers, decoded on the batch's device."""
+
+    def also_answers(self, batch: Batch) -> list[dict[str, Tensor]]:
+        """Return what each further cache that the stream reads stores about the rows."""
+        return []
+
+    def also_targets(self, batch: Batch) -> list[AnyTargets]:
+        """Return the targets of each further cache that the stream reads, decoded on the batch's device."""
+        return []
+
+    def read_also(self, caches: Sequence[Cache]) -> None:
+        """Let the batches bring along what further caches of the same samples say of the same rows.
+
+        Raises:
+            BadInput: this stream reads no cache.
+        """
+        if caches:
+            raise BadInput("further caches: these batches have no teacher's answers.")
 
     def features(self, batch: Batch) -> dict[str, Tensor]:
         """Return float32[N, D] of each tap that the stream reads, decoded on the batch's device."""

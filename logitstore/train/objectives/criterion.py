@@ -8,7 +8,7 @@ Axes: N rows (n of a chunk), V the student's vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,10 +20,11 @@ from logitstore.core.schedule import Schedule
 from logitstore.targets.targets import AnyTargets
 from logitstore.train.objectives.features.feature import Sides
 from logitstore.train.objectives.kernels.by_autograd import ByAutograd, Term
-from logitstore.train.objectives.kernels.target import gold_target, teacher_target
+from logitstore.train.objectives.kernels.target import ScaledRows, gold_target, teacher_target
 from logitstore.train.objectives.kernels.weighted_sum import Pull, WeightedSum
 from logitstore.train.objectives.logits.cross_entropy import cross_entropy
 from logitstore.train.objectives.sequences.term import SequenceTerm
+from logitstore.train.objectives.shares import Share, Shares
 
 GOLD = "cross_entropy"
 """The one that needs no teacher."""
@@ -83,7 +84,11 @@ class FeatureTerm:
 
 
 class Criterion(nn.Module):
-    """The loss of a run. Its parameters and buffers are what objectives learn or keep: projections, critics, TAID's time."""
+    """The loss of a run. Its parameters and buffers are what objectives learn or keep: projections, critics, TAID's time.
+
+    Attributes:
+        shares: what each of several teachers counts; None where there is one.
+    """
 
     def __init__(
         self,
@@ -102,6 +107,7 @@ class Criterion(nn.Module):
             ValueError: two have the same label, by which the log and what they learn or keep are known.
         """
         super().__init__()
+        self.shares: Shares | None = None
         labels = [*(term.label for term in rows), *(term.label for term in features)]
         if len(set(labels)) < len(labels):
             raise ValueError(f"labels must differ: {', '.join(labels)}")
@@ -120,7 +126,14 @@ class Criterion(nn.Module):
         return any(term.name != GOLD for term in self.rows)
 
     def row_loss(
-        self, targets: AnyTargets | None, gold_N: Tensor, done: float, gold_scale_N: Tensor | None = None
+        self,
+        targets: AnyTargets | None,
+        gold_N: Tensor,
+        done: float,
+        gold_scale_N: Tensor | None = None,
+        *,
+        also: Sequence[AnyTargets] = (),
+        shares: Sequence[Share] = (1.0,),
     ) -> WeightedSum | ByAutograd:
         """The pulls on logits as one loss with its gradient.
 
@@ -129,15 +142,27 @@ class Criterion(nn.Module):
             gold_N: int64, the tokens that follow.
             done: the share of the run that is over.
             gold_scale_N: factor of the cross-entropy of each row, 0 for rows without a token or label; None for 1 throughout.
+            also: targets of further teachers for the same rows.
+            shares: what each teacher counts in every pull towards a teacher, the first one first.
 
         Raises:
             ValueError: no targets, and they are needed.
         """
         if targets is None and self.needs_targets:
             raise ValueError("there is no pull towards a teacher without targets")
+        pairs = [
+            (term, _Teacher(known, share, place))
+            for term in self.rows
+            for place, (known, share) in enumerate(zip((targets, *also), shares, strict=True))
+            if not place or term.name != GOLD
+        ]
         if all(term.name in (GOLD, "forward_kl") for term in self.rows):
-            return WeightedSum([_pull(term, targets, gold_N, done, gold_scale_N) for term in self.rows])
-        return ByAutograd([self._term(term, targets, gold_N, done, gold_scale_N) for term in self.rows])
+            return WeightedSum(
+                [_shared_pull(_pull(term, who.targets, gold_N, done, gold_scale_N), who) for term, who in pairs]
+            )
+        return ByAutograd(
+            [_shared_term(self._term(term, who.targets, gold_N, done, gold_scale_N), who) for term, who in pairs]
+        )
 
     def gold_loss(self, gold_G: Tensor, done: float, scale_G: Tensor | None = None) -> WeightedSum | None:
         """The cross-entropy of positions that the teacher did not answer; None where it never weighs anything.
@@ -215,6 +240,40 @@ class Criterion(nn.Module):
             RowTerm(name=GOLD, label=GOLD, weight=weight, is_rest=True),
         ]
         return cls([*(both if name != "none" else ()), *rows], features)
+
+
+@dataclass(frozen=True, eq=False)
+class _Teacher:
+    """One of the teachers of a loss: what it says, what it counts, and its place among them."""
+
+    targets: AnyTargets | None
+    share: Share
+    place: int
+
+    def labelled(self, name: str) -> str:
+        """Return the name of a pull of this teacher in the log."""
+        return f"{name}/{self.place + 1}" if self.place else name
+
+
+def _shared_pull(pull: Pull, teacher: _Teacher) -> Pull:
+    """Return a pull with the share of its teacher; the cross-entropy on gold tokens is nobody's."""
+    if pull.name == GOLD:
+        return pull
+    if isinstance(teacher.share, Tensor):
+        return replace(pull, name=teacher.labelled(pull.name), target=ScaledRows(pull.target, teacher.share))
+    return replace(pull, name=teacher.labelled(pull.name), weight=pull.weight * teacher.share)
+
+
+def _shared_term(term: Term, teacher: _Teacher) -> Term:
+    """Return a term with the share of its teacher, as `_shared_pull` does."""
+    if term.name == GOLD:
+        return term
+    share, own = teacher.share, term.loss
+    if isinstance(share, Tensor):
+        return replace(
+            term, name=teacher.labelled(term.name), loss=lambda logits_nV, some: share[some] * own(logits_nV, some)
+        )
+    return replace(term, name=teacher.labelled(term.name), weight=term.weight * share)
 
 
 def _gold_loss(logits_nV: Tensor, some: slice, gold_N: Tensor, scale_N: Tensor | None) -> Tensor:

@@ -12,7 +12,7 @@ Axes: N rows (n of a chunk), J entries, K listed, V vocabulary.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -107,11 +107,12 @@ class DenseTarget:
     Attributes:
         probs_NV: float[N, V'], V' at most the student's vocabulary.
         constant_N: float[N].
+        mass_N: float[N], or None for 1.
     """
 
     probs_NV: Tensor
     constant_N: Tensor
-    mass_N: None = None
+    mass_N: Tensor | None = None
 
     def dot(self, logits_nV: Tensor) -> Tensor:
         wide_nV = logits_nV[:, : self.probs_NV.shape[1]]
@@ -138,6 +139,36 @@ class LatentRows:
     def __getitem__(self, some: slice) -> DenseTarget:
         probs_nV, negative_entropy_n = dense_probs(self.targets[some], self.temperature)
         return DenseTarget(probs_nV.to(self.dtype), negative_entropy_n.to(self.dtype))
+
+
+@dataclass(frozen=True, eq=False)
+class ScaledRows:
+    """Targets whose rows count differently: q_n and the constant of a row are multiplied by scale_n, and so is its loss.
+
+    Attributes:
+        target: of all rows.
+        scale_N: float[N], not negative.
+    """
+
+    target: TargetRows
+    scale_N: Tensor
+
+    def __getitem__(self, some: slice) -> Target:
+        own, scale_n = self.target[some], self.scale_N[some]
+        constant_n = own.constant_N * scale_n
+        scale_n = scale_n.to(constant_n.dtype)
+        mass_n = scale_n if own.mass_N is None else own.mass_N * scale_n
+        if isinstance(own, DenseTarget):
+            return DenseTarget(own.probs_NV * scale_n[:, None], constant_n, mass_n)
+        if not isinstance(own, SparseTarget):
+            raise TypeError(f"rows of {type(own).__name__} cannot be scaled")
+        return replace(
+            own,
+            weights_NJ=own.weights_NJ * scale_n[:, None],
+            constant_N=constant_n,
+            mass_N=mass_n,
+            scale_N=None if own.scale_N is None else own.scale_N * scale_n,
+        )
 
 
 def gold_target(gold_N: Tensor, dtype: torch.dtype = torch.float32, scale_N: Tensor | None = None) -> SparseTarget:

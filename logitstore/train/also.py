@@ -1,0 +1,83 @@
+"""The further caches of a run: other teachers' answers about the same samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from logitstore.core.methods import method_of
+from logitstore.errors import BadInput, CacheMismatch
+from logitstore.settings.train import TrainSettings
+from logitstore.store.cache import Cache
+from logitstore.store.checks.same_samples import check_same_samples, check_same_vocabulary
+from logitstore.store.storage import open_storage
+from logitstore.train.objectives.shares import Shares
+from logitstore.train.terms import all_terms, check_exact, check_terms, fidelity_notes
+
+
+def also_of(settings: TrainSettings, cache: Cache) -> list[Cache]:
+    """Return the further caches of a run, checked before any weights are loaded.
+
+    Args:
+        settings: of the run, with an objective.
+        cache: the first cache.
+
+    Raises:
+        BadInput: settings that do not go together, or a pull that a cache does not serve.
+        CacheMismatch: a cache is not complete, or of other samples or another vocabulary.
+        NotACache, CacheDamaged: a cache cannot be read.
+    """
+    if not settings.also:
+        if settings.weights is not None:
+            raise BadInput(f"--weights {settings.weights}: there is one cache. Name the others with --also.")
+        return []
+    Shares.of(settings.weights, 1 + len(settings.also))
+    if settings.text:
+        raise BadInput("--also with --text: no teacher's answers are read. Leave one out.")
+    if settings.alpha == 0 and not settings.terms:
+        raise BadInput("--also with --alpha 0: no teacher is learned from. Leave it out.")
+    pulls = [(pull.name, method_of(pull.name)) for pull in all_terms(settings)]
+    if not any(method.form == "rows" for _, method in pulls):
+        raise BadInput(
+            "--also: nothing pulls on the logits, and features are those of the first cache alone. Leave it out."
+        )
+    kept = next((name for name, method in pulls if method.form == "rows" and method.state is not None), None)
+    if kept is not None:
+        raise BadInput(f"--also with {kept}: it follows its own loss to one teacher. Choose another objective.")
+    addresses = [open_storage(settings.cache).address]
+    others = []
+    for path in settings.also:
+        if open_storage(path).address in addresses:
+            raise BadInput(f"--also {path}: it is named twice. Name each cache once, and weigh them with --weights.")
+        addresses.append(open_storage(path).address)
+        others.append(Cache(path))
+    for each in (cache, *others):
+        if not each.complete:
+            raise CacheMismatch(
+                f"{each.path}: it has {len(each.part_numbers)} of its {each.manifest.parts} parts. With --also every cache "
+                "must be whole: give the command that began it once more."
+            )
+    for other in others:
+        other.check_soon()
+        check_same_vocabulary(cache, other)
+        check_same_samples(cache, other, f"--also {other.path}")
+        check_terms(settings, other)
+    if settings.weights in ("gold",) and not all(each.manifest.knows_gold for each in (cache, *others)):
+        raise BadInput(
+            "--weights gold: a cache does not know the logprob of every gold token. Weigh by entropy or numbers."
+        )
+    return others
+
+
+def also_notes(settings: TrainSettings, others: Sequence[Cache]) -> list[str]:
+    """Return how exact each further cache is for the objective, and what the figures of a run with several are about.
+
+    Raises:
+        BadInput: under --strict, a pull is not exact on one of them.
+    """
+    notes = []
+    for other in others:
+        check_exact(settings, other, [])
+        notes += [f"{note} (--also {other.path})" for note in fidelity_notes(settings, other, [])]
+    if others:
+        notes.append(f"note: evaluations compare the student with the first cache, {settings.cache}, alone.")
+    return notes
