@@ -138,7 +138,7 @@ def _check_out(settings: TrainSettings, names: list[str]) -> None:
     if settings.out.exists() and not settings.out.is_dir():
         raise BadInput(f"--out {settings.out}: a file stands there. Choose another folder.")
     taken = {
-        open_storage(settings.cache).address,
+        *(open_storage(each).address for each in (settings.cache, *settings.also)),
         *(str(Path(ModelRef.parse(student).name).resolve()) for student in settings.students),
     }
     for place in (settings.out, *(settings.out / name for name in names)):

@@ -135,6 +135,8 @@ def test_what_cannot_be_learned_together_is_refused(
         return said
 
     assert "--weights 1,2: there is one cache" in line("--weights", "1,2")
+    said = refused("train", cache.path, "--also", other.path, "--student", small_student, "--out", other.path)
+    assert f"{other.path} is the cache or a student itself" in said
     assert "is named twice" in line("--also", cache.path)
     assert "--also with --alpha 0" in line("--also", other.path, "--alpha", 0)
     assert "--also with taid" in line("--also", other.path, "--objective", "taid")

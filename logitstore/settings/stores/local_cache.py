@@ -27,5 +27,5 @@ class LocalCacheChoices(Record):
     @property
     def places(self) -> list[Place]:
         """The caches that the command reads or writes, wherever they lie."""
-        named = (getattr(self, name, None) for name in ("cache", "caches", "reference", "out"))
+        named = (getattr(self, name, None) for name in ("cache", "caches", "also", "reference", "out"))
         return [place for each in named if each is not None for place in (each if isinstance(each, list) else [each])]
