@@ -32,7 +32,7 @@ from logitstore.models.shape import size_errors
 from logitstore.settings.train import EvaluateSettings, TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.store.selection import Selection
-from logitstore.train.check import has_cross_entropy, needing_labels
+from logitstore.train.checks.run import has_cross_entropy, needing_labels
 from logitstore.train.evaluate import counted, loaded
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.loader import Loader

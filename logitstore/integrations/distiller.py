@@ -26,7 +26,7 @@ from logitstore.models.adapter_ref import student_ref
 from logitstore.models.load import load_config, load_weights
 from logitstore.models.shape import layer_count
 from logitstore.store.cache import Cache
-from logitstore.train.check import selection_for
+from logitstore.train.checks.run import selection_for
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loop.batches import row_counts, row_weights
 from logitstore.train.metrics import Evaluation

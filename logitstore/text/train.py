@@ -29,7 +29,7 @@ from logitstore.text.batches import TextCollator
 from logitstore.text.metrics import TextEvaluation, evaluate_text
 from logitstore.text.retokenise import TextLoader, encoded_anew
 from logitstore.text.tokenizer import check_tokenizer, given_template, own_tokenizer, text_tokenizer, tokenizer_for
-from logitstore.train.check import has_cross_entropy
+from logitstore.train.checks.run import has_cross_entropy
 from logitstore.train.evaluate import counted, loaded
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.curriculum import Curriculum

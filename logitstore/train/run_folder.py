@@ -30,7 +30,16 @@ OF_TRAINING = (*HONOURED["schedule"], *HONOURED["optimiser"])
 """Arguments of the `trainer:` section that decide how training goes; the others say how a run is watched, kept and sped up."""
 
 
-ADDED: dict[str, Any] = {"lora": None, "lora_merge": False, "freeze": [], "hooks": [], "window_parts": None, "weights": None}
+ADDED: dict[str, Any] = {
+    "lora": None,
+    "lora_merge": False,
+    "freeze": [],
+    "hooks": [],
+    "score": None,
+    "pairs": None,
+    "window_parts": None,
+    "weights": None,
+}
 """Settings that older runs do not have, with what they stand for there."""
 
 

@@ -23,8 +23,8 @@ from logitstore.models.adapter import has_adapter, merge
 from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.store.selection import Selection
-from logitstore.train.also import also_notes, also_of
-from logitstore.train.check import checked_students, has_cross_entropy, layers_of, selection_for
+from logitstore.train.checks.also import also_notes, also_of
+from logitstore.train.checks.run import checked_students, has_cross_entropy, layers_of, selection_for
 from logitstore.train.learner import Learner
 from logitstore.train.loader.stream import BatchStream
 from logitstore.train.loop.arguments import training_arguments

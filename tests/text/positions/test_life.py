@@ -31,7 +31,7 @@ from logitstore.store.cache import Cache
 from logitstore.store.checks.verify import verify
 from logitstore.text.positions import batch as positions_batch
 from logitstore.text.positions.choose import lowest
-from logitstore.train.check import selection_for
+from logitstore.train.checks.run import selection_for
 from tests.parts.commands import Command, Refused, flags_of
 from tests.parts.files import traces, tree
 from tests.parts.places import ROOT

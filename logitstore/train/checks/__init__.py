@@ -1,0 +1,1 @@
+"""What a run must fulfil before any weights are loaded."""
