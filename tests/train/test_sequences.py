@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 import logitstore
 from logitstore.core.schedule import Schedule
 from logitstore.errors import BadInput
+from logitstore.integrations.distiller import Distiller
 from logitstore.models.head import LinearHead
 from logitstore.store.index.scored import column_scores, group_codes
 from logitstore.text.train import kept_out
@@ -182,6 +183,13 @@ def test_a_run_that_is_resumed_ends_where_one_that_was_not_does(
     train(cut)
     train(cut.model_copy(update={"max_steps": 6, "resume": True}))
     assert curve(tmp_path / "cut") == pytest.approx(curve(tmp_path / "whole"), rel=1e-5)
+
+
+def test_loops_of_others_refuse_whole_texts(scored: logitstore.Cache, small_student: Path) -> None:
+    with pytest.raises(
+        BadInput, match="objective dpo: it compares whole samples, and only `logitstore train` does this"
+    ):
+        Distiller(str(small_student), scored, objective="dpo", batch_size=2)
 
 
 def test_groups_are_held_out_whole(scored: logitstore.Cache) -> None:
