@@ -29,6 +29,7 @@ from logitstore.dump.engines.answers.folder import Answers
 from logitstore.errors import BadInput, CacheMismatch, ModelError
 from logitstore.settings.dump import DumpSettings
 from logitstore.store.checks.verify import verify
+from logitstore.store.index.scored import group_codes
 from logitstore.text.answers.generate import generate, planned
 from logitstore.text.answers.run import Generated
 from tests.parts.chat_server import ChatServer
@@ -73,6 +74,16 @@ def test_answers_become_a_cache_whose_rows_are_those_of_the_model(
             np.testing.assert_allclose(stored.astype(np.float64), direct, rtol=2.0**-11, atol=1e-4)
         listed = np.exp(np.take_along_axis(direct_NV, ids_NK, 1)).sum(1)
         np.testing.assert_allclose(np.exp(answer["tail_logmass"].astype(np.float64)), 1 - listed, atol=1e-4)
+
+
+def test_the_answers_to_a_prompt_are_a_group(generated: Run, server: ChatServer, tmp_path: Path) -> None:
+    server.behaviour.lists_end = True
+    generated(samples_per_prompt=2)
+    cache = dumped(tmp_path / "answers", tmp_path / "cache", k=20, group_column="number", score_columns="sample")
+    rows = rows_of(tmp_path / "answers")
+    found = [(each.sample.group, each.sample.scores["sample"]) for each in cache]
+    assert found == [(str(row["number"]), float(row["sample"])) for row in rows]
+    assert len(group_codes(cache)) == len(rows) > len(set(rows["number"]))
 
 
 def test_the_folder_holds_float32_of_what_the_model_says(generated: Run, server: ChatServer, tmp_path: Path) -> None:
