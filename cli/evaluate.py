@@ -27,6 +27,9 @@ _MEANING = {
     "acceptance": "sum of min(p, s): prepared tokens kept by speculative decoding",
     "nats_per_byte": "student on the text, nats per byte, comparable across tokenizers",
     "calibration_error": "expected calibration error of the student, 15 bins",
+    "macro_f1": "F1 of each class on the labels, and the mean over the classes",
+    "matthews": "Matthews' correlation of labels and answers, from -1 to 1",
+    "probability_loyalty": "mean of 1 - sqrt(Jensen-Shannon divergence) of student and teacher",
 }
 
 _OF_TEXTS = ("perplexity", "acceptance", "nats_per_byte")
@@ -38,7 +41,7 @@ _OF_CLASSES = {
     "accuracy": "rows whose label is the student's most probable class",
     "top5_accuracy": "rows whose label is among the student's five most probable classes",
     "kl_lower_bound": "KL with the tail as one class, a lower bound of the full KL, nats; unknown without a list or a tail",
-    "agreement": "rows with the same most probable class",
+    "agreement": "rows with the same most probable class: label loyalty",
 }
 """What figures mean where the teacher's answers are about classes."""
 

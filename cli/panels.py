@@ -30,8 +30,8 @@ PANELS: dict[str, dict[str, str]] = {
         "Task and teacher": f"task teacher {_ENGINE} price trust_remote_code",
         "Data": _TEACHER_DATA,
         "Preparing the data": _PREPARING,
-        "Images": "views augment image_size seed label_column key_column labels skip_damaged classes prompt batch_images "
-        "workers",
+        "Labels and pairs": "label_column labels pair_column texts",
+        "Images": "views augment image_size seed key_column skip_damaged classes prompt batch_images workers",
         "Rows": f"{_ROW} fidelity_rows",
         "Features of the teacher": _TAPS,
         "Compute": f"{_PLACING} {_SHARING} quantization dtype batch_tokens packed",

@@ -139,6 +139,29 @@ TASKS: dict[str, Task] = {
         },
         models=("an image classifier", "transformers:AutoModelForImageClassification"),
     ),
+    "text-classification": Task(
+        samples="classified texts",
+        stored="logitstore.classification.stored:ClassifiedTexts",
+        dumping="logitstore.classification.dump:ClassifiedDump",
+        training="logitstore.classification.train:ClassifiedTraining",
+        shown="logitstore.classification.show:ClassifiedShown",
+        options={
+            "dump": (
+                "max_length",
+                "batch_tokens",
+                "label_column",
+                "labels",
+                "pair_column",
+                "texts",
+                *_PLACED,
+                "quantization",
+            ),
+            "train": ("select", "window_parts", "hidden_size", "intermediate_size", "heads"),
+            "inspect": ("tokens",),
+            "verify": _PLACED,
+        },
+        models=("a text classifier", "transformers:AutoModelForSequenceClassification"),
+    ),
 }
 """The tasks of this package; those of other packages stand under the entry point `logitstore.tasks`."""
 

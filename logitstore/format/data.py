@@ -1,4 +1,4 @@
-"""What `cache.json` says about the data: the texts or the images that the teacher was asked about, and the tokenizer; and where
+"""What `cache.json` says about the data: the texts or images that the teacher was asked about, and the tokenizer; and where
 rows come from that no teacher gave here."""
 
 from __future__ import annotations
@@ -186,6 +186,45 @@ class ImagesInfo(Record):
         return plain
 
 
+class ClassifiedInfo(Record):
+    """Texts, or pairs of texts, that a classifier was asked about.
+
+    Attributes:
+        column, pair_column, label_column: the columns that were read.
+        fingerprint: checksum of the label and the key of every text, in order; not of its tokens, so that teachers with
+            different tokenizers can be compared.
+        classes: checksum of the names of the teacher's classes, in order.
+        unlabelled: count of texts without a label.
+        tokenizer: what the token ids mean.
+        encoded: checksum of the tokens and token types of every text, in order.
+        max_length: the most tokens of a text that the teacher was shown.
+        cut: count of texts that had more.
+        token_types: whether the token types are stored; they are where one is not 0.
+        pad: the id of padding.
+        padding_side: where it stands.
+        texts: whether the texts themselves are stored.
+    """
+
+    source: str
+    split: str
+    kind: Literal["classified"]
+    column: str
+    pair_column: str | None = None
+    label_column: str | None = None
+    limit: int | None = None
+    fingerprint: str
+    classes: str
+    unlabelled: Count
+    tokenizer: TokenizerInfo
+    encoded: str
+    max_length: Positive
+    cut: Count
+    token_types: bool
+    pad: Count
+    padding_side: Literal["left", "right"]
+    texts: bool
+
+
 class OtherData(Record):
     """What was asked, where the task is another package's. `kind` names it; the task may keep further entries."""
 
@@ -196,14 +235,32 @@ class OtherData(Record):
     fingerprint: str
 
 
+OF_CLASSES = (ImagesInfo, ClassifiedInfo)
+"""Descriptions of data whose vocabulary is one of classes."""
+
+
+def record_of(task: str) -> type[Record]:
+    """Return the record that describes the data of a task; those of other packages have `OtherData`."""
+    known: dict[str, type[Record]] = {
+        "causal-lm": DataInfo,
+        "image-classification": ImagesInfo,
+        "text-classification": ClassifiedInfo,
+    }
+    return known.get(task, OtherData)
+
+
 def _kind_of(data: Any) -> str:
     """Return which of the records describes some data."""
     kind = data.get("kind") if isinstance(data, dict) else getattr(data, "kind", None)
-    return {"text": "text", "chat": "text", "images": "images"}.get(str(kind), "other")
+    known = {"text": "text", "chat": "text", "images": "images", "classified": "classified"}
+    return known.get(str(kind), "other")
 
 
 AnyData = Annotated[
-    Annotated[DataInfo, Tag("text")] | Annotated[ImagesInfo, Tag("images")] | Annotated[OtherData, Tag("other")],
+    Annotated[DataInfo, Tag("text")]
+    | Annotated[ImagesInfo, Tag("images")]
+    | Annotated[ClassifiedInfo, Tag("classified")]
+    | Annotated[OtherData, Tag("other")],
     Discriminator(_kind_of),
 ]
 """What was asked, whatever the task."""

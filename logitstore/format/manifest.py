@@ -15,7 +15,16 @@ from logitstore.core.record import Count, NotKnownHere, Positive, Record, Shared
 from logitstore.core.tasks import is_task
 from logitstore.core.types import Array, ChosenBy
 from logitstore.errors import BadInput, CacheDamaged
-from logitstore.format.data import AnyData, DataInfo, ImagesInfo, ImportedInfo, Member, OtherData, TokenizerInfo
+from logitstore.format.data import (
+    OF_CLASSES,
+    AnyData,
+    DataInfo,
+    ImagesInfo,
+    ImportedInfo,
+    Member,
+    TokenizerInfo,
+    record_of,
+)
 from logitstore.format.row import (
     SCORES,
     CodecInfo,
@@ -108,32 +117,29 @@ class Manifest(Record):
     @classmethod
     def _is_known(cls, name: str) -> str:
         if not is_task(name):
-            raise NotKnownHere(
-                f"the task '{name}' of this cache is not known here; install the package that provides it"
-            )
+            what = f"the task '{name}' of this cache is not known here"
+            raise NotKnownHere(f"{what}; install the package that provides it")
         return name
 
     @model_validator(mode="after")
     def _known_fields(self) -> Self:
         """Refuse fields that are not of this version, because field names become paths."""
         row = self.row
-        kinds: dict[str, type[Record]] = {"causal-lm": DataInfo, "image-classification": ImagesInfo}
         is_text, is_images = isinstance(self.data, DataInfo), isinstance(self.data, ImagesInfo)
+        of_classes = isinstance(self.data, OF_CLASSES)
         if (
-            not isinstance(self.data, kinds.get(self.task, OtherData))
+            not isinstance(self.data, record_of(self.task))
             or (is_text and self.tokenizer is None)
-            or (is_images and self.tokenizer is not None)
+            or (self.tokenizer is not None and of_classes)
             or (self.view is not None) != is_images
             or (self.views > 1 and not is_images)
-            or (self.packed and is_images)
+            or (self.packed and of_classes)
             or (self.imported is not None and not is_text)
         ):
             raise ValueError(f"data, tokenizer, view, packed and the task '{self.task}' do not go together")
         # a plan that is still being worked out has no shared files yet
         if self.shared and (self.tail.file is None) == self.tail.is_fitted:
-            raise ValueError(
-                f"a tail of the shape '{self.tail.shape}' and the file {self.tail.file} do not go together"
-            )
+            raise ValueError(f"a tail '{self.tail.shape}' and the file {self.tail.file} do not go together")
         if self.imported is not None and self.imported.mass == "unknown" and self.tail.shape != "none":
             raise ValueError(f"a tail of the shape '{self.tail.shape}' needs the mass of the unlisted tokens")
         if self.tail.file is not None and self.shared and self.tail.file not in self.shared:

@@ -14,6 +14,7 @@ from transformers import PretrainedConfig
 from logitstore.core.order import spread
 from logitstore.core.progress import Progress, Step, no_progress
 from logitstore.core.types import Array, ModelRef
+from logitstore.dump.files.class_names import labels_for
 from logitstore.dump.parts import ANSWERS, missing_work
 from logitstore.dump.task import AskAgain, CommittedSamples, Prepared, check_teacher, row_entries, teacher_info
 from logitstore.dump.teachers import model_of
@@ -29,7 +30,7 @@ from logitstore.format.tap_names import FINAL, names_of
 from logitstore.format.views import ViewInfo
 from logitstore.image.data.damage import damaged, left_out, refuse_damaged
 from logitstore.image.data.images import Images, ImageSpec, open_images
-from logitstore.image.labels import FEW_CLASSES, classes_of, labels_for, output_width
+from logitstore.image.labels import FEW_CLASSES, classes_of, output_width
 from logitstore.image.pictures import Pictures, pictures_of, view_batches
 from logitstore.image.processors.chosen import prove_data, recorded, view_info
 from logitstore.image.processors.saved import Processor, load_processor
@@ -99,7 +100,7 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
     found = open_images(image_spec(settings), progress)
     labels, matched = np.full(len(found), -1), ""
     if settings.labels:
-        labels, matched = labels_for(found, names, str(model))
+        labels, matched = labels_for(found.labels, found.label_names, names, str(model))
     if matched:
         progress(Step(stage="labels", done=1, total=1, note=matched))
     prove_data(settings, processor, _some(found))

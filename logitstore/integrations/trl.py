@@ -16,7 +16,8 @@ from transformers import TrainingArguments
 
 from logitstore.integrations.distiller import Distiller
 from logitstore.integrations.trainer import CachedTeacherMixin, check_arguments
-from logitstore.text.tokenizer import given_template, tokenizer_for
+from logitstore.models.tokens.tokenizer import tokenizer_for
+from logitstore.text.tokenizer import given_template
 
 _ROWS = "the rows of the cache say which tokens count. Dump prompt/completion or chats"
 _LAID = "the texts are in the cache, as they were cut when it was dumped"

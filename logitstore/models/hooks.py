@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -22,8 +23,8 @@ def recording(model: PreTrainedModel, names: Sequence[str]) -> Iterator[dict[str
     """Yield a dict into which every forward pass of the model puts the named features, as long as the context lasts.
 
     `hidden-L` is the output of decoder layer L and the input of layer L + 1, transformers' hidden_states[L]; so 0 is the
-    embedding. `final` is the input of the output layer, also where only the last position's logits are made; an image
-    classifier has one position an image. `query-L`, `key-L` and `value-L` are those of decoder layer L, counted from 1,
+    embedding. `final` is the input of the output layer, also where only the last position's logits are made; of a
+    classifier it has one position. `query-L`, `key-L` and `value-L` are those of decoder layer L, counted from 1,
     after rotary embedding, with the heads side by side. Nothing else is kept. A later pass overwrites an earlier one.
 
     Args:
@@ -76,10 +77,28 @@ def _watch_final(model: PreTrainedModel, seen: dict[str, Tensor], stack: ExitSta
         _watch_base(model, seen, stack)
         return
 
-    def keep(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-        seen[FINAL] = inputs[0].flatten(1)[:, None]
+    shown: dict[str, Tensor] = {}
 
+    def keep(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        taken = inputs[0]
+        if taken.dim() == 3 and "input_ids" in shown:
+            taken = _judged(taken, shown["input_ids"], model.config.pad_token_id)
+        seen[FINAL] = taken.flatten(1)[:, None]
+
+    def look(_: nn.Module, _inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
+        shown.update({name: options[name] for name in ("input_ids",) if name in options})
+
+    stack.callback(model.register_forward_pre_hook(look, with_kwargs=True).remove)
     stack.callback(classifier.register_forward_pre_hook(keep).remove)
+
+
+def _judged(hidden_BTD: Tensor, ids_BT: Tensor, pad: int | None) -> Tensor:
+    """Return [B, D] of the token by which a decoder judges a text: the last one that is not padding, as transformers takes."""
+    if pad is None:
+        return hidden_BTD[:, -1]
+    places_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)
+    last_B = (places_T * (ids_BT != pad)).argmax(-1).to(hidden_BTD.device)
+    return hidden_BTD[torch.arange(len(hidden_BTD), device=hidden_BTD.device), last_B]
 
 
 def _watch_base(model: PreTrainedModel, seen: dict[str, Tensor], stack: ExitStack) -> None:

@@ -70,10 +70,19 @@ def layer_list(model: PreTrainedModel) -> str:
     return str(lists[0])
 
 
+OF_TEXTS = "ForSequenceClassification"
+"""How transformers ends the names of text classifiers."""
+
+
+def classifies_texts(model: Any) -> bool:
+    """Return True for a text classifier."""
+    return any(each.__name__.endswith(OF_TEXTS) for each in type(model).__mro__)
+
+
 def classifier_of(model: Any) -> nn.Linear | None:
-    """Return the output layer of an image classifier, which is its last linear layer with one output for each class; None
-    for other models."""
-    if getattr(model, "main_input_name", "") != "pixel_values":
+    """Return the output layer of a classifier of images or texts, which is its last linear layer with one output for each
+    class; None for other models."""
+    if getattr(model, "main_input_name", "") != "pixel_values" and not classifies_texts(model):
         return None
     classes = int(model.config.num_labels)
     layers = [each for each in model.modules() if isinstance(each, nn.Linear) and each.out_features == classes]

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from logitstore.core.record import Record
 from logitstore.core.tasks import TASKS
+from logitstore.settings.data.labelled import PairChoices
 from logitstore.settings.fields import (
     POSITIONAL,
     RECIPE_ONLY,
@@ -83,7 +84,10 @@ class DataSettings(TrustChoice, EngineChoices):
         "read as JSON; what is not JSON is taken as text. What a row of the data has in chat_template_kwargs overrides it.",
     )
     max_length: int = Field(
-        1024, ge=2, description="Maximum number of tokens in a sample. Longer documents are cut into windows."
+        1024,
+        ge=2,
+        description="Maximum number of tokens in a sample. Longer documents are cut into windows; of longer texts to classify "
+        "the beginning is shown, and never more than the teacher has positions for.",
     )
     overlap: int | None = Field(
         None,
@@ -127,8 +131,8 @@ class TaskChoice(Record):
 
     task: TaskName = Field(
         "causal-lm",
-        description="What the teacher answers: the next token of texts, or the class of images. Installed packages may add "
-        "tasks.",
+        description="What the teacher answers: the next token of texts, the class of images, or the class of texts. Installed "
+        "packages may add tasks.",
         examples=list(TASKS),
     )
 
@@ -204,7 +208,7 @@ class ProcessChoice(Record):
         return self.cluster is not None or (self.processes or 1) > 1
 
 
-class DumpSettings(TeacherSettings, PriceChoice, ViewChoices, RowChoices, TapChoices, ProcessChoice):
+class DumpSettings(TeacherSettings, PriceChoice, ViewChoices, PairChoices, RowChoices, TapChoices, ProcessChoice):
     """The settings of `dump`."""
 
     pilot_rows: Annotated[int, RECIPE_ONLY] = Field(

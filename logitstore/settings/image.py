@@ -5,9 +5,10 @@ from __future__ import annotations
 from pydantic import Field
 
 from logitstore.core.record import Record
+from logitstore.settings.data.labelled import LabelChoices
 
 
-class ViewChoices(Record):
+class ViewChoices(LabelChoices):
     """The settings of `dump` about images."""
 
     views: int = Field(1, ge=1, le=100_000, description="Views of each image. A student sees one view in each epoch.")
@@ -21,12 +22,7 @@ class ViewChoices(Record):
         None, ge=1, le=4096, description="Edge of a view in pixels. Default: as the teacher's processor says."
     )
     seed: int = Field(0, ge=0, lt=1 << 63, description="Seed of the views.")
-    label_column: str | None = Field(
-        None,
-        description="Column with the classes, if it is not found automatically. In a folder, the subfolders are the classes.",
-    )
     key_column: str | None = Field(None, description="Column with a name for each image. Default: images are numbered.")
-    labels: bool = Field(True, description="Keep the labels of the data. --no-labels leaves them out.")
     skip_damaged: bool = Field(
         False,
         description="Leave out the images that cannot be read or decoded, and name them. Default: the dump is refused.",

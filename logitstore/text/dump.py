@@ -30,6 +30,7 @@ from logitstore.models.causal import check_window
 from logitstore.models.load import DTYPES
 from logitstore.models.placing.placement import Placement
 from logitstore.models.shape import layer_count
+from logitstore.models.tokens.tokenizer import cached_tokenizer, tokenizer_files
 from logitstore.settings.dump import AddSettings, DataSettings, DumpSettings, PrepareSettings
 from logitstore.settings.tasks import refuse_other_tasks, refuse_set
 from logitstore.store import layout
@@ -42,7 +43,7 @@ from logitstore.text.positions.choose import undecided
 from logitstore.text.sample import Sample
 from logitstore.text.samples import Encoding, Preparing, Samples, open_samples
 from logitstore.text.show import sample_lines
-from logitstore.text.tokenizer import cached_tokenizer, template_fingerprint, tokenizer_files, with_template
+from logitstore.text.tokenizer import template_fingerprint, with_template
 
 PRESET = "small"
 """The preset if the user names none."""

@@ -14,12 +14,12 @@ from logitstore.core.place import Place
 from logitstore.core.progress import Progress, Step, no_progress
 from logitstore.core.types import Array
 from logitstore.errors import BadInput
+from logitstore.models.tokens.tokenizer import cached_tokenizer
 from logitstore.store.cache import Cache
 from logitstore.targets.targets import AnyTargets
 from logitstore.text.batches import laid_out
 from logitstore.text.sample import Sample, cut
 from logitstore.text.stored import texts_of
-from logitstore.text.tokenizer import cached_tokenizer
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.order import OrderedStream
 

@@ -20,6 +20,7 @@ from logitstore.models.causal import check_causal, check_packing, position_limit
 from logitstore.models.head import LinearHead
 from logitstore.models.load import config_from, describe, load_config
 from logitstore.models.shape import head_rows
+from logitstore.models.tokens.tokenizer import check_tokenizer, own_tokenizer, tokenizer_for
 from logitstore.settings.train import EvaluateSettings, TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.store.index.scored import group_codes, has_groups
@@ -28,7 +29,7 @@ from logitstore.store.vocabulary import read_pieces
 from logitstore.text.batches import TextCollator
 from logitstore.text.metrics import TextEvaluation, evaluate_text
 from logitstore.text.retokenise import TextLoader, encoded_anew
-from logitstore.text.tokenizer import check_tokenizer, given_template, own_tokenizer, text_tokenizer, tokenizer_for
+from logitstore.text.tokenizer import given_template, text_tokenizer
 from logitstore.train.checks.run import has_cross_entropy
 from logitstore.train.evaluate import counted, loaded
 from logitstore.train.loader.batch import Batch

@@ -87,6 +87,7 @@ def evaluate_batches(
     targets: Callable[[Batch], AnyTargets],
     device: torch.device,
     reduce: Callable[[Tensor], Tensor] = lambda sums: sums,
+    watch: Callable[[Tensor, Batch, AnyTargets], None] | None = None,
 ) -> Evaluation:
     """Evaluate a student, in evaluation mode, on some batches.
 
@@ -96,19 +97,27 @@ def evaluate_batches(
         targets: decodes the answers of a batch; `Loader.targets` of the cache that the batch comes from.
         device: where the student is.
         reduce: adds the sums of several processes.
+        watch: is shown the logits [B * T, V], the batch and its targets, for figures of other kinds.
     """
     sums = torch.zeros(_COUNTS + 3 + 3 * BINS, dtype=torch.float64)
     for batch in batches:
-        sums += _sums(student, batch.to(device), targets).cpu()
+        sums += _sums(student, batch.to(device), targets, watch).cpu()
     return _evaluation(reduce(sums.to(device)).cpu() if device.type != "mps" else sums)
 
 
-def _sums(student: Callable[..., Any], batch: Batch, decode: Callable[[Batch], AnyTargets]) -> Tensor:
+def _sums(
+    student: Callable[..., Any],
+    batch: Batch,
+    decode: Callable[[Batch], AnyTargets],
+    watch: Callable[[Tensor, Batch, AnyTargets], None] | None,
+) -> Tensor:
     """Return float64: sums of every metric, the numbers of gold tokens, of rows with one and of rows, then count, confidence
     and accuracy of every calibration bin."""
     logits: Tensor = student(**batch.model_inputs()).logits
     logits_RV = logits.flatten(0, -2)
     targets = decode(batch)
+    if watch is not None:
+        watch(logits_RV, batch, targets)
     is_gold_N, gold_N = batch.row_mask & (batch.gold >= 0), batch.gold.clamp(min=0)
     pieces: list[Tensor] = []
 

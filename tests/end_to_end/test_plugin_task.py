@@ -27,7 +27,7 @@ from tests.parts.texts import TEXTS, VOCABULARY
 
 PLUGINS = ROOT / "tests" / "parts" / "plugin"
 CLASSES = ["short", "medium", "long"]
-NOT_KNOWN = "the task 'text-classification' of this cache is not known here; install the package that provides it"
+NOT_KNOWN = "the task 'short-texts' of this cache is not known here; install the package that provides it"
 
 
 def forget_plugins() -> None:
@@ -38,7 +38,7 @@ def forget_plugins() -> None:
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As if the package logitstore-text-classification were installed."""
+    """As if the package logitstore-short-texts were installed."""
     monkeypatch.syspath_prepend(str(PLUGINS))
     forget_plugins()
     yield
@@ -80,7 +80,7 @@ def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def options(judge: Path, reviews: Path) -> list[object]:
     """Those of the dump that the tests use, but for --out: four parts."""
-    named = {"task": "text-classification", "teacher": judge, "data": reviews, "samples-per-part": 10}
+    named = {"task": "short-texts", "teacher": judge, "data": reviews, "samples-per-part": 10}
     named |= {"dtype": "float32", "device": "cpu", "k": 2, "batch-tokens": 128}
     return [text for name, value in named.items() for text in (f"--{name}", value)]
 
@@ -155,7 +155,7 @@ def test_options_of_other_tasks_are_refused(
     installed: None, options: list[object], refused: Refused, tmp_path: Path, given: list[object]
 ) -> None:
     line = refused("dump", *options, "--out", tmp_path / "cache", *given)
-    assert line == f"error: {given[0]}: it means nothing to --task text-classification. Leave it out."
+    assert line == f"error: {given[0]}: it means nothing to --task short-texts. Leave it out."
     assert not (tmp_path / "cache").exists()
 
 
@@ -199,17 +199,17 @@ def test_without_the_package_its_caches_are_refused_in_one_line(
 def test_an_unknown_task_is_refused_with_the_nearest_name(
     installed: None, options: list[object], refused: Refused, tmp_path: Path
 ) -> None:
-    options[1] = "text-classifcation"
+    options[1] = "short-text"
     line = refused("dump", *options, "--out", tmp_path / "cache")
-    assert "Did you mean 'text-classification'?" in line
-    assert line.endswith("Known: causal-lm, image-classification, text-classification.")
+    assert "Did you mean 'short-texts'?" in line
+    assert line.endswith("Known: causal-lm, image-classification, text-classification, short-texts.")
 
 
 def test_an_installed_package_is_found_by_itself(made: Path) -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(PLUGINS), os.environ.get("PYTHONPATH", "")])}
     done = cold_command("inspect", made, "--json", env=environment)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["task"] == "text-classification"
+    assert json.loads(done.stdout)["task"] == "short-texts"
 
 
 @pytest.mark.parametrize(

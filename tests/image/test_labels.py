@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from logitstore.dump.dump import dump
+from logitstore.dump.files.class_names import labels_for, match
 from logitstore.errors import BadInput, CacheMismatch
 from logitstore.image.data.images import ImageSpec, open_images
-from logitstore.image.labels import labels_for, match
 from logitstore.image.stored import images_of
 from logitstore.settings.train import EvaluateSettings
 from logitstore.store.cache import Cache

@@ -19,7 +19,7 @@ import logitstore
 from logitstore.dump.dump import dump
 from logitstore.errors import CacheDamaged, ModelError
 from logitstore.models.cached import shared_model
-from logitstore.text.tokenizer import cached_tokenizer
+from logitstore.models.tokens.tokenizer import cached_tokenizer
 from tests.parts.own_code import change
 from tests.parts.specification import seal_again
 from tests.parts.texts import plan_for

@@ -13,8 +13,9 @@ from transformers import PreTrainedTokenizerFast
 
 import logitstore
 from logitstore.errors import BadInput, CacheMismatch
+from logitstore.models.tokens.tokenizer import check_tokenizer
 from logitstore.store.vocabulary import read_pieces
-from logitstore.text.tokenizer import LARGEST_TEMPLATE, check_tokenizer, read_template
+from logitstore.text.tokenizer import LARGEST_TEMPLATE, read_template
 from logitstore.train.train import train
 from tests.parts.texts import PADDED_VOCABULARY, VOCABULARY, save_model, train_tokenizer
 from tests.parts.training import plan_of

@@ -6,19 +6,19 @@ Axes: N images, H height, W width, C red, green and blue.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-import numpy as np
 import xxhash
 
 from logitstore.core.progress import Progress, Step, no_progress
 from logitstore.core.registry import resolve
 from logitstore.core.types import Array
 from logitstore.dump.data import files_of, is_saved, load, load_saved
+from logitstore.dump.files.class_names import numbered
 from logitstore.errors import BadInput
 from logitstore.image.data.decode import SUFFIXES, decode
 from logitstore.image.data.folder import files_below, image_folder, linked_folders
@@ -62,7 +62,7 @@ class Images:
 
     def __init__(self, source: ImageSource, limit: int | None = None) -> None:
         """Check and number the images. Raises BadInput: a key exists twice, or the classes mix numbers and names."""
-        labels, self.label_names = _numbered(source.labels, source.label_names)
+        labels, self.label_names = numbered(source.labels, source.label_names)
         self.keys = source.keys[:limit]
         self.labels = labels[:limit]
         self._read = source.read
@@ -177,26 +177,6 @@ def _refuse_columns(spec: ImageSpec) -> None:
     for option in ("column", "label_column", "key_column"):
         if getattr(spec, option) is not None:
             raise BadInput(f"--{option.replace('_', '-')}: a folder of images has no columns. Leave it out.")
-
-
-def _numbered(labels: Sequence[object], names: list[str] | None) -> tuple[Array, list[str] | None]:
-    """Return class numbers, int64[N], with -1 for None, and the names of the numbers, if known.
-
-    Raises:
-        BadInput: the labels are neither all numbers nor all names.
-    """
-    given = [label for label in labels if label is not None]
-    if given and all(isinstance(label, str) for label in given):
-        names = sorted({str(label) for label in given})
-        numbers = {name: number for number, name in enumerate(names)}
-        return np.array([-1 if label is None else numbers[str(label)] for label in labels], np.int64), names
-    wrong = next((label for label in given if not (type(label) is int and -1 <= label < 2**31)), None)
-    if wrong is not None:
-        raise BadInput(
-            f"--label-column: {wrong!r:.80} is not a class number, but the others are. "
-            "Give class numbers from 0 (-1 for none) throughout, or class names throughout."
-        )
-    return np.array([-1 if label is None else label for label in labels], np.int64), names
 
 
 def _suffix(name: str) -> str:

@@ -13,6 +13,7 @@ from logitstore.dump.engines.answers.chat import ChatServer, check_engine
 from logitstore.dump.engines.answers.folder import Answers, AnswersPlan
 from logitstore.dump.engines.answers.spelling import Spelling
 from logitstore.models.load import load_tokenizer
+from logitstore.models.tokens.tokenizer import tokenizer_files
 from logitstore.settings.models.generate import GenerateSettings
 from logitstore.store.vocabulary import Vocabulary
 from logitstore.text.answers.prompts import Prompts
@@ -21,7 +22,7 @@ from logitstore.text.answers.survey import Reading, Survey, costs
 from logitstore.text.chat import check_options, check_template
 from logitstore.text.chats.options import ChatOptions
 from logitstore.text.documents import specs_of
-from logitstore.text.tokenizer import template_fingerprint, tokenizer_files, with_template
+from logitstore.text.tokenizer import template_fingerprint, with_template
 
 
 def _prepared(settings: GenerateSettings) -> Job:

@@ -6,10 +6,10 @@ from logitstore.core.tasks import Task
 
 TASK = Task(
     samples="labelled texts",
-    stored="logitstore_text_classification.stored:LabelledTexts",
-    dumping="logitstore_text_classification.dump:LabelledTextDump",
-    training="logitstore_text_classification.train:LabelledTextTraining",
-    shown="logitstore_text_classification.show:LabelledTextShown",
+    stored="logitstore_short_texts.stored:LabelledTexts",
+    dumping="logitstore_short_texts.dump:LabelledTextDump",
+    training="logitstore_short_texts.train:LabelledTextTraining",
+    shown="logitstore_short_texts.show:LabelledTextShown",
     options={"dump": ("label_column", "max_length", "batch_tokens"), "inspect": ("tokens",)},
     models=("a text classifier", "transformers:AutoModelForSequenceClassification"),
 )

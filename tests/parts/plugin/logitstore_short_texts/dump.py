@@ -33,10 +33,10 @@ from logitstore.store.cache import Cache
 from logitstore.store.vocabulary import Vocabulary
 from logitstore.text.dump import shared_files
 from logitstore.text.lines.shown import by_length
-from logitstore_text_classification.encode import Encoder
-from logitstore_text_classification.stored import LabelledText
+from logitstore_short_texts.encode import Encoder
+from logitstore_short_texts.stored import LabelledText
 
-NAME = "text-classification"
+NAME = "short-texts"
 SAMPLES_PER_PART = 8192
 
 

@@ -15,11 +15,11 @@ from logitstore.core.order import held_out
 from logitstore.core.progress import Progress
 from logitstore.core.types import Array, ModelRef
 from logitstore.errors import BadInput
+from logitstore.models.tokens.tokenizer import tokenizer_for
 from logitstore.settings.train import EvaluateSettings, TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.store.selection import Selection
 from logitstore.store.taps import Tap
-from logitstore.text.tokenizer import tokenizer_for
 from logitstore.train.evaluate import counted, loaded
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.collate import Chosen
@@ -29,7 +29,7 @@ from logitstore.train.loader.stream import BatchStream
 from logitstore.train.metrics import Evaluation, evaluate_batches
 from logitstore.train.students.classes import check_classifier, class_names
 from logitstore.train.task import Place, RunData
-from logitstore_text_classification.encode import Encoder
+from logitstore_short_texts.encode import Encoder
 
 
 def encoder_for(cache: Cache, student: ModelRef | None) -> Encoder:

@@ -1,0 +1,1 @@
+"""The task of classifying texts: one row a text, or a pair of texts."""

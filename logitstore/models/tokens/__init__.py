@@ -1,0 +1,1 @@
+"""Tokenizers of students and of caches."""

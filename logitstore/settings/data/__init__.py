@@ -1,0 +1,1 @@
+"""Settings about labelled data and pairs of texts."""

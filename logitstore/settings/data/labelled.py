@@ -1,0 +1,34 @@
+"""Settings of `dump` about the labels of the data, and about texts that a classifier is shown."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from logitstore.core.record import Record
+
+
+class LabelChoices(Record):
+    """The settings about labels."""
+
+    label_column: str | None = Field(
+        None,
+        description="Column with the classes, if it is not found automatically. In a folder of images, the subfolders are the "
+        "classes.",
+    )
+    labels: bool = Field(True, description="Keep the labels of the data. --no-labels leaves them out.")
+
+
+class PairChoices(Record):
+    """The settings about texts to classify."""
+
+    pair_column: str | None = Field(
+        None,
+        description="Column with the second text of each pair, for classifiers of pairs. Default: as columns are "
+        "usually called (sentence1 and sentence2, premise and hypothesis, question1 and question2, question and "
+        "sentence, text and text_pair), where --column is not given either.",
+    )
+    texts: bool = Field(
+        True,
+        description="Keep the texts beside their tokens, so that students with other tokenizers can be trained. --no-texts "
+        "leaves them out.",
+    )
