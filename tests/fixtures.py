@@ -29,12 +29,14 @@ from logitstore.models import load
 from logitstore.select.select import select
 from logitstore.settings.dump import DumpSettings
 from logitstore.settings.look import SelectSettings
+from tests.parts.class_fixtures import class_cache, judge, judge_of_many, labelled
+from tests.parts.classes import classes_plan
 from tests.parts.commands import Command, Refused, error_line
 from tests.parts.files import tree
 from tests.parts.images import digits, images_plan, save_classifier, small_vit
 from tests.parts.specification import packed_plan
 from tests.parts.taps import small_taps_plan
-from tests.parts.tasks import Task, image_task, text_task
+from tests.parts.tasks import Task, classes_task, image_task, text_task
 from tests.parts.texts import (
     CHAT_TEMPLATE,
     PADDED_VOCABULARY,
@@ -45,6 +47,8 @@ from tests.parts.texts import (
     train_tokenizer,
 )
 from tests.parts.vision import Told
+
+__all__ = ["class_cache", "judge", "judge_of_many", "labelled"]
 
 # `auto` is float32, whatever the processor, so that figures are the same on every machine
 load.has_bfloat16 = lambda device: False
@@ -190,11 +194,21 @@ def small_preset(tmp_path_factory: pytest.TempPathFactory, teacher: Path, texts:
     return dump(packed_plan(teacher, texts, tmp_path_factory.mktemp("small") / "cache", "small"))
 
 
-@pytest.fixture(scope="module", params=["text", "images"])
-def task(request: pytest.FixtureRequest, teacher: Path, texts: Path, classifier: Path, images: Path) -> Task:
-    """Every test that uses it, or a small cache, is made for both."""
+@pytest.fixture(scope="module", params=["text", "images", "classes"])
+def task(
+    request: pytest.FixtureRequest,
+    teacher: Path,
+    texts: Path,
+    classifier: Path,
+    images: Path,
+    judge_of_many: Path,
+    labelled: Path,
+) -> Task:
+    """Every test that uses it, or a small cache, is made for each."""
     if request.param == "text":
         return text_task(partial(plan_for, teacher, texts))
+    if request.param == "classes":
+        return classes_task(partial(classes_plan, judge_of_many, labelled, k=8))
     return image_task(partial(images_plan, classifier, images))
 
 

@@ -19,13 +19,13 @@ from logitstore.store.checks.verify import Problem, repair, verify
 from tests.parts.attacks import Attacks
 from tests.parts.commands import Refused, flags_of
 from tests.parts.files import traces, tree
-from tests.parts.tasks import Task
+from tests.parts.tasks import RARELY, Task
 from tests.parts.vision import Told
 
 pytestmark = pytest.mark.attack
 
 
-@pytest.mark.parametrize("task", ["images", pytest.param("text", marks=pytest.mark.exhaustive)], indirect=True)
+@pytest.mark.parametrize("task", ["images", *RARELY], indirect=True)
 def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on_when_there_is_space(
     disk: Callable[[str], Path], stopped: Told, task: Task, tmp_path: Path
 ) -> None:
@@ -59,7 +59,7 @@ def storage_error_of(settings: DumpSettings) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("task", ["images", pytest.param("text", marks=pytest.mark.exhaustive)], indirect=True)
+@pytest.mark.parametrize("task", ["images", *RARELY], indirect=True)
 @pytest.mark.parametrize("step", [72, pytest.param(8, marks=pytest.mark.exhaustive)])
 def test_wherever_the_disk_gets_full_nothing_broken_is_left(
     disk: Callable[[str], Path], small_cache: Path, small_plan: Callable[..., DumpSettings], step: int, attacks: Attacks
@@ -86,7 +86,7 @@ def test_wherever_the_disk_gets_full_nothing_broken_is_left(
     assert open_below(plan.out) == []
 
 
-@pytest.mark.parametrize("task", ["images", pytest.param("text", marks=pytest.mark.exhaustive)], indirect=True)
+@pytest.mark.parametrize("task", ["images", *RARELY], indirect=True)
 def test_a_disk_without_free_inodes_is_a_full_disk(
     disk: Callable[[str], Path], small_cache: Path, small_plan: Callable[..., DumpSettings]
 ) -> None:
@@ -111,7 +111,7 @@ def test_a_read_only_target_ends_in_one_line(
     assert "read-only" in line
 
 
-@pytest.mark.parametrize("task", ["images", pytest.param("text", marks=pytest.mark.exhaustive)], indirect=True)
+@pytest.mark.parametrize("task", ["images", *RARELY], indirect=True)
 def test_a_cache_that_became_read_only_is_read_but_not_written(
     disk: Callable[[str], Path], small_cache: Path, small_plan: Callable[..., DumpSettings]
 ) -> None:

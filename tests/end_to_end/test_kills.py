@@ -25,7 +25,7 @@ from logitstore.store.cache import Cache
 from logitstore.store.checks.verify import verify
 from tests.parts.attacks import Attacks
 from tests.parts.files import traces, tree
-from tests.parts.tasks import FEW_KILLS, MOST_KILLS, SEEDS, Start, Task, adding
+from tests.parts.tasks import FEW_KILLS, MOST_KILLS, RARELY, SEEDS, Start, Task, adding
 from tests.parts.warm import WarmProcess
 
 pytestmark = pytest.mark.attack
@@ -55,7 +55,7 @@ def listing(folder: Path) -> set[str]:
 
 @pytest.mark.slow
 @HOW_MANY
-@pytest.mark.parametrize("task", ["images", pytest.param("text", marks=pytest.mark.exhaustive)], indirect=True)
+@pytest.mark.parametrize("task", ["images", *RARELY], indirect=True)
 def test_a_dump_killed_at_many_moments_ends_byte_identical(
     start: Start, task: Task, whole_dump: Callable[[int], Path], tmp_path: Path, attacks: Attacks, count: int, seed: int
 ) -> None:
@@ -130,7 +130,7 @@ def check_killed(out: Path, expected: dict[str, bytes]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["images", pytest.param("text", marks=pytest.mark.exhaustive)], indirect=True)
+@pytest.mark.parametrize("task", ["images", *RARELY], indirect=True)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_ctrl_c_and_sigterm_say_how_to_go_on_and_the_next_dump_goes_on(
     start: Start, task: Task, whole_dump: Callable[[int], Path], tmp_path: Path, number: int, code: int
@@ -156,7 +156,7 @@ def test_ctrl_c_and_sigterm_say_how_to_go_on_and_the_next_dump_goes_on(
 
 @pytest.mark.slow
 @HOW_MANY
-@pytest.mark.parametrize("task", ["images", pytest.param("text", marks=pytest.mark.exhaustive)], indirect=True)
+@pytest.mark.parametrize("task", ["images", *RARELY], indirect=True)
 def test_ctrl_c_at_any_moment_of_the_writing_leaves_only_whole_parts(
     task: Task,
     whole_dump: Callable[[int], Path],

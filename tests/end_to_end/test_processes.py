@@ -24,10 +24,9 @@ from logitstore.store.cache import Cache
 from logitstore.store.checks.verify import verify
 from tests.parts.commands import flags_of
 from tests.parts.files import traces, tree
-from tests.parts.marks import rarely
 from tests.parts.processes import warm_members
 from tests.parts.taps import small_taps_plan
-from tests.parts.tasks import FEW_KILLS, Start, Task
+from tests.parts.tasks import FEW_KILLS, RARELY, Start, Task
 from tests.parts.texts import PADDED_VOCABULARY, plan_for, save_model
 from tests.parts.warm import WarmMember
 
@@ -89,7 +88,7 @@ def test_a_process_that_is_killed_leaves_its_part_to_the_others(
     assert tree(plan.out) == tree(whole)
 
 
-@pytest.mark.parametrize("task", ["images", rarely("text")], indirect=True)
+@pytest.mark.parametrize("task", ["images", *RARELY], indirect=True)
 def test_when_all_are_killed_the_command_says_so_and_the_next_one_goes_on(
     task: Task, whole_dump: Callable[[int], Path], members: list[WarmMember], tmp_path: Path
 ) -> None:

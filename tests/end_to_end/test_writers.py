@@ -15,7 +15,7 @@ from logitstore.store.cache import Cache
 from logitstore.store.checks.verify import verify
 from tests.parts.attacks import Attacks
 from tests.parts.files import traces, tree
-from tests.parts.tasks import FEW_KILLS, Start, Task, adding
+from tests.parts.tasks import FEW_KILLS, RARELY, Start, Task, adding
 
 pytestmark = pytest.mark.attack
 SIZES = pytest.mark.parametrize("size", ["small", pytest.param("some", marks=pytest.mark.exhaustive)])
@@ -23,7 +23,7 @@ SIZES = pytest.mark.parametrize("size", ["small", pytest.param("some", marks=pyt
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["images", pytest.param("text", marks=pytest.mark.exhaustive)], indirect=True)
+@pytest.mark.parametrize("task", ["images", *RARELY], indirect=True)
 @SIZES
 def test_two_processes_with_disjoint_parts_begin_one_cache_together(
     start: Start, task: Task, small_cache: Path, whole_dump: Callable[[int], Path], tmp_path: Path, size: str
@@ -40,7 +40,7 @@ def test_two_processes_with_disjoint_parts_begin_one_cache_together(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["images", pytest.param("text", marks=pytest.mark.exhaustive)], indirect=True)
+@pytest.mark.parametrize("task", ["images", *RARELY], indirect=True)
 @SIZES
 def test_the_same_command_started_twice_at_once_does_no_harm(
     start: Start, task: Task, small_cache: Path, whole_dump: Callable[[int], Path], tmp_path: Path, size: str
@@ -54,7 +54,7 @@ def test_the_same_command_started_twice_at_once_does_no_harm(
     assert tree(plan.out) == tree(small_cache if size == "small" else whole_dump(FEW_KILLS))
 
 
-@pytest.mark.parametrize("task", ["images", pytest.param("text", marks=pytest.mark.exhaustive)], indirect=True)
+@pytest.mark.parametrize("task", ["images", *RARELY], indirect=True)
 def test_what_a_part_holds_does_not_depend_on_the_run_that_wrote_it(
     small_cache: Path, small_plan: Callable[..., DumpSettings], tmp_path: Path
 ) -> None:
@@ -69,7 +69,7 @@ def test_what_a_part_holds_does_not_depend_on_the_run_that_wrote_it(
         assert tree(out) == tree(small_cache)
 
 
-@pytest.mark.parametrize("task", ["images", pytest.param("text", marks=pytest.mark.exhaustive)], indirect=True)
+@pytest.mark.parametrize("task", ["images", *RARELY], indirect=True)
 def test_parts_of_another_run_fit_into_a_cache_of_the_same_plan(
     small_copy: Path, small_cache: Path, small_plan: Callable[..., DumpSettings], tmp_path: Path
 ) -> None:

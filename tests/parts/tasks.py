@@ -9,6 +9,7 @@ from typing import Any
 
 from logitstore.settings.dump import AddSettings, DumpSettings
 from logitstore.store.checks.verify import Problem
+from tests.parts.marks import rarely
 from tests.parts.warm import WarmProcess
 
 Start = Callable[..., WarmProcess]
@@ -24,12 +25,16 @@ SEEDS = (20, 21, 22)
 """Of the moments; `make attack` takes all of them."""
 
 
+RARELY = (rarely("text"), rarely("classes"))
+"""The tasks with which attacks are made in `make attack` alone, beside those on images in `make test`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """What the tests must know of a task.
 
     Attributes:
-        name: text or images.
+        name: text, images or classes.
         plan: the dump to a folder, with changes.
         small: changes that make it one of three small parts.
         many: changes that make it one of many parts, for the full count of kills.
@@ -87,6 +92,23 @@ def image_task(settings: Callable[..., DumpSettings]) -> Task:
         room="300k",
         loaded="processor",
         kinds={"shared/processor/preprocessor_config.json", "shared/images.arrow"},
+    )
+
+
+def classes_task(settings: Callable[..., DumpSettings]) -> Task:
+    """What the tests must know of classified texts."""
+    return Task(
+        name="classes",
+        plan=settings,
+        # the last two of them have no label
+        small={"samples_per_part": 15},
+        many={"samples_per_part": 1},
+        some={"samples_per_part": 2},
+        reading=("texts",),
+        split=("0-11,28-43", "12-27"),
+        room="300k",
+        loaded="tokenizer",
+        kinds={"shared/tokenizer/tokenizer.json", "shared/pieces.arrow"},
     )
 
 
