@@ -29,7 +29,7 @@ from logitstore.models import load
 from logitstore.select.select import select
 from logitstore.settings.dump import DumpSettings
 from logitstore.settings.look import SelectSettings
-from tests.parts.class_fixtures import class_cache, judge, judge_of_many, labelled
+from tests.parts.class_fixtures import class_cache, judge, judge_of_many, labelled, more_labelled
 from tests.parts.classes import classes_plan
 from tests.parts.commands import Command, Refused, error_line
 from tests.parts.files import tree
@@ -48,7 +48,7 @@ from tests.parts.texts import (
 )
 from tests.parts.vision import Told
 
-__all__ = ["class_cache", "judge", "judge_of_many", "labelled"]
+__all__ = ["class_cache", "judge", "judge_of_many", "labelled", "more_labelled"]
 
 # `auto` is float32, whatever the processor, so that figures are the same on every machine
 load.has_bfloat16 = lambda device: False
@@ -202,13 +202,13 @@ def task(
     classifier: Path,
     images: Path,
     judge_of_many: Path,
-    labelled: Path,
+    more_labelled: Path,
 ) -> Task:
     """Every test that uses it, or a small cache, is made for each."""
     if request.param == "text":
         return text_task(partial(plan_for, teacher, texts))
     if request.param == "classes":
-        return classes_task(partial(classes_plan, judge_of_many, labelled, k=8))
+        return classes_task(partial(classes_plan, judge_of_many, more_labelled, k=8))
     return image_task(partial(images_plan, classifier, images))
 
 

@@ -133,7 +133,7 @@ class EncodedTexts:
             tokens.extend(each.astype(np.uint32) for each in found)
             types.extend(kinds)
             done = min(first + _BLOCK, len(texts.texts))
-            progress(Step(stage="texts", done=done, total=len(texts.texts)))
+            progress(Step(stage="tokenise", done=done, total=len(texts.texts)))
         flat = np.concatenate(types)
         return cls(
             texts=texts,

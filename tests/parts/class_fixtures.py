@@ -31,6 +31,12 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def more_labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same and 36 more."""
+    return save_rows(tmp_path_factory.mktemp("labelled") / "texts.jsonl", labelled_rows(80))
+
+
+@pytest.fixture(scope="session")
 def class_cache(tmp_path_factory: pytest.TempPathFactory, judge: Path, labelled: Path) -> logitstore.Cache:
     """A complete cache of the labelled texts, of five parts; do not change it."""
     return dump(classes_plan(judge, labelled, tmp_path_factory.mktemp("classes") / "cache"))

@@ -36,7 +36,9 @@ def wordpiece(vocabulary: int = PIECES) -> PreTrainedTokenizerFast:
     core.train_from_iterator(TEXTS[:40], trainer)
     core.post_processor = tokenizers.processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     names = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
-    return PreTrainedTokenizerFast(tokenizer_object=core, **{f"{name}_token": text for name, text in names.items()})
+    given = {f"{name}_token": text for name, text in names.items()}
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]
+    return PreTrainedTokenizerFast(tokenizer_object=core, model_input_names=inputs, **given)
 
 
 def _named(classes: list[str] | None) -> dict[str, Any]:
@@ -74,13 +76,13 @@ def save_distilbert(folder: Path, tokenizer: PreTrainedTokenizerFast | None, see
     return folder
 
 
-def labelled_rows() -> list[dict[str, Any]]:
-    """44 texts of very different length with the name of a class, the last two without one."""
+def labelled_rows(count: int = 44) -> list[dict[str, Any]]:
+    """Texts of very different length with the name of a class; of numbers 40 to 43, which are odd, the last two have none."""
     texts = [text[: 10 + 7 * place] for place, text in enumerate(TEXTS[:40])] + ODD
-    names = [CLASSES[place * 3 // 44] for place in range(44)]
+    texts += [text[: 40 + place] for place, text in enumerate(TEXTS[: max(count - 44, 0)])]
     return [
-        {"text": text, "label": None if place >= 42 else name}
-        for place, (text, name) in enumerate(zip(texts, names, strict=True))
+        {"text": text, "label": None if place in (42, 43) else CLASSES[min(place * 3 // 44, 2)]}
+        for place, text in enumerate(texts[:count])
     ]
 
 
@@ -91,12 +93,12 @@ def save_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def classes_plan(teacher: Path, texts: Path, out: Path, **changes: Any) -> DumpSettings:
+def classes_plan(teacher: Path, labelled: Path, out: Path, **changes: Any) -> DumpSettings:
     """The dump that most tests of this task use: float32, all three classes, several parts."""
     usual: dict[str, Any] = {
         "task": "text-classification",
         "teacher": str(teacher),
-        "data": str(texts),
+        "data": str(labelled),
         "out": out,
         "preset": "topk",
         "k": 3,
