@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,12 @@ ODD = ["", "a", "Grüße, 你好, שלום, 🙂 — naïve façade", "word " * 
 """An empty text, one of one letter, one in other scripts, and one that is longer than the teacher's positions."""
 
 
+@cache
 def wordpiece(vocabulary: int = PIECES) -> PreTrainedTokenizerFast:
-    """A lower-casing WordPiece tokenizer with the special tokens of BERT, and token types for pairs."""
+    """A lower-casing WordPiece tokenizer with the special tokens of BERT, and token types for pairs.
+
+    It is made once: which of the pieces that are equally frequent come first is left to chance.
+    """
     core = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
     core.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)
     core.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
