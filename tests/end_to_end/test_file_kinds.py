@@ -14,7 +14,7 @@ from tests.parts.attacks import Attacks, Silent, told
 from tests.parts.stranger import KINDS, Target
 
 pytestmark = [pytest.mark.slow, pytest.mark.attack]
-WHOLE = ("texts", "archive", "images")
+WHOLE = ("texts", "archive", "images", "classes")
 HERE = "verify in this process"
 
 

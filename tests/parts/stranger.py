@@ -18,6 +18,7 @@ from logitstore.format.sealed import seal_of
 from logitstore.settings.convert import RecodeSettings
 from logitstore.train.sidecars import sidecar
 from tests.golden import make
+from tests.parts.classes import classes_plan, labelled_rows, save_bert, save_rows, wordpiece
 from tests.parts.files import tree
 from tests.parts.images import images_plan
 from tests.parts.specification import adopt, identity_of
@@ -54,6 +55,8 @@ def make_target(
 ) -> Target:
     """A cache of texts with a tap, a sketch and sidecars, the same as an archive, or one of images; a few parts each."""
     small: dict[str, Any] = {"limit": 6, "samples_per_part": 12, "fidelity_rows": 20, "pilot_rows": 200}
+    if which == "classes":
+        return _classes_target(folder)
     if which == "images":
         made = dump(images_plan(classifier, images, folder / "images", limit=12, samples_per_part=12, views=2))
     else:
@@ -67,6 +70,16 @@ def make_target(
     assert made.manifest.parts in (2, 3)
     recipe = ("--recipe", "kd_plus_plus") if which == "texts" else ()
     return Target(Path(made.path), classifier if which == "images" else student, recipe)
+
+
+def _classes_target(folder: Path) -> Target:
+    """A cache of pairs of texts with token types, and a student with another tokenizer, which reads the texts."""
+    rows = [{"text": row["text"], "text_pair": "a pair", "label": row["label"]} for row in labelled_rows()]
+    data = save_rows(folder / "pairs.jsonl", rows)
+    teacher = save_bert(folder / "teacher", wordpiece())
+    made = dump(classes_plan(teacher, data, folder / "classes", samples_per_part=22, hidden="final"))
+    student = save_bert(folder / "student", wordpiece(250), seed=1, vocab_size=260, num_hidden_layers=1)
+    return Target(Path(made.path), student)
 
 
 def link_inside(path: Path) -> None:
