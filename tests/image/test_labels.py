@@ -141,7 +141,7 @@ def test_a_folder_of_images_gets_the_class_that_its_name_says_and_this_is_printe
     folders: list[str], teacher: list[str], expected: dict[str, int], tmp_path: Path
 ) -> None:
     images = open_images(ImageSpec(source=str(named(tmp_path, folders))))
-    labels, said = labels_for(images, teacher, "the teacher")
+    labels, said = labels_for(images.labels, images.label_names, teacher, "the teacher")
     assert {key.partition("/")[0]: label for key, label in zip(images.keys, labels.tolist(), strict=True)} == expected
     for name, number in expected.items():
         assert f"'{name}' is {number} ({teacher[number]})" in said
@@ -177,7 +177,7 @@ def test_classes_that_are_not_clear_are_refused(
 ) -> None:
     images = open_images(ImageSpec(source=str(named(tmp_path, folders))))
     with pytest.raises(BadInput, match=re.escape(said)) as found:
-        labels_for(images, teacher, "the teacher")
+        labels_for(images.labels, images.label_names, teacher, "the teacher")
     assert "--no-labels" in str(found.value)
 
 
