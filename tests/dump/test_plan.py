@@ -19,6 +19,7 @@ from logitstore.dump.plan import plan
 from logitstore.format.manifest import MANIFEST_NAME
 from logitstore.format.part_record import fidelity_of
 from logitstore.models.load import load_config, load_weights
+from logitstore.settings.data.labelled import PairChoices
 from logitstore.settings.dump import DumpSettings, PilotSettings
 from logitstore.settings.image import ViewChoices
 from logitstore.targets.decoder import decoder_of
@@ -161,7 +162,8 @@ def test_a_dump_in_two_goes_measures_what_one_go_measures(teacher: Path, texts: 
 
 def test_plan_takes_what_a_dump_of_texts_takes() -> None:
     of_plan, of_dump = set(on_command_line("plan", PilotSettings)), set(on_command_line("dump", DumpSettings))
-    assert of_dump - of_plan == {*ViewChoices.model_fields, "processes", "cluster", "gpus_per_worker", "price"}
+    others = {*ViewChoices.model_fields, *PairChoices.model_fields}
+    assert of_dump - of_plan == {*others, "processes", "cluster", "gpus_per_worker", "price"}
     assert of_plan - of_dump == {"pilot_samples", "minutes", "epochs"}
 
 

@@ -212,7 +212,7 @@ def test_a_dump_with_other_labels_does_not_go_on(tmp_path: Path, monkeypatch: py
     plan = images_plan(teacher, named(tmp_path / "images", ELEVEN), tmp_path / "out", views=1, samples_per_part=4)
     with monkeypatch.context() as patched:
         # as an older version numbered the folders
-        patched.setattr("logitstore.image.dump.labels_for", lambda images, names, teacher: (images.labels, ""))
+        patched.setattr("logitstore.image.dump.labels_for", lambda labels, own, names, teacher: (labels, ""))
         dump(plan.model_copy(update={"parts": "0"}))
     with pytest.raises(
         CacheMismatch, match=r"the cache there gives image '10/0010.png' the class 2, this command 10\."
