@@ -27,7 +27,7 @@ from logitstore.models.tokens.tokenizer import first_other, own_tokenizer, token
 from logitstore.settings.train import EvaluateSettings, TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.store.selection import Selection
-from logitstore.train.check import has_cross_entropy, needing_labels
+from logitstore.train.checks.run import has_cross_entropy, needing_labels
 from logitstore.train.evaluate import counted, loaded
 from logitstore.train.loader.loader import Loader, evaluation_loader
 from logitstore.train.loader.stream import BatchStream
