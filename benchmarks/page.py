@@ -372,6 +372,20 @@ def vision() -> str:
     return _table(("learns from", "top-1", "KL to the teacher", "calibration error"), rows)
 
 
+def hooks() -> str:
+    """The figures of students whose weights follow a rule: mean and deviation over the seeds."""
+    students = _load("hooks")["students"]
+    rows = []
+    for way in dict.fromkeys(line["way"] for line in students):
+        own = [line for line in students if line["way"] == way]
+        right = [100 * line["accuracy"] for line in own]
+        zeros = mean(line["zeros"] for line in own)
+        rows.append(
+            (way, f"{mean(right):.1f} ± {stdev(right):.1f}%", _spread([line["kl"] for line in own]), f"{zeros:.0%}")
+        )
+    return _table(("student", "top-1", "KL to the teacher", "weights that are 0"), rows)
+
+
 def view_bytes() -> str:
     """Ways to keep a view of many classes."""
     rows = [
@@ -519,6 +533,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "miniplm": miniplm,
     "shares": shares,
     "vision": vision,
+    "hooks": hooks,
     "view_bytes": view_bytes,
     "vision_targets": vision_targets,
     "growth": growth,

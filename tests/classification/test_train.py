@@ -21,6 +21,7 @@ from logitstore.train.train import train
 from tests.classification.test_dump import PAIRS, said, save_gpt
 from tests.parts.classes import CLASSES, classes_plan, labelled_rows, save_bert, save_distilbert, save_rows, wordpiece
 from tests.parts.commands import Refused
+from tests.parts.marks import often
 from tests.parts.texts import train_tokenizer
 from tests.parts.training import plan_of
 
@@ -123,7 +124,7 @@ def test_labels_are_learnt_where_there_are_some(
     assert line.endswith("it means nothing to " + str(bare.path) + ", a cache of classified texts. Leave it out.")
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", often(OBJECTIVES, {"dist", "dkd", "forward_kl", "sinkhorn"}.__contains__))
 def test_objectives_on_logits_train_on_classified_texts(
     judge: Path, student: Path, tmp_path: Path, objective: str
 ) -> None:
