@@ -24,6 +24,7 @@ from logitstore.models.head import LinearHead
 from logitstore.models.load import load_config, load_tokenizer
 from logitstore.targets.targets import AnyTargets
 from logitstore.train.objectives import cross_entropy, rowwise
+from tails import Corrected
 
 KEPT = Path(__file__).parent.parent / "build" / "quality-rows.pt"
 WINDOW, TRAIN_WINDOWS, HELD_OUT_WINDOWS, BATCH_WINDOWS = 128, 208, 48, 2
@@ -117,7 +118,7 @@ class Lesson:
     """
 
     loss: Loss
-    targets: Callable[[Tensor], AnyTargets] | None
+    targets: Callable[[Tensor], AnyTargets | Corrected] | None
     kept_N: Tensor
     gold: float = 0.0
     last: Loss | None = None

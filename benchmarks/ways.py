@@ -5,7 +5,7 @@ Axes: N rows, D channels, K listed, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from logitstore.core.random import DRAWS, POSITIONS, uniform
 from logitstore.dump.fit import head_tensors
 from logitstore.dump.sparsify.directions import DIRECTION_ROWS, JUDGED, Directions
 from logitstore.dump.sparsify.reduce import sparsifier_of
-from logitstore.dump.sparsify.sketch import TailPilot
+from logitstore.dump.sparsify.sketch import TailPilot, without
 from logitstore.dump.sparsify.summary import Summary
 from logitstore.format.positions import share_of
 from logitstore.format.presets import row_of
@@ -30,6 +30,7 @@ from logitstore.text.positions.choose import highest, lowest
 from logitstore.text.sample import key_of
 from logitstore.train.objectives import cross_entropy, forward_kl, lumped_kl, renormalised_kl
 from students import ROWS, Loss, Rows
+from tails import Contexts, Corrected, corrected, draws, inferred
 
 PILOT_ROWS = 12288
 
@@ -110,6 +111,10 @@ class Way:
         gold, last: see `Lesson`.
         seeds: how many students.
         from_logits: the sketch is fitted without the head, on the logits of the pilot.
+        probes: the sketch is made of the logprobs of listed tokens and of so many probe tokens.
+        by_first: the prior is that of rows with the same most probable token.
+        corrections: so many draws of a row correct its tail, at the temperature `corrected_at`.
+        source: of these draws; see `tails.draws`.
     """
 
     preset: str | None
@@ -121,10 +126,27 @@ class Way:
     seeds: int = 3
     last: Loss | None = None
     from_logits: bool = False
+    probes: int = 0
+    by_first: bool = False
+    corrections: int = 0
+    source: str = "tail"
+    corrected_at: float = 1.0
 
 
 TOP20 = {"k": 20, "tail": "uniform", "logprobs": "levels-8", "tail_mass": "log2-8"}
 """What a server's twenty most probable tokens become: 61 bytes with ids of 16 bits, and the gold logprob beside them."""
+
+
+TOP8 = TOP20 | {"k": 8, "tail": "prior"}
+"""Eight tokens and a prior, 27 bytes."""
+
+
+def _corrected(preset: str, settings: dict[str, Any], count: int, source: str) -> Way:
+    return Way(preset, settings, corrected, (1.0,), seeds=1, corrections=count, source=source)
+
+
+def _list_of(k: int, loss: Loss) -> Way:
+    return Way("topk", TOP20 | {"k": k}, loss, (1.0,), seeds=1)
 
 
 def _top20(loss: Loss, *temperatures: float, gold: float = 0.0, seeds: int = 1) -> Way:
@@ -157,11 +179,28 @@ WAYS = {
     "top-20, renormalised, at last lumped": Way("topk", TOP20, renormalised, (1.0,), seeds=1, last=lumped),
     "small, directions from logits": Way("small", {}, whole, from_logits=True),
     "top-20, within at T, tail from gold": _top20(both(0.5, completed(1.0, listed), within), 2.0),
+    "top-12, renormalised": _list_of(12, renormalised),
+    "top-40, renormalised": _list_of(40, renormalised),
+    "top-80, renormalised": _list_of(80, renormalised),
+    # draws, priors of contexts, probes
+    "hybrid": Way("topk", {"sparsifier": "hybrid", "k": 8, "draws": 5}, whole, (1.0,), seeds=1),
+    "top-8, prior corrected by 8 draws of the tail": _corrected("topk", TOP8, 8, "tail"),
+    "top-8, prior corrected by 14 draws of the error": _corrected("topk", TOP8, 14, "error"),
+    "top-8, 13 B sketch, corrected by 5 draws of the tail": _corrected("small", {"sketch_bytes": 13}, 5, "tail"),
+    "top-8, 13 B sketch, corrected by 8 draws of the error": _corrected("small", {"sketch_bytes": 13}, 8, "error"),
+    "12 bytes, corrected by 4 draws of the error": _corrected("small", {"k": 2, "sketch_bytes": 3}, 4, "error"),
+    "top-20, prior": Way("topk", TOP20 | {"tail": "prior"}, whole, (1.0,), seeds=1),
+    "top-20, prior by the first token": Way("topk", TOP20 | {"tail": "prior"}, whole, (1.0,), seeds=1, by_first=True),
+    "small, from 64 probes": Way("small", {}, whole, seeds=1, probes=64),
     # bytes a training token
     "12 bytes": Way("small", {"k": 2, "sketch_bytes": 3}, whole),
     "12 bytes, 0.1 gold": Way("small", {"k": 2, "sketch_bytes": 3}, whole, (1.0,), gold=0.1),
     "12 bytes, one listed": Way("small", {"k": 1, "sketch_bytes": 6}, whole, seeds=1),
     "24 bytes": Way("small", {"k": 3, "sketch_bytes": 12}, whole, seeds=1),
+    "8 bytes": Way("small", {"k": 1, "sketch_bytes": 2}, whole, (1.0,), seeds=1),
+    "12 bytes, half gold, random:0.2": Way(
+        "small", {"k": 2, "sketch_bytes": 3}, whole, (1.0,), "random:0.2", 0.5, seeds=1
+    ),
 }
 
 
@@ -185,7 +224,7 @@ def kept_by(way: Way, rows: Rows, head: LinearHead) -> Tensor:
 
 def targets_of(
     way: Way, rows: Rows, head: LinearHead, vocabulary: int, kept_N: Tensor
-) -> Callable[[Tensor], AnyTargets] | None:
+) -> Callable[[Tensor], AnyTargets | Corrected] | None:
     """Pack the targets of every training row as a cache packs them; return a function that decodes some rows.
 
     Tails are fitted on the first rows that are kept.
@@ -200,12 +239,15 @@ def targets_of(
         head, rows = directions_of(head, rows, kept_N)
     row = row_of(way.preset, way.settings, vocabulary, head.width)
     sparsifier = sparsifier_of(row)
-    pilot = TailPilot(vocabulary, head if row.tail.shape == "sketch" else None)
     pilot_rows = kept_N.nonzero()[:PILOT_ROWS, 0]
+    seen_ND = rows.hidden_ND
+    if way.probes:
+        seen_ND = inferred(head, seen_ND, pilot_rows, way.probes)
+    pilot = TailPilot(vocabulary, head if row.tail.shape == "sketch" else None)
     for some in pilot_rows.split(42):
         if row.tail.shape in ("prior", "sketch"):
             logits_NV = head.logits(rows.hidden_ND[some])
-            pilot.add(logits_NV, sparsifier(logits_NV, rows.gold_N[some])["ids"], rows.hidden_ND[some])
+            pilot.add(logits_NV, sparsifier(logits_NV, rows.gold_N[some])["ids"], seen_ND[some])
     shared = {
         "sketch": lambda: pilot.sketch(row.tail.bytes or 0),
         "prior": lambda: {"prior": pilot.prior()},
@@ -219,11 +261,46 @@ def targets_of(
     for some in torch.arange(len(rows.hidden_ND)).split(42):
         kept = sparsifier(head.logits(rows.hidden_ND[some]), rows.gold_N[some], numbers_ND[some])
         if latents is not None:
-            kept["latent"] = latents(rows.hidden_ND[some])
+            kept["latent"] = latents(seen_ND[some])
         stored = decoder.codec.encode({name: value.numpy() for name, value in kept.items()})
         packed.append({name: torch.from_numpy(value) for name, value in stored.items()})
     fields = {name: torch.cat([each[name] for each in packed]) for name in packed[0]}
-    return lambda n: decoder({name: value[n] for name, value in fields.items()})
+    contexts = contexts_of(rows, head, sparsifier, pilot_rows) if way.by_first else None
+
+    def decoded(n: Tensor) -> AnyTargets:
+        targets = decoder({name: value[n] for name, value in fields.items()})
+        return contexts.given(targets) if contexts is not None and isinstance(targets, Targets) else targets
+
+    return corrected_by(way, rows, head, decoded) if way.corrections else decoded
+
+
+def corrected_by(
+    way: Way, rows: Rows, head: LinearHead, decoded: Callable[[Tensor], AnyTargets]
+) -> Callable[[Tensor], Corrected]:
+    """Draw for every row, and return a function that gives the targets of some rows with their draws."""
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for some in torch.arange(len(rows.hidden_ND)).split(42):
+        targets = decoded(some)
+        if not isinstance(targets, Targets):
+            raise TypeError("random samples cannot be corrected by draws")
+        logits_nV = head.logits(rows.hidden_ND[some])
+        found.append(draws(logits_nV, targets, way.corrections, way.source, way.corrected_at, generator))
+    ids_NJ, weights_NJ = (torch.cat(each) for each in zip(*found, strict=True))
+    return lambda n: Corrected(decoded(n), ids_NJ[n], weights_NJ[n])
+
+
+def contexts_of(rows: Rows, head: LinearHead, sparsifier: Any, pilot_rows: Tensor) -> Contexts:
+    """Fit a prior for each frequent first token of the pilot."""
+
+    def tails() -> Iterator[tuple[Tensor, Tensor]]:
+        for some in pilot_rows.split(42):
+            logits_nV = head.logits(rows.hidden_ND[some])
+            ids_nK = sparsifier(logits_nV, rows.gold_N[some])["ids"]
+            yield ids_nK[:, 0], without(torch.softmax(logits_nV, -1), ids_nK)
+
+    firsts_N = torch.cat([head.logits(rows.hidden_ND[some]).argmax(-1) for some in pilot_rows.split(42)])
+    return Contexts.of(tails(), firsts_N, head.vocabulary)
 
 
 def directions_of(head: LinearHead, rows: Rows, kept_N: Tensor) -> tuple[LinearHead, Rows]:
