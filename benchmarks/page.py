@@ -1,4 +1,5 @@
-"""Fill the tables of the README and of the pages in docs/ from results/*.json; with --check only compare them.
+"""Fill the tables of the README and of the pages in docs/ from results/*.json, and draw docs/frontier.svg; with --check only
+compare them.
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`.
 """
@@ -16,6 +17,7 @@ from typing import Any
 
 import arithmetic
 import methods_page
+from frontier import FRONTIER, Point, picture
 
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parent.parent
@@ -51,6 +53,14 @@ def main(arguments: list[str]) -> None:
         if new != old and arguments:
             sys.exit(f"{page}: not what benchmarks/results says. Run `python benchmarks/page.py` and commit the page.")
         page.write_text(new, encoding="utf-8")
+    for name, draw in PICTURES.items():
+        file, new = ROOT / "docs" / name, draw()
+        if arguments and (not file.exists() or file.read_text(encoding="utf-8") != new):
+            sys.exit(
+                f"{file}: not what benchmarks/results says. Run `python benchmarks/page.py` and commit the picture."
+            )
+        if not arguments:
+            file.write_text(new, encoding="utf-8")
     if missing:
         sys.exit(
             f"{ROOT}: no page has a place for the table {', '.join(missing)}: `<!-- table: NAME -->`, `<!-- end -->`."
@@ -150,9 +160,24 @@ STUDY = (
     "top-20, tail from gold",
     "top-20, within at T, tail from gold",
     "small, directions from logits",
+    "top-12, renormalised",
+    "top-40, renormalised",
+    "top-80, renormalised",
+    "top-20, prior",
+    "top-20, prior by the first token",
+    "small, from 64 probes",
+    "hybrid",
+    "top-8, prior corrected by 8 draws of the tail",
+    "top-8, prior corrected by 14 draws of the error",
+    "top-8, 13 B sketch, corrected by 5 draws of the tail",
+    "top-8, 13 B sketch, corrected by 8 draws of the error",
+    "top-4, 43 B sketch",
+    "8 bytes",
     "12 bytes",
     "12 bytes, 0.1 gold",
     "12 bytes, one listed",
+    "12 bytes, half gold, random:0.2",
+    "12 bytes, corrected by 4 draws of the error",
     "24 bytes",
 )
 """Ways of the study of what a teacher's list, its logits alone, and a few bytes can give; some have one seed."""
@@ -189,26 +214,11 @@ def study() -> str:
     return _table(head, rows)
 
 
-FRONTIER = {
-    "small, half gold, random:0.2": 11.6,
-    "small, half gold, entropy:0.2": 11.6,
-    "12 bytes": 12,
-    "12 bytes, 0.1 gold": 12,
-    "12 bytes, one listed": 12,
-    "24 bytes": 24,
-    "small": 58,
-    "top-20, renormalised": 63,
-    "topk": 70,
-    "faithful": 130,
-}
-"""Bytes of the targets for each token of training; where a fifth of the rows is kept, a fifth of a row's."""
-
-
 def frontier() -> str:
     """Bytes for each token of training against the share of the gain of live distillation."""
     lines = _load("quality")["lines"]
     rows = []
-    for name, size in FRONTIER.items():
+    for name, (size, _) in FRONTIER.items():
         own = [each for each in lines if each["objective"] == name]
         if not own:
             continue
@@ -216,6 +226,15 @@ def frontier() -> str:
         shares = (_shares(_gains(name, at, at)) if at in temperatures else "" for at in (1.0, 2.0))
         rows.append((name, f"{size:g}", *shares, f"{len({each['seed'] for each in own})}"))
     return _table(("kept of each row", "bytes a training token", "share, T = 1", "share, T = 2", "seeds"), rows)
+
+
+def frontier_picture() -> str:
+    """The same as a picture."""
+    lines = _load("quality")["lines"]
+    found = {(line["objective"], line["train_temperature"]) for line in lines} & {
+        (name, at) for name in FRONTIER for at in (1.0, 2.0)
+    }
+    return picture([Point(name, at, mean(_gains(name, at, at))) for name, at in sorted(found)])
 
 
 def _gains(name: str, trained: float, judged: float) -> list[float]:
@@ -547,6 +566,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "sizes": sizes,
 }
 """The tables by the name that marks their place on a page."""
+
+PICTURES: dict[str, Callable[[], str]] = {"frontier.svg": frontier_picture}
+"""The pictures in docs/ that are written here, by file name."""
 
 
 def _load(name: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Measure what a student gains from each way to keep a row: `python benchmarks/quality.py`. With names of ways, such as
-`python benchmarks/quality.py 'small, half gold'`, these alone are measured, and take the place of their earlier lines. With
-`--seeds 1` the first seed alone is measured.
+`python benchmarks/quality.py 'small, half gold'`, these alone are measured, and take the place of the earlier lines of the same
+seeds. With `--seeds 1` the first seed alone is measured.
 
 Teacher: SmolLM2-135M-Instruct in bfloat16. Student: a copy of five of its thirty layers. Text: the Python language
 reference. Every student sees the same windows in the same order with the same budget; only the targets of the rows differ, or
@@ -66,7 +66,8 @@ def main(names: list[str], most_seeds: int) -> None:
 
 
 def save(lines: list[dict[str, Any]], train: Rows, held_out: Rows, names: list[str]) -> None:
-    """Write all lines; of some ways into the lines that are there, with a record of where these were measured."""
+    """Write all lines; of some ways into the lines that are there, with a record of where these were
+    measured; lines of other seeds stay."""
     size = {
         "student_layers": int(LAYERS),
         "training_rows": len(train.gold_N),
@@ -78,11 +79,19 @@ def save(lines: list[dict[str, Any]], train: Rows, held_out: Rows, names: list[s
         before = json.loads(RESULTS.read_text())
         if before["size"] != size:
             sys.exit(f"{RESULTS}: its lines are of other sizes. Measure all ways.")
-        others = [line for line in before["lines"] if line["objective"] not in names]
+        new = [line for line in lines if line["objective"] in names]
+        again = {_student(line) for line in new}
+        others = [line for line in before["lines"] if _student(line) not in again]
         added = [each for each in before.get("added", []) if each["names"] != names]
-        added.append(describe_run() | {"names": names})
-        found = before | {"added": added, "lines": [*others, *(line for line in lines if line["objective"] in names)]}
+        seeds = sorted({line["seed"] for line in new})
+        added.append(describe_run() | {"names": names, "seeds": seeds})
+        found = before | {"added": added, "lines": [*others, *new]}
     RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def _student(line: dict[str, Any]) -> tuple[Any, ...]:
+    """What a student is told by: the way, the temperature of the training, the seed."""
+    return line["objective"], line["train_temperature"], line["seed"]
 
 
 if __name__ == "__main__":

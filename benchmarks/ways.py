@@ -192,6 +192,7 @@ WAYS = {
     "top-20, prior": Way("topk", TOP20 | {"tail": "prior"}, whole, (1.0,), seeds=1),
     "top-20, prior by the first token": Way("topk", TOP20 | {"tail": "prior"}, whole, (1.0,), seeds=1, by_first=True),
     "small, from 64 probes": Way("small", {}, whole, seeds=1, probes=64),
+    "top-4, 43 B sketch": Way("small", {"k": 4, "sketch_bytes": 43}, whole, seeds=1),
     # bytes a training token
     "12 bytes": Way("small", {"k": 2, "sketch_bytes": 3}, whole),
     "12 bytes, 0.1 gold": Way("small", {"k": 2, "sketch_bytes": 3}, whole, (1.0,), gold=0.1),
