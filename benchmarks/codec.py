@@ -1,4 +1,6 @@
-"""Compare bytes and fidelity of our presets and of other formats: `python benchmarks/codec.py`.
+"""Compare bytes and fidelity of our presets and of other formats: `python benchmarks/codec.py`. With names of
+lines, such as `python benchmarks/codec.py tiny`, these alone are judged, without speeds, and take the place of their earlier
+lines.
 
 Teacher: SmolLM2-135M-Instruct in float32. Text: the Python language reference. Every line is judged on the same rows, of
 documents that neither prior nor sketch has seen, against the teacher's whole distribution. The presets go through the
@@ -9,6 +11,7 @@ Axes: N rows, K listed, D channels, V vocabulary.
 
 from __future__ import annotations
 
+import argparse
 import json
 import pydoc_data.topics
 import random
@@ -17,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +50,7 @@ from logitstore.targets.tails import FixedTail
 from logitstore.targets.targets import SampledTargets, Targets
 from logitstore.text.sample import key_of
 from machine import describe_run
+from students import use_threads
 
 RESULTS = Path(__file__).parent / "results" / "codec.json"
 WINDOW, PILOT_ROWS, JUDGED_ROWS = 256, 12288, 30600
@@ -126,24 +130,18 @@ class Line:
         return line | self.more
 
 
-def main() -> None:
-    torch.set_num_threads(2)
+def main(names: list[str]) -> None:
+    use_threads()
     reference = ModelRef.parse(find_teacher())
     teacher = CausalTeacher(reference, load_config(reference), "float32", "cpu")
     vocabulary = load_config(reference).get_text_config().vocab_size
     pilot_rows, judged = read_rows(reference, teacher, JUDGED_ROWS)
     head = teacher.head(vocabulary)
-    pilots = {k: pilot_of(k, pilot_rows, head, vocabulary, sketch=k <= 16) for k in (4, 8, 12, 16, 50, 128)}
-    inputs = Told(pilots, pilot_rows, judged, head, vocabulary)
-    lines = [preset_line(inputs, name, {}) for name in ("small", "faithful", "exact", "topk", "archive", "sampled")]
-    lines.append(preset_line(inputs, "sampled", {"draws": 50}, "RS-KD, 50 draws"))
-    for k, size in ((4, 43), (8, 13), (12, 19), (16, 7), (16, 79), (8, 103)):
-        settings = {"k": k, "sketch_bytes": size}
-        lines.append(preset_line(inputs, "small", settings, f"top-{k}, {size} B sketch"))
-    for k in (16, 50, 128):
-        lines += [raw_line(k, tail, pilots[k]) for tail in RAW]
-    for k, exact, powers in ((128, 16, (0, 1, 2, 3, 4, 0.5)), (50, 1, (0, 1, 0.5))):
-        lines += [polynomial_line(k, exact, powers, tail, pilots[k]) for tail in RAW]
+    inputs = Told(Pilots(pilot_rows, head, vocabulary), pilot_rows, judged, head, vocabulary, with_speeds=not names)
+    ways = ways_of(inputs)
+    if unknown := set(names) - set(ways):
+        sys.exit(f"no line is called {', '.join(sorted(unknown))}. There are: {'; '.join(ways)}.")
+    lines = [ways[name]() for name in names or ways]
     sys.stdout.write(f"{len(lines)} lines are ready to be judged\n")
     sys.stdout.flush()
     numbers = judged.uniform(50)
@@ -160,10 +158,46 @@ def main() -> None:
             sys.stdout.flush()
     sizes = {"judged_rows": len(judged.gold_N), "pilot_rows": len(pilot_rows.gold_N), "teacher_rows_per_second": round(
         len(judged.gold_N) / judged.seconds, 1)}  # fmt: skip
-    results = describe_run() | {"size": sizes, "lines": [line.result() for line in lines]}
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    for result in results["lines"]:
+    found = [line.result() for line in lines]
+    for result in found:
         sys.stdout.write(f"{json.dumps(result)}\n")
+    save(found, sizes, list(ways), names)
+
+
+def save(found: list[dict[str, Any]], sizes: dict[str, Any], every: list[str], names: list[str]) -> None:
+    """Write all lines; of some names into the lines that are there, with a record of where these were measured."""
+    results = describe_run() | {"size": sizes, "lines": found}
+    if names:
+        before = json.loads(RESULTS.read_text())
+        same = ("judged_rows", "pilot_rows")
+        if any(before["size"][size] != sizes[size] for size in same):
+            sys.exit(f"{RESULTS}: its lines are of other rows. Measure all lines.")
+        lines = [*(line for line in before["lines"] if line["name"] not in names), *found]
+        added = [each for each in before.get("added", []) if each["names"] != names]
+        added.append(describe_run() | {"names": names})
+        order = sorted(lines, key=lambda line: every.index(line["name"]))
+        results = before | {"added": added, "lines": order}
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def ways_of(inputs: Told) -> dict[str, Callable[[], Line]]:
+    """Return how to make each line, by its name, in the order of the results."""
+    ways: dict[str, Callable[[], Line]] = {
+        name: partial(preset_line, inputs, name, {})
+        for name in ("tiny", "small", "faithful", "exact", "topk", "archive", "sampled")
+    }
+    ways["RS-KD, 50 draws"] = partial(preset_line, inputs, "sampled", {"draws": 50}, "RS-KD, 50 draws")
+    for k, size in ((3, 12), (4, 43), (8, 13), (12, 19), (16, 7), (16, 79), (8, 103), (4, 115)):
+        name = f"top-{k}, {size} B sketch"
+        ways[name] = partial(preset_line, inputs, "small", {"k": k, "sketch_bytes": size}, name)
+    for k in (16, 50, 128):
+        for tail in RAW:
+            ways[f"raw top-{k}, {tail} tail"] = partial(raw_line, k, tail, inputs.pilots)
+    for k, exact, powers in ((128, 16, (0, 1, 2, 3, 4, 0.5)), (50, 1, (0, 1, 0.5))):
+        for tail in RAW:
+            name = f"DistillKit polynomial, k = {k}, {tail} tail"
+            ways[name] = partial(polynomial_line, name, k, exact, powers, tail, inputs.pilots)
+    return ways
 
 
 def read_rows(reference: ModelRef, teacher: CausalTeacher, judged_rows: int) -> tuple[Rows, Rows]:
@@ -201,15 +235,29 @@ def pilot_of(k: int, rows: Rows, head: LinearHead, vocabulary: int, sketch: bool
     return pilot
 
 
+class Pilots(dict[int, TailPilot]):
+    """What the pilot rows say about tails, by k, worked out when it is asked for."""
+
+    def __init__(self, rows: Rows, head: LinearHead, vocabulary: int) -> None:
+        super().__init__()
+        self._told = rows, head, vocabulary
+
+    def __missing__(self, k: int) -> TailPilot:
+        self[k] = pilot_of(k, *self._told, sketch=k <= 16)
+        return self[k]
+
+
 @dataclass(frozen=True)
 class Told:
-    """This is what every preset gets: the pilots by k, the rows, and the teacher's head."""
+    """This is what every preset gets: the pilots by k, the rows, and the teacher's head; and whether speeds are measured,
+    which takes a machine that does nothing else."""
 
-    pilots: dict[int, TailPilot]
+    pilots: Pilots
     pilot_rows: Rows
     judged: Rows
     head: LinearHead
     vocabulary: int
+    with_speeds: bool = True
 
 
 def preset_line(inputs: Told, preset: str, settings: dict[str, Any], name: str = "") -> Line:
@@ -252,7 +300,7 @@ def preset_line(inputs: Told, preset: str, settings: dict[str, Any], name: str =
     packed = {field: np.concatenate([piece[field] for piece in pieces]) for field in pieces[0]}
     on_disk = bytes_on_disk(packed, decoder)
     line = Line(name or preset, on_disk, stored)
-    if not name:
+    if not name and inputs.with_speeds:
         line.more = speeds(packed, decoder, judged)
     return line
 
@@ -300,10 +348,10 @@ def speeds(packed: dict[str, Array], decoder: Decoder, judged: Rows) -> dict[str
     return figures
 
 
-def raw_line(k: int, tail: str, pilot: TailPilot) -> Line:
+def raw_line(k: int, tail: str, pilots: Pilots) -> Line:
     """Return the line of top-k as 16-bit ids and float16 logprobs, with a tail mass where a tail is made from it."""
 
-    shape = _shape(tail, pilot)
+    shape = _shape(tail, pilots[k])
 
     def stored(question: Question) -> tuple[Tensor, Tensor]:
         ids_nK, listed_nK = question.top(k)
@@ -312,13 +360,13 @@ def raw_line(k: int, tail: str, pilot: TailPilot) -> Line:
     return Line(f"raw top-{k}, {tail} tail", 4 * k + (0 if tail == "none" else 4), stored)
 
 
-def polynomial_line(k: int, exact: int, powers: tuple[float, ...], tail: str, pilot: TailPilot) -> Line:
+def polynomial_line(name: str, k: int, exact: int, powers: tuple[float, ...], tail: str, pilots: Pilots) -> Line:
     """Return the line of DistillKit's scheme (README of arcee-ai/DistillKit): the first logprobs in bfloat16, a
     least-squares fit for the rest."""
     place_K = torch.arange(1, k - exact + 1, dtype=torch.float64) / (k - exact)
     terms_KP = torch.stack([place_K**power for power in powers], 1)
     solve_PK = torch.linalg.pinv(terms_KP)
-    shape = _shape(tail, pilot)
+    shape = _shape(tail, pilots[k])
 
     def stored(question: Question) -> tuple[Tensor, Tensor]:
         ids_nK, listed_nK = question.top(k)
@@ -328,7 +376,7 @@ def polynomial_line(k: int, exact: int, powers: tuple[float, ...], tail: str, pi
         return _with_tail(question, ids_nK, listed_nK, shape), ids_nK[:, 0]
 
     size = 2 * k + 2 * exact + 4 * len(powers)
-    return Line(f"DistillKit polynomial, k = {k}, {tail} tail", size, stored)
+    return Line(name, size, stored)
 
 
 def _shape(tail: str, pilot: TailPilot) -> FixedTail | None:
@@ -349,4 +397,6 @@ def _with_tail(question: Question, ids_nK: Tensor, listed_nK: Tensor, shape: Fix
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0])
+    parser.add_argument("names", nargs="*")
+    main(parser.parse_args().names)

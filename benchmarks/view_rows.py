@@ -66,7 +66,7 @@ def storage() -> list[dict[str, Any]]:
     pilot_rows, judged = codec.read_rows(reference, teacher, JUDGED)
     for rows in (pilot_rows, judged):
         rows.gold_N %= CLASSES  # any class will do: the comparison does not use it
-    pilots = {k: codec.pilot_of(k, pilot_rows, head, CLASSES, sketch=k <= 16) for k in (8, 12, 16, LISTED)}
+    pilots = codec.Pilots(pilot_rows, head, CLASSES)
     sizes = [4 * LISTED + 4]
     inputs = codec.Told(pilots, pilot_rows, judged, head, CLASSES)
     lines = [codec.Line("TinyViT's", sizes[0], tinyvit)]
