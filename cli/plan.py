@@ -49,6 +49,8 @@ def plan(settings: PilotSettings, json: Json = False) -> None:
         f"recommended (*): --preset {chosen['preset']}{f' -k {k}' if k else ''}; "
         f"a dump of the same data into {settings.out} uses the pilot that is kept there"
     )
+    if chosen["tail"] in ("prior", "uniform"):
+        say("rows of this preset share a tail: train at temperature 1 from them, and list as many tokens as you can (-k)")
 
 
 def _table(lines: list[dict[str, Any]], recommended: str) -> Table:

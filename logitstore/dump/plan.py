@@ -69,6 +69,10 @@ GOOD_ENOUGH = 0.25
 """The smallest candidate with at most this KL (nats) at temperatures 1 and 2 is recommended."""
 
 
+SHARED_TAILS = ("prior", "uniform")
+"""Shapes of a tail that all rows share."""
+
+
 @dataclass
 class Candidate:
     """One way to keep a row, with its state during the trial."""
@@ -233,6 +237,7 @@ def _line(name: str, each: Candidate, rows: int, judged: int, per_row: float, ep
     return {
         "name": name,
         "preset": each.preset,
+        "tail": each.row.tail.shape,
         "bytes_per_row": info,
         "bytes": info * rows + sum(value.nbytes for value in each.shared.values()),
         "kl_t1": kl["kl_t1"],
@@ -245,9 +250,12 @@ def _line(name: str, each: Candidate, rows: int, judged: int, per_row: float, ep
 def _recommended(lines: list[dict[str, Any]]) -> str | None:
     """Return the name of the smallest candidate that is good enough at temperatures 1 and 2.
 
-    Without such a candidate, return the one with the lowest sum of both KLs; None if no candidate has a finite KL.
+    Without such a candidate, return the one with the lowest sum of both KLs; None if no candidate has a finite KL. One whose
+    rows share a tail is returned only where there is none with tails of its own: at an equal KL students learn less from it,
+    since its errors are the same in every row (docs/benchmarks.md, "What students gain").
     """
     bounded = [line for line in lines if line["kl_t1"] and line["kl_t2"]]
+    bounded = [line for line in bounded if line["tail"] not in SHARED_TAILS] or bounded
     good = [line for line in bounded if max(line["kl_t1"]["mean"], line["kl_t2"]["mean"]) <= GOOD_ENOUGH]
     if good:
         return str(min(good, key=lambda line: line["bytes"])["name"])

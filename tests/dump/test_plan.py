@@ -15,7 +15,7 @@ from logitstore_cli.options import on_command_line
 import logitstore
 from logitstore.core.types import ModelRef
 from logitstore.dump.dump import dump
-from logitstore.dump.plan import plan
+from logitstore.dump.plan import _recommended, plan
 from logitstore.format.manifest import MANIFEST_NAME
 from logitstore.format.part_record import fidelity_of
 from logitstore.models.load import load_config, load_weights
@@ -97,7 +97,8 @@ def test_what_the_plan_fits_is_what_the_dump_uses(
     assert {"small", "faithful", "exact", "topk", "sampled"} <= lines.keys()
     assert lines["exact"]["kl_t1"]["mean"] < lines["small"]["kl_t1"]["mean"] + 1e-3 < lines["topk"]["kl_t1"]["mean"]
     assert lines["sampled"]["kl_t1"] is None
-    assert found["recommended"] in lines
+    # a tail that all rows share has the same errors in every row, so its KL is worth less
+    assert lines[found["recommended"]]["tail"] in ("sketch", "head")
     assert all(line["pays_from_students"] >= 1 for line in lines.values())
     dry = logitstore_command("dump", *common, "--dry-run")
     assert "KL" in dry.stdout
@@ -109,6 +110,16 @@ def test_what_the_plan_fits_is_what_the_dump_uses(
     assert Path(cache.manifest.tail.file).name in files
     assert cache.manifest.tail.pilot_rows == found["pilot_rows"]
     assert logitstore_command("verify", out).returncode == 0
+
+
+def test_rows_that_share_a_tail_are_recommended_only_where_there_are_no_others() -> None:
+    def line(name: str, tail: str, size: int, kl: float) -> dict[str, Any]:
+        return {"name": name, "tail": tail, "bytes": size, "kl_t1": {"mean": kl}, "kl_t2": {"mean": kl}}
+
+    shared = [line("topk, k = 8", "prior", 38, 0.2), line("topk", "prior", 70, 0.1)]
+    assert _recommended(shared) == "topk, k = 8"
+    assert _recommended([*shared, line("small", "sketch", 58, 0.2), line("faithful", "sketch", 130, 0.1)]) == "small"
+    assert _recommended([*shared, line("tiny", "sketch", 12, 0.7), line("small", "sketch", 58, 0.4)]) == "small"
 
 
 def test_a_pilot_of_other_data_is_not_used(
