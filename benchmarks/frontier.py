@@ -55,11 +55,15 @@ LABELS = {
     "8 bytes": (-8, -9, "8 bytes"),
     "small, half gold, random:0.2": (8, 12, "small, a fifth of the rows"),
     "12 bytes": (9, 4, "tiny"),
-    "24 bytes": (0, -10, "24 bytes"),
+    "24 bytes": (9, 6, "24 bytes"),
     "small": (-26, -11, "small"),
     "faithful": (-20, -11, "faithful"),
     "topk": (9, 4, "topk"),
-    "sampled": (9, 4, "sampled"),
+    "sampled": (-58, 2, "sampled"),
+    "hybrid": (9, 4, "hybrid"),
+    "top-20, renormalised": (9, 6, "top-20"),
+    "top-40, renormalised": (9, 6, "top-40"),
+    "top-50, renormalised": (9, 6, "top-50"),
     "top-12, renormalised": (-46, 5, "top-12"),
     "top-80, renormalised": (-20, 18, "top-80"),
 }
@@ -134,9 +138,9 @@ def _legend() -> str:
     for place, (stroke, fill, words) in enumerate(rows):
         y = BOTTOM - 16 * (len(rows) - place) + 6
         out.append(
-            f'<circle cx="{RIGHT - 215}" cy="{y - 4}" r="4.5" fill="{fill}" stroke="{stroke}" stroke-width="1.5"/>'
+            f'<circle cx="{RIGHT - 230}" cy="{y - 4}" r="4.5" fill="{fill}" stroke="{stroke}" stroke-width="1.5"/>'
         )
-        out.append(f'<text x="{RIGHT - 205}" y="{y}">{escape(words)}</text>')
+        out.append(f'<text x="{RIGHT - 220}" y="{y}">{escape(words)}</text>')
     return "\n".join(out)
 
 
