@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 RESULTS = Path(__file__).parent / "results" / "codec.json"
 PICTURE = Path(__file__).parent.parent / "docs" / "presets.svg"
-PRESETS = ("small", "faithful", "exact", "topk", "archive")
+PRESETS = ("tiny", "small", "faithful", "exact", "topk", "archive")
 
 GROUPS: dict[str, tuple[str, str, str]] = {
     "presets": ("o", "tab:blue", ""),
@@ -34,7 +34,8 @@ def main() -> None:
     for panel, key, temperature in zip(panels, ("kl_t1", "kl_t2"), (1, 2), strict=True):
         draw(panel, [line for line in lines if line[key]], key)
         panel.set(title=f"temperature {temperature}", xlabel="bytes per row", xscale="log", yscale="log")
-        panel.set_xticks([40, 60, 100, 200, 300, 500], labels=["40", "60", "100", "200", "300", "500"], minor=False)
+        sizes = [12, 24, 40, 60, 100, 200, 300, 500]
+        panel.set_xticks(sizes, labels=[str(size) for size in sizes], minor=False)
         panel.minorticks_off()
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("KL(teacher || stored), nats")

@@ -26,6 +26,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 TYPICAL_KL = {
+    "tiny": (0.73, 0.54),
     "small": (0.14, 0.18),
     "faithful": (0.046, 0.072),
     "exact": (0.00039, 0.00018),
