@@ -50,7 +50,9 @@ def plan(settings: PilotSettings, json: Json = False) -> None:
         f"a dump of the same data into {settings.out} uses the pilot that is kept there"
     )
     if chosen["tail"] in ("prior", "uniform"):
-        say("rows of this preset share a tail: train at temperature 1 from them, and list as many tokens as you can (-k)")
+        say(
+            "rows of this preset share a tail: train at temperature 1 from them, and list as many tokens as you can (-k)"
+        )
 
 
 def _table(lines: list[dict[str, Any]], recommended: str) -> Table:
