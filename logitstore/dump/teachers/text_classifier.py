@@ -63,7 +63,7 @@ class TextClassifier(ModelTeacher):
     def _classifier(self) -> nn.Linear:
         layer = classifier_of(self._model)
         if layer is None:
-            raise ModelError(f"{self.name}: its logits do not come from a linear layer. Use --preset topk.")
+            raise ModelError(f"{self.name}: its logits do not come from a linear layer. Use --preset small.")
         return layer
 
     @torch.inference_mode()
