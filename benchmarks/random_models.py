@@ -23,7 +23,7 @@ from logitstore.dump.fit import fit_tail
 from logitstore.dump.parts import ANSWERS, PartsWriter
 from logitstore.dump.task import Prepared
 from logitstore.dump.teachers.causal_lm import CausalTeacher
-from logitstore.format.manifest import TeacherInfo
+from logitstore.format.data import TeacherInfo
 from logitstore.format.presets import row_of
 from logitstore.models.load import describe, new_model
 from logitstore.store.cache import Cache

@@ -26,8 +26,8 @@ from logitstore.core.progress import Progress, amount, no_progress
 from logitstore.core.types import ChosenBy
 from logitstore.dump.begin import Fit, begin, target_folder
 from logitstore.errors import BadInput, CacheMismatch
-from logitstore.format.data import Member
-from logitstore.format.manifest import MANIFEST_NAME, Manifest, TeacherInfo
+from logitstore.format.data import Member, TeacherInfo
+from logitstore.format.manifest import MANIFEST_NAME, Manifest
 from logitstore.format.presets import row_of
 from logitstore.format.row import RowInfo
 from logitstore.format.sealed import FileSeal

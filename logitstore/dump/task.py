@@ -18,7 +18,8 @@ from logitstore.core.types import Array
 from logitstore.dump.teachers import chooses_dtype
 from logitstore.dump.teachers.source import TeacherSource
 from logitstore.dump.teachers.teacher import Batches, Teacher
-from logitstore.format.manifest import MANIFEST_NAME, EngineInfo, Manifest, TeacherInfo
+from logitstore.format.data import EngineInfo, TeacherInfo
+from logitstore.format.manifest import MANIFEST_NAME, Manifest
 from logitstore.format.needs import LOGITS, OF_A_MODEL, Gives, check_features, check_row
 from logitstore.format.row import RowInfo
 from logitstore.models.load import describe, pick_dtype

@@ -1,12 +1,20 @@
-"""What `cache.json` says about the data: the texts or images that the teacher was asked about, and the tokenizer; and where
-rows come from that no teacher gave here."""
+"""What `cache.json` says about the teacher and the data: the texts or images that it was asked about, and the tokenizer; and
+where rows come from that no teacher gave here."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, model_serializer, model_validator
+from pydantic import (
+    ConfigDict,
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    model_serializer,
+    model_validator,
+)
 
 from logitstore.core.record import Count, Positive, Record
 from logitstore.format.positions import CHOSEN, Share, share_of
@@ -264,3 +272,40 @@ AnyData = Annotated[
     Discriminator(_kind_of),
 ]
 """What was asked, whatever the task."""
+
+
+class EngineInfo(Record):
+    """The engine that answered in place of transformers. `version` is its own. `probes` are the logprobs, in nats, that it gave
+    to the tokens of a few fixed texts before the first row; `noise` is the mean absolute difference between these and the ones
+    that it gave when it was asked about all of them at once. Only `name` belongs to the identity of the plan."""
+
+    name: str
+    version: str | None = None
+    probes: list[Annotated[float, Field(le=0, allow_inf_nan=False)]] = Field(default_factory=list)
+    noise: float = Field(0.0, ge=0, allow_inf_nan=False)
+
+
+class TeacherInfo(Record):
+    """The teacher. `vocabulary` is the count of real token ids, without padding rows of the embedding. `width` is the count of
+    channels of the final hidden state, if the configuration gives it. `quantization` says how its weights were packed while
+    they were loaded. `engine` says what answered, where that was not transformers."""
+
+    name: str
+    revision: str | None = None
+    fingerprint: str
+    dtype: str
+    vocabulary: int = Field(ge=1, le=1 << 32)
+    width: Count | None = Field(None, ge=1)
+    architecture: str
+    config: dict[str, Any]
+    quantization: str | None = None
+    engine: EngineInfo | None = None
+
+    @model_serializer(mode="wrap")
+    def _plain(self, plain_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `quantization` and `engine` out if they are None, so that caches keep the bytes of older versions."""
+        plain: dict[str, Any] = plain_of(self)
+        for name in ("quantization", "engine"):
+            if getattr(self, name) is None:
+                plain.pop(name, None)
+        return plain

@@ -159,7 +159,7 @@ def test_options_of_other_tasks_are_refused(
     assert not (tmp_path / "cache").exists()
 
 
-@pytest.mark.parametrize("given", [["--preset", "small"], ["--hidden", "final"]])
+@pytest.mark.parametrize("given", [["--preset", "exact"], ["--hidden", "final"]])
 def test_what_its_teacher_does_not_give_is_refused(
     installed: None, options: list[object], refused: Refused, tmp_path: Path, given: list[object]
 ) -> None:

@@ -16,8 +16,8 @@ import numpy as np
 import xxhash
 
 from logitstore.core.types import Answer, Array
-from logitstore.format.data import DataInfo, TokenizerInfo
-from logitstore.format.manifest import MANIFEST_NAME, Manifest, TeacherInfo
+from logitstore.format.data import DataInfo, TeacherInfo, TokenizerInfo
+from logitstore.format.manifest import MANIFEST_NAME, Manifest
 from logitstore.format.part_record import Fidelity
 from logitstore.format.row import CodecInfo, FieldInfo, SparsifierInfo, TailInfo
 from logitstore.format.sealed import seal, seal_of_bytes

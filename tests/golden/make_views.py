@@ -13,8 +13,8 @@ import numpy as np
 import xxhash
 
 from logitstore.core.types import Answer, Array
-from logitstore.format.data import ImagesInfo
-from logitstore.format.manifest import MANIFEST_NAME, Manifest, TeacherInfo
+from logitstore.format.data import ImagesInfo, TeacherInfo
+from logitstore.format.manifest import MANIFEST_NAME, Manifest
 from logitstore.format.part_record import Fidelity
 from logitstore.format.row import CodecInfo, SparsifierInfo, TailInfo, row_fields
 from logitstore.format.sealed import seal, seal_of_bytes

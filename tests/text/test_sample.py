@@ -22,6 +22,7 @@ from logitstore.text.prepare.folder import WINDOWS, Folder, WindowsInfo
 from logitstore.text.prepare.tokens import KeptTokens
 from logitstore.text.sample import cut, key_of
 from logitstore.text.samples import Encoding, Samples
+from logitstore.text.scored.said import NO_COLUMNS
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def fingerprint(places: list[Place]) -> str:
 
 def opened(given_documents: list[Document], encoding: Encoding, partly: bool, folder: Path) -> Samples:
     """The samples of documents that are tokenised, in shards as small as `shards.DOCUMENTS` says."""
-    collector = shards.Collector(0, 0, 0, 0, partly)
+    collector = shards.Collector(0, 0, 0, 0, schema_of(partly, NO_COLUMNS))
     numbered = [number for number, *_ in given_documents]
     # some more batches than one
     halves = [numbered.index(numbered[len(numbered) // 2])] if numbered else [0]
@@ -141,7 +142,7 @@ def opened(given_documents: list[Document], encoding: Encoding, partly: bool, fo
             "domain": [each[3] for each in some],
             "said": [each[2] for each in some],
         }
-        schema = schema_of(partly)
+        schema = schema_of(partly, NO_COLUMNS)
         pairs = pa.record_batch([pa.array(columns[name], schema.field(name).type) for name in schema.names], schema)
         made += collector.add(At(), Encoded(pairs=pairs, notices=[]))
     made.append(collector.finish())

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from logitstore.core.types import Array
 from logitstore.errors import ModelError
-from logitstore.format.manifest import EngineInfo
+from logitstore.format.data import EngineInfo
 from logitstore.format.needs import Gives, Wants, called
 from logitstore.models.head import LinearHead
 from logitstore.targets.rows import RowBatch, RowChunk

@@ -17,8 +17,8 @@ from logitstore.dump.begin import begin, samples_per_part, target_folder
 from logitstore.dump.parts import finished
 from logitstore.dump.task import created_by
 from logitstore.errors import BadInput, ModelError
-from logitstore.format.data import DataInfo, ImportedInfo
-from logitstore.format.manifest import Manifest, TeacherInfo
+from logitstore.format.data import DataInfo, ImportedInfo, TeacherInfo
+from logitstore.format.manifest import Manifest
 from logitstore.format.presets import row_of
 from logitstore.models.load import load_tokenizer
 from logitstore.settings.foreign.convert import ConvertSettings

@@ -12,7 +12,8 @@ from logitstore.dump.engines.same_answers import refuse_other_answers
 from logitstore.dump.teachers import open_source
 from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
 from logitstore.errors import BadInput, CacheMismatch
-from logitstore.format.manifest import EngineInfo, Manifest
+from logitstore.format.data import EngineInfo
+from logitstore.format.manifest import Manifest
 from logitstore.format.needs import ITS_LOGITS, Gives, Wants
 from logitstore.settings.models.engine import ServingChoices
 from logitstore.targets.rows import RowChunk

@@ -29,7 +29,7 @@ from logitstore.dump.teachers import Named
 from logitstore.dump.teachers.source import TeacherSource
 from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
 from logitstore.errors import BadInput, ModelError, one_line
-from logitstore.format.manifest import EngineInfo
+from logitstore.format.data import EngineInfo
 from logitstore.format.needs import HIDDEN, LOGITS, Gives, Wants
 from logitstore.models.causal import TRIED_TOKENS, refuse_other_heads
 from logitstore.models.head import LinearHead

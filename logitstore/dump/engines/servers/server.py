@@ -28,7 +28,7 @@ from logitstore.dump.teachers import Named
 from logitstore.dump.teachers.source import TeacherSource
 from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
 from logitstore.errors import BadInput, ModelError
-from logitstore.format.manifest import EngineInfo
+from logitstore.format.data import EngineInfo
 from logitstore.format.needs import TOP_LOGPROBS, Gives, Wants
 from logitstore.models.load import load_tokenizer
 from logitstore.store.vocabulary import Vocabulary
