@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from logitstore.dump.files.places import ending_of
 from logitstore.errors import BadInput
 from logitstore.settings.foreign.formats import FORMATS
 from logitstore.text.foreign.tables import Tables, files_in, reading
+
+ENDINGS = (".parquet", ".arrow", ".jsonl", ".json", ".ndjson", ".npz")
+"""Files that have columns. Those of JSON and NumPy are looked at where there is neither Parquet nor Arrow."""
 
 
 def recognised(source: Path, split: str) -> str:
@@ -17,13 +21,14 @@ def recognised(source: Path, split: str) -> str:
     """
     if (told := _begins(source.expanduser())) is not None:
         return told
-    names = set(Tables.of(files_in(source, (".parquet", ".arrow"), split)[:1]).schema.names)
+    files = files_in(source, ENDINGS, split)
+    tables = [file for file in files if ending_of(file) in (".parquet", ".arrow")]
+    names = set(Tables.of((tables or files)[:1]).schema.names)
     found = next((name for name, each in FORMATS.items() if any(columns <= names for columns in each.columns)), None)
     if found is None:
         raise BadInput(
-            f"{source}: its columns ({', '.join(sorted(names))}) are those of no known format. Say what it is with "
-            "--format, and name "
-            "its columns with --columns."
+            f"{source}: its columns ({', '.join(sorted(names))}) are those of no known format. If they are lists of ids and "
+            "logprobs under other names, say --format generic, and which is which with --columns."
         )
     return found
 

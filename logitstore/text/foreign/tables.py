@@ -56,15 +56,16 @@ def files_in(source: Path, endings: Sequence[str], split: str) -> list[Path]:
         folder = path / split if (path / "dataset_dict.json").is_file() else path
         found = _saved(folder) if (folder / "state.json").is_file() else [*below(folder)]
     else:
-        found = files_of(str(path))
+        found = [file for file in files_of(str(path)) if file.exists()]
+        if not found:
+            raise BadInput(f"{source}: there is no such file. Give a file, a glob or a folder.")
     files = [file for file in found if ending_of(file) in endings and file.is_file() and not file.name.startswith(".")]
     if path.is_dir() and any(_SPLIT.match(file.name) for file in files):
         files = [file for file in files if (name := _SPLIT.match(file.name)) is not None and name[1] == split]
     if not files:
         kinds = ", ".join(endings)
-        raise BadInput(
-            f"{source}: there is no file ending in {kinds} of the split '{split}'. Give a file, a glob or a folder."
-        )
+        of_split = f" of the split '{split}'" if path.is_dir() else ""
+        raise BadInput(f"{source}: there is no file ending in {kinds}{of_split}. Give a file, a glob or a folder.")
     return files if (path / "state.json").is_file() else sorted(files, key=_natural)
 
 

@@ -145,6 +145,30 @@ def test_whole_distributions_are_cut_to_lists_with_their_entropy(converted: Conv
         np.testing.assert_allclose(np.exp(answer["tail_logmass"][row]), 1 - np.exp(exact[row, order]).sum(), atol=2e-6)
 
 
+def test_a_column_that_is_named_like_another_role_has_the_role_it_is_given(converted: Convert, tmp_path: Path) -> None:
+    """`ids` are often the tokens of a text."""
+    draw = np.random.default_rng(0)
+    tokens, logits = draw.integers(0, 320, (3, 6)), draw.normal(0, 3, (3, 6, 320)).astype(np.float16)
+    np.savez(tmp_path / "x.npz", ids=tokens, logits=logits)
+    cache = converted(tmp_path / "x.npz", format="generic", columns="tokens=ids,logits=logits")
+    assert [cache[number].sample.tokens_T.tolist() for number in range(3)] == tokens.tolist()
+    assert verify(cache.path) == []
+
+
+def test_json_lines_and_arrays_with_the_names_of_roles_are_recognised(
+    said: Said, converted: Convert, tmp_path: Path
+) -> None:
+    rows = [
+        {"tokens": row["input_ids"], "ids": row["top_ids"], "logprobs": row["top_logprobs"]} for row in records(said)
+    ]
+    for ending in (".jsonl", ".npz"):
+        cache = converted(write(tmp_path / f"source{ending}", rows, ending), out=tmp_path / f"made{ending}")
+        assert cache.manifest.imported is not None
+        assert cache.manifest.imported.format == "generic"
+    with pytest.raises(BadInput, match=r"input_ids, top_ids, top_logprobs.*--format generic"):
+        converted(write(tmp_path / "named.jsonl", records(said), ".jsonl"), out=tmp_path / "named")
+
+
 @pytest.mark.parametrize("tail", ["prior", "uniform"])
 def test_what_is_exported_is_read_again_with_the_same_values(
     tail: str, cache: logitstore.Cache, converted: Convert, tmp_path: Path
@@ -173,13 +197,15 @@ def test_what_is_exported_is_read_again_with_the_same_values(
         ({"columns": NAMES, "k": 7}, "have 6 entries"),
         ({"columns": NAMES, "values": "logits"}, "it means nothing to generic"),
         ({"columns": NAMES.replace("logprobs=", "probabilities=")}, "a probability is negative"),
-        ({"columns": "tokens=input_ids,ids=top_logprobs,logprobs=top_logprobs"}, "whole numbers are needed"),
+        ({"columns": "tokens=input_ids,ids=top_logprobs,logprobs=top_logprobs"}, "given for another role, too"),
+        ({"columns": "tokens=input_ids,ids=halves,logprobs=top_logprobs"}, "whole numbers are needed"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(
     options: dict[str, Any], words: str, said: Said, converted: Convert, tmp_path: Path
 ) -> None:
-    source = write(tmp_path / "source", records(said), ".parquet")
+    rows = [row | {"halves": row["top_logprobs"]} for row in records(said)]
+    source = write(tmp_path / "source", rows, ".parquet")
     with pytest.raises(BadInput, match=words):
         converted(source, format="generic", **options)
 
@@ -206,3 +232,11 @@ def test_pickles_and_broken_lines_are_refused(said: Said, converted: Convert, tm
         (tmp_path / "x.jsonl").write_text(content)
         with pytest.raises(BadInput):
             converted(tmp_path / "x.jsonl", format="generic")
+
+
+@pytest.mark.parametrize("options", [{}, {"format": "generic"}])
+def test_a_source_that_does_not_exist_is_said_to_be_missing(
+    options: dict[str, Any], converted: Convert, tmp_path: Path
+) -> None:
+    with pytest.raises(BadInput, match=r"answers\.jsonl: there is no such file\. Give a file, a glob or a folder"):
+        converted(tmp_path / "answers.jsonl", **options)

@@ -104,6 +104,22 @@ def test_infinite_logits_are_refused_by_their_row(converted: Convert, tmp_path: 
         converted(source, format="generic")
 
 
+def test_the_record_whose_lists_do_not_match_is_named(said: Said, converted: Convert, tmp_path: Path) -> None:
+    rows = records(said)
+    del rows[1]["ids"][-1]
+    with pytest.raises(BadInput, match="record 1: ids and values have different counts of rows"):
+        converted(write(tmp_path / "rows.jsonl", rows), format="generic", out=tmp_path / "rows")
+    rows = records(said)
+    del rows[2]["ids"][3][-1]
+    with pytest.raises(BadInput, match="record 2: a row has other counts of ids and of values"):
+        converted(write(tmp_path / "entries.jsonl", rows), format="generic", out=tmp_path / "entries")
+    rows = records(said)
+    for number, row in enumerate(rows):
+        row["mask"] = [1] * (LENGTH - (number == 1))
+    with pytest.raises(BadInput, match="record 1: 'mask' has another length than the tokens"):
+        converted(write(tmp_path / "mask.jsonl", rows), format="generic", out=tmp_path / "mask")
+
+
 def test_arrays_of_different_counts_of_records_are_refused(converted: Convert, tmp_path: Path) -> None:
     ids = np.tile(np.arange(K), (4, LENGTH, 1))
     np.savez(tmp_path / "x.npz", tokens=np.ones((5, LENGTH), int), ids=ids, logprobs=np.full(ids.shape, -3.0))

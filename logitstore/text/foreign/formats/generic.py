@@ -81,7 +81,7 @@ def roles_of(settings: ConvertSettings, names: list[str]) -> dict[str, str]:
     """Return the column of each role that the source has.
 
     Raises:
-        BadInput: a role is unknown, missing or named twice, or there is no such column.
+        BadInput: a role is unknown, missing or named twice, a column is given for two roles, or there is no such column.
     """
     given: dict[str, str] = {}
     for pair in (settings.columns or "").split(",") if settings.columns else []:
@@ -92,10 +92,13 @@ def roles_of(settings: ConvertSettings, names: list[str]) -> dict[str, str]:
             raise BadInput(f"--columns: '{role}' is named twice. Name it once.")
         if name not in names:
             raise BadInput(f"--columns {pair}: there is no such column. The source has {', '.join(names)}.")
+        if name in given.values():
+            raise BadInput(f"--columns {pair}: this column is given for another role, too. A column has one role.")
         given[role] = name
     is_value_given = any(role in given for role in VALUES)
+    free = set(names) - set(given.values())
     columns = {
-        role: role for role in ROLES if role in names and role not in given and not (role in VALUES and is_value_given)
+        role: role for role in ROLES if role in free and role not in given and not (role in VALUES and is_value_given)
     } | given
     values = [role for role in VALUES if role in columns]
     idle = next(
@@ -177,8 +180,9 @@ class _Reader:
             if (column := self._column(role, batch)) is None:
                 continue
             name = self.columns[role]
-            if (lengths_of(column, name, first) != lengths_R).any():
-                raise BadInput(f"record {first} or one behind it: '{name}' has another length than the tokens.")
+            if (differs_R := lengths_of(column, name, first) != lengths_R).any():
+                number = first + int(differs_R.argmax())
+                raise BadInput(f"record {number}: '{name}' has another length than the tokens.")
             beside[role] = flat(column, name, first, "biu").astype(np.int64)
             if role == "mask" and ((beside[role] != 0) & (beside[role] != 1)).any():
                 raise BadInput(
@@ -218,11 +222,12 @@ class _Reader:
             whole = listed(logprobs_NK, gold_N, self.kept, has_rest=self.has_rest)
             return replace(whole, **told)
         ids = batch.column(self.columns["ids"])
-        if (lengths_of(ids, self.columns["ids"], first) != rows_R).any():
-            raise BadInput(f"record {first} or one behind it: ids and values have different counts of rows.")
+        if (differs_R := lengths_of(ids, self.columns["ids"], first) != rows_R).any():
+            raise BadInput(f"record {first + int(differs_R.argmax())}: ids and values have different counts of rows.")
         lengths_N = inner_lengths(values, self.columns[self.kind], first)
-        if (inner_lengths(ids, self.columns["ids"], first) != lengths_N).any():
-            raise BadInput(f"record {first} or one behind it: a row has other counts of ids and of values.")
+        if (differs_N := inner_lengths(ids, self.columns["ids"], first) != lengths_N).any():
+            number = first + int(np.repeat(np.arange(len(rows_R)), rows_R)[differs_N.argmax()])
+            raise BadInput(f"record {number}: a row has other counts of ids and of values.")
         return Lists(ids_NK=even(ids, self.columns["ids"], first, "iu", 0)[taken], logprobs_NK=logprobs_NK, **told)
 
     def _logprobs(self, values_NK: Array) -> Array:
@@ -256,8 +261,8 @@ class _Reader:
         """Return one number for each row, float32[N]."""
         name = self.columns[role]
         column = batch.column(name)
-        if (lengths_of(column, name, first) != rows_R).any():
-            raise BadInput(f"record {first} or one behind it: '{name}' has another length than the rows.")
+        if (differs_R := lengths_of(column, name, first) != rows_R).any():
+            raise BadInput(f"record {first + int(differs_R.argmax())}: '{name}' has another length than the rows.")
         # of rows about their own token the first has none, which becomes NaN
         numbers_N: Array = column.flatten().to_numpy(zero_copy_only=False)
         if numbers_N.dtype.kind not in "fiu":
