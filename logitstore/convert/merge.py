@@ -112,9 +112,16 @@ def _check_same_form(caches: Sequence[Cache]) -> None:
             continue
         raise CacheMismatch(
             f"{other.path}: {why}, so the bytes of both do not fit one cache. Recode each to one form first, such as "
-            "`logitstore recode CACHE --preset topk -k 20 --tail uniform`, or give --preset topk here: the chosen rows are "
-            "decoded and stored anew, and their error is printed."
+            f"`logitstore recode CACHE --preset topk -k {_shortest(caches)} --tail uniform`, or give --preset topk here: the "
+            "chosen rows are decoded and stored anew, and their error is printed."
         )
+
+
+def _shortest(caches: Sequence[Cache]) -> int:
+    """Return how many tokens the rows of every one of the caches list, at most 20."""
+    sparsifiers = [cache.manifest.row.sparsifier for cache in caches]
+    listed = [each.k for each in sparsifiers if each.kind.lists.is_chosen]
+    return min([*listed, caches[0].manifest.teacher.vocabulary, 20])
 
 
 def _form(row: RowInfo) -> str:

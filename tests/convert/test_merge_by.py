@@ -158,7 +158,9 @@ def test_what_cannot_lie_in_one_cache_is_refused_with_a_way_out(
     said = line("topk-0", "topk-1", "--by", "gold")
     assert f"{caches['topk-1'].path}: its rows share another prior than those of {caches['topk-0'].path}" in said
     assert "--tail uniform`, or give --preset topk here" in said
-    assert "share another basis of their sketches" in line("small-0", "small-1", "--by", "gold")
+    said = line("small-0", "small-1", "--by", "gold")
+    assert "share another basis of their sketches" in said
+    assert "recode CACHE --preset topk -k 8 --tail uniform`" in said
     assert "share another output layer" in line("exact-0", "exact-1", "--by", "gold")
     said = line("topk-0", "cut-0", "--by", "entropy")
     assert f"{caches['cut-0'].path}: its rows are topk k=20 with the tail none and logprobs float16, those of " in said
