@@ -111,7 +111,7 @@ def _summary_table(summary: dict[str, Any]) -> Table:
             f"{size(disk['shared'])} that all rows share, however many they are",
         ),
         ("targets", _targets(summary)),
-        ("tail mass", f"{summary['mean_tail_mass']:.4f} mean"),
+        *([("tail mass", f"{summary['mean_tail_mass']:.4f} mean")] if summary["mean_tail_mass"] is not None else []),
         ("entropy", f"{summary['mean_entropy']:.3f} nats mean"),
         (shown.gold, _gold(summary)),
     ):
@@ -133,7 +133,8 @@ def _gold(summary: dict[str, Any]) -> str:
         return "none"
     entropy = summary["gold_cross_entropy"]
     known = f"{entropy:.3f} nats cross-entropy" if entropy is not None else "cross-entropy not known"
-    return f"{known}; top-1 in {summary['gold_is_top1']:.1%}, listed in {summary['gold_is_listed']:.1%} of rows"
+    listed = "" if summary["gold_is_listed"] is None else f", listed in {summary['gold_is_listed']:.1%}"
+    return f"{known}; top-1 in {summary['gold_is_top1']:.1%}{listed} of rows"
 
 
 def _targets(summary: dict[str, Any]) -> str:

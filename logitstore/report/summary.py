@@ -19,6 +19,7 @@ def summarise(cache: Cache) -> dict[str, Any]:
     counted, judged = max(rows, 1), rows - sums.no_gold
     # of lists it is told of all rows how many list the gold token; its logprob is known of those alone, which is no mean
     named = judged if manifest.knows_gold else rows
+    kind = manifest.sparsifier.kind
     disk = {
         "rows": cache.index.bytes_below(f"{ROWS_FOLDER}/"),
         "samples": cache.index.bytes_below(SAMPLES_FILE),
@@ -51,7 +52,7 @@ def summarise(cache: Cache) -> dict[str, Any]:
         "tail": manifest.tail.model_dump(mode="json"),
         "codec": manifest.codec.model_dump(mode="json"),
         "fidelity": fidelity_of(cache.fidelity),
-        "mean_tail_mass": sums.tail_mass / counted,
+        "mean_tail_mass": sums.tail_mass / counted if kind.keeps_rows else None,
         "mean_entropy": sums.entropy / counted,
         "gold_cross_entropy": -sums.gold_logprob / max(judged - sums.gold_impossible, 1)
         if judged and manifest.knows_gold
@@ -59,7 +60,7 @@ def summarise(cache: Cache) -> dict[str, Any]:
         "gold_impossible": sums.gold_impossible,
         "no_gold": sums.no_gold,
         "gold_is_top1": sums.gold_is_top1 / named if named else None,
-        "gold_is_listed": sums.gold_is_listed / named if named else None,
+        "gold_is_listed": sums.gold_is_listed / named if named and kind.keeps_logprobs else None,
         "entropy_histogram": {
             "edges": [round(float(edge), 4) for edge in entropy_edges(manifest.teacher.vocabulary)],
             "rows": sums.entropy_histogram,

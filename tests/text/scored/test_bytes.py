@@ -16,6 +16,7 @@ from logitstore.store.checks.verify import verify
 from logitstore.text.scored.columns import wrong
 from logitstore.text.stored import SamplesFile
 from tests.golden.make_scored import GROUPS, SAID, SCORED, SCORES, samples, write
+from tests.parts.commands import Command
 from tests.parts.scored import scored_cache, scored_rows
 
 
@@ -35,6 +36,20 @@ def test_others_read_them_as_plain_columns() -> None:
     table = polars.read_ipc(SCORED)
     assert table["score:reward"].to_list() == [0.1, None, -3.5]
     assert table["group"].to_list() == GROUPS
+
+
+def test_no_list_and_no_tail_is_told_of_a_cache_that_keeps_none(
+    teacher: Path, tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scored_cache(teacher, tmp_path, preset="scores", k=None)
+    scored_cache(teacher, tmp_path, "listed")
+    shown = []
+    for name in ("scored", "listed"):
+        assert command("inspect", tmp_path / name) == 0
+        shown.append(capsys.readouterr().out)
+    for words in ("tail mass", "listed in"):
+        assert words not in shown[0]
+        assert words in shown[1]
 
 
 @pytest.mark.parametrize("columns", ["both", "scores", "group"])
