@@ -149,9 +149,9 @@ def order_of(settings: TrainSettings, cache: Cache, allowed_S: Array) -> tuple[P
                 "not known. Leave these samples out with select --score nll --at-most 100."
             )
     groups, used = len(np.unique(group_S[allowed_S])), len(np.unique(group_S[pairs_P2[:, 0]]))
-    return PairOrder(pairs_P2=pairs_P2, seed=settings.seed), [
-        f"note: {len(pairs_P2):,} pairs from {used:,} of {groups:,} groups; the others have no two samples whose scores differ."
-    ]
+    rest = "; the others have no two samples whose scores differ" if used < groups else ""
+    note = f"note: {len(pairs_P2):,} pairs from {used:,} of {groups:,} groups{rest}."
+    return PairOrder(pairs_P2=pairs_P2, seed=settings.seed), [note]
 
 
 def scored_alone(settings: TrainSettings, cache: Cache, allowed_S: Array) -> tuple[Array, list[str]]:
