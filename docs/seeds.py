@@ -30,7 +30,8 @@ These {count} papers are about what a teacher's answers are good for, or were na
 system could learn from answers that are stored: {whole} run here, {part} in part, and {missing} do not run yet. The other
 {other} have no such method.
 
-A command is shortened to what makes the method. [The command line](cli.md) has the rest, and
+A command is shortened to what makes the method. Words in capital letters are yours to fill in; words in brackets and behind a
+comma are remarks. [The command line](cli.md) has the rest, and
 [objectives and recipes](methods.md) the maths, the papers' settings and what a recipe leaves out. Every recipe trains a student
 for some steps in the tests."""
 
