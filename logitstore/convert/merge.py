@@ -22,7 +22,7 @@ from logitstore.convert.parts import fit_on, shared_files, write_parts
 from logitstore.convert.row_source import Mean
 from logitstore.convert.rows import Recoder, Remake, is_copy
 from logitstore.core.place import Place
-from logitstore.core.progress import Progress, amount, no_progress
+from logitstore.core.progress import Progress, Step, amount, no_progress
 from logitstore.core.types import ChosenBy
 from logitstore.dump.begin import Fit, begin, target_folder
 from logitstore.errors import BadInput, CacheMismatch
@@ -56,6 +56,8 @@ def merge(settings: MergeSettings, progress: Progress = no_progress) -> Cache:
     weights = weights_of(settings.weights, len(settings.caches))
     caches = _opened(settings.caches, settings.by)
     first = caches[0]
+    for note in _scores_left(caches):
+        progress(Step(stage="note", done=1, total=1, note=note))
     copies = settings.by is not None and settings.preset is None and not _asks_for_rows(settings)
     if copies:
         _check_same_form(caches)
@@ -91,6 +93,16 @@ def merge(settings: MergeSettings, progress: Progress = no_progress) -> Cache:
             share=manifest.fidelity_rows / manifest.rows,
         )
     return write_parts(settings.out, manifest, first, recoder, "merge", progress)
+
+
+def _scores_left(caches: Sequence[Cache]) -> list[str]:
+    """Say which caches have scores or groups that the merged one will not have: it takes those of the first."""
+    here, *others = [getattr(cache.manifest.data, "scores", None) for cache in caches]
+    return [
+        f"{cache.path}: its scores and groups are not those of {caches[0].path}, and are not kept. Name it first to keep them."
+        for cache, there in zip(caches[1:], others, strict=True)
+        if there is not None and there != here
+    ]
 
 
 def _asks_for_rows(settings: MergeSettings) -> bool:

@@ -211,6 +211,13 @@ def _opened(
         return RunData(train=anew, held_out=judged, judge=judge_text)
     order: Order | None = None
     weights_S = reweighting = None
+    notes = _notes(settings, cache)
+    method = sequence_method(settings)
+    if method is not None and not method.in_pairs:
+        # before anything that counts the samples to train on
+        has_score_S, more = scored_alone(settings, cache, train_M.mask())
+        train_M = SampleSet(has_score_S)
+        notes += more
     if settings.reweight_domains is not None:
         reweighting = Reweighting(
             cache,
@@ -230,19 +237,14 @@ def _opened(
     if selection is not None and selection.weight_M is not None:
         weights_S = np.ones(len(cache), np.float32)
         weights_S[selection.samples_M] = selection.weight_M
-    notes = _notes(settings, cache)
-    if (method := sequence_method(settings)) is not None:
-        if weights_S is not None:
-            raise BadInput(
-                f"--select {settings.select} with --objective {settings.objective}: its samples have weights, which count "
-                "single tokens. Select by another method."
-            )
-        if method.in_pairs:
-            pairs, more = order_of(settings, cache, train_M.mask())
-            order, mixing["epoch_samples"] = pairs, 2 * len(pairs.pairs_P2)
-        else:
-            has_score_S, more = scored_alone(settings, cache, train_M.mask())
-            train_M = SampleSet(has_score_S)
+    if method is not None and weights_S is not None:
+        raise BadInput(
+            f"--select {settings.select} with --objective {settings.objective}: its samples have weights, which count "
+            "single tokens. Select by another method."
+        )
+    if method is not None and method.in_pairs:
+        pairs, more = order_of(settings, cache, train_M.mask())
+        order, mixing["epoch_samples"] = pairs, 2 * len(pairs.pairs_P2)
         notes += more
     together = settings.window_parts
     # pairs name samples of the cache itself

@@ -76,11 +76,15 @@ def with_precision(settings: TrainSettings) -> TrainSettings:
 
 
 def with_objective(settings: TrainSettings, cache: Cache) -> TrainSettings:
-    """Return the settings with an objective in place of `auto`: that of the run that is resumed, else what suits the cache."""
+    """Return the settings with an objective in place of `auto`: that of the run that is resumed, else what suits the cache and
+    every further one; forward_kl where they differ, as it leaves out nothing that a cache says."""
     if settings.objective != "auto":
         return settings
     before = _summary_of(settings.out).get("plan", {}).get("objective") if settings.resume else None
-    return settings.model_copy(update={"objective": before or _objective_for(settings, cache)})
+    if before is None:
+        suiting = {_objective_for(settings, each) for each in (cache, *map(Cache, settings.also))}
+        before = suiting.pop() if len(suiting) == 1 else "forward_kl"
+    return settings.model_copy(update={"objective": before})
 
 
 def _objective_for(settings: TrainSettings, cache: Cache) -> str:

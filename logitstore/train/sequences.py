@@ -10,6 +10,7 @@ import torch
 
 from logitstore.core.methods import Method, method_of
 from logitstore.core.registry import suggest
+from logitstore.core.tasks import task_of
 from logitstore.core.types import Array
 from logitstore.errors import BadInput
 from logitstore.settings.train import TrainSettings
@@ -44,6 +45,11 @@ def check_sequences(settings: TrainSettings, cache: Cache) -> None:
                 )
         return
     name = f"--objective {settings.objective}"
+    task = task_of(cache.manifest.task)
+    if "score" not in task.options.get("train", ()):
+        raise BadInput(
+            f"{name}: {cache.path} is a cache of {task.samples}, which have no scores. Choose another objective."
+        )
     if settings.alpha != 1:
         raise BadInput(f"{name} with --alpha {settings.alpha}: it stands alone. Leave --alpha out.")
     if settings.terms:

@@ -58,3 +58,8 @@ def test_a_score_that_is_not_kept_is_refused(scored: logitstore.Cache, tmp_path:
         )
     with pytest.raises(ValidationError, match="no score is called so"):
         SelectSettings(cache=scored.path, out=tmp_path / "some", score="column:")
+
+
+def test_a_cache_whose_task_keeps_no_scores_is_told_apart(class_cache: logitstore.Cache, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="is a cache of classified texts, which have no scores of their data"):
+        chosen(class_cache, tmp_path / "some", method="top", ratio=0.5)

@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 import logitstore
 from logitstore.dump.dump import dump
+from logitstore.errors import BadInput
+from logitstore.train.run_folder import with_objective
 from logitstore.train.train import train
+from tests.parts.classes import classes_plan, save_bert, wordpiece
 from tests.parts.commands import Refused
 from tests.parts.texts import VOCABULARY, plan_for, save_model
 from tests.parts.training import curve, plan_of, train_in_two
@@ -146,3 +149,36 @@ def test_what_cannot_be_learned_together_is_refused(
     part = shutil.copytree(other.path, tmp_path / "part")
     shutil.rmtree(part / "parts" / "00001")
     assert "With --also every cache must be whole" in line("--also", part)
+
+
+def test_the_objective_suits_every_cache(
+    cache: logitstore.Cache,
+    other: logitstore.Cache,
+    other_teacher: Path,
+    texts: Path,
+    small_student: Path,
+    tmp_path: Path,
+) -> None:
+    """Rows that have a tail of their own, or none, lose it under renormalised_kl."""
+    cut = dump(plan_for(other_teacher, texts, tmp_path / "cut", tail="uniform"))
+    bare = dump(plan_for(other_teacher, texts, tmp_path / "bare", tail="none"))
+    for also, name in (([], "renormalised_kl"), ([cut], "renormalised_kl"), ([cut, other], "forward_kl")):
+        settings = plan_of(cache, tmp_path / "out", student=str(small_student), also=[each.path for each in also])
+        assert with_objective(settings, cache).objective == name
+    for first, second in ((cache, bare), (bare, cache), (other, cache)):
+        settings = plan_of(first, tmp_path / "out", student=str(small_student), also=[second.path])
+        assert with_objective(settings, first).objective == "forward_kl"
+
+
+def test_weights_by_labels_that_are_not_there_are_refused(judge: Path, labelled: Path, tmp_path: Path) -> None:
+    caches = [
+        dump(classes_plan(teacher, labelled, tmp_path / name, labels=False))
+        for name, teacher in (("one", judge), ("two", save_bert(tmp_path / "teacher", wordpiece(), seed=5)))
+    ]
+    student = save_bert(tmp_path / "student", wordpiece(), seed=1, num_hidden_layers=1)
+    usual: dict[str, Any] = {"student": str(student), "max_steps": 2, "also": [caches[1].path], "alpha": 1}
+    with pytest.raises(BadInput, match=r"--weights gold: .* no row has a gold token or label"):
+        train(plan_of(caches[0], tmp_path / "out", **usual, weights="gold"))
+    train(plan_of(caches[0], tmp_path / "out", **usual, weights="entropy", hooks=["quantise:bits=4"]))
+    values = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").classifier.weight
+    assert all(len(row.unique()) <= 16 for row in values)

@@ -14,9 +14,11 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import logitstore
+from logitstore.core.progress import no_progress
 from logitstore.core.schedule import Schedule
 from logitstore.errors import BadInput
 from logitstore.integrations.distiller import Distiller
+from logitstore.models.adapter_ref import student_ref
 from logitstore.models.head import LinearHead
 from logitstore.store.index.scored import column_scores, group_codes
 from logitstore.text.train import kept_out
@@ -27,6 +29,7 @@ from logitstore.train.loop.batches import sample_counts, sample_weights
 from logitstore.train.objectives.criterion import GOLD, Criterion, RowTerm
 from logitstore.train.sequences import reference_S, term_of
 from logitstore.train.students.build import loss_head
+from logitstore.train.task import Place, train_task
 from logitstore.train.train import train
 from tests.parts.scored import scored_cache
 from tests.parts.training import curve, plan_of, recipe_of, train_in_two
@@ -192,6 +195,16 @@ def test_loops_of_others_refuse_whole_texts(scored: logitstore.Cache, small_stud
         Distiller(str(small_student), scored, objective="dpo", batch_size=2)
 
 
+def test_classified_texts_and_several_teachers_are_refused(
+    scored: logitstore.Cache, class_cache: logitstore.Cache, small_student: Path, judge: Path, tmp_path: Path
+) -> None:
+    for name in ("dpo", "score_likelihood"):
+        with pytest.raises(BadInput, match="is a cache of classified texts, which have no scores"):
+            train(settings_of(class_cache, judge, tmp_path / "run", objective=name, score=None))
+    with pytest.raises(BadInput, match="--also with --objective dpo: it compares whole samples"):
+        train(settings_of(scored, small_student, tmp_path / "run", also=[tmp_path / "other"]))
+
+
 def test_groups_are_held_out_whole(scored: logitstore.Cache) -> None:
     group_S, is_out_S = group_codes(scored), kept_out(scored, 0.2)
     assert is_out_S.any()
@@ -265,3 +278,19 @@ def test_a_cache_that_does_not_serve_is_refused(
     cache = scored_cache(teacher, tmp_path, **preset | dumped)
     with pytest.raises(BadInput, match=says):
         train(settings_of(cache, small_student, tmp_path / "run"))
+
+
+@pytest.mark.parametrize("changes", [{"curriculum": "easy-first"}, {"reweight_domains": 2}, {}])
+def test_what_has_no_score_is_in_no_order(teacher: Path, small_student: Path, tmp_path: Path, changes: Any) -> None:
+    cache = scored_cache(teacher, tmp_path, preset="scores", k=None, domain_column="correct")
+    settings = settings_of(cache, small_student, tmp_path / "run", objective="score_likelihood", **changes)
+    place = Place(rank=0, world_size=1, workers=0)
+    data = train_task(cache).open(settings, cache, student_ref(str(small_student)), None, [], place, no_progress)
+    assert isinstance(data.train, Loader)
+    if data.companion is not None:
+        data.companion.order.shares.extend([np.ones(2)] * 99)
+    read = {number for batch in data.train for number in batch.samples.tolist()}
+    scored_S = ~np.isnan(column_scores(cache, "reward", "test")) & ~kept_out(cache, settings.holdout)
+    asked = set(np.flatnonzero(scored_S).tolist())
+    assert read <= asked
+    assert read == asked or "reweight_domains" in changes

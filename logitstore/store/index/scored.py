@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from logitstore.core.registry import suggest
+from logitstore.core.tasks import task_of
 from logitstore.core.types import Array
 from logitstore.errors import BadInput
 from logitstore.format.data import GROUP, SCORE
@@ -29,6 +30,14 @@ def has_groups(cache: Cache) -> bool:
     return info is not None and info.group is not None
 
 
+def no_scores(cache: Cache, name: str) -> str:
+    """Say that a cache keeps no scores, and what to do about it where its task knows any."""
+    task = task_of(cache.manifest.task)
+    if "score_columns" not in task.options.get("dump", ()):
+        return f"is a cache of {task.samples}, which have no scores of their data. Choose by another score."
+    return f"keeps no scores of its data. Dump with --score-columns {name}."
+
+
 def column_scores(cache: Cache, name: str, called: str) -> Array:
     """Return float64[S]: a score of every sample, NaN where the data give none.
 
@@ -42,7 +51,7 @@ def column_scores(cache: Cache, name: str, called: str) -> Array:
     """
     known = score_names(cache)
     if not known:
-        raise BadInput(f"{called}: {cache.path} keeps no scores of its data. Dump with --score-columns {name}.")
+        raise BadInput(f"{called}: {cache.path} {no_scores(cache, name)}")
     if name not in known:
         raise BadInput(f"{called}: {cache.path} keeps no score named '{name}'. {suggest(name, list(known))}")
     columns = [cache.samples_of(number).told()[SCORE + name] for number in cache.part_numbers]

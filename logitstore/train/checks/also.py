@@ -11,6 +11,7 @@ from logitstore.store.cache import Cache
 from logitstore.store.checks.same_samples import check_same_samples, check_same_vocabulary
 from logitstore.store.storage import open_storage
 from logitstore.train.objectives.shares import Shares
+from logitstore.train.sequences import sequence_method
 from logitstore.train.terms import all_terms, check_exact, check_terms, fidelity_notes
 
 
@@ -36,6 +37,11 @@ def also_of(settings: TrainSettings, cache: Cache) -> list[Cache]:
     if settings.alpha == 0 and not settings.terms:
         raise BadInput("--also with --alpha 0: no teacher is learned from. Leave it out.")
     pulls = [(pull.name, method_of(pull.name)) for pull in all_terms(settings)]
+    if sequence_method(settings) is not None:
+        raise BadInput(
+            f"--also with --objective {settings.objective}: it compares whole samples, with the scores and the teacher of one "
+            "cache. Leave --also out."
+        )
     if not any(method.form == "rows" for _, method in pulls):
         raise BadInput(
             "--also: nothing pulls on the logits, and features are those of the first cache alone. Leave it out."
@@ -61,10 +67,12 @@ def also_of(settings: TrainSettings, cache: Cache) -> list[Cache]:
         check_same_vocabulary(cache, other)
         check_same_samples(cache, other, f"--also {other.path}")
         check_terms(settings, other)
-    if settings.weights in ("gold",) and not all(each.manifest.knows_gold for each in (cache, *others)):
+    if settings.weights == "gold" and not all(each.manifest.knows_gold for each in (cache, *others)):
         raise BadInput(
             "--weights gold: a cache does not know the logprob of every gold token. Weigh by entropy or numbers."
         )
+    if settings.weights == "gold" and cache.sums.no_gold == cache.rows:
+        raise BadInput(f"--weights gold: {cache.path}: no row has a gold token or label. Weigh by entropy or numbers.")
     return others
 
 

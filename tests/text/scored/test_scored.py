@@ -20,7 +20,7 @@ from logitstore.errors import BadInput, CacheMismatch
 from logitstore.settings.convert import RecodeSettings
 from logitstore.settings.foreign.convert import ExportSettings
 from logitstore.store.checks.verify import verify
-from logitstore.store.index.scored import column_scores, group_codes
+from logitstore.store.index.scored import column_scores, group_codes, score_names
 from logitstore.text.foreign.export import export
 from logitstore.text.scored.said import Said
 from logitstore.text.scored.values import group_of, score_of
@@ -150,3 +150,24 @@ def test_nothing_asked_is_nothing_said() -> None:
     assert not Said()
     assert Said(group="asked")
     assert Said(scores=("reward",))
+
+
+def test_merge_tells_of_scores_that_are_not_kept(teacher: Path, tmp_path: Path) -> None:
+    usual = {"k": 4, "tail": "uniform"}
+    plain = scored_cache(teacher, tmp_path, "plain", score_columns=None, group_column=None, **usual)
+    some = scored_cache(teacher, tmp_path, "some", score_columns="reward", **usual)
+    every = scored_cache(teacher, tmp_path, "every", **usual)
+
+    def told(*caches: Any) -> list[str]:
+        notes: list[str] = []
+        out = tmp_path / "-".join(each.path.name for each in caches)
+        plan = merge_plan(list(caches), out, by="gold")
+        made = merge(plan, lambda step: notes.append(step.note) if step.stage == "note" else None)
+        assert score_names(made) == score_names(caches[0])
+        return notes
+
+    assert told(some, plain) == []
+    assert told(plain, some) == [
+        f"{some.path}: its scores and groups are not those of {plain.path}, and are not kept. Name it first to keep them."
+    ]
+    assert len(told(every, some, plain)) == 1
