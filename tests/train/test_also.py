@@ -115,6 +115,7 @@ def test_two_processes_learn_what_one_does(
     cache: logitstore.Cache, other: logitstore.Cache, small_student: Path, tmp_path: Path
 ) -> None:
     usual: dict[str, Any] = {"student": str(small_student), "max_steps": 3, "also": [other.path], "weights": "gold"}
+    usual["precision"] = "float32"
     train(plan_of(cache, tmp_path / "one", **usual, batch_size=4, accumulate=2))
     plan = plan_of(cache, tmp_path / "two", **usual, batch_size=4).model_dump(mode="json", exclude_unset=True)
     recipe = tmp_path / "recipe.json"
