@@ -27,7 +27,7 @@ from logitstore.models.tokens.tokenizer import first_other, own_tokenizer, token
 from logitstore.settings.train import EvaluateSettings, TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.store.selection import Selection
-from logitstore.train.checks.run import has_cross_entropy, needing_labels
+from logitstore.train.checks.run import has_cross_entropy, needing_labels, refuse_unjudged
 from logitstore.train.evaluate import counted, loaded
 from logitstore.train.loader.loader import Loader, evaluation_loader
 from logitstore.train.loader.stream import BatchStream
@@ -98,6 +98,7 @@ class ClassifiedTraining:
 
     def check(self, settings: TrainSettings, cache: Cache, students: Sequence[ModelRef]) -> None:
         data, manifest = info_of(cache.manifest), cache.manifest
+        refuse_unjudged(settings, cache)
         without = f"{settings.cache}: {data.unlabelled:,} of its texts have no label"
         if data.unlabelled and (named := needing_labels(settings)):
             raise BadInput(f"{without}, and {named[0]} needs one for every text. Give an objective without labels.")

@@ -36,6 +36,7 @@ class Task:
         takes_sources: whether a dump may read several sources of data, each with options.
         learns_lists_alone: whether students of rows that list some tokens learn more from these alone, at temperature 1, than
             with a tail that is the same for all rows; a matter of measurement (docs/benchmarks.md).
+        figures: names of figures of its students besides those of every student, by which the best one may be known.
     """
 
     samples: str
@@ -47,6 +48,7 @@ class Task:
     models: tuple[str, str]
     takes_sources: bool = False
     learns_lists_alone: bool = False
+    figures: tuple[str, ...] = ()
 
 
 _SERVED = ("engine", "tokenizer", "concurrency", "engine_arg")
@@ -161,6 +163,7 @@ TASKS: dict[str, Task] = {
             "verify": _PLACED,
         },
         models=("a text classifier", "transformers:AutoModelForSequenceClassification"),
+        figures=("macro_f1", "matthews", "probability_loyalty"),
     ),
 }
 """The tasks of this package; those of other packages stand under the entry point `logitstore.tasks`."""

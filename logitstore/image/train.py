@@ -32,7 +32,7 @@ from logitstore.models.shape import size_errors
 from logitstore.settings.train import EvaluateSettings, TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.store.selection import Selection
-from logitstore.train.checks.run import has_cross_entropy, needing_labels
+from logitstore.train.checks.run import has_cross_entropy, needing_labels, refuse_unjudged
 from logitstore.train.evaluate import counted, loaded
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.loader import Loader
@@ -143,6 +143,7 @@ class ImageTraining:
     def check(self, settings: TrainSettings, cache: Cache, students: Sequence[ModelRef]) -> None:
         manifest = cache.manifest
         data, view = manifest.images
+        refuse_unjudged(settings, cache)
         named = needing_labels(settings)
         have = "has" if data.unlabelled == 1 else "have"
         without = f"{settings.cache}: {data.unlabelled:,} of its images {have} no label" + (

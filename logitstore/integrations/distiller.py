@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from logitstore.core.place import Place as CachePlace
 from logitstore.core.progress import amount, no_progress
+from logitstore.core.tasks import task_of
 from logitstore.core.types import ModelRef
 from logitstore.errors import BadInput
 from logitstore.integrations.plan import plan_of
@@ -170,7 +171,8 @@ class Distiller:
         """Names of the figures of the held-out samples; the first is what a run is judged by."""
         if not self.train.has_targets:
             return ["cross_entropy", "perplexity"]
-        return ["kl", *(each.name for each in fields(Evaluation) if each.name not in ("kl", "rows"))]
+        names = ["kl", *(each.name for each in fields(Evaluation) if each.name not in ("kl", "rows"))]
+        return [*names, *task_of(self.cache.manifest.task).figures]
 
     def steps(self, accumulate: int = 1) -> Iterator[list[Batch]]:
         """Yield the batches of each optimizer step of the rest of the epoch."""

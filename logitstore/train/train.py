@@ -17,6 +17,7 @@ import transformers
 from transformers import PreTrainedModel, TrainingArguments
 
 from logitstore.core.progress import Progress, amount, no_progress
+from logitstore.core.tasks import task_of
 from logitstore.core.types import ModelRef
 from logitstore.errors import BadInput, storage_errors
 from logitstore.models.adapter import has_adapter, merge
@@ -287,4 +288,5 @@ def _figures(settings: TrainSettings, cache: Cache) -> list[str]:
     """Return the names of the figures of the held-out samples; the first is what a run is judged by."""
     if settings.text or not cache.manifest.sparsifier.keeps_rows:
         return ["cross_entropy", "perplexity", "nats_per_byte"]
-    return ["kl", *(each.name for each in fields(Evaluation) if each.name not in ("kl", "rows"))]
+    names = ["kl", *(each.name for each in fields(Evaluation) if each.name not in ("kl", "rows"))]
+    return [*names, *task_of(cache.manifest.task).figures]

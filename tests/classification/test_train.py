@@ -13,6 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 import logitstore
 from logitstore.dump.dump import dump
 from logitstore.errors import BadInput, CacheMismatch
+from logitstore.integrations.distiller import Distiller
 from logitstore.select.select import select
 from logitstore.settings.look import SelectSettings
 from logitstore.settings.train import EvaluateSettings, TrainSettings
@@ -185,3 +186,37 @@ def test_a_loader_gives_labels_and_padding(class_cache: logitstore.Cache) -> Non
     assert batch.inputs["input_ids"].shape == (44, 64)
     assert torch.equal(batch.inputs["attention_mask"].sum(1), torch.tensor(class_cache.column("lengths")))
     assert (batch.inputs["input_ids"][batch.inputs["attention_mask"] == 0] == 0).all()
+
+
+def test_the_best_student_is_known_by_figures_of_classes(
+    class_cache: logitstore.Cache, student: Path, tmp_path: Path
+) -> None:
+    """All of them are logged, and more is better."""
+    for name in ("macro_f1", "matthews", "probability_loyalty"):
+        settings = plan_of(
+            class_cache,
+            tmp_path / name,
+            student=str(student),
+            max_steps=4,
+            evaluate_every=2,
+            save_every=2,
+            trainer={"load_best_model_at_end": True, "metric_for_best_model": name},
+        )
+        figures = train(settings)
+        log = json.loads((tmp_path / name / "logitstore.json").read_text())["log"]
+        seen = [entry[f"eval_{name}"] for entry in log if f"eval_{name}" in entry]
+        assert figures[f"eval_{name}"] == max(seen)
+    assert set(Distiller(str(student), class_cache).evaluate()) - {"rows"} <= set(
+        Distiller(str(student), class_cache).figures
+    )
+
+
+def test_scores_alone_train_on_labels_where_nothing_is_held_out(
+    judge: Path, labelled: Path, student: Path, tmp_path: Path
+) -> None:
+    cache = dump(classes_plan(judge, labelled, tmp_path / "cache", preset="scores", k=None))
+    usual: dict[str, Any] = {"student": str(student), "max_steps": 2, "alpha": 0}
+    with pytest.raises(BadInput, match=r"--holdout 0.2: .* keeps scores only .* Give --holdout 0"):
+        train(plan_of(cache, tmp_path / "out", **usual))
+    assert not (tmp_path / "out").exists()
+    train(plan_of(cache, tmp_path / "out", **usual, holdout=0))

@@ -247,6 +247,8 @@ def test_score_likelihood_leaves_out_what_has_no_score(
         ({"score": None}, "say with --score which of them counts: reward, correct"),
         ({"score": "rewrd"}, "Did you mean 'reward'"),
         ({"temperature": 2.0}, "at temperature 1 only"),
+        ({"early_stopping": 1}, "with --objective dpo: the best student would be that of the lowest"),
+        ({"scheduler": "reduce_lr_on_plateau"}, "which says nothing of scores"),
         ({"curriculum": "easy-first"}, "pairs have an order of their own"),
         ({"objective": "score_likelihood", "pairs": "all"}, "takes each sample alone"),
         ({"objective": "forward_kl", "pairs": "all"}, "compares single tokens"),

@@ -52,6 +52,15 @@ def has_cross_entropy(settings: TrainSettings) -> bool:
     return Schedule.of(settings.alpha).span[0] < 1 and settings.objective != "none"
 
 
+def refuse_unjudged(settings: TrainSettings, cache: Cache) -> None:
+    """Refuse held-out samples that are judged by a teacher's answers where the cache keeps none. Raises BadInput."""
+    if settings.holdout and not cache.manifest.sparsifier.keeps_rows:
+        raise BadInput(
+            f"--holdout {settings.holdout:g}: {cache.path} keeps scores only (preset 'scores'), and held-out "
+            f"{task_of(cache.manifest.task).samples} are compared with the teacher's answers. Give --holdout 0."
+        )
+
+
 def needing_labels(settings: TrainSettings) -> list[str]:
     """Return the names of the objectives that need a gold token or a label of every row."""
     names = {settings.objective, *(term.name for term in settings.terms)} - {"none"}

@@ -9,12 +9,21 @@ from typing import Any
 
 from transformers import IntervalStrategy, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from logitstore.core.methods import method_of
 from logitstore.core.registry import suggest
 from logitstore.errors import BadInput
 from logitstore.settings.train import TrainSettings
 from logitstore.train.loop.checkpoints import STATE_NAME
 
-HIGHER_IS_BETTER = ("accuracy", "top5_accuracy", "agreement", "acceptance")
+HIGHER_IS_BETTER = (
+    "accuracy",
+    "top5_accuracy",
+    "agreement",
+    "acceptance",
+    "macro_f1",
+    "matthews",
+    "probability_loyalty",
+)
 """Figures of which a student has more when it is better; of all others less is better."""
 
 
@@ -56,6 +65,12 @@ def best_model(settings: TrainSettings, given: dict[str, Any], figures: Iterable
     if settings.early_stopping is not None and given.get("load_best_model_at_end") is False:
         raise BadInput(
             f"{asked[0]} with load_best_model_at_end false: it saves the best student. Leave one of them out."
+        )
+    is_of_scores = settings.objective not in ("auto", "none") and method_of(settings.objective).form == "sequences"
+    if is_of_scores and not given.get("metric_for_best_model"):
+        raise BadInput(
+            f"{asked[0]} with --objective {settings.objective}: the best student would be that of the lowest {names[0]}, "
+            "which says nothing of scores. Name a figure with --set metric_for_best_model=NAME, or leave it out."
         )
     metric = str(given.get("metric_for_best_model") or names[0]).removeprefix("eval_")
     if metric not in names:
