@@ -70,8 +70,8 @@ class DistillTrainer(WatchedTrainer):
         """
         self._loader, self._held_out, self.learners = train_loader, held_out_loader, list(learners)
         self._judge, self._also_save = judge, also_save
-        self._has_unlabelled, self._labelled = has_unlabelled, torch.zeros((), dtype=torch.int64)
-        self._counts, self._weights = weighing(learner.criterion for learner in self.learners)
+        self._labelled = torch.zeros((), dtype=torch.int64)
+        self._counts, self._weights = weighing((learner.criterion for learner in self.learners), has_unlabelled)
         self._steps = EpochSteps(len(train_loader))
         self.control: TrainerControl
         held_out = None if held_out_loader is None else Batches(held_out_loader)
@@ -130,9 +130,7 @@ class DistillTrainer(WatchedTrainer):
             counts = self._counts(inputs)
         else:
             counts = torch.stack([torch.as_tensor(num_items_in_batch).to(self._labelled), self._labelled])
-        weights_A, gold_scale_A = self._weights(
-            batch, counts, processes=self.accelerator.num_processes, has_unlabelled=self._has_unlabelled
-        )
+        weights_A, gold_scale_A = self._weights(batch, counts, processes=self.accelerator.num_processes)
         results = [
             learner.loss(
                 model if len(self.learners) == 1 else learner.student,

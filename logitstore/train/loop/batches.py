@@ -6,6 +6,7 @@ Axes: N rows, G positions with a gold token and no row, A = N + G, M samples.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -57,23 +58,23 @@ def sample_counts(tensors: Mapping[str, Tensor]) -> Tensor:
     return torch.stack([count, count])
 
 
-def sample_weights(
-    batch: Batch,
-    counts: Tensor,
-    *,
-    processes: int,
-    has_unlabelled: bool = False,  # noqa: ARG001
-) -> tuple[Tensor, None]:
+def sample_weights(batch: Batch, counts: Tensor, *, processes: int) -> tuple[Tensor, None]:
     """Return float32[M], the weights by which the losses of the samples of a batch sum to its share of the mean over a step."""
     return (batch.samples >= 0) * (processes / counts[0].clamp(min=1)), None
 
 
 def weighing(
-    criteria: Iterable[Criterion],
+    criteria: Iterable[Criterion], has_unlabelled: bool
 ) -> tuple[Callable[..., Tensor], Callable[..., tuple[Tensor, Tensor | None]]]:
-    """Return what counts and what weighs the rows of a batch, or its samples where the criteria are about these."""
-    by_samples = any(each.sequence is not None for each in criteria)
-    return (sample_counts, sample_weights) if by_samples else (row_counts, row_weights)
+    """Return what counts and what weighs the rows of a batch, or its samples where the criteria are about these.
+
+    Args:
+        criteria: of the students of a run.
+        has_unlabelled: as for `row_weights`; objectives on whole samples have no cross-entropy beside them.
+    """
+    if any(each.sequence is not None for each in criteria):
+        return sample_counts, sample_weights
+    return row_counts, partial(row_weights, has_unlabelled=has_unlabelled)
 
 
 def schedule_of(arguments: TrainingArguments, loader: BatchStream) -> Schedule:
