@@ -5,29 +5,23 @@ Axes: B images, D channels, C classes, T = 1, the only position of an image.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PretrainedConfig
 
 from logitstore.core.types import ModelRef
-from logitstore.dump.teachers.model import ModelTeacher
-from logitstore.errors import ModelError
-from logitstore.format.needs import OF_A_MODEL, Gives
-from logitstore.models.head import LinearHead
+from logitstore.dump.teachers.classifier import ClassifierTeacher
 from logitstore.models.hooks import taken_by
 from logitstore.models.load import DTYPES, load_weights, pick_device
 from logitstore.models.placing.placement import WHOLE, Placement
-from logitstore.models.placing.weights import whole_of
-from logitstore.models.shape import classifier_of, size_errors
+from logitstore.models.shape import size_errors
 
 
-class ImageTeacher(ModelTeacher):
+class ImageTeacher(ClassifierTeacher):
     """A loaded classifier; of its features only `final` is kept."""
-
-    gives: ClassVar[Gives] = OF_A_MODEL
 
     def __init__(
         self, model: ModelRef, config: PretrainedConfig, dtype: str, device: str, placement: Placement = WHOLE
@@ -50,17 +44,6 @@ class ImageTeacher(ModelTeacher):
         """Count of the classes."""
         return int(self._model.config.num_labels)
 
-    def head(self, vocabulary: int) -> LinearHead:
-        layer = self._classifier()
-        bias_C = None if layer.bias is None else whole_of(self._model, layer, "bias").to(self.device)
-        return LinearHead(whole_of(self._model, layer).to(self.device), bias_C)
-
-    def _classifier(self) -> nn.Linear:
-        layer = classifier_of(self._model)
-        if layer is None:
-            raise ModelError(f"{self.name}: its logits do not come from a linear layer. Use --preset small.")
-        return layer
-
     @torch.inference_mode()
     def logits(self, inputs: Mapping[str, Tensor], **options: Any) -> Tensor:
         """Return raw logits [B, 1, C] for `pixel_values`, float32[B, 3, H, W]; see `Teacher`.
@@ -79,6 +62,3 @@ class ImageTeacher(ModelTeacher):
 
     def _pixels(self, inputs: Mapping[str, Tensor]) -> Tensor:
         return inputs["pixel_values"].to(self.device, self._dtype)
-
-    def widths(self, names: Sequence[str]) -> dict[str, int]:
-        return {name: self._classifier().in_features for name in names}

@@ -5,29 +5,23 @@ Axes: B texts, T tokens, D channels, C classes. A text has one row, so logits ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PretrainedConfig
 
 from logitstore.core.types import ModelRef
-from logitstore.dump.teachers.model import ModelTeacher
+from logitstore.dump.teachers.classifier import ClassifierTeacher
 from logitstore.errors import ModelError, one_line
-from logitstore.format.needs import OF_A_MODEL, Gives
 from logitstore.format.tap_names import FINAL
-from logitstore.models.head import LinearHead
 from logitstore.models.load import DTYPES, load_weights, pick_device
 from logitstore.models.placing.placement import WHOLE, Placement
-from logitstore.models.placing.weights import whole_of
-from logitstore.models.shape import classifier_of
 
 
-class TextClassifier(ModelTeacher):
+class TextClassifier(ClassifierTeacher):
     """A loaded classifier; of its features only `final` is kept."""
-
-    gives: ClassVar[Gives] = OF_A_MODEL
 
     def __init__(
         self,
@@ -55,17 +49,6 @@ class TextClassifier(ModelTeacher):
         if self._model.config.pad_token_id is None:
             self._model.config.pad_token_id = pad
 
-    def head(self, vocabulary: int) -> LinearHead:
-        layer = self._classifier()
-        bias_C = None if layer.bias is None else whole_of(self._model, layer, "bias").to(self.device)
-        return LinearHead(whole_of(self._model, layer).to(self.device), bias_C)
-
-    def _classifier(self) -> nn.Linear:
-        layer = classifier_of(self._model)
-        if layer is None:
-            raise ModelError(f"{self.name}: its logits do not come from a linear layer. Use --preset small.")
-        return layer
-
     @torch.inference_mode()
     def logits(self, inputs: Mapping[str, Tensor], **options: Any) -> Tensor:
         """Return raw logits [B, 1, C]; see `Teacher`.
@@ -88,6 +71,3 @@ class TextClassifier(ModelTeacher):
         with self.recording([FINAL]) as seen:
             logits_B1C = self.logits(inputs)
         return logits_B1C, seen[FINAL]
-
-    def widths(self, names: Sequence[str]) -> dict[str, int]:
-        return {name: self._classifier().in_features for name in names}
