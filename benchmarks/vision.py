@@ -32,13 +32,13 @@ from live import LiveTrainer
 from logitstore.core.types import ModelRef
 from logitstore.dump.dump import dump
 from logitstore.dump.teachers.image_classifier import ImageTeacher
-from logitstore.image.order import view_order
 from logitstore.image.pictures import Pictures, pictures_of
 from logitstore.image.view import View
 from logitstore.models.load import load_config
 from logitstore.store.cache import Cache
 from logitstore.train.learner import Learner
 from logitstore.train.loader.loader import Loader, evaluation_loader
+from logitstore.train.loader.views.order import view_order
 from logitstore.train.objectives.criterion import Criterion
 from logitstore.train.trainer import DistillTrainer
 

@@ -34,9 +34,11 @@ from tests.parts.classes import classes_plan
 from tests.parts.commands import Command, Refused, error_line
 from tests.parts.files import tree
 from tests.parts.images import digits, images_plan, save_classifier, small_vit
+from tests.parts.masked import masked_plan
+from tests.parts.masked_fixtures import guesser, masked_cache, plain_texts
 from tests.parts.specification import packed_plan
 from tests.parts.taps import small_taps_plan
-from tests.parts.tasks import Task, classes_task, image_task, text_task
+from tests.parts.tasks import Task, classes_task, image_task, masked_task, text_task
 from tests.parts.texts import (
     CHAT_TEMPLATE,
     PADDED_VOCABULARY,
@@ -48,7 +50,9 @@ from tests.parts.texts import (
 )
 from tests.parts.vision import Told
 
-__all__ = ["class_cache", "judge", "judge_of_many", "labelled", "more_labelled"]
+__all__ = [
+    "class_cache", "guesser", "judge", "judge_of_many", "labelled", "masked_cache", "more_labelled", "plain_texts",
+]  # fmt: skip
 
 # `auto` is float32, whatever the processor, so that figures are the same on every machine
 load.has_bfloat16 = lambda device: False
@@ -194,7 +198,7 @@ def small_preset(tmp_path_factory: pytest.TempPathFactory, teacher: Path, texts:
     return dump(packed_plan(teacher, texts, tmp_path_factory.mktemp("small") / "cache", "small"))
 
 
-@pytest.fixture(scope="module", params=["text", "images", "classes"])
+@pytest.fixture(scope="module", params=["text", "images", "classes", "masked"])
 def task(
     request: pytest.FixtureRequest,
     teacher: Path,
@@ -203,12 +207,16 @@ def task(
     images: Path,
     judge_of_many: Path,
     more_labelled: Path,
+    guesser: Path,
+    plain_texts: Path,
 ) -> Task:
     """Every test that uses it, or a small cache, is made for each."""
     if request.param == "text":
         return text_task(partial(plan_for, teacher, texts))
     if request.param == "classes":
         return classes_task(partial(classes_plan, judge_of_many, more_labelled, k=8))
+    if request.param == "masked":
+        return masked_task(partial(masked_plan, guesser, plain_texts))
     return image_task(partial(images_plan, classifier, images))
 
 

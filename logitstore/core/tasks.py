@@ -165,6 +165,31 @@ TASKS: dict[str, Task] = {
         models=("a text classifier", "transformers:AutoModelForSequenceClassification"),
         figures=("macro_f1", "matthews", "probability_loyalty"),
     ),
+    "masked-lm": Task(
+        samples="masked texts",
+        stored="logitstore.masked.stored:MaskedSamples",
+        dumping="logitstore.masked.dump:MaskedDump",
+        training="logitstore.masked.train:MaskedTraining",
+        shown="logitstore.masked.show:MaskedShown",
+        options={
+            "dump": (
+                "max_length",
+                "batch_tokens",
+                "views",
+                "seed",
+                "mask_share",
+                "mask_random",
+                "mask_unchanged",
+                *_PLACED,
+                "quantization",
+            ),
+            "train": ("select", "views", "window_parts", "hidden_size", "intermediate_size", "heads"),
+            "inspect": ("tokens",),
+            "verify": _PLACED,
+        },
+        models=("a masked language model", "transformers:AutoModelForMaskedLM"),
+        learns_lists_alone=True,
+    ),
 }
 """The tasks of this package; those of other packages stand under the entry point `logitstore.tasks`."""
 

@@ -18,6 +18,7 @@ from pydantic import (
 
 from logitstore.core.record import Count, Positive, Record
 from logitstore.format.positions import CHOSEN, Share, share_of
+from logitstore.format.tasks.masked import MaskedInfo
 
 SCORE, GROUP = "score:", "group"
 """What the data say of samples is kept in columns: of a score it begins the name, of groups it is the name."""
@@ -253,6 +254,7 @@ def record_of(task: str) -> type[Record]:
         "causal-lm": DataInfo,
         "image-classification": ImagesInfo,
         "text-classification": ClassifiedInfo,
+        "masked-lm": MaskedInfo,
     }
     return known.get(task, OtherData)
 
@@ -260,7 +262,7 @@ def record_of(task: str) -> type[Record]:
 def _kind_of(data: Any) -> str:
     """Return which of the records describes some data."""
     kind = data.get("kind") if isinstance(data, dict) else getattr(data, "kind", None)
-    known = {"text": "text", "chat": "text", "images": "images", "classified": "classified"}
+    known = {"text": "text", "chat": "text", "images": "images", "classified": "classified"} | {"masked": "masked"}
     return known.get(str(kind), "other")
 
 
@@ -268,6 +270,7 @@ AnyData = Annotated[
     Annotated[DataInfo, Tag("text")]
     | Annotated[ImagesInfo, Tag("images")]
     | Annotated[ClassifiedInfo, Tag("classified")]
+    | Annotated[MaskedInfo, Tag("masked")]
     | Annotated[OtherData, Tag("other")],
     Discriminator(_kind_of),
 ]

@@ -37,6 +37,7 @@ from logitstore.format.row import (
     token_dtype,
 )
 from logitstore.format.sealed import FileSeal
+from logitstore.format.tasks.masked import MaskedInfo
 from logitstore.format.views import ViewInfo
 
 MANIFEST_NAME = "cache.json"
@@ -45,8 +46,8 @@ MANIFEST_NAME = "cache.json"
 class Manifest(Record):
     """The plan of a cache, written before its first part. Only the count of views can change later: it can grow.
 
-    `samples`, `rows` and `tokens` count one view of the data. A cache of text has one view. A cache of images has `views`
-    views: all parts of one view, then all parts of the next.
+    `samples`, `rows` and `tokens` count one view of the data. A cache of text has one view. One of images or of masked
+    texts has `views` views: all parts of one view, then all parts of the next.
     """
 
     format: Literal["logitstore"] = "logitstore"
@@ -90,14 +91,14 @@ class Manifest(Record):
         """Refuse fields that are not of this version, because field names become paths."""
         row = self.row
         is_text, is_images = isinstance(self.data, DataInfo), isinstance(self.data, ImagesInfo)
-        of_classes = isinstance(self.data, OF_CLASSES)
+        of_classes, is_masked = isinstance(self.data, OF_CLASSES), isinstance(self.data, MaskedInfo)
         if (
             not isinstance(self.data, record_of(self.task))
-            or (is_text and self.tokenizer is None)
+            or ((is_text or is_masked) and self.tokenizer is None)
             or (self.tokenizer is not None and of_classes)
             or (self.view is not None) != is_images
-            or (self.views > 1 and not is_images)
-            or (self.packed and of_classes)
+            or (self.views > 1 and not (is_images or is_masked))
+            or (self.packed and (of_classes or is_masked))
             or (self.imported is not None and not is_text)
         ):
             raise ValueError(f"data, tokenizer, view, packed and the task '{self.task}' do not go together")

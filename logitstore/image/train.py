@@ -20,7 +20,6 @@ from logitstore.core.types import ModelRef
 from logitstore.errors import BadInput
 from logitstore.format.views import ViewInfo
 from logitstore.image.batches import ViewCollator
-from logitstore.image.order import view_order, views_in
 from logitstore.image.pictures import pictures_of
 from logitstore.image.processors.proof import prove_numbers
 from logitstore.image.processors.saved import code_of, load_processor
@@ -38,6 +37,7 @@ from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.loader import Loader
 from logitstore.train.loader.stream import BatchStream
 from logitstore.train.loader.subset import SampleSet
+from logitstore.train.loader.views.order import view_order, views_in
 from logitstore.train.metrics import Evaluation, evaluate_batches
 from logitstore.train.run_folder import ARITHMETIC, arithmetic_of
 from logitstore.train.students.classes import check_classifier, class_names

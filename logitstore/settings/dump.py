@@ -9,6 +9,7 @@ from pydantic import Field
 from logitstore.core.record import Record
 from logitstore.core.tasks import TASKS
 from logitstore.settings.data.labelled import PairChoices
+from logitstore.settings.data.masked import MaskChoices
 from logitstore.settings.fields import (
     POSITIONAL,
     RECIPE_ONLY,
@@ -131,8 +132,8 @@ class TaskChoice(Record):
 
     task: TaskName = Field(
         "causal-lm",
-        description="What the teacher answers: the next token of texts, the class of images, or the class of texts. Installed "
-        "packages may add tasks.",
+        description="What the teacher answers: the next token of texts, the class of images, the class of texts, or masked "
+        "tokens of texts. Installed packages may add tasks.",
         examples=list(TASKS),
     )
 
@@ -208,7 +209,9 @@ class ProcessChoice(Record):
         return self.cluster is not None or (self.processes or 1) > 1
 
 
-class DumpSettings(TeacherSettings, PriceChoice, ViewChoices, PairChoices, RowChoices, TapChoices, ProcessChoice):
+class DumpSettings(
+    TeacherSettings, PriceChoice, ViewChoices, PairChoices, MaskChoices, RowChoices, TapChoices, ProcessChoice
+):
     """The settings of `dump`."""
 
     pilot_rows: Annotated[int, RECIPE_ONLY] = Field(

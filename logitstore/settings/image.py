@@ -11,7 +11,12 @@ from logitstore.settings.data.labelled import LabelChoices
 class ViewChoices(LabelChoices):
     """The settings of `dump` about images."""
 
-    views: int = Field(1, ge=1, le=100_000, description="Views of each image. A student sees one view in each epoch.")
+    views: int = Field(
+        1,
+        ge=1,
+        le=100_000,
+        description="Views of each image, or masks of each text. A student sees one view in each epoch.",
+    )
     augment: str | None = Field(
         None,
         description="Random changes that make the views differ: names with their options, such as "
@@ -21,7 +26,7 @@ class ViewChoices(LabelChoices):
     image_size: int | None = Field(
         None, ge=1, le=4096, description="Edge of a view in pixels. Default: as the teacher's processor says."
     )
-    seed: int = Field(0, ge=0, lt=1 << 63, description="Seed of the views.")
+    seed: int = Field(0, ge=0, lt=1 << 63, description="Seed of the views or masks.")
     key_column: str | None = Field(None, description="Column with a name for each image. Default: images are numbered.")
     skip_damaged: bool = Field(
         False,

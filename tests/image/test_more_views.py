@@ -15,11 +15,11 @@ from logitstore.core.progress import Step
 from logitstore.dump.add import add
 from logitstore.dump.dump import dump
 from logitstore.format.manifest import MANIFEST_NAME
-from logitstore.image.order import view_order
 from logitstore.settings.dump import DumpSettings
 from logitstore.store import layout
 from logitstore.store.cache import Cache
 from logitstore.store.checks.verify import verify
+from logitstore.train.loader.views.order import view_order
 from tests.parts.files import traces, tree
 from tests.parts.marks import rarely
 from tests.parts.tasks import adding, identities

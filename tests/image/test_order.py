@@ -13,12 +13,12 @@ import pytest
 
 from logitstore.core.types import Array
 from logitstore.errors import BadInput
-from logitstore.image.order import ViewOrder, parse_views, view_order
 from logitstore.image.pictures import pictures_of
 from logitstore.image.view import Views
 from logitstore.store import layout
 from logitstore.store.cache import Cache
 from logitstore.train.loader.subset import SampleSet
+from logitstore.train.loader.views.order import ViewOrder, parse_views, view_order
 from tests.parts.images import SIZE
 from tests.parts.vision import viewed
 

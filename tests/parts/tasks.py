@@ -25,7 +25,7 @@ SEEDS = (20, 21, 22)
 """Of the moments; `make attack` takes all of them."""
 
 
-RARELY = (rarely("text"), rarely("classes"))
+RARELY = (rarely("text"), rarely("classes"), rarely("masked"))
 """The tasks with which attacks are made in `make attack` alone, beside those on images in `make test`."""
 
 
@@ -34,7 +34,7 @@ class Task:
     """What the tests must know of a task.
 
     Attributes:
-        name: text, images or classes.
+        name: text, images, classes or masked.
         plan: the dump to a folder, with changes.
         small: changes that make it one of three small parts.
         many: changes that make it one of many parts, for the full count of kills.
@@ -109,6 +109,22 @@ def classes_task(settings: Callable[..., DumpSettings]) -> Task:
         room="300k",
         loaded="tokenizer",
         kinds={"shared/tokenizer/tokenizer.json", "shared/pieces.arrow"},
+    )
+
+
+def masked_task(settings: Callable[..., DumpSettings]) -> Task:
+    """What the tests must know of masked texts."""
+    return Task(
+        name="masked",
+        plan=settings,
+        small={"views": 1, "samples_per_part": 10},
+        many={"samples_per_part": 1, "views": 3},
+        some={"samples_per_part": 3},
+        reading=("tokenise",),
+        split=("0-7,16-19", "8-15"),
+        room="300k",
+        loaded="tokenizer",
+        kinds={"shared/tokenizer/tokenizer.json"},
     )
 
 

@@ -33,17 +33,18 @@ def output_head(student: PreTrainedModel, input_ids_BT: Tensor) -> LinearHead:
     Raises:
         UnknownHead: they are not, or its hidden states cannot be had without its logits.
     """
-    if "logits_to_keep" not in inspect.signature(student.forward).parameters:
-        raise UnknownHead(f"{type(student).__name__} always computes all logits")
     layer: Any = student.get_output_embeddings()
+    is_masked = fills_masks(student)
+    if not is_masked and not _keeps_some(student):
+        raise UnknownHead(f"{type(student).__name__} always computes all logits")
     was_training = student.training
     student.eval()
     try:
         found = LinearHead.of(student, student.config, head_width(layer))
         with torch.no_grad(), _seen(student) as hidden:
-            logits_BTV = student(input_ids=input_ids_BT, use_cache=False).logits
+            logits_BTV = student(input_ids=input_ids_BT, **({} if is_masked else {"use_cache": False})).logits
             # the base model of OPT and of decoders of the Bart family is bypassed
-            if student.base_model is student or not hidden or hidden[-1].shape[-1] != found.width:
+            if (student.base_model is student and not is_masked) or not hidden or hidden[-1].shape[-1] != found.width:
                 raise UnknownHead(f"{type(student).__name__} has no part that gives its final hidden states")
             if logits_BTV.shape[-1] != len(found.weight_VD):
                 raise UnknownHead(f"{type(student).__name__} gives {logits_BTV.shape[-1]} logits from a larger layer")
@@ -53,6 +54,16 @@ def output_head(student: PreTrainedModel, input_ids_BT: Tensor) -> LinearHead:
     finally:
         student.train(was_training)
     return replace(found, weight_VD=layer.weight, bias_V=layer.bias)
+
+
+def fills_masks(student: PreTrainedModel) -> bool:
+    """Return True for a model of masked tokens. Between its last layer and its output layer there is a small network, and it
+    computes the logits of all positions, unless its output layer is shown fewer of them."""
+    return type(student).__name__.endswith("ForMaskedLM")
+
+
+def _keeps_some(student: PreTrainedModel) -> bool:
+    return "logits_to_keep" in inspect.signature(student.forward).parameters
 
 
 def head_width(layer: nn.Module | None) -> int:
@@ -69,16 +80,31 @@ def final_hidden(run: Callable[..., Any], student: PreTrainedModel, inputs: dict
         student: the model within.
         inputs: of the student.
     """
-    with _seen(student) as hidden:
-        output = run(**inputs, logits_to_keep=1)
+    with _seen(student, last_alone=True) as hidden:
+        output = run(**inputs, **({} if fills_masks(student) else {"logits_to_keep": 1}))
     return anchored(student, hidden[-1], output.logits)
 
 
 @contextmanager
-def _seen(student: PreTrainedModel) -> Iterator[list[Tensor]]:
-    """The outputs of the student without its output layer, while the context lasts."""
+def _seen(student: PreTrainedModel, last_alone: bool = False) -> Iterator[list[Tensor]]:
+    """What the output layer takes of the student, while the context lasts.
+
+    Args:
+        student: the model.
+        last_alone: of a model of masked tokens, the output layer is shown the last position alone.
+    """
     found: list[Tensor] = []
-    handle = student.base_model.register_forward_hook(lambda _module, _inputs, output: found.append(output[0]))
+    handle: Any
+    if fills_masks(student):
+
+        def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            found.append(inputs[0])
+            return (inputs[0][:, -1:], *inputs[1:]) if last_alone else inputs
+
+        layer: Any = student.get_output_embeddings()
+        handle = layer.register_forward_pre_hook(keep)
+    else:
+        handle = student.base_model.register_forward_hook(lambda _module, _inputs, output: found.append(output[0]))
     try:
         yield found
     finally:

@@ -1,6 +1,7 @@
-"""Order the views that a student sees: every epoch has all images once, each in the view, or the views, of that epoch.
+"""Order the views that a student sees: every epoch has all images, or masked texts, once, each in the view, or the views, of
+that epoch.
 
-Axes: I images that are read, M places.
+Axes: I images or texts that are read, M places.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def view_order(
     seed: int,
     window_parts: int | None = None,
 ) -> ViewOrder:
-    """Return the order for a cache of images.
+    """Return the order for a cache of images or of masked texts; what is said of images holds for these too.
 
     Args:
         cache: the cache to read.

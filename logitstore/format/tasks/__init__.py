@@ -1,0 +1,1 @@
+"""What `cache.json` says about the data of single tasks."""

@@ -1,0 +1,1 @@
+"""Orders of samples that a cache has in several views."""
