@@ -106,7 +106,7 @@ class ClassifiedTraining:
             raise BadInput(f"{without}, so there is no cross-entropy. Give --alpha 1.")
         readings = []
         for student in students:
-            check_classifier(cache, student)
+            check_classifier(cache, student, may_begin=True)
             readings.append(reading_of(cache, student))
         if len(students) > 1 and any(each.encode is not None or each != readings[0] for each in readings):
             raise BadInput(

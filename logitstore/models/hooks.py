@@ -103,6 +103,8 @@ def _judged(hidden_BTD: Tensor, ids_BT: Tensor, pad: int | None) -> Tensor:
 
 def _watch_base(model: PreTrainedModel, seen: dict[str, Tensor], stack: ExitStack) -> None:
     decoder = model.get_decoder()
+    if decoder is model.get_output_embeddings():  # which some encoders call their decoder
+        decoder = model.base_model
     if decoder is model:
         raise ModelError(f"{type(model).__name__}: it has no part that gives its final hidden states.")
 

@@ -129,6 +129,8 @@ def load_weights(
     task: str = "causal-lm",
     placement: Placement = WHOLE,
     device: torch.device = CPU,
+    *,
+    new_head: bool = False,
 ) -> PreTrainedModel:
     """Load a model, with its weights in `dtype`; packed GGUF weights are unpacked. An adapter is put on it.
 
@@ -142,6 +144,7 @@ def load_weights(
         task: its name, or ZERO_SHOT.
         placement: how it is spread and packed.
         device: where it lies if it is not spread.
+        new_head: draw the weights between its last layer and its output anew, which its file has for another purpose.
 
     Raises:
         BadInput: the placement names what is not here.
@@ -159,10 +162,10 @@ def load_weights(
             ranks = ranks_for(placement.tensor_parallel)
             stack.callback(ranks.close)
             with ranks.loading(Load(model, dtype, task, placement)):
-                loaded = _loaded(model, config, dtype, task, options)
+                loaded = _loaded(model, config, dtype, task, options, new_head)
             ranks.lead(loaded)
         else:
-            loaded = _loaded(model, config, dtype, task, options)
+            loaded = _loaded(model, config, dtype, task, options, new_head)
         stack.pop_all()
     if "offload_folder" in options:
         keep_folder(loaded, options["offload_folder"])
@@ -172,7 +175,7 @@ def load_weights(
 
 
 def _loaded(
-    model: ModelRef, config: PretrainedConfig, dtype: torch.dtype, task: str, options: dict[str, Any]
+    model: ModelRef, config: PretrainedConfig, dtype: torch.dtype, task: str, options: dict[str, Any], new_head: bool
 ) -> PreTrainedModel:
     called, auto_class = models_of(task)
     if folder := options.get("offload_folder"):
@@ -193,7 +196,7 @@ def _loaded(
         if needs := _needs_code(model, auto_class.__name__, error) or missing_library(config, model, error):
             raise needs from error
         raise ModelError(f"{model}: cannot be loaded as {called}: {one_line(error)}") from error
-    check_weights(model, loaded, report, called)
+    check_weights(model, loaded, report, called, new_head=new_head)
     whole: PreTrainedModel = loaded
     return whole
 

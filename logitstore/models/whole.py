@@ -32,7 +32,9 @@ def refuse_adapter(model: ModelRef) -> None:
     )
 
 
-def check_weights(model: ModelRef, loaded: PreTrainedModel, report: dict[str, Any], called: str) -> None:
+def check_weights(
+    model: ModelRef, loaded: PreTrainedModel, report: dict[str, Any], called: str, *, new_head: bool = False
+) -> None:
     """Refuse a model that is not the one in its file.
 
     transformers draws weights at random that the file lacks, and passes over those that the configuration has no place for.
@@ -43,6 +45,7 @@ def check_weights(model: ModelRef, loaded: PreTrainedModel, report: dict[str, An
         loaded: the model.
         report: what transformers tells of loading it.
         called: what kind of model is meant.
+        new_head: True if what stands between its last layer and its output is drawn anew.
 
     Raises:
         ModelError: a weight is missing, has another shape in the file, or belongs to a layer but has no place in it.
@@ -57,6 +60,8 @@ def check_weights(model: ModelRef, loaded: PreTrainedModel, report: dict[str, An
     kept = {name for name, _ in loaded.named_buffers() if not _NO_WEIGHTS.search(name)} & loaded.state_dict().keys()
     missing = set(report["missing_keys"]) & (weights.keys() | kept)
     missing |= {name for name, each in weights.items() if each.is_meta and not is_put_away(loaded, name)}
+    if new_head:
+        missing = {name for name in missing if not _is_of_head(loaded, name)}
     if missing:
         raise ModelError(
             f"{model}: its file has no values for the weight {_first(missing)}, so it is not a whole "
@@ -68,6 +73,12 @@ def check_weights(model: ModelRef, loaded: PreTrainedModel, report: dict[str, An
             f"{model}: its file has the weight {_first(unused)}, for which the {type(loaded).__name__} of its configuration "
             "has no place, so its answers would be another model's. Give the configuration that belongs to the file."
         )
+
+
+def _is_of_head(loaded: PreTrainedModel, name: str) -> bool:
+    """Return True for a weight between the last layer and the output: outside of the base model, or of its pooler."""
+    prefix = f"{loaded.base_model_prefix}."
+    return not name.startswith(prefix) or name.removeprefix(prefix).startswith("pooler.")
 
 
 def _first(names: set[str]) -> str:

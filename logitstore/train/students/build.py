@@ -22,6 +22,7 @@ from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.train.loader.stream import BatchStream
 from logitstore.train.students.adapt import adapt
+from logitstore.train.students.classes import lacks_classes
 from logitstore.train.students.layers import check_alike, fewer_layers, resize_layer_lists
 from logitstore.train.students.output_head import UnknownHead, output_head
 from logitstore.train.students.prune import Widths, importance_of, narrow_config, narrowed
@@ -200,7 +201,10 @@ def made_student(
     if settings.copy_layers is not None:
         student = copied(reference, settings.copy_layers, name)
     else:
-        student = load_weights(reference, load_config(reference), torch.float32, name)
+        config, classes = load_config(reference), task.config_entries(cache)
+        if begins := lacks_classes(config) and bool(classes) and reference.loaded is None:
+            config.update(classes)
+        student = load_weights(reference, config, torch.float32, name, new_head=begins)
     student.config.update(task.config_entries(cache))
     if not reference.trust_remote_code and reference.loaded is None:
         forget_code(student.config)  # a saved student names no code that was not run

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from transformers import PretrainedConfig
+
 from logitstore.core.types import ModelRef
 from logitstore.errors import CacheMismatch
 from logitstore.models.load import load_config
@@ -12,14 +14,26 @@ from logitstore.store.cache import Cache
 from logitstore.store.vocabulary import read_pieces
 
 
-def check_classifier(cache: Cache, student: ModelRef) -> None:
+def lacks_classes(config: PretrainedConfig) -> bool:
+    """Return True for a model of masked tokens. It can begin a classifier: all but its output is kept."""
+    return any(architecture.endswith("ForMaskedLM") for architecture in config.architectures or ())
+
+
+def check_classifier(cache: Cache, student: ModelRef, *, may_begin: bool = False) -> None:
     """Compare a student's classes with the cache's.
+
+    Args:
+        cache: of the teacher.
+        student: the student.
+        may_begin: whether a model without classes will get those of the cache.
 
     Raises:
         ModelError: there is no such model, or its outputs are no softmax over classes.
         CacheMismatch: the student has another number of classes, or gives them other names.
     """
     config = load_config(student)
+    if may_begin and student.loaded is None and lacks_classes(config):
+        return
     refuse_no_softmax(config, student)
     names = [str(name) for name in read_pieces(cache).to_pylist()]
     if config.num_labels != len(names):
