@@ -188,7 +188,6 @@ TASKS: dict[str, Task] = {
             "verify": _PLACED,
         },
         models=("a masked language model", "transformers:AutoModelForMaskedLM"),
-        learns_lists_alone=True,
     ),
 }
 """The tasks of this package; those of other packages stand under the entry point `logitstore.tasks`."""

@@ -108,7 +108,7 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
             kind="masked",
             column=column,
             limit=settings.limit,
-            fingerprint=windows.fingerprint(),
+            fingerprint=windows.fingerprint(rule),
             documents=windows.documents,
             skipped=windows.skipped,
             max_length=max_length,

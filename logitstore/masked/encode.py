@@ -5,6 +5,7 @@ Axes: D documents, S windows, T tokens.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from logitstore.core.registry import suggest
 from logitstore.core.types import Array
 from logitstore.dump.data import is_saved, load, load_saved
 from logitstore.errors import BadInput, ModelError
+from logitstore.format.tasks.masked import MaskInfo
 from logitstore.masked.mask import Masker
 from logitstore.masked.sample import Window
 from logitstore.models.causal import position_limit
@@ -197,9 +199,10 @@ class Windows:
         """Count of tokens of all windows, special ones included."""
         return int((self.ends_S[:, 1] - self.ends_S[:, 0]).sum()) + len(self) * (len(self.before) + len(self.behind))
 
-    def fingerprint(self) -> str:
-        """Return xxh3-128 over document, window, start and tokens of every window, in order."""
-        digest = xxhash.xxh3_128()
+    def fingerprint(self, rule: MaskInfo) -> str:
+        """Return xxh3-128 over the canonical JSON of a rule, and document, window, start and tokens of every window."""
+        plain = json.dumps(rule.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        digest = xxhash.xxh3_128(plain.encode())
         for number in range(len(self)):
             window = self[number]
             digest.update(np.array([window.document, window.window, window.start], "<i8").tobytes())

@@ -25,8 +25,11 @@ from logitstore.train.train import train
 from tests.masked.test_dump import said, stored
 from tests.masked.test_train import judged
 from tests.parts.classes import CLASSES, wordpiece
+from tests.parts.commands import Command
 from tests.parts.masked import masked_plan, save_masked
 from tests.parts.training import curve, plan_of
+
+STEPS = ("--max-steps", 20, "--batch-size", 8, "--learning-rate", 3e-3, "--device", "cpu", "--set", "logging_steps=1")
 
 
 def test_the_loss_is_that_of_the_formula_in_float64(masked_cache: logitstore.Cache, tmp_path: Path) -> None:
@@ -47,7 +50,7 @@ def test_the_loss_is_that_of_the_formula_in_float64(masked_cache: logitstore.Cac
     student.zero_grad()
     learner = Learner(student=student, criterion=Criterion.mixed(alpha=0.7, temperature=2.0))
     loss, _ = learner.loss(student, batch, loader, torch.full((count,), 1 / count), 0.0)
-    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
     loss.backward()
     for name, value in student.named_parameters():
         if value.grad is not None:
@@ -55,7 +58,7 @@ def test_the_loss_is_that_of_the_formula_in_float64(masked_cache: logitstore.Cac
 
 
 def test_distilbert_copies_layers_and_learns_from_final_hidden_states(
-    masked_cache: logitstore.Cache, guesser: Path, tmp_path: Path
+    masked_cache: logitstore.Cache, guesser: Path, command: Command, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(masked_cache.path, tmp_path / "cache"))
     add(AddSettings(cache=folder, hidden="final", tap_codec="float32", device="cpu"))
@@ -68,7 +71,8 @@ def test_distilbert_copies_layers_and_learns_from_final_hidden_states(
     kept_ND = cache.loader(batch_size=3, shuffle=False, taps=["final"]).features(batch)["final"]
     torch.testing.assert_close(kept_ND, final_RD[batch.rows], rtol=1e-4, atol=1e-4)
     out = tmp_path / "out"
-    train(plan_of(cache, out, recipe="distilbert", student=str(guesser), copy_layers="1", max_steps=20))
+    flags = ("--student", guesser, "--copy-layers", 1, "--out", out, *STEPS)
+    assert command("train", folder, "--recipe", "distilbert", *flags) == 0
     losses = curve(out)
     assert sum(losses[step] for step in (18, 19, 20)) < 0.9 * sum(losses[step] for step in (1, 2, 3))
     assert AutoModelForMaskedLM.from_pretrained(out).config.num_hidden_layers == 1
@@ -90,7 +94,7 @@ def test_a_mean_of_two_teachers_is_the_mean_of_what_they_say(
 
 
 def test_a_student_of_masked_words_begins_a_classifier(
-    guesser: Path, plain_texts: Path, class_cache: logitstore.Cache, tmp_path: Path
+    guesser: Path, plain_texts: Path, class_cache: logitstore.Cache, command: Command, tmp_path: Path
 ) -> None:
     """Well-Read Students: masked words without a teacher, then a classifier's answers."""
     words = dump(masked_plan(guesser, plain_texts, tmp_path / "words", preset="scores", k=None))
@@ -108,7 +112,8 @@ def test_a_student_of_masked_words_begins_a_classifier(
     kept = AutoModelForMaskedLM.from_pretrained(first).state_dict()
     same = [name for name, value in begun.state_dict().items() if name in kept and torch.equal(value, kept[name])]
     assert {name for name in kept if name.startswith("bert.")} <= set(same)
-    train(plan_of(class_cache, second, recipe="well_read", student=str(first), max_steps=20))
+    flags = ("--student", first, "--out", second, *STEPS)
+    assert command("train", class_cache.path, "--recipe", "well_read", *flags) == 0
     assert curve(second)[20] < curve(second)[1]
     config = AutoModelForSequenceClassification.from_pretrained(second).config
     assert [config.id2label[number] for number in range(3)] == CLASSES

@@ -41,7 +41,7 @@ class MaskedInfo(Record):
     """Texts some of whose tokens were masked.
 
     Attributes:
-        fingerprint: checksum of document, start and tokens of every window, in order; not of its masks.
+        fingerprint: checksum of the rule, and of document, start and tokens of every window, in order.
         documents: count of documents that were read.
         skipped: how many of them have no token that may be masked.
         max_length: most tokens of a window, special ones included.

@@ -96,6 +96,14 @@ def no_nll(columns: dict[str, list[Any]]) -> None:
     columns["nll"][3] = float("nan")
 
 
+def shown_otherwise(columns: dict[str, list[Any]]) -> None:
+    columns["shown"][1][0] = 5 if columns["shown"][1][0] == 4 else 4
+
+
+def shown_unknown(columns: dict[str, list[Any]]) -> None:
+    columns["shown"][1][0] = 400
+
+
 SAMPLE_BREAKS: list[tuple[str, str, Callable[[dict[str, list[Any]]], None]]] = [
     ("text", "row_count is not the count of the mask", one_more_row),
     ("text", "the row spans do not follow each other", shifted_spans),
@@ -107,6 +115,10 @@ SAMPLE_BREAKS: list[tuple[str, str, Callable[[dict[str, list[Any]]], None]]] = [
     ("images", "it does not hold the views of this part", another_view),
     ("images", "an nll is negative", negative_nll),
     ("images", "NaN where there is a label", no_nll),
+    ("masked", "a mask is not the one that the seed and the rule make", shown_otherwise),
+    ("masked", "a key is not the hash of its tokens and its mask", shown_otherwise),
+    ("masked", "a token id is not below the vocabulary", shown_unknown),
+    ("masked", "an nll is negative", negative_nll),
 ]
 
 
@@ -151,7 +163,7 @@ def swap_first_two(values: Any) -> None:
 
 
 ROW_BREAKS: list[tuple[str, str, Callable[[Any], None]]] = [
-    ("ids", "not below the vocabulary", put((3, 7), 320)),
+    ("ids", "not below the vocabulary", put((3, 7), 400)),
     ("ids", "lists an id twice", lambda ids: ids.__setitem__((3, 6), ids[3, 7])),
     ("logprobs", "positive or NaN", put((3, 0), 0.25)),
     ("logprobs", "positive or NaN", put((3, 7), np.nan)),
