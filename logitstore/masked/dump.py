@@ -90,6 +90,11 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
     row = row_of(preset, settings.choices(), real, width)
     check_teacher(settings, row, MaskedTeacher.gives)
     rule = rule_of(settings, tokenizer, vocabulary, model)
+    if rule.token >= real:
+        raise ModelError(
+            f"{model}: its mask token is id {rule.token}, and it answers about ids below {real}. The model and the tokenizer do "
+            "not belong together."
+        )
     is_default = settings.max_length == DumpSettings.model_fields["max_length"].default
     max_length = length_for(settings.max_length, is_default, config, model)
     masker = masker_of(rule, real)
