@@ -1,0 +1,1 @@
+"""Encoders of texts: one vector for a text, pooled from the hidden states of its tokens."""
