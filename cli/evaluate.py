@@ -29,6 +29,11 @@ _MEANING = {
     "calibration_error": "expected calibration error of the student, 15 bins",
     "macro_f1": "F1 of each class on the labels, and the mean over the classes",
     "matthews": "Matthews' correlation of labels and answers, from -1 to 1",
+    "cosine": "mean cosine of the student's and the teacher's vector of a text; unknown where their widths differ",
+    "similarity_spearman": "rank correlation of the cosines among texts with the teacher's",
+    "neighbour_agreement": "texts whose nearest other text is the same as for the teacher",
+    "gold_spearman": "rank correlation of the student's cosines of pairs with their scores",
+    "teacher_gold_spearman": "the same of the teacher's cosines",
     "probability_loyalty": "mean of 1 - sqrt(Jensen-Shannon divergence) of student and teacher",
 }
 

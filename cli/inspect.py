@@ -58,7 +58,8 @@ def inspect(settings: InspectSettings, json: Json = False) -> None:
         console.print(_tap_table(summary["taps"], summary["parts"]["planned"]))
     if summary["fidelity"]:
         console.print(_fidelity_table(summary))
-    console.print(_histogram(summary["entropy_histogram"]), highlight=False)
+    if task_of(summary["task"]).keeps is None:
+        console.print(_histogram(summary["entropy_histogram"]), highlight=False)
 
 
 def sidecar(settings: SidecarSettings) -> None:
@@ -112,11 +113,17 @@ def _summary_table(summary: dict[str, Any]) -> Table:
         ),
         ("targets", _targets(summary)),
         *([("tail mass", f"{summary['mean_tail_mass']:.4f} mean")] if summary["mean_tail_mass"] is not None else []),
-        ("entropy", f"{summary['mean_entropy']:.3f} nats mean"),
-        (shown.gold, _gold(summary)),
+        *_of_distributions(summary, shown.gold),
     ):
         table.add_row(Text(name, "bold"), Text(value))
     return table
+
+
+def _of_distributions(summary: dict[str, Any], gold: str) -> list[tuple[str, str]]:
+    """Return the lines about the teacher's distributions; none where it has none."""
+    if task_of(summary["task"]).keeps is not None:
+        return []
+    return [("entropy", f"{summary['mean_entropy']:.3f} nats mean"), (gold, _gold(summary))]
 
 
 def _rows(summary: dict[str, Any]) -> str:

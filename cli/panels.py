@@ -33,6 +33,7 @@ PANELS: dict[str, dict[str, str]] = {
         "Labels and pairs": "label_column labels pair_column texts",
         "Views": "views seed",
         "Masks": "mask_share mask_random mask_unchanged",
+        "Vectors": "pooling normalise",
         "Images": "augment image_size key_column skip_damaged classes prompt batch_images workers",
         "Rows": f"{_ROW} fidelity_rows",
         "Features of the teacher": _TAPS,

@@ -102,9 +102,9 @@ def _compare(settings: VerifySettings) -> None:
             settings.tolerance,
         )
     say(
-        f"{amount(found.rows, 'row')} asked again: stored values differ by at most {found.stored:.2g} nats beyond float16 "
-        f"rounding; the teacher itself by {found.spread:.2g} nats between two batchings; allowed {found.tolerance:.2g}: "
-        + ("it agrees" if found.passed else "it DIFFERS")
+        f"{amount(found.rows, 'row')} asked again: stored values differ by at most {found.stored:.2g} {found.unit} beyond "
+        f"rounding; the teacher itself by {found.spread:.2g} {found.unit} between two batchings; allowed "
+        f"{found.tolerance:.2g}: " + ("it agrees" if found.passed else "it DIFFERS")
     )
     if found.chosen is not None:
         say(

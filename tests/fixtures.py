@@ -38,7 +38,7 @@ from tests.parts.masked import masked_plan
 from tests.parts.masked_fixtures import guesser, masked_cache, plain_texts
 from tests.parts.specification import packed_plan
 from tests.parts.taps import small_taps_plan
-from tests.parts.tasks import Task, classes_task, image_task, masked_task, text_task
+from tests.parts.tasks import Task, classes_task, image_task, masked_task, text_task, vectors_task
 from tests.parts.texts import (
     CHAT_TEMPLATE,
     PADDED_VOCABULARY,
@@ -48,6 +48,7 @@ from tests.parts.texts import (
     save_model,
     train_tokenizer,
 )
+from tests.parts.vectors import vectors_plan
 from tests.parts.vision import Told
 
 __all__ = [
@@ -217,6 +218,8 @@ def task(
         return classes_task(partial(classes_plan, judge_of_many, more_labelled, k=8))
     if request.param == "masked":
         return masked_task(partial(masked_plan, guesser, plain_texts))
+    if request.param == "vectors":
+        return vectors_task(partial(vectors_plan, judge_of_many, more_labelled))
     return image_task(partial(images_plan, classifier, images))
 
 

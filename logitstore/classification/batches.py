@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from logitstore.classification.encode import Encoder
-from logitstore.classification.sample import Padding, info_of
-from logitstore.classification.stored import classified_of
+from logitstore.classification.sample import Padding, encoded_info_of
+from logitstore.classification.stored import classified_of, encoded_of
 from logitstore.core.types import Array
 from logitstore.errors import BadInput
 from logitstore.store.cache import Cache
@@ -41,11 +41,11 @@ class Reading:
     @classmethod
     def stored(cls, cache: Cache) -> Reading:
         """Return what shows the cache's own tokens and types."""
-        return cls(padding=Padding.of(info_of(cache.manifest)))
+        return cls(padding=Padding.of(encoded_info_of(cache.manifest)))
 
     def inputs(self, located: Sequence[tuple[Part, int]]) -> dict[str, Array]:
         """Return the inputs of a student for some texts, int64[B, T] each."""
-        files = [(classified_of(part.samples), place) for part, place in located]
+        files = [(encoded_of(part.samples), place) for part, place in located]
         types: Sequence[Array | None]
         if self.encode is None:
             tokens, types = (

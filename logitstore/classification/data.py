@@ -67,38 +67,46 @@ def labelled_texts(settings: DumpSettings) -> Labelled:
     Raises:
         BadInput: the data cannot be read, are empty, or a column does not exist, is not known or holds something else.
     """
-    source = settings.source
-    if not isinstance(settings.data, str) and len(settings.data) > 1:
-        raise BadInput(f"--data {source}: texts are classified from one source. Name several files with a glob.")
-    table = load_saved(source, settings.split) if is_saved(Path(source)) else load(source, settings.split)
-    if settings.limit is not None:
-        table = table.select(range(min(settings.limit, len(table))))
-    if not len(table):
-        raise BadInput(f"--data {source}: the data set is empty. Give one with at least one text.")
-    column, pair_column = _text_columns(settings, table.column_names)
+    table = table_of(settings)
+    column, pair_column = text_columns(settings, table.column_names)
     label_column = _label_column(settings, table.column_names)
     labels, names = numbered([None] * len(table), None)
     if label_column is not None:
         feature = table.features[label_column]
         is_named = isinstance(feature, resolve("datasets:ClassLabel"))
-        labels, names = numbered(_labels(_values(table, label_column)), list(feature.names) if is_named else None)
+        labels, names = numbered(_labels(values_in(table, label_column)), list(feature.names) if is_named else None)
     return Labelled(
         column=column,
         pair_column=pair_column,
         label_column=label_column,
-        texts=_texts(table, column),
-        pairs=None if pair_column is None else _texts(table, pair_column),
+        texts=texts_in(table, column),
+        pairs=None if pair_column is None else texts_in(table, pair_column),
         labels=labels,
         names=names,
     )
 
 
-def _values(table: Any, column: str) -> list[Any]:
+def table_of(settings: DumpSettings) -> Any:
+    """Return the one source of a dump, cut to its limit. Raises BadInput: it cannot be read, is empty, or is one of several."""
+    source = settings.source
+    if not isinstance(settings.data, str) and len(settings.data) > 1:
+        raise BadInput(f"--data {source}: the task reads one source. Name several files with a glob.")
+    table = load_saved(source, settings.split) if is_saved(Path(source)) else load(source, settings.split)
+    if settings.limit is not None:
+        table = table.select(range(min(settings.limit, len(table))))
+    if not len(table):
+        raise BadInput(f"--data {source}: the data set is empty. Give one with at least one text.")
+    return table
+
+
+def values_in(table: Any, column: str) -> list[Any]:
+    """Return what a column holds, row by row."""
     return list(table.select_columns([column])[:][column])
 
 
-def _texts(table: Any, column: str) -> list[str]:
-    values = _values(table, column)
+def texts_in(table: Any, column: str) -> list[str]:
+    """Return the texts of a column. Raises BadInput: a value is no text."""
+    values = values_in(table, column)
     wrong = next((row for row, value in enumerate(values) if not isinstance(value, str)), None)
     if wrong is not None:
         raise BadInput(
@@ -114,7 +122,8 @@ def _labels(values: Sequence[Any]) -> list[Any]:
     return [None if value == "" or value != value else value for value in whole]
 
 
-def _text_columns(settings: DumpSettings, names: list[str]) -> tuple[str, str | None]:
+def text_columns(settings: DumpSettings, names: list[str]) -> tuple[str, str | None]:
+    """Return the columns of the texts and of the second texts of pairs. Raises BadInput: one is not there, or none is known."""
     for option, wanted in (("--column", settings.column), ("--pair-column", settings.pair_column)):
         if wanted is not None and wanted not in names:
             raise BadInput(f"{option}: no column named '{wanted}'. {suggest(wanted, names)}")

@@ -12,7 +12,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from logitstore.classification.data import labelled_texts
 from logitstore.classification.encode import EncodedTexts, Encoder, length_for, padding_of, takes_types
-from logitstore.classification.sample import ClassifiedText, Padding, info_of
+from logitstore.classification.sample import ClassifiedText, Padding, encoded_info_of, info_of
 from logitstore.classification.show import PIECES
 from logitstore.core.order import spread
 from logitstore.core.progress import Progress, Step, no_progress
@@ -89,8 +89,8 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
     labels, matched = labels_for(texts.labels, texts.names, names, str(model))
     samples = EncodedTexts.of(texts, labels, encode, settings.source, settings.texts, progress)
     vocabulary = Vocabulary.of(encode.tokenizer.get_vocab())
-    _check_tokens(samples, config, model)
-    for stage, note in (("data", texts.told), ("labels", matched), ("note", _cut(samples, encode.max_length))):
+    check_tokens(samples, config, model)
+    for stage, note in (("data", texts.told), ("labels", matched), ("note", told_cut(samples, encode.max_length))):
         if note:
             progress(Step(stage=stage, done=1, total=1, note=note))
     padding = padding_of(encode.tokenizer)
@@ -172,7 +172,7 @@ def classes_of(config: PretrainedConfig, who: object) -> list[str]:
     return [str(config.id2label[number]) for number in range(config.num_labels)]
 
 
-def _check_tokens(samples: EncodedTexts, config: PretrainedConfig, who: object) -> None:
+def check_tokens(samples: EncodedTexts, config: PretrainedConfig, who: object) -> None:
     """Refuse a tokenizer that is another model's. Raises ModelError."""
     highest = int(samples.tokens.max())
     if highest >= head_rows(config):
@@ -182,7 +182,8 @@ def _check_tokens(samples: EncodedTexts, config: PretrainedConfig, who: object) 
         )
 
 
-def _cut(samples: EncodedTexts, max_length: int) -> str:
+def told_cut(samples: EncodedTexts, max_length: int) -> str:
+    """Say how many texts are cut, and how long the longest one is; nothing where none is."""
     if not samples.cut:
         return ""
     which = "1 text has" if samples.cut == 1 else f"{samples.cut:,} of {len(samples):,} texts have"
@@ -191,7 +192,7 @@ def _cut(samples: EncodedTexts, max_length: int) -> str:
 
 def batches_for(manifest: Manifest, config: PretrainedConfig) -> Batches:
     """Return how texts become batches of the teacher."""
-    padding = Padding.of(info_of(manifest))
+    padding = Padding.of(encoded_info_of(manifest))
     return partial(text_batches, budget=manifest.batch_tokens, padding=padding, config=config)
 
 
@@ -229,11 +230,14 @@ def by_length(lengths_S: Array, budget: int) -> list[list[int]]:
 
 def _files(tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary, names: list[str]) -> dict[str, bytes]:
     """Return the shared files by path: names of the classes, pieces of the tokenizer, and the tokenizer."""
-    classes, pieces = Vocabulary(pieces=names).arrow(), vocabulary.arrow()
+    classes = Vocabulary(pieces=names).arrow()
+    return {layout.shared_name("vocabulary", classes, ".arrow"): classes} | token_files(tokenizer, vocabulary)
+
+
+def token_files(tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary) -> dict[str, bytes]:
+    """Return the shared files about tokens by path: the pieces of the tokenizer, and the tokenizer."""
+    pieces = vocabulary.arrow()
     files = tokenizer_files(tokenizer)
     folder = layout.shared_name("tokenizer", b"".join(files.values()))
     named = {f"{folder}/{name}": content for name, content in files.items()}
-    return {
-        layout.shared_name("vocabulary", classes, ".arrow"): classes,
-        layout.shared_name(PIECES, pieces, ".arrow"): pieces,
-    } | named
+    return {layout.shared_name(PIECES, pieces, ".arrow"): pieces} | named

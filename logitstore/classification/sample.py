@@ -14,7 +14,7 @@ import xxhash
 
 from logitstore.core.types import Array
 from logitstore.errors import BadInput
-from logitstore.format.data import ClassifiedInfo
+from logitstore.format.data import ClassifiedInfo, EmbeddedInfo
 from logitstore.format.manifest import Manifest
 
 
@@ -22,6 +22,17 @@ def info_of(manifest: Manifest) -> ClassifiedInfo:
     """Return what a manifest says of classified texts. Raises BadInput: the cache holds none."""
     if not isinstance(manifest.data, ClassifiedInfo):
         raise BadInput(f"a cache of the task '{manifest.task}' holds no classified texts.")
+    return manifest.data
+
+
+EncodedInfo = ClassifiedInfo | EmbeddedInfo
+"""What says how texts became tokens."""
+
+
+def encoded_info_of(manifest: Manifest) -> EncodedInfo:
+    """Return how the texts of a cache became tokens. Raises BadInput: it holds no texts with their tokens."""
+    if not isinstance(manifest.data, ClassifiedInfo | EmbeddedInfo):
+        raise BadInput(f"a cache of the task '{manifest.task}' holds no texts with one row each.")
     return manifest.data
 
 
@@ -78,7 +89,7 @@ class Padding:
     side: str
 
     @classmethod
-    def of(cls, data: ClassifiedInfo) -> Padding:
+    def of(cls, data: EncodedInfo) -> Padding:
         """Return the padding of the texts of a cache."""
         return cls(token=data.pad, side=data.padding_side)
 

@@ -6,13 +6,12 @@ Axes: S texts, T tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from logitstore.classification.sample import ClassifiedText, info_of, key_of
+from logitstore.classification.sample import ClassifiedText, EncodedInfo, info_of, key_of
 from logitstore.core.types import Array
 from logitstore.errors import BadInput, CacheDamaged
 from logitstore.format.data import ClassifiedInfo
@@ -25,13 +24,21 @@ from logitstore.store.storage import Storage
 
 def schema_of(data: ClassifiedInfo) -> pa.Schema:
     """Return the columns of `samples.arrow`; docs/format.md describes each of them."""
-    return _schema(token_dtype(data.tokenizer.size), data.token_types, data.texts, data.pair_column is not None)
+    own = (pa.field("label", pa.int32(), nullable=False), pa.field("nll", pa.float32(), nullable=False))
+    return encoded_schema(data, own[:1], own[1:])
 
 
-@cache
-def _schema(tokens: str, has_types: bool, has_texts: bool, has_pairs: bool) -> pa.Schema:
-    kinds = {"tokens": pa.from_numpy_dtype(np.dtype(tokens))} | ({"types": pa.uint8()} if has_types else {})
-    texts = (["text"] + ["pair"] * has_pairs) if has_texts else []
+def encoded_schema(data: EncodedInfo, before: Sequence[pa.Field], behind: Sequence[pa.Field] = ()) -> pa.Schema:
+    """Return the columns of texts with their tokens.
+
+    Args:
+        data: what the manifest says of the data.
+        before, behind: the task's own columns, before and behind the texts themselves.
+    """
+    kinds = {"tokens": pa.from_numpy_dtype(np.dtype(token_dtype(data.tokenizer.size)))}
+    kinds |= {"types": pa.uint8()} if data.token_types else {}
+    is_of_pairs = isinstance(data, ClassifiedInfo) and data.pair_column is not None
+    texts = (["text"] + ["pair"] * is_of_pairs) if data.texts else []
     return pa.schema(
         [
             pa.field("key", pa.string(), nullable=False),
@@ -39,9 +46,9 @@ def _schema(tokens: str, has_types: bool, has_texts: bool, has_pairs: bool) -> p
                 pa.field(name, pa.list_(pa.field("item", kind, nullable=False)), nullable=False)
                 for name, kind in kinds.items()
             ),
-            pa.field("label", pa.int32(), nullable=False),
+            *before,
             *(pa.field(name, pa.large_string(), nullable=False) for name in texts),
-            pa.field("nll", pa.float32(), nullable=False),
+            *behind,
         ]
     )
 
@@ -71,39 +78,30 @@ def write_texts(path: Path, samples: Sequence[ClassifiedText], nll_S: Array, sch
         writer.write_batch(batch)
 
 
-class ClassifiedFile(PartSamples):
-    """A mapped `samples.arrow` of classified texts.
+class EncodedFile(PartSamples):
+    """A mapped `samples.arrow` of texts with their tokens, each of which has one row."""
 
-    Attributes:
-        label_S: int64, the class of each text, or -1.
-    """
-
-    def __init__(self, path: Path, span: slice, data: ClassifiedInfo, classes: int) -> None:
+    def __init__(self, path: Path, span: slice, schema: pa.Schema) -> None:
         """Map the file and check its header.
 
         Args:
             path: the file.
             span: the texts that it must hold.
-            data: what the manifest says of the data.
-            classes: count of the teacher's classes.
+            schema: its columns.
 
         Raises:
-            CacheDamaged: it is not an Arrow file, has other columns, holds another count of texts, or a label is no class.
+            CacheDamaged: it is not an Arrow file, has other columns, or holds another count of texts.
         """
-        batch = map_batch(path, schema_of(data))
+        batch = map_batch(path, schema)
         self.batch = batch
         lists = [batch.column(name) for name in ("tokens", "types") if name in batch.schema.names]
-        self.label_S = batch.column("label").to_numpy().astype(np.int64)
         if batch.num_rows != span.stop - span.start:
             raise CacheDamaged(f"{path}: it does not hold the texts of this part. Run `logitstore verify`.")
-        if not ((self.label_S >= -1) & (self.label_S < classes)).all():
-            raise CacheDamaged(f"{path}: a label is none of the {classes} classes. Run `logitstore verify`.")
         if any(each.values.null_count or not each.offsets.equals(lists[0].offsets) for each in lists):
             raise CacheDamaged(f"{path}: it has nulls, or types of other lengths than tokens. Run `logitstore verify`.")
         self._offsets = np.asarray(lists[0].offsets.to_numpy())
         self._lists = [each.values.to_numpy() for each in lists]
         self._has_texts, self._has_pairs = "text" in batch.schema.names, "pair" in batch.schema.names
-        self.nll_S = batch.column("nll").to_numpy()
         self.lengths_S = np.diff(self._offsets)
         self.row_count_S = np.ones(len(self), np.int64)
         self.row_start_S = np.arange(len(self))
@@ -133,13 +131,6 @@ class ClassifiedFile(PartSamples):
         """Return the highest token id."""
         return int(self._lists[0].max(initial=0))
 
-    def gold(self) -> Array:
-        return np.asarray(self.label_S)
-
-    def nll_problem(self) -> str | None:
-        is_possible_S = (self.nll_S >= 0) | (np.isnan(self.nll_S) & (self.label_S < 0))
-        return None if is_possible_S.all() else "an nll is negative, or NaN where there is a label"
-
     def keys(self) -> list[str]:
         found: list[str] = self.batch.column("key").to_pylist()
         return found
@@ -153,11 +144,44 @@ class ClassifiedFile(PartSamples):
         return self.keys() != [key_of(text, pair) for text, pair in zip(texts, pairs, strict=True)]
 
     def domains(self) -> list[str | None]:
-        """Return None for each text: classified texts have no domains."""
+        """Return None for each text: such texts have no domains."""
         return [None] * len(self)
 
     def domain_column(self) -> pa.Array:
         return pa.nulls(len(self), pa.string())
+
+
+class ClassifiedFile(EncodedFile):
+    """A mapped `samples.arrow` of classified texts.
+
+    Attributes:
+        label_S: int64, the class of each text, or -1.
+    """
+
+    def __init__(self, path: Path, span: slice, data: ClassifiedInfo, classes: int) -> None:
+        """Map the file and check its header.
+
+        Args:
+            path: the file.
+            span: the texts that it must hold.
+            data: what the manifest says of the data.
+            classes: count of the teacher's classes.
+
+        Raises:
+            CacheDamaged: see `EncodedFile`; or a label is no class.
+        """
+        super().__init__(path, span, schema_of(data))
+        self.label_S = self.batch.column("label").to_numpy().astype(np.int64)
+        self.nll_S = self.batch.column("nll").to_numpy()
+        if not ((self.label_S >= -1) & (self.label_S < classes)).all():
+            raise CacheDamaged(f"{path}: a label is none of the {classes} classes. Run `logitstore verify`.")
+
+    def gold(self) -> Array:
+        return np.asarray(self.label_S)
+
+    def nll_problem(self) -> str | None:
+        is_possible_S = (self.nll_S >= 0) | (np.isnan(self.nll_S) & (self.label_S < 0))
+        return None if is_possible_S.all() else "an nll is negative, or NaN where there is a label"
 
     def sample(self, index: int) -> ClassifiedText:
         text, pair = self.texts_of(index) if self._has_texts else (None, None)
@@ -188,16 +212,7 @@ class ClassifiedTexts:
 
     def problems(self, samples: ClassifiedFile, record: PartRecord, manifest: Manifest) -> Iterator[str]:
         data = info_of(manifest)
-        if len(samples) != record.rows:
-            yield "the count of texts is not the record's count of rows"
-        if int(samples.lengths_S.sum()) != record.tokens:
-            yield "the count of tokens is not the record's"
-        if not (samples.lengths_S > 0).all() or int(samples.lengths_S.max(initial=0)) > data.max_length:
-            yield f"a text has no tokens, or more than {data.max_length}"
-        if samples.highest_token() >= data.tokenizer.size:
-            yield f"a token id is not below the {data.tokenizer.size} of the tokenizer"
-        if samples.misnamed():
-            yield "a key is not the hash of its text"
+        yield from encoded_problems(samples, record, data)
         if problem := samples.nll_problem():
             yield problem
 
@@ -216,6 +231,31 @@ class ClassifiedTexts:
             "{difference}, so the texts or their labels differ",
             "Dump both with the same --data, --limit, --column, --pair-column and --label-column.",
         )
+
+
+def encoded_problems(samples: EncodedFile, record: PartRecord, data: EncodedInfo) -> Iterator[str]:
+    """Say what is wrong with the texts of a part and their tokens."""
+    if len(samples) != record.rows:
+        yield "the count of texts is not the record's count of rows"
+    if int(samples.lengths_S.sum()) != record.tokens:
+        yield "the count of tokens is not the record's"
+    if not (samples.lengths_S > 0).all() or int(samples.lengths_S.max(initial=0)) > data.max_length:
+        yield f"a text has no tokens, or more than {data.max_length}"
+    if samples.highest_token() >= data.tokenizer.size:
+        yield f"a token id is not below the {data.tokenizer.size} of the tokenizer"
+    if samples.misnamed():
+        yield "a key is not the hash of its text"
+
+
+def encoded_of(samples: PartSamples) -> EncodedFile:
+    """Return the samples of a part as texts with their tokens.
+
+    Raises:
+        BadInput: they are something else.
+    """
+    if not isinstance(samples, EncodedFile):
+        raise BadInput("this cache holds no texts with one row each.")
+    return samples
 
 
 def classified_of(samples: PartSamples) -> ClassifiedFile:

@@ -14,11 +14,11 @@ from transformers import PretrainedConfig, PreTrainedModel
 from logitstore.classification.batches import ClassifiedCollator, Reading
 from logitstore.classification.encode import Encoder, padding_of, takes_types
 from logitstore.classification.metrics import ClassEvaluation, evaluate_classes
-from logitstore.classification.sample import info_of
+from logitstore.classification.sample import encoded_info_of, info_of
 from logitstore.classification.show import pieces_of
 from logitstore.core.order import held_out
 from logitstore.core.progress import Progress
-from logitstore.core.types import ModelRef
+from logitstore.core.types import Array, ModelRef
 from logitstore.errors import BadInput, CacheMismatch
 from logitstore.models.causal import position_limit
 from logitstore.models.load import config_from, load_config
@@ -43,7 +43,7 @@ def reading_of(cache: Cache, student: ModelRef | None) -> Reading:
     Raises:
         CacheMismatch: its tokenizer is another one and the cache keeps no texts, or it takes fewer tokens than there are.
     """
-    data, stored = info_of(cache.manifest), Reading.stored(cache)
+    data, stored = encoded_info_of(cache.manifest), Reading.stored(cache)
     if student is None:
         return Reading(padding=stored.padding, has_types=takes_types_of(cache, config_of(cache)))
     config, tokenizer = load_config(student), own_tokenizer(student)
@@ -71,11 +71,11 @@ def config_of(cache: Cache) -> PretrainedConfig:
 
 def takes_types_of(cache: Cache, config: PretrainedConfig) -> bool:
     """Return True if a model is shown the token types of a cache: 0 and 1, or 2 as well for an XLNet."""
-    return info_of(cache.manifest).token_types and takes_types(config, 1)
+    return encoded_info_of(cache.manifest).token_types and takes_types(config, 1)
 
 
 def _check_fits(cache: Cache, student: ModelRef, config: PretrainedConfig, limit: int | None) -> None:
-    data = info_of(cache.manifest)
+    data = encoded_info_of(cache.manifest)
     if head_rows(config) < data.tokenizer.size:
         raise CacheMismatch(
             f"{student}: it takes token ids below {head_rows(config)}, and {cache.path} has ids up to "
@@ -86,6 +86,29 @@ def _check_fits(cache: Cache, student: ModelRef, config: PretrainedConfig, limit
             f"{student}: it takes at most {limit} tokens, and {cache.path} has longer texts. Choose another student, or dump "
             f"with --max-length {limit}."
         )
+
+
+def split(settings: TrainSettings, cache: Cache, selection: Selection | None) -> tuple[Array, Array, Array | None]:
+    """Return which texts are held out and which are trained on, bool[S] each, and what these count, float32[S] or None.
+
+    Raises:
+        BadInput: nothing is left to train on.
+    """
+    kept_out_S = held_out(cache.column("documents"), settings.holdout)
+    is_read_S, weights_S = ~kept_out_S, None
+    if selection is not None:
+        is_chosen_S = np.zeros(len(kept_out_S), np.bool_)
+        is_chosen_S[selection.samples_M] = True
+        is_read_S &= is_chosen_S
+        if selection.weight_M is not None:
+            weights_S = np.ones(len(cache), np.float32)
+            weights_S[selection.samples_M] = selection.weight_M
+    if not is_read_S.any():
+        raise BadInput(
+            f"{cache.path}: no text is left to train on. Choose more, or give a smaller --holdout than "
+            f"{settings.holdout:g}."
+        )
+    return kept_out_S, is_read_S, weights_S
 
 
 class ClassifiedTraining:
@@ -124,20 +147,7 @@ class ClassifiedTraining:
         place: Place,
         progress: Progress,
     ) -> RunData:
-        kept_out_S = held_out(cache.column("documents"), settings.holdout)
-        is_read_S, weights_S = ~kept_out_S, None
-        if selection is not None:
-            is_chosen_S = np.zeros(len(kept_out_S), np.bool_)
-            is_chosen_S[selection.samples_M] = True
-            is_read_S &= is_chosen_S
-            if selection.weight_M is not None:
-                weights_S = np.ones(len(cache), np.float32)
-                weights_S[selection.samples_M] = selection.weight_M
-        if not is_read_S.any():
-            raise BadInput(
-                f"{cache.path}: no text is left to train on. Choose more, or give a smaller --holdout than "
-                f"{settings.holdout:g}."
-            )
+        kept_out_S, is_read_S, weights_S = split(settings, cache, selection)
         lacks_S = np.isnan(cache.nll()) & is_read_S
         unlabelled = int(np.count_nonzero(lacks_S))
         if unlabelled == np.count_nonzero(is_read_S) and has_cross_entropy(settings):

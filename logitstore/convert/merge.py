@@ -18,11 +18,13 @@ import xxhash
 
 import logitstore
 from logitstore.convert.choice import Choice, Pick, RowByRow
+from logitstore.convert.features import check_features, write_mean
 from logitstore.convert.parts import fit_on, shared_files, write_parts
 from logitstore.convert.row_source import Mean
 from logitstore.convert.rows import Recoder, Remake, is_copy
 from logitstore.core.place import Place
 from logitstore.core.progress import Progress, Step, amount, no_progress
+from logitstore.core.tasks import task_of
 from logitstore.core.types import ChosenBy
 from logitstore.dump.begin import Fit, begin, target_folder
 from logitstore.errors import BadInput, CacheMismatch
@@ -56,9 +58,13 @@ def merge(settings: MergeSettings, progress: Progress = no_progress) -> Cache:
     weights = weights_of(settings.weights, len(settings.caches))
     caches = _opened(settings.caches, settings.by)
     first = caches[0]
+    keeps = task_of(first.manifest.task).keeps
     for note in _scores_left(caches):
         progress(Step(stage="note", done=1, total=1, note=note))
     copies = settings.by is not None and settings.preset is None and not _asks_for_rows(settings)
+    if keeps is not None:
+        check_features(settings, caches, keeps)
+        copies = True
     if copies:
         _check_same_form(caches)
         row = first.manifest.row
@@ -81,6 +87,9 @@ def merge(settings: MergeSettings, progress: Progress = no_progress) -> Cache:
     with target_folder(settings.out, settings.caches):
         _refuse_another_mean(out, wanted)
         manifest = begin(out, wanted, partial(shared_files, first), fit)
+    if keeps is not None:
+        write_parts(settings.out, manifest, first, Recoder(), "merge", progress)
+        return write_mean(settings.out, caches, weights, keeps, progress)
     recoder: Recoder
     if copies and isinstance(source, RowByRow):
         recoder = Pick(choice=source.choice)
@@ -184,7 +193,8 @@ def _opened(paths: Sequence[Place], by: ChosenBy | None) -> list[Cache]:
     caches = [Cache(path) for path in paths]
     for cache in caches:
         cache.check_sizes()
-        cache.check_targets("merge")
+        if task_of(cache.manifest.task).keeps is None:
+            cache.check_targets("merge")
         if cache.manifest.sparsifier.is_estimate:
             raise BadInput(
                 f"{cache.path}: its rows are random draws ('{cache.manifest.sparsifier.name}'), which have no whole "

@@ -37,6 +37,9 @@ class Task:
         learns_lists_alone: whether students of rows that list some tokens learn more from these alone, at temperature 1, than
             with a tail that is the same for all rows; a matter of measurement (docs/benchmarks.md).
         figures: names of figures of its students besides those of every student, by which the best one may be known.
+        keeps: the feature of the teacher that its caches keep in place of a distribution, such as "final". Then their rows are
+            those of the preset scores, and `figures` are all there are, the one that a run is judged by first.
+        pulls: the objective on that feature that students have where none is named.
     """
 
     samples: str
@@ -49,6 +52,8 @@ class Task:
     takes_sources: bool = False
     learns_lists_alone: bool = False
     figures: tuple[str, ...] = ()
+    keeps: str | None = None
+    pulls: str | None = None
 
 
 _SERVED = ("engine", "tokenizer", "concurrency", "engine_arg")
@@ -188,6 +193,32 @@ TASKS: dict[str, Task] = {
             "verify": _PLACED,
         },
         models=("a masked language model", "transformers:AutoModelForMaskedLM"),
+    ),
+    "embedding": Task(
+        samples="texts with vectors",
+        stored="logitstore.embedding.stored:EmbeddedTexts",
+        dumping="logitstore.embedding.dump:EmbeddedDump",
+        training="logitstore.embedding.train:EmbeddedTraining",
+        shown="logitstore.embedding.show:EmbeddedShown",
+        options={
+            "dump": (
+                "max_length",
+                "batch_tokens",
+                "pair_column",
+                "score_columns",
+                "texts",
+                "pooling",
+                "normalise",
+                *_PLACED,
+                "quantization",
+            ),
+            "train": ("select", "window_parts", "hidden_size", "intermediate_size", "heads"),
+            "verify": _PLACED,
+        },
+        models=("an encoder of texts", "logitstore.models.pooling.encoder:PooledEncoder"),
+        figures=("cosine", "similarity_spearman", "neighbour_agreement", "gold_spearman"),
+        keeps="final",
+        pulls="embedding_cosine",
     ),
 }
 """The tasks of this package; those of other packages stand under the entry point `logitstore.tasks`."""

@@ -17,6 +17,7 @@ from logitstore.core.random import hashed
 from logitstore.core.tasks import task_of
 from logitstore.core.types import Array, CachedSample
 from logitstore.dump.ask import announced, entropies
+from logitstore.dump.compare.vectors import features_apart
 from logitstore.dump.task import AskAgain, Prepared, dump_task
 from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
 from logitstore.errors import BadInput, CacheDamaged, CacheMismatch
@@ -48,6 +49,7 @@ class Audit:
         chosen: by how much a position without a row has a higher entropy now than one of its sample with a row, beyond what
             rounding to float16 explains; None where the teacher's answers did not choose the rows.
         allowed: the tolerance that was asked for; None for the default.
+        unit: what the differences are measured in: "nats", or 1 - cosine where a cache keeps vectors.
     """
 
     rows: int
@@ -56,6 +58,7 @@ class Audit:
     same_weights: bool | None
     chosen: float | None = None
     allowed: float | None = None
+    unit: str = "nats"
 
     @property
     def tolerance(self) -> float:
@@ -99,7 +102,8 @@ def _check_rows(cache: Cache, teacher: str) -> None:
             f"{cache.path}: its rows were imported, and the weights of the teacher that gave them are not known. Leave out "
             "--against-teacher."
         )
-    cache.check_targets(f"--against-teacher {teacher}")
+    if task_of(cache.manifest.task).keeps is None:
+        cache.check_targets(f"--against-teacher {teacher}")
 
 
 def audit(
@@ -147,6 +151,10 @@ def _compared(cache: Cache, loaded: Teacher, prepared: Prepared, share: float, s
     batches = prepared.batches
     count = max(round(share * len(cache)), 1)
     chosen = np.sort(np.argsort(hashed(np.arange(len(cache)), salt_of(seed, 0, 7)), kind="stable")[:count])
+    if (keeps := task_of(cache.manifest.task).keeps) is not None:
+        stored, spread = features_apart(cache, keeps, loaded, batches, chosen, progress)
+        same = _same_weights(cache, loaded)
+        return Audit(rows=count, stored=stored, spread=spread, same_weights=same, unit="of 1 - cosine")
     cached = [cache[int(index)] for index in chosen]
     samples = [each.sample for each in cached]
     together = _logprobs(loaded, cache, batches(samples), cached)
@@ -159,11 +167,11 @@ def _compared(cache: Cache, loaded: Teacher, prepared: Prepared, share: float, s
         shortfall = _chosen(
             loaded, cache.manifest.teacher.vocabulary, batches(samples), batches(prepared.undecided(samples))
         )
-    stored = [_stored(each.answer.fields) for each in cached]
+    kept = [_stored(each.answer.fields) for each in cached]
     codec = RowCodec(row=cache.manifest.row)
     return Audit(
         rows=sum(sample.rows for sample in samples),
-        stored=max(_beyond_rounding(a, b, codec) for a, b in zip(stored, together, strict=True)),
+        stored=max(_beyond_rounding(a, b, codec) for a, b in zip(kept, together, strict=True)),
         spread=max(_largest(_apart(a, b)) for a, b in zip(together, alone, strict=True)),
         same_weights=_same_weights(cache, loaded),
         chosen=shortfall,

@@ -234,6 +234,43 @@ class ClassifiedInfo(Record):
     texts: bool
 
 
+class EmbeddedInfo(Record):
+    """Texts that an encoder turned into vectors; see `ClassifiedInfo` for what is not said here.
+
+    Attributes:
+        pair_column: the column of the second texts of pairs; each text of a pair has a row of its own, one behind the other.
+        score_column: the column that says how similar the two texts of a pair are.
+        fingerprint: checksum of the score and the key of every text, in order.
+        pooling: how hidden states become a vector: that of the first or the last token, or the mean.
+        normalised: whether the vectors have length 1.
+    """
+
+    source: str
+    split: str
+    kind: Literal["embedded"]
+    column: str
+    pair_column: str | None = None
+    score_column: str | None = None
+    limit: int | None = None
+    fingerprint: str
+    pooling: Literal["first", "mean", "last"]
+    normalised: bool
+    tokenizer: TokenizerInfo
+    encoded: str
+    max_length: Positive
+    cut: Count
+    token_types: bool
+    pad: Count
+    padding_side: Literal["left", "right"]
+    texts: bool
+
+    @model_validator(mode="after")
+    def _only_pairs_have_scores(self) -> Self:
+        if self.score_column is not None and self.pair_column is None:
+            raise ValueError("scores and texts that are no pairs do not go together")
+        return self
+
+
 class OtherData(Record):
     """What was asked, where the task is another package's. `kind` names it; the task may keep further entries."""
 
@@ -244,8 +281,8 @@ class OtherData(Record):
     fingerprint: str
 
 
-OF_CLASSES = (ImagesInfo, ClassifiedInfo)
-"""Descriptions of data whose vocabulary is one of classes."""
+OF_CLASSES = (ImagesInfo, ClassifiedInfo, EmbeddedInfo)
+"""Descriptions of data whose vocabulary is none of tokens: one of classes, or of the one thing that a vector is about."""
 
 
 def record_of(task: str) -> type[Record]:
@@ -255,6 +292,7 @@ def record_of(task: str) -> type[Record]:
         "image-classification": ImagesInfo,
         "text-classification": ClassifiedInfo,
         "masked-lm": MaskedInfo,
+        "embedding": EmbeddedInfo,
     }
     return known.get(task, OtherData)
 
@@ -262,7 +300,8 @@ def record_of(task: str) -> type[Record]:
 def _kind_of(data: Any) -> str:
     """Return which of the records describes some data."""
     kind = data.get("kind") if isinstance(data, dict) else getattr(data, "kind", None)
-    known = {"text": "text", "chat": "text", "images": "images", "classified": "classified"} | {"masked": "masked"}
+    known = {"text": "text", "chat": "text", "images": "images", "classified": "classified"}
+    known |= {"masked": "masked", "embedded": "embedded"}
     return known.get(str(kind), "other")
 
 
@@ -271,6 +310,7 @@ AnyData = Annotated[
     | Annotated[ImagesInfo, Tag("images")]
     | Annotated[ClassifiedInfo, Tag("classified")]
     | Annotated[MaskedInfo, Tag("masked")]
+    | Annotated[EmbeddedInfo, Tag("embedded")]
     | Annotated[OtherData, Tag("other")],
     Discriminator(_kind_of),
 ]

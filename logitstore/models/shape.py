@@ -19,7 +19,9 @@ def shape_of(config: PretrainedConfig) -> dict[str, Any]:
     names = ("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
     shape = {name: getattr(text, name, None) for name in names}
     stages = getattr(text, "hidden_sizes", None)  # of convolutional classifiers
-    return shape | {"hidden_size": shape["hidden_size"] or (stages[-1] if stages else None)}
+    hidden = shape["hidden_size"] or (stages[-1] if stages else None)
+    dense = (getattr(config, "pooling", None) or {}).get("dense")  # of an encoder with layers behind its pooling
+    return shape | {"hidden_size": hidden} | ({"final_size": dense[-1]["outputs"]} if dense else {})
 
 
 def layer_count(config: PretrainedConfig) -> int:

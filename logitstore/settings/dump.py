@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from logitstore.core.record import Record
-from logitstore.core.tasks import TASKS
-from logitstore.settings.data.labelled import PairChoices
+from logitstore.core.tasks import TASKS, is_task, task_of
+from logitstore.settings.data.labelled import PairChoices, PoolingChoices
 from logitstore.settings.data.masked import MaskChoices
 from logitstore.settings.fields import (
     POSITIONAL,
@@ -132,8 +132,8 @@ class TaskChoice(Record):
 
     task: TaskName = Field(
         "causal-lm",
-        description="What the teacher answers: the next token of texts, the class of images, the class of texts, or masked "
-        "tokens of texts. Installed packages may add tasks.",
+        description="What the teacher answers: the next token of texts, masked tokens of texts, the class of images or texts, "
+        "or a vector of texts. Installed packages may add tasks.",
         examples=list(TASKS),
     )
 
@@ -210,9 +210,28 @@ class ProcessChoice(Record):
 
 
 class DumpSettings(
-    TeacherSettings, PriceChoice, ViewChoices, PairChoices, MaskChoices, RowChoices, TapChoices, ProcessChoice
+    TeacherSettings,
+    PriceChoice,
+    ViewChoices,
+    PairChoices,
+    PoolingChoices,
+    MaskChoices,
+    RowChoices,
+    TapChoices,
+    ProcessChoice,
 ):
     """The settings of `dump`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_what_the_task_keeps(cls, given: Any) -> Any:
+        """Keep the feature that stands in place of a distribution, as float16, where a task has one."""
+        task = given.get("task") if isinstance(given, dict) else None
+        keeps = task_of(task).keeps if isinstance(task, str) and is_task(task) else None
+        if keeps is None:
+            return given
+        wanted = {name: given.get(name) or usual for name, usual in (("hidden", keeps), ("tap_codec", "float16"))}
+        return {**given, **wanted}
 
     pilot_rows: Annotated[int, RECIPE_ONLY] = Field(
         12288,

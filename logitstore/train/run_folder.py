@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from logitstore.core.methods import method_of
 from logitstore.core.schedule import Schedule
 from logitstore.core.tasks import task_of
 from logitstore.errors import BadInput
 from logitstore.models.load import pick_dtype
-from logitstore.settings.train import TrainSettings
+from logitstore.settings.train import TermSettings, TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.store.local_disk import write_whole
 from logitstore.train.loop.checkpoints import SUMMARY_NAME, checkpoints, is_whole
@@ -78,6 +79,9 @@ def with_precision(settings: TrainSettings) -> TrainSettings:
 def with_objective(settings: TrainSettings, cache: Cache) -> TrainSettings:
     """Return the settings with an objective in place of `auto`: that of the run that is resumed, else what suits the cache and
     every further one; forward_kl where they differ, as it leaves out nothing that a cache says."""
+    task = task_of(cache.manifest.task)
+    if task.keeps is not None:
+        return _with_terms(settings, task.pulls)
     if settings.objective != "auto":
         return settings
     before = _summary_of(settings.out).get("plan", {}).get("objective") if settings.resume else None
@@ -85,6 +89,25 @@ def with_objective(settings: TrainSettings, cache: Cache) -> TrainSettings:
         suiting = {_objective_for(settings, each) for each in (cache, *map(Cache, settings.also))}
         before = suiting.pop() if len(suiting) == 1 else "forward_kl"
     return settings.model_copy(update={"objective": before})
+
+
+def _with_terms(settings: TrainSettings, usual: str | None) -> TrainSettings:
+    """Return the settings with an objective on what a cache keeps in place of distributions as the first of `terms`.
+
+    Args:
+        settings: of the run.
+        usual: what is meant by `auto` where there are no terms.
+    """
+    name = (None if settings.terms else usual) if settings.objective == "auto" else settings.objective
+    if name in (None, "none"):
+        return settings.model_copy(update={"objective": "none"})
+    if method_of(name).form != "features":
+        raise BadInput(
+            f"--objective {name}: it compares distributions, and {settings.cache} keeps a vector of each text. Give "
+            "embedding_cosine, embedding_mse, similarity_kl, similarity_mse or relational_distance."
+        )
+    first = TermSettings(name=name, weight=1.0, options=settings.options)
+    return settings.model_copy(update={"objective": "none", "options": {}, "terms": [first, *settings.terms]})
 
 
 def _objective_for(settings: TrainSettings, cache: Cache) -> str:

@@ -293,7 +293,9 @@ def _shapes(settings: TrainSettings, cache: Cache, student: dict[str, Any]) -> S
 def width_of(config: dict[str, Any], feature: str) -> int:
     """Return the number of channels of a model's feature."""
     kind = feature.partition("-")[0]
-    if kind in ("hidden", "final"):
+    if kind == "final":
+        return int(config.get("final_size") or config["hidden_size"])
+    if kind == "hidden":
         return int(config["hidden_size"])
     head_dim = int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
     return head_dim * (int(config["num_attention_heads"]) if kind == "query" else _key_heads(config))

@@ -286,7 +286,10 @@ def _summary(
 
 def _figures(settings: TrainSettings, cache: Cache) -> list[str]:
     """Return the names of the figures of the held-out samples; the first is what a run is judged by."""
+    task = task_of(cache.manifest.task)
+    if task.keeps is not None:
+        return list(task.figures)
     if settings.text or not cache.manifest.sparsifier.keeps_rows:
         return ["cross_entropy", "perplexity", "nats_per_byte"]
     names = ["kl", *(each.name for each in fields(Evaluation) if each.name not in ("kl", "rows"))]
-    return [*names, *task_of(cache.manifest.task).figures]
+    return [*names, *task.figures]

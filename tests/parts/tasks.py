@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ SEEDS = (20, 21, 22)
 """Of the moments; `make attack` takes all of them."""
 
 
-RARELY = (rarely("text"), rarely("classes"), rarely("masked"))
+RARELY = (rarely("text"), rarely("classes"), rarely("masked"), rarely("vectors"))
 """The tasks with which attacks are made in `make attack` alone, beside those on images in `make test`."""
 
 
@@ -34,7 +34,7 @@ class Task:
     """What the tests must know of a task.
 
     Attributes:
-        name: text, images, classes or masked.
+        name: text, images, classes, masked or vectors.
         plan: the dump to a folder, with changes.
         small: changes that make it one of three small parts.
         many: changes that make it one of many parts, for the full count of kills.
@@ -126,6 +126,11 @@ def masked_task(settings: Callable[..., DumpSettings]) -> Task:
         loaded="tokenizer",
         kinds={"shared/tokenizer/tokenizer.json"},
     )
+
+
+def vectors_task(settings: Callable[..., DumpSettings]) -> Task:
+    """What the tests must know of texts with vectors."""
+    return replace(classes_task(settings), name="vectors")
 
 
 def adding(cache: Path, views: str, **options: Any) -> AddSettings:

@@ -72,8 +72,9 @@ def train_plan(recipe: str, cache: logitstore.Cache, student: Path, out: Path, *
     return load(TrainSettings, "train", None, usual | changes, named=recipe)
 
 
-OF_OTHERS = {"fkd", "dpo", "ipo", "simpo", "redi", "rwr"}
-"""Recipes that need images, or scores of texts; tests/image/test_train.py and tests/train/test_sequences.py train with them."""
+OF_OTHERS = {"fkd", "dpo", "ipo", "simpo", "redi", "rwr", "jasper", "sentence_mse", "compress", "rkd"}
+"""Recipes that need images, scores of texts, or vectors; tests/image/test_train.py, tests/train/test_sequences.py and
+tests/embedding/test_train.py train with them."""
 
 
 OFTEN = {"hinton", "minilm", "ddk", "taid", "distilbert", "squarehead", "miniplm", "tinyvit", "minitron", "distillm"}

@@ -14,14 +14,14 @@ from typing import Any
 from transformers.utils.hub import cached_file
 
 from logitstore.errors import ModelError
-from logitstore.models.pooling.pooled import WAYS
+from logitstore.models.pooling.pooled import WAYS, Way
 
 MODULES = "modules.json"
 
 LENGTHS = "sentence_bert_config.json"
 """Where that library keeps how many tokens a text may have."""
 
-MODES = {"cls": "first", "mean": "mean", "lasttoken": "last"}
+MODES: dict[str, Way] = {"cls": "first", "mean": "mean", "lasttoken": "last"}
 """The ways to pool, by the library's names."""
 
 _OLD_MODES = {
@@ -69,7 +69,7 @@ class Pooling:
         max_length: the most tokens of a text, special ones included; None where nothing says it.
     """
 
-    way: str
+    way: Way
     normalised: bool
     dense: tuple[DenseShape, ...] = ()
     max_length: int | None = None
@@ -141,7 +141,7 @@ def _json(name: str, file: str) -> Any:
         return None
 
 
-def _way(name: str, options: dict[str, Any]) -> str:
+def _way(name: str, options: dict[str, Any]) -> Way:
     modes = options.get("pooling_mode") or [mode for mode, key in _OLD_MODES.items() if options.get(key)] or ["mean"]
     modes = [modes] if isinstance(modes, str) else modes
     if len(modes) != 1 or modes[0] not in MODES or options.get("include_prompt") is False:

@@ -30,13 +30,13 @@ _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @dataclass
-class Vectors(ModelOutput):
+class Vectors(ModelOutput):  # type: ignore[misc]
     """What an encoder gives: `logits` is [B, D], under the name that outputs of all models have here."""
 
     logits: Tensor | None = None
 
 
-class PooledEncoder(PreTrainedModel):
+class PooledEncoder(PreTrainedModel):  # type: ignore[misc]
     """An encoder or decoder of transformers and how it pools, as its configuration says under `pooling`.
 
     A model that says nothing of it, and whose folder is not one of sentence-transformers, gives the mean until `settle` is
@@ -139,7 +139,7 @@ class PooledEncoder(PreTrainedModel):
         return made
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def from_pretrained(
         cls, name: Any, *, config: PretrainedConfig, output_loading_info: bool = False, **options: Any
     ) -> Any:
         """Load an encoder, and what its folder says of its pooling, with the weights of its dense layers.
@@ -164,10 +164,11 @@ class PooledEncoder(PreTrainedModel):
         if not output_loading_info:
             return model
         prefixed = {key: {f"encoder.{each}" for each in report[key]} for key in ("missing_keys", "unexpected_keys")}
+        prefixed["missing_keys"] &= model.state_dict().keys()
         mismatched = {(f"encoder.{each[0]}", *each[1:]) for each in report["mismatched_keys"]}
         return model, {**report, **prefixed, "mismatched_keys": mismatched}
 
-    def save_pretrained(self, save_directory: Any, state_dict: Any = None, **options: Any) -> None:  # type: ignore[override]
+    def save_pretrained(self, save_directory: Any, state_dict: Any = None, **options: Any) -> None:
         """Save the encoder as transformers does, and its pooling as sentence-transformers does."""
         state = self.state_dict() if state_dict is None else state_dict
         own = {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from logitstore.core.record import Record
@@ -16,6 +18,20 @@ class LabelChoices(Record):
         "classes.",
     )
     labels: bool = Field(True, description="Keep the labels of the data. --no-labels leaves them out.")
+
+
+class PoolingChoices(Record):
+    """The settings about the vectors of an encoder."""
+
+    pooling: Literal["first", "mean", "last"] | None = Field(
+        None,
+        description="How the teacher's hidden states become the vector of a text: that of its first or last token, or the "
+        "mean. Default: what a folder of sentence-transformers says, else mean for encoders and last for decoders.",
+    )
+    normalise: bool | None = Field(
+        None,
+        description="Whether vectors get length 1. Default: what a folder of sentence-transformers says, else not.",
+    )
 
 
 class PairChoices(Record):

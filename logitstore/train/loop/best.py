@@ -23,6 +23,10 @@ HIGHER_IS_BETTER = (
     "macro_f1",
     "matthews",
     "probability_loyalty",
+    "cosine",
+    "similarity_spearman",
+    "neighbour_agreement",
+    "gold_spearman",
 )
 """Figures of which a student has more when it is better; of all others less is better."""
 

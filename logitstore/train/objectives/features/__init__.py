@@ -10,18 +10,30 @@ from logitstore.train.objectives.features.mutual_information import MutualInform
 from logitstore.train.objectives.features.norm_direction import NormDirection
 from logitstore.train.objectives.features.relations import Relations
 from logitstore.train.objectives.features.similarity import Similarity
+from logitstore.train.objectives.features.vectors import (
+    EmbeddingCosine,
+    EmbeddingMse,
+    RelationalDistance,
+    SimilarityKl,
+    SimilarityMse,
+)
 
 __all__ = [
     "Attention",
+    "EmbeddingCosine",
+    "EmbeddingMse",
     "FeatureObjective",
     "Match",
     "MutualInformation",
     "NormDirection",
     "Pair",
+    "RelationalDistance",
     "Relations",
     "Shapes",
     "Sides",
     "Similarity",
+    "SimilarityKl",
+    "SimilarityMse",
     "SquareHead",
     "interpolated_bound",
     "layer_pairs",

@@ -1,0 +1,1 @@
+"""What a teacher says now, compared with what a cache keeps in place of distributions."""

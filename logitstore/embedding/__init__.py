@@ -1,0 +1,1 @@
+"""The task of turning texts into vectors: one row a text, its pooled vector."""
