@@ -74,12 +74,14 @@ def merge(settings: MergeSettings, progress: Progress = no_progress) -> Cache:
     else:
         row = row_of(settings.preset or "topk", settings.choices(), first.manifest.teacher.vocabulary, None)
     wanted = _manifest(settings, caches, weights, row, copies)
-    source: Mean | RowByRow = Mean.of(caches, weights)
-    if settings.by is not None:
-        source = RowByRow(choice=Choice.of(settings.by, caches))
+    source: Mean | RowByRow | None = None
+    if keeps is None:
+        source = Mean.of(caches, weights)
+        if settings.by is not None:
+            source = RowByRow(choice=Choice.of(settings.by, caches))
 
     def fit() -> Fit:
-        if copies:
+        if copies or source is None:
             return load_shared(first.storage, first.manifest), first.manifest.tail.pilot_rows
         return fit_on(source, first, row, settings.pilot_rows, progress) if row.tail.shape == "prior" else ({}, 0)
 
@@ -87,9 +89,9 @@ def merge(settings: MergeSettings, progress: Progress = no_progress) -> Cache:
     with target_folder(settings.out, settings.caches):
         _refuse_another_mean(out, wanted)
         manifest = begin(out, wanted, partial(shared_files, first), fit)
-    if keeps is not None:
+    if keeps is not None or source is None:
         write_parts(settings.out, manifest, first, Recoder(), "merge", progress)
-        return write_mean(settings.out, caches, weights, keeps, progress)
+        return write_mean(settings.out, caches, weights, str(keeps), progress)
     recoder: Recoder
     if copies and isinstance(source, RowByRow):
         recoder = Pick(choice=source.choice)

@@ -5,6 +5,7 @@ Axes: M samples of one row each, D channels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -41,8 +42,11 @@ def features_apart(
     for done, sample in enumerate(samples, 1):
         alone.append(_asked(teacher, name, batches([sample]), 1))
         progress(Step(stage="ask again", done=done, total=len(samples)))
+    spread = _apart(together_MD, torch.cat(alone))
+    if together_MD.shape[1] != cache.taps[name].info.width:
+        return math.inf, spread
     now_MD = codec.decode(codec.encode(together_MD))
-    return _apart(stored_features(cache, name, chosen_M), now_MD), _apart(together_MD, torch.cat(alone))
+    return _apart(stored_features(cache, name, chosen_M), now_MD), spread
 
 
 def stored_features(cache: Cache, name: str, numbers_M: Array) -> Tensor:
