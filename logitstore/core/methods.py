@@ -11,6 +11,7 @@ from importlib.metadata import entry_points
 from inspect import Parameter, signature
 from typing import Any, Literal
 
+from logitstore.core.objectives.rankings import OF_RANKINGS
 from logitstore.core.registry import resolve, suggest
 from logitstore.errors import BadInput
 
@@ -29,7 +30,8 @@ class Method:
             function of `logitstore.train.objectives.sequences.sequences.Sequences`, which gives a loss [M].
         says: what it is, for one row.
         paper: where it comes from.
-        form: whether it is about logits, about hidden states, queries, keys and values, or about whole samples.
+        form: whether it is about logits, about hidden states, queries, keys and values, about whole samples, or about the
+            scores of the documents of a query.
         in_pairs: whether it compares two samples of a group; of the form "sequences".
         needs_reference: whether it needs the teacher's logprob of whole samples.
         needs_distribution: whether it needs the teacher's whole distribution, so that random samples do not serve it.
@@ -49,7 +51,7 @@ class Method:
     target: str
     says: str
     paper: str
-    form: Literal["rows", "features", "sequences"] = "rows"
+    form: Literal["rows", "features", "sequences", "rankings"] = "rows"
     in_pairs: bool = False
     needs_reference: bool = False
     needs_distribution: bool = True
@@ -308,6 +310,7 @@ METHODS = {
         has_temperature=False,
         may_be_negative=True,
     ),
+    **{name: Method(form="rankings", **given) for name, given in OF_RANKINGS.items()},
 }
 
 

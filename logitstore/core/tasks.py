@@ -220,6 +220,39 @@ TASKS: dict[str, Task] = {
         keeps="final",
         pulls="embedding_cosine",
     ),
+    "ranking": Task(
+        samples="queries with documents",
+        stored="logitstore.ranking.stored:RankedQueries",
+        dumping="logitstore.ranking.dump:RankedDump",
+        training="logitstore.ranking.train:RankedTraining",
+        shown="logitstore.ranking.show:RankedShown",
+        options={
+            "dump": (
+                "max_length",
+                "batch_tokens",
+                "label_column",
+                "labels",
+                "pair_column",
+                "texts",
+                *_PLACED,
+                "quantization",
+            ),
+            "train": ("select", "window_parts", "hidden_size", "intermediate_size", "heads", "pooling"),
+            "inspect": ("tokens",),
+            "verify": _PLACED,
+        },
+        models=("a cross-encoder or an encoder", "logitstore.ranking.models:AutoRanker"),
+        figures=(
+            "ndcg",
+            "mrr",
+            "teacher_ndcg",
+            "teacher_mrr",
+            "ndcg_to_teacher",
+            "mrr_to_teacher",
+            "spearman",
+            "kendall",
+        ),
+    ),
 }
 """The tasks of this package; those of other packages stand under the entry point `logitstore.tasks`."""
 

@@ -288,20 +288,22 @@ def _quantization(settings: DumpSettings) -> str | None:
 
 
 def row_entries(
-    settings: DumpSettings, preset: str, row: RowInfo, pilot_rows: Callable[[], int], gives: Gives = OF_A_MODEL
+    settings: DumpSettings, preset: str | None, row: RowInfo, pilot_rows: Callable[[], int], gives: Gives = OF_A_MODEL
 ) -> dict[str, Any]:
     """Return the entries of a manifest that say what is kept of a row and what keeps it.
 
     Args:
         settings: of the dump.
-        preset: its name.
+        preset: its name; None where a row is what the task says.
         row: what the preset and the settings make of a row.
         pilot_rows: counts the rows of the pilot; called where the tail is fitted.
         gives: what the teacher gives. Lists do not say how far they are from the whole distribution, so nothing is compared.
     """
+    # a number is stored as it is, and compared with nothing
+    is_compared = row.sparsifier.keeps_rows and row.sparsifier.kind.is_distribution
     return {
         "created_by": created_by(),
-        "fidelity_rows": settings.fidelity_rows if row.sparsifier.keeps_rows and LOGITS in gives else 0,
+        "fidelity_rows": settings.fidelity_rows if is_compared and LOGITS in gives else 0,
         "preset": preset,
         "sparsifier": row.sparsifier,
         "tail": row.tail.model_copy(update={"pilot_rows": pilot_rows() if row.tail.is_fitted else 0}),

@@ -163,6 +163,7 @@ def row_fields(sparsifier: SparsifierInfo, tail: TailInfo, codec: CodecInfo, voc
         "hidden_scale": FieldInfo(dtype="float16", shape=(), unit="standard deviation"),
         "gold_logprob": FieldInfo(dtype="float16", shape=(), unit="nat"),
         "entropy": FieldInfo(dtype="float16", shape=(), unit="nat"),
+        "score": FieldInfo(dtype="float32", shape=(), unit="score"),
     }
     return {name: info for name, info in fields.items() if info is not None and name in kind.fields}
 
@@ -216,6 +217,8 @@ class RowInfo(Record):
             raise ValueError(f"the sparsifier '{sparsifier.name}' lists {fixed} tokens, not {sparsifier.k}")
         if fixed is None and not 1 <= sparsifier.k <= self.vocabulary:
             raise ValueError(f"k is {sparsifier.k}; it must be from 1 to the vocabulary of {self.vocabulary}")
+        if not kind.is_distribution and self.vocabulary != 1:
+            raise ValueError(f"a score is the answer of a teacher with one output, not {self.vocabulary}")
         if (self.tail.bytes is not None) != (self.tail.shape == "sketch"):
             raise ValueError("bytes belong to a sketch")
         if (self.tail.width is not None) != (self.tail.shape == "head"):

@@ -36,6 +36,7 @@ FieldName = Literal[
     "hidden_scale",
     "gold_logprob",
     "entropy",
+    "score",
 ]
 
 
@@ -132,6 +133,11 @@ class RowKind:
         return "hidden" in self.fields
 
     @property
+    def is_distribution(self) -> bool:
+        """False where a row is the one number that a teacher gives to an input, and no distribution."""
+        return "score" not in self.fields
+
+    @property
     def is_estimate(self) -> bool:
         """True where a row is a random sample of the distribution, right only on average."""
         return "counts" in self.fields
@@ -185,6 +191,13 @@ ROW_KINDS: dict[str, RowKind] = {
         fields=("hidden", "hidden_scale", "gold_logprob", "entropy"),
         tails=("head",),
         targets="logitstore.targets.decoder:hidden",
+    ),
+    "score": RowKind(
+        sparsifier="logitstore.dump.sparsify.scores:Score",
+        lists=Lists.NONE,
+        fields=("score",),
+        tails=("none",),
+        targets="logitstore.targets.scores:scored",
     ),
     "none": RowKind(
         sparsifier="logitstore.dump.sparsify.scores:Hidden",
@@ -246,5 +259,6 @@ def check_sparsifier(name: str) -> str:
 
 
 def sparsifiers(of_logits: bool = False) -> list[str]:
-    """Return the names of our sparsifiers that keep rows; with `of_logits` those that need no hidden states."""
-    return [name for name, kind in ROW_KINDS.items() if kind.keeps_rows and not (of_logits and kind.keeps_hidden)]
+    """Return the names of our sparsifiers that keep distributions; with `of_logits` those that need no hidden states."""
+    kept = {name: kind for name, kind in ROW_KINDS.items() if kind.keeps_rows and kind.is_distribution}
+    return [name for name, kind in kept.items() if not (of_logits and kind.keeps_hidden)]

@@ -29,7 +29,7 @@ from logitstore.models.shape import layer_count
 from logitstore.store.cache import Cache
 from logitstore.train.checks.run import selection_for
 from logitstore.train.loader.batch import Batch
-from logitstore.train.loop.batches import row_counts, row_weights
+from logitstore.train.loop.batches import weighing
 from logitstore.train.metrics import Evaluation
 from logitstore.train.run_folder import with_objective
 from logitstore.train.sidecars import sidecar
@@ -193,7 +193,8 @@ class Distiller:
     def rows(self, batches: Iterable[Mapping[str, Any]]) -> Tensor:
         """Return int64[2]: how many rows of some batches count, and how many gold tokens or labels, of positions without a row
         too. Add the counts of all processes before they are given to `loss`."""
-        return torch.stack([row_counts(batch) for batch in batches]).sum(0)
+        count, _ = self._weighing
+        return torch.stack([count(batch) for batch in batches]).sum(0)
 
     def loss(
         self, batch: Mapping[str, Any], rows: Tensor | None = None, *, model: nn.Module | None = None, done: float = 0.0
@@ -212,13 +213,17 @@ class Distiller:
         """
         given = batch if isinstance(batch, Batch) else Batch(batch)
         self.learner.criterion.to(given.rows.device)
-        counts = (row_counts(given) if rows is None else rows).to(given.rows.device)
-        weights_A, gold_scale_A = row_weights(
-            given, counts, processes=self._world, has_unlabelled=self.data.unlabelled > 0
-        )
+        count, weigh = self._weighing
+        counts = (count(given) if rows is None else rows).to(given.rows.device)
+        weights_A, gold_scale_A = weigh(given, counts, processes=self._world)
         run = self.model if model is None else model
         loss, _ = self.learner.loss(run, given, self.train, weights_A, done, gold_scale_A=gold_scale_A)
         return loss
+
+    @property
+    def _weighing(self) -> tuple[Callable[..., Tensor], Callable[..., tuple[Tensor, Tensor | None]]]:
+        """What counts and what weighs the rows of a batch, or its queries."""
+        return weighing([self.learner.criterion], self.data.unlabelled > 0)
 
     def parameters(self) -> list[nn.Parameter]:
         """Return what the objectives themselves learn; give it to the optimizer too, without weight decay."""

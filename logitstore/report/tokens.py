@@ -122,6 +122,8 @@ def _listed(cache: Cache, answer: Answer) -> Listed:
     if "hidden" in answer.fields:
         ranked: tuple[Array, Array] = resolve("logitstore.targets.decoder:top_of")(cache, answer, DECODED)
         return ranked
+    if "logprobs" not in answer.fields:
+        return np.zeros((len(answer["score"]), 0), np.int64), np.zeros((len(answer["score"]), 0))
     order = np.argsort(-answer["logprobs"], axis=1, kind="stable")[:, :DECODED]
     return order, np.take_along_axis(answer["logprobs"], order, 1)
 

@@ -40,6 +40,10 @@ def scores_of(cache: Cache, name: str) -> Array:
     if name == "tokens":
         return cache.lengths().astype(np.float64)
     cache.check_targets(f"--score {name}")
+    if not cache.manifest.sparsifier.kind.is_distribution:
+        raise BadInput(
+            f"--score {name}: {cache.path} keeps one number of each row, and no distributions. Use --score tokens or rows."
+        )
     if name == "entropy":
         return _means(cache, "entropy", lambda part: part.fields["entropy"].astype(np.float64))
     info = cache.manifest.sparsifier

@@ -139,6 +139,11 @@ class TrainSettings(StudentsImages, TrustChoice, LocalCacheChoices):
         description="Pairs of a group that dpo, ipo, simpo and redi compare: its sample with the highest score and that with "
         "the lowest (extremes), or every two whose scores differ (all). Default: extremes.",
     )
+    pooling: Literal["mean", "first"] | None = Field(
+        None,
+        description="How an encoder that ranks makes one vector of a text: the mean of its tokens, or the first one. Default: "
+        "as it did before, or the mean.",
+    )
     options: Annotated[dict[str, Any], RECIPE_ONLY] = Field({}, description="Options of the objective, by name.")
     terms: Annotated[list[TermSettings], RECIPE_ONLY] = Field(
         [],

@@ -26,6 +26,7 @@ from logitstore.train.objectives.kernels.by_autograd import ByAutograd
 from logitstore.train.objectives.kernels.from_hidden import from_hidden
 from logitstore.train.objectives.kernels.from_logits import from_logits
 from logitstore.train.objectives.kernels.weighted_sum import WeightedSum
+from logitstore.train.objectives.rankings.term import ranking_loss
 from logitstore.train.objectives.sequences.term import OfRows
 from logitstore.train.ranks.shards import head_of
 from logitstore.train.students.hooks.hook import StudentHook
@@ -103,12 +104,14 @@ class Learner:
             batch: on the student's device.
             loader: the loader that the batch comes from; it decodes the teacher's answers.
             weights_A: weights of the rows in the sum, and then of the unanswered positions; or of the samples, where the
-                criterion is about these.
+                criterion is about these or about rankings.
             done: the share of the run that is over.
             head_is_whole: whether the weight of the output layer is in one piece outside of the model's forward.
             needs_output: whether the student's output, with all logits, is returned.
             gold_scale_A: factor of the cross-entropy of each; see `Criterion.row_loss`.
         """
+        if self.criterion.is_ranking:
+            return self._of_rankings(run, batch, loader, weights_A, done, gold_scale_A)
         targets = loader.targets(batch) if self.criterion.needs_targets else None
         by_hidden = head_is_whole and not needs_output
         count = len(batch.rows)
@@ -149,6 +152,28 @@ class Learner:
                 names = [*names, label]
         counted_LN = torch.cat([torch.ones_like(lines_LN[:1]), lines_LN])
         self._count(counted_LN, ["rows", "loss", *names], batch.row_mask)
+        return total, output
+
+    def _of_rankings(
+        self,
+        run: nn.Module,
+        batch: Batch,
+        loader: BatchStream,
+        weights_M: Tensor,
+        done: float,
+        gold_scale_M: Tensor | None,
+    ) -> tuple[Tensor, Any]:
+        """Return what `loss` does, of scores of queries."""
+        targets: Any = loader.targets(batch)
+        with self.precision(batch.rows.device):
+            output = run(**batch.model_inputs())
+        terms, scores_N = self.criterion.rows, output.logits.flatten(0, -2)[batch.rows, 0]
+        with torch.autocast(scores_N.device.type, enabled=False):
+            total, lines_LM = ranking_loss(
+                terms, scores_N, targets.score_N, batch.gold, batch.counts, weights_M, gold_scale_M, done
+            )
+        counted_LM = torch.cat([torch.ones_like(lines_LM[:1]), lines_LM])
+        self._count(counted_LM, ["rows", "loss", *(term.label for term in terms)], batch.samples >= 0)
         return total, output
 
     def _loss_of(

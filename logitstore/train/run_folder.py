@@ -40,6 +40,7 @@ ADDED: dict[str, Any] = {
     "pairs": None,
     "window_parts": None,
     "weights": None,
+    "pooling": None,
 }
 """Settings that older runs do not have, with what they stand for there."""
 
@@ -117,6 +118,8 @@ def _objective_for(settings: TrainSettings, cache: Cache) -> str:
     temperature 1 only (docs/benchmarks.md, "What students gain").
     """
     row = cache.manifest.row
+    if not row.sparsifier.kind.is_distribution:
+        return "list_kl"
     is_cut = (
         row.sparsifier.kind.lists.is_chosen and not row.sparsifier.is_estimate and row.sparsifier.k < row.vocabulary
     )

@@ -27,6 +27,7 @@ from logitstore.train.learner import Learner
 from logitstore.train.objectives.criterion import GOLD, NAMED_IN_LOG, Criterion, FeatureTerm, RowTerm
 from logitstore.train.objectives.exactness import check_method, check_options, fidelity_note, refuse_unless_exact
 from logitstore.train.objectives.features.feature import Pair, Shapes
+from logitstore.train.objectives.rankings.ranked import Ranked
 from logitstore.train.objectives.shares import Shares
 from logitstore.train.sequences import check_sequences, sequence_method, term_of
 
@@ -76,6 +77,8 @@ def check_terms(settings: TrainSettings, cache: Cache) -> None:
                     "1 only. Train at 1, or dump with another preset."
                 )
             _try(pull, cache.manifest.teacher.vocabulary)
+        if method_of(pull.name).form == "rankings":
+            _try_ranking(pull)
 
 
 def _check_settings(settings: TrainSettings) -> None:
@@ -111,7 +114,7 @@ def _check_settings(settings: TrainSettings) -> None:
             raise BadInput(f"terms: {term.name}: temperature {term.temperature}: features have none. Leave it out.")
         if term.weight != "balanced":
             continue
-        if method.form == "rows":
+        if method.form != "features":
             raise BadInput(f"terms: {term.name}: only pulls on features can be balanced. Give it a number.")
         if method.may_be_negative:
             raise BadInput(f"terms: {term.name}: its loss may be negative, so it cannot be balanced. Give it a number.")
@@ -123,7 +126,7 @@ def _check_settings(settings: TrainSettings) -> None:
 
 def _pulls_logits(term: TermSettings) -> bool:
     """Return whether a term is a pull on logits with a weight above 0."""
-    is_on_rows = method_of(term.name).form == "rows" and term.weight != "balanced"
+    is_on_rows = method_of(term.name).form in ("rows", "rankings") and term.weight != "balanced"
     return is_on_rows and Schedule.of(term.weight).span[1] > 0
 
 
@@ -142,6 +145,13 @@ def _try(pull: TermSettings, vocabulary: int) -> None:
     )
     term = RowTerm(name=pull.name, label=pull.name, weight=Schedule.of(1.0), options=pull.options)
     Criterion([term]).row_loss(targets, targets.ids_NK[:, 0], 0.0)(logits_1V, slice(0, 1), 1.0)
+
+
+def _try_ranking(pull: TermSettings) -> None:
+    """Try the options of a pull on scores on two invented documents. Raises BadInput: the pull refuses its options."""
+    ones_N = torch.ones(2)
+    some = Ranked.of(ones_N, ones_N, torch.ones(2, dtype=torch.int64), torch.tensor([2]))
+    method_of(pull.name).function(some, **pull.options)
 
 
 def check_exact(settings: TrainSettings, cache: Cache, students_layers: Collection[int]) -> None:
@@ -229,6 +239,7 @@ def criterion_of(
         rows=rows,
         features=features,
     )
+    criterion.is_ranking = not cache.manifest.sparsifier.kind.is_distribution
     if settings.also:
         criterion.shares = Shares.of(settings.weights, 1 + len(settings.also))
     return criterion

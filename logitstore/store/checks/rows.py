@@ -42,7 +42,9 @@ def row_block_problems(
         yield from _counts(answer["counts"], codec)
     if "hidden_scale" in block and not (np.isfinite(block["hidden_scale"]) & (block["hidden_scale"] > 0)).all():
         yield "hidden_scale", "a scale is not positive or not finite"
-    if not codec.row.sparsifier.keeps_rows:
+    if "score" in block and not np.isfinite(block["score"]).all():
+        yield "score", "a score is not finite"
+    if "gold_logprob" not in block:
         return
     gold_logprob_N = block["gold_logprob"]
     is_unknown_N = np.isnan(gold_logprob_N)
@@ -185,6 +187,7 @@ _POSSIBLE: dict[str, tuple[Callable[[Array], bool] | None, Callable[[Array], Arr
     "entropy": (_is_from_zero, lambda values_N: (values_N >= 0) & (values_N < np.inf), "a value is impossible"),
     "hidden_scale": (None, lambda values_N: (values_N > 0) & (values_N < np.inf), "a value is impossible"),
     "log_normaliser": (None, np.isfinite, "a value is impossible"),
+    "score": (None, np.isfinite, "a score is not finite"),
 }
 """For the name of a field: what quickly finds that all of its values are possible, if it is sure; which of them are; and what
 the others are."""

@@ -63,6 +63,31 @@ def sample_weights(batch: Batch, counts: Tensor, *, processes: int) -> tuple[Ten
     return (batch.samples >= 0) * (processes / counts[0].clamp(min=1)), None
 
 
+def query_counts(tensors: Mapping[str, Tensor]) -> Tensor:
+    """Return int64[2]: how many queries of a batch count, and how many of them have a relevant document."""
+    is_read_M = tensors["samples"] >= 0
+    return torch.stack([is_read_M.sum(), (is_read_M & _is_labelled(tensors["gold"], tensors["counts"])).sum()])
+
+
+def query_weights(
+    batch: Batch, counts: Tensor, *, processes: int, has_unlabelled: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Return float32[M], what `row_weights` gives, for the queries of a batch; a query weighs what its first document does."""
+    count, labelled = counts
+    weights_M = (batch.samples >= 0) * (processes / count.clamp(min=1))
+    if batch.weight is not None:
+        weights_M = weights_M * batch.weight[batch.counts.cumsum(0) - batch.counts]
+    is_labelled_M = _is_labelled(batch.gold, batch.counts)
+    return weights_M, is_labelled_M * (count / labelled.clamp(min=1)) if has_unlabelled else None
+
+
+def _is_labelled(gold_N: Tensor, counts_M: Tensor) -> Tensor:
+    """Return bool[M]: whether a document of a query is relevant."""
+    owner_N = torch.repeat_interleave(torch.arange(len(counts_M), device=counts_M.device), counts_M)
+    found_M = torch.zeros(len(counts_M), dtype=torch.int64, device=counts_M.device)
+    return found_M.index_add_(0, owner_N, (gold_N > 0).long()) > 0
+
+
 def weighing(
     criteria: Iterable[Criterion], has_unlabelled: bool
 ) -> tuple[Callable[..., Tensor], Callable[..., tuple[Tensor, Tensor | None]]]:
@@ -72,7 +97,10 @@ def weighing(
         criteria: of the students of a run.
         has_unlabelled: as for `row_weights`; objectives on whole samples have no cross-entropy beside them.
     """
-    if any(each.sequence is not None for each in criteria):
+    known = list(criteria)
+    if any(each.is_ranking for each in known):
+        return query_counts, partial(query_weights, has_unlabelled=has_unlabelled)
+    if any(each.sequence is not None for each in known):
         return sample_counts, sample_weights
     return row_counts, partial(row_weights, has_unlabelled=has_unlabelled)
 

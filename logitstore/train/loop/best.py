@@ -27,6 +27,12 @@ HIGHER_IS_BETTER = (
     "similarity_spearman",
     "neighbour_agreement",
     "gold_spearman",
+    "ndcg",
+    "mrr",
+    "ndcg_to_teacher",
+    "mrr_to_teacher",
+    "spearman",
+    "kendall",
 )
 """Figures of which a student has more when it is better; of all others less is better."""
 

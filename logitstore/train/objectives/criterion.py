@@ -88,6 +88,7 @@ class Criterion(nn.Module):
 
     Attributes:
         shares: what each of several teachers counts; None where there is one.
+        is_ranking: whether `rows` are about the scores of the documents of a query, and the loss a mean over queries.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class Criterion(nn.Module):
         """
         super().__init__()
         self.shares: Shares | None = None
+        self.is_ranking = False
         labels = [*(term.label for term in rows), *(term.label for term in features)]
         if len(set(labels)) < len(labels):
             raise ValueError(f"labels must differ: {', '.join(labels)}")

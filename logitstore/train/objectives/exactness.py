@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection
 from typing import Any, Literal
 
-from logitstore.core.methods import method_of
+from logitstore.core.methods import method_of, methods
 from logitstore.core.registry import suggest
 from logitstore.core.tasks import task_of
 from logitstore.errors import BadInput
@@ -107,6 +107,14 @@ def check_method(name: str, row: RowInfo, hottest: float) -> None:
     method = method_of(name)
     if method.form == "features":
         return
+    is_of_scores = not row.sparsifier.kind.is_distribution
+    if is_of_scores != (method.form == "rankings"):
+        fit = [each for each, known in methods().items() if known.form == "rankings"]
+        holds = (
+            "keeps scores, and no distributions" if is_of_scores else "keeps distributions, and no scores of documents"
+        )
+        way_out = f"Use {', '.join(fit)}." if is_of_scores else "Use forward_kl, or a cache of --task ranking."
+        raise BadInput(f"--objective {name}: this cache {holds}. {way_out}")
     if method.form == "sequences":
         if hottest != 1:
             raise BadInput(f"--objective {name}: it exists at temperature 1 only. Leave out --temperature {hottest:g}.")
@@ -162,6 +170,8 @@ def exactness(name: str, row: RowInfo, codecs: Collection[str] = ()) -> tuple[Ex
         if lossy := sorted(codec for codec in set(codecs) if needs_pilot(codec)):
             return "approximation", f"its features are stored as {' and '.join(lossy)}"
         return "exact", "features are compared as they are stored"
+    if method.form == "rankings":
+        return "exact", "the scores are stored as the teacher gave them"
     if method.form == "sequences":
         return "exact", "the logprobs of gold tokens are stored"
     kind = row.sparsifier.kind

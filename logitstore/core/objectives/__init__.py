@@ -1,0 +1,1 @@
+"""What the table of objectives says of whole families of them."""
