@@ -115,6 +115,7 @@ OPTIONS: dict[str, dict[str, Option]] = {
         "scale": Option(default=(0.02, 0.33), low=0.001, high=1),
         "ratio": Option(default=(0.3, 3.3), low=0.01, high=100),
     },
+    "mask": {"share": Option(default=0.75, low=0, high=1), "grid": Option(default=14, low=1, high=128)},
     "mixup": {"alpha": Option(default=0.8, low=0.01, high=4), "p": _chance(1.0)},
     "cutmix": {"alpha": Option(default=1.0, low=0.01, high=4), "p": _chance(1.0)},
 }

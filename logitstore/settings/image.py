@@ -20,7 +20,7 @@ class ViewChoices(LabelChoices):
     augment: str | None = Field(
         None,
         description="Random changes that make the views differ: names with their options, such as "
-        "crop:scale=0.2-1,flip,jitter:hue=0,randaugment,erase,mixup,cutmix. Default: none, every view is the image as "
+        "crop:scale=0.2-1,flip,jitter:hue=0,randaugment,erase,mask,mixup,cutmix. Default: none, every view is the image as "
         "the teacher's processor prepares it.",
     )
     image_size: int | None = Field(

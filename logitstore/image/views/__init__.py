@@ -25,6 +25,7 @@ TRANSFORMS = Table(
         "grayscale": "logitstore.image.views.pixels:Grayscale",
         "randaugment": "logitstore.image.views.randaugment:RandAugment",
         "erase": "logitstore.image.views.pixels:Erase",
+        "mask": "logitstore.image.views.mask:Mask",
         "mixup": "logitstore.image.views.mix:Mixup",
         "cutmix": "logitstore.image.views.mix:Cutmix",
     },

@@ -44,3 +44,20 @@ def test_erasing_is_that_of_the_specification() -> None:
 def test_nothing_is_erased_where_no_box_fits() -> None:
     info = info_of("whole,erase:p=1:scale=0.9-1:ratio=50-100")
     assert torch.equal(replay(picture(), info, 0, 0), replay(picture(), info_of("whole"), 0, 0))
+
+
+def test_a_mask_is_that_of_the_specification() -> None:
+    """The cells by Fisher and Yates, their borders by rounding, at two sizes."""
+    info = info_of("whole,mask:share=0.6:grid=5")
+    for view in range(4):
+        numbers, order = philox(info.seed, 0, view, 1), list(range(25))
+        for place in range(24, 0, -1):
+            other = math.floor((place + 1) * next(numbers))
+            order[place], order[other] = order[other], order[place]
+        for size in ((32, 32), (20, 25)):
+            expected = replay(picture(), info_of("whole"), 0, view, size).numpy().copy()
+            ends = [[math.floor(cell / 5 * edge + 0.5) for cell in range(6)] for edge in size]
+            for cell in order[:15]:
+                y, x = divmod(cell, 5)
+                expected[:, ends[0][y] : ends[0][y + 1], ends[1][x] : ends[1][x + 1]] = 128
+            np.testing.assert_array_equal(replay(picture(), info, 0, view, size), expected)
