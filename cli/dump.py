@@ -55,9 +55,8 @@ def dump(settings: DumpSettings, dry_run: DryRun = False, show: Show = 0, profil
         if dry_run:
             prepared = resolve("logitstore.dump.dump:planned")(settings, progress)
             _print_samples(prepared, show)
-            _print_plan(
-                settings, prepared.manifest, resolve("logitstore.dump.taps:tap_bytes")(settings, prepared.config)
-            )
+            taps = resolve("logitstore.dump.taps:tap_bytes")(settings, prepared.config, prepared.places)
+            _print_plan(settings, prepared.manifest, taps)
             return
         watch = Stopwatch() if profile else NO_STOPWATCH
         with going_on(settings.out):
@@ -84,7 +83,7 @@ def add(settings: AddSettings) -> None:
         say(f"{settings.cache}: {samples}{still_missing(made)}")
     for name, tap in made.taps.items():
         say(
-            f"{settings.cache}: {name}: {tap.info.bytes_per_row} B/row as {tap.info.codec}, "
+            f"{settings.cache}: {name}: {tap.info.bytes_per_row} B/{tap.info.unit} as {tap.info.codec}, "
             f"{len(tap.part_numbers)} of {amount(tap.plan.parts, 'part')}"
         )
 

@@ -232,7 +232,8 @@ def _tap_table(taps: dict[str, Any], planned: int) -> Table:
     )
     for name, tap in taps.items():
         parts = f"{tap['parts']} of {planned}"
-        table.add_row(name, str(tap["width"]), tap["codec"], str(tap["bytes_per_row"]), parts, size(tap["bytes"]))
+        each = str(tap["bytes_per_row"]) + ("" if tap["places"] is None else f" a {tap['unit']}")
+        table.add_row(name, str(tap["width"]), tap["codec"], each, parts, size(tap["bytes"]))
     return table
 
 

@@ -20,13 +20,13 @@ from logitstore.core.types import Array
 from logitstore.dump.files.class_names import labels_for
 from logitstore.dump.task import AskAgain, CommittedSamples, Prepared, check_teacher, row_entries, teacher_info
 from logitstore.dump.teachers import model_of
+from logitstore.dump.teachers.classifier import features_asked
 from logitstore.dump.teachers.teacher import Batches, TeacherBatch
 from logitstore.dump.teachers.text_classifier import TextClassifier
 from logitstore.errors import BadInput, CacheMismatch, ModelError
 from logitstore.format.data import ClassifiedInfo
 from logitstore.format.manifest import Manifest
 from logitstore.format.presets import row_of
-from logitstore.format.tap_names import FINAL, names_of
 from logitstore.models.load import load_config, load_tokenizer
 from logitstore.models.placing.placement import Placement, refuse_impossible
 from logitstore.models.shape import OF_TEXTS, head_rows, refuse_no_softmax, shape_of
@@ -59,16 +59,11 @@ class ClassifiedDump:
         if settings.views is not None:
             raise BadInput(f"--views {settings.views}: {settings.cache} is a cache of texts, which have no views.")
         refuse_set(settings, ("images", "workers"), f"{settings.cache} is a cache of classified texts")
-        if settings.hidden != FINAL or settings.qkv is not None:
-            raise BadInput(f"{settings.cache}: a cache of classified texts takes --hidden final.")
+        if settings.hidden is None and settings.qkv is None:
+            raise BadInput(f"{settings.cache}: a cache of classified texts takes --hidden and --qkv. Give one of them.")
 
     def taps(self, config: Callable[[], PretrainedConfig], hidden: str | None, qkv: str | None) -> list[str]:
-        if hidden not in (None, FINAL) or qkv is not None:
-            option = f"--hidden {hidden}" if hidden not in (None, FINAL) else f"--qkv {qkv}"
-            raise BadInput(
-                f"{option}: of text classifiers only what their output layer takes is kept. Give --hidden final."
-            )
-        return names_of(hidden, None, 1)
+        return features_asked(config, hidden, qkv)
 
 
 def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
@@ -132,6 +127,7 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
         gives=TextClassifier.gives,
         batches=batches_for(manifest, config),
         largest_part=((1 << 31) - 1) // encode.max_length,
+        places=manifest.tokens / manifest.rows,
         files=partial(_files, encode.tokenizer, vocabulary, names),
         load=partial(TextClassifier, model, config, settings.dtype, settings.device, padding.token, placement),
     )

@@ -20,6 +20,7 @@ from logitstore.core.order import held_out
 from logitstore.core.progress import Progress
 from logitstore.core.types import Array, ModelRef
 from logitstore.errors import BadInput, CacheMismatch
+from logitstore.format.tap_names import FINAL
 from logitstore.models.causal import position_limit
 from logitstore.models.load import config_from, load_config
 from logitstore.models.shape import head_rows
@@ -148,6 +149,12 @@ class ClassifiedTraining:
         progress: Progress,
     ) -> RunData:
         kept_out_S, is_read_S, weights_S = split(settings, cache, selection)
+        reading = reading_of(cache, student)
+        if reading.encode is not None and (inner := [name for name in taps if name != FINAL]):
+            raise CacheMismatch(
+                f"{student}: its tokenizer is not the cache's, so its tokens are others than those of {inner[0]}. Choose a "
+                "student with the teacher's tokenizer, or objectives on logits."
+            )
         lacks_S = np.isnan(cache.nll()) & is_read_S
         unlabelled = int(np.count_nonzero(lacks_S))
         if unlabelled == np.count_nonzero(is_read_S) and has_cross_entropy(settings):
@@ -155,7 +162,7 @@ class ClassifiedTraining:
                 f"{cache.path}: the texts to train on have no label, so there is no cross-entropy. Give --alpha 1."
             )
         options: dict[str, Any] = {
-            "reading": reading_of(cache, student),
+            "reading": reading,
             "batch_size": settings.batch_size,
             "window_parts": settings.window_parts,
             **vars(place),

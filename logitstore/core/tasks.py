@@ -36,6 +36,8 @@ class Task:
         takes_sources: whether a dump may read several sources of data, each with options.
         learns_lists_alone: whether students of rows that list some tokens learn more from these alone, at temperature 1, than
             with a tail that is the same for all rows; a matter of measurement (docs/benchmarks.md).
+        at_places: whether a sample has one row, and features of its models have a vector for each of its places: tokens, or
+            patches. `final` is then what the output layer takes.
         figures: names of figures of its students besides those of every student, by which the best one may be known.
         keeps: the feature of the teacher that its caches keep in place of a distribution, such as "final". Then their rows are
             those of the preset scores, and `figures` are all there are, the one that a run is judged by first.
@@ -51,6 +53,7 @@ class Task:
     models: tuple[str, str]
     takes_sources: bool = False
     learns_lists_alone: bool = False
+    at_places: bool = False
     figures: tuple[str, ...] = ()
     keeps: str | None = None
     pulls: str | None = None
@@ -129,6 +132,7 @@ TASKS: dict[str, Task] = {
                 "augment",
                 "image_size",
                 "seed",
+                "qkv",
                 "label_column",
                 "key_column",
                 "labels",
@@ -145,6 +149,7 @@ TASKS: dict[str, Task] = {
             "verify": ("images", *_PLACED),
         },
         models=("an image classifier", "transformers:AutoModelForImageClassification"),
+        at_places=True,
     ),
     "text-classification": Task(
         samples="classified texts",
@@ -156,6 +161,7 @@ TASKS: dict[str, Task] = {
             "dump": (
                 "max_length",
                 "batch_tokens",
+                "qkv",
                 "label_column",
                 "labels",
                 "pair_column",
@@ -168,6 +174,7 @@ TASKS: dict[str, Task] = {
             "verify": _PLACED,
         },
         models=("a text classifier", "transformers:AutoModelForSequenceClassification"),
+        at_places=True,
         figures=("macro_f1", "matthews", "probability_loyalty"),
     ),
     "masked-lm": Task(

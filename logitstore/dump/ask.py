@@ -27,17 +27,24 @@ FINITE = "finite"
 """Name of an extra field of a feature, bool[N]: True if the row is finite."""
 
 
-def rows_of(seen: Mapping[str, Tensor], taps: Mapping[str, Encode], batch: TeacherBatch) -> dict[str, Tensor]:
+def rows_of(
+    seen: Mapping[str, Tensor], taps: Mapping[str, Encode], batch: TeacherBatch, teacher: Teacher
+) -> dict[str, Tensor]:
     """Return the stored fields of the rows of a batch, named `<tap>/<field>`.
 
     Args:
         seen: features [B, T, D] by name.
         taps: functions that reduce the rows of each feature, by name.
         batch: gives the places of the rows.
+        teacher: says which features have a vector for each place of a sample, instead of each row.
     """
     kept: dict[str, Tensor] = {}
     for name, encode in taps.items():
-        values_ND = seen[name].flatten(0, 1)[sent(batch.rows_N, seen[name].device)].float()
+        values_ND = seen[name].flatten(0, 1)
+        if teacher.places(name) is None:
+            values_ND = values_ND[sent(batch.rows_N, seen[name].device)].float()
+        else:
+            values_ND = values_ND[sent(batch.is_place(seen[name].shape[:2]), seen[name].device)].float()
         fields = {FINITE: values_ND.isfinite().all(1)} | encode(values_ND)
         kept |= {f"{name}/{field}": value for field, value in fields.items()}
     return kept
@@ -142,7 +149,7 @@ def ask_rows(
         targets = {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
         if taps:
             with watch("taps"):
-                targets |= rows_of(seen, taps, known)
+                targets |= rows_of(seen, taps, known, teacher)
         yield known, _to_host(targets)
 
 
@@ -178,7 +185,7 @@ def ask_features(
             with teacher.recording(list(taps)) as seen:
                 known, _ = asked(teacher, batch, ITS_LOGITS, vocabulary, watch)
         with watch("taps"):
-            kept = rows_of(seen, taps, known)
+            kept = rows_of(seen, taps, known, teacher)
         yield known, _to_host(kept)
 
 

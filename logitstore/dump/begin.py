@@ -61,7 +61,7 @@ def prepare_parts(settings: DumpSettings, progress: Progress = no_progress) -> P
         count = read_sealed(Manifest, out, MANIFEST_NAME).samples_per_part
     else:
         wanted = None if settings.part_bytes is None else bytes_of(settings.part_bytes)
-        taps = tap_bytes(settings, prepared.config)
+        taps = tap_bytes(settings, prepared.config, prepared.places)
         count = samples_per_part(manifest, taps, wanted, prepared.largest_part)
         if count != manifest.samples_per_part:
             size = bytes_of_samples(manifest, taps, count)

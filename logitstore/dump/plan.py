@@ -103,7 +103,7 @@ def plan(settings: PilotSettings, progress: Progress = no_progress) -> dict[str,
                 f"--preset {settings.preset}: it keeps no rows that could be judged. Leave it out, or dump at once."
             )
         parts = layout.parse_parts(planned.parts, prepared.manifest.parts)
-        taps = tap_bytes(planned, prepared.config)
+        taps = tap_bytes(planned, prepared.config, prepared.places)
     with closing(load_teacher(prepared, progress)) as teacher:
         return _tried(settings, prepared, teacher, parts, taps, progress)
 

@@ -5,6 +5,7 @@ Axes: N rows, D channels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -54,8 +55,9 @@ def taps_wanted(settings: DumpSettings, config: PretrainedConfig) -> TapRequest:
     return TapRequest(names=names, codec=settings.tap_codec)
 
 
-def tap_bytes(settings: DumpSettings, config: PretrainedConfig) -> int:
-    """Return the bytes per row of the taps that are asked for, estimated from the teacher's configuration."""
+def tap_bytes(settings: DumpSettings, config: PretrainedConfig, places: float = 1.0) -> int:
+    """Return the bytes per row of the taps that are asked for, estimated from the teacher's configuration; `places` is how
+    many vectors all but `final` have for each row."""
     wanted = taps_wanted(settings, config)
     if not wanted.names:
         return 0
@@ -71,7 +73,10 @@ def tap_bytes(settings: DumpSettings, config: PretrainedConfig) -> int:
         tap_fields(wanted.codec or DEFAULT_CODEC, int(widths.get(name.partition("-")[0], text.hidden_size)))
         for name in wanted.names
     )
-    return sum(info.bytes for each in fields for info in each.values())
+    sizes = (sum(info.bytes for info in each.values()) for each in fields)
+    return math.ceil(
+        sum(size * (1.0 if name == FINAL else places) for name, size in zip(wanted.names, sizes, strict=True))
+    )
 
 
 def taps_are_begun(storage: Storage, manifest: Manifest, wanted: TapRequest) -> bool:
@@ -157,6 +162,7 @@ def begin_taps(
             pilot_rows=fit.rows if fit else 0,
             fields=tap_fields(codec, widths[name]),
             shared={file: seal_of_bytes(content)} if fit else {},
+            places=teacher.places(name),
         )
         _write(storage.within(tap_folder(name)), info, {file: content} if fit else {}, existing.get(name))
     return [Tap(storage, manifest, name) for name in wanted.names]
@@ -267,7 +273,9 @@ class TapOut:
         self._watch = watch
         self.name = tap.name
         self._fields = list(tap.plan.fields)
-        self._staged = StagedPart(tap.storage, tap.plan, part, samples)
+        self._vectors_of = tap.info.vectors_of
+        counts_S = [self._vectors_of(sample) for sample in samples]
+        self._staged = StagedPart(tap.storage, tap.plan, part, samples, counts_S)
 
     def __enter__(self) -> TapOut:
         return self
@@ -276,10 +284,11 @@ class TapOut:
         self._staged.__exit__(None, None, None)
 
     def store(self, batch: TeacherBatch, kept: dict[str, Array]) -> None:
-        """Write each sample's rows of a batch into the part. Raises ModelError: see `check_finite`."""
+        """Write each sample's vectors of a batch into the part. Raises ModelError: see `check_finite`."""
         check_finite(self.name, kept)
+        counts = [self._vectors_of(sample) for sample in batch.samples]
         with self._watch("write taps"):
-            for index, rows in split(batch, {field: kept[f"{self.name}/{field}"] for field in self._fields}):
+            for index, rows in split(batch, {field: kept[f"{self.name}/{field}"] for field in self._fields}, counts):
                 self._staged.write(index, rows.fields)
 
     def commit(self) -> bool:

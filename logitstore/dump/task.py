@@ -61,6 +61,7 @@ class Prepared:
         check: refuses samples that cannot be shown to it; it may take its time, and comes right before `load`.
         largest_part: the most samples that a part can hold.
         stored: gives the samples with what a cache that is continued knows about them; None where that changes nothing.
+        places: how many places a row has on average, for taps with a vector for each place; an estimate.
         undecided: gives samples of a cache as they were before the teacher's answers chose their rows; None where they do not.
     """
 
@@ -76,6 +77,7 @@ class Prepared:
     undecided: Callable[[list[Any]], list[Any]] | None = None
     show: Callable[[int], list[str]] | None = None
     check: Callable[[], None] = lambda: None
+    places: float = 1.0
 
     def continuing(self, cache: Cache) -> Prepared:
         """Return the same, whose samples must be those that a cache already has parts about."""

@@ -6,14 +6,15 @@ import json
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import xxhash
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from logitstore.core.record import Count, Positive, Record, SharedPath
-from logitstore.core.types import Array
+from logitstore.core.types import Array, Asked
 from logitstore.format.manifest import Manifest
+from logitstore.format.part_record import PartRecord
 from logitstore.format.row import FieldInfo
 from logitstore.format.sealed import FileSeal
 from logitstore.format.tap_names import PATTERN
@@ -28,6 +29,10 @@ CODEC_PATTERN = r"^(bfloat16|float16|float32|int8|pca-[1-9][0-9]*)$"
 
 
 DEFAULT_CODEC = "bfloat16"
+
+
+Places = Literal["tokens"] | Positive | None
+"""The vectors that a tap has of a sample: one for each row (None), for each of its tokens, or always so many."""
 
 
 def directions_of(codec: str) -> int:
@@ -65,6 +70,8 @@ class TapInfo(Record):
         width: D, count of channels of the feature.
         codec: name of the codec that stores its values.
         pilot_rows: count of rows that the shared file was fitted on; 0 without such a file.
+        places: which vectors there are of a sample. None: one for each row. "tokens": one for each token, whatever its rows
+            are. A number: so many of each sample, such as the patches of an image.
         fields, shared: as in `cache.json`, with paths relative to the tap's folder.
     """
 
@@ -77,6 +84,15 @@ class TapInfo(Record):
     pilot_rows: Count = 0
     fields: dict[str, FieldInfo]
     shared: dict[SharedPath, FileSeal]
+    places: Places = None
+
+    @model_serializer(mode="wrap")
+    def _plain(self, plain_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `places` out if it is None, so that taps keep the bytes and the identity of older versions."""
+        plain: dict[str, Any] = plain_of(self)
+        if self.places is None:
+            plain.pop("places", None)
+        return plain
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
@@ -96,7 +112,25 @@ class TapInfo(Record):
 
     @property
     def bytes_per_row(self) -> int:
+        """Bytes of one vector."""
         return sum(info.bytes for info in self.fields.values())
+
+    @property
+    def unit(self) -> str:
+        """What has a vector, for people: a row, a token or a place."""
+        return "row" if self.places is None else "token" if self.places == "tokens" else "place"
+
+    def vectors_of(self, sample: Asked) -> int:
+        """Return how many vectors there are of a sample."""
+        if self.places is None:
+            return sample.rows
+        return sample.length if self.places == "tokens" else self.places
+
+    def vectors_in(self, record: PartRecord) -> int:
+        """Return how many vectors a part has, from the record of the cache's part with the same number."""
+        if self.places is None:
+            return record.rows
+        return record.tokens if self.places == "tokens" else self.places * record.samples
 
 
 @dataclass(frozen=True, kw_only=True)

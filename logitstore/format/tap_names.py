@@ -28,21 +28,22 @@ def layer_of(name: str) -> int | None:
     return None if name == FINAL else int(name.partition("-")[2])
 
 
-def names_of(hidden: str | None, qkv: str | None, layers: int) -> list[str]:
+def names_of(hidden: str | None, qkv: str | None, layers: int, *, at_places: bool = False) -> list[str]:
     """Return the names of the taps that `--hidden` and `--qkv` name: hidden states first, each kind by rising layer.
 
     Args:
         hidden: numbers, ranges and `final`, such as `0,4,8-12,final`, or `all`; 0 is the embedding.
         qkv: numbers and ranges of decoder layers, from 1, such as `4,30`, or `all`.
-        layers: count of decoder layers of the teacher.
+        layers: count of layers of the teacher.
+        at_places: True where `final` is what a classifier's output layer takes: what the last layer gives then has its number.
 
     Raises:
         BadInput: an option is not such a list, or names layers that the teacher does not have.
     """
     names: list[str] = []
     if hidden is not None:
-        last = f"the last of the {layers} layers is named final: write --hidden final."
-        numbers, has_final = _numbers("--hidden", hidden, range(layers), last)
+        last = "" if at_places else f"the last of the {layers} layers is named final: write --hidden final."
+        numbers, has_final = _numbers("--hidden", hidden, range(layers + at_places), last)
         names += [f"hidden-{number}" for number in numbers] + [FINAL] * has_final
     if qkv is not None:
         numbers, _ = _numbers("--qkv", qkv, range(1, layers + 1), None)
@@ -70,7 +71,7 @@ def _numbers(flag: str, text: str, allowed: range, last: str | None) -> tuple[li
         flag: name of the option, for messages.
         text: value of the option.
         allowed: the numbers that the teacher has.
-        last: hint for the number just above `allowed`; None if `final` is not allowed.
+        last: hint for the number just above `allowed`, empty for none; None if `final` is not allowed.
     """
     chosen: set[int] = set()
     has_final = False
@@ -82,7 +83,7 @@ def _numbers(flag: str, text: str, allowed: range, last: str | None) -> tuple[li
             has_final = True
         elif (match := _PIECE.fullmatch(piece)) is not None:
             first, stop = int(match[1]), int(match[2] or match[1])
-            if last is not None and stop == allowed.stop:
+            if last and stop == allowed.stop:
                 raise BadInput(f"{flag} {text}: {last}")
             if not allowed.start <= first <= stop < allowed.stop:
                 raise BadInput(

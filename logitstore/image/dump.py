@@ -18,6 +18,7 @@ from logitstore.dump.files.class_names import labels_for
 from logitstore.dump.parts import ANSWERS, missing_work
 from logitstore.dump.task import AskAgain, CommittedSamples, Prepared, check_teacher, row_entries, teacher_info
 from logitstore.dump.teachers import model_of
+from logitstore.dump.teachers.classifier import features_asked
 from logitstore.dump.teachers.image_classifier import ImageTeacher
 from logitstore.dump.teachers.teacher import Teacher
 from logitstore.dump.teachers.zero_shot import ZeroShotTeacher
@@ -26,7 +27,6 @@ from logitstore.format.data import ImagesInfo
 from logitstore.format.manifest import MANIFEST_NAME, Manifest
 from logitstore.format.needs import Gives
 from logitstore.format.presets import row_of
-from logitstore.format.tap_names import FINAL, names_of
 from logitstore.format.views import ViewInfo
 from logitstore.image.data.damage import damaged, left_out, refuse_damaged
 from logitstore.image.data.images import Images, ImageSpec, open_images
@@ -67,18 +67,14 @@ class ImageDump:
         return _reopened(cache, again, progress)
 
     def check_add(self, settings: AddSettings, cache: Cache) -> None:
-        if settings.views is None and (settings.hidden != FINAL or settings.qkv is not None):
+        if settings.views is None and settings.hidden is None and settings.qkv is None:
             more = cache.manifest.views
             raise BadInput(
-                f"{settings.cache}: a cache of images takes more --views, such as {more}-{2 * more - 1}, or --hidden final."
+                f"{settings.cache}: a cache of images takes more --views, such as {more}-{2 * more - 1}, or --hidden or --qkv."
             )
 
     def taps(self, config: Callable[[], PretrainedConfig], hidden: str | None, qkv: str | None) -> list[str]:
-        if hidden not in (None, FINAL):
-            raise BadInput(
-                f"--hidden {hidden}: of image classifiers only what their output layer takes is kept. Give final."
-            )
-        return names_of(hidden, None, 1)
+        return features_asked(config, hidden, qkv)
 
 
 def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
@@ -149,6 +145,7 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
         ),
         files=partial(_files, images, labels, names, processor),
         load=load,
+        places=_places(config, view.size),
         check=partial(_check_images, images, settings, manifest, progress),
     )
 
@@ -272,7 +269,13 @@ def _loader(
 ) -> Callable[[], Teacher]:
     if compares_texts(config):
         return partial(ZeroShotTeacher, model, config, dtype, device, texts, size, placement)
-    return partial(ImageTeacher, model, config, dtype, device, placement)
+    return partial(ImageTeacher, model, config, dtype, device, placement, size)
+
+
+def _places(config: PretrainedConfig, size: tuple[int, int]) -> float:
+    """Return about how many patches a picture has."""
+    patch = getattr(config, "patch_size", None)
+    return max(size[0] * size[1] // patch**2 + 1, 1) if isinstance(patch, int) else 1.0
 
 
 def _gives(config: PretrainedConfig) -> Gives:

@@ -32,7 +32,7 @@ from logitstore.train.loader.batch import Batch
 from logitstore.train.loop.batches import weighing
 from logitstore.train.metrics import Evaluation
 from logitstore.train.run_folder import with_objective
-from logitstore.train.sidecars import sidecar
+from logitstore.train.sidecars import gathered
 from logitstore.train.students.adapt import check_reached
 from logitstore.train.task import Place, same, train_task
 from logitstore.train.terms import check_terms, fidelity_notes, learner_of, taps_read
@@ -142,7 +142,7 @@ class Distiller:
             self.settings,
             self.cache,
             self.student,
-            {"means_VD": lambda: sidecar(self.cache, "means", "final", no_progress)["by_gold"]},
+            gathered(self.cache, no_progress),
             autocast=torch.bfloat16 if precision == "bfloat16" else None,
         )
         if not self.cache.complete:

@@ -22,10 +22,11 @@ from logitstore.models.shape import classifier_of, layer_count, layer_list
 def recording(model: PreTrainedModel, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """Yield a dict into which every forward pass of the model puts the named features, as long as the context lasts.
 
-    `hidden-L` is the output of decoder layer L and the input of layer L + 1, transformers' hidden_states[L]; so 0 is the
-    embedding. `final` is the input of the output layer, also where only the last position's logits are made; of a
-    classifier it has one position. `query-L`, `key-L` and `value-L` are those of decoder layer L, counted from 1,
-    after rotary embedding, with the heads side by side. Nothing else is kept. A later pass overwrites an earlier one.
+    `hidden-L` is the output of layer L and the input of layer L + 1, transformers' hidden_states[L]; so 0 is the embedding,
+    and the number of the last layer stands for what that layer gives, before any norm. `final` is the input of the output
+    layer, also where only the last position's logits are made; of a classifier it has one position. `query-L`, `key-L` and
+    `value-L` are those of layer L, counted from 1, after rotary embedding, with the heads side by side. Nothing else is
+    kept. A later pass overwrites an earlier one.
 
     Args:
         model: the model, with its own forward, or wrapped for several processes and called through the wrapper.
@@ -62,6 +63,13 @@ def recording(model: PreTrainedModel, names: Sequence[str]) -> Iterator[dict[str
 def _watch_layers(model: PreTrainedModel, hidden: dict[int, str], seen: dict[str, Tensor], stack: ExitStack) -> None:
     layers: Any = model.get_submodule(layer_list(model))
     for number, name in hidden.items():
+        if number == len(layers) and classifier_of(model) is not None:
+
+            def take(_: nn.Module, _inputs: tuple[Any, ...], output: Any, name: str = name) -> None:
+                seen[name] = output if isinstance(output, Tensor) else output[0]
+
+            stack.callback(layers[-1].register_forward_hook(take).remove)
+            continue
         if number >= len(layers):
             raise ModelError(f"{type(model).__name__}: it has {layer_count(model.config)} layers, so no {name}.")
 
@@ -125,7 +133,7 @@ def _watch_attention(
         module: int(number) + 1
         for module in model.modules()
         if isinstance(number := getattr(module, "layer_idx", None), int) and number + 1 in wanted
-    }
+    } or _within(model, wanted)
 
     def recorder(
         usual: Any, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **more: Any
@@ -139,11 +147,17 @@ def _watch_attention(
 
     if getattr(model, "ranks", None) is not None:
         raise ModelError(f"{type(model).__name__}: queries, keys and values are not whole where layers are split.")
-    configs = [module.config for module in layers if hasattr(module, "config")]
+    configs: list[Any] = [module.config for module in layers if hasattr(module, "config")]
     for name in sorted({str(config._attn_implementation) for config in configs}):
         usual: Callable[..., Any] | None = ALL_ATTENTION_FUNCTIONS.get(name)  # none for eager: each model has its own
         ALL_ATTENTION_FUNCTIONS[name] = partial(recorder, usual)
         stack.callback(_put_back, name, usual)
+
+
+def _within(model: PreTrainedModel, wanted: set[int]) -> dict[nn.Module, int]:
+    """Return the modules in the wanted layers of a model whose attention does not know its layer, such as a ViT."""
+    layers: Any = model.get_submodule(layer_list(model))
+    return {module: number for number in wanted if number <= len(layers) for module in layers[number - 1].modules()}
 
 
 def _put_back(name: str, usual: Callable[..., Any] | None) -> None:

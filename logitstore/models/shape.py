@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from logitstore.errors import ModelError, one_line
 
@@ -27,6 +28,12 @@ def shape_of(config: PretrainedConfig) -> dict[str, Any]:
 def layer_count(config: PretrainedConfig) -> int:
     """Return the number of layers of a model; 0 where it is not a stack of like layers."""
     return int(getattr(config.get_text_config(), "num_hidden_layers", None) or 0)
+
+
+def is_causal(config: PretrainedConfig) -> bool:
+    """Return whether a position of a model sees only those before it: its kind predicts the next token, and no masked one."""
+    kind = config.get_text_config().model_type
+    return kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 
 @contextmanager

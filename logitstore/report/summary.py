@@ -89,6 +89,8 @@ def _tap(tap: Tap) -> dict[str, Any]:
         "codec": tap.info.codec,
         "width": tap.info.width,
         "bytes_per_row": tap.info.bytes_per_row,
+        "places": tap.info.places,
+        "unit": tap.info.unit,
         "parts": tap.index.parts,
         "bytes": tap.index.bytes_below("") + sum(seal.bytes for seal in tap.info.shared.values()),
     }

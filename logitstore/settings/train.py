@@ -48,12 +48,14 @@ class TermSettings(Record):
         weight: its weight in the sum. "balanced" gives an objective on features the same weight as all those on logits.
         temperature: the temperature of an objective on logits.
         options: the options of the objective, by name.
+        teacher: of an objective on features, whose it compares: 1 is the teacher of CACHE, 2 that of the first --also.
     """
 
     name: str
     weight: Weight = 1.0
     temperature: Temperature = 1.0
     options: dict[str, Any] = Field({})
+    teacher: int = Field(1, ge=1)
 
 
 class TrainSettings(StudentsImages, TrustChoice, LocalCacheChoices):

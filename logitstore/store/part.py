@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -202,6 +202,18 @@ class Part:
         """Return the slice of the rows of sample number `index` of this part."""
         start = int(self.samples.row_start_S[index])
         return slice(start, start + int(self.samples.row_count_S[index]))
+
+    def places(self, index: int, places: Literal["tokens"] | int) -> slice:
+        """Return the slice of the vectors of sample number `index` in a tap with a vector for each place; see `TapInfo`."""
+        if places != "tokens":
+            return slice(index * places, (index + 1) * places)
+        stop = int(self._token_ends_S[index])
+        return slice(stop - int(self.samples.lengths_S[index]), stop)
+
+    @cached_property
+    def _token_ends_S(self) -> Array:
+        """int64[S]: the count of tokens up to the end of each sample."""
+        return np.cumsum(self.samples.lengths_S, dtype=np.int64)
 
     def __getitem__(self, index: int) -> CachedSample:
         return CachedSample(

@@ -107,8 +107,22 @@ class StagedPart:
     Use it as a context: leaving it without `commit` drops the staged files.
     """
 
-    def __init__(self, storage: Storage, plan: PartsPlan, part: int, samples: Sequence[Asked]) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        plan: PartsPlan,
+        part: int,
+        samples: Sequence[Asked],
+        counts_S: Sequence[int] | None = None,
+    ) -> None:
         """Stage part number `part` of a cache or of a tap, in a folder that no reader looks into.
+
+        Args:
+            storage: that of the cache or of the tap.
+            plan: that of the cache or of the tap.
+            part: its number.
+            samples: the samples.
+            counts_S: how many rows are stored of each; None for those that the sample has.
 
         Raises:
             StorageError: the folder cannot be written.
@@ -117,7 +131,7 @@ class StagedPart:
         self._storage, self._plan, self._part, self._samples = storage, plan, part, samples
         # an interrupt may drop the part on one thread while another still writes or commits it
         self._lock = threading.RLock()
-        counts = np.array([sample.rows for sample in samples], np.int64)
+        counts = np.array([sample.rows for sample in samples] if counts_S is None else counts_S, np.int64)
         self._row_start_S = np.concatenate([[0], np.cumsum(counts)[:-1]])
         self._done_S = np.zeros(len(samples), np.bool_)
         self.rows = int(counts.sum())

@@ -5,7 +5,7 @@ Axes: N rows of a batch (n of a chunk), K slots of a list, V vocabulary, D chann
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,8 +86,12 @@ class RowChunk:
         return self.logits_nV
 
 
-def split(batch: RowBatch, targets: dict[str, Array]) -> Iterator[tuple[int, Answer]]:
-    """Yield the index of each sample in a batch, with its rows of the batch's targets."""
-    ends = np.cumsum(batch.counts)
-    for index, count, end in zip(batch.indices, batch.counts, ends, strict=True):
+def split(
+    batch: RowBatch, targets: dict[str, Array], counts: Sequence[int] | None = None
+) -> Iterator[tuple[int, Answer]]:
+    """Yield the index of each sample in a batch, with its rows of the batch's targets; `counts` are those of `batch`, unless
+    they are given."""
+    counts = batch.counts if counts is None else counts
+    ends = np.cumsum(counts)
+    for index, count, end in zip(batch.indices, counts, ends, strict=True):
         yield index, Answer(fields={name: value[end - count : end] for name, value in targets.items()})

@@ -18,9 +18,9 @@ from logitstore.models.head import LinearHead
 from logitstore.models.hooks import recording
 from logitstore.targets.targets import AnyTargets
 from logitstore.train.loader.batch import Batch
+from logitstore.train.loader.loader import also_name
 from logitstore.train.loader.stream import BatchStream
 from logitstore.train.objectives.criterion import Criterion
-from logitstore.train.objectives.features.feature import Sides
 from logitstore.train.objectives.kernels.beside import Beside
 from logitstore.train.objectives.kernels.by_autograd import ByAutograd
 from logitstore.train.objectives.kernels.from_hidden import from_hidden
@@ -31,6 +31,7 @@ from logitstore.train.objectives.sequences.term import OfRows
 from logitstore.train.ranks.shards import head_of
 from logitstore.train.students.hooks.hook import StudentHook
 from logitstore.train.students.output_head import final_hidden
+from logitstore.train.students.sides import sides_of
 
 
 @dataclass(eq=False, kw_only=True)
@@ -41,6 +42,7 @@ class Learner:
         student: the model.
         criterion: the loss that is minimised.
         features: names of the student's features that the criterion uses.
+        at_places: those of them that are compared at every place of a sample, instead of at its rows.
         head: the student's output layer, if it is known to be linear: the loss is then taken from the hidden states, and
             the logits of a batch never exist whole.
         hooks: what changes the student's weights around every optimizer step; they are prepared.
@@ -55,6 +57,7 @@ class Learner:
     student: PreTrainedModel
     criterion: Criterion
     features: list[str] = field(default_factory=list)
+    at_places: frozenset[str] = frozenset()
     head: LinearHead | None = None
     hooks: Sequence[StudentHook] = ()
     name: str = ""
@@ -138,13 +141,9 @@ class Learner:
         if lines_LG.shape[1]:
             self._count(lines_LG, ["loss", *names], batch.unanswered["mask"])
         if self.criterion.features:
-            sides = Sides(
-                student={name: value_BTD.flatten(0, 1)[batch.rows] for name, value_BTD in seen.items()},
-                teacher=loader.features(batch),
-                counts_M=batch.counts,
-                gold_N=batch.gold,
-                mask_N=batch.row_mask,
-            )
+            sides = [sides_of(batch, seen, loader.features(batch), self.at_places)]
+            for place, features in enumerate(loader.also_features(batch)):
+                sides.append(sides_of(batch, seen, features, self.at_places, also_name(place, "")))
             for label, weight, loss_N in self.criterion.feature_losses(sides, total, weights_N, done):
                 total = total + weight * torch.where(weights_N != 0, weights_N * loss_N, 0.0).sum()
                 term_N = loss_N.detach()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -24,6 +25,9 @@ from logitstore.core.tasks import task_of
 from logitstore.errors import BadInput, StorageError, storage_errors
 from logitstore.models.moments import Moments
 from logitstore.store.cache import Cache
+from logitstore.targets.dense import dense_logprobs
+from logitstore.targets.targets import Targets
+from logitstore.train.loader.gather import COUNTS
 from logitstore.train.loader.loader import Loader
 from logitstore.train.task import train_task
 
@@ -76,6 +80,60 @@ def directions(cache: Cache, tap: str, progress: Progress = no_progress) -> Tens
     }
 
 
+def subclasses(cache: Cache, tap: str, progress: Progress = no_progress) -> Tensors:
+    """Return what divides the classes of a teacher into finer ones (LELP, Loo et al. 2024).
+
+    The teacher's output layer is found from its answers, by least squares in float64. What of a tap has no part in the logits
+    is then a row less its share along that layer, and its main directions are taken class by class, over the rows of which the
+    teacher finds the class most probable.
+
+    Returns:
+        `weight` float32[V, D] and `bias` float32[V] give the centred logits; `basis` float32[R, D], R = V - 1, spans the rows
+        of `weight`; `mean` float32[V, D], `directions` float32[V, S, D] and `variance` float32[V, S] are of the rest.
+
+    Raises:
+        BadInput: the cache does not list every class.
+    """
+    classes, width = cache.manifest.teacher.vocabulary, _width(cache, tap)
+    listed = cache.manifest.row.sparsifier
+    if (listed.k or classes) < classes or cache.manifest.row.tail.shape == "sketch":
+        raise BadInput(
+            f"{cache.path}: it does not list every one of its {classes} classes. Dump with --preset topk -k {classes}."
+        )
+    products, answers, rows = torch.zeros(width + 1, width + 1).double(), torch.zeros(width + 1, classes).double(), 0
+    for rows_ND, _, logprobs_NV in _answered(cache, tap, progress):
+        with_one = torch.nn.functional.pad(rows_ND.double(), (0, 1), value=1.0)
+        products += with_one.T @ with_one
+        answers += with_one.T @ (logprobs_NV - logprobs_NV.mean(-1, keepdim=True))
+        rows += len(rows_ND)
+    layer_DV = torch.linalg.pinv(products / rows, rtol=1e-12, hermitian=True) @ (answers / rows)
+    weight_VD, bias_V = layer_DV[:-1].T, layer_DV[-1]
+    basis_RD = torch.linalg.svd(weight_VD, full_matrices=False)[2][: classes - 1]
+    found = [Moments(width, has_products=True) for _ in range(classes)]
+    for rows_ND, _, logprobs_NV in _answered(cache, tap, progress):
+        rest_ND = rows_ND.double() - rows_ND.double() @ basis_RD.T @ basis_RD
+        for number, each in enumerate(found):
+            each.add(rest_ND[logprobs_NV.argmax(-1) == number])
+    count = subclasses_of(width, classes)
+    seen = [each for each in found if each.rows]
+    parts = [(each if each.rows else seen[0]) for each in found]
+    directions, variances = zip(*(each.directions(count) for each in parts), strict=True)
+    tensors = {
+        "weight": weight_VD,
+        "bias": bias_V,
+        "basis": basis_RD,
+        "mean": torch.stack([each.mean_D for each in parts]),
+        "directions": torch.stack(directions),
+        "variance": torch.stack(variances),
+    }
+    return {name: value.float().contiguous() for name, value in tensors.items()}
+
+
+def subclasses_of(width: int, classes: int) -> int:
+    """Return how many directions of a class are kept: what a tap has besides the logits, at most 16."""
+    return max(min(16, width - classes + 1), 1)
+
+
 def perplexity(cache: Cache) -> dict[str, tuple[int, float]]:
     """Return the number of rows, and the teacher's perplexity on the gold tokens, of every domain; '' stands for samples
     without a domain.
@@ -99,7 +157,11 @@ def perplexity(cache: Cache) -> dict[str, tuple[int, float]]:
     return {name: (rows, math.exp(min(nats / max(rows, 1), 700))) for name, (rows, nats) in sorted(found.items())}
 
 
-OF_TAPS: dict[str, Callable[[Cache, str, Progress], Tensors]] = {"means": means, "pca": directions}
+OF_TAPS: dict[str, Callable[[Cache, str, Progress], Tensors]] = {
+    "means": means,
+    "pca": directions,
+    "subclasses": subclasses,
+}
 """The sidecars of a tap, by name."""
 
 
@@ -124,6 +186,14 @@ def sidecar(cache: Cache, what: str, tap: str, progress: Progress = no_progress)
     return made
 
 
+def gathered(cache: Cache, progress: Progress) -> dict[str, Callable[[], Any]]:
+    """Return what objectives are given of a cache besides their options, by name; each is gathered when it is asked for."""
+    return {
+        "means_VD": lambda: sidecar(cache, "means", "final", progress)["by_gold"],
+        "subclasses": lambda: sidecar(cache, "subclasses", "final", progress),
+    }
+
+
 def _saved(tensors: Tensors) -> bytes:
     """Return tensors as a file that has their checksum in its header; the same tensors give the same bytes."""
     checksum = xxhash.xxh3_128_hexdigest(safetensors.torch.save(tensors))
@@ -143,6 +213,15 @@ def _kinds(tensors: Tensors) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
 def _kinds_of(cache: Cache, what: str, tap: str) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
     """Return the dtypes and shapes of a sidecar, without gathering it."""
     vocabulary, width = cache.manifest.teacher.vocabulary, cache.taps[tap].info.width
+    if what == "subclasses":
+        count = subclasses_of(width, vocabulary)
+        shapes = {"weight": (vocabulary, width), "bias": (vocabulary,), "basis": (min(vocabulary - 1, width), width)}
+        shapes |= {
+            "mean": (vocabulary, width),
+            "directions": (vocabulary, count, width),
+            "variance": (vocabulary, count),
+        }
+        return {name: (torch.float32, shape) for name, shape in shapes.items()}
     mean = {"mean": (torch.float32, (width,))}
     if what == "means":
         by_gold = {"by_gold": (torch.float16, (vocabulary, width)), "count": (torch.int64, (vocabulary,))}
@@ -157,10 +236,23 @@ def _width(cache: Cache, tap: str) -> int:
     return cache.taps[tap].info.width
 
 
+def _answered(cache: Cache, tap: str, progress: Progress) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield the rows of a tap, their labels, and the teacher's logprobs float64[N, V], batch by batch."""
+    loader = Loader(cache, batch_size=256, shuffle=False, taps=[tap], **train_task(cache).rows_only)
+    for number in range(len(loader)):
+        batch = loader.at(0, number)
+        targets = loader.targets(batch)
+        if not isinstance(targets, Targets):
+            raise BadInput(f"{cache.path}: its rows are random samples of the classes. Dump with --preset topk.")
+        yield loader.features(batch)[tap], batch.gold, dense_logprobs(targets).double()
+        progress(Step(stage="gather", done=number + 1, total=len(loader)))
+
+
 def _passes(cache: Cache, tap: str, progress: Progress) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the rows of a tap and their gold tokens, batch by batch."""
     loader = Loader(cache, batch_size=64, shuffle=False, taps=[tap], **train_task(cache).rows_only)
     for number in range(len(loader)):
         batch = loader.at(0, number)
-        yield loader.features(batch)[tap], batch.gold
+        counts_M = batch.features.get(f"{tap}/{COUNTS}")
+        yield loader.features(batch)[tap], batch.gold if counts_M is None else batch.gold.repeat_interleave(counts_M)
         progress(Step(stage="gather", done=number + 1, total=len(loader)))

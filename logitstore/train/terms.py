@@ -6,27 +6,27 @@ Axes: V vocabulary, D channels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from itertools import chain, count
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from logitstore.core.methods import method_of
 from logitstore.core.schedule import Schedule
 from logitstore.errors import BadInput
-from logitstore.models.load import config_from
 from logitstore.models.shape import layer_count, shape_of
 from logitstore.settings.train import TermSettings, TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.targets.tails import FixedTail
 from logitstore.targets.targets import Targets
+from logitstore.train.features import at_places, last_layers, pairs_of, shapes_of
 from logitstore.train.learner import Learner
 from logitstore.train.objectives.criterion import GOLD, NAMED_IN_LOG, Criterion, FeatureTerm, RowTerm
 from logitstore.train.objectives.exactness import check_method, check_options, fidelity_note, refuse_unless_exact
-from logitstore.train.objectives.features.feature import Pair, Shapes
+from logitstore.train.objectives.features.feature import Pair
+from logitstore.train.objectives.features.places import AtPlaces
 from logitstore.train.objectives.rankings.ranked import Ranked
 from logitstore.train.objectives.shares import Shares
 from logitstore.train.sequences import check_sequences, sequence_method, term_of
@@ -110,6 +110,14 @@ def _check_settings(settings: TrainSettings) -> None:
             raise BadInput(
                 f"terms: {term.name}: it compares whole samples, and stands alone as --objective. Leave it out."
             )
+        if term.teacher > 1 and (method.form != "features" or method.given):
+            raise BadInput(
+                f"terms: {term.name}: teacher {term.teacher}: it compares the first teacher alone. Leave that out."
+            )
+        if term.teacher > 1 + len(settings.also):
+            raise BadInput(
+                f"terms: {term.name}: teacher {term.teacher}: there are {1 + len(settings.also)}. Name its cache with --also."
+            )
         if method.form == "features" and term.temperature != 1:
             raise BadInput(f"terms: {term.name}: temperature {term.temperature}: features have none. Leave it out.")
         if term.weight != "balanced":
@@ -165,7 +173,7 @@ def check_exact(settings: TrainSettings, cache: Cache, students_layers: Collecti
     Raises:
         BadInput: a pull is not exact on this cache.
     """
-    for pull in all_terms(settings) if settings.strict else ():
+    for pull in _of_first(settings) if settings.strict else ():
         refuse_unless_exact(cache, pull.name, _taps(pull, cache, students_layers))
 
 
@@ -173,37 +181,37 @@ def fidelity_notes(settings: TrainSettings, cache: Cache, students_layers: Colle
     """Return one line, a note or a warning, for each pull that this cache does not serve exactly; see `check_exact`."""
     reports = [
         fidelity_note(cache, pull.name, Schedule.of(pull.temperature).span[1], _taps(pull, cache, students_layers))
-        for pull in all_terms(settings)
+        for pull in _of_first(settings)
     ]
     return [f"{'warning' if is_warning else 'note'}: {text}" for text, is_warning in filter(None, reports)]
 
 
-def compared(settings: TrainSettings, cache: Cache, student_layers: int) -> list[Pair]:
-    """Return pairs of names: a student's feature and the teacher's feature that it is compared with.
+def _of_first(settings: TrainSettings) -> list[TermSettings]:
+    """Return the pulls towards the teacher of the first cache."""
+    return [pull for pull in all_terms(settings) if pull.teacher == 1]
+
+
+def compared(settings: TrainSettings, cache: Cache, student_layers: int, teacher: int = 1) -> list[Pair]:
+    """Return pairs of names: a student's feature and the feature that it is compared with, of the teacher with this number.
 
     Raises:
         BadInput: a layer is not there.
     """
-    return [pair for pull in all_terms(settings) for pair in _pairs(pull, cache, student_layers)]
-
-
-def _pairs(pull: TermSettings, cache: Cache, student_layers: int) -> list[Pair]:
-    """Return the pairs that one pull compares."""
-    method = method_of(pull.name)
-    if method.form != "features":
-        return []
-    teacher_layers = layer_count(config_from(cache.manifest.teacher.config))
-    pairs: list[Pair] = method.function.pairs(student_layers, teacher_layers, **method.options | pull.options)
-    return pairs
+    pulls = [pull for pull in all_terms(settings) if pull.teacher == teacher]
+    return [pair for pull in pulls for pair in pairs_of(pull, cache, student_layers)]
 
 
 def _taps(pull: TermSettings, cache: Cache, students_layers: Collection[int]) -> set[str]:
     """Return the names of the teacher's features that a pull uses."""
-    return {other for layers in students_layers for _, other in _pairs(pull, cache, layers)}
+    return {other for layers in students_layers for _, other in pairs_of(pull, cache, layers)}
 
 
 def criterion_of(
-    settings: TrainSettings, cache: Cache, student_config: dict[str, Any], given: dict[str, Callable[[], Tensor]]
+    settings: TrainSettings,
+    cache: Cache,
+    student_config: dict[str, Any],
+    given: dict[str, Callable[[], Any]],
+    also: Sequence[Cache] = (),
 ) -> Criterion:
     """Return the loss of a run for one student.
 
@@ -212,6 +220,7 @@ def criterion_of(
         cache: the cache to train from.
         student_config: the shape of the student, see `shape_of`.
         given: inputs of the objectives besides their options, by name; each is computed only when it is needed.
+        also: further caches, of the same samples.
     """
     if sequence_method(settings) is not None:
         gold = RowTerm(name=GOLD, label=GOLD, weight=Schedule.of(1.0))
@@ -223,9 +232,16 @@ def criterion_of(
         weight = Schedule.of(1.0 if balanced else term.weight)
         if method.form == "features":
             supplied = {name: given[name]() for name in method.given}
-            shapes = _shapes(settings, cache, student_config)
+            layers = int(student_config["num_hidden_layers"] or 0)
+            source = (cache, *also)[term.teacher - 1]
+            pairs = pairs_of(term, source, layers)
+            shapes = shapes_of(pairs, source, student_config)
             module = method.function(shapes, **method.options | term.options | supplied)
-            features.append(FeatureTerm(label=label, weight=weight, is_balanced=balanced, module=module))
+            if at_places(source, pairs):
+                module = AtPlaces(module, last_layers(source, layers))
+            features.append(
+                FeatureTerm(label=label, weight=weight, is_balanced=balanced, module=module, teacher=term.teacher)
+            )
         else:
             temperature = Schedule.of(term.temperature)
             rows.append(
@@ -245,15 +261,16 @@ def criterion_of(
     return criterion
 
 
-def taps_read(settings: TrainSettings, cache: Cache, students_layers: Collection[int]) -> list[str]:
-    """Return the names of the teacher's features that a run reads.
+def taps_read(settings: TrainSettings, cache: Cache, students_layers: Collection[int], teacher: int = 1) -> list[str]:
+    """Return the names of the features that a run reads of a cache; `teacher` is the number of its teacher.
 
     Raises:
         BadInput: the cache lacks one, or `--strict` asks for more than it gives.
     """
-    taps = sorted({teachers for count in students_layers for _, teachers in compared(settings, cache, count)})
+    taps = sorted({teachers for count in students_layers for _, teachers in compared(settings, cache, count, teacher)})
     cache.taps.check_has(taps)
-    check_exact(settings, cache, students_layers)
+    if teacher == 1:
+        check_exact(settings, cache, students_layers)
     return taps
 
 
@@ -261,14 +278,19 @@ def learner_of(
     settings: TrainSettings,
     cache: Cache,
     student: PreTrainedModel,
-    given: dict[str, Callable[[], Tensor]],
+    given: dict[str, Callable[[], Any]],
+    also: Sequence[Cache] = (),
     **options: Any,
 ) -> Learner:
-    """Return a student with its criterion; `given` is that of `criterion_of`, `options` are further ones of `Learner`."""
+    """Return a student with its criterion; `given` and `also` are those of `criterion_of`, `options` further ones of
+    `Learner`."""
+    layers = layer_count(student.config)
+    pairs = [(each, compared(settings, each, layers, place)) for place, each in enumerate((cache, *also), 1)]
     return Learner(
         student=student,
-        criterion=criterion_of(settings, cache, shape_of(student.config), given),
-        features=sorted({students for students, _ in compared(settings, cache, layer_count(student.config))}),
+        criterion=criterion_of(settings, cache, shape_of(student.config), given, also),
+        features=sorted({name for _, some in pairs for name, _ in some}),
+        at_places=frozenset().union(*(at_places(each, some) for each, some in pairs)),
         **options,
     )
 
@@ -282,35 +304,3 @@ def _labels(settings: TrainSettings) -> list[str]:
         labels.append(next(label for label in chain([term.name], others) if label not in taken))
         taken.add(labels[-1])
     return labels
-
-
-def _shapes(settings: TrainSettings, cache: Cache, student: dict[str, Any]) -> Shapes:
-    """Return what the objectives on features need to know of both models."""
-    teacher = shape_of(config_from(cache.manifest.teacher.config))
-    layers = int(student["num_hidden_layers"] or 0)
-    names = compared(settings, cache, layers)
-    return Shapes(
-        student_layers=layers,
-        teacher_layers=int(teacher["num_hidden_layers"] or 0),
-        widths_student={name: width_of(student, name) for name, _ in names},
-        widths_teacher={name: cache.taps[name].info.width for _, name in names},
-        heads_student=int(student["num_attention_heads"] or 0),
-        heads_teacher=int(teacher["num_attention_heads"] or 0),
-        key_heads_student=_key_heads(student),
-        key_heads_teacher=_key_heads(teacher),
-    )
-
-
-def width_of(config: dict[str, Any], feature: str) -> int:
-    """Return the number of channels of a model's feature."""
-    kind = feature.partition("-")[0]
-    if kind == "final":
-        return int(config.get("final_size") or config["hidden_size"])
-    if kind == "hidden":
-        return int(config["hidden_size"])
-    head_dim = int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
-    return head_dim * (int(config["num_attention_heads"]) if kind == "query" else _key_heads(config))
-
-
-def _key_heads(config: dict[str, Any]) -> int:
-    return int(config.get("num_key_value_heads") or config["num_attention_heads"] or 0)

@@ -5,7 +5,7 @@ cache -> check that the student fits -> split -> loaders -> student -> Trainer -
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import fields
 from functools import partial
@@ -37,7 +37,7 @@ from logitstore.train.loop.ending import clear, last_evaluation, run, saved_step
 from logitstore.train.loop.packages import package_errors
 from logitstore.train.metrics import Evaluation
 from logitstore.train.run_folder import checkpoint_of, conditions, with_objective, with_precision, write_summary
-from logitstore.train.sidecars import sidecar
+from logitstore.train.sidecars import gathered
 from logitstore.train.students.adapt import check_reached, counts_of, trained_note
 from logitstore.train.students.build import made_student
 from logitstore.train.students.hooks.run import HookCallback, prepared_hooks
@@ -87,7 +87,7 @@ def train(
     place = Place(rank=arguments.process_index, world_size=arguments.world_size, workers=settings.workers)
     first = next(iter(students.values()))
     data = task.open(settings, cache, first, selection, taps, place, progress)
-    data.train.read_also(also)
+    data.train.read_also(also, [taps_read(settings, each, layers, place) for place, each in enumerate(also, 2)])
     if checkpoint is not None:
         check_schedule(Path(checkpoint), schedule_of(arguments, data.train))
     begin = save = None
@@ -97,7 +97,7 @@ def train(
     hook_notes: list[str] = []
     savers = {name: task.saver(settings, cache, student) for name, student in students.items()}
     made = {
-        name: _learner(settings, cache, name, student, data.train, progress, begin, hook_notes)
+        name: _learner(settings, cache, also, name, student, data.train, progress, begin, hook_notes)
         for name, student in students.items()
     }
 
@@ -206,6 +206,7 @@ def _taps_read(
 def _learner(
     settings: TrainSettings,
     cache: Cache,
+    also: Sequence[Cache],
     name: str,
     reference: ModelRef | None,
     loader: BatchStream,
@@ -226,12 +227,12 @@ def _learner(
     if begin is not None:
         begin(student)
     head, why_not = task.loss_head(student, loader)
-    given = {"means_VD": lambda: sidecar(cache, "means", "final", progress)["by_gold"]}
     learner = learner_of(
         settings,
         cache,
         student,
-        given,
+        gathered(cache, progress),
+        also,
         head=head,
         name=name,
         hooks=hooks,

@@ -69,7 +69,7 @@ def test_a_number_out_of_range_is_named_with_its_option(refused_image_dump: Told
 
 
 @pytest.mark.parametrize(
-    "option", [("max_length", 64), ("overlap", 8), ("batch_tokens", 64), ("domain_column", "topic"), ("qkv", "1")]
+    "option", [("max_length", 64), ("overlap", 8), ("batch_tokens", 64), ("domain_column", "topic")]
 )
 def test_options_about_texts_mean_nothing_to_images(refused_image_dump: Told, option: tuple[str, object]) -> None:
     name, value = option

@@ -43,7 +43,7 @@ def stages_until_refused(teacher: Path, data: Path, out: Path, said: str, **chan
         ({"k": 11}, "11"),
         ({"preset": "exact"}, "-k 8: it changes nothing"),
         ({"top_p": 0.5}, "top-p"),
-        ({"hidden": "1"}, "--hidden 1: of image classifiers only what their output layer takes"),
+        ({"hidden": "3"}, "--hidden 3: the teacher has 0 to 2; 3 is not there"),
         ({"classes": "a,b"}, "--classes and --prompt are for teachers that compare images with texts"),
         ({"prompt": "{}"}, "--classes and --prompt are for teachers that compare images with texts"),
         ({"max_length": 64}, "--max-length: it means nothing to"),

@@ -14,6 +14,8 @@ from transformers import PretrainedConfig
 
 from logitstore.core.types import ModelRef
 from logitstore.dump.teachers.classifier import ClassifierTeacher
+from logitstore.format.tap import Places
+from logitstore.format.tap_names import FINAL
 from logitstore.models.hooks import taken_by
 from logitstore.models.load import DTYPES, load_weights, pick_device
 from logitstore.models.placing.placement import WHOLE, Placement
@@ -21,17 +23,41 @@ from logitstore.models.shape import size_errors
 
 
 class ImageTeacher(ClassifierTeacher):
-    """A loaded classifier; of its features only `final` is kept."""
+    """A loaded classifier; all its features but `final` have a vector for each place, such as the patches of an image."""
 
     def __init__(
-        self, model: ModelRef, config: PretrainedConfig, dtype: str, device: str, placement: Placement = WHOLE
+        self,
+        model: ModelRef,
+        config: PretrainedConfig,
+        dtype: str,
+        device: str,
+        placement: Placement = WHOLE,
+        size: tuple[int, int] = (224, 224),
     ) -> None:
         """Load the weights with transformers.
+
+        Args:
+            model: the model.
+            config: its configuration.
+            dtype: number format of its weights.
+            device: name of the device.
+            placement: how it is spread and packed.
+            size: height and width of the images that it will be shown.
 
         Raises:
             ModelError: the model cannot be loaded, or the device does not exist.
         """
         self._load(model, config, dtype, device, placement, "image-classification")
+        self._size = size
+        self._places: dict[str, Places] = {FINAL: None}
+
+    def probe(self) -> dict[str, Tensor]:
+        return {"pixel_values": torch.zeros(1, 3, *self._size)}
+
+    def places(self, name: str) -> Places:
+        if name not in self._places:
+            self._places[name] = self._shapes([name])[name][0]
+        return self._places[name]
 
     def _load(
         self, model: ModelRef, config: PretrainedConfig, dtype: str, device: str, placement: Placement, kind: str

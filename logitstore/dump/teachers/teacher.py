@@ -18,6 +18,7 @@ from logitstore.core.types import Array
 from logitstore.errors import ModelError
 from logitstore.format.data import EngineInfo
 from logitstore.format.needs import Gives, Wants, called
+from logitstore.format.tap import Places
 from logitstore.models.head import LinearHead
 from logitstore.targets.rows import RowBatch, RowChunk
 
@@ -37,6 +38,11 @@ class TeacherBatch(RowBatch):
     inputs: dict[str, Tensor]
     rows_N: Tensor
     choice: RowChoice | None = None
+
+    def is_place(self, shape: tuple[int, ...]) -> Tensor:
+        """Return bool[B * T]: the places of a feature [B, T, D] that are of a sample, not of padding; all those of images."""
+        mask_BT = self.inputs.get("attention_mask")
+        return torch.ones(shape, dtype=torch.bool).flatten() if mask_BT is None else mask_BT.flatten().bool()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +150,10 @@ class Teacher(ABC):
         """
         self._refuse_features(names)
         return {}
+
+    def places(self, name: str) -> Places:
+        """Return which vectors a feature has of a sample; see `TapInfo`. `widths` was asked about it before."""
+        return None
 
     def check_packed(self) -> None:
         """Refuse a teacher that cannot be shown several texts in one line.

@@ -15,13 +15,14 @@ from transformers import PretrainedConfig
 from logitstore.core.types import ModelRef
 from logitstore.dump.teachers.classifier import ClassifierTeacher
 from logitstore.errors import ModelError, one_line
+from logitstore.format.tap import Places
 from logitstore.format.tap_names import FINAL
 from logitstore.models.load import DTYPES, load_weights, pick_device
 from logitstore.models.placing.placement import WHOLE, Placement
 
 
 class TextClassifier(ClassifierTeacher):
-    """A loaded classifier; of its features only `final` is kept."""
+    """A loaded classifier; all its features but `final` have a vector for each token."""
 
     def __init__(
         self,
@@ -48,6 +49,13 @@ class TextClassifier(ClassifierTeacher):
         self._hold(load_weights(model, config, DTYPES[dtype], "text-classification", placement, pick_device(device)))
         if self._model.config.pad_token_id is None:
             self._model.config.pad_token_id = pad
+
+    def probe(self) -> dict[str, Tensor]:
+        tokens_BT = torch.zeros(1, 2, dtype=torch.int64)
+        return {"input_ids": tokens_BT, "attention_mask": torch.ones_like(tokens_BT)}
+
+    def places(self, name: str) -> Places:
+        return None if name == FINAL else "tokens"
 
     @torch.inference_mode()
     def logits(self, inputs: Mapping[str, Tensor], **options: Any) -> Tensor:

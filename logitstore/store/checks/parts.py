@@ -154,12 +154,9 @@ def _of_tap(storage: Storage, tap: Tap, number: int) -> list[Problem]:
     except LogitstoreError as error:
         return [Problem(part=number, file=folder, what=told(error))]
     rows = read_record(tap.storage, tap.plan, number).rows
-    if cache_record is not None and cache_record.rows != rows:
-        return [
-            Problem(
-                part=number, file=folder, what=f"it has {amount(rows, 'row')}, that of the cache {cache_record.rows}"
-            )
-        ]
+    expected = rows if cache_record is None else tap.info.vectors_in(cache_record)
+    if expected != rows:
+        return [Problem(part=number, file=folder, what=f"it has {amount(rows, 'row')}, that of the cache {expected}")]
     problems: dict[tuple[str, str], None] = {}
     for first in range(0, rows, _BLOCK_ROWS):
         block = {name: array[first : first + _BLOCK_ROWS] for name, array in fields.items()}

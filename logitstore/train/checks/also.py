@@ -42,9 +42,10 @@ def also_of(settings: TrainSettings, cache: Cache) -> list[Cache]:
             f"--also with --objective {settings.objective}: it compares whole samples, with the scores and the teacher of one "
             "cache. Leave --also out."
         )
-    if not any(method.form == "rows" for _, method in pulls):
+    if not any(method.form == "rows" for _, method in pulls) and all(term.teacher == 1 for term in settings.terms):
         raise BadInput(
-            "--also: nothing pulls on the logits, and features are those of the first cache alone. Leave it out."
+            "--also: nothing pulls on the logits, and no term compares features of that teacher. Leave it out, or give a term "
+            "`teacher: 2`."
         )
     kept = next((name for name, method in pulls if method.form == "rows" and method.state is not None), None)
     if kept is not None:
@@ -67,6 +68,11 @@ def also_of(settings: TrainSettings, cache: Cache) -> list[Cache]:
         check_same_vocabulary(cache, other)
         check_same_samples(cache, other, f"--also {other.path}")
         check_terms(settings, other)
+        if any(term.teacher > 1 for term in settings.terms) and _tokens_of(other) != _tokens_of(cache):
+            raise BadInput(
+                f"--also {other.path}: its tokens are others than those of {cache.path}, so a student cannot compare features "
+                "with both. Leave `teacher` out of the terms, or choose teachers with one tokenizer."
+            )
     if settings.weights == "gold" and not all(each.manifest.knows_gold for each in (cache, *others)):
         raise BadInput(
             "--weights gold: a cache does not know the logprob of every gold token. Weigh by entropy or numbers."
@@ -74,6 +80,11 @@ def also_of(settings: TrainSettings, cache: Cache) -> list[Cache]:
     if settings.weights == "gold" and cache.sums.no_gold == cache.rows:
         raise BadInput(f"--weights gold: {cache.path}: no row has a gold token or label. Weigh by entropy or numbers.")
     return others
+
+
+def _tokens_of(cache: Cache) -> object:
+    """Return what tells the tokens of a cache from others; None for images."""
+    return cache.manifest.tokenizer or getattr(cache.manifest.data, "tokenizer", None)
 
 
 def also_notes(settings: TrainSettings, others: Sequence[Cache]) -> list[str]:

@@ -17,11 +17,15 @@ from logitstore.store.checks.rows import check_features, check_values
 from logitstore.store.part import Part
 from logitstore.store.taps import Tap
 
+COUNTS = "counts"
+"""Name, beside the fields of a tap with a vector for each place, of how many places each sample has."""
+
 
 def gathered_features(
     taps: Sequence[Tap], located: list[tuple[Part, int]], spans: list[slice], rows: int
 ) -> dict[str, Tensor]:
-    """What is stored of some taps about the same rows.
+    """What is stored of some taps about the same rows. Of a tap with a vector for each place of a sample all its places are
+    given, and as `<tap>/counts` int64[M] how many each sample has.
 
     Raises:
         CacheDamaged: a value is not finite.
@@ -29,7 +33,13 @@ def gathered_features(
     found = {}
     for tap in taps:
         stored = (tap.part(part.number) for part, _ in located)
-        values = gathered(tap.plan.fields, stored, spans, rows)
+        own, count = spans, rows
+        if tap.info.places is not None:
+            own = [part.places(number, tap.info.places) for part, number in located]
+            counts_M = np.array([span.stop - span.start for span in own], np.int64)
+            count = int(counts_M.sum())
+            found[f"{tap.name}/{COUNTS}"] = torch.from_numpy(counts_M)
+        values = gathered(tap.plan.fields, stored, own, count)
         check_features(values, tap.info.codec, partial(_place, str(tap.storage), located))
         for name, value in values.items():
             found[f"{tap.name}/{name}"] = torch.from_numpy(value)
@@ -73,6 +83,13 @@ def answers_beside(cache: Cache, samples_M: Array, counts_M: Array) -> dict[str,
         first = int(samples_M[np.flatnonzero(own_M != counts_M)[0]])
         raise CacheMismatch(f"{cache.path}: its sample {first} has other rows. Run `logitstore verify` on each cache.")
     return gathered_answers(cache, located, spans, int(own_M.sum()))
+
+
+def features_beside(cache: Cache, taps: Sequence[Tap], samples_M: Array) -> dict[str, Tensor]:
+    """Return what some taps of another cache store about samples that it has under the same numbers. Raises CacheDamaged."""
+    located = located_samples(cache, samples_M)
+    spans = [part.span(number) for part, number in located]
+    return gathered_features(taps, located, spans, sum(span.stop - span.start for span in spans))
 
 
 def _place(path: str, located: list[tuple[Part, int]]) -> str:

@@ -5,7 +5,7 @@ Axes: B lines, T tokens, N rows, M samples of a batch, D channels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -17,11 +17,12 @@ from logitstore.core.types import Array
 from logitstore.errors import BadInput
 from logitstore.store.cache import Cache
 from logitstore.store.remote.uses import together
+from logitstore.store.taps import Tap
 from logitstore.targets.decoder import Decoder, decoder_of
 from logitstore.targets.targets import AnyTargets
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.collate import collator_of
-from logitstore.train.loader.gather import answers_beside
+from logitstore.train.loader.gather import answers_beside, features_beside
 from logitstore.train.loader.order import ByLength, Order, OrderedStream
 from logitstore.train.loader.subset import SampleSet
 from logitstore.train.loader.windows import Announced, PartWindows, Windows, part_windows
@@ -92,6 +93,7 @@ class Loader(OrderedStream):
         """
         self.cache = cache
         self._also: list[tuple[Cache, Decoder]] = []
+        self._also_taps: list[list[Tap]] = []
         self.has_targets = cache.manifest.sparsifier.keeps_rows
         self._taps = [cache.taps[name] for name in taps]
         for tap in self._taps:
@@ -142,9 +144,13 @@ class Loader(OrderedStream):
             return self.decoder({name: batch.answer[name] for name in self.cache.manifest.fields})
         return self.decoder(batch.answer)
 
-    def read_also(self, caches: Sequence[Cache]) -> None:
-        """Let the batches bring along what further caches, of the same samples and positions, say of the same rows."""
+    def read_also(self, caches: Sequence[Cache], taps: Sequence[Sequence[str]] = ()) -> None:
+        """Let the batches bring along what further caches, of the same samples and positions, say of the same rows, and some
+        taps of each, by name."""
         self._also = [(each, decoder_of(each)) for each in caches]
+        self._also_taps = [[each.taps[name] for name in names] for each, names in zip(caches, taps, strict=False)]
+        for tap in (tap for some in self._also_taps for tap in some):
+            tap.check_has(range(tap.plan.parts))
 
     def also_answers(self, batch: Batch) -> list[dict[str, Tensor]]:
         """Return what each further cache stores about the rows."""
@@ -160,10 +166,14 @@ class Loader(OrderedStream):
 
     def features(self, batch: Batch) -> dict[str, Tensor]:
         """Return float32[N, D] of each tap, decoded on the batch's device."""
-        return {
-            tap.name: tap.codec.decode({name: batch.features[f"{tap.name}/{name}"] for name in tap.plan.fields})
-            for tap in self._taps
-        }
+        return _decoded(self._taps, batch.features)
+
+    def also_features(self, batch: Batch) -> list[dict[str, Tensor]]:
+        """Return the taps of each further cache, decoded on the batch's device."""
+        return [
+            _decoded(taps, {tail: value for name, value in batch.features.items() if (tail := _of_also(place, name))})
+            for place, taps in enumerate(self._also_taps)
+        ]
 
     def _make(self, epoch: int, number: int) -> Batch:
         self.cache.raise_found()
@@ -176,6 +186,11 @@ class Loader(OrderedStream):
                 found = answers_beside(cache, batch.samples.numpy(), batch.counts.numpy())
                 named = {also_name(place, name): value for name, value in found.items()}
                 batch = replace(batch, answer=batch.answer | named)
+            for place, taps in enumerate(self._also_taps):
+                if taps:
+                    beside = features_beside(self._also[place][0], taps, batch.samples.numpy())
+                    named = {also_name(place, name): value for name, value in beside.items()}
+                    batch = replace(batch, features=batch.features | named)
         return batch
 
     def _prefetch(self, parts: list[int]) -> None:
@@ -187,6 +202,18 @@ class Loader(OrderedStream):
 def also_name(place: int, field: str) -> str:
     """Return the name in a batch's answer of a field of a further cache; `place` is its place among them."""
     return f"also-{place}/{field}"
+
+
+def _of_also(place: int, name: str) -> str:
+    """Return the name of a field in its own cache, from that in a batch; empty for another cache's."""
+    own = also_name(place, "")
+    return name.removeprefix(own) if name.startswith(own) else ""
+
+
+def _decoded(taps: Sequence[Tap], stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        tap.name: tap.codec.decode({name: stored[f"{tap.name}/{name}"] for name in tap.plan.fields}) for tap in taps
+    }
 
 
 def _check_mixing(window_parts: int, shuffle: bool, order: Order | None, epoch_samples: int | None) -> None:

@@ -70,8 +70,12 @@ class BatchStream(IterableDataset[Batch], ABC):
         """Return the targets of each further cache that the stream reads, decoded on the batch's device."""
         return []
 
-    def read_also(self, caches: Sequence[Cache]) -> None:
-        """Let the batches bring along what further caches of the same samples say of the same rows.
+    def also_features(self, batch: Batch) -> list[dict[str, Tensor]]:
+        """Return the taps of each further cache that the stream reads, as `features` does."""
+        return []
+
+    def read_also(self, caches: Sequence[Cache], taps: Sequence[Sequence[str]] = ()) -> None:
+        """Let the batches bring along what further caches of the same samples say of the same rows, and some taps of each.
 
         Raises:
             BadInput: this stream reads no cache.

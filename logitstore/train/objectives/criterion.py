@@ -75,12 +75,14 @@ class FeatureTerm:
         weight: as it changes over the run.
         module: gives the loss of each row.
         is_balanced: whether its weight is of a loss as heavy as all pulls on logits together (Minitron's dynamic weight).
+        teacher: the number of the teacher whose features it compares, from 1.
     """
 
     label: str
     weight: Schedule
     module: nn.Module
     is_balanced: bool = False
+    teacher: int = 1
 
 
 class Criterion(nn.Module):
@@ -197,19 +199,19 @@ class Criterion(nn.Module):
         return Term(term.label, weight, loss, method.rows_together)
 
     def feature_losses(
-        self, sides: Sides, main: Tensor, weights_N: Tensor, done: float
+        self, sides: Sequence[Sides], main: Tensor, weights_N: Tensor, done: float
     ) -> list[tuple[str, Tensor, Tensor]]:
         """Of each pull on features: its label, its weight, and its loss per row, with a gradient.
 
         Args:
-            sides: what both say.
+            sides: what the student and each of the teachers say.
             main: the weighted sum of the pulls on logits.
             weights_N: of the rows in the sum.
             done: the share of the run that is over.
         """
         found = []
         for term in self.features:
-            loss_N = term.module(sides)
+            loss_N = term.module(sides[term.teacher - 1])
             weight = loss_N.new_tensor(term.weight.at(done))
             if term.is_balanced:
                 weight = weight * balanced_weight(main, (loss_N.detach() * weights_N).sum())

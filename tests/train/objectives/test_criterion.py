@@ -118,7 +118,7 @@ def test_a_balanced_pull_on_features_is_as_heavy_as_the_pulls_on_logits(is_balan
         mask_N=torch.tensor([True, True, False, True]),
     )
     weights, main = torch.tensor([0.5, 0.25, 0.0, 0.25]), torch.tensor(7.0)
-    ((label, weight, loss),) = criterion.feature_losses(sides, main, weights, 0.5)
+    ((label, weight, loss),) = criterion.feature_losses([sides], main, weights, 0.5)
     assert label == "match"
     heavy = weight * (weights * loss).sum()
     assert heavy.item() == pytest.approx(2 * (7.0 if is_balanced else (weights * loss).sum().item()))

@@ -43,6 +43,8 @@ class Sides:
         counts_M: int64, rows of each sample; they sum to N.
         gold_N: int64, the tokens that follow.
         mask_N: bool, the rows that count.
+        places: the features that are compared at every place of a sample, where it has one row; its rows are the places. None
+            where there are none.
     """
 
     student: Mapping[str, Tensor]
@@ -50,6 +52,7 @@ class Sides:
     counts_M: Tensor
     gold_N: Tensor
     mask_N: Tensor
+    places: Sides | None = None
 
     def counted(self) -> Sides:
         """Return only the rows that count, in float32 (float64 stays)."""
@@ -73,6 +76,7 @@ class Shapes:
         widths_student, widths_teacher: channels of the compared features, by name.
         heads_student, heads_teacher: number of query heads of an attention layer; 0 where there are none.
         key_heads_student, key_heads_teacher: number of heads of keys and values, which groups of query heads share.
+        causal: whether a position of the models sees only those before it and itself, instead of all of its sample.
     """
 
     student_layers: int
@@ -83,6 +87,7 @@ class Shapes:
     heads_teacher: int = 0
     key_heads_student: int = 0
     key_heads_teacher: int = 0
+    causal: bool = True
 
 
 class FeatureObjective(nn.Module, ABC):
