@@ -90,6 +90,11 @@ _THERE = "logitstore.train.objectives.features"
 _OF_SAMPLES = "logitstore.train.objectives.sequences"
 
 
+def _feature(where: str, says: str, paper: str, taps: str = "hidden", **more: Any) -> Method:
+    """Return an objective on features, at `module:class` below their folder."""
+    return Method(target=f"{_THERE}.{where}", says=says, paper=paper, form="features", taps=taps, **more)
+
+
 def _pair(name: str, says: str, paper: str, needs_reference: bool = False) -> Method:
     """Return an objective on pairs of samples, of which w is preferred to l."""
     return Method(
@@ -211,56 +216,60 @@ METHODS = {
         paper="Sun et al. 2024; at T = 1 MIX-KD, Choi et al. 2023",
         needs_tail=True,
     ),
-    "match": Method(
-        target=f"{_THERE}.match:Match",
-        form="features",
-        says="squared error, or 1 - cosine, of hidden states, the student's projected where the widths differ",
-        paper="FitNets, Romero et al. 2015; DistilBERT, Sanh et al. 2019; Minitron, Muralidharan et al. 2024",
-        taps="hidden",
+    "match": _feature(
+        "match:Match",
+        "squared error, 1 - cosine, absolute error or Huber's loss of hidden states, the student's projected if widths differ",
+        "FitNets, Romero et al. 2015; DistilBERT, Sanh et al. 2019; Minitron, Muralidharan et al. 2024; DMAE, Bai et al. 2023",
     ),
-    "square_head": Method(
-        target=f"{_THERE}.match:SquareHead",
-        form="features",
-        says="squared error of hidden states over the mean square of the teacher's",
-        paper="SquareHead, Kurtic et al. 2023",
-        taps="hidden",
+    "square_head": _feature(
+        "match:SquareHead",
+        "squared error of hidden states over the mean square of the teacher's",
+        "SquareHead, Kurtic et al. 2023",
     ),
-    "norm_direction": Method(
-        target=f"{_THERE}.norm_direction:NormDirection",
-        form="features",
-        says="the final hidden state along the mean of those before the same token, as long as the teacher's",
-        paper="KD++, Wang et al. 2023",
-        given=("means_VD",),
+    "norm_direction": _feature(
+        "norm_direction:NormDirection",
+        "the final hidden state along the mean of those before the same token, as long as the teacher's",
+        "KD++, Wang et al. 2023",
         taps="final",
+        given=("means_VD",),
     ),
-    "relations": Method(
-        target=f"{_THERE}.relations:Relations",
-        form="features",
-        says="KL between the relations of queries, of keys and of values among the rows of a sample",
-        paper="MiniLM v2, Wang et al. 2021",
+    "sub_classes": _feature(
+        "learned.sub_classes:SubClasses",
+        "KL to the teacher's classes, each divided along the main directions of its final states, by a head that learns",
+        "LELP, Loo et al. 2024",
+        taps="final",
+        given=("subclasses",),
+    ),
+    "relations": _feature(
+        "relations:Relations",
+        "KL between the relations of queries, of keys and of values among the rows of a sample",
+        "MiniLM v2, Wang et al. 2021",
         taps="query, key, value",
     ),
-    "attention": Method(
-        target=f"{_THERE}.attention:Attention",
-        form="features",
-        says="KL between attention distributions, and between the relations of values",
-        paper="MiniLM, Wang et al. 2020",
+    "attention": _feature(
+        "attention:Attention",
+        "KL between attention distributions, and between the relations of values",
+        "MiniLM, Wang et al. 2020",
         taps="query, key, value",
     ),
-    "similarity": Method(
-        target=f"{_THERE}.similarity:Similarity",
-        form="features",
-        says="squared error of the cosines among the rows of a sample",
-        paper="MLKD-OOD, Wu et al. 2022",
-        taps="hidden",
+    "similarity": _feature(
+        "similarity:Similarity", "squared error of the cosines among the rows of a sample", "MLKD-OOD, Wu et al. 2022"
     ),
-    "mutual_information": Method(
-        target=f"{_THERE}.mutual_information:MutualInformation",
-        form="features",
-        says="minus a lower bound of the mutual information of hidden states, with a critic that learns",
-        paper="Distiller, He et al. 2021",
+    "prototypes": _feature(
+        "learned.prototypes:Prototypes",
+        "KL between the attentions of hidden states to prototypes, which learn to describe the teacher's",
+        "after ProC-KD, Li et al. 2022",
+    ),
+    "token_graph": _feature(
+        "token_graph:TokenGraph",
+        "graphs of hidden states: KL among the nearest of the batch, contrast with the teacher, relations in a sample",
+        "TRG, Zhang et al. 2023",
+    ),
+    "mutual_information": _feature(
+        "mutual_information:MutualInformation",
+        "minus a lower bound of the mutual information of hidden states, with a critic that learns",
+        "Distiller, He et al. 2021",
         may_be_negative=True,
-        taps="hidden",
     ),
     "embedding_mse": Method(
         target=f"{_THERE}.vectors:EmbeddingMse",

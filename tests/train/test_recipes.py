@@ -72,7 +72,7 @@ def train_plan(recipe: str, cache: logitstore.Cache, student: Path, out: Path, *
     return load(TrainSettings, "train", None, usual | changes, named=recipe)
 
 
-OF_OTHERS = {"fkd", "dpo", "ipo", "simpo", "redi", "rwr", "jasper", "sentence_mse", "compress", "rkd"}
+OF_OTHERS = {"fkd", "lelp", "hybrid", "dpo", "ipo", "simpo", "redi", "rwr", "jasper", "sentence_mse", "compress", "rkd"}
 """Recipes that need images, scores of texts, or vectors; tests/image/test_train.py, tests/train/test_sequences.py and
 tests/embedding/test_train.py train with them."""
 

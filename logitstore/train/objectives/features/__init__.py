@@ -5,11 +5,14 @@ from __future__ import annotations
 from logitstore.train.objectives.features.attention import Attention
 from logitstore.train.objectives.features.feature import FeatureObjective, Pair, Shapes, Sides
 from logitstore.train.objectives.features.layer_map import layer_pairs
+from logitstore.train.objectives.features.learned.prototypes import Prototypes
+from logitstore.train.objectives.features.learned.sub_classes import SubClasses
 from logitstore.train.objectives.features.match import Match, SquareHead
 from logitstore.train.objectives.features.mutual_information import MutualInformation, interpolated_bound
 from logitstore.train.objectives.features.norm_direction import NormDirection
 from logitstore.train.objectives.features.relations import Relations
 from logitstore.train.objectives.features.similarity import Similarity
+from logitstore.train.objectives.features.token_graph import TokenGraph
 from logitstore.train.objectives.features.vectors import (
     EmbeddingCosine,
     EmbeddingMse,
@@ -27,6 +30,7 @@ __all__ = [
     "MutualInformation",
     "NormDirection",
     "Pair",
+    "Prototypes",
     "RelationalDistance",
     "Relations",
     "Shapes",
@@ -35,6 +39,8 @@ __all__ = [
     "SimilarityKl",
     "SimilarityMse",
     "SquareHead",
+    "SubClasses",
+    "TokenGraph",
     "interpolated_bound",
     "layer_pairs",
 ]

@@ -14,7 +14,7 @@ from logitstore.errors import BadInput
 from logitstore.train.objectives.features.feature import FeatureObjective, Pair, Shapes, Sides
 from logitstore.train.objectives.features.layer_map import attention_pairs
 from logitstore.train.objectives.features.padding import Padding
-from logitstore.train.objectives.features.relations import relation, relation_kl, split
+from logitstore.train.objectives.features.relations import relation, relation_kl, scores, split
 
 
 class Attention(FeatureObjective):
@@ -29,18 +29,25 @@ class Attention(FeatureObjective):
     Attention is computed among the positions that have a row, with the scale above, for both models. A model with another
     scale, a window, a soft cap or sinks attends in another way itself.
 
+    With kind "scores" it is TinyBERT's in place of both (Jiao et al. 2020, section 3.2): the squared error of the scores
+    Q K' / sqrt(C), the mean over the rows that are seen.
+
     Args:
         shapes: shapes of both models, including their heads.
         layers: as in `layer_pairs`.
-        causal: whether a row sees only the rows of its sample up to itself, instead of all of them.
+        kind: "kl" or "scores".
+        causal: whether a row sees only the rows of its sample up to itself, instead of all of them; None as the teacher does.
 
     Raises:
-        BadInput: the models do not have the same number of query heads, heads do not divide a width, or a layer is not
-            there.
+        BadInput: another kind, the models do not have the same number of query heads, heads do not divide a width, or a layer
+            is not there.
     """
 
-    def __init__(self, shapes: Shapes, *, layers: str = "last-1", causal: bool = True) -> None:
+    def __init__(self, shapes: Shapes, *, layers: str = "last-1", kind: str = "kl", causal: bool | None = None) -> None:
         super().__init__()
+        if kind not in ("kl", "scores"):
+            raise BadInput(f"kind '{kind}': write kl or scores.")
+        self.kind = kind
         if shapes.heads_student != shapes.heads_teacher or shapes.heads_student < 1:
             raise BadInput(
                 f"attention: the student has {shapes.heads_student} heads and the teacher {shapes.heads_teacher}; it needs "
@@ -48,7 +55,7 @@ class Attention(FeatureObjective):
             )
         self.heads = shapes.heads_student
         self.key_heads_student, self.key_heads_teacher = shapes.key_heads_student, shapes.key_heads_teacher
-        self.causal = causal
+        self.causal = shapes.causal if causal is None else causal
         self.names = self.pairs(shapes.student_layers, shapes.teacher_layers, layers=layers)
         for student_name, teacher_name in self.names:
             _check("student", student_name, shapes.widths_student[student_name], self.heads, self.key_heads_student)
@@ -70,6 +77,10 @@ class Attention(FeatureObjective):
             teacher = self._maps(
                 [sides.teacher[name] for name in teacher_names], self.key_heads_teacher, padding, seen_MTT
             )
+            if self.kind == "scores":
+                apart_MHTT = (teacher[0] - student[0]).square().masked_fill(~seen_MTT[:, None], 0.0)
+                terms.append(padding.rows(apart_MHTT.mean(1).sum(-1) / seen_MTT.sum(-1)))
+                continue
             both_MT = relation_kl(teacher[0], student[0]) + relation_kl(teacher[1], student[1])
             terms.append(padding.rows(both_MT))
         return torch.stack(terms).mean(0)
@@ -77,13 +88,16 @@ class Attention(FeatureObjective):
     def _maps(
         self, features: list[Tensor], key_heads: int, padding: Padding, seen_MTT: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return log attention and log value relation of one layer, [M, H, T, T] each."""
+        """Return log attention and log value relation of one layer, [M, H, T, T] each; or the scores of attention, twice."""
         query_ND, key_ND, value_ND = features
         query_MTHC = padding.pad(split(query_ND, self.heads))
         key_MTHC, value_MTHC = (
             padding.pad(split(rows_ND, key_heads).repeat_interleave(self.heads // key_heads, 1))
             for rows_ND in (key_ND, value_ND)
         )
+        if self.kind == "scores":
+            scores_MHTT = scores(query_MTHC, key_MTHC)
+            return scores_MHTT, scores_MHTT
         return relation(query_MTHC, key_MTHC, seen_MTT), relation(value_MTHC, value_MTHC, seen_MTT)
 
 

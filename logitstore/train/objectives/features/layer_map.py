@@ -15,17 +15,22 @@ def layer_pairs(layers: str, student_layers: int, teacher_layers: int) -> list[t
         layers: one of
             "uniform": layer i of the student's L_S goes to layer round(i * L_T / L_S) of the teacher's L_T, so the last
                 goes to the last;
+            "inner": the same without the student's last layer;
             "last-3": the last three go to the last three, in their order; any other number likewise;
             "all": each layer goes to the one at its own depth; both models need the same number of layers;
+            "at-0.75": the two at this share of the depth of each, from the first on;
             "1:4,2:8": the pairs themselves, the student's layer first.
         student_layers, teacher_layers: number of decoder layers of each model.
 
     Raises:
         BadInput: the text is none of these, or a layer is not there.
     """
-    if layers == "uniform":
+    if layers in ("uniform", "inner"):
         ratio = teacher_layers / student_layers
-        return [(layer, max(1, round(layer * ratio))) for layer in range(1, student_layers + 1)]
+        count = student_layers - (layers == "inner")
+        if not count:
+            raise BadInput(f"layers 'inner': the student has {student_layers} layer. Use 'uniform'.")
+        return [(layer, max(1, round(layer * ratio))) for layer in range(1, count + 1)]
     if layers == "all":
         if student_layers != teacher_layers:
             raise BadInput(
@@ -35,9 +40,14 @@ def layer_pairs(layers: str, student_layers: int, teacher_layers: int) -> list[t
         return [(layer, layer) for layer in range(1, student_layers + 1)]
     if (last := re.fullmatch(r"last-(\d+)", layers)) is not None:
         return _last(int(last[1]), student_layers, teacher_layers)
+    if (share := re.fullmatch(r"at-(0?\.\d+|1)", layers)) is not None:
+        return [(max(1, round(float(share[1]) * student_layers)), max(1, round(float(share[1]) * teacher_layers)))]
     if re.fullmatch(r"\d+:\d+(,\d+:\d+)*", layers):
         return _explicit(layers, student_layers, teacher_layers)
-    raise BadInput(f"layers '{layers}': write uniform, all, last-N such as last-3, or pairs such as 1:4,2:8.")
+    raise BadInput(
+        f"layers '{layers}': write uniform, inner, all, last-N such as last-3, at-SHARE such as at-0.75, or pairs such as "
+        "1:4,2:8."
+    )
 
 
 def hidden_pairs(layers: str, student_layers: int, teacher_layers: int) -> list[Pair]:

@@ -38,17 +38,17 @@ class Relations(FeatureObjective):
         layers: as in `layer_pairs`.
         relation_heads: number of relation heads; None takes as many as the teacher has query heads, or the next smaller
             number that divides all widths.
-        causal: whether a row sees only the rows of its sample up to itself, instead of all of them.
+        causal: whether a row sees only the rows of its sample up to itself, instead of all of them; None as the teacher does.
 
     Raises:
         BadInput: the number of heads does not divide a width or is not known, or a layer is not there.
     """
 
     def __init__(
-        self, shapes: Shapes, *, layers: str = "last-1", relation_heads: int | None = None, causal: bool = True
+        self, shapes: Shapes, *, layers: str = "last-1", relation_heads: int | None = None, causal: bool | None = None
     ) -> None:
         super().__init__()
-        self.causal = causal
+        self.causal = shapes.causal if causal is None else causal
         self.names = self.pairs(shapes.student_layers, shapes.teacher_layers, layers=layers)
         self.relation_heads = _relation_heads(shapes, self.names, relation_heads)
 
@@ -75,10 +75,14 @@ def split(rows_ND: Tensor, heads: int) -> Tensor:
     return rows_ND.view(len(rows_ND), heads, rows_ND.shape[1] // heads)
 
 
+def scores(left_MTHC: Tensor, right_MTHC: Tensor) -> Tensor:
+    """Return left right' / sqrt(C), [M, H, T, T]."""
+    return torch.einsum("mqhc,mkhc->mhqk", left_MTHC / math.sqrt(left_MTHC.shape[-1]), right_MTHC)
+
+
 def relation(left_MTHC: Tensor, right_MTHC: Tensor, seen_MTT: Tensor) -> Tensor:
     """Return log softmax(left right' / sqrt(C)) over the rows that are seen, [M, H, T, T]; about -1e30 at the others."""
-    scores_MHTT = torch.einsum("mqhc,mkhc->mhqk", left_MTHC / math.sqrt(left_MTHC.shape[-1]), right_MTHC)
-    return scores_MHTT.masked_fill(~seen_MTT[:, None], HIDDEN).log_softmax(-1)
+    return scores(left_MTHC, right_MTHC).masked_fill(~seen_MTT[:, None], HIDDEN).log_softmax(-1)
 
 
 def relation_kl(teacher_MHTT: Tensor, student_MHTT: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from logitstore.errors import BadInput
 from logitstore.train.objectives.features import Attention
-from tests.parts.feature_references import CASES, COUNTS, heads_of, relation_reference, shapes_of, sides_of
+from tests.parts.feature_references import CASES, COUNTS, heads_of, relation_reference, samples_of, shapes_of, sides_of
 
 
 @pytest.mark.parametrize("case", ["attention", "attention, not causal"])
@@ -37,3 +39,26 @@ def test_attention_is_kl_of_attention_and_value_relation_with_shared_keys_repeat
     both = zip(maps(dict(sides.teacher), 4, key_heads), maps(dict(sides.student), 2, 3), strict=True)
     expected = sum(relation_reference(theirs, own, sides, causal) for theirs, own in both)
     torch.testing.assert_close(module(sides), expected)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_scores_are_compared_where_rows_are_seen(causal: bool) -> None:
+    """TinyBERT's, by a loop over heads and pairs of rows."""
+    shapes = shapes_of(Attention, kind="scores")
+    sides = sides_of(shapes)
+    names = Attention.pairs(2, 4)
+    found = Attention(shapes, kind="scores", causal=causal)(sides)
+    expected = torch.zeros_like(found)
+    for sample in samples_of(sides):
+        for row in sample:
+            seen = [other for other in sample if other <= row or not causal]
+            for head in range(6):
+                said = []
+                for side, at in ((sides.student, 0), (sides.teacher, 1)):
+                    query = heads_of(side[names[0][at]], 6)[head]
+                    key = heads_of(side[names[1][at]], 3)[head // 2]
+                    said.append(torch.stack([query[row] @ key[other] / math.sqrt(query.shape[1]) for other in seen]))
+                expected[row] += (said[0] - said[1]).square().mean() / 6
+    torch.testing.assert_close(found, expected)
+    with pytest.raises(BadInput, match="kind 'mse': write kl or scores"):
+        Attention(shapes, kind="mse")

@@ -27,6 +27,9 @@ def test_layers_are_paired_as_the_word_says() -> None:
     assert layer_pairs("uniform", 4, 6) == [(1, 2), (2, 3), (3, 4), (4, 6)]
     assert layer_pairs("last-3", 4, 12) == [(2, 10), (3, 11), (4, 12)]
     assert layer_pairs("1:4,2:8,0:0", 2, 8) == [(1, 4), (2, 8), (0, 0)]
+    assert layer_pairs("inner", 3, 12) == [(1, 4), (2, 8)]
+    assert layer_pairs("at-0.75", 12, 24) == [(9, 18)]
+    assert layer_pairs("at-.1", 2, 24) == [(1, 2)]
     assert layer_pairs("all", 3, 3) == [(1, 1), (2, 2), (3, 3)]
 
 
@@ -49,7 +52,11 @@ def test_the_last_layer_is_called_final_and_queries_keep_its_number() -> None:
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ("unifrom", "layers 'unifrom': write uniform, all, last-N such as last-3, or pairs"),
+        (
+            "unifrom",
+            "layers 'unifrom': write uniform, inner, all, last-N such as last-3, at-SHARE such as at-0.75, or pairs",
+        ),
+        ("inner-1", "layers 'inner-1': write uniform, inner"),
         ("last-0", "layers 'last-0': the student has 2 layers and the teacher 8. Name from 1 to 2 of them."),
         ("last-3", "layers 'last-3': the student has 2 layers and the teacher 8. Name from 1 to 2"),
         ("all", "layers 'all': the student has 2 layers and the teacher 8; .* Use 'uniform'."),
@@ -69,7 +76,7 @@ def test_options_that_do_not_fit_are_told_in_a_line() -> None:
     attention = shapes_of(Attention)
     with pytest.raises(BadInput, match="layer 0 is the embeddings, which have no queries"):
         Relations.pairs(2, 4, layers="0:0")
-    with pytest.raises(BadInput, match="kind 'l2': write mse or cosine"):
+    with pytest.raises(BadInput, match="kind 'l2': write mse, cosine, l1 or huber"):
         Match(hidden, kind="l2")
     with pytest.raises(BadInput, match="project 'never': write auto, or always"):
         Match(hidden, project="never")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
+from logitstore.errors import BadInput
 from logitstore.train.objectives.features import Match, SquareHead
 from tests.parts.feature_references import built, projected, shapes_of, sides_of
 
@@ -53,3 +56,25 @@ def test_square_head_averages_to_the_quotient_of_errors_of_the_batch() -> None:
         for own, other in projected(module, sides)
     )
     torch.testing.assert_close(module(sides)[counted].mean(), torch.as_tensor(expected))
+
+
+@pytest.mark.parametrize("kind", ["l1", "huber"])
+@pytest.mark.parametrize("norm", ["none", "teacher", "both"])
+def test_distances_of_masked_image_models_are_those_of_a_loop_over_channels(kind: str, norm: str) -> None:
+    shapes = shapes_of(Match)
+    module = Match(shapes, kind=kind, norm=norm)
+    sides = sides_of(shapes)
+    expected = torch.zeros(len(sides.mask_N), dtype=torch.float64)
+    for own, other in projected(module, sides):
+        for row in range(len(expected)):
+            one, two = 3 * own[row], other[row]
+            if norm == "teacher":
+                two = (two - two.mean()) / (two.var(correction=0) + 1e-5).sqrt()
+            if norm == "both":
+                one, two = one / one.norm(), two / two.norm()
+            for apart in (one - two).abs():
+                expected[row] += (apart if kind == "l1" else apart**2 / 4 if apart < 2 else apart - 1) / len(two) / 2
+    tripled = replace(sides, student={name: 3 * value for name, value in sides.student.items()})
+    torch.testing.assert_close(module(tripled), expected)
+    with pytest.raises(BadInput, match="norm 'student': write none, teacher or both"):
+        Match(shapes, norm="student")
