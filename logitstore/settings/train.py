@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from logitstore.core.methods import METHODS
 from logitstore.core.record import Record
@@ -56,6 +56,14 @@ class TermSettings(Record):
     temperature: Temperature = 1.0
     options: dict[str, Any] = Field({})
     teacher: int = Field(1, ge=1)
+
+    @model_serializer(mode="wrap")
+    def _plain(self, plain_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave the first teacher out, so that runs of older versions have the same plan."""
+        plain: dict[str, Any] = plain_of(self)
+        if self.teacher == 1:
+            plain.pop("teacher", None)
+        return plain
 
 
 class TrainSettings(StudentsImages, TrustChoice, LocalCacheChoices):

@@ -212,6 +212,16 @@ def checkpoint_of(
     return str(newest)
 
 
+def refuse_other_features(settings: TrainSettings, taps: list[str]) -> None:
+    """Refuse to resume a run that compared other features, because the cache has others now. Raises BadInput."""
+    before = _summary_of(settings.out).get("features", taps)
+    if before != taps:
+        raise BadInput(
+            f"--resume: the run in {settings.out} compares {', '.join(before)}, and would now compare {', '.join(taps)}, which "
+            f"{settings.cache} has got since. Train again in another folder."
+        )
+
+
 def _refuse_other_steps(settings: TrainSettings, summary: dict[str, Any], world_size: int) -> None:
     """Refuse processes and an accumulation that together make steps of more or fewer batches than before."""
     ranks = summary.get("world_size", world_size)

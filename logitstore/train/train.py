@@ -36,7 +36,14 @@ from logitstore.train.loop.checkpoints import check_schedule, whole_student
 from logitstore.train.loop.ending import clear, last_evaluation, run, saved_step
 from logitstore.train.loop.packages import package_errors
 from logitstore.train.metrics import Evaluation
-from logitstore.train.run_folder import checkpoint_of, conditions, with_objective, with_precision, write_summary
+from logitstore.train.run_folder import (
+    checkpoint_of,
+    conditions,
+    refuse_other_features,
+    with_objective,
+    with_precision,
+    write_summary,
+)
 from logitstore.train.sidecars import gathered
 from logitstore.train.students.adapt import check_reached, counts_of, trained_note
 from logitstore.train.students.build import made_student
@@ -84,6 +91,8 @@ def train(
     checkpoint = checkpoint_of(settings, arguments.world_size, cache, checksum, also)
     layers = {layers_of(settings, cache, student) for student in students.values()}
     taps = _taps_read(settings, cache, layers, arguments)
+    if checkpoint is not None:
+        refuse_other_features(settings, taps)
     place = Place(rank=arguments.process_index, world_size=arguments.world_size, workers=settings.workers)
     first = next(iter(students.values()))
     data = task.open(settings, cache, first, selection, taps, place, progress)
@@ -145,6 +154,8 @@ def train(
     for text in notes:
         notice(text)
     summary = _summary(settings, cache, selection, made, trainer)
+    if taps:
+        summary["features"] = taps
     if also:
         summary["also"] = [each.manifest.identity for each in also]
     with storage_errors(settings.out, then="run the same command again, with --resume where a checkpoint was saved"):

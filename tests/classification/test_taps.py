@@ -195,6 +195,18 @@ def test_recipes_on_features_train_a_classifier(tapped: logitstore.Cache, tmp_pa
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
 
 
+def test_a_run_does_not_go_on_with_other_features(judge: Path, labelled: Path, tmp_path: Path) -> None:
+    """Where only `final` was there, the last layer's states are compared as soon as they are added."""
+    cache = dump(classes_plan(judge, labelled, tmp_path / "cache", hidden="final"))
+    terms = [{"name": "match", "options": {"layers": "last-1"}}]
+    settings = plan_of(cache, tmp_path / "out", student=str(judge), max_steps=2, save_every=1, holdout=0.0)
+    plan = TrainSettings(**settings.model_dump() | {"terms": terms})
+    train(plan)
+    add(AddSettings(cache=cache.path, hidden="2", device="cpu"))
+    with pytest.raises(BadInput, match="compares final, and would now compare hidden-2, which"):
+        train(plan.model_copy(update={"resume": True, "max_steps": 3}))
+
+
 def test_a_student_with_other_tokens_is_refused(tapped: logitstore.Cache, tmp_path: Path) -> None:
     other = save_bert(tmp_path / "other", wordpiece(200), vocab_size=220)
     with pytest.raises(CacheMismatch, match="its tokens are others than those of hidden-2"):
