@@ -26,6 +26,7 @@ from logitstore_cli.inspect import inspect, sidecar
 from logitstore_cli.plan import plan
 from logitstore_cli.prepare import prepare
 from logitstore_cli.push import pull, push, status
+from logitstore_cli.rank import rank
 from logitstore_cli.select import select
 from logitstore_cli.show import errors
 from logitstore_cli.train import recipes, train
@@ -37,7 +38,7 @@ from logitstore.core.registry import resolve
 from logitstore.errors import LogitstoreError, NoShare, PartsFailed, refusal_of, retold
 
 COMMANDS = (
-    plan, prepare, generate, dump, add, convert, export, recode, merge, inspect, verify, sidecar, select, train, recipes,
+    plan, prepare, generate, dump, add, convert, export, recode, merge, inspect, verify, sidecar, select, rank, train, recipes,
     evaluate, push, pull, status,
 )  # fmt: skip
 

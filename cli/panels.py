@@ -72,6 +72,14 @@ PANELS: dict[str, dict[str, str]] = {
         "Compute": "device precision fsdp workers local_cache local_cache_size",
         "Output": "out evaluate_every early_stopping save_every keep_checkpoints resume report_to trainer",
     },
+    "rank": {
+        "Students": "student fresh trust_remote_code image_size",
+        "Scores": "score samples",
+        "Short trainings": "steps learning_rate holdout",
+        "Data": "images",
+        "Compute": "batch_size device seed local_cache local_cache_size",
+        "Output": "json",
+    },
     "select": {
         "Choice": "reference method score ratio samples at_least at_most seed",
         "Reading": "local_cache local_cache_size",

@@ -72,6 +72,7 @@ _UNITS = {
     "add": "rows",
     "prune": "batches",
     "gather": "batches",
+    "rank": "batches",
     "train": "steps",
     "evaluate": "batches",
     "ask again": "batches",

@@ -23,6 +23,7 @@ SETTINGS = Table(
         "pull": "logitstore.settings.stores.moving:PullSettings",
         "status": "logitstore.settings.stores.moving:StatusSettings",
         "sidecar": "logitstore.settings.train:SidecarSettings",
+        "rank": "logitstore.settings.models.rank:RankSettings",
         "train": "logitstore.settings.train:TrainSettings",
         "evaluate": "logitstore.settings.train:EvaluateSettings",
     },

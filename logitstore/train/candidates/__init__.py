@@ -1,0 +1,1 @@
+"""Compare students before they are trained: scores without training, and what a short run says of them."""
