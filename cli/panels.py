@@ -63,8 +63,8 @@ PANELS: dict[str, dict[str, str]] = {
         "Output": "out samples_per_part part_bytes",
     },
     "train": {
-        "Student": "student trust_remote_code copy_layers prune prune_samples keep_zeros lora lora_merge freeze hooks "
-        "layers hidden_size intermediate_size heads kv_heads image_size",
+        "Student": "student trust_remote_code copy_layers prune prune_samples keep_zeros lora lora_merge freeze recover_head "
+        "hooks layers hidden_size intermediate_size heads kv_heads image_size",
         "Loss": "recipe objective alpha temperature also weights score pairs pooling strict",
         "Data": "select holdout text packed window_parts curriculum curriculum_start reweight_domains reweight_kind images "
         "views views_per_step",

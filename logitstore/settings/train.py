@@ -117,11 +117,16 @@ class TrainSettings(StudentsImages, TrustChoice, LocalCacheChoices):
         description="Weights that are not trained: a pattern with * and ? of their names, such as 'model.embed_tokens.*' or "
         "'model.layers.[0-3].*'. Give it several times for several patterns.",
     )
+    recover_head: Literal["frozen", "trained"] | None = Field(
+        None,
+        description="Start the student's output layer from the teacher's answers alone, by a singular value decomposition of "
+        "their logits, and keep it so (frozen) or train it on (trained). Needs a cache with the logits of every token.",
+    )
     hooks: Annotated[list[HookText], CommandLine(flags=("--hook",))] = Field(
         [],
         description="A rule that the weights follow during training and as they are saved: quantise:bits=8 (few values in each "
-        "channel), low_rank:rank=R (products of two factors), or one of another package. Options with commas between; give "
-        "--hook several times for several hooks.",
+        "channel), learned_levels:bits=4 (few values, which are learned), low_rank:rank=R (products of two factors), or one of "
+        "another package. Options with commas between; give --hook several times for several hooks.",
     )
     layers: int | None = Field(None, ge=1, description="Decoder layers of a fresh student.")
     hidden_size: int | None = Field(None, ge=1, description="Width of a fresh or pruned student.")

@@ -48,6 +48,7 @@ from logitstore.train.sidecars import gathered
 from logitstore.train.students.adapt import check_reached, counts_of, trained_note
 from logitstore.train.students.build import made_student
 from logitstore.train.students.hooks.run import HookCallback, prepared_hooks
+from logitstore.train.students.recovered import recovered_from, start_head
 from logitstore.train.task import Place, train_task
 from logitstore.train.terms import fidelity_notes, learner_of, taps_read
 from logitstore.train.trainer import DistillTrainer
@@ -232,6 +233,10 @@ def _learner(
     task = train_task(cache)
     transformers.set_seed(settings.seed)
     student = made_student(settings, cache, reference, loader, progress)
+    if settings.recover_head is not None:
+        found = recovered_from(cache, loader, progress)
+        who = str(reference or "the fresh student")
+        notes.append(start_head(student, found, frozen=settings.recover_head == "frozen", who=who))
     hooks, lines = prepared_hooks(settings, student, str(reference or "the fresh student"))
     notes += lines
     task.check_made(settings, student, str(reference or "the fresh student"), loader)

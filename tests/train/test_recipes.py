@@ -72,9 +72,23 @@ def train_plan(recipe: str, cache: logitstore.Cache, student: Path, out: Path, *
     return load(TrainSettings, "train", None, usual | changes, named=recipe)
 
 
-OF_OTHERS = {"fkd", "lelp", "hybrid", "dpo", "ipo", "simpo", "redi", "rwr", "jasper", "sentence_mse", "compress", "rkd"}
-"""Recipes that need images, scores of texts, or vectors; tests/image/test_train.py, tests/train/test_sequences.py and
-tests/embedding/test_train.py train with them."""
+OF_OTHERS = {
+    "fkd",
+    "lelp",
+    "hybrid",
+    "dpo",
+    "ipo",
+    "simpo",
+    "redi",
+    "rwr",
+    "jasper",
+    "sentence_mse",
+    "compress",
+    "rkd",
+    "clone",
+}
+"""Recipes that need images, scores of texts, vectors, or the logits of every token; tests/image/test_train.py,
+tests/train/test_sequences.py, tests/embedding/test_train.py and tests/train/students/test_recovered.py train with them."""
 
 
 OFTEN = {"hinton", "minilm", "ddk", "taid", "distilbert", "squarehead", "miniplm", "tinyvit", "minitron", "distillm"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from logitstore.core.methods import method_of
@@ -24,6 +25,7 @@ from logitstore.train.loop.names import ONE_STUDENT
 from logitstore.train.students.adapt import check_adapters
 from logitstore.train.students.build import parse_layers, shape_changes
 from logitstore.train.students.hooks.run import check_hooks
+from logitstore.train.students.recovered import check_recovered
 from logitstore.train.task import train_task
 from logitstore.train.terms import check_terms
 
@@ -100,8 +102,19 @@ def checked_students(
         students = [student_ref(each, trust_remote_code=settings.trust_remote_code) for each in settings.students]
     check_adapters(settings, students)
     check_hooks(settings)
+    if settings.recover_head is not None:
+        _check_recovered(settings, cache, students)
     train_task(cache).check(settings, cache, students)
     return dict(zip(names, students, strict=True)) if students else {"": None}
+
+
+def _check_recovered(settings: TrainSettings, cache: Cache, students: Sequence[ModelRef]) -> None:
+    """Refuse an output layer of the teacher's answers where there are none of every token, or where an adapter is trained."""
+    if settings.lora is not None or any(each.adapter is not None for each in students):
+        raise BadInput("--recover-head: an adapter trains no output layer of its own. Train without one of them.")
+    if settings.text:
+        raise BadInput("--recover-head with --text: the student has tokens of its own. Leave one out.")
+    check_recovered(cache)
 
 
 def _check_shape(settings: TrainSettings) -> None:

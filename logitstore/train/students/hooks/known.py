@@ -21,6 +21,7 @@ HOOKS = Table(
     "hook",
     {
         "quantise": "logitstore.train.students.hooks.quantise:Quantise",
+        "learned_levels": "logitstore.train.students.hooks.levels:LearnedLevels",
         "low_rank": "logitstore.train.students.hooks.low_rank:LowRank",
     },
 )

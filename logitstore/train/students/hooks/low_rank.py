@@ -4,6 +4,11 @@ Guo et al. 2024 (PELA): the factors begin as the singular value decomposition of
 is trained. The student holds their product, a matrix of rank r: by the chain rule dL/dU = dL/dW V^T and dL/dV = U^T dL/dW, so
 the steps are those of a student that has the factors, and every tool that reads the student finds a plain model.
 
+PELA also adds to the loss a penalty on how far the product is from the matrix W0 that it began as, the mean over the
+matrices of (max |U V - W0| - e)^2. It stands in the authors' code (guoyang9/PELA, `inf_norm`), with e = 0.001 and a weight that
+is 0 if none is given; so here. Its gradient by U V, 2 (max |D| - e) sign(D) at the largest entries of D = U V - W0, is added
+before the step.
+
 Axes: O output channels, I inputs, R rank.
 """
 
@@ -23,6 +28,9 @@ from logitstore.train.students.hooks.hook import StudentHook
 ROUNDING = 1e-4
 """What may be left of the singular values beyond the rank, over the largest one, where products are in float32."""
 
+DISTANCE = 1e-3
+"""The largest difference of a weight that PELA's penalty allows, in the authors' code."""
+
 
 class LowRank(StudentHook):
     """Keep the matrices of layers at some rank.
@@ -30,14 +38,23 @@ class LowRank(StudentHook):
     Args:
         rank: of each matrix. One that has no higher rank stays as it is.
         ratio: in place of a rank, as in the paper: how many times fewer weights the factors have than the matrix.
+        penalty: weight of the penalty on how far a product is from the matrix that it began as; 0 for none.
+        distance: the largest difference of a weight that this penalty allows, e.
         targets: see `chosen`.
 
     Raises:
-        BadInput: neither or both are given, the rank is below 1, or the ratio is not above 1.
+        BadInput: neither or both of rank and ratio are given, the rank is below 1, the ratio is not above 1, the penalty or the
+            distance is below 0, or the distance is given without a penalty.
     """
 
     def __init__(
-        self, *, rank: int | None = None, ratio: float | None = None, targets: tuple[str, ...] = (ALL_LINEAR,)
+        self,
+        *,
+        rank: int | None = None,
+        ratio: float | None = None,
+        penalty: float = 0.0,
+        distance: float = DISTANCE,
+        targets: tuple[str, ...] = (ALL_LINEAR,),
     ) -> None:
         if (rank is None) == (ratio is None):
             raise BadInput("give one of rank and ratio, such as low_rank:rank=64 or low_rank:ratio=3.")
@@ -45,10 +62,17 @@ class LowRank(StudentHook):
             raise BadInput(f"rank is {rank!r}, but must be a whole number from 1.")
         if ratio is not None and (isinstance(ratio, bool) or not isinstance(ratio, int | float) or ratio <= 1):
             raise BadInput(f"ratio is {ratio!r}, but must be a number above 1.")
+        if penalty < 0 or distance < 0:
+            name, value = ("penalty", penalty) if penalty < 0 else ("distance", distance)
+            raise BadInput(f"{name} is {value}, but must not be below 0.")
+        if distance != DISTANCE and not penalty:
+            raise BadInput(f"distance is {distance}, which changes nothing without a penalty. Give penalty, such as 1.")
         self.rank, self.ratio, self.targets = rank, ratio, targets
+        self.penalty, self.distance = penalty, distance
         self._all: list[Chosen] = []
         self._trained: list[Chosen] = []
         self._outer_OR, self._inner_RI = nn.ParameterList(), nn.ParameterList()
+        self._first_OI: list[Tensor] = []
 
     @torch.no_grad()
     def prepare(self, student: PreTrainedModel) -> str:
@@ -67,6 +91,8 @@ class LowRank(StudentHook):
             outer_OR, inner_RI, lost, squares = _factors(weight, self._rank_of(weight))
             cut, whole, worst = cut + lost, whole + squares, max(worst, lost / max(squares, 1e-30))
             factors += outer_OR.numel() + inner_RI.numel()
+            if each in self._trained and self.penalty:
+                self._first_OI.append(weight.detach().clone())
             weight.copy_(outer_OR @ inner_RI)
             if each in self._trained:
                 self._outer_OR.append(nn.Parameter(outer_OR))
@@ -81,11 +107,26 @@ class LowRank(StudentHook):
 
     @torch.no_grad()
     def before_step(self, student: nn.Module) -> None:
+        if self.penalty:
+            self._add_penalty(student)
         for each, outer_OR, inner_RI in zip(self._trained, self._outer_OR, self._inner_RI, strict=True):
             weight = each.of(student)
             if weight.grad is not None:
                 outer_OR.grad, inner_RI.grad = weight.grad @ inner_RI.T, outer_OR.T @ weight.grad
                 weight.grad = None  # the optimizer passes over it
+
+    def _add_penalty(self, student: nn.Module) -> None:
+        """Add the gradient of the penalty to those of the products."""
+        for number, each in enumerate(self._trained):
+            weight = each.of(student)
+            if weight.grad is None:
+                continue
+            self._first_OI[number] = self._first_OI[number].to(weight.device)
+            apart_OI = weight - self._first_OI[number]
+            largest = apart_OI.abs().max()
+            is_largest_OI = apart_OI.abs() == largest
+            slope = 2 * self.penalty * (largest - self.distance) / (len(self._trained) * is_largest_OI.sum())
+            weight.grad += torch.where(is_largest_OI, slope * apart_OI.sign(), 0.0)
 
     @torch.no_grad()
     def after_step(self, student: nn.Module) -> None:

@@ -10,6 +10,8 @@ Axes: C output channels, W weights of a channel.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -42,6 +44,29 @@ def quantised(weight_CW: Tensor, bits: int, *, symmetric: bool) -> Tensor:
         size_C1 = (weight_CW.amax(1, keepdim=True) - low_C1) / (2**bits - 1)
     size_C1 = torch.where(size_C1 > 0, size_C1, 1.0)  # a channel of one value alone
     return low_C1 + ((weight_CW - low_C1) / size_C1).round() * size_C1
+
+
+@torch.no_grad()
+def refuse_more_values(hook: str, weights: Sequence[Chosen], student: nn.Module, bits: int) -> None:
+    """Refuse a student of which a channel has more values than some bits can tell apart.
+
+    Args:
+        hook: the name of the hook that keeps the rule.
+        weights: that follow it.
+        student: the model.
+        bits: of a value.
+
+    Raises:
+        ModelError: a channel has more.
+    """
+    for each in weights:
+        sorted_CW = each.rows(each.of(student)).sort(1).values
+        most = int((sorted_CW.diff(dim=1) != 0).sum(1).max()) + 1
+        if most > 2**bits:
+            raise ModelError(
+                f"hook {hook}: a channel of {each.name} has {most:,} values, and {bits} bits tell {2**bits:,} apart. Another "
+                "part of the run writes weights; leave it out."
+            )
 
 
 class Quantise(StudentHook):
@@ -93,16 +118,8 @@ class Quantise(StudentHook):
     def modules(self) -> nn.Module:
         return self._behind
 
-    @torch.no_grad()
     def check(self, student: nn.Module) -> None:
-        for each in self._all:
-            sorted_CW = each.rows(each.of(student)).sort(1).values
-            most = int((sorted_CW.diff(dim=1) != 0).sum(1).max()) + 1
-            if most > 2**self.bits:
-                raise ModelError(
-                    f"hook quantise: a channel of {each.name} has {most:,} values, and {self.bits} bits tell {2**self.bits:,} "
-                    "apart. Another part of the run writes weights; leave it out."
-                )
+        refuse_more_values("quantise", self._all, student, self.bits)
 
     def _round(self, each: Chosen, student: nn.Module) -> None:
         weight = each.of(student)

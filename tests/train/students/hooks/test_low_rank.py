@@ -65,11 +65,12 @@ def test_a_ratio_gives_each_matrix_its_rank(small_student: Path) -> None:
     assert f"their factors have {sum(factors):,} weights, they have {sum(dense):,}" in said
 
 
-def test_steps_are_those_of_a_student_that_has_the_factors(small_student: Path) -> None:
+@pytest.mark.parametrize("penalty", [0.0, 30.0])
+def test_steps_are_those_of_a_student_that_has_the_factors(penalty: float, small_student: Path) -> None:
     ids = torch.arange(12)[None] + 3
     hooked = AutoModelForCausalLM.from_pretrained(small_student).double()
-    plain = copy.deepcopy(hooked)
-    hook = LowRank(rank=6, targets=("up_proj",))
+    plain, first = copy.deepcopy(hooked), copy.deepcopy(hooked)
+    hook = LowRank(rank=6, penalty=penalty, distance=0.02 if penalty else 1e-3, targets=("up_proj",))
     hook.prepare(hooked)
     hook.modules().double()
     factors = list(zip(hook._trained, hook._outer_OR, hook._inner_RI, strict=True))
@@ -86,7 +87,12 @@ def test_steps_are_those_of_a_student_that_has_the_factors(small_student: Path) 
         hook.before_step(hooked)
         optimizers[0].step()
         hook.after_step(hooked)
-        plain(input_ids=ids, labels=ids).loss.backward()
+        loss = plain(input_ids=ids, labels=ids).loss
+        for each, _, _ in factors:
+            own = plain.get_submodule(each.name.removesuffix(".weight"))
+            apart = own.outer @ own.inner - first.get_parameter(each.name)
+            loss = loss + penalty / len(factors) * (torch.linalg.vector_norm(apart, torch.inf) - 0.02) ** 2
+        loss.backward()
         optimizers[1].step()
         for each in optimizers:
             each.zero_grad()
@@ -101,7 +107,9 @@ def test_what_is_saved_has_the_rank_and_answers_as_in_training(
     cache: logitstore.Cache, small_student: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    plan = plan_of(cache, out, student=str(small_student), max_steps=4, precision="float32", hooks=["low_rank:rank=5"])
+    plan = plan_of(
+        cache, out, student=str(small_student), max_steps=4, precision="float32", hooks=["low_rank:rank=5,penalty=1"]
+    )
     figures = train(plan)
     before, after = (load_file(folder / "model.safetensors") for folder in (small_student, out))
     chosen = [name for name in after if "_proj" in name and after[name].dim() == 2]
