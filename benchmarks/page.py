@@ -405,6 +405,24 @@ def hooks() -> str:
     return _table(("student", "top-1", "KL to the teacher", "weights that are 0"), rows)
 
 
+def candidates() -> str:
+    """How the orders of students before training agree with the one after it: mean over the seeds, and each."""
+    rows = [
+        (
+            _SCORES.get(line["name"], line["name"]),
+            f"{line['measured']:.2f}",
+            ", ".join(f"{each:.2f}" for each in line["of_seeds"]),
+        )
+        for line in _load("candidates")["lines"]
+    ]
+    return _table(("order by", "rank correlation with the order after training", "seeds"), rows)
+
+
+_SCORES = {name: f"`{name}`" for name in ("kl", "relations", "diswot_rows", "diswot_classes")} | {
+    "weights": "number of weights, the more the better"
+}
+
+
 def view_bytes() -> str:
     """Ways to keep a view of many classes."""
     rows = [
@@ -553,6 +571,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "shares": shares,
     "vision": vision,
     "hooks": hooks,
+    "candidates": candidates,
     "view_bytes": view_bytes,
     "vision_targets": vision_targets,
     "growth": growth,
