@@ -80,3 +80,53 @@ class Schedule:
         if self.shape in ("linear", "cosine"):
             ends = (self.first, self.second)
         return min(ends), max(ends)
+
+
+BY_ROW = ("entropy", "nll")
+"""What is stored of every row and may decide its temperature."""
+
+
+_RULE = re.compile(rf"\s*(entropy|nll|column:[^()]+)\({_NUMBER},{_NUMBER}\)\s*")
+
+
+RULES = "entropy(first, last), nll(first, last) or column:NAME(first, last)"
+
+
+@dataclass(frozen=True)
+class RowRule:
+    """A row rule is a number of each row: first + (last - first) u, where u, from 0 to 1, is known of the row.
+
+    Attributes:
+        by: `entropy` (u is the entropy of the teacher's answer over the largest there can be), `nll` (u is 1 minus the
+            teacher's probability of the gold token), or `column` (u is a score of the sample).
+        first, last: the numbers where u is 0 and 1.
+        column: name of the score; empty for the others.
+    """
+
+    by: str
+    first: float
+    last: float
+    column: str = ""
+
+    @classmethod
+    def of(cls, value: float | str) -> RowRule | None:
+        """Return the rule that a text such as `entropy(1, 4)` spells; None for anything else."""
+        match = _RULE.fullmatch(value) if isinstance(value, str) else None
+        if match is None:
+            return None
+        by, _, column = match[1].partition(":")
+        return cls(by, float(match[2]), float(match[3]), column.strip())
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """The smallest and the largest number."""
+        return min(self.first, self.last), max(self.first, self.last)
+
+
+def scheduled(value: float | str) -> Schedule | RowRule:
+    """Return the rule or the schedule that a value spells.
+
+    Raises:
+        BadInput: it is neither.
+    """
+    return RowRule.of(value) or Schedule.of(value)

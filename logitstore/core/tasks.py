@@ -144,7 +144,7 @@ TASKS: dict[str, Task] = {
                 *_PLACED,
                 "quantization",
             ),
-            "train": ("images", "image_size", "views", "views_per_step", "window_parts"),
+            "train": ("images", "image_size", "views", "views_per_step", "mix", "window_parts"),
             "evaluate": ("images", "image_size"),
             "verify": ("images", *_PLACED),
         },

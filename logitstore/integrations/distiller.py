@@ -27,6 +27,7 @@ from logitstore.models.adapter_ref import student_ref
 from logitstore.models.load import load_config, load_weights
 from logitstore.models.shape import layer_count
 from logitstore.store.cache import Cache
+from logitstore.train.checks.also import also_notes, also_of
 from logitstore.train.checks.run import selection_for
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loop.batches import weighing
@@ -119,6 +120,7 @@ class Distiller:
         self._task, self._world = train_task(self.cache), world_size
         self._notice = notice if rank == 0 else no_notice
         check_terms(self.settings, self.cache)
+        also = also_of(self.settings, self.cache)
         if isinstance(student, str):
             self.reference = replace(student_ref(student), tokenizer=tokenizer)
             self._task.check(self.settings, self.cache, [self.reference])
@@ -136,6 +138,7 @@ class Distiller:
         place = Place(rank=rank, world_size=world_size, workers=workers)
         self.data = self._task.open(self.settings, self.cache, self.reference, selection, taps, place, no_progress)
         self.train, self.held_out = self.data.train, self.data.held_out
+        self.train.read_also(also)
         self._task.check_made(self.settings, self.student, str(self.reference), self.train)
         self.student.config.update(self._task.config_entries(self.cache))
         self.learner = learner_of(
@@ -151,7 +154,7 @@ class Distiller:
                 f"{amount(self.cache.manifest.parts, 'part')} so far; the student learns from these alone."
             )
         check_reached(self.student, self.learner.features, self.train, str(self.reference))
-        for text in fidelity_notes(self.settings, self.cache, layers):
+        for text in (*fidelity_notes(self.settings, self.cache, layers), *also_notes(self.settings, also)):
             self._notice(text)
         self.take_head()
 

@@ -12,6 +12,7 @@ from logitstore.errors import BadInput
 from logitstore.settings.recipe import load
 from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
+from logitstore.train.objectives.learned import learned_kind
 
 ACCEPTED = (
     "alpha",
@@ -19,6 +20,8 @@ ACCEPTED = (
     "temperature",
     "options",
     "terms",
+    "also",
+    "weights",
     "strict",
     "holdout",
     "select",
@@ -100,6 +103,11 @@ def plan_of(
                 "options without the recipe, or use `logitstore train`."
             )
         notice(f"warning: recipe {recipe}: its {name} = {value} is not applied, because your loop decides it.")
+    learned = learned_kind(settings.weights)
+    if learned is not None and learned[0] == "geometry":
+        raise BadInput(
+            "weights geometry: it looks ahead at a step, and only `logitstore train` does this. Take gate, or fixed weights."
+        )
     if settings.objective not in ("auto", "none") and method_of(settings.objective).form == "sequences":
         raise BadInput(
             f"objective {settings.objective}: it compares whole samples, and only `logitstore train` does this. Take another."

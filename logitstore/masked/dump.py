@@ -92,8 +92,8 @@ def _prepared(settings: DumpSettings, progress: Progress) -> Prepared:
     rule = rule_of(settings, tokenizer, vocabulary, model)
     if rule.token >= real:
         raise ModelError(
-            f"{model}: its mask token is id {rule.token}, and it answers about ids below {real}. The model and the tokenizer do "
-            "not belong together."
+            f"{model}: its mask token is id {rule.token}, and it answers about ids below {real}. The model and the tokenizer "
+            "do not belong together."
         )
     is_default = settings.max_length == DumpSettings.model_fields["max_length"].default
     max_length = length_for(settings.max_length, is_default, config, model)

@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from logitstore.core.place import is_utf8, looks_like_address, split_scheme
 from logitstore.core.record import is_nested
-from logitstore.core.schedule import Schedule
+from logitstore.core.schedule import RowRule, Schedule, scheduled
 from logitstore.core.tasks import check_task
 from logitstore.core.types import bytes_of
 from logitstore.errors import BadInput
@@ -84,8 +84,12 @@ def _a_share(value: float | str) -> float | str:
     return value
 
 
+def _scheduled_or_by_row(value: Any) -> Any:
+    return value if RowRule.of(value) is not None else _scheduled(value)
+
+
 def _above_zero(value: float | str) -> float | str:
-    if Schedule.of(value).span[0] <= 0:
+    if scheduled(value).span[0] <= 0:
         raise ValueError("must be above 0")
     return value
 
@@ -99,7 +103,7 @@ def _not_negative(value: float | str) -> float | str:
 Share = Annotated[float | str, BeforeValidator(_scheduled), AfterValidator(_a_share)]
 
 
-Temperature = Annotated[float | str, BeforeValidator(_scheduled), AfterValidator(_above_zero)]
+Temperature = Annotated[float | str, BeforeValidator(_scheduled_or_by_row), AfterValidator(_above_zero)]
 
 
 Weight = Annotated[float | str, BeforeValidator(_scheduled_or_balanced), AfterValidator(_not_negative)]

@@ -8,7 +8,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 
 from logitstore.core.methods import METHODS
 from logitstore.core.record import Record
-from logitstore.core.schedule import WAYS
+from logitstore.core.schedule import RULES, WAYS
 from logitstore.settings.fields import (
     POSITIONAL,
     RECIPE_ONLY,
@@ -143,7 +143,11 @@ class TrainSettings(StudentsImages, TrustChoice, LocalCacheChoices):
         description=f"What the student minimises: {', '.join(METHODS)}; or none, if `terms` of a recipe replace it. auto: "
         "forward_kl; for texts at temperature 1, renormalised_kl where all rows have the same tail (prior, uniform).",
     )
-    temperature: Temperature = Field(1.0, description="Temperature of the objective; a number or a schedule.")
+    temperature: Temperature = Field(
+        1.0,
+        description="Temperature of the objective: a number or a schedule; or of each row, from the teacher's entropy, its "
+        f"probability of the gold token or a score of the data from 0 to 1: {RULES}.",
+    )
     score: str | None = Field(
         None,
         description="Score of the data that an objective on whole samples reads, such as dpo, redi or score_likelihood: a "
@@ -174,7 +178,14 @@ class TrainSettings(StudentsImages, TrustChoice, LocalCacheChoices):
         coerce_numbers_to_str=True,
         description="What CACHE and each --also count in the objective: numbers such as 2,1 or schedules such as "
         "'linear(1,0),linear(0,1)', divided by their sum; or for each row in proportion to the teacher's probability of the "
-        "gold token (gold), or to exp(-entropy) (entropy). Default: all count alike.",
+        "gold token (gold), or to exp(-entropy) (entropy); or learned with the student: gate, gate:top=1 (of the teachers), "
+        "geometry (of the teachers and the gold token, also of one cache alone). Default: all count alike.",
+    )
+    own_answers: int | None = Field(
+        None,
+        ge=1,
+        description="Learn from what the student itself said of each row in the epoch before, in place of the teacher: its so "
+        "many most probable tokens, kept in --out. In the first epoch the gold tokens stand in their place.",
     )
     strict: bool = Field(
         False, description="Refuse a cache that gives the objective only a bound, an estimate or an approximation."
@@ -214,6 +225,12 @@ class TrainSettings(StudentsImages, TrustChoice, LocalCacheChoices):
     )
     views_per_step: int = Field(
         1, ge=1, description="Views of an image in one step. An epoch then has this many views of each image."
+    )
+    mix: float | None = Field(
+        None,
+        gt=0,
+        description="Mix each image with another one of its batch, and the teacher's answers about the two alike, by a share "
+        "from Beta(MIX, MIX); no teacher is asked about mixed images. Needs --alpha 1.",
     )
     text: bool = Field(
         False,

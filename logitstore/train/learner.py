@@ -7,7 +7,7 @@ V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -26,12 +26,18 @@ from logitstore.train.objectives.kernels.by_autograd import ByAutograd
 from logitstore.train.objectives.kernels.from_hidden import from_hidden
 from logitstore.train.objectives.kernels.from_logits import from_logits
 from logitstore.train.objectives.kernels.weighted_sum import WeightedSum
+from logitstore.train.objectives.learned import Routed, Seen, routed
 from logitstore.train.objectives.rankings.term import ranking_loss
-from logitstore.train.objectives.sequences.term import OfRows
+from logitstore.train.objectives.shares import Share
 from logitstore.train.ranks.shards import head_of
+from logitstore.train.students.bilevel import Bilevel, slopes
 from logitstore.train.students.hooks.hook import StudentHook
+from logitstore.train.students.mixing import Mixing
 from logitstore.train.students.output_head import final_hidden
+from logitstore.train.students.own_answers import Noting, OwnAnswers
 from logitstore.train.students.sides import sides_of
+
+AnyLoss = WeightedSum | ByAutograd | Beside | Routed | Noting
 
 
 @dataclass(eq=False, kw_only=True)
@@ -46,6 +52,9 @@ class Learner:
         head: the student's output layer, if it is known to be linear: the loss is then taken from the hidden states, and
             the logits of a batch never exist whole.
         hooks: what changes the student's weights around every optimizer step; they are prepared.
+        bilevel: what the shares of a geometry learn by; None where there are none.
+        own: the student's own answers, where it learns from these.
+        mixing: mixes the images of a batch, if anything does.
         name: name of the student's figures and of its folder; empty for the only student.
         autocast: number format of the student's forward and backward pass. The Trainer's own bf16 would turn the logits
             into a float32 copy of [B, T, V]; here they keep their format until a few rows are reduced.
@@ -60,6 +69,9 @@ class Learner:
     at_places: frozenset[str] = frozenset()
     head: LinearHead | None = None
     hooks: Sequence[StudentHook] = ()
+    bilevel: Bilevel | None = None
+    own: OwnAnswers | None = None
+    mixing: Mixing | None = None
     name: str = ""
     autocast: torch.dtype | None = None
     product_dtype: torch.dtype | None = None
@@ -97,6 +109,8 @@ class Learner:
         head_is_whole: bool = True,
         needs_output: bool = False,
         gold_scale_A: Tensor | None = None,
+        epoch: int = 0,
+        step: int = 0,
     ) -> tuple[Tensor, Any]:
         """Return sum_a weights_a loss_a, and the student's output where it is needed.
 
@@ -112,14 +126,23 @@ class Learner:
             head_is_whole: whether the weight of the output layer is in one piece outside of the model's forward.
             needs_output: whether the student's output, with all logits, is returned.
             gold_scale_A: factor of the cross-entropy of each; see `Criterion.row_loss`.
+            epoch, step: numbers of the epoch and the step of the run, for what is kept or looked at by these.
         """
         if self.criterion.is_ranking:
             return self._of_rankings(run, batch, loader, weights_A, done, gold_scale_A)
-        targets = loader.targets(batch) if self.criterion.needs_targets else None
+        second: dict[str, Any] = {}
+        if self.mixing is not None:
+            batch, partners, share_N = self.mixing.mixed(batch, step)
+            second = {"also": [loader.targets(partners)], "shares": [share_N, 1 - share_N]}
+        targets = self._targets(batch, loader, epoch)
         by_hidden = head_is_whole and not needs_output
         count = len(batch.rows)
         weights_N = weights_A[:count]
-        loss = self._loss_of(targets, batch, loader, done, gold_scale_A)
+        loss = self._loss_of(targets, batch, loader, done, gold_scale_A, second)
+        if isinstance(loss, Routed) and self.bilevel is not None and torch.is_grad_enabled():
+            loss = replace(loss, slopes_CN=self._slopes(run, batch, loss, weights_N, done, step, by_hidden))
+        elif self.own is not None and isinstance(loss, WeightedSum | ByAutograd):
+            loss = self.own.noting(loss, batch)
         rows = (
             (torch.cat([batch.rows, batch.unanswered["rows"]]), weights_A)
             if isinstance(loss, Beside)
@@ -132,6 +155,8 @@ class Learner:
                 may_spoil = self.head is not None and not needs_output
                 output, on_logits = self._from_logits(run, batch, loss, *rows, may_spoil)
         total, lines_LA, names = on_logits
+        if isinstance(loss, Noting) and self.own is not None:
+            self.own.keep(loss, batch, epoch)
         if self.criterion.sequence is not None:
             self._count(
                 torch.cat([torch.ones_like(lines_LA[:1]), lines_LA]), ["rows", "loss", *names], batch.samples >= 0
@@ -175,6 +200,12 @@ class Learner:
         self._count(counted_LM, ["rows", "loss", *(term.label for term in terms)], batch.samples >= 0)
         return total, output
 
+    def _targets(self, batch: Batch, loader: BatchStream, epoch: int) -> AnyTargets | None:
+        """Return what the student is pulled towards: the teacher's answers, or its own."""
+        if not self.criterion.needs_targets:
+            return None
+        return loader.targets(batch) if self.own is None else self.own.targets(batch, epoch)
+
     def _loss_of(
         self,
         targets: AnyTargets | None,
@@ -182,28 +213,72 @@ class Learner:
         loader: BatchStream,
         done: float,
         gold_scale_A: Tensor | None,
-    ) -> WeightedSum | ByAutograd | Beside | None:
+        second: dict[str, Any],
+    ) -> AnyLoss | None:
         """Return the pulls on logits; of rows and of unanswered positions together, where these have a loss."""
         if not self.criterion.rows:
             return None
         count = len(batch.rows)
         scale_N, scale_G = (None, None) if gold_scale_A is None else (gold_scale_A[:count], gold_scale_A[count:])
-        further: dict[str, Any] = {}
+        further = dict(second)
+        if (rules := self.criterion.row_values) is not None:
+            further["by_row"] = rules(batch.answer, batch.samples, batch.counts, count)
         if self.criterion.shares is not None and targets is not None:
             scores = [batch.answer, *loader.also_answers(batch)]
-            further = {"also": loader.also_targets(batch), "shares": self.criterion.shares(scores, done)}
+            further |= {"also": loader.also_targets(batch), "shares": self.criterion.shares(scores, done)}
+        if (network := self.criterion.routing) is not None and targets is not None:
+            also = loader.also_targets(batch)
+
+            def shared(scale_N: Tensor | None, shares: Sequence[Share]) -> WeightedSum | ByAutograd:
+                return self.criterion.row_loss(targets, batch.gold, done, scale_N, also=also, shares=shares, **further)
+
+            return routed(network, shared, [targets, *also], batch.gold, scale_N)
         answered = self.criterion.row_loss(targets, batch.gold, done, scale_N, **further)
         if not batch.unanswered:
             return answered
         gold = self.criterion.gold_loss(batch.unanswered["gold"], done, scale_G)
         return answered if gold is None else Beside(answered=answered, rows=count, gold=gold)
 
+    def _slopes(
+        self, run: nn.Module, batch: Batch, loss: Routed, weights_N: Tensor, done: float, step: int, by_hidden: bool
+    ) -> Tensor:
+        """Return the slopes by which a geometry learns; the student computes in float32, without dropout, meanwhile."""
+        if self.bilevel is None:
+            raise ValueError("there are no held-out batches")
+        plain = replace(self, autocast=None, product_dtype=None)
+        held = self.bilevel.batch(step, batch.rows.device)
+        gold = self.criterion.gold_loss(held.gold, done, (held.gold >= 0).float())
+        counts_N = held.row_mask & (held.gold >= 0)
+
+        def passed(of: Batch, own: Any, weights: Tensor) -> tuple[Tensor, Tensor]:
+            if plain.head is not None and by_hidden:
+                return plain._from_hidden(run, plain.head, of, own, of.rows, weights)[:2]
+            return plain._from_logits(run, of, own, of.rows, weights, False)[1][:2]
+
+        def seen() -> tuple[Tensor, Tensor]:
+            return loss.of(passed(batch, loss.seen, torch.ones_like(weights_N))[1])
+
+        was_training = self.student.training
+        self.student.eval()
+        with torch.no_grad():
+            shared = loss.shared(loss.network(seen()[1]))
+        found = slopes(
+            [each for each in self.student.parameters() if each.requires_grad],
+            lambda: passed(batch, shared, weights_N)[0],
+            lambda: passed(held, gold, counts_N / counts_N.sum().clamp(min=1))[0],
+            lambda: seen()[0],
+            weights_N,
+            self.bilevel.rate,
+        )
+        self.student.train(was_training)
+        return found
+
     def _from_hidden(
         self,
         run: nn.Module,
         head: LinearHead,
         batch: Batch,
-        loss: WeightedSum | ByAutograd | Beside | None,
+        loss: AnyLoss | Seen | None,
         rows_A: Tensor,
         weights_A: Tensor,
     ) -> tuple[Tensor, Tensor, list[str]]:
@@ -214,17 +289,19 @@ class Learner:
         if loss is None:
             return _nothing(batch, hidden_RD, head.weight_VD, head.bias_V)
 
-        def of_rows(weights: Tensor, _: bool = True) -> tuple[Tensor, Tensor]:
-            return from_hidden(loss, hidden_RD, head, rows_A, weights, dtype=self.product_dtype or self.autocast)
+        def of_rows(weights: Tensor, _: bool = True, own: Any = loss) -> tuple[Tensor, Tensor]:
+            return from_hidden(own, hidden_RD, head, rows_A, weights, dtype=self.product_dtype or self.autocast)
 
-        return self._summed(of_rows, batch, weights_A, loss.names)
+        return self._summed(of_rows, batch, weights_A, loss)
 
     def _summed(
-        self, of_rows: OfRows, batch: Batch, weights_A: Tensor, names: list[str]
+        self, of_rows: Any, batch: Batch, weights_A: Tensor, loss: AnyLoss | Seen
     ) -> tuple[Tensor, Tensor, list[str]]:
         """Return the weighted sum of the losses of rows, its lines and their names; or that of samples, made of their rows."""
+        if isinstance(loss, Routed):
+            return loss.summed(of_rows, weights_A)
         if (sequence := self.criterion.sequence) is None:
-            return *of_rows(weights_A, True), names
+            return *of_rows(weights_A, True), loss.names
         found = sequence.loss(of_rows, batch.samples, batch.counts, weights_A, len(batch.rows))
         return *found, sequence.labels
 
@@ -232,7 +309,7 @@ class Learner:
         self,
         run: nn.Module,
         batch: Batch,
-        loss: WeightedSum | ByAutograd | Beside | None,
+        loss: AnyLoss | Seen | None,
         rows_A: Tensor,
         weights_A: Tensor,
         may_spoil: bool,
@@ -244,10 +321,10 @@ class Learner:
         if loss is None:
             return output, _nothing(batch, logits_RV)
 
-        def of_rows(weights: Tensor, is_last: bool) -> tuple[Tensor, Tensor]:
-            return from_logits(loss, logits_RV, rows_A, weights, in_place=may_spoil and is_last)
+        def of_rows(weights: Tensor, is_last: bool, own: Any = loss) -> tuple[Tensor, Tensor]:
+            return from_logits(own, logits_RV, rows_A, weights, in_place=may_spoil and is_last)
 
-        return output, self._summed(of_rows, batch, weights_A, loss.names)
+        return output, self._summed(of_rows, batch, weights_A, loss)
 
     def _count(self, lines_LN: Tensor, names: list[str], mask_N: Tensor) -> None:
         """Add lines to the sums of their names, on the device."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from logitstore.core.methods import method_of
-from logitstore.core.schedule import Schedule
+from logitstore.core.schedule import scheduled
 from logitstore.core.tasks import task_of
 from logitstore.errors import BadInput
 from logitstore.models.load import pick_dtype
@@ -41,6 +41,8 @@ ADDED: dict[str, Any] = {
     "window_parts": None,
     "weights": None,
     "pooling": None,
+    "own_answers": None,
+    "mix": None,
 }
 """Settings that older runs do not have, with what they stand for there."""
 
@@ -124,7 +126,7 @@ def _objective_for(settings: TrainSettings, cache: Cache) -> str:
         row.sparsifier.kind.lists.is_chosen and not row.sparsifier.is_estimate and row.sparsifier.k < row.vocabulary
     )
     shares_tail = row.tail.shape in ("prior", "uniform")
-    is_plain = settings.alpha != 0 and Schedule.of(settings.temperature).span == (1.0, 1.0)
+    is_plain = settings.alpha != 0 and scheduled(settings.temperature).span == (1.0, 1.0)
     if task_of(cache.manifest.task).learns_lists_alone and is_cut and shares_tail and is_plain:
         return "renormalised_kl"
     return "forward_kl"

@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from logitstore.core.methods import method_of
-from logitstore.core.schedule import Schedule
+from logitstore.core.schedule import Schedule, scheduled
 from logitstore.errors import BadInput
 from logitstore.models.shape import layer_count, shape_of
 from logitstore.settings.train import TermSettings, TrainSettings
@@ -23,12 +23,14 @@ from logitstore.targets.tails import FixedTail
 from logitstore.targets.targets import Targets
 from logitstore.train.features import at_places, last_layers, pairs_of, shapes_of
 from logitstore.train.learner import Learner
-from logitstore.train.objectives.criterion import GOLD, NAMED_IN_LOG, Criterion, FeatureTerm, RowTerm
+from logitstore.train.objectives.criterion import NAMED_IN_LOG, Criterion, FeatureTerm, RowTerm
 from logitstore.train.objectives.exactness import check_method, check_options, fidelity_note, refuse_unless_exact
 from logitstore.train.objectives.features.feature import Pair
 from logitstore.train.objectives.features.places import AtPlaces
+from logitstore.train.objectives.learned import LearnedShares, learned_kind
 from logitstore.train.objectives.rankings.ranked import Ranked
-from logitstore.train.objectives.shares import Shares
+from logitstore.train.objectives.row_values import check_rules, row_values
+from logitstore.train.objectives.shares import GOLD, Shares
 from logitstore.train.sequences import check_sequences, sequence_method, term_of
 
 
@@ -65,8 +67,9 @@ def check_terms(settings: TrainSettings, cache: Cache) -> None:
     wanted = all_terms(settings)
     _check_settings(settings)
     check_sequences(settings, cache)
+    check_rules(wanted, cache)
     for pull in wanted:
-        hottest = max(Schedule.of(pull.temperature).span, key=lambda value: abs(math.log(value)))
+        hottest = max(scheduled(pull.temperature).span, key=lambda value: abs(math.log(value)))
         check_method(pull.name, cache.manifest.row, hottest)
         check_options(pull.name, pull.options)
         if method_of(pull.name).form == "rows":
@@ -180,7 +183,7 @@ def check_exact(settings: TrainSettings, cache: Cache, students_layers: Collecti
 def fidelity_notes(settings: TrainSettings, cache: Cache, students_layers: Collection[int]) -> list[str]:
     """Return one line, a note or a warning, for each pull that this cache does not serve exactly; see `check_exact`."""
     reports = [
-        fidelity_note(cache, pull.name, Schedule.of(pull.temperature).span[1], _taps(pull, cache, students_layers))
+        fidelity_note(cache, pull.name, scheduled(pull.temperature).span[1], _taps(pull, cache, students_layers))
         for pull in _of_first(settings)
     ]
     return [f"{'warning' if is_warning else 'note'}: {text}" for text, is_warning in filter(None, reports)]
@@ -243,10 +246,11 @@ def criterion_of(
                 FeatureTerm(label=label, weight=weight, is_balanced=balanced, module=module, teacher=term.teacher)
             )
         else:
-            temperature = Schedule.of(term.temperature)
+            temperature = scheduled(term.temperature)
             rows.append(
                 RowTerm(name=term.name, label=label, weight=weight, temperature=temperature, options=term.options)
             )
+    teachers, learned = 1 + len(settings.also), learned_kind(settings.weights)
     criterion = Criterion.mixed(
         settings.objective,
         alpha=settings.alpha,
@@ -254,10 +258,14 @@ def criterion_of(
         options=settings.options,
         rows=rows,
         features=features,
+        beside_gold=learned is not None and learned[0] == "geometry",
     )
     criterion.is_ranking = not cache.manifest.sparsifier.kind.is_distribution
-    if settings.also:
-        criterion.shares = Shares.of(settings.weights, 1 + len(settings.also))
+    criterion.row_values = row_values(all_terms(settings), cache)
+    if learned is not None:
+        criterion.routing = LearnedShares(learned[0], teachers, top=learned[1])
+    elif settings.also:
+        criterion.shares = Shares.of(settings.weights, teachers)
     return criterion
 
 

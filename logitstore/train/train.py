@@ -25,6 +25,7 @@ from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.store.selection import Selection
 from logitstore.train.checks.also import also_notes, also_of
+from logitstore.train.checks.beside import bilevel_of, mixing_of, own_answers_of
 from logitstore.train.checks.run import checked_students, has_cross_entropy, layers_of, selection_for
 from logitstore.train.learner import Learner
 from logitstore.train.loader.stream import BatchStream
@@ -98,6 +99,8 @@ def train(
     first = next(iter(students.values()))
     data = task.open(settings, cache, first, selection, taps, place, progress)
     data.train.read_also(also, [taps_read(settings, each, layers, place) for place, each in enumerate(also, 2)])
+    bilevel, mixing = bilevel_of(settings, data, arguments), mixing_of(settings)
+    own = own_answers_of(settings, cache, data, arguments, checkpoint)
     if checkpoint is not None:
         check_schedule(Path(checkpoint), schedule_of(arguments, data.train))
     begin = save = None
@@ -111,6 +114,9 @@ def train(
         for name, student in students.items()
     }
 
+    for learner, _ in made.values():
+        learner.bilevel, learner.own, learner.mixing = bilevel, own, mixing
+
     def keep_conditions(folder: Path) -> None:
         write_summary(folder, summary | {"batches_given": trainer.schedule.given(trainer.state.global_step)})
 
@@ -123,7 +129,7 @@ def train(
             held_out_loader=data.held_out,
             judge=data.judge,
             has_unlabelled=data.unlabelled > 0,
-            also_save=[keep_conditions, *filter(None, [save])],
+            also_save=[keep_conditions, *filter(None, [save, None if own is None else own.save])],
             callbacks=[
                 Report(progress),
                 DivergenceWarning(list(students), notice),

@@ -141,6 +141,8 @@ class DistillTrainer(WatchedTrainer):
                 head_is_whole=self.head_is_whole,
                 needs_output=return_outputs,
                 gold_scale_A=gold_scale_A,
+                epoch=self._steps.epoch,
+                step=self.state.global_step,
             )
             for learner in self.learners
         ]

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import logitstore
+from logitstore.dump.dump import dump
 from logitstore.errors import BadInput
 from logitstore.integrations.distiller import Distiller
 from tests.parts.loops import RATE, STEPS, assert_same, falling, loaded, trained, weights_of
+from tests.parts.texts import VOCABULARY, plan_for, save_model
 
 
 def looped(distiller: Distiller, student: PreTrainedModel, first: int = 0, state: object = None) -> list[float]:
@@ -121,3 +124,34 @@ def test_what_it_cannot_train_is_refused(cache: logitstore.Cache, small_student:
         Distiller(str(small_student), cache, epochs=3)
     with pytest.raises(BadInput, match="holdout=0: there is nothing to evaluate on"):
         Distiller(loaded(small_student), cache, holdout=0).evaluate()
+
+
+@pytest.mark.parametrize("weighing", ["1,3", "gate"])
+def test_several_caches_teach_in_a_loop_as_in_train(
+    cache: logitstore.Cache,
+    small_student: Path,
+    texts: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+    weighing: str,
+) -> None:
+    teacher = save_model(tmp_path / "teacher", tokenizer, VOCABULARY, seed=7, hidden_size=48)
+    other = dump(plan_for(teacher, texts, tmp_path / "other")).path
+    usual: dict[str, Any] = {"also": [str(other)], "weights": weighing, "objective": "forward_kl"}
+    expected = trained(
+        cache,
+        small_student,
+        tmp_path / "run",
+        trainer={"optim": "adamw_torch", "logging_steps": 1},
+        max_steps=4,
+        **usual,
+    )
+    torch.manual_seed(0)
+    distiller = Distiller(loaded(small_student).train(), cache, batch_size=4, alpha=0.7, holdout=0.2, **usual)
+    if weighing == "gate":
+        assert distiller.parameters()
+        with pytest.raises(BadInput, match=r"weights geometry: .*only `logitstore train` does this"):
+            Distiller(loaded(small_student), cache, holdout=0.2, weights="geometry")
+    batches = next(distiller.steps(2))
+    loss = sum(float(distiller.loss(batch, distiller.rows(batches)).detach()) for batch in batches)
+    assert loss == pytest.approx(expected.losses[0], rel=1e-5)

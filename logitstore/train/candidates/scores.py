@@ -23,12 +23,13 @@ from logitstore.store.cache import Cache
 from logitstore.targets.dense import dense_logprobs
 from logitstore.targets.targets import AnyTargets, Targets
 from logitstore.train.candidates.likeness import class_gradient, classes_apart, rows_apart
+from logitstore.train.features import width_of
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.stream import BatchStream
 from logitstore.train.objectives import forward_kl
 from logitstore.train.objectives.features.feature import FeatureObjective, Sides
 from logitstore.train.objectives.kernels.rowwise import rowwise
-from logitstore.train.terms import criterion_of, width_of
+from logitstore.train.terms import criterion_of
 
 KL, RELATIONS, ROWS, CLASSES = "kl", "relations", "diswot_rows", "diswot_classes"
 SCORES = (KL, RELATIONS, ROWS, CLASSES)

@@ -10,6 +10,7 @@ from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.store.checks.same_samples import check_same_samples, check_same_vocabulary
 from logitstore.store.storage import open_storage
+from logitstore.train.objectives.learned import learned_kind
 from logitstore.train.objectives.shares import Shares
 from logitstore.train.sequences import sequence_method
 from logitstore.train.terms import all_terms, check_exact, check_terms, fidelity_notes
@@ -27,11 +28,15 @@ def also_of(settings: TrainSettings, cache: Cache) -> list[Cache]:
         CacheMismatch: a cache is not complete, or of other samples or another vocabulary.
         NotACache, CacheDamaged: a cache cannot be read.
     """
+    learned = learned_kind(settings.weights)
+    if learned is not None:
+        _check_learned(settings, cache, learned[0])
     if not settings.also:
-        if settings.weights is not None:
+        if settings.weights is not None and (learned is None or learned[0] == "gate"):
             raise BadInput(f"--weights {settings.weights}: there is one cache. Name the others with --also.")
         return []
-    Shares.of(settings.weights, 1 + len(settings.also))
+    if learned is None:
+        Shares.of(settings.weights, 1 + len(settings.also))
     if settings.text:
         raise BadInput("--also with --text: no teacher's answers are read. Leave one out.")
     if settings.alpha == 0 and not settings.terms:
@@ -73,6 +78,8 @@ def also_of(settings: TrainSettings, cache: Cache) -> list[Cache]:
                 f"--also {other.path}: its tokens are others than those of {cache.path}, so a student cannot compare features "
                 "with both. Leave `teacher` out of the terms, or choose teachers with one tokenizer."
             )
+        if learned is not None and other.manifest.sparsifier.is_estimate:
+            raise BadInput(_DRAWN.format(settings.weights, other.path))
     if settings.weights == "gold" and not all(each.manifest.knows_gold for each in (cache, *others)):
         raise BadInput(
             "--weights gold: a cache does not know the logprob of every gold token. Weigh by entropy or numbers."
@@ -85,6 +92,33 @@ def also_of(settings: TrainSettings, cache: Cache) -> list[Cache]:
 def _tokens_of(cache: Cache) -> object:
     """Return what tells the tokens of a cache from others; None for images."""
     return cache.manifest.tokenizer or getattr(cache.manifest.data, "tokenizer", None)
+
+
+_DRAWN = "--weights {}: {} holds random samples, not what a teacher says of every token. Dump with another preset."
+
+
+def _check_learned(settings: TrainSettings, cache: Cache, kind: str) -> None:
+    """Refuse what does not go with shares that a network learns. Raises BadInput."""
+    called = f"--weights {settings.weights}"
+    if cache.manifest.sparsifier.is_estimate:
+        raise BadInput(_DRAWN.format(settings.weights, cache.path))
+    if getattr(cache.manifest.data, "positions", None) is not None:
+        raise BadInput(
+            f"{called}: {cache.path} has rows at a share of the positions. Take a cache with all rows, or fixed weights."
+        )
+    if settings.text or settings.objective == "none" or sequence_method(settings) is not None:
+        raise BadInput(f"{called}: it weighs an objective on single rows, and the run has none. Leave it out.")
+    if kind == "gate":
+        return
+    if settings.alpha != 1 or settings.terms:
+        what = f"--alpha {settings.alpha}" if settings.alpha != 1 else "terms"
+        raise BadInput(
+            f"{called} with {what}: what the gold token counts is learned, beside one objective. Leave it out."
+        )
+    if not settings.holdout:
+        raise BadInput(f"{called}: it learns by the loss on held-out samples. Give a --holdout above 0.")
+    if cache.sums.no_gold == cache.rows:
+        raise BadInput(f"{called}: {cache.path}: no row has a gold token or label. Take a gate, or fixed weights.")
 
 
 def also_notes(settings: TrainSettings, others: Sequence[Cache]) -> list[str]:

@@ -7,8 +7,8 @@ Axes: N rows (n of a chunk), V the student's vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,19 +16,17 @@ from torch import Tensor, nn
 
 from logitstore.core.methods import Method, method_of
 from logitstore.core.registry import resolve
-from logitstore.core.schedule import Schedule
+from logitstore.core.schedule import RowRule, Schedule, scheduled
 from logitstore.targets.targets import AnyTargets
 from logitstore.train.objectives.features.feature import Sides
 from logitstore.train.objectives.kernels.by_autograd import ByAutograd, Term
-from logitstore.train.objectives.kernels.target import ScaledRows, gold_target, teacher_target
+from logitstore.train.objectives.kernels.target import gold_target, teacher_target
 from logitstore.train.objectives.kernels.weighted_sum import Pull, WeightedSum
+from logitstore.train.objectives.learned import LearnedShares
 from logitstore.train.objectives.logits.cross_entropy import cross_entropy
+from logitstore.train.objectives.row_values import RowValues
 from logitstore.train.objectives.sequences.term import SequenceTerm
-from logitstore.train.objectives.shares import Share, Shares
-
-GOLD = "cross_entropy"
-"""The one that needs no teacher."""
-
+from logitstore.train.objectives.shares import GOLD, OneTeacher, Share, Shares, shared_pull, shared_term
 
 NAMED_IN_LOG = {"forward_kl": "kl"}
 
@@ -40,7 +38,8 @@ class RowTerm:
     Attributes:
         name: of the objective, or GOLD.
         label: in the log.
-        weight, temperature: as they change over the run.
+        weight: as it changes over the run.
+        temperature: as it changes over the run, or of each row.
         is_rest: whether it weighs what `weight` leaves to 1.
         options: of the objective.
     """
@@ -48,7 +47,7 @@ class RowTerm:
     name: str
     label: str
     weight: Schedule
-    temperature: Schedule = field(default_factory=lambda: Schedule.of(1.0))
+    temperature: Schedule | RowRule = field(default_factory=lambda: Schedule.of(1.0))
     is_rest: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -91,6 +90,8 @@ class Criterion(nn.Module):
     Attributes:
         shares: what each of several teachers counts; None where there is one.
         is_ranking: whether `rows` are about the scores of the documents of a query, and the loss a mean over queries.
+        routing: learns what each of several teachers counts; None where nothing does.
+        row_values: the temperatures of rows that have one of their own; None where none has.
     """
 
     def __init__(
@@ -112,6 +113,8 @@ class Criterion(nn.Module):
         super().__init__()
         self.shares: Shares | None = None
         self.is_ranking = False
+        self.routing: LearnedShares | None = None
+        self.row_values: RowValues | None = None
         labels = [*(term.label for term in rows), *(term.label for term in features)]
         if len(set(labels)) < len(labels):
             raise ValueError(f"labels must differ: {', '.join(labels)}")
@@ -138,6 +141,7 @@ class Criterion(nn.Module):
         *,
         also: Sequence[AnyTargets] = (),
         shares: Sequence[Share] = (1.0,),
+        by_row: Mapping[RowRule, Tensor] | None = None,
     ) -> WeightedSum | ByAutograd:
         """The pulls on logits as one loss with its gradient.
 
@@ -148,6 +152,7 @@ class Criterion(nn.Module):
             gold_scale_N: factor of the cross-entropy of each row, 0 for rows without a token or label; None for 1 throughout.
             also: targets of further teachers for the same rows.
             shares: what each teacher counts in every pull towards a teacher, the first one first.
+            by_row: the temperatures of the rows, by their rules.
 
         Raises:
             ValueError: no targets, and they are needed.
@@ -155,17 +160,17 @@ class Criterion(nn.Module):
         if targets is None and self.needs_targets:
             raise ValueError("there is no pull towards a teacher without targets")
         pairs = [
-            (term, _Teacher(known, share, place))
+            (term, OneTeacher(known, share, place))
             for term in self.rows
             for place, (known, share) in enumerate(zip((targets, *also), shares, strict=True))
             if not place or term.name != GOLD
         ]
         if all(term.name in (GOLD, "forward_kl") for term in self.rows):
             return WeightedSum(
-                [_shared_pull(_pull(term, who.targets, gold_N, done, gold_scale_N), who) for term, who in pairs]
+                [shared_pull(_pull(term, who.targets, gold_N, done, gold_scale_N, by_row), who) for term, who in pairs]
             )
         return ByAutograd(
-            [_shared_term(self._term(term, who.targets, gold_N, done, gold_scale_N), who) for term, who in pairs]
+            [shared_term(self._term(term, who.targets, gold_N, done, gold_scale_N), who) for term, who in pairs]
         )
 
     def gold_loss(self, gold_G: Tensor, done: float, scale_G: Tensor | None = None) -> WeightedSum | None:
@@ -188,7 +193,7 @@ class Criterion(nn.Module):
         state: Any = dict(self.states.items()).get(term.label)
         led = state.options() if state is not None else {}
         own = {name: value for name, value in term.options.items() if name not in _keywords(method.state)}
-        options = own | led | ({"temperature": term.temperature.at(done)} if method.has_temperature else {})
+        options = own | led | ({"temperature": _number(term, done)} if method.has_temperature else {})
         function = method.function
 
         def loss(logits_nV: Tensor, some: slice) -> Tensor:
@@ -235,49 +240,25 @@ class Criterion(nn.Module):
         options: dict[str, Any] | None = None,
         rows: Sequence[RowTerm] = (),
         features: Sequence[FeatureTerm] = (),
+        beside_gold: bool = False,
     ) -> Criterion:
-        """alpha * objective + (1 - alpha) * cross-entropy, and further terms; with the objective "none" those alone."""
+        """alpha * objective + (1 - alpha) * cross-entropy, and further terms; with the objective "none" those alone.
+
+        With `beside_gold` both weigh 1, for shares that each row has of its own.
+        """
         weight = Schedule.of(alpha)
         label = NAMED_IN_LOG.get(name, name)
         both = [
-            RowTerm(name=name, label=label, weight=weight, temperature=Schedule.of(temperature), options=options or {}),
-            RowTerm(name=GOLD, label=GOLD, weight=weight, is_rest=True),
+            RowTerm(name=name, label=label, weight=weight, temperature=scheduled(temperature), options=options or {}),
+            RowTerm(name=GOLD, label=GOLD, weight=weight, is_rest=not beside_gold),
         ]
         return cls([*(both if name != "none" else ()), *rows], features)
 
 
-@dataclass(frozen=True, eq=False)
-class _Teacher:
-    """One of the teachers of a loss: what it says, what it counts, and its place among them."""
-
-    targets: AnyTargets | None
-    share: Share
-    place: int
-
-    def labelled(self, name: str) -> str:
-        """Return the name of a pull of this teacher in the log."""
-        return f"{name}/{self.place + 1}" if self.place else name
-
-
-def _shared_pull(pull: Pull, teacher: _Teacher) -> Pull:
-    """Return a pull with the share of its teacher; the cross-entropy on gold tokens is nobody's."""
-    if pull.name == GOLD:
-        return pull
-    if isinstance(teacher.share, Tensor):
-        return replace(pull, name=teacher.labelled(pull.name), target=ScaledRows(pull.target, teacher.share))
-    return replace(pull, name=teacher.labelled(pull.name), weight=pull.weight * teacher.share)
-
-
-def _shared_term(term: Term, teacher: _Teacher) -> Term:
-    """Return a term with the share of its teacher, as `_shared_pull` does."""
-    if term.name == GOLD:
-        return term
-    share, own = teacher.share, term.loss
-    if isinstance(share, Tensor):
-        return replace(
-            term, name=teacher.labelled(term.name), loss=lambda logits_nV, some: share[some] * own(logits_nV, some)
-        )
-    return replace(term, name=teacher.labelled(term.name), weight=term.weight * share)
+def _number(term: RowTerm, done: float) -> float:
+    if isinstance(term.temperature, RowRule):
+        raise ValueError(f"{term.name} has one temperature for all rows")
+    return term.temperature.at(done)
 
 
 def _gold_loss(logits_nV: Tensor, some: slice, gold_N: Tensor, scale_N: Tensor | None) -> Tensor:
@@ -288,8 +269,16 @@ def _gold_loss(logits_nV: Tensor, some: slice, gold_N: Tensor, scale_N: Tensor |
     return torch.where(scale_N[some] != 0, scale_N[some] * loss_n, 0.0)
 
 
-def _pull(term: RowTerm, targets: AnyTargets | None, gold_N: Tensor, done: float, gold_scale_N: Tensor | None) -> Pull:
-    weight, temperature = term.weight_at(done), term.temperature.at(done)
+def _pull(
+    term: RowTerm,
+    targets: AnyTargets | None,
+    gold_N: Tensor,
+    done: float,
+    gold_scale_N: Tensor | None,
+    by_row: Mapping[RowRule, Tensor] | None = None,
+) -> Pull:
+    weight, rule = term.weight_at(done), term.temperature
+    temperature = (by_row or {})[rule] if isinstance(rule, RowRule) else rule.at(done)
     if targets is None or term.name == GOLD:
         return Pull(term.label, weight, 1.0, gold_target(gold_N, torch.float32, gold_scale_N))
     return Pull(term.label, weight, temperature, teacher_target(targets, temperature, torch.float32))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -16,9 +16,17 @@ from torch import Tensor
 from logitstore.core.progress import amount
 from logitstore.core.schedule import WAYS, Schedule
 from logitstore.errors import BadInput
+from logitstore.targets.targets import AnyTargets
+from logitstore.train.objectives.kernels.by_autograd import Term
+from logitstore.train.objectives.kernels.target import ScaledRows
+from logitstore.train.objectives.kernels.weighted_sum import Pull
 
 Share = Tensor | float
 """What a teacher counts: float32[N], or one number for all rows."""
+
+
+GOLD = "cross_entropy"
+"""The one that needs no teacher."""
 
 
 BY_ROW = ("gold", "entropy")
@@ -91,3 +99,37 @@ class Shares:
         # where no teacher gives the token any mass, or there is no token, all count alike
         score_CN = torch.where(torch.isneginf(score_CN).all(0), 0.0, score_CN)
         return list(torch.softmax(score_CN, 0))
+
+
+@dataclass(frozen=True, eq=False)
+class OneTeacher:
+    """One of the teachers of a loss: what it says, what it counts, and its place among them."""
+
+    targets: AnyTargets | None
+    share: Share
+    place: int
+
+    def labelled(self, name: str) -> str:
+        """Return the name of a pull of this teacher in the log."""
+        return f"{name}/{self.place + 1}" if self.place else name
+
+
+def shared_pull(pull: Pull, teacher: OneTeacher) -> Pull:
+    """Return a pull with the share of its teacher; the cross-entropy on gold tokens is nobody's."""
+    if pull.name == GOLD:
+        return pull
+    if isinstance(teacher.share, Tensor):
+        return replace(pull, name=teacher.labelled(pull.name), target=ScaledRows(pull.target, teacher.share))
+    return replace(pull, name=teacher.labelled(pull.name), weight=pull.weight * teacher.share)
+
+
+def shared_term(term: Term, teacher: OneTeacher) -> Term:
+    """Return a term with the share of its teacher, as `shared_pull` does."""
+    if term.name == GOLD:
+        return term
+    share, own = teacher.share, term.loss
+    if isinstance(share, Tensor):
+        return replace(
+            term, name=teacher.labelled(term.name), loss=lambda logits_nV, some: share[some] * own(logits_nV, some)
+        )
+    return replace(term, name=teacher.labelled(term.name), weight=term.weight * share)

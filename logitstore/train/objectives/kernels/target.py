@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from logitstore.errors import BadInput
-from logitstore.targets.dense import dense_probs, row_dot, temper
+from logitstore.targets.dense import dense_logprobs, dense_probs, row_dot, temper
 from logitstore.targets.tails import FixedTail
 from logitstore.targets.targets import AnyTargets, SampledTargets, Targets
 
@@ -142,6 +142,27 @@ class LatentRows:
 
 
 @dataclass(frozen=True, eq=False)
+class TemperedRows:
+    """Targets of which each row has a temperature of its own, written out a chunk at a time.
+
+    Attributes:
+        targets: of all rows.
+        temperature_N: float[N], above 0.
+        dtype: of the logits they are compared with.
+    """
+
+    targets: Targets
+    temperature_N: Tensor
+    dtype: torch.dtype
+
+    def __getitem__(self, some: slice) -> DenseTarget:
+        logprobs_nV = dense_logprobs(self.targets[some]).to(self.dtype)
+        logprobs_nV = torch.log_softmax(logprobs_nV / self.temperature_N[some, None].to(self.dtype), -1)
+        probs_nV = logprobs_nV.exp()
+        return DenseTarget(probs_nV, torch.where(probs_nV > 0, probs_nV * logprobs_nV, 0.0).sum(-1))
+
+
+@dataclass(frozen=True, eq=False)
 class ScaledRows:
     """Targets whose rows count differently: q_n and the constant of a row are multiplied by scale_n, and so is its loss.
 
@@ -184,12 +205,21 @@ def gold_target(gold_N: Tensor, dtype: torch.dtype = torch.float32, scale_N: Ten
     )
 
 
-def teacher_target(targets: AnyTargets, temperature: float, dtype: torch.dtype = torch.float32) -> TargetRows:
+def teacher_target(targets: AnyTargets, temperature: float | Tensor, dtype: torch.dtype = torch.float32) -> TargetRows:
     """The stored distribution at a temperature: the loss is KL(p || s), or its unbiased estimate from samples.
+
+    Args:
+        targets: N rows.
+        temperature: of all rows, or float[N].
+        dtype: of the logits they are compared with.
 
     Raises:
         BadInput: random samples at another temperature than 1.
     """
+    if isinstance(temperature, Tensor):
+        if isinstance(targets, SampledTargets):
+            raise BadInput("a temperature for each row: random samples are right at temperature 1 only. Train at 1.")
+        return TemperedRows(targets, temperature, dtype)
     if isinstance(targets, SampledTargets):
         return _sampled(targets, temperature, dtype)
     if isinstance(targets.tail, FixedTail):

@@ -46,11 +46,14 @@ class RowLoss(Protocol):
 
 @dataclass(frozen=True)
 class Pull:
-    """One term of a loss: weight * T**2 * (constant - sum_v q(v) log s_T(v)), where s_T = softmax(z / T)."""
+    """One term of a loss: weight * T**2 * (constant - sum_v q(v) log s_T(v)), where s_T = softmax(z / T).
+
+    T is one number, or float[N], of each row its own.
+    """
 
     name: str
     weight: float
-    temperature: float
+    temperature: float | Tensor
     target: TargetRows
 
 
@@ -79,33 +82,44 @@ class WeightedSum:
 
     def __call__(self, logits_nV: Tensor, some: slice, scale: Weights = 1.0) -> Tensor:
         factor = 1.0 if isinstance(scale, Tensor) else scale
-        temperatures = sorted({pull.temperature for pull in self.pulls})
+        own = {id(pull.temperature): pull.temperature for pull in self.pulls if isinstance(pull.temperature, Tensor)}
+        shared = {pull.temperature for pull in self.pulls if not isinstance(pull.temperature, Tensor)}
+        temperatures: list[float | Tensor] = [*own.values(), *sorted(shared)]
         terms: dict[int, Tensor] = {}
         gradient_nV = None
         for temperature in temperatures:
-            own_nV = logits_nV if temperature == temperatures[-1] else logits_nV.clone()
+            own_nV = logits_nV if temperature is temperatures[-1] else logits_nV.clone()
             terms |= self._at(temperature, own_nV, some, factor)
             gradient_nV = own_nV if gradient_nV is None else own_nV.add_(gradient_nV)
         if isinstance(scale, Tensor):
             logits_nV.mul_(scale[:, None])
-        own = [terms[place] for place in range(len(self.pulls))]
-        total_n = torch.stack([pull.weight * term for pull, term in zip(self.pulls, own, strict=True)]).sum(0)
-        return torch.stack([total_n, *own])
+        lines = [terms[place] for place in range(len(self.pulls))]
+        total_n = torch.stack([pull.weight * term for pull, term in zip(self.pulls, lines, strict=True)]).sum(0)
+        return torch.stack([total_n, *lines])
 
-    def _at(self, temperature: float, logits_nV: Tensor, some: slice, scale: float) -> dict[int, Tensor]:
+    def _at(self, temperature: float | Tensor, logits_nV: Tensor, some: slice, scale: float) -> dict[int, Tensor]:
         """The terms at one temperature, by their places; their gradient in place of the logits."""
         own = [
-            (place, pull, pull.target[some]) for place, pull in enumerate(self.pulls) if pull.temperature == temperature
+            (place, pull, pull.target[some])
+            for place, pull in enumerate(self.pulls)
+            if is_same(pull.temperature, temperature)
         ]
-        if temperature != 1:
-            logits_nV.mul_(1 / temperature)
+        if isinstance(temperature, Tensor):
+            own_n = temperature[some].to(logits_nV.dtype)
+            logits_nV.div_(own_n[:, None])
+            square: Tensor | float = own_n**2
+            slope = 1.0
+        else:
+            square, slope = temperature**2, temperature
+            if temperature != 1:
+                logits_nV.mul_(1 / temperature)
         dots = [target.dot(logits_nV) for _, _, target in own]
         normaliser_n = softmax_(logits_nV)
         terms, keep, masses = {}, 0.0, []
         for (place, pull, target), dot_n in zip(own, dots, strict=True):
             mass_n = target.mass_N
             expected_n = normaliser_n if mass_n is None else mass_n * normaliser_n
-            terms[place] = temperature**2 * (target.constant_N + expected_n - dot_n)
+            terms[place] = square * (target.constant_N + expected_n - dot_n)
             if mass_n is None:
                 keep += pull.weight
             else:
@@ -113,11 +127,18 @@ class WeightedSum:
         if masses:
             logits_nV.mul_((torch.stack(masses).sum(0) + keep)[:, None])
             keep = 1.0
-        keep *= scale * temperature
+        keep *= scale * slope
         for _, pull, target in own:
-            target.subtract_from(logits_nV, keep, pull.weight * scale * temperature)
+            target.subtract_from(logits_nV, keep, pull.weight * scale * slope)
             keep = 1.0
+        if isinstance(temperature, Tensor):
+            logits_nV.mul_(own_n[:, None])
         return terms
+
+
+def is_same(one: float | Tensor, other: float | Tensor) -> bool:
+    """Whether two temperatures are one number, or the same numbers of rows."""
+    return one is other if isinstance(one, Tensor) or isinstance(other, Tensor) else one == other
 
 
 def softmax_(logits_nV: Tensor) -> Tensor:
