@@ -76,4 +76,4 @@ def test_a_student_learns_from_mixed_images_and_goes_on_after_an_interruption(
         assert torch.equal(value, load_file(out / "model.safetensors")[name])
     command = ["train", image_cache.path, "--student", student, "--out", tmp_path / "no", "--mix", 0.8]
     assert "a mixed image has no label" in refused(*command, "--alpha", 0.5)
-    assert "dkd needs a label" in refused(*command, "--objective", "dkd")
+    assert "the answers of one teacher" in refused(*command, "--own-answers", 4)
