@@ -72,4 +72,6 @@ def evaluate(settings: EvaluateSettings, json: Json = False) -> None:
         shown = "unknown" if value != value else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
         table.add_row(name, shown, meaning[name])
     console.print(table)
+    if settings.figures is not None:
+        say(f"figures of every sample saved to {settings.figures}")
     say(f"student in {resolve('logitstore.models.load:pick_dtype')(settings.dtype, settings.device)}")

@@ -81,7 +81,7 @@ PANELS: dict[str, dict[str, str]] = {
         "Output": "json",
     },
     "select": {
-        "Choice": "reference method score ratio samples at_least at_most seed",
+        "Choice": "reference method score figures ratio samples at_least at_most seed",
         "Reading": "local_cache local_cache_size",
         "Output": "out json",
     },
@@ -94,7 +94,7 @@ PANELS: dict[str, dict[str, str]] = {
         "Student": "student trust_remote_code image_size",
         "Data": "samples holdout text images",
         "Compute": "batch_size device dtype local_cache local_cache_size",
-        "Output": "json",
+        "Output": "figures json",
     },
 }
 """Of each command with many options, the names of its options by panel. What is in none stands with --help."""

@@ -31,9 +31,10 @@ system could learn from answers that are stored: {whole} run here, {part} in par
 {other} have no such method.
 
 A command is shortened to what makes the method. Words in capital letters are yours to fill in; words in brackets and behind a
-comma are remarks. [The command line](cli.md) has the rest, and
-[objectives and recipes](methods.md) the maths, the papers' settings and what a recipe leaves out. Every recipe trains a student
-for some steps in the tests."""
+comma are remarks. [The command line](cli.md) has the rest,
+[objectives and recipes](methods.md) the maths, the papers' settings and what a recipe leaves out, and
+[scores and preferences](preferences.md) and [rounds](rounds.md) the files around the commands. Of every system that runs, whole
+or in part, a test trains a student for 20 steps by these commands, on a small cache."""
 
 
 def main(arguments: list[str]) -> None:
@@ -52,7 +53,8 @@ def page(papers: list[dict[str, str]]) -> str:
 
     Args:
         papers: name, paper, group, runs (one of RUNS), commands, without (what is left out) or because (why it does not run);
-            of OTHER alone paper, runs and because.
+            of OTHER alone paper, runs and because. A row with commands may name the test that runs them, as tested, where
+            tests/end_to_end/test_seeds.py cannot.
     """
     options = _options()
     for paper in papers:
@@ -82,7 +84,7 @@ def page(papers: list[dict[str, str]]) -> str:
 def _check(paper: dict[str, str], options: dict[str, set[str]]) -> None:
     """Exit with one line if an entry is not whole, or names a command, an option or a recipe that does not exist."""
     title, runs = paper["paper"], paper["runs"]
-    has = set(paper) - {"paper", "runs"}
+    has = set(paper) - {"paper", "runs"} - ({"tested"} if "commands" in paper else set())
     wanted = {
         "whole": {"name", "group", "commands"},
         "in part": {"name", "group", "commands", "without"},

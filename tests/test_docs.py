@@ -86,6 +86,9 @@ def workplace(
 OTHERS_WARN = "docs/integrations.md"
 """The page whose code runs packages that warn of themselves."""
 
+WITH_COMMANDS = ("docs/rounds.md",)
+"""Pages whose Python needs what their commands make; tests/end_to_end/test_rounds_page.py runs both."""
+
 NEEDS = {"docs/readers.md": ("xarray", "tensorstore")}
 """Packages that the code of a page needs; without them it is not run."""
 
@@ -94,7 +97,9 @@ def _page(name: str) -> Any:
     return pytest.param(name, marks=pytest.mark.filterwarnings("ignore") if name == OTHERS_WARN else ())
 
 
-@pytest.mark.parametrize("name", [_page(name) for name in NAMES if any(blocks(ROOT / name, "python"))])
+@pytest.mark.parametrize(
+    "name", [_page(name) for name in NAMES if name not in WITH_COMMANDS and any(blocks(ROOT / name, "python"))]
+)
 def test_the_python_of_a_page_runs_from_top_to_bottom(name: str, workplace: Path) -> None:
     for package in NEEDS.get(name, ()):
         pytest.importorskip(package, reason=f"{package} is not installed")

@@ -16,7 +16,7 @@ from torch import Tensor
 from logitstore.targets.dense import dense
 from logitstore.targets.targets import AnyTargets, SampledTargets
 from logitstore.train.loader.batch import Batch
-from logitstore.train.metrics import Evaluation, evaluate_batches
+from logitstore.train.metrics import Evaluation, Watch, evaluate_batches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,20 +46,24 @@ def evaluate_classes(
     reduce: Callable[[Tensor], Tensor] = lambda sums: sums,
     *,
     classes: int,
+    watch: Watch | None = None,
 ) -> ClassEvaluation:
     """Evaluate a student, in evaluation mode, on some batches; see `evaluate_batches`.
 
     Args:
         student, batches, targets, device, reduce: see `evaluate_batches`.
         classes: count of the classes.
+        watch: see `evaluate_batches`.
     """
     # right answers, answers and labels of every class; then the sum of loyalties, and how many
     sums = torch.zeros(3 * classes + 2, dtype=torch.float64)
 
-    def watch(logits_NC: Tensor, batch: Batch, found: AnyTargets) -> None:
+    def count(logits_NC: Tensor, batch: Batch, found: AnyTargets) -> None:
+        if watch is not None:
+            watch(logits_NC, batch, found)
         sums.add_(_sums(logits_NC[batch.rows][:, :classes], batch, found).cpu())
 
-    figures = evaluate_batches(student, batches, targets, device, reduce, watch)
+    figures = evaluate_batches(student, batches, targets, device, reduce, count)
     total = reduce(sums.to(device)).cpu() if device.type != "mps" else sums
     right_C, answered_C, labelled_C = total[: 3 * classes].view(3, classes)
     loyalty, rows = total[3 * classes :].tolist()

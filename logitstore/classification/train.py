@@ -34,7 +34,7 @@ from logitstore.train.loader.loader import Loader, evaluation_loader
 from logitstore.train.loader.stream import BatchStream
 from logitstore.train.loader.subset import SampleSet
 from logitstore.train.students.classes import check_classifier, class_names
-from logitstore.train.task import Judge, Place, RunData
+from logitstore.train.task import Judge, Place, RunData, Watch
 
 
 def reading_of(cache: Cache, student: ModelRef | None) -> Reading:
@@ -191,7 +191,12 @@ class ClassifiedTraining:
         return lambda folder: tokenizer.save_pretrained(str(folder))
 
     def evaluate(
-        self, settings: EvaluateSettings, cache: Cache, student: ModelRef, progress: Progress
+        self,
+        settings: EvaluateSettings,
+        cache: Cache,
+        student: ModelRef,
+        progress: Progress,
+        watch: Watch | None = None,
     ) -> ClassEvaluation:
         cache.check_targets("evaluate")
         check_classifier(cache, student)
@@ -203,7 +208,8 @@ class ClassifiedTraining:
         model, device = loaded(settings, student, cache.manifest.task)
         if model.config.pad_token_id is None:
             model.config.pad_token_id = reading.padding.token
-        figures: ClassEvaluation = judge_of(cache)(model, counted(loader, progress), loader.targets, device)
+        judge = partial(judge_of(cache), watch=watch)
+        figures: ClassEvaluation = judge(model, counted(loader, progress), loader.targets, device)
         return figures
 
 

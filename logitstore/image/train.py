@@ -41,7 +41,7 @@ from logitstore.train.loader.views.order import view_order, views_in
 from logitstore.train.metrics import Evaluation, evaluate_batches
 from logitstore.train.run_folder import ARITHMETIC, arithmetic_of
 from logitstore.train.students.classes import check_classifier, class_names
-from logitstore.train.task import Place, RunData
+from logitstore.train.task import Place, RunData, Watch
 
 PROCESSOR = "preprocessor_config.json"
 
@@ -178,8 +178,22 @@ class ImageTraining:
         views_in(cache, settings.views)  # as many images as the plan says are there
         pictures = pictures_of(cache, settings.images, size, progress, shown)
         kept_out_I = held_out(range(cache.manifest.samples), settings.holdout)
-        images = SampleSet(~kept_out_I)
-        lack_I = (images_of(cache).labels < 0) & ~kept_out_I
+        is_read_I, weights_S = ~kept_out_I, None
+        if selection is not None:
+            is_chosen_I = np.zeros(len(kept_out_I), np.bool_)
+            is_chosen_I[selection.samples_M] = True
+            is_read_I &= is_chosen_I
+            if selection.weight_M is not None:
+                weight_I = np.ones(len(kept_out_I), np.float32)
+                weight_I[selection.samples_M] = selection.weight_M
+                weights_S = np.tile(weight_I, cache.manifest.views)
+        if not is_read_I.any():
+            raise BadInput(
+                f"{cache.path}: every chosen image is held out. Choose more, or give a smaller --holdout than "
+                f"{settings.holdout:g}."
+            )
+        images = SampleSet(is_read_I)
+        lack_I = (images_of(cache).labels < 0) & is_read_I
         unlabelled = len(images) if cache.manifest.images[1].mixes else int(np.count_nonzero(lack_I))
         if unlabelled == len(images) > 0 and has_cross_entropy(settings):
             raise BadInput(
@@ -196,6 +210,7 @@ class ImageTraining:
             taps=taps,
             seed=settings.seed,
             batch_size=settings.batch_size * settings.views_per_step,
+            weights=weights_S,
             **options,
         )
         judged = None
@@ -226,7 +241,14 @@ class ImageTraining:
 
         return save
 
-    def evaluate(self, settings: EvaluateSettings, cache: Cache, student: ModelRef, progress: Progress) -> Evaluation:
+    def evaluate(
+        self,
+        settings: EvaluateSettings,
+        cache: Cache,
+        student: ModelRef,
+        progress: Progress,
+        watch: Watch | None = None,
+    ) -> Evaluation:
         """Judge a student on the first view of the images."""
         cache.check_targets("evaluate")
         check_classifier(cache, student)
@@ -245,7 +267,8 @@ class ImageTraining:
         )
         model, device = loaded(settings, student, cache.manifest.task)
         check_takes(model, settings.student, loader.at(0, 0).model_inputs()["pixel_values"])
-        return evaluate_batches(model, _in_dtype(counted(loader, progress), model.dtype), loader.targets, device)
+        batches = _in_dtype(counted(loader, progress), model.dtype)
+        return evaluate_batches(model, batches, loader.targets, device, watch=watch)
 
 
 def _in_dtype(batches: Iterable[Batch], dtype: torch.dtype) -> Iterator[Batch]:

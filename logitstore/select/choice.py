@@ -21,11 +21,19 @@ class Candidates:
         score_S: float64[S], or None where the method needs no score; NaN where a sample has none.
         domain_S: int64[S], numbers of their domains from 0; all 0 where the data name no domain.
         allowed_S: bool[S], True for samples within the bounds on the score that the user set.
+        class_S: int64[S], the class that the teacher finds most probable; None where the method does not ask.
+        answers_SC: float32[S, C], the teacher's probabilities of the classes; None where the method does not ask.
+        labelled_S: bool[S], True for samples with a label; None where the method does not ask.
+        uncertainty_S: float64[S], mean entropy of a student in nats, NaN where it is not known; None without a student.
     """
 
     score_S: Array | None
     domain_S: Array
     allowed_S: Array
+    class_S: Array | None = None
+    answers_SC: Array | None = None
+    labelled_S: Array | None = None
+    uncertainty_S: Array | None = None
 
     def __len__(self) -> int:
         return len(self.domain_S)
@@ -40,6 +48,20 @@ class Candidates:
         if self.score_S is None:
             raise ValueError("this method needs a score")
         return self.score_S
+
+    @property
+    def known_classes_S(self) -> Array:
+        """int64[S], the classes. Raises ValueError: nobody asked for them."""
+        if self.class_S is None:
+            raise ValueError("this method needs the teacher's classes")
+        return self.class_S
+
+    @property
+    def known_answers_SC(self) -> Array:
+        """float32[S, C], the answers. Raises ValueError: nobody asked for them."""
+        if self.answers_SC is None:
+            raise ValueError("this method needs the teacher's answers")
+        return self.answers_SC
 
 
 @dataclass(frozen=True, kw_only=True)

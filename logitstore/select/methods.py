@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from logitstore.select.answers import coreset, per_class
 from logitstore.select.choice import Amount, Candidates, Choice
 from logitstore.select.drawn import drawn, pruned, stratified
 from logitstore.select.ranked import bottom, sure, top
@@ -21,12 +22,14 @@ class Method:
             one that the user may name for bounds or ranking (optional), or always the same (confidence).
         needs_amount: whether the method must get an amount to choose; else it can decide itself.
         has_seed: whether it draws.
+        reads: what it reads of the teacher's answers besides the score: of each sample the most probable class, or all.
     """
 
     choose: Callable[[Candidates, Amount], Choice]
     score: Literal["difference", "named", "optional", "confidence"]
     needs_amount: bool = True
     has_seed: bool = False
+    reads: Literal["class", "answers"] | None = None
 
 
 METHODS: dict[str, Method] = {
@@ -36,6 +39,8 @@ METHODS: dict[str, Method] = {
     "random": Method(choose=drawn, score="optional", has_seed=True),
     "stratified": Method(choose=stratified, score="optional", has_seed=True),
     "llkd": Method(choose=sure, score="confidence", needs_amount=False),
+    "per-class": Method(choose=per_class, score="named", reads="class"),
+    "coreset": Method(choose=coreset, score="optional", has_seed=True, reads="answers"),
     "prune": Method(choose=pruned, score="optional", has_seed=True),
 }
 """The methods that `select --method` takes."""

@@ -22,28 +22,36 @@ def difference(teacher_S: Array, reference_S: Array) -> Array:
 
 
 def sure(candidates: Candidates, amount: Amount) -> Choice:
-    """Choose the samples whose confidence is at least their domain's threshold; the surest of them if an amount is set.
+    """Choose the samples of which the teacher is sure and, where figures of a student are given, the student is not: its
+    entropy is at least a threshold too. If an amount is set, the ones of the largest weight.
 
-    This is the teacher's side of LLKD (Li et al. 2024). The paper keeps a sample if the teacher's confidence is above a
-    threshold and the student's uncertainty is above another one. Both thresholds are running means over training, adjusted
-    for each class, and the sample is weighted by both values. Here is what a cache can decide before training: the mean
-    over all samples in place of the running one, domains in place of classes, and the confidence as the weight. With one
-    domain, or none, there is one threshold.
+    This is LLKD (Li et al. 2024), decided once and not at every step. The paper's thresholds are running means over training,
+    adjusted for each class; here they are means over all samples, adjusted for each class that the teacher answers, or for
+    each domain where the answers are not about classes. The weight of a sample is the confidence, times the uncertainty where
+    it is known. With one class or domain there is one threshold.
     """
-    confidence_S = candidates.known_S
-    above_S = confidence_S >= thresholds(confidence_S, candidates.domain_S)[candidates.domain_S]
-    samples_M = first_of(falling(confidence_S), above_S & candidates.allowed_S, amount.of(len(candidates)))
-    kept_M = confidence_S[samples_M]
-    weight_M = (kept_M / kept_M.mean()).astype(np.float32) if len(kept_M) and kept_M.mean() > 0 else None
-    return Choice(samples_M=samples_M, weight_M=weight_M)
+    confidence_S, group_S = (
+        candidates.known_S,
+        candidates.domain_S if candidates.class_S is None else candidates.class_S,
+    )
+    above_S = confidence_S >= thresholds(confidence_S, group_S)[group_S]
+    weight_S = confidence_S
+    if candidates.uncertainty_S is not None:
+        uncertainty_S = candidates.uncertainty_S
+        above_S &= uncertainty_S >= thresholds(uncertainty_S, group_S)[group_S]  # False where it is not known
+        weight_S = confidence_S * uncertainty_S
+    samples_M = first_of(falling(weight_S), above_S & candidates.allowed_S, amount.of(len(candidates)))
+    kept_M = weight_S[samples_M]
+    can_weigh = len(kept_M) > 0 and bool((kept_M > 0).all())
+    return Choice(samples_M=samples_M, weight_M=(kept_M / kept_M.mean()).astype(np.float32) if can_weigh else None)
 
 
-def thresholds(confidence_S: Array, domain_S: Array) -> Array:
-    """Return float64[D]: the mean confidence over all samples, times each domain's own mean relative to the largest of
+def thresholds(score_S: Array, group_S: Array) -> Array:
+    """Return float64[D]: the mean of a score over all samples, times each group's own mean relative to the largest of
     these."""
-    is_known_S = np.isfinite(confidence_S)
-    counts_D = np.bincount(domain_S[is_known_S], minlength=int(domain_S.max(initial=0)) + 1)
-    sums_D = np.bincount(domain_S[is_known_S], confidence_S[is_known_S], minlength=len(counts_D))
+    is_known_S = np.isfinite(score_S)
+    counts_D = np.bincount(group_S[is_known_S], minlength=int(group_S.max(initial=0)) + 1)
+    sums_D = np.bincount(group_S[is_known_S], score_S[is_known_S], minlength=len(counts_D))
     means_D = sums_D / np.maximum(counts_D, 1)
     largest = float(means_D.max(initial=0.0))
     overall = float(sums_D.sum()) / max(int(counts_D.sum()), 1)

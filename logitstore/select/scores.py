@@ -6,33 +6,43 @@ Axes: S samples (of a part: s), N rows, K slots.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
 from logitstore.core.types import Array
 from logitstore.errors import BadInput
 from logitstore.format.codecs.answer import RowCodec
-from logitstore.settings.look import COLUMN
+from logitstore.settings.look import COLUMN, FIGURE
 from logitstore.store import layout
 from logitstore.store.cache import Cache
 from logitstore.store.checks.rows import check_values
+from logitstore.store.index.figures import read_figure
 from logitstore.store.index.scored import column_scores
 from logitstore.store.part import Part
 
 
-def scores_of(cache: Cache, name: str) -> Array:
+def scores_of(cache: Cache, name: str, figures: Path | None = None) -> Array:
     """Return float64[S]: a score of every sample.
 
     nll: mean negative logprob of the gold tokens, nats per row. entropy: mean entropy of the teacher, nats per row.
     confidence: mean probability of the teacher's most probable token. rows, tokens: counts. column:NAME: what the data say;
-    NaN where they say nothing.
+    NaN where they say nothing. figure:NAME: what a file of figures says; NaN where it says nothing.
+
+    Args:
+        cache: to read.
+        name: of the score.
+        figures: the file of figures, for a score of them.
 
     Raises:
-        BadInput: this cache does not keep what the score needs.
+        BadInput: this cache does not keep what the score needs, or the file is none of figures.
+        CacheMismatch: the file is about other samples.
         CacheDamaged: a value is one that no teacher gives.
     """
     if name.startswith(COLUMN):
         return column_scores(cache, name.removeprefix(COLUMN), f"--score {name}")
+    if name.startswith(FIGURE) and figures is not None:
+        return read_figure(figures, cache, name.removeprefix(FIGURE))
     if name == "nll":
         return cache.nll().astype(np.float64)
     if name == "rows":

@@ -2,7 +2,10 @@
 
 caches -> scores -> candidates within the bounds -> method -> selection file
 
-Axes: S samples, M chosen.
+Of images the samples to choose are the images: each view of an image is a sample of the cache, and an image has the mean of
+their scores.
+
+Axes: S samples to choose from, A samples of the cache, M chosen.
 """
 
 from __future__ import annotations
@@ -15,13 +18,15 @@ import logitstore
 from logitstore.core.tasks import task_of
 from logitstore.core.types import Array
 from logitstore.errors import BadInput, CacheMismatch
+from logitstore.select.answers import answers_of, classes_of, is_of_classes
 from logitstore.select.choice import Amount, Candidates, Choice
 from logitstore.select.methods import METHODS, Method
 from logitstore.select.ranked import difference
 from logitstore.select.scores import rounding, scores_of
-from logitstore.settings.look import SelectSettings
+from logitstore.settings.look import FIGURE, SelectSettings
 from logitstore.store.cache import Cache
 from logitstore.store.checks.same_samples import check_same_samples
+from logitstore.store.index.figures import read_figure
 from logitstore.store.selection import Chosen, Selection, SelectionInfo, write_selection
 
 
@@ -74,20 +79,30 @@ def select(settings: SelectSettings) -> Selected:
     if reference is not None:
         check_same_samples(cache, reference, f"--reference {reference.path}")
     name, score_S = _score(settings, method, cache, reference)
-    domains, domain_S = cache.domain_codes()
-    candidates = Candidates(score_S=score_S, domain_S=domain_S, allowed_S=_within(settings, score_S, len(cache)))
+    count = cache.manifest.samples
+    domains, domain_A = cache.domain_codes()
+    domain_S = domain_A[:count]
+    candidates = Candidates(
+        score_S=score_S,
+        domain_S=domain_S,
+        allowed_S=_within(settings, score_S, count),
+        class_S=classes_of(cache, settings.method) if _needs_class(method, cache) else None,
+        answers_SC=answers_of(cache) if method.reads == "answers" else None,
+        labelled_S=~np.isnan(cache.nll()[:count]) if method.reads == "answers" else None,
+        uncertainty_S=_uncertainty(settings, method, cache),
+    )
     choice = method.choose(candidates, Amount(ratio=settings.ratio, samples=settings.samples, seed=settings.seed or 0))
     if not len(choice.samples_M):
         raise BadInput(f"--method {settings.method}: no sample of {settings.cache} is chosen. Set wider bounds.")
-    rows_S, tokens_S = cache.row_counts(), cache.lengths()
+    rows_S, tokens_S = (each_A.reshape(-1, count).sum(0) for each_A in (cache.row_counts(), cache.lengths()))
     selection = _selection(settings, cache, reference, choice, rows_S, tokens_S)
     write_selection(settings.out, selection)
-    is_chosen_S = np.zeros(len(cache), np.bool_)
+    is_chosen_S = np.zeros(count, np.bool_)
     is_chosen_S[choice.samples_M] = True
     chosen_D, all_D = np.bincount(domain_S[is_chosen_S], minlength=len(domains)), np.bincount(domain_S)
     return Selected(
         selection=selection,
-        samples=len(cache),
+        samples=count,
         rows=int(rows_S.sum()),
         tokens=int(tokens_S.sum()),
         score=name,
@@ -121,6 +136,13 @@ def _check(settings: SelectSettings, method: Method) -> None:
         )
     if settings.seed is not None and not method.has_seed:
         raise BadInput(f"--seed {settings.seed}: the method '{settings.method}' draws nothing. Leave it out.")
+    is_of_figures = settings.score is not None and settings.score.startswith(FIGURE)
+    if is_of_figures and settings.figures is None:
+        raise BadInput(
+            f"--score {settings.score} needs --figures: what `logitstore evaluate --figures` wrote of a student."
+        )
+    if settings.figures is not None and not is_of_figures and method.score != "confidence":
+        raise BadInput(f"--figures {settings.figures}: say which one counts, with --score figure:NAME.")
     if settings.score is not None and (settings.reference is not None or method.score == "confidence"):
         raise BadInput(f"--score {settings.score}: the method '{settings.method}' has its own here. Leave it out.")
     if bounds and method.score == "optional" and settings.score is None and settings.reference is None:
@@ -145,9 +167,31 @@ def _score(
 ) -> tuple[str | None, Array | None]:
     """Return the name of the score, and float64[S] of its values."""
     if reference is not None:
-        return "nll difference", difference(cache.nll(), reference.nll())
+        return "nll difference", _of_views(difference(cache.nll(), reference.nll()), cache)
     name = {"confidence": "confidence", "named": settings.score or "nll"}.get(method.score, settings.score)
-    return name, None if name is None else scores_of(cache, name)
+    return name, None if name is None else _of_views(scores_of(cache, name, settings.figures), cache)
+
+
+def _needs_class(method: Method, cache: Cache) -> bool:
+    """Return True for a method whose samples are grouped by the teacher's classes; llkd does so where there are some."""
+    return method.reads == "class" or (method.score == "confidence" and is_of_classes(cache))
+
+
+def _uncertainty(settings: SelectSettings, method: Method, cache: Cache) -> Array | None:
+    """Return float64[S]: the entropy of a student that llkd takes into account; None without its figures."""
+    if settings.figures is None or method.score != "confidence":
+        return None
+    return _of_views(read_figure(settings.figures, cache, "entropy"), cache)
+
+
+def _of_views(score_A: Array, cache: Cache) -> Array:
+    """Return float64[S]: the mean over the views that have a score; NaN where none has."""
+    if cache.manifest.views == 1:
+        return score_A
+    score_VS = score_A.reshape(cache.manifest.views, -1)
+    known_VS = ~np.isnan(score_VS)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.where(known_VS, score_VS, 0.0).sum(0) / known_VS.sum(0))
 
 
 def _within(settings: SelectSettings, score_S: Array | None, count: int) -> Array:
@@ -176,7 +220,7 @@ def _selection(
             reference=None if reference is None else reference.manifest.identity,
             method=settings.method,
             arguments=arguments,
-            samples=len(cache),
+            samples=cache.manifest.samples,
             chosen=Chosen(
                 samples=len(choice.samples_M),
                 rows=int(rows_S[choice.samples_M].sum()),

@@ -13,16 +13,20 @@ from logitstore.settings.models.placing import PlacementChoices
 from logitstore.settings.stores.local_cache import LocalCacheChoices
 from logitstore.settings.trust import TrustChoice
 
-COLUMN = "column:"
-"""Begins the name of a score that the data gave."""
+COLUMN, FIGURE = "column:", "figure:"
+"""Begin the name of a score that the data gave, and of one that --figures has."""
 
 SCORES = ("nll", "entropy", "confidence", "rows", "tokens")
 """The scores that follow from the teacher's answers and the size of a sample."""
 
 
+Methods = Literal["difference", "top", "bottom", "random", "stratified", "per-class", "coreset", "llkd", "prune"]
+
+
 def _a_score(name: str) -> str:
-    if name not in SCORES and not (name.startswith(COLUMN) and name != COLUMN):
-        raise ValueError(f"no score is called so. {suggest(name, [*SCORES, COLUMN + 'NAME'])}")
+    named = any(name.startswith(kind) and name != kind for kind in (COLUMN, FIGURE))
+    if name not in SCORES and not named:
+        raise ValueError(f"no score is called so. {suggest(name, [*SCORES, COLUMN + 'NAME', FIGURE + 'NAME'])}")
     return name
 
 
@@ -36,25 +40,31 @@ class SelectSettings(LocalCacheChoices):
         None, description="A cache of the same samples by a smaller model, for the method difference."
     )
     out: FilePath = Field(description="The selection file to write.")
-    method: Literal["difference", "top", "bottom", "random", "stratified", "llkd", "prune"] = Field(
+    method: Methods = Field(
         "difference",
         description="Which samples to choose: those that the teacher finds more probable than the reference does (difference), "
         "those with the highest or lowest score (top, bottom), random ones (random), the same share of every domain "
-        "(stratified), those that the teacher is sure about (llkd), or random ones with a fitting weight of the objective "
-        "(prune).",
+        "(stratified), those with the highest score of every class that the teacher answers (per-class), those whose answers "
+        "lie far from each other (coreset), those that the teacher is sure about (llkd), or random ones with a fitting weight "
+        "of the objective (prune).",
     )
     score: Annotated[str, AfterValidator(_a_score)] | None = Field(
         None,
-        examples=["nll", "entropy", "confidence", "rows", "tokens", "column:NAME"],
-        description="Score by which top, bottom and stratified rank, and which --at-least and --at-most bound: a mean over the "
-        "rows of a sample, its size, or with column:NAME what --score-columns of `dump` kept of the data. Default: nll for top "
-        "and bottom.",
+        examples=["nll", "entropy", "confidence", "rows", "tokens", "column:NAME", "figure:NAME"],
+        description="Score by which top, bottom, stratified and per-class rank, and which --at-least and --at-most bound: a "
+        "mean over the rows of a sample, its size, with column:NAME what --score-columns of `dump` kept of the data, or with "
+        "figure:NAME what --figures says. Default: nll for top, bottom and per-class.",
+    )
+    figures: FilePath | None = Field(
+        None,
+        description="What a student does on each sample, from `evaluate --figures`; or any file of JSON lines with `sample` "
+        "and numbers. For --score figure:NAME, and for llkd, which then also asks that the student be unsure.",
     )
     ratio: float | None = Field(None, gt=0, le=1, description="Share of the samples to choose.")
     samples: int | None = Field(None, ge=1, description="Number of samples to choose, instead of --ratio.")
     at_least: float | None = Field(None, description="Choose no sample with a lower score.", allow_inf_nan=False)
     at_most: float | None = Field(None, description="Choose no sample with a higher score.", allow_inf_nan=False)
-    seed: int | None = Field(None, ge=0, description="Seed of random, stratified and prune. Default: 0.")
+    seed: int | None = Field(None, ge=0, description="Seed of random, stratified, coreset and prune. Default: 0.")
 
 
 class VerifySettings(TrustChoice, ServingChoices, PlacementChoices, LocalCacheChoices):

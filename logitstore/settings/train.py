@@ -327,6 +327,11 @@ class EvaluateSettings(StudentsImages, TrustChoice, LocalCacheChoices):
         description="Evaluate on the text alone, tokenised again with the student's own tokenizer, so that students with "
         "different tokenizers can be compared per byte.",
     )
+    figures: FilePath | None = Field(
+        None,
+        description="Also write what the student does on each sample to this file of JSON lines, which `select --figures` "
+        "reads. Not with --text.",
+    )
     batch_size: int = Field(8, ge=1, description="Samples in a batch.")
     dtype: Literal["auto", "bfloat16", "float32", "float16"] = Field(
         "auto",

@@ -43,7 +43,7 @@ from logitstore.train.metrics import Evaluation, evaluate_batches
 from logitstore.train.reweighting import AHEAD, Reweighting
 from logitstore.train.sequences import order_of, scored_alone, sequence_method
 from logitstore.train.students.build import loss_head
-from logitstore.train.task import Place, RunData, same
+from logitstore.train.task import Place, RunData, Watch, same
 
 START = 0.25
 """Share of the samples that a curriculum starts with, if the plan gives none."""
@@ -140,7 +140,12 @@ class TextTraining:
         return lambda folder: tokenizer.save_pretrained(str(folder))
 
     def evaluate(
-        self, settings: EvaluateSettings, cache: Cache, student: ModelRef, progress: Progress
+        self,
+        settings: EvaluateSettings,
+        cache: Cache,
+        student: ModelRef,
+        progress: Progress,
+        watch: Watch | None = None,
     ) -> Evaluation | TextEvaluation:
         kept_M: SampleSet | None = None
         if settings.samples == "heldout":
@@ -157,7 +162,7 @@ class TextTraining:
         loader = evaluation_loader(cache, kept_M, batch_size=settings.batch_size)
         model, device = loaded(settings, student, cache.manifest.task)
         _check_loaded(model, student, loader)
-        return evaluate_batches(model, counted(loader, progress), loader.targets, device)
+        return evaluate_batches(model, counted(loader, progress), loader.targets, device, watch=watch)
 
 
 def _check_loaded(student: PreTrainedModel, name: object, loader: BatchStream) -> None:

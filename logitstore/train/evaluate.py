@@ -11,11 +11,14 @@ from transformers import PreTrainedModel
 from logitstore.core.progress import Progress, Step, no_progress
 from logitstore.core.tasks import task_of
 from logitstore.core.types import ModelRef
+from logitstore.errors import BadInput
 from logitstore.models.adapter_ref import student_ref
 from logitstore.models.load import DTYPES, load_config, load_weights, pick_device, pick_dtype
 from logitstore.settings.tasks import refuse_other_tasks, refuse_set
 from logitstore.settings.train import EvaluateSettings
 from logitstore.store.cache import Cache
+from logitstore.store.index.figures import write_figures
+from logitstore.train.figures.samples import SampleFigures
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.stream import BatchStream
 from logitstore.train.task import train_task
@@ -27,6 +30,7 @@ def evaluate(settings: EvaluateSettings, progress: Progress = no_progress) -> An
     Raises:
         NotACache, CacheDamaged: the cache cannot be read.
         BadInput: the cache keeps scores only, or chats although text is asked for; or an option means nothing to the task.
+        StorageError: the file of figures cannot be written.
         ModelError, CacheMismatch: the student cannot be loaded, or does not fit the cache.
     """
     cache = Cache(settings.cache)
@@ -35,8 +39,19 @@ def evaluate(settings: EvaluateSettings, progress: Progress = no_progress) -> An
     refuse_other_tasks(settings, "evaluate", task, f"{settings.cache}, a cache of {task_of(task).samples}")
     if settings.samples == "all":
         refuse_set(settings, ("holdout",), "with --samples all no samples are held out")
+    if settings.figures is not None and settings.figures.exists():
+        raise BadInput(f"--figures {settings.figures}: something stands there already. Choose another name.")
+    if settings.figures is not None and settings.text:
+        raise BadInput(
+            f"--figures {settings.figures} with --text: text that is cut anew has other samples. Leave one out."
+        )
     student = student_ref(settings.student, trust_remote_code=settings.trust_remote_code)
-    return train_task(cache).evaluate(settings, cache, student, progress)
+    if settings.figures is None:
+        return train_task(cache).evaluate(settings, cache, student, progress)
+    watch = SampleFigures()
+    found = train_task(cache).evaluate(settings, cache, student, progress, watch)
+    write_figures(settings.figures, cache, *watch.found())
+    return found
 
 
 def loaded(settings: EvaluateSettings, student: ModelRef, task: str) -> tuple[PreTrainedModel, torch.device]:

@@ -19,6 +19,9 @@ from logitstore.train.loader.batch import Batch
 from logitstore.train.objectives import cross_entropy, forward_kl, lumped_kl
 from logitstore.train.objectives.kernels.rowwise import rowwise
 
+Watch = Callable[[Tensor, Batch, AnyTargets], None]
+"""Is shown the logits [B * T, V] of a student, the batch and its targets, for figures of other kinds."""
+
 BINS = 15
 
 
@@ -87,7 +90,7 @@ def evaluate_batches(
     targets: Callable[[Batch], AnyTargets],
     device: torch.device,
     reduce: Callable[[Tensor], Tensor] = lambda sums: sums,
-    watch: Callable[[Tensor, Batch, AnyTargets], None] | None = None,
+    watch: Watch | None = None,
 ) -> Evaluation:
     """Evaluate a student, in evaluation mode, on some batches.
 
@@ -97,7 +100,7 @@ def evaluate_batches(
         targets: decodes the answers of a batch; `Loader.targets` of the cache that the batch comes from.
         device: where the student is.
         reduce: adds the sums of several processes.
-        watch: is shown the logits [B * T, V], the batch and its targets, for figures of other kinds.
+        watch: is shown every batch.
     """
     sums = torch.zeros(_COUNTS + 3 + 3 * BINS, dtype=torch.float64)
     for batch in batches:
@@ -109,7 +112,7 @@ def _sums(
     student: Callable[..., Any],
     batch: Batch,
     decode: Callable[[Batch], AnyTargets],
-    watch: Callable[[Tensor, Batch, AnyTargets], None] | None,
+    watch: Watch | None,
 ) -> Tensor:
     """Return float64: sums of every metric, the numbers of gold tokens, of rows with one and of rows, then count, confidence
     and accuracy of every calibration bin."""

@@ -21,7 +21,7 @@ from logitstore.store.selection import Selection
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.collate import Collator
 from logitstore.train.loader.stream import BatchStream
-from logitstore.train.metrics import evaluate_batches
+from logitstore.train.metrics import Watch, evaluate_batches
 
 Judge = Callable[..., Any]
 """Judges a student on batches: (student, batches, decode, device, reduce) -> a record of figures; see `evaluate_batches`."""
@@ -150,8 +150,22 @@ class TrainTask(Protocol):
         """
         ...
 
-    def evaluate(self, settings: EvaluateSettings, cache: Cache, student: ModelRef, progress: Progress) -> Any:
+    def evaluate(
+        self,
+        settings: EvaluateSettings,
+        cache: Cache,
+        student: ModelRef,
+        progress: Progress,
+        watch: Watch | None = None,
+    ) -> Any:
         """Judge a student on what a cache holds; return a record of figures.
+
+        Args:
+            settings: of the command.
+            cache: to read.
+            student: to judge.
+            progress: receives the steps.
+            watch: is shown every batch; given only to a task among whose options of `evaluate` is `figures`.
 
         Raises:
             BadInput, CacheMismatch, ModelError: the student does not fit, or there is nothing to judge it on.
@@ -170,4 +184,4 @@ def same(sums: Tensor) -> Tensor:
     return sums
 
 
-__all__ = ["Batch", "Companion", "Judge", "Place", "RunData", "TrainTask", "same", "train_task"]
+__all__ = ["Batch", "Companion", "Judge", "Place", "RunData", "TrainTask", "Watch", "same", "train_task"]

@@ -232,3 +232,12 @@ def test_a_package_with_a_taken_name_or_another_thing_is_refused(
         tasks.task_of("text")
     monkeypatch.undo()
     forget_plugins()
+
+
+def test_what_a_task_does_not_name_is_refused(made: Path, judge: Path, refused: Refused, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    line = refused("select", made, "--method", "random", "--ratio", 0.5, "--out", out)
+    assert "a cache of labelled texts, of which train reads no selection" in line
+    line = refused("evaluate", made, "--student", judge, "--figures", out)
+    assert line.endswith("--figures: it means nothing to " + str(made) + ", a cache of labelled texts. Leave it out.")
+    assert not out.exists()

@@ -137,9 +137,3 @@ def test_the_command_prints_what_was_chosen(
     assert found["selection"]["method"] == "llkd"
     assert found["score"] == "confidence"
     assert command("select", cache.path, "--method", "llkd", "--out", tmp_path / "b") == 2
-
-
-def test_a_cache_that_train_reads_no_selection_of_is_refused(image_cache: logitstore.Cache, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="a cache of images, of which train reads no selection"):
-        select(SelectSettings(cache=image_cache.path, out=tmp_path / "out", method="random", ratio=0.5))
-    assert not list(tmp_path.iterdir())
