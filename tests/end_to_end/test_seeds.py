@@ -29,10 +29,10 @@ from tests.parts.texts import VOCABULARY, plan_for, save_model
 
 STEPS = 20
 ROWS = [row for row in yaml.safe_load((ROOT / "docs" / "seeds.yaml").read_text("utf-8")) if "commands" in row]
-ALONE = {"--keep-zeros", "--text", "--packed", "--fsdp", "--strict"}
+ALONE = {"--keep-zeros", "--text", "--packed", "--prune"}
 """Options without a value."""
 
-VALUES = {"A": "0.3", "T": "2", "OPTIONS": "hidden_size=24", "N": "8", "R": "0.5"}
+VALUES = {"A": "0.3", "T": "2", "N": "8", "R": "0.5", "X": "0"}
 """What stands for words in capital letters that are numbers or widths."""
 
 STUDENTS = ("RANDOM", "FAST", "OLD", "OUT", "ONE", "A", "TWO", "B", "SPARSE")
@@ -123,7 +123,8 @@ def image_place(tmp_path_factory: pytest.TempPathFactory, classifier: Path, imag
     folder = tmp_path_factory.mktemp("images")
     other = save_classifier(folder / "teacher", small_vit(3))
     usual: dict[str, Any] = {"views": 2, "limit": 24, "tail": "uniform"}
-    caches = [dump(images_plan(each, images, folder / each.name, **usual)).path for each in (classifier, other)]
+    teachers = (classifier, other)
+    caches = [dump(images_plan(each, images, folder / f"by-{n}", **usual)).path for n, each in enumerate(teachers)]
     student = save_classifier(folder / "student", small_vit(4, num_hidden_layers=1))
     return Place(caches, student, None, folder)
 
@@ -196,7 +197,9 @@ def _figures(place: Place, cache: Path, command: Command) -> Path:
 
 
 def _merged(words: list[str], place: Place, command: Command) -> Path:
-    return _once(place, "merge", tuple(words), lambda out: command("merge", *place.caches, *words, "--out", out))
+    # rows of two caches that keep sketches are of one form only when they are stored anew
+    flags = [*words, *(["--preset", "topk", "-k", "8", "--tail", "uniform"] if "--by" in words else [])]
+    return _once(place, "merge", tuple(flags), lambda out: command("merge", *place.caches, *flags, "--out", out))
 
 
 def _trained(words: list[str], place: Place, cache: Path, chosen: Path | None, command: Command) -> None:
@@ -207,10 +210,8 @@ def _trained(words: list[str], place: Place, cache: Path, chosen: Path | None, c
         flags += ["--student", str(place.student)]
     if recipe in ("dpo", "ipo", "simpo", "redi", "rwr"):
         flags += ["--score", "reward"]
-    if "--reweight-domains" in words:
-        flags[flags.index("--reweight-domains") + 1] = "10"
     # to re-weight domains, samples of each must be held out
-    flags += ["--holdout", "0.4" if "--reweight-domains" in words else "0"]
+    flags += ["--reweight-domains", "10", "--holdout", "0.4"] if recipe == "ddk" else ["--holdout", "0"]
     usual = [
         "--max-steps",
         STEPS,
