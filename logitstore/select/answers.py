@@ -90,7 +90,7 @@ def coreset(candidates: Candidates, amount: Amount) -> Choice:
         is_centre_S = candidates.labelled_S.copy()
     is_left_S = candidates.allowed_S & ~is_centre_S
     nearest_S = np.full(len(candidates), np.inf)
-    for centre in np.flatnonzero(is_centre_S):
+    for centre in np.flatnonzero(is_centre_S).tolist():
         np.minimum(nearest_S, _squared(answers_SC, centre), out=nearest_S)
     chosen: list[int] = []
     for _ in range(min(amount.of(len(candidates)), int(is_left_S.sum()))):
@@ -112,7 +112,7 @@ CORESET = 12
 def _squared(answers_SC: Array, centre: int) -> Array:
     """Return float64[S]: the squared distances of all answers from one."""
     gap_SC = answers_SC - answers_SC[centre]
-    return np.einsum("sc,sc->s", gap_SC, gap_SC, dtype=np.float64)
+    return np.asarray(np.einsum("sc,sc->s", gap_SC, gap_SC, dtype=np.float64))
 
 
 def is_of_classes(cache: Cache) -> bool:
