@@ -127,7 +127,7 @@ def _check(cache: Cache, method: str) -> None:
         raise BadInput(
             f"--method {method}: {cache.path} has no answer about a class for each sample. Choose by a score."
         )
-    if not manifest.sparsifier.k or manifest.sparsifier.name == "sampled":
+    if not manifest.sparsifier.k or manifest.sparsifier.is_estimate:
         raise BadInput(
             f"--method {method}: {cache.path} does not list the most probable classes (sparsifier "
             f"'{manifest.sparsifier.name}'). Dump with a preset that lists them."

@@ -100,7 +100,7 @@ def test_llkd_asks_a_student_too_and_weighs_by_both() -> None:
     assert sure(unknown, Amount()).samples_M.tolist() == [1]
 
 
-@pytest.mark.parametrize("changes", [{}, {"tail": "none"}, {"sparsifier": "dense", "k": None, "preset": None}])
+@pytest.mark.parametrize("changes", [{}, {"tail": "uniform"}, {"sparsifier": "dense", "k": None, "preset": None}])
 def test_the_answers_of_a_cache_are_those_that_training_reads(
     changes: dict[str, Any], judge_of_many: Path, more_labelled: Path, tmp_path: Path
 ) -> None:

@@ -129,6 +129,11 @@ def test_figures_of_a_sampled_cache_and_of_one_without_a_list(
     _, lines = figures_of(drawn, small_student, tmp_path / "drawn.jsonl")
     assert all(line["agreement"] is None for line in lines)
     assert math.isfinite(lines[0]["kl"])
+    whole = dump(plan_for(teacher, texts, tmp_path / "whole", preset="exact", k=None, limit=4))
+    found, lines = figures_of(whole, small_student, tmp_path / "whole.jsonl")
+    rows = whole.row_counts()
+    agreement = sum(line["agreement"] * count for line, count in zip(lines, rows.tolist(), strict=True)) / rows.sum()
+    assert agreement == pytest.approx(found.agreement)
 
 
 @pytest.mark.parametrize(

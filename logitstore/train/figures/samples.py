@@ -11,6 +11,7 @@ from torch import Tensor
 
 from logitstore.core.types import Array
 from logitstore.store.index.figures import FIGURES
+from logitstore.targets.dense import dense
 from logitstore.targets.targets import AnyTargets, SampledTargets
 from logitstore.train.loader.batch import Batch
 from logitstore.train.objectives import cross_entropy, forward_kl
@@ -74,12 +75,10 @@ def _rows(logits_NV: Tensor, targets: AnyTargets, gold_N: Tensor) -> Tensor:
     probs_NV = logprobs_NV.exp()
     best_N2, ids_N2 = probs_NV.topk(2)
     agrees_N = torch.full_like(best_N2[:, 0], torch.nan)
-    if not isinstance(targets, SampledTargets) and targets.ids_NK.shape[1]:
-        # listed ids stand in the order of their ranks, or all ids in their own
-        listed_N1 = (
-            torch.zeros_like(ids_N2[:, :1]) if targets.is_ranked else targets.logprobs_NK.argmax(-1, keepdim=True)
-        )
-        agrees_N = (targets.ids_NK.gather(1, listed_N1)[:, 0] == ids_N2[:, 0]).float()
+    if not isinstance(targets, SampledTargets):
+        # listed ids stand in the order of their ranks
+        first_N = targets.ids_NK[:, 0] if targets.is_ranked else dense(targets).argmax(-1)
+        agrees_N = (first_N == ids_N2[:, 0]).float()
     figures = {
         "cross_entropy": cross_entropy(logits_NV, gold_N),
         "accuracy": (ids_N2[:, 0] == gold_N).float(),
