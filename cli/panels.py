@@ -81,7 +81,7 @@ PANELS: dict[str, dict[str, str]] = {
         "Output": "json",
     },
     "select": {
-        "Choice": "reference method score figures ratio samples at_least at_most seed",
+        "Choice": "reference method score figures ratio samples at_least at_most wrong seed",
         "Reading": "local_cache local_cache_size",
         "Output": "out json",
     },

@@ -73,11 +73,13 @@ class Amount:
         ratio: above 0, at most 1; rounded to the nearest count, at least one sample.
         samples: at least 1.
         seed: seed of methods that draw.
+        wrong: share of the teacher's answers that may be wrong, from 0, below 1; for the method that counts with that.
     """
 
     ratio: float | None = None
     samples: int | None = None
     seed: int = 0
+    wrong: float = 0.0
 
     def of(self, count: int) -> int:
         """Return the number of samples to choose from `count`."""

@@ -10,6 +10,7 @@ from logitstore.select.answers import coreset, per_class
 from logitstore.select.choice import Amount, Candidates, Choice
 from logitstore.select.drawn import drawn, pruned, stratified
 from logitstore.select.ranked import bottom, sure, top
+from logitstore.select.robust import robust
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,7 @@ class Method:
         needs_amount: whether the method must get an amount to choose; else it can decide itself.
         has_seed: whether it draws.
         reads: what it reads of the teacher's answers besides the score: of each sample the most probable class, or all.
+        counts_wrong: whether it needs to know how many answers may be wrong, and a score that says how sure a student is.
     """
 
     choose: Callable[[Candidates, Amount], Choice]
@@ -30,6 +32,7 @@ class Method:
     needs_amount: bool = True
     has_seed: bool = False
     reads: Literal["class", "answers"] | None = None
+    counts_wrong: bool = False
 
 
 METHODS: dict[str, Method] = {
@@ -41,6 +44,7 @@ METHODS: dict[str, Method] = {
     "llkd": Method(choose=sure, score="confidence", needs_amount=False),
     "per-class": Method(choose=per_class, score="named", reads="class"),
     "coreset": Method(choose=coreset, score="optional", has_seed=True, reads="answers"),
+    "robust": Method(choose=robust, score="named", has_seed=True, counts_wrong=True),
     "prune": Method(choose=pruned, score="optional", has_seed=True),
 }
 """The methods that `select --method` takes."""

@@ -91,7 +91,10 @@ def select(settings: SelectSettings) -> Selected:
         labelled_S=~np.isnan(cache.nll()[:count]) if method.reads == "answers" else None,
         uncertainty_S=_uncertainty(settings, method, cache),
     )
-    choice = method.choose(candidates, Amount(ratio=settings.ratio, samples=settings.samples, seed=settings.seed or 0))
+    amount = Amount(
+        ratio=settings.ratio, samples=settings.samples, seed=settings.seed or 0, wrong=settings.wrong or 0.0
+    )
+    choice = method.choose(candidates, amount)
     if not len(choice.samples_M):
         raise BadInput(f"--method {settings.method}: no sample of {settings.cache} is chosen. Set wider bounds.")
     rows_S, tokens_S = (each_A.reshape(-1, count).sum(0) for each_A in (cache.row_counts(), cache.lengths()))
@@ -136,6 +139,15 @@ def _check(settings: SelectSettings, method: Method) -> None:
         )
     if settings.seed is not None and not method.has_seed:
         raise BadInput(f"--seed {settings.seed}: the method '{settings.method}' draws nothing. Leave it out.")
+    if method.counts_wrong and (settings.wrong is None or settings.score is None):
+        raise BadInput(
+            f"--method {settings.method} needs --wrong, the share of answers that may be wrong, and a score that says how sure "
+            "a student is, such as --score figure:margin."
+        )
+    if settings.wrong is not None and not method.counts_wrong:
+        raise BadInput(
+            f"--wrong {settings.wrong:g}: the method '{settings.method}' does not count with it. Leave it out."
+        )
     is_of_figures = settings.score is not None and settings.score.startswith(FIGURE)
     if is_of_figures and settings.figures is None:
         raise BadInput(

@@ -20,7 +20,9 @@ SCORES = ("nll", "entropy", "confidence", "rows", "tokens")
 """The scores that follow from the teacher's answers and the size of a sample."""
 
 
-Methods = Literal["difference", "top", "bottom", "random", "stratified", "per-class", "coreset", "llkd", "prune"]
+Methods = Literal[
+    "difference", "top", "bottom", "random", "stratified", "per-class", "coreset", "llkd", "robust", "prune"
+]
 
 
 def _a_score(name: str) -> str:
@@ -45,8 +47,8 @@ class SelectSettings(LocalCacheChoices):
         description="Which samples to choose: those that the teacher finds more probable than the reference does (difference), "
         "those with the highest or lowest score (top, bottom), random ones (random), the same share of every domain "
         "(stratified), those with the highest score of every class that the teacher answers (per-class), those whose answers "
-        "lie far from each other (coreset), those that the teacher is sure about (llkd), or random ones with a fitting weight "
-        "of the objective (prune).",
+        "lie far from each other (coreset), those that the teacher is sure about (llkd), those that the student is unsure "
+        "about, even if some answers are wrong (robust), or random ones with a fitting weight of the objective (prune).",
     )
     score: Annotated[str, AfterValidator(_a_score)] | None = Field(
         None,
@@ -64,7 +66,12 @@ class SelectSettings(LocalCacheChoices):
     samples: int | None = Field(None, ge=1, description="Number of samples to choose, instead of --ratio.")
     at_least: float | None = Field(None, description="Choose no sample with a lower score.", allow_inf_nan=False)
     at_most: float | None = Field(None, description="Choose no sample with a higher score.", allow_inf_nan=False)
-    seed: int | None = Field(None, ge=0, description="Seed of random, stratified, coreset and prune. Default: 0.")
+    seed: int | None = Field(
+        None, ge=0, description="Seed of random, stratified, coreset, robust and prune. Default: 0."
+    )
+    wrong: float | None = Field(
+        None, ge=0, lt=1, description="Share of the teacher's answers that may be wrong, for the method robust."
+    )
 
 
 class VerifySettings(TrustChoice, ServingChoices, PlacementChoices, LocalCacheChoices):
