@@ -66,8 +66,8 @@ PANELS: dict[str, dict[str, str]] = {
         "Student": "student trust_remote_code copy_layers prune prune_samples keep_zeros lora lora_merge freeze recover_head "
         "hooks layers hidden_size intermediate_size heads kv_heads image_size",
         "Loss": "recipe objective alpha temperature also weights own_answers score pairs pooling strict",
-        "Data": "select holdout text packed window_parts curriculum curriculum_start reweight_domains reweight_kind images "
-        "views views_per_step mix",
+        "Data": "select holdout text contexts packed window_parts curriculum curriculum_start reweight_domains reweight_kind "
+        "images views views_per_step mix",
         "Steps": "epochs max_steps batch_size accumulate learning_rate learning_rate_batch scheduler warmup weight_decay seed",
         "Compute": "device precision fsdp workers local_cache local_cache_size",
         "Output": "out evaluate_every early_stopping save_every keep_checkpoints resume report_to trainer",
@@ -92,7 +92,7 @@ PANELS: dict[str, dict[str, str]] = {
     },
     "evaluate": {
         "Student": "student trust_remote_code image_size",
-        "Data": "samples holdout text images",
+        "Data": "samples holdout text contexts images",
         "Compute": "batch_size device dtype local_cache local_cache_size",
         "Output": "figures json",
     },

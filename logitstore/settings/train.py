@@ -9,6 +9,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 from logitstore.core.methods import METHODS
 from logitstore.core.record import Record
 from logitstore.core.schedule import RULES, WAYS
+from logitstore.settings.data.contexts import ContextChoice
 from logitstore.settings.fields import (
     POSITIONAL,
     RECIPE_ONLY,
@@ -66,7 +67,7 @@ class TermSettings(Record):
         return plain
 
 
-class TrainSettings(StudentsImages, TrustChoice, LocalCacheChoices):
+class TrainSettings(ContextChoice, StudentsImages, TrustChoice, LocalCacheChoices):
     """The settings of `train`."""
 
     cache: Annotated[Place, POSITIONAL] = Field(description="The cache to learn from.")
@@ -311,7 +312,7 @@ class TrainSettings(StudentsImages, TrustChoice, LocalCacheChoices):
         return (value[0] if len(value) == 1 else value or None) if isinstance(value, list) else value
 
 
-class EvaluateSettings(StudentsImages, TrustChoice, LocalCacheChoices):
+class EvaluateSettings(ContextChoice, StudentsImages, TrustChoice, LocalCacheChoices):
     """The settings of `evaluate`."""
 
     cache: Annotated[Place, POSITIONAL] = Field(description="The cache to compare with.")

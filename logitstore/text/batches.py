@@ -15,6 +15,7 @@ from torch import Tensor
 from logitstore.core.types import Array
 from logitstore.store.cache import Cache
 from logitstore.store.taps import Tap
+from logitstore.text.contexts.contexts import Contexts
 from logitstore.text.lines.pack import packed as lines_packed
 from logitstore.text.lines.pack import positions as positions_of
 from logitstore.text.stored import texts_of
@@ -24,7 +25,12 @@ from logitstore.train.loader.gather import gathered_answers, gathered_features, 
 
 
 def collate(
-    cache: Cache, samples_M: Array, packed: bool, taps: Sequence[Tap] = (), weights_S: Array | None = None
+    cache: Cache,
+    samples_M: Array,
+    packed: bool,
+    taps: Sequence[Tap] = (),
+    weights_S: Array | None = None,
+    contexts: Contexts | None = None,
 ) -> Batch:
     """Copy samples, and the features beside them, out of the mapped files into one batch; rows come sample after sample.
 
@@ -34,6 +40,7 @@ def collate(
         packed: whether to put several samples into one line.
         taps: taps of the cache; their features come too.
         weights_S: float32, for each sample of the cache, the weight of its rows in the loss.
+        contexts: what stands before the answers; None for what the teacher read.
     """
     located = located_samples(cache, samples_M)
     spans = [part.span(number) for part, number in located]
@@ -41,15 +48,25 @@ def collate(
     rows = int(counts_M.sum())
     answer = gathered_answers(cache, located, spans, rows)
     lengths_M = np.array([part.samples.lengths_S[number] for part, number in located], np.int64)
-    positions = (
+    positions: Iterable[Array | None] = (
         None if count == length - 1 else np.flatnonzero(texts_of(part.samples).mask_of(number))
         for (part, number), count, length in zip(located, counts_M.tolist(), lengths_M.tolist(), strict=True)
     )
     unanswered = None
     if texts_of(located[0][0].samples).has_gold:
         unanswered = [texts_of(part.samples).unanswered_in(number) for part, number in located]
+    tokens: Iterable[Array] = (texts_of(part.samples).tokens_of(number) for part, number in located)
+    if contexts is not None:
+        shifts = [contexts.shift(sample) for sample in samples_M.tolist()]
+        tokens = (contexts.read(sample, each) for sample, each in zip(samples_M.tolist(), tokens, strict=True))
+        positions = (
+            (np.arange(length - 1) if own is None else own) + shift
+            for own, length, shift in zip(positions, lengths_M.tolist(), shifts, strict=True)
+        )
+        unanswered = unanswered and [own + shift for own, shift in zip(unanswered, shifts, strict=True)]
+        lengths_M = contexts.lengths_S[samples_M]
     batch = laid_out(
-        (texts_of(part.samples).tokens_of(number) for part, number in located),
+        tokens,
         positions,
         lengths_M,
         samples_M,
@@ -131,12 +148,22 @@ class TextCollator:
         taps: of the cache, whose features come too.
         weights: float32, what the rows of each of the cache's samples count; None where all count alike.
         bytes_per_batch: of the stored rows; not used here.
+        contexts: what stands before the answers; None for what the teacher read.
     """
 
     def __init__(
-        self, cache: Cache, *, packed: bool, taps: Sequence[Tap], weights: Array | None, bytes_per_batch: int
+        self,
+        cache: Cache,
+        *,
+        packed: bool,
+        taps: Sequence[Tap],
+        weights: Array | None,
+        bytes_per_batch: int,
+        contexts: Contexts | None = None,
     ) -> None:
         self._cache, self._packed, self._taps, self._weights = cache, packed, taps, weights
+        self.contexts = contexts
 
     def batch(self, chosen: Chosen, epoch: int, number: int) -> Batch:
-        return collate(self._cache, chosen.choose(epoch, number), self._packed, self._taps, self._weights)
+        samples_M = chosen.choose(epoch, number)
+        return collate(self._cache, samples_M, self._packed, self._taps, self._weights, self.contexts)

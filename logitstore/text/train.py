@@ -21,12 +21,14 @@ from logitstore.models.head import LinearHead
 from logitstore.models.load import config_from, describe, load_config
 from logitstore.models.shape import head_rows
 from logitstore.models.tokens.tokenizer import check_tokenizer, own_tokenizer, tokenizer_for
+from logitstore.settings.tasks import refuse_set
 from logitstore.settings.train import EvaluateSettings, TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.store.index.scored import group_codes, has_groups
 from logitstore.store.selection import Selection
 from logitstore.store.vocabulary import read_pieces
 from logitstore.text.batches import TextCollator
+from logitstore.text.contexts.read import check_contexts, contexts_of
 from logitstore.text.metrics import TextEvaluation, evaluate_text
 from logitstore.text.retokenise import TextLoader, encoded_anew
 from logitstore.text.tokenizer import given_template, text_tokenizer
@@ -102,6 +104,7 @@ class TextTraining:
 
     def check(self, settings: TrainSettings, cache: Cache, students: Sequence[ModelRef]) -> None:
         check_reading(settings)
+        check_contexts(settings)
         if not settings.text:
             for student in students:
                 check_student(cache, student)
@@ -151,6 +154,7 @@ class TextTraining:
         if settings.samples == "heldout":
             kept_M = SampleSet(kept_out(cache, settings.holdout))
         if settings.text:
+            refuse_set(settings, ("contexts",), "with --text the student reads no answers of a teacher")
             samples_M = np.arange(len(cache)) if kept_M is None else np.asarray(kept_M)
             texts = encoded_anew(cache, samples_M, text_tokenizer(student), progress)
             text_loader = TextLoader(texts, batch_size=settings.batch_size, shuffle=False)
@@ -159,7 +163,8 @@ class TextTraining:
             return evaluate_text(model, counted(text_loader, progress), device, size=text_loader.text_bytes)
         cache.check_targets("evaluate (without --text)")
         check_student(cache, student)
-        loader = evaluation_loader(cache, kept_M, batch_size=settings.batch_size)
+        contexts = contexts_of(cache, settings.contexts, progress)
+        loader = evaluation_loader(cache, kept_M, batch_size=settings.batch_size, contexts=contexts)
         model, device = loaded(settings, student, cache.manifest.task)
         _check_loaded(model, student, loader)
         return evaluate_batches(model, counted(loader, progress), loader.targets, device, watch=watch)
@@ -172,10 +177,12 @@ def _check_loaded(student: PreTrainedModel, name: object, loader: BatchStream) -
         CacheMismatch: a sample is longer than the student's positions.
         ModelError: the student is not causal.
     """
-    limit = position_limit(student.config)
-    if limit is not None and loader.longest > limit:
+    limit, longest = position_limit(student.config), loader.longest
+    if isinstance(loader, Loader) and (contexts := loader.shown.get("contexts")) is not None:
+        longest = contexts.longest
+    if limit is not None and longest > limit:
         raise CacheMismatch(
-            f"the cache has samples of {loader.longest} tokens; the student takes at most {limit}. "
+            f"the cache has samples of {longest} tokens; the student takes at most {limit}. "
             f"Choose another student, or dump with --max-length {limit}."
         )
     check_causal(student, name)
@@ -214,6 +221,8 @@ def _opened(
         if len(held_M):
             judged = TextLoader(encoded_anew(cache, np.asarray(held_M), tokenizer, progress), shuffle=False, **options)
         return RunData(train=anew, held_out=judged, judge=judge_text)
+    contexts = contexts_of(cache, settings.contexts, progress)
+    options["contexts"] = mixing["contexts"] = contexts
     order: Order | None = None
     weights_S = reweighting = None
     notes = _notes(settings, cache)
@@ -261,6 +270,7 @@ def _opened(
         judge=evaluate_batches if loader.has_targets else judge_text,
         companion=reweighting,
         notes=notes,
+        facts={} if contexts is None else {"contexts": contexts.checksum},
     )
 
 

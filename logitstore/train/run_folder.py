@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ ADDED: dict[str, Any] = {
     "pooling": None,
     "own_answers": None,
     "mix": None,
+    "contexts": None,
 }
 """Settings that older runs do not have, with what they stand for there."""
 
@@ -52,6 +53,7 @@ def conditions(settings: TrainSettings, world_size: int) -> dict[str, Any]:
     freely_changed = {
         "cache",
         "also",
+        "contexts",
         "out",
         "select",
         "resume",
@@ -222,6 +224,19 @@ def refuse_other_features(settings: TrainSettings, taps: list[str]) -> None:
             f"--resume: the run in {settings.out} compares {', '.join(before)}, and would now compare {', '.join(taps)}, which "
             f"{settings.cache} has got since. Train again in another folder."
         )
+
+
+def refuse_other_facts(settings: TrainSettings, facts: Mapping[str, str]) -> None:
+    """Refuse to resume a run that read something else besides its cache. Raises BadInput."""
+    if not settings.resume:
+        return
+    before = _summary_of(settings.out)
+    for name in facts.keys() | (before.keys() & {"contexts"}):
+        if facts.get(name) != before.get(name):
+            raise BadInput(
+                f"--resume: the run in {settings.out} began with other {name}. Give the same --{name} as before, or none if "
+                "there was none."
+            )
 
 
 def _refuse_other_steps(settings: TrainSettings, summary: dict[str, Any], world_size: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -64,6 +64,7 @@ class RunData:
         companion: changes with the student, if anything does.
         unlabelled: how many of the samples that are trained on have no gold tokens or label.
         notes: what the user should know of them before training begins.
+        facts: what the run reads besides its cache, by name; a run that is resumed reads the same.
     """
 
     train: BatchStream
@@ -72,6 +73,7 @@ class RunData:
     companion: Companion | None = None
     unlabelled: int = 0
     notes: Sequence[str] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 class TrainTask(Protocol):

@@ -40,6 +40,7 @@ from logitstore.train.metrics import Evaluation
 from logitstore.train.run_folder import (
     checkpoint_of,
     conditions,
+    refuse_other_facts,
     refuse_other_features,
     with_objective,
     with_precision,
@@ -98,6 +99,7 @@ def train(
     place = Place(rank=arguments.process_index, world_size=arguments.world_size, workers=settings.workers)
     first = next(iter(students.values()))
     data = task.open(settings, cache, first, selection, taps, place, progress)
+    refuse_other_facts(settings, data.facts)
     data.train.read_also(also, [taps_read(settings, each, layers, place) for place, each in enumerate(also, 2)])
     bilevel, mixing = bilevel_of(settings, data, arguments), mixing_of(settings)
     own = own_answers_of(settings, cache, data, arguments, checkpoint)
@@ -160,7 +162,7 @@ def train(
         )
     for text in notes:
         notice(text)
-    summary = _summary(settings, cache, selection, made, trainer)
+    summary = _summary(settings, cache, selection, made, trainer) | dict(data.facts)
     if taps:
         summary["features"] = taps
     if also:

@@ -77,7 +77,7 @@ class Prompts:
         before = 0
         for spec in self.specs:
             count = 0
-            for count, row in enumerate(_rows(spec), 1):
+            for count, row in enumerate(asked_rows(spec), 1):
                 where = f"--data {spec.source}, row {count}"
                 prompt = self._prompt(row, before + count - 1, spec, where)
                 if prompt is not None:
@@ -95,7 +95,7 @@ class Prompts:
             domain=None,
         )
 
-    def _prompt(self, row: _Asked, number: int, spec: DataSpec, where: str) -> Prompt | None:
+    def _prompt(self, row: Asked, number: int, spec: DataSpec, where: str) -> Prompt | None:
         try:
             messages = row.turns(row.row, where)
             arguments = {**self.arguments, **arguments_of(row.row, where)}
@@ -134,14 +134,15 @@ Turns = Callable[[Row, str], list[dict[str, Any]]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Asked:
-    """A row of the data, and what makes turns of it."""
+class Asked:
+    """A row of the data, and what makes turns of it; a plain text becomes a turn of the user."""
 
     row: Row
     turns: Turns
+    is_text: bool
 
 
-def _rows(spec: DataSpec) -> Iterator[_Asked]:
+def asked_rows(spec: DataSpec) -> Iterator[Asked]:
     """Yield the rows of one source. Raises BadInput: see `Prompts`."""
     if spec.share is not None:
         raise BadInput(f"--data {spec.source}: share says nothing about prompts. Give limit=N in its place.")
@@ -163,7 +164,8 @@ def _rows(spec: DataSpec) -> Iterator[_Asked]:
             if seen == spec.limit:
                 return
             seen += 1
-            yield _Asked(row={name: each[place] for name, each in values.items()}, turns=turns)
+            row = {name: each[place] for name, each in values.items()}
+            yield Asked(row=row, turns=turns, is_text=isinstance(turns, partial) and turns.func is _text)
 
 
 def column_of(names: list[str], wanted: str | None, source: str) -> str:

@@ -94,6 +94,7 @@ class Loader(OrderedStream):
         self.cache = cache
         self._also: list[tuple[Cache, Decoder]] = []
         self._also_taps: list[list[Tap]] = []
+        self.shown = shown
         self.has_targets = cache.manifest.sparsifier.keeps_rows
         self._taps = [cache.taps[name] for name in taps]
         for tap in self._taps:

@@ -1,0 +1,1 @@
+"""What a student reads before the answers, in place of what the teacher read there."""
