@@ -21,7 +21,8 @@ from torch import Tensor
 
 from bench import console
 from card import Card
-from logitstore.core.methods import METHODS, Method
+from logitstore.core.methods import METHODS
+from logitstore.core.objectives.method import Method
 from logitstore.dump.ask import _to_host
 from logitstore.dump.fit import head_tensors
 from logitstore.dump.sparsify.dense import Dense

@@ -22,7 +22,8 @@ from bench import at_least, console, found, save
 from digits import AUGMENT, FOLDER, plan_of, resnet, teach, write_images
 from digits import save as save_model
 from logitstore.dump.dump import dump
-from logitstore.settings.train import EvaluateSettings, TrainSettings
+from logitstore.settings.models.evaluate import EvaluateSettings
+from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.train.evaluate import evaluate
 from logitstore.train.students.hooks.quantise import Quantise

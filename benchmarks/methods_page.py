@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from logitstore.core.methods import METHODS, Method
+from logitstore.core.methods import METHODS
+from logitstore.core.objectives.method import Method
 from logitstore.errors import BadInput
 from logitstore.format.presets import row_of
 from logitstore.settings.recipe import about, named_recipe, recipe_names

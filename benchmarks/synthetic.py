@@ -14,12 +14,13 @@ from logitstore.core.types import Answer, Array
 from logitstore.dump.sparsify.sketch import allocate
 from logitstore.format.codecs.answer import RowCodec
 from logitstore.format.codecs.codebook import normal_codebook
-from logitstore.format.data import DataInfo, ImagesInfo, TeacherInfo, TokenizerInfo
+from logitstore.format.data import DataInfo, ImagesInfo, TeacherInfo
 from logitstore.format.manifest import MANIFEST_NAME, Manifest
 from logitstore.format.part_record import RECORD_NAME, Fidelity, PartRecord
 from logitstore.format.presets import row_of
 from logitstore.format.row import RowInfo
 from logitstore.format.sealed import seal, seal_of_bytes, unseal
+from logitstore.format.tasks.texts import TokenizerInfo
 from logitstore.format.views import TransformInfo, ViewInfo
 from logitstore.image.stored import images_arrow
 from logitstore.image.view import View

@@ -12,7 +12,7 @@ import logitstore
 from logitstore.core.registry import resolve
 
 if TYPE_CHECKING:
-    from logitstore.settings.train import EvaluateSettings
+    from logitstore.settings.models.evaluate import EvaluateSettings
 
 _MEANING = {
     "rows": "rows compared",

@@ -39,15 +39,7 @@ from tests.parts.masked_fixtures import guesser, masked_cache, plain_texts
 from tests.parts.specification import packed_plan
 from tests.parts.taps import small_taps_plan
 from tests.parts.tasks import Task, classes_task, image_task, masked_task, text_task, vectors_task
-from tests.parts.texts import (
-    CHAT_TEMPLATE,
-    PADDED_VOCABULARY,
-    TEXTS,
-    VOCABULARY,
-    plan_for,
-    save_model,
-    train_tokenizer,
-)
+from tests.parts.texts import CHAT_TEMPLATE, PADDED_VOCABULARY, TEXTS, VOCABULARY, plan_for, save_model, train_tokenizer
 from tests.parts.vectors import vectors_plan
 from tests.parts.vision import Told
 

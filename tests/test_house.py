@@ -13,7 +13,8 @@ import pytest
 from logitstore.core.tasks import TASKS
 from logitstore.settings.dump import DumpSettings
 from logitstore.settings.look import InspectSettings, VerifySettings
-from logitstore.settings.train import EvaluateSettings, TrainSettings
+from logitstore.settings.models.evaluate import EvaluateSettings
+from logitstore.settings.train import TrainSettings
 from tests.parts.places import ROOT
 
 PACKAGE = ROOT / "logitstore"

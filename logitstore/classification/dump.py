@@ -24,9 +24,9 @@ from logitstore.dump.teachers.classifier import features_asked
 from logitstore.dump.teachers.teacher import Batches, TeacherBatch
 from logitstore.dump.teachers.text_classifier import TextClassifier
 from logitstore.errors import BadInput, CacheMismatch, ModelError
-from logitstore.format.data import ClassifiedInfo
 from logitstore.format.manifest import Manifest
 from logitstore.format.presets import row_of
+from logitstore.format.tasks.texts import ClassifiedInfo
 from logitstore.models.load import load_config, load_tokenizer
 from logitstore.models.placing.placement import Placement, refuse_impossible
 from logitstore.models.shape import OF_TEXTS, head_rows, refuse_no_softmax, shape_of

@@ -14,8 +14,8 @@ import xxhash
 
 from logitstore.core.types import Array
 from logitstore.errors import BadInput
-from logitstore.format.data import ClassifiedInfo, EmbeddedInfo
 from logitstore.format.manifest import Manifest
+from logitstore.format.tasks.texts import ClassifiedInfo, EmbeddedInfo
 
 
 def info_of(manifest: Manifest) -> ClassifiedInfo:

@@ -14,10 +14,10 @@ import pyarrow as pa
 from logitstore.classification.sample import ClassifiedText, EncodedInfo, info_of, key_of
 from logitstore.core.types import Array
 from logitstore.errors import BadInput, CacheDamaged
-from logitstore.format.data import ClassifiedInfo
 from logitstore.format.manifest import Manifest
 from logitstore.format.part_record import PartRecord
 from logitstore.format.row import token_dtype
+from logitstore.format.tasks.texts import ClassifiedInfo
 from logitstore.store.samples import PartSamples, map_batch
 from logitstore.store.storage import Storage
 

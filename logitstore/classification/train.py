@@ -25,7 +25,8 @@ from logitstore.models.causal import position_limit
 from logitstore.models.load import config_from, load_config
 from logitstore.models.shape import head_rows
 from logitstore.models.tokens.tokenizer import first_other, own_tokenizer, tokenizer_for
-from logitstore.settings.train import EvaluateSettings, TrainSettings
+from logitstore.settings.models.evaluate import EvaluateSettings
+from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.store.selection import Selection
 from logitstore.train.checks.run import has_cross_entropy, needing_labels, refuse_unjudged

@@ -5,94 +5,23 @@ What `train --objective` knows, what docs/methods.md says and what a plugin decl
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
-from inspect import Parameter, signature
-from typing import Any, Literal
 
+from logitstore.core.objectives.features import OF_FEATURES
+from logitstore.core.objectives.method import Method
 from logitstore.core.objectives.rankings import OF_RANKINGS
-from logitstore.core.registry import resolve, suggest
+from logitstore.core.registry import suggest
 from logitstore.errors import BadInput
 
 PLUGINS = "logitstore.objectives"
 """The entry-point group in which other packages name objectives of theirs."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Method:
-    """One way to pull a student towards a teacher.
-
-    Attributes:
-        target: where it is, as `package.module:attribute`. Of the form "rows" a function of student logits [N, V], targets
-            and, where `needs_gold`, gold tokens [N], then options by keyword; of the form "features" a class as
-            described in `logitstore.train.objectives.features.feature`. Both give a loss [N]. Of the form "sequences" a
-            function of `logitstore.train.objectives.sequences.sequences.Sequences`, which gives a loss [M].
-        says: what it is, for one row.
-        paper: where it comes from.
-        form: whether it is about logits, about hidden states, queries, keys and values, about whole samples, or about the
-            scores of the documents of a query.
-        in_pairs: whether it compares two samples of a group; of the form "sequences".
-        needs_reference: whether it needs the teacher's logprob of whole samples.
-        needs_distribution: whether it needs the teacher's whole distribution, so that random samples do not serve it.
-        needs_tail: whether it is infinite where the teacher's tail has no mass.
-        needs_list: whether it needs listed tokens.
-        needs_gold: whether it needs the tokens that follow in the data.
-        has_temperature: whether it exists at other temperatures than 1.
-        may_be_negative: whether its loss may be below 0, so that no weight can make it as heavy as another.
-        own: what it is by itself where a cache does not list every token: a lower bound of what its name says, or biased.
-        because: why it is that.
-        rows_together: how many rows it compares with each other; 0 where every row stands alone.
-        state: where the module is that changes its options while a student trains.
-        given: keyword arguments that are no options, because the trainer or the state gives them.
-        taps: what features it compares, for people.
-    """
-
-    target: str
-    says: str
-    paper: str
-    form: Literal["rows", "features", "sequences", "rankings"] = "rows"
-    in_pairs: bool = False
-    needs_reference: bool = False
-    needs_distribution: bool = True
-    needs_tail: bool = False
-    needs_list: bool = False
-    needs_gold: bool = False
-    has_temperature: bool = True
-    may_be_negative: bool = False
-    own: Literal["bound", "biased"] | None = None
-    because: str = ""
-    rows_together: int = 0
-    state: str | None = None
-    given: tuple[str, ...] = ()
-    taps: str = ""
-
-    @property
-    def function(self) -> Any:
-        """Imported when asked for."""
-        return resolve(self.target)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What may be set, with the defaults: the keyword arguments of the function, and of its state."""
-        found = [self.function] + ([resolve(self.state)] if self.state else [])
-        named = [each for one in found for each in signature(one).parameters.values()]
-        kept = {each.name: each.default for each in named if each.kind is Parameter.KEYWORD_ONLY}
-        return {name: default for name, default in kept.items() if name not in ("temperature", *self.given)}
-
-
 _HERE = "logitstore.train.objectives.logits"
 
 
-_THERE = "logitstore.train.objectives.features"
-
-
 _OF_SAMPLES = "logitstore.train.objectives.sequences"
-
-
-def _feature(where: str, says: str, paper: str, taps: str = "hidden", **more: Any) -> Method:
-    """Return an objective on features, at `module:class` below their folder."""
-    return Method(target=f"{_THERE}.{where}", says=says, paper=paper, form="features", taps=taps, **more)
 
 
 def _pair(name: str, says: str, paper: str, needs_reference: bool = False) -> Method:
@@ -216,96 +145,7 @@ METHODS = {
         paper="Sun et al. 2024; at T = 1 MIX-KD, Choi et al. 2023",
         needs_tail=True,
     ),
-    "match": _feature(
-        "match:Match",
-        "squared error, 1 - cosine, absolute error or Huber's loss of hidden states, the student's projected if widths differ",
-        "FitNets, Romero et al. 2015; DistilBERT, Sanh et al. 2019; Minitron, Muralidharan et al. 2024; DMAE, Bai et al. 2023",
-    ),
-    "square_head": _feature(
-        "match:SquareHead",
-        "squared error of hidden states over the mean square of the teacher's",
-        "SquareHead, Kurtic et al. 2023",
-    ),
-    "norm_direction": _feature(
-        "norm_direction:NormDirection",
-        "the final hidden state along the mean of those before the same token, as long as the teacher's",
-        "KD++, Wang et al. 2023",
-        taps="final",
-        given=("means_VD",),
-    ),
-    "sub_classes": _feature(
-        "learned.sub_classes:SubClasses",
-        "KL to the teacher's classes, each divided along the main directions of its final states, by a head that learns",
-        "LELP, Loo et al. 2024",
-        taps="final",
-        given=("subclasses",),
-    ),
-    "relations": _feature(
-        "relations:Relations",
-        "KL between the relations of queries, of keys and of values among the rows of a sample",
-        "MiniLM v2, Wang et al. 2021",
-        taps="query, key, value",
-    ),
-    "attention": _feature(
-        "attention:Attention",
-        "KL between attention distributions, and between the relations of values",
-        "MiniLM, Wang et al. 2020",
-        taps="query, key, value",
-    ),
-    "similarity": _feature(
-        "similarity:Similarity", "squared error of the cosines among the rows of a sample", "MLKD-OOD, Wu et al. 2022"
-    ),
-    "prototypes": _feature(
-        "learned.prototypes:Prototypes",
-        "KL between the attentions of hidden states to prototypes, which learn to describe the teacher's",
-        "after ProC-KD, Li et al. 2022",
-    ),
-    "token_graph": _feature(
-        "token_graph:TokenGraph",
-        "graphs of hidden states: KL among the nearest of the batch, contrast with the teacher, relations in a sample",
-        "TRG, Zhang et al. 2023",
-    ),
-    "mutual_information": _feature(
-        "mutual_information:MutualInformation",
-        "minus a lower bound of the mutual information of hidden states, with a critic that learns",
-        "Distiller, He et al. 2021",
-        may_be_negative=True,
-    ),
-    "embedding_mse": Method(
-        target=f"{_THERE}.vectors:EmbeddingMse",
-        form="features",
-        says="squared error of the vectors of texts, mean over channels",
-        paper="Reimers and Gurevych 2020",
-        taps="final",
-    ),
-    "embedding_cosine": Method(
-        target=f"{_THERE}.vectors:EmbeddingCosine",
-        form="features",
-        says="1 - cosine of the vectors of texts",
-        paper="Jasper and Stella, Zhang et al. 2024",
-        taps="final",
-    ),
-    "similarity_kl": Method(
-        target=f"{_THERE}.vectors:SimilarityKl",
-        form="features",
-        says="KL between softmaxes over the cosines with the other texts of a batch",
-        paper="CompRess, Koohpayegani et al. 2020, without its memory",
-        taps="final",
-    ),
-    "similarity_mse": Method(
-        target=f"{_THERE}.vectors:SimilarityMse",
-        form="features",
-        says="squared error of the cosines with the texts of a batch",
-        paper="Jasper and Stella, Zhang et al. 2024",
-        taps="final",
-    ),
-    "relational_distance": Method(
-        target=f"{_THERE}.vectors:RelationalDistance",
-        form="features",
-        says="Huber loss of the distances from the other texts of a batch, over their mean",
-        paper="RKD, Park et al. 2019",
-        taps="final",
-    ),
+    **OF_FEATURES,
     "dpo": _pair("dpo", "-log sigmoid(beta (log s(w)/p(w) - log s(l)/p(l)))", "DPO, Rafailov et al. 2023", True),
     "ipo": _pair("ipo", "(log s(w)/p(w) - log s(l)/p(l) - 1 / (2 beta))^2", "IPO, Azar et al. 2024", True),
     "simpo": _pair("simpo", "-log sigmoid(beta (mean log s(w) - mean log s(l)) - margin)", "SimPO, Meng et al. 2024"),

@@ -18,10 +18,10 @@ from logitstore.dump.teachers.text_encoder import TextEncoder
 from logitstore.embedding.data import embedded_texts
 from logitstore.embedding.sample import info_of
 from logitstore.errors import BadInput
-from logitstore.format.data import EmbeddedInfo
 from logitstore.format.manifest import Manifest
 from logitstore.format.presets import row_of
 from logitstore.format.tap_names import FINAL
+from logitstore.format.tasks.texts import EmbeddedInfo
 from logitstore.models.load import load_config, load_tokenizer
 from logitstore.models.placing.placement import Placement, refuse_impossible
 from logitstore.models.pooling.described import Pooling, read_pooling

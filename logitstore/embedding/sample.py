@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from logitstore.classification.sample import ClassifiedText
 from logitstore.errors import BadInput
-from logitstore.format.data import EmbeddedInfo
 from logitstore.format.manifest import Manifest
+from logitstore.format.tasks.texts import EmbeddedInfo
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,9 +16,9 @@ from logitstore.classification.stored import EncodedFile, encoded_problems, enco
 from logitstore.core.types import Array
 from logitstore.embedding.sample import EmbeddedText, info_of
 from logitstore.errors import BadInput
-from logitstore.format.data import EmbeddedInfo
 from logitstore.format.manifest import Manifest
 from logitstore.format.part_record import PartRecord
+from logitstore.format.tasks.texts import EmbeddedInfo
 from logitstore.store.samples import PartSamples
 from logitstore.store.storage import Storage
 

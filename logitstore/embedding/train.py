@@ -27,7 +27,8 @@ from logitstore.models.load import load_config
 from logitstore.models.pooling.described import Pooling, read_pooling
 from logitstore.models.pooling.encoder import PooledEncoder, refuse_no_encoder
 from logitstore.models.tokens.tokenizer import tokenizer_for
-from logitstore.settings.train import EvaluateSettings, TrainSettings
+from logitstore.settings.models.evaluate import EvaluateSettings
+from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.store.selection import Selection
 from logitstore.train.evaluate import counted, loaded

@@ -23,7 +23,6 @@ from logitstore.format.data import (
     ImportedInfo,
     Member,
     TeacherInfo,
-    TokenizerInfo,
     record_of,
 )
 from logitstore.format.row import (
@@ -38,6 +37,7 @@ from logitstore.format.row import (
 )
 from logitstore.format.sealed import FileSeal
 from logitstore.format.tasks.masked import MaskedInfo
+from logitstore.format.tasks.texts import TokenizerInfo
 from logitstore.format.views import ViewInfo
 
 MANIFEST_NAME = "cache.json"

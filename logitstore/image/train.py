@@ -28,7 +28,8 @@ from logitstore.models.cached import shared_model
 from logitstore.models.code import NAMES_CODE, without_code
 from logitstore.models.load import load_config
 from logitstore.models.shape import size_errors
-from logitstore.settings.train import EvaluateSettings, TrainSettings
+from logitstore.settings.models.evaluate import EvaluateSettings
+from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.store.selection import Selection
 from logitstore.train.checks.run import has_cross_entropy, needing_labels, refuse_unjudged

@@ -21,7 +21,8 @@ from logitstore.models.head import LinearHead
 from logitstore.models.load import load_config
 from logitstore.models.shape import head_rows
 from logitstore.models.tokens.tokenizer import first_other, own_tokenizer, tokenizer_for
-from logitstore.settings.train import EvaluateSettings, TrainSettings
+from logitstore.settings.models.evaluate import EvaluateSettings
+from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.store.selection import Selection
 from logitstore.store.vocabulary import read_pieces

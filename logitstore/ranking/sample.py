@@ -17,8 +17,9 @@ from pydantic import ValidationError
 from logitstore.core.record import Count, Positive, Record
 from logitstore.core.types import Array
 from logitstore.errors import BadInput, CacheDamaged
-from logitstore.format.data import OtherData, TokenizerInfo
+from logitstore.format.data import OtherData
 from logitstore.format.manifest import Manifest
+from logitstore.format.tasks.texts import TokenizerInfo
 
 KIND = "ranked"
 """The kind of data by which a cache of queries is known."""

@@ -25,7 +25,8 @@ from logitstore.ranking.metrics import RankEvaluation, evaluate_ranking
 from logitstore.ranking.models import is_cross_encoder, pooling_of, refuse_no_score, score_pairs, write_modules
 from logitstore.ranking.sample import info_of
 from logitstore.ranking.stored import ranked_of
-from logitstore.settings.train import EvaluateSettings, TrainSettings
+from logitstore.settings.models.evaluate import EvaluateSettings
+from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.store.selection import Selection
 from logitstore.train.checks.run import has_cross_entropy

@@ -25,7 +25,7 @@ SETTINGS = Table(
         "sidecar": "logitstore.settings.train:SidecarSettings",
         "rank": "logitstore.settings.models.rank:RankSettings",
         "train": "logitstore.settings.train:TrainSettings",
-        "evaluate": "logitstore.settings.train:EvaluateSettings",
+        "evaluate": "logitstore.settings.models.evaluate:EvaluateSettings",
     },
 )
 """The settings of each command, by its name. A record is imported when it is asked for: `inspect` needs none of the others."""

@@ -11,8 +11,8 @@ import pyarrow as pa
 import xxhash
 
 from logitstore.errors import CacheDamaged
-from logitstore.format.data import TokenizerInfo
 from logitstore.format.manifest import Manifest
+from logitstore.format.tasks.texts import TokenizerInfo
 from logitstore.store.cache import Cache
 from logitstore.store.samples import open_arrow
 from logitstore.store.storage import Storage

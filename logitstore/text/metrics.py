@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from logitstore.train.loader.batch import Batch
+from logitstore.train.loader.stream import BatchStream
 from logitstore.train.objectives import cross_entropy
 from logitstore.train.objectives.kernels.rowwise import rowwise
+from logitstore.train.task import same
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,3 +75,14 @@ def evaluate_text(
         perplexity=math.exp(min(mean, 700)),
         nats_per_byte=total / size if size else None,
     )
+
+
+def judge_text(
+    run: Callable[..., Any],
+    held_out: BatchStream,
+    _decode: Callable[[Batch], Any],
+    device: torch.device,
+    reduce: Callable[[Tensor], Tensor] = same,
+) -> TextEvaluation:
+    """Judge a student on texts without a teacher's answers; a `logitstore.train.task.Judge`."""
+    return evaluate_text(run, held_out, device, reduce, size=held_out.text_bytes)

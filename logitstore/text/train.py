@@ -8,8 +8,6 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from logitstore.core.order import held_out
@@ -21,20 +19,20 @@ from logitstore.models.head import LinearHead
 from logitstore.models.load import config_from, describe, load_config
 from logitstore.models.shape import head_rows
 from logitstore.models.tokens.tokenizer import check_tokenizer, own_tokenizer, tokenizer_for
+from logitstore.settings.models.evaluate import EvaluateSettings
 from logitstore.settings.tasks import refuse_set
-from logitstore.settings.train import EvaluateSettings, TrainSettings
+from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.store.index.scored import group_codes, has_groups
 from logitstore.store.selection import Selection
 from logitstore.store.vocabulary import read_pieces
 from logitstore.text.batches import TextCollator
-from logitstore.text.contexts.read import check_contexts, contexts_of
-from logitstore.text.metrics import TextEvaluation, evaluate_text
+from logitstore.text.contexts.read import check_contexts, contexts_of, longest_read
+from logitstore.text.metrics import TextEvaluation, evaluate_text, judge_text
 from logitstore.text.retokenise import TextLoader, encoded_anew
 from logitstore.text.tokenizer import given_template, text_tokenizer
 from logitstore.train.checks.run import has_cross_entropy
 from logitstore.train.evaluate import counted, loaded
-from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.curriculum import Curriculum
 from logitstore.train.loader.loader import Loader, evaluation_loader
 from logitstore.train.loader.order import Order
@@ -45,7 +43,7 @@ from logitstore.train.metrics import Evaluation, evaluate_batches
 from logitstore.train.reweighting import AHEAD, Reweighting
 from logitstore.train.sequences import order_of, scored_alone, sequence_method
 from logitstore.train.students.build import loss_head
-from logitstore.train.task import Place, RunData, Watch, same
+from logitstore.train.task import Place, RunData, Watch
 
 START = 0.25
 """Share of the samples that a curriculum starts with, if the plan gives none."""
@@ -177,26 +175,13 @@ def _check_loaded(student: PreTrainedModel, name: object, loader: BatchStream) -
         CacheMismatch: a sample is longer than the student's positions.
         ModelError: the student is not causal.
     """
-    limit, longest = position_limit(student.config), loader.longest
-    if isinstance(loader, Loader) and (contexts := loader.shown.get("contexts")) is not None:
-        longest = contexts.longest
+    limit, longest = position_limit(student.config), longest_read(loader)
     if limit is not None and longest > limit:
         raise CacheMismatch(
             f"the cache has samples of {longest} tokens; the student takes at most {limit}. "
             f"Choose another student, or dump with --max-length {limit}."
         )
     check_causal(student, name)
-
-
-def judge_text(
-    run: Callable[..., Any],
-    held_out: BatchStream,
-    _decode: Callable[[Batch], Any],
-    device: torch.device,
-    reduce: Callable[[Tensor], Tensor] = same,
-) -> TextEvaluation:
-    """Judge a student on texts about which no teacher's answers are read; a `logitstore.train.task.Judge`."""
-    return evaluate_text(run, held_out, device, reduce, size=held_out.text_bytes)
 
 
 def _opened(

@@ -14,8 +14,8 @@ from logitstore.core.types import ModelRef
 from logitstore.errors import BadInput
 from logitstore.models.adapter_ref import student_ref
 from logitstore.models.load import DTYPES, load_config, load_weights, pick_device, pick_dtype
+from logitstore.settings.models.evaluate import EvaluateSettings
 from logitstore.settings.tasks import refuse_other_tasks, refuse_set
-from logitstore.settings.train import EvaluateSettings
 from logitstore.store.cache import Cache
 from logitstore.store.index.figures import write_figures
 from logitstore.train.figures.samples import SampleFigures

@@ -25,9 +25,10 @@ from logitstore.train.objectives.kernels.beside import Beside
 from logitstore.train.objectives.kernels.by_autograd import ByAutograd
 from logitstore.train.objectives.kernels.from_hidden import from_hidden
 from logitstore.train.objectives.kernels.from_logits import from_logits
+from logitstore.train.objectives.kernels.nothing import nothing
 from logitstore.train.objectives.kernels.weighted_sum import WeightedSum
 from logitstore.train.objectives.learned import Routed, Seen, routed
-from logitstore.train.objectives.rankings.term import ranking_loss
+from logitstore.train.objectives.rankings.term import of_scores
 from logitstore.train.objectives.shares import Share
 from logitstore.train.ranks.shards import head_of
 from logitstore.train.students.bilevel import Bilevel, slopes
@@ -129,7 +130,14 @@ class Learner:
             epoch, step: numbers of the epoch and the step of the run, for what is kept or looked at by these.
         """
         if self.criterion.is_ranking:
-            return self._of_rankings(run, batch, loader, weights_A, done, gold_scale_A)
+            with self.precision(batch.rows.device):
+                output = run(**batch.model_inputs())
+            targets: Any = loader.targets(batch)
+            total, lines_LM, names = of_scores(
+                output, batch, targets, self.criterion.rows, weights_A, gold_scale_A, done
+            )
+            self._count(lines_LM, names, batch.samples >= 0)
+            return total, output
         second: dict[str, Any] = {}
         if self.mixing is not None:
             batch, partners, share_N = self.mixing.mixed(batch, step)
@@ -176,28 +184,6 @@ class Learner:
                 names = [*names, label]
         counted_LN = torch.cat([torch.ones_like(lines_LN[:1]), lines_LN])
         self._count(counted_LN, ["rows", "loss", *names], batch.row_mask)
-        return total, output
-
-    def _of_rankings(
-        self,
-        run: nn.Module,
-        batch: Batch,
-        loader: BatchStream,
-        weights_M: Tensor,
-        done: float,
-        gold_scale_M: Tensor | None,
-    ) -> tuple[Tensor, Any]:
-        """Return what `loss` does, of scores of queries."""
-        targets: Any = loader.targets(batch)
-        with self.precision(batch.rows.device):
-            output = run(**batch.model_inputs())
-        terms, scores_N = self.criterion.rows, output.logits.flatten(0, -2)[batch.rows, 0]
-        with torch.autocast(scores_N.device.type, enabled=False):
-            total, lines_LM = ranking_loss(
-                terms, scores_N, targets.score_N, batch.gold, batch.counts, weights_M, gold_scale_M, done
-            )
-        counted_LM = torch.cat([torch.ones_like(lines_LM[:1]), lines_LM])
-        self._count(counted_LM, ["rows", "loss", *(term.label for term in terms)], batch.samples >= 0)
         return total, output
 
     def _targets(self, batch: Batch, loader: BatchStream, epoch: int) -> AnyTargets | None:
@@ -287,7 +273,7 @@ class Learner:
             hidden_RD = final_hidden(run, self.student, batch.model_inputs()).flatten(0, 1)
         head = head_of(self.student, head)
         if loss is None:
-            return _nothing(batch, hidden_RD, head.weight_VD, head.bias_V)
+            return nothing(batch, hidden_RD, head.weight_VD, head.bias_V)
 
         def of_rows(weights: Tensor, _: bool = True, own: Any = loss) -> tuple[Tensor, Tensor]:
             return from_hidden(own, hidden_RD, head, rows_A, weights, dtype=self.product_dtype or self.autocast)
@@ -319,7 +305,7 @@ class Learner:
             output = run(**batch.model_inputs())
         logits_RV = output.logits.flatten(0, -2)
         if loss is None:
-            return output, _nothing(batch, logits_RV)
+            return output, nothing(batch, logits_RV)
 
         def of_rows(weights: Tensor, is_last: bool, own: Any = loss) -> tuple[Tensor, Tensor]:
             return from_logits(own, logits_RV, rows_A, weights, in_place=may_spoil and is_last)
@@ -332,10 +318,3 @@ class Learner:
             added = torch.where(mask_N, line_N, 0.0).sum()
             for sums in (self.sums, self.step_sums) if self.criterion.states else (self.sums,):
                 sums[name] = sums[name] + added if name in sums else added
-
-
-def _nothing(batch: Batch, *parts: Tensor | None) -> tuple[Tensor, Tensor, list[str]]:
-    """Return a loss of 0, for a run without pulls on logits. All of its parts have a gradient, because other processes wait
-    for it."""
-    total = torch.stack([part.sum(dtype=torch.float32) for part in parts if part is not None]).sum() * 0.0
-    return total, torch.zeros(1, len(batch.rows), device=total.device), []

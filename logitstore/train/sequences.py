@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from logitstore.core.methods import Method, method_of
+from logitstore.core.methods import method_of
+from logitstore.core.objectives.method import Method
 from logitstore.core.registry import suggest
 from logitstore.core.tasks import task_of
 from logitstore.core.types import Array

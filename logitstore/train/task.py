@@ -15,7 +15,8 @@ from logitstore.core.progress import Progress
 from logitstore.core.tasks import facet
 from logitstore.core.types import ModelRef
 from logitstore.models.head import LinearHead
-from logitstore.settings.train import EvaluateSettings, TrainSettings
+from logitstore.settings.models.evaluate import EvaluateSettings
+from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.store.selection import Selection
 from logitstore.train.loader.batch import Batch

@@ -15,7 +15,7 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 import logitstore
 from logitstore.classification.metrics import macro_f1, matthews, probability_loyalty
-from logitstore.settings.train import EvaluateSettings
+from logitstore.settings.models.evaluate import EvaluateSettings
 from logitstore.train.evaluate import evaluate
 from tests.classification.test_dump import said, stored
 from tests.parts.classes import labelled_rows, save_bert, wordpiece

@@ -16,7 +16,8 @@ from logitstore.errors import BadInput, CacheMismatch
 from logitstore.integrations.distiller import Distiller
 from logitstore.select.select import select
 from logitstore.settings.look import SelectSettings
-from logitstore.settings.train import EvaluateSettings, TrainSettings
+from logitstore.settings.models.evaluate import EvaluateSettings
+from logitstore.settings.train import TrainSettings
 from logitstore.train.evaluate import evaluate
 from logitstore.train.train import train
 from tests.classification.test_dump import PAIRS, said, save_gpt

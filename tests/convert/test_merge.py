@@ -26,7 +26,8 @@ from logitstore.report.summary import summarise
 from logitstore.select.select import select
 from logitstore.settings.convert import RecodeSettings
 from logitstore.settings.look import SelectSettings
-from logitstore.settings.train import EvaluateSettings, TrainSettings
+from logitstore.settings.models.evaluate import EvaluateSettings
+from logitstore.settings.train import TrainSettings
 from logitstore.store.checks.verify import verify
 from logitstore.targets.decoder import decoder_of
 from logitstore.targets.dense import dense_logprobs

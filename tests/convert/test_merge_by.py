@@ -20,7 +20,7 @@ from logitstore.format.manifest import MANIFEST_NAME
 from logitstore.format.part_record import fidelity_of
 from logitstore.report.summary import summarise
 from logitstore.settings.convert import RecodeSettings
-from logitstore.settings.train import EvaluateSettings
+from logitstore.settings.models.evaluate import EvaluateSettings
 from logitstore.store.checks.verify import verify
 from logitstore.train.evaluate import evaluate
 from tests.convert.test_merge import probs_of

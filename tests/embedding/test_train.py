@@ -13,8 +13,9 @@ import logitstore
 from logitstore.errors import BadInput
 from logitstore.models.pooling.described import read_pooling
 from logitstore.models.pooling.encoder import PooledEncoder
+from logitstore.settings.models.evaluate import EvaluateSettings
 from logitstore.settings.recipe import load
-from logitstore.settings.train import EvaluateSettings, TrainSettings
+from logitstore.settings.train import TrainSettings
 from logitstore.train.evaluate import evaluate
 from logitstore.train.train import train
 from tests.parts.classes import save_bert, save_distilbert, wordpiece

@@ -15,11 +15,12 @@ import numpy as np
 import xxhash
 
 from logitstore.core.types import Answer, Array
-from logitstore.format.data import DataInfo, ImportedInfo, TeacherInfo, TokenizerInfo
+from logitstore.format.data import DataInfo, ImportedInfo, TeacherInfo
 from logitstore.format.manifest import MANIFEST_NAME, Manifest
 from logitstore.format.part_record import Fidelity
 from logitstore.format.row import CodecInfo, SparsifierInfo, TailInfo, row_fields
 from logitstore.format.sealed import seal, seal_of_bytes
+from logitstore.format.tasks.texts import TokenizerInfo
 from logitstore.store.local_disk import LocalDisk, write_first, write_whole
 from logitstore.store.writer import PartWriter
 from logitstore.text.sample import Sample

@@ -14,7 +14,7 @@ from logitstore.classification.sample import key_of
 from logitstore.classification.stored import write_texts
 from logitstore.embedding.sample import EmbeddedText
 from logitstore.embedding.stored import schema_of
-from logitstore.format.data import EmbeddedInfo, TokenizerInfo
+from logitstore.format.tasks.texts import EmbeddedInfo, TokenizerInfo
 
 VECTORS = Path(__file__).parent / "vectors.arrow"
 TEXTS = ["It rains.", "", "Grüße, 你好", "a"]

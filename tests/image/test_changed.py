@@ -20,7 +20,7 @@ from logitstore.format.manifest import MANIFEST_NAME, Manifest
 from logitstore.format.part_record import RECORD_NAME, PartRecord
 from logitstore.format.sealed import seal, unseal
 from logitstore.settings.dump import AddSettings
-from logitstore.settings.train import EvaluateSettings
+from logitstore.settings.models.evaluate import EvaluateSettings
 from logitstore.store import layout
 from logitstore.store.cache import Cache
 from logitstore.store.checks.verify import verify

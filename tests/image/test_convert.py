@@ -17,8 +17,9 @@ from logitstore.dump.add import add
 from logitstore.dump.dump import dump
 from logitstore.settings.convert import MergeSettings, RecodeSettings
 from logitstore.settings.dump import AddSettings
+from logitstore.settings.models.evaluate import EvaluateSettings
 from logitstore.settings.recipe import load
-from logitstore.settings.train import EvaluateSettings, TrainSettings
+from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.store.checks.verify import verify
 from logitstore.targets.dense import dense_logprobs

@@ -16,7 +16,7 @@ from logitstore.dump.files.class_names import labels_for, match
 from logitstore.errors import BadInput, CacheMismatch
 from logitstore.image.data.images import ImageSpec, open_images
 from logitstore.image.stored import images_of
-from logitstore.settings.train import EvaluateSettings
+from logitstore.settings.models.evaluate import EvaluateSettings
 from logitstore.store.cache import Cache
 from logitstore.store.checks.verify import verify
 from logitstore.train.evaluate import evaluate

@@ -14,7 +14,7 @@ import logitstore
 from logitstore.core.progress import no_progress
 from logitstore.errors import BadInput, CacheMismatch, ModelError
 from logitstore.masked.train import MaskedTraining
-from logitstore.settings.train import EvaluateSettings
+from logitstore.settings.models.evaluate import EvaluateSettings
 from logitstore.train.evaluate import evaluate
 from logitstore.train.learner import Learner
 from logitstore.train.objectives.criterion import Criterion

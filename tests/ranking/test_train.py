@@ -15,7 +15,7 @@ from logitstore.dump.dump import dump
 from logitstore.errors import BadInput, CacheMismatch, ModelError
 from logitstore.integrations.distiller import Distiller
 from logitstore.ranking.metrics import RankEvaluation
-from logitstore.settings.train import EvaluateSettings
+from logitstore.settings.models.evaluate import EvaluateSettings
 from logitstore.train.evaluate import evaluate
 from logitstore.train.train import train
 from tests.parts.rankings import query_rows, ranking_plan, save_cross_encoder, save_encoder

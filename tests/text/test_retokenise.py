@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import logitstore
 from logitstore.dump.dump import dump
 from logitstore.errors import BadInput, ModelError
-from logitstore.settings.train import EvaluateSettings
+from logitstore.settings.models.evaluate import EvaluateSettings
 from logitstore.text.retokenise import TextLoader, encoded_anew
 from logitstore.train.evaluate import evaluate
 from logitstore.train.train import train

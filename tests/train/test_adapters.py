@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 import logitstore
 from logitstore.dump.dump import dump
 from logitstore.errors import BadInput, ModelError
-from logitstore.settings.train import EvaluateSettings
+from logitstore.settings.models.evaluate import EvaluateSettings
 from logitstore.train.evaluate import evaluate
 from logitstore.train.loader.loader import Loader
 from logitstore.train.objectives import forward_kl

@@ -16,7 +16,7 @@ from transformers import (
 
 import logitstore
 from logitstore.dump.dump import dump
-from logitstore.settings.train import EvaluateSettings
+from logitstore.settings.models.evaluate import EvaluateSettings
 from logitstore.train.evaluate import evaluate
 from tests.parts.commands import Refused, logitstore_command
 from tests.parts.texts import VOCABULARY, plan_for

@@ -17,7 +17,7 @@ from logitstore.dump.dump import dump
 from logitstore.errors import BadInput, CacheMismatch
 from logitstore.select.select import select
 from logitstore.settings.look import SelectSettings
-from logitstore.settings.train import EvaluateSettings
+from logitstore.settings.models.evaluate import EvaluateSettings
 from logitstore.store.index.figures import FIGURES
 from logitstore.train.evaluate import evaluate
 from tests.parts.classes import save_bert, wordpiece

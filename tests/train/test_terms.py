@@ -19,7 +19,8 @@ from logitstore.core.methods import METHODS
 from logitstore.core.schedule import Schedule
 from logitstore.errors import BadInput
 from logitstore.format.presets import row_of
-from logitstore.settings.train import EvaluateSettings, TrainSettings
+from logitstore.settings.models.evaluate import EvaluateSettings
+from logitstore.settings.train import TrainSettings
 from logitstore.train.evaluate import evaluate
 from logitstore.train.objectives.criterion import Criterion, RowTerm
 from logitstore.train.objectives.exactness import check_method

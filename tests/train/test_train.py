@@ -22,7 +22,7 @@ from transformers import (
 
 import logitstore
 from logitstore.errors import BadInput
-from logitstore.settings.train import EvaluateSettings
+from logitstore.settings.models.evaluate import EvaluateSettings
 from logitstore.train.evaluate import evaluate
 from logitstore.train.loader.batch import Batch
 from logitstore.train.loader.loader import Loader

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from logitstore.core.place import below, matching
 from logitstore.core.types import ModelRef
 from logitstore.errors import CacheMismatch
-from logitstore.format.data import TokenizerInfo
+from logitstore.format.tasks.texts import TokenizerInfo
 from logitstore.models.cached import shared_model
 from logitstore.models.code import NAMES_CODE
 from logitstore.models.load import load_tokenizer

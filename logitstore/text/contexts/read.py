@@ -24,6 +24,8 @@ from logitstore.text.contexts.contexts import Contexts
 from logitstore.text.documents import DataSpec
 from logitstore.text.forms.turns import arguments_of
 from logitstore.text.stored import texts_of
+from logitstore.train.loader.loader import Loader
+from logitstore.train.loader.stream import BatchStream
 
 _STEP = 256
 
@@ -45,6 +47,12 @@ def check_contexts(settings: TrainSettings) -> None:
         raise BadInput(
             f"--contexts {settings.contexts} with {named[0]}: it reads the texts as the teacher did. Leave one of them out."
         )
+
+
+def longest_read(loader: BatchStream) -> int:
+    """Return the count of tokens of the longest sample of a loader, as a student reads it."""
+    contexts = loader.shown.get("contexts") if isinstance(loader, Loader) else None
+    return loader.longest if contexts is None else int(contexts.longest)
 
 
 def contexts_of(cache: Cache, data: str | None, progress: Progress = no_progress) -> Contexts | None:

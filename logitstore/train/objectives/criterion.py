@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from logitstore.core.methods import Method, method_of
+from logitstore.core.methods import method_of
+from logitstore.core.objectives.method import Method
 from logitstore.core.registry import resolve
 from logitstore.core.schedule import RowRule, Schedule, scheduled
 from logitstore.targets.targets import AnyTargets

@@ -17,7 +17,8 @@ from logitstore.dump.dump import dump
 from logitstore.errors import BadInput
 from logitstore.image.pictures import pictures_of
 from logitstore.image.train import shown_to
-from logitstore.settings.train import EvaluateSettings, TrainSettings
+from logitstore.settings.models.evaluate import EvaluateSettings
+from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.train.evaluate import evaluate
 from logitstore.train.train import train

@@ -15,7 +15,8 @@ from transformers import (
 
 from logitstore.dump.dump import dump
 from logitstore.image.processors.described import edge_of, resized
-from logitstore.settings.train import EvaluateSettings, TrainSettings
+from logitstore.settings.models.evaluate import EvaluateSettings
+from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.train.evaluate import evaluate
 from logitstore.train.train import train

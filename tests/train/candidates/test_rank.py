@@ -15,8 +15,8 @@ import logitstore
 from logitstore.core.order import held_out
 from logitstore.dump.dump import dump
 from logitstore.errors import BadInput
+from logitstore.settings.models.evaluate import EvaluateSettings
 from logitstore.settings.models.rank import RankSettings
-from logitstore.settings.train import EvaluateSettings
 from logitstore.targets.dense import dense
 from logitstore.train.candidates.likeness import class_gradient, classes_apart, rows_apart
 from logitstore.train.candidates.rank import TRAINED, rank

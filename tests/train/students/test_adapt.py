@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 import logitstore
 from logitstore.errors import BadInput
-from logitstore.settings.train import EvaluateSettings
+from logitstore.settings.models.evaluate import EvaluateSettings
 from logitstore.train.evaluate import evaluate
 from logitstore.train.train import train
 from tests.fixtures import Refused

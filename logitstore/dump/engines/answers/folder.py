@@ -28,7 +28,7 @@ from logitstore.core.place import below, matching
 from logitstore.core.record import Positive, Record
 from logitstore.dump.engines.answers.reply import Reply
 from logitstore.errors import BadInput, CacheDamaged, CacheMismatch, storage_errors
-from logitstore.format.data import TokenizerInfo
+from logitstore.format.tasks.texts import TokenizerInfo
 from logitstore.store.local_disk import write_whole
 from logitstore.store.staged.leases import first_in_turn
 

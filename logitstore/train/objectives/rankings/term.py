@@ -51,3 +51,29 @@ def ranking_loss(
         lines.append(loss_M.detach())
         total_M = total_M + term.weight_at(done) * loss_M
     return (weights_M * total_M).sum(), torch.stack([total_M.detach(), *lines])
+
+
+def of_scores(
+    output: Any,
+    batch: Any,
+    targets: Any,
+    terms: Sequence[Any],
+    weights_M: Tensor,
+    gold_scale_M: Tensor | None,
+    done: float,
+) -> tuple[Tensor, Tensor, list[str]]:
+    """Return the loss of a batch of queries with a gradient, and its lines [2 + L, M] without, with their names.
+
+    Args:
+        output: of the student; its logits are scores, one of each document.
+        batch: the queries.
+        targets: what the teacher says of them.
+        terms, weights_M, gold_scale_M, done: see `ranking_loss`.
+    """
+    scores_N = output.logits.flatten(0, -2)[batch.rows, 0]
+    with torch.autocast(scores_N.device.type, enabled=False):
+        total, lines_LM = ranking_loss(
+            terms, scores_N, targets.score_N, batch.gold, batch.counts, weights_M, gold_scale_M, done
+        )
+    counted_LM = torch.cat([torch.ones_like(lines_LM[:1]), lines_LM])
+    return total, counted_LM, ["rows", "loss", *(term.label for term in terms)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from logitstore.core.methods import Method
+from logitstore.core.objectives.method import Method
 from logitstore.targets.targets import AnyTargets
 from logitstore.train.objectives.kernels.dense_pair import dense_pair
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 import logitstore
 from logitstore.errors import ModelError
-from logitstore.settings.train import EvaluateSettings
+from logitstore.settings.models.evaluate import EvaluateSettings
 from logitstore.train.evaluate import evaluate
 from logitstore.train.students.hooks.levels import LearnedLevels, nearest, scaled
 from logitstore.train.train import train

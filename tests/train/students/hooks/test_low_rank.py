@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 import logitstore
 from logitstore.errors import BadInput, ModelError
-from logitstore.settings.train import EvaluateSettings
+from logitstore.settings.models.evaluate import EvaluateSettings
 from logitstore.train.evaluate import evaluate
 from logitstore.train.students.hooks.low_rank import LowRank
 from logitstore.train.train import train

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedTokenizerFa
 
 import logitstore
 from logitstore.errors import BadInput, ModelError
-from logitstore.settings.train import EvaluateSettings
+from logitstore.settings.models.evaluate import EvaluateSettings
 from logitstore.train.evaluate import evaluate
 from logitstore.train.students.hooks.quantise import Quantise, quantised
 from logitstore.train.train import train
