@@ -51,6 +51,22 @@ _OF_CLASSES = {
 """What figures mean where the teacher's answers are about classes."""
 
 
+_OF_RANKINGS = {
+    "rows": "documents",
+    "queries": "queries; all that follows is a mean over them",
+    "kl": "KL between the softmax of the teacher's scores and the student's, nats",
+    "ndcg": "nDCG@10 of the student on the labels",
+    "mrr": "1 / rank of the first relevant document among ten, by the labels",
+    "teacher_ndcg": "nDCG@10 of the teacher on the labels",
+    "teacher_mrr": "the teacher's 1 / rank of the first relevant document among ten",
+    "ndcg_to_teacher": "nDCG@10 of the student, where the teacher's order is right",
+    "mrr_to_teacher": "1 / rank of the teacher's first document among ten",
+    "spearman": "Spearman's correlation of the ranks with the teacher's",
+    "kendall": "Kendall's tau-b of the order with the teacher's",
+}
+"""What figures mean where the teacher's answers are scores of documents."""
+
+
 def evaluate(settings: EvaluateSettings, json: Json = False) -> None:
     """Compare a student with the teacher's answers in a cache. No teacher is loaded.
 
@@ -65,6 +81,8 @@ def evaluate(settings: EvaluateSettings, json: Json = False) -> None:
     manifest = logitstore.open(settings.cache).manifest
     is_text = manifest.tokenizer is not None
     meaning = _MEANING if is_text else _MEANING | _OF_CLASSES
+    if not manifest.sparsifier.kind.is_distribution:
+        meaning = _OF_RANKINGS
     table = Table("figure", "value", "meaning", box=None, pad_edge=False)
     for name, value in found.items():
         if (not is_text and name in _OF_TEXTS) or (name == "top5_accuracy" and manifest.teacher.vocabulary <= 5):

@@ -22,6 +22,7 @@ from logitstore.convert.features import check_features, write_mean
 from logitstore.convert.parts import fit_on, shared_files, write_parts
 from logitstore.convert.row_source import Mean
 from logitstore.convert.rows import Recoder, Remake, is_copy
+from logitstore.convert.scores import MeanScores
 from logitstore.core.place import Place
 from logitstore.core.progress import Progress, Step, amount, no_progress
 from logitstore.core.tasks import task_of
@@ -61,7 +62,10 @@ def merge(settings: MergeSettings, progress: Progress = no_progress) -> Cache:
     keeps = task_of(first.manifest.task).keeps
     for note in _scores_left(caches):
         progress(Step(stage="note", done=1, total=1, note=note))
-    copies = settings.by is not None and settings.preset is None and not _asks_for_rows(settings)
+    is_of_scores = not first.manifest.sparsifier.kind.is_distribution
+    if is_of_scores:
+        _refuse_rows(settings)
+    copies = is_of_scores or (settings.by is not None and settings.preset is None and not _asks_for_rows(settings))
     if keeps is not None:
         check_features(settings, caches, keeps)
         copies = True
@@ -74,14 +78,16 @@ def merge(settings: MergeSettings, progress: Progress = no_progress) -> Cache:
     else:
         row = row_of(settings.preset or "topk", settings.choices(), first.manifest.teacher.vocabulary, None)
     wanted = _manifest(settings, caches, weights, row, copies)
-    source: Mean | RowByRow | None = None
-    if keeps is None:
+    source: Mean | RowByRow | MeanScores | None = None
+    if is_of_scores:
+        source = MeanScores(caches=caches, weights=weights)
+    elif keeps is None:
         source = Mean.of(caches, weights)
         if settings.by is not None:
             source = RowByRow(choice=Choice.of(settings.by, caches))
 
     def fit() -> Fit:
-        if copies or source is None:
+        if copies or source is None or isinstance(source, MeanScores):
             return load_shared(first.storage, first.manifest), first.manifest.tail.pilot_rows
         return fit_on(source, first, row, settings.pilot_rows, progress) if row.tail.shape == "prior" else ({}, 0)
 
@@ -93,7 +99,9 @@ def merge(settings: MergeSettings, progress: Progress = no_progress) -> Cache:
         write_parts(settings.out, manifest, first, Recoder(), "merge", progress)
         return write_mean(settings.out, caches, weights, str(keeps), progress)
     recoder: Recoder
-    if copies and isinstance(source, RowByRow):
+    if isinstance(source, MeanScores):
+        recoder = source
+    elif copies and isinstance(source, RowByRow):
         recoder = Pick(choice=source.choice)
     else:
         # what is stored decides, also where another process began this cache
@@ -114,6 +122,17 @@ def _scores_left(caches: Sequence[Cache]) -> list[str]:
         for cache, there in zip(caches[1:], others, strict=True)
         if there is not None and there != here
     ]
+
+
+def _refuse_rows(settings: MergeSettings) -> None:
+    """Refuse what means nothing to rows of one number each. Raises BadInput."""
+    given = {"preset": settings.preset, **settings.choices(), "by": settings.by}
+    for name, value in given.items():
+        if value is not None and name != "layout":
+            flag = "-k" if name == "k" else f"--{name.replace('_', '-')}"
+            raise BadInput(
+                f"{flag} {value}: {settings.caches[0]} keeps one score of each row, whose mean is taken. Leave it out."
+            )
 
 
 def _asks_for_rows(settings: MergeSettings) -> bool:

@@ -39,7 +39,7 @@ class RankedShown:
                     text=f"{text}{named}",
                     probability=None,
                     rank=better + 1,
-                    entropy=None,
+                    entropy=0.0,
                     alternatives=(("score", score),),
                 )
             )

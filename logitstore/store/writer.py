@@ -71,8 +71,11 @@ class PartWriter:
         self._staged.write(index, answer.fields)
         # rounded as in stored rows, so that the score of a sample does not depend on the fields that are stored
         scored = answer if facts is None or "gold_logprob" in answer.fields else facts
-        gold_N = scored["gold_logprob"].astype(np.float16).astype(np.float64)
-        self._nll_S[index] = -gold_N.mean() if len(gold_N) else 0.0
+        if (known_N := scored.fields.get("gold_logprob")) is None:
+            self._nll_S[index] = np.nan  # a row that is no distribution
+        else:
+            gold_N = known_N.astype(np.float16).astype(np.float64)
+            self._nll_S[index] = -gold_N.mean() if len(gold_N) else 0.0
         if facts is not None:
             self._sums = with_sample(self._sums, self._samples[index], facts, self._manifest.teacher.vocabulary)
             if SOURCE in facts.fields:

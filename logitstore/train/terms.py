@@ -103,7 +103,8 @@ def _check_settings(settings: TrainSettings) -> None:
             ("--temperature", settings.temperature),
             ("--objective", settings.objective),
         ):
-            if value not in (TrainSettings.model_fields[name.removeprefix("--")].default, "forward_kl"):
+            usual = TrainSettings.model_fields[name.removeprefix("--")].default
+            if value not in (usual, "forward_kl", "list_kl"):
                 raise BadInput(
                     f"--alpha 0 with {name} {value}: the objective weighs nothing, so this changes nothing. Leave it out."
                 )

@@ -25,7 +25,7 @@ from logitstore.train.objectives.rankings.ranked import Ranked
 from logitstore.train.objectives.rankings.term import ranking_loss
 
 COUNTS = (4, 1, 3, 2)
-GOLD = [2, 0, 1, -1, 1, 0, 0, 0, -1, -1]
+GOLD = [2, 0, 1, -1, 1, 0, 3, 0, -1, -1]
 
 
 def scores(seed: int = 0) -> tuple[Tensor, Tensor]:

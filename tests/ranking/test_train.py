@@ -146,7 +146,7 @@ def test_a_run_that_is_resumed_ends_in_the_same_student(
     ("changes", "line"),
     [
         ({"objective": "forward_kl"}, "this cache keeps scores, and no distributions. Use margin_mse"),
-        ({"objective": "dpo"}, "this cache keeps scores, and no distributions"),
+        ({"objective": "dpo"}, "Choose another objective"),
         ({"objective": "margin_mse", "options": {"pairs": "none"}}, "pairs is 'none'"),
         ({"objective": "margin_mse", "temperature": 2.0}, "it exists at temperature 1 only"),
         ({"student": None, "pooling": "mean"}, "a fresh student is a cross-encoder like the teacher"),

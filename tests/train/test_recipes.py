@@ -73,22 +73,14 @@ def train_plan(recipe: str, cache: logitstore.Cache, student: Path, out: Path, *
 
 
 OF_OTHERS = {
-    "fkd",
-    "lelp",
-    "hybrid",
-    "dpo",
-    "ipo",
-    "simpo",
-    "redi",
-    "rwr",
-    "jasper",
-    "sentence_mse",
-    "compress",
-    "rkd",
-    "clone",
+    "tests/image": {"fkd"},
+    "tests/classification": {"lelp", "hybrid"},
+    "tests/train/test_sequences.py": {"dpo", "ipo", "simpo", "redi", "rwr"},
+    "tests/embedding/test_train.py": {"jasper", "sentence_mse", "compress", "rkd"},
+    "tests/train/students/test_recovered.py": {"clone"},
+    "tests/ranking/test_recipes.py": {"margin_mse", "ranknet", "dear"},
 }
-"""Recipes that need images, scores of texts, vectors, or the logits of every token; tests/image/test_train.py,
-tests/train/test_sequences.py, tests/embedding/test_train.py and tests/train/students/test_recovered.py train with them."""
+"""Recipes that need images, other tasks, scores of texts, or the logits of every token, by the tests that train with them."""
 
 
 OFTEN = {"hinton", "minilm", "ddk", "taid", "distilbert", "squarehead", "miniplm", "tinyvit", "minitron", "distillm"}
@@ -96,7 +88,10 @@ OFTEN = {"hinton", "minilm", "ddk", "taid", "distilbert", "squarehead", "miniplm
 
 
 @pytest.mark.parametrize(
-    "recipe", often([name for name in recipe_names() if name not in OF_OTHERS], lambda name: name in OFTEN)
+    "recipe",
+    often(
+        [name for name in recipe_names() if name not in set().union(*OF_OTHERS.values())], lambda name: name in OFTEN
+    ),
 )
 def test_every_recipe_trains(recipe: str, tapped: logitstore.Cache, student: Path, tmp_path: Path) -> None:
     # to re-weight domains, samples of each must be held out; a rate for 512 samples would be too small to see

@@ -1,4 +1,4 @@
-"""Fixtures of the task of ranking."""
+"""Fixtures of the task of ranking; `tests.fixtures` hands them on."""
 
 from __future__ import annotations
 
@@ -21,6 +21,12 @@ def ranker(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def queries(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 queries with lists of documents; do not change it."""
     return save_rows(tmp_path_factory.mktemp("queries") / "queries.jsonl", query_rows())
+
+
+@pytest.fixture(scope="session")
+def more_queries(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same and 36 more."""
+    return save_rows(tmp_path_factory.mktemp("queries") / "queries.jsonl", query_rows(60))
 
 
 @pytest.fixture(scope="session")
