@@ -11,6 +11,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassificatio
 
 import logitstore
 from logitstore.convert.merge import merge
+from logitstore.core.methods import METHODS
 from logitstore.core.types import ModelRef
 from logitstore.dump.add import add
 from logitstore.dump.dump import dump
@@ -128,3 +129,26 @@ def test_a_student_of_masked_words_begins_a_classifier(
         judged(class_cache, first)
     with pytest.raises(ModelError, match="it is a BertForSequenceClassification"):
         judged(masked_cache, second)
+
+
+def test_every_objective_on_logits_falls_at_the_masked_positions(
+    masked_cache: logitstore.Cache, tmp_path: Path
+) -> None:
+    place = save_masked(tmp_path / "student", wordpiece(), seed=1, num_hidden_layers=1)
+    loader = masked_cache.loader(batch_size=8, shuffle=False)
+    batch = loader.at(0, 1)
+    weights_N = torch.full((len(batch.rows),), 1 / len(batch.rows))
+    names = [name for name, each in METHODS.items() if each.form == "rows" and each.state is None]
+    assert len(names) > 12
+    for name in names:
+        student = AutoModelForMaskedLM.from_pretrained(place).eval()
+        learner = Learner(student=student, criterion=Criterion.mixed(name))
+        optimizer = torch.optim.Adam(student.parameters(), lr=1e-3)
+        losses = []
+        for _ in range(6):
+            optimizer.zero_grad()
+            loss, _ = learner.loss(student, batch, loader, weights_N, 0.0)
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss.detach()))
+        assert losses[-1] < losses[0], (name, losses)
