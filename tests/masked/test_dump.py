@@ -20,6 +20,7 @@ from logitstore.targets.dense import dense
 from tests.parts.classes import wordpiece
 from tests.parts.commands import Command, Refused, flags_of
 from tests.parts.files import tree
+from tests.parts.marks import often
 from tests.parts.masked import masked_plan, masked_texts, save_masked, save_texts
 from tests.parts.texts import save_model, train_tokenizer
 
@@ -47,7 +48,7 @@ def stored(cache: logitstore.Cache) -> torch.Tensor:
     ).double()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", often(KINDS, {"bert", "modernbert"}.__contains__))
 def test_every_row_is_what_the_teacher_says_of_the_masked_text_alone(
     kind: str, plain_texts: Path, tmp_path: Path
 ) -> None:

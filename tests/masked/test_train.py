@@ -21,8 +21,9 @@ from logitstore.train.objectives.criterion import Criterion
 from logitstore.train.students.build import loss_head
 from logitstore.train.task import Place
 from logitstore.train.train import train
-from tests.masked.test_dump import said
+from tests.masked.test_dump import KINDS, said
 from tests.parts.classes import save_bert, wordpiece
+from tests.parts.marks import often
 from tests.parts.masked import save_masked
 from tests.parts.training import plan_of
 
@@ -81,7 +82,7 @@ def test_figures_are_those_of_the_masked_positions(
     )
 
 
-@pytest.mark.parametrize("kind", ["bert", "distilbert", "roberta", "modernbert"])
+@pytest.mark.parametrize("kind", often(KINDS, {"distilbert", "modernbert"}.__contains__))
 def test_students_of_any_kind_come_nearer_to_the_teacher(
     masked_cache: logitstore.Cache, tmp_path: Path, kind: str
 ) -> None:
@@ -94,7 +95,7 @@ def test_students_of_any_kind_come_nearer_to_the_teacher(
     assert len(AutoTokenizer.from_pretrained(out)) == 400
 
 
-@pytest.mark.parametrize("kind", ["bert", "distilbert", "roberta", "modernbert"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_loss_from_hidden_states_is_the_one_from_all_logits(
     masked_cache: logitstore.Cache, tmp_path: Path, kind: str
 ) -> None:
