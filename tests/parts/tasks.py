@@ -122,7 +122,7 @@ def masked_task(settings: Callable[..., DumpSettings]) -> Task:
         some={"samples_per_part": 3},
         reading=("tokenise",),
         split=("0-7,16-19", "8-15"),
-        room="300k",
+        room="150k",
         loaded="tokenizer",
         kinds={"shared/tokenizer/tokenizer.json"},
     )
