@@ -73,8 +73,8 @@ def train_plan(recipe: str, cache: logitstore.Cache, student: Path, out: Path, *
 
 
 OF_OTHERS = {
-    "tests/image": {"fkd"},
-    "tests/classification": {"lelp", "hybrid"},
+    "tests/image": {"fkd", "hybrid"},
+    "tests/classification/test_lelp.py": {"lelp"},
     "tests/train/test_sequences.py": {"dpo", "ipo", "simpo", "redi", "rwr"},
     "tests/embedding/test_train.py": {"jasper", "sentence_mse", "compress", "rkd"},
     "tests/train/students/test_recovered.py": {"clone"},
