@@ -92,6 +92,9 @@ LOADERS = {
     # a class that is loaded already, and a configuration that was plain JSON
     "logitstore/train/students/build.py:keep_layers": ["_from_config"],
     "logitstore/train/students/build.py:fresh": ["for_model"],
+    "logitstore/models/pooling/encoder.py:PooledEncoder.__init__": ["from_config"],
+    "logitstore/models/pooling/encoder.py:PooledEncoder.from_config": ["_from_config"],
+    "logitstore/models/pooling/encoder.py:PooledEncoder.from_pretrained": ["from_pretrained"],
     # a processor is no model: its settings are read beside it
     "logitstore/image/processors/saved.py:load_processor": ["from_pretrained"],
 }

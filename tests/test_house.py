@@ -24,7 +24,7 @@ MORE = {"logitstore/train/objectives/logits": 16}
 """Folders that may have more modules: of objectives each has its own."""
 
 PACKAGE_LINES, TEST_LINES = 320, 400
-LAYERS = 10
+LAYERS = 11
 PAGES = ("docs/architecture.md", "CONTRIBUTING.md", "README.md")
 SETTINGS = {
     "dump": DumpSettings,

@@ -62,7 +62,9 @@ class PooledEncoder(PreTrainedModel):  # type: ignore[misc]
         """
         refuse_no_encoder(config, config.model_type)
         super().__init__(config)
-        made = AutoModel.from_config(config, dtype=config.dtype) if encoder is None else encoder
+        made = (
+            AutoModel.from_config(config, dtype=config.dtype, trust_remote_code=False) if encoder is None else encoder
+        )
         if isinstance(getattr(made, "pooler", None), nn.Module):
             made.pooler = None  # the layer that BERT and its kin put on the first token is not used
         self.encoder, self.vector = made, nn.Identity()
@@ -140,7 +142,13 @@ class PooledEncoder(PreTrainedModel):  # type: ignore[misc]
 
     @classmethod
     def from_pretrained(
-        cls, name: Any, *, config: PretrainedConfig, output_loading_info: bool = False, **options: Any
+        cls,
+        name: Any,
+        *,
+        config: PretrainedConfig,
+        output_loading_info: bool = False,
+        trust_remote_code: bool = False,
+        **options: Any,
     ) -> Any:
         """Load an encoder, and what its folder says of its pooling, with the weights of its dense layers.
 
@@ -148,6 +156,7 @@ class PooledEncoder(PreTrainedModel):  # type: ignore[misc]
             name: a folder or a name on the hub.
             config: of the encoder.
             output_loading_info: return also what transformers tells of loading it, with the names of this model.
+            trust_remote_code: run the code that comes with the encoder.
             options: of `transformers.AutoModel.from_pretrained`.
 
         Raises:
@@ -157,7 +166,9 @@ class PooledEncoder(PreTrainedModel):  # type: ignore[misc]
         described = read_pooling(str(name))
         if described is not None:
             config.pooling = described[0].plain()
-        encoder, report = AutoModel.from_pretrained(name, config=config, output_loading_info=True, **options)
+        encoder, report = AutoModel.from_pretrained(
+            name, config=config, output_loading_info=True, trust_remote_code=trust_remote_code, **options
+        )
         model = cls(encoder.config, encoder)
         for layer, folder in zip(model.dense, described[1] if described is not None else [], strict=True):
             layer.load_state_dict(_dense_weights(str(name), folder))
