@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,6 +52,7 @@ def evaluate_vectors(
     reduce: Callable[[Tensor], Tensor] = lambda sums: sums,
     *,
     vectors: Callable[[Batch], Tensor],
+    pairs_S: Array,
     scores_S: Array | None,
 ) -> VectorEvaluation:
     """Evaluate a student, in evaluation mode, on some batches; arguments not named here are those of `evaluate_batches`.
@@ -60,8 +62,8 @@ def evaluate_vectors(
     Args:
         _targets: there are no distributions to decode.
         vectors: gives the teacher's vectors of a batch, float32[N, D].
-        scores_S: float64, the score of the pair that each sample belongs to, samples 2i and 2i + 1 to one, NaN without; None
-            where there are no scores.
+        pairs_S: int64, the pair that each sample belongs to; its two samples lie one behind the other.
+        scores_S: float64, the score of this pair, NaN without one; None where there are no scores.
     """
     own, other, numbers = [], [], []
     for batch in batches:
@@ -75,7 +77,7 @@ def evaluate_vectors(
     order_N = torch.cat(numbers).argsort()
     student_ND, teacher_ND, numbers_N = student_ND[order_N], teacher_ND[order_N], torch.cat(numbers)[order_N]
     figures = [_cosine(student_ND, teacher_ND), *_similarities(student_ND, teacher_ND)]
-    figures += [_of_pairs(each_ND, numbers_N, scores_S) for each_ND in (student_ND, teacher_ND)]
+    figures += [_of_pairs(each_ND, numbers_N, pairs_S, scores_S) for each_ND in (student_ND, teacher_ND)]
     rows = len(numbers_N)
     # known figures and their weights, so that ranks add up
     sums = torch.tensor(
@@ -118,11 +120,12 @@ def _cosines(vectors_ND: Tensor) -> Tensor:
     return unit_ND @ unit_ND.T
 
 
-def _of_pairs(vectors_ND: Tensor, numbers_N: Tensor, scores_S: Array | None) -> float:
+def _of_pairs(vectors_ND: Tensor, numbers_N: Tensor, pairs_S: Array, scores_S: Array | None) -> float:
     """Return Spearman's correlation of the cosines of whole pairs with their scores."""
     if scores_S is None or len(numbers_N) < 2:
         return math.nan
-    first_P = ((numbers_N[:-1] % 2 == 0) & (numbers_N[1:] == numbers_N[:-1] + 1)).nonzero().squeeze(1)
+    pairs_N = torch.from_numpy(pairs_S.astype(np.int64))[numbers_N]
+    first_P = (pairs_N[:-1] == pairs_N[1:]).nonzero().squeeze(1)
     scores_P = torch.from_numpy(scores_S)[numbers_N[first_P]]
     first_P, scores_P = first_P[~scores_P.isnan()], scores_P[~scores_P.isnan()]
     if len(first_P) < 2:

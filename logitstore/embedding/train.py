@@ -159,14 +159,16 @@ def _compares_channels(name: str) -> bool:
 
 def judge_of(cache: Cache, loader: Loader) -> Judge:
     """Return what judges a student on the batches of a loader."""
-    return partial(evaluate_vectors, vectors=lambda batch: loader.features(batch)[FINAL], scores_S=scores_of(cache))
+    return partial(
+        evaluate_vectors,
+        vectors=lambda batch: loader.features(batch)[FINAL],
+        pairs_S=cache.column("documents"),
+        scores_S=scores_of(cache),
+    )
 
 
 def scores_of(cache: Cache) -> Array | None:
-    """Return the score of the pair of each sample, float64[S], NaN without one; None where the cache has no scores.
-
-    A sample of a part that is not there has none.
-    """
+    """Return the score of the pair of each sample that is there, float64[S], NaN without one; None where there are none."""
     if info_of(cache.manifest).score_column is None:
         return None
     return np.concatenate([embedded_of(cache.part(number).samples).score_S for number in cache.part_numbers])

@@ -53,6 +53,7 @@ def test_figures_are_those_of_loops_whatever_the_order() -> None:
         lambda batch: None,
         torch.device("cpu"),
         vectors=lambda batch: teacher_ND[batch.samples],
+        pairs_S=np.arange(8) // 2,
         scores_S=scores,
     )
     unit = [each / each.norm(dim=1, keepdim=True) for each in (student_ND, teacher_ND)]
