@@ -29,6 +29,7 @@ from logitstore.store.checks.verify import verify
 from logitstore.store.writer import StagedPart
 from logitstore.train.train import train
 from tests.parts.classes import classes_plan, save_bert, save_distilbert, wordpiece
+from tests.parts.marks import often
 from tests.parts.training import curve, plan_of
 
 CALM = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -120,7 +121,7 @@ def test_the_size_of_taps_is_known_before_the_teacher_is_asked(
     assert tap_bytes(settings, prepared.config, prepared.places) == math.ceil(tokens / 44 * 4 * 32 + 4 * 32)
 
 
-@pytest.mark.parametrize("codec", ["bfloat16", "int8", "pca-4"])
+@pytest.mark.parametrize("codec", often(["bfloat16", "int8", "pca-4"], "int8".__eq__))
 def test_tokens_are_stored_by_every_codec(judge: Path, labelled: Path, tmp_path: Path, codec: str) -> None:
     cache = dump(classes_plan(judge, labelled, tmp_path / "cache", hidden="1", tap_codec=codec, limit=12))
     loader = cache.loader(batch_size=12, shuffle=False, taps=["hidden-1"])
@@ -185,7 +186,10 @@ def test_the_relations_of_a_text_leave_out_padding_and_look_both_ways(
     assert found == pytest.approx(float(np.mean(expected)), rel=1e-4)
 
 
-@pytest.mark.parametrize("recipe", ["minilm", "minilm_v2", "distilbert", "mlkd", "distiller", "minitron", "tinybert"])
+RECIPES = ["minilm", "minilm_v2", "distilbert", "mlkd", "distiller", "minitron", "tinybert"]
+
+
+@pytest.mark.parametrize("recipe", often(RECIPES, {"minilm", "distilbert", "tinybert"}.__contains__))
 def test_recipes_on_features_train_a_classifier(tapped: logitstore.Cache, tmp_path: Path, recipe: str) -> None:
     student = save_distilbert(tmp_path / "student", wordpiece())
     flags = {"cache": tapped.path, "out": tmp_path / "out", "student": str(student), "max_steps": 20, "batch_size": 8}
