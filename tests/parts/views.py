@@ -25,6 +25,7 @@ CASES = {
     "grayscale": "whole,grayscale:p=1",
     "randaugment": "whole,randaugment",
     "erase": "whole,erase:p=1",
+    "mask": "whole,mask:grid=8",
     "mixup": "crop,mixup",
     "cutmix": "crop,cutmix",
     "full": FULL,
