@@ -75,6 +75,7 @@ def test_every_command_works_with_far_caches(
     steps = ("--max-steps", "3", "--out", tmp_path / "student", "--select", tmp_path / "half.arrow")
     done("train", cache, *student, *steps, *small)
     done("evaluate", cache, *student)
+    done("rank", cache, *student, "--steps", "0")
     status = json.loads(done("status", cache, "--json"))
     assert [(each["name"], each["missing"]) for each in status] == [("cache", ""), ("hidden-1", "")]
     done("pull", cache, tmp_path / "pulled", "--taps", "none")
@@ -126,4 +127,17 @@ def test_the_folder_of_the_node_is_an_option_and_an_argument(
 
 def test_every_command_that_reads_a_cache_has_the_options() -> None:
     has = {name for name in SETTINGS if issubclass(SETTINGS[name], LocalCacheChoices)}
-    assert has == {"add", "recode", "merge", "inspect", "export", "verify", "select", "sidecar", "train", "evaluate"}
+    readers = {
+        "add",
+        "recode",
+        "merge",
+        "inspect",
+        "export",
+        "verify",
+        "select",
+        "sidecar",
+        "train",
+        "rank",
+        "evaluate",
+    }
+    assert has == readers

@@ -92,6 +92,7 @@ def test_every_command_refuses_code_in_one_line_and_runs_none(
         refused("add", cache.path, "--hidden", "1", "--teacher", own, *device),
         refused("train", cache.path, "--student", own, "--out", out, *device),
         refused("train", cache.path, "--student", own, "--out", out, *device, "--text", "--alpha", "0"),
+        refused("rank", cache.path, "--student", own, *device),
         refused("evaluate", cache.path, "--student", own, *device),
     ):
         assert f"{own}: it needs Python code that comes with it, configuration_own.OwnConfig," in line
@@ -167,7 +168,7 @@ def test_the_flag_is_for_a_model_that_the_user_names(
 
 def test_every_command_that_loads_a_model_has_the_flag() -> None:
     has = {name for name in SETTINGS if issubclass(SETTINGS[name], TrustChoice)}
-    assert has == {"prepare", "dump", "plan", "add", "verify", "convert", "train", "evaluate"}
+    assert has == {"prepare", "dump", "plan", "add", "verify", "convert", "train", "rank", "evaluate"}
     assert all(SETTINGS[name].model_fields["trust_remote_code"].default is False for name in has)
     others = SETTINGS.keys() - has
     assert not any("trust_remote_code" in SETTINGS[name].model_fields for name in others)

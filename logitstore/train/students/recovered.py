@@ -123,7 +123,7 @@ def check_recovered(cache: Cache) -> None:
     if not (kind.keeps_hidden or kind.lists is Lists.ALL or is_listed) or kind.is_estimate:
         raise BadInput(
             f"--recover-head: {cache.path} does not keep the logits of every token. Dump with --preset "
-            "exact, dense for few classes, or topk with --k as large as the vocabulary."
+            "exact, for few classes with --sparsifier dense, or with --preset topk and -k as large as the vocabulary."
         )
 
 

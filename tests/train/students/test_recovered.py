@@ -21,6 +21,7 @@ from logitstore.settings.train import TrainSettings
 from logitstore.train.loader.loader import Loader
 from logitstore.train.students.recovered import Recovered, recovered_from, start_head
 from logitstore.train.train import train
+from tests.parts.images import images_plan
 from tests.parts.texts import VOCABULARY, plan_for, save_model
 from tests.parts.training import curve, plan_of
 
@@ -120,6 +121,20 @@ def test_a_wide_student_has_zeros_in_the_other_columns(tmp_path: Path, tokenizer
     assert not after[: VOCABULARY - 10, 5:].any()
     assert torch.equal(after[VOCABULARY - 10 :], before[VOCABULARY - 10 :])
     assert not after.requires_grad
+
+
+def test_the_layer_of_an_image_classifier_has_a_direction_less_than_classes(
+    classifier: Path, images: Path, tmp_path: Path
+) -> None:
+    whole = dump(images_plan(classifier, images, tmp_path / "cache", sparsifier="dense", k=None, views=1))
+    said: list[str] = []
+    plan = plan_of(whole, tmp_path / "out", layers=1, max_steps=1, holdout=0, recover_head="frozen")
+    train(plan, notice=said.append)
+    assert any("rows of logits have rank 9" in each and "its output layer begins as the 9" in each for each in said)
+    saved = load_file(tmp_path / "out" / "model.safetensors")
+    assert not saved["classifier.bias"].any()
+    assert not saved["classifier.weight"][:, 9:].any()
+    assert torch.linalg.matrix_rank(saved["classifier.weight"]) == 9
 
 
 @pytest.mark.parametrize(
