@@ -423,6 +423,17 @@ _SCORES = {name: f"`{name}`" for name in ("kl", "relations", "diswot_rows", "dis
 }
 
 
+def replay() -> str:
+    """The figures of students that learn from gold tokens, from answers about them, or about their own texts."""
+    students = _load("replay")["students"]
+    rows = []
+    for way in dict.fromkeys(line["way"] for line in students):
+        own = [line for line in students if line["way"] == way]
+        figures = (_spread([line[name] for line in own]) for name in ("cross_entropy", "kl", "kl_on_own_texts"))
+        rows.append((way, *figures))
+    return _table(("learns from", "cross-entropy, unseen texts", "KL, unseen texts", "KL, its own texts"), rows)
+
+
 def view_bytes() -> str:
     """Ways to keep a view of many classes."""
     rows = [
@@ -572,6 +583,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "vision": vision,
     "hooks": hooks,
     "candidates": candidates,
+    "replay": replay,
     "view_bytes": view_bytes,
     "vision_targets": vision_targets,
     "growth": growth,

@@ -86,12 +86,11 @@ class LearnedShares(nn.Module):
         return torch.softmax(said_NC, -1)[:, : self.teachers].T
 
     def used(self, shares_CN: Tensor) -> Tensor:
-        """Return what counts in the student's loss: the shares, or 1 for the largest of each row, with the gradient of the
-        shares."""
+        """Return what counts in the student's loss, without a gradient: the shares, or 1 for the largest of each row and 0 for
+        the others."""
         if not self.top:
-            return shares_CN
-        best_CN = torch.zeros_like(shares_CN).scatter_(0, shares_CN.argmax(0, keepdim=True), 1.0)
-        return best_CN + shares_CN - shares_CN.detach()
+            return shares_CN.detach()
+        return torch.zeros_like(shares_CN).scatter_(0, shares_CN.argmax(0, keepdim=True), 1.0)
 
     def own_loss(self, shares_CN: Tensor, costs_CN: Tensor, weights_N: Tensor) -> Tensor:
         """Return what a gate learns by: sum_n w_n sum_c share_cn cost_cn + BALANCE sum_n w_n KL(1 / C || mean share).
@@ -101,7 +100,10 @@ class LearnedShares(nn.Module):
             costs_CN: the student's loss to each teacher, without one.
             weights_N: of the rows in the step.
         """
-        counted_N = torch.where(weights_N != 0, (self.used(shares_CN) * costs_CN).sum(0), 0.0)
+        # a row that does not count may have an infinite loss
+        costs_CN = torch.where(weights_N != 0, costs_CN, 0.0)
+        # where one teacher alone counts, the gate has the gradient of the shares
+        counted_N = ((self.used(shares_CN) + shares_CN - shares_CN.detach()) * costs_CN).sum(0)
         total = weights_N.sum()
         mean_C = (shares_CN * weights_N).sum(1) / total.clamp(min=1e-12)
         unequal = (-math.log(self.teachers) - mean_C.clamp(min=1e-12).log()).mean()
@@ -216,8 +218,8 @@ class Routed:
         costs_CN, features_FN = self.of(lines_LN)
         with torch.enable_grad():
             shares_CN = self.network(features_FN)
-            used_CN = self.network.used(shares_CN)
-        loss = self.shared(used_CN.detach())
+        used_CN = self.network.used(shares_CN)
+        loss = self.shared(used_CN)
         total, lines_LN = of_rows(weights_N, True, loss)
         if self.network.kind == "gate":
             extra = self.network.own_loss(shares_CN, costs_CN[:-1], weights_N)
@@ -225,7 +227,7 @@ class Routed:
         elif self.slopes_CN is not None:
             extra = (shares_CN * self.slopes_CN).sum()
             total = total + (extra - extra.detach())
-        return total, torch.cat([lines_LN, used_CN.detach().to(lines_LN.dtype)]), self.names
+        return total, torch.cat([lines_LN, used_CN.to(lines_LN.dtype)]), self.names
 
 
 def routed(
