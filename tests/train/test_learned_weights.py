@@ -16,6 +16,7 @@ import logitstore
 from logitstore.dump.dump import dump
 from logitstore.train.train import train
 from tests.parts.commands import Refused
+from tests.parts.scored import scored_cache
 from tests.parts.texts import VOCABULARY, plan_for, save_model
 from tests.parts.training import curve, plan_of
 
@@ -104,6 +105,21 @@ def test_rows_have_temperatures_of_their_own(
         for place, temperature in (("rule", "entropy(2,2)"), ("number", 2)):
             train(plan_of(cache, flat / place, **usual | {"max_steps": 4}, temperature=temperature))
         assert curve(flat / "rule") == pytest.approx(curve(flat / "number"), rel=1e-4)
+
+
+def test_a_score_of_the_data_sets_the_temperature_of_its_rows(
+    teacher: Path, small_student: Path, tmp_path: Path, refused: Refused
+) -> None:
+    scored = scored_cache(teacher, tmp_path)
+    usual: dict[str, Any] = {"student": str(small_student), "max_steps": 3, "alpha": 0.8, "batch_size": 4}
+    flat = {"number": 2, "rule": "column:correct(2,2)", "scores": "column:correct(2,6)"}
+    for name, temperature in flat.items():
+        train(plan_of(scored, tmp_path / name, **usual, temperature=temperature))
+    assert curve(tmp_path / "rule") == pytest.approx(curve(tmp_path / "number"), rel=1e-4)
+    assert curve(tmp_path / "scores") != pytest.approx(curve(tmp_path / "number"), rel=1e-3)
+    command = ["train", scored.path, "--student", small_student, "--out", tmp_path / "no", "--temperature"]
+    assert "takes scores from 0 to 1" in refused(*command, "column:reward(1,4)")
+    assert "keeps no score named 'private'" in refused(*command, "column:private(1,4)")
 
 
 def test_what_cannot_be_learned_or_tempered_is_refused(
