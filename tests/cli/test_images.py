@@ -95,7 +95,6 @@ def test_options_about_images_mean_nothing_to_texts(
         ["--text"],
         ["--packed"],
         ["--curriculum", "easy-first"],
-        ["--select", "file"],
         ["--hidden-size", 8],
         ["--heads", 2],
     ],
