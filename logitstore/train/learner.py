@@ -31,11 +31,11 @@ from logitstore.train.objectives.learned import Routed, Seen, routed
 from logitstore.train.objectives.rankings.term import of_scores
 from logitstore.train.objectives.shares import Share
 from logitstore.train.ranks.shards import head_of
-from logitstore.train.students.bilevel import Bilevel, slopes
+from logitstore.train.students.beside.bilevel import Bilevel, slopes
+from logitstore.train.students.beside.mixing import Mixing
+from logitstore.train.students.beside.own_answers import Noting, OwnAnswers
 from logitstore.train.students.hooks.hook import StudentHook
-from logitstore.train.students.mixing import Mixing
 from logitstore.train.students.output_head import final_hidden
-from logitstore.train.students.own_answers import Noting, OwnAnswers
 from logitstore.train.students.sides import sides_of
 
 AnyLoss = WeightedSum | ByAutograd | Beside | Routed | Noting

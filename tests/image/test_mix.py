@@ -17,7 +17,7 @@ from logitstore.targets.dense import dense
 from logitstore.train.loader.loader import Loader
 from logitstore.train.objectives.criterion import Criterion
 from logitstore.train.objectives.kernels.from_logits import from_logits
-from logitstore.train.students.mixing import Mixing
+from logitstore.train.students.beside.mixing import Mixing
 from logitstore.train.train import train
 from tests.parts.commands import Refused
 from tests.parts.images import save_classifier, small_resnet

@@ -22,7 +22,7 @@ from logitstore.targets.dense import dense
 from logitstore.train.loader.loader import Loader
 from logitstore.train.objectives.criterion import Criterion
 from logitstore.train.objectives.kernels.from_logits import from_logits
-from logitstore.train.students.own_answers import FOLDER_NAME, OwnAnswers
+from logitstore.train.students.beside.own_answers import FOLDER_NAME, OwnAnswers
 from logitstore.train.train import train
 from tests.parts.commands import Refused
 from tests.parts.training import plan_of

@@ -15,9 +15,9 @@ from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.train.checks.run import needing_labels
 from logitstore.train.objectives.learned import learned_kind
-from logitstore.train.students.bilevel import Bilevel
-from logitstore.train.students.mixing import Mixing
-from logitstore.train.students.own_answers import OwnAnswers
+from logitstore.train.students.beside.bilevel import Bilevel
+from logitstore.train.students.beside.mixing import Mixing
+from logitstore.train.students.beside.own_answers import OwnAnswers
 from logitstore.train.task import RunData
 
 

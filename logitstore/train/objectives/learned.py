@@ -3,7 +3,7 @@
 A gate (MST-Distill: "Mixture of Specialized Teachers for Cross-Modal Knowledge Distillation", third stage) learns by the loss
 that the student learns by, and by a term that keeps all teachers in use. The geometry (TGeo-KD: "Less or More From Teacher:
 Exploiting Trilateral Geometry For Knowledge Distillation") says for each row how much the teacher and how much the gold token
-count; it learns by what a step does to the loss on held-out rows, see `logitstore.train.students.bilevel`.
+count; it learns by what a step does to the loss on held-out rows, see `logitstore.train.students.beside.bilevel`.
 
 Axes: N rows (n of a chunk), C teachers, F features, L lines of a loss, V the student's vocabulary.
 """

@@ -16,7 +16,7 @@ from logitstore.targets.targets import Targets
 from logitstore.train.objectives.criterion import Criterion
 from logitstore.train.objectives.kernels.from_logits import from_logits
 from logitstore.train.objectives.learned import LearnedShares, Seen, learned_kind, routed
-from logitstore.train.students.bilevel import slopes
+from logitstore.train.students.beside.bilevel import slopes
 
 N, K, V, D = 6, 3, 9, 4
 ROWS = torch.arange(N)

@@ -10,16 +10,16 @@ from logitstore.train.objectives.features.learned.sub_classes import SubClasses
 from logitstore.train.objectives.features.match import Match, SquareHead
 from logitstore.train.objectives.features.mutual_information import MutualInformation, interpolated_bound
 from logitstore.train.objectives.features.norm_direction import NormDirection
-from logitstore.train.objectives.features.relations import Relations
-from logitstore.train.objectives.features.similarity import Similarity
-from logitstore.train.objectives.features.token_graph import TokenGraph
-from logitstore.train.objectives.features.vectors import (
+from logitstore.train.objectives.features.pooled.vectors import (
     EmbeddingCosine,
     EmbeddingMse,
     RelationalDistance,
     SimilarityKl,
     SimilarityMse,
 )
+from logitstore.train.objectives.features.relations import Relations
+from logitstore.train.objectives.features.similarity import Similarity
+from logitstore.train.objectives.features.token_graph import TokenGraph
 
 __all__ = [
     "Attention",

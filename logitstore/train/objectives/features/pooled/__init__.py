@@ -1,0 +1,1 @@
+"""Objectives on vectors of whole texts."""

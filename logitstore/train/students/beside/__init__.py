@@ -1,0 +1,1 @@
+"""What stands beside a student while it trains, and changes what it learns from."""
