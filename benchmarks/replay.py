@@ -26,7 +26,8 @@ from logitstore.core.types import ModelRef
 from logitstore.dump.dump import dump
 from logitstore.models.load import load_config, load_tokenizer, load_weights
 from logitstore.settings.dump import DumpSettings
-from logitstore.settings.train import EvaluateSettings, TrainSettings
+from logitstore.settings.models.evaluate import EvaluateSettings
+from logitstore.settings.train import TrainSettings
 from logitstore.store.cache import Cache
 from logitstore.train.evaluate import evaluate
 from logitstore.train.students.build import copied

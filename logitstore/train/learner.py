@@ -273,7 +273,7 @@ class Learner:
             hidden_RD = final_hidden(run, self.student, batch.model_inputs()).flatten(0, 1)
         head = head_of(self.student, head)
         if loss is None:
-            return nothing(batch, hidden_RD, head.weight_VD, head.bias_V)
+            return nothing(len(batch.rows), hidden_RD, head.weight_VD, head.bias_V)
 
         def of_rows(weights: Tensor, _: bool = True, own: Any = loss) -> tuple[Tensor, Tensor]:
             return from_hidden(own, hidden_RD, head, rows_A, weights, dtype=self.product_dtype or self.autocast)
@@ -305,7 +305,7 @@ class Learner:
             output = run(**batch.model_inputs())
         logits_RV = output.logits.flatten(0, -2)
         if loss is None:
-            return output, nothing(batch, logits_RV)
+            return output, nothing(len(batch.rows), logits_RV)
 
         def of_rows(weights: Tensor, is_last: bool, own: Any = loss) -> tuple[Tensor, Tensor]:
             return from_logits(own, logits_RV, rows_A, weights, in_place=may_spoil and is_last)
