@@ -22,7 +22,7 @@ OF_RANKINGS: dict[str, dict[str, Any]] = {
     "list_kl": {
         "target": f"{_LOSSES}:list_kl",
         "says": "of a query: T^2 KL between the softmax over its documents of the teacher's scores and of the student's",
-        "paper": "ListNet, Cao et al. 2007; DeAR, 2025",
+        "paper": "ListNet, Cao et al. 2007; DeAR, Abdallah et al. 2025",
     },
     "score_mse": {
         "target": f"{_LOSSES}:score_mse",

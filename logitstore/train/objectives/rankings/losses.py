@@ -57,7 +57,7 @@ def ranknet(some: Ranked, *, soft: bool = False) -> Tensor:
 
 def list_kl(some: Ranked, *, temperature: float = 1.0) -> Tensor:
     """T^2 KL(softmax(t / T) || softmax(s / T)) over the documents of a query: ListNet's cross-entropy of the chances to come
-    first (Cao et al. 2007, eq. 4) minus the teacher's entropy; the distillation term of DeAR (2025).
+    first (Cao et al. 2007, eq. 4) minus the teacher's entropy; the distillation term of DeAR (Abdallah et al. 2025).
 
     Args:
         some: scores.
