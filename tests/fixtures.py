@@ -36,18 +36,16 @@ from tests.parts.files import tree
 from tests.parts.images import digits, images_plan, save_classifier, small_vit
 from tests.parts.masked import masked_plan
 from tests.parts.masked_fixtures import guesser, masked_cache, plain_texts
-from tests.parts.rank_fixtures import more_queries, queries, rank_cache, ranker
-from tests.parts.rankings import ranking_plan
+from tests.parts.rank_fixtures import queries, rank_cache, ranker
 from tests.parts.specification import packed_plan
 from tests.parts.taps import small_taps_plan
-from tests.parts.tasks import Task, classes_task, image_task, masked_task, ranking_task, text_task, vectors_task
+from tests.parts.tasks import Task, classes_task, image_task, masked_task, text_task
 from tests.parts.texts import CHAT_TEMPLATE, PADDED_VOCABULARY, TEXTS, VOCABULARY, plan_for, save_model, train_tokenizer
-from tests.parts.vectors import vectors_plan
 from tests.parts.vision import Told
 
 __all__ = [
-    "class_cache", "guesser", "judge", "judge_of_many", "labelled", "masked_cache", "more_labelled", "more_queries",
-    "plain_texts", "queries", "rank_cache", "ranker",
+    "class_cache", "guesser", "judge", "judge_of_many", "labelled", "masked_cache", "more_labelled", "plain_texts", "queries",
+    "rank_cache", "ranker",
 ]  # fmt: skip
 
 # `auto` is float32, whatever the processor, so that figures are the same on every machine
@@ -194,7 +192,7 @@ def small_preset(tmp_path_factory: pytest.TempPathFactory, teacher: Path, texts:
     return dump(packed_plan(teacher, texts, tmp_path_factory.mktemp("small") / "cache", "small"))
 
 
-@pytest.fixture(scope="module", params=["text", "images", "classes", "masked", "ranking"])
+@pytest.fixture(scope="module", params=["text", "images", "classes", "masked"])
 def task(
     request: pytest.FixtureRequest,
     teacher: Path,
@@ -205,8 +203,6 @@ def task(
     more_labelled: Path,
     guesser: Path,
     plain_texts: Path,
-    ranker: Path,
-    more_queries: Path,
 ) -> Task:
     """Every test that uses it, or a small cache, is made for each."""
     if request.param == "text":
@@ -215,10 +211,6 @@ def task(
         return classes_task(partial(classes_plan, judge_of_many, more_labelled, k=8))
     if request.param == "masked":
         return masked_task(partial(masked_plan, guesser, plain_texts))
-    if request.param == "vectors":
-        return vectors_task(partial(vectors_plan, judge_of_many, more_labelled))
-    if request.param == "ranking":
-        return ranking_task(partial(ranking_plan, ranker, more_queries))
     return image_task(partial(images_plan, classifier, images))
 
 

@@ -97,6 +97,9 @@ LOADERS = {
     "logitstore/models/pooling/encoder.py:PooledEncoder.from_pretrained": ["from_pretrained"],
     # a processor is no model: its settings are read beside it
     "logitstore/image/processors/saved.py:load_processor": ["from_pretrained"],
+    # which of two classes of transformers loads a ranker; what they are told is handed on
+    "logitstore/ranking/models.py:AutoRanker.from_pretrained": ["from_pretrained"],
+    "logitstore/ranking/models.py:AutoRanker.from_config": ["from_config"],
 }
 """Calls that have transformers make something of what a file says."""
 

@@ -213,8 +213,10 @@ def _chosen(
 def _stored(fields: dict[str, Array]) -> Array:
     """Return the stored logprobs as float64[N, K + 2]: the gold token, the tail if it is stored, the listed tokens if any.
 
-    Empty slots are NaN.
+    Empty slots are NaN. Of rows of one number each it is that number, float64[N, 1].
     """
+    if "score" in fields:
+        return fields["score"][:, None].astype(np.float64)
     columns = [fields["gold_logprob"][:, None]]
     if "tail_logmass" in fields:
         columns.append(fields["tail_logmass"][:, None])
@@ -253,6 +255,8 @@ def _columns(chunk: RowChunk, stored: dict[str, Array], vocabulary: int) -> Tens
     """The same columns as `_stored`, of a few rows."""
     if chunk.top is not None:
         return _listed_columns(chunk.top, stored)
+    if "score" in stored:
+        return chunk.logits()[:, :1].float()
     logprobs_nV = torch.log_softmax(chunk.logits()[:, :vocabulary].float(), -1)
     columns = [logprobs_nV.gather(1, chunk.gold_n.clamp(min=0)[:, None])]
     if "ids" in stored:

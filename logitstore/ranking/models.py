@@ -64,12 +64,12 @@ class AutoRanker:
     """Loads either kind, as the classes of transformers do."""
 
     @classmethod
-    def from_pretrained(cls, name: str, *, config: PretrainedConfig, **options: Any) -> Any:
+    def from_pretrained(cls, name: str, *, config: PretrainedConfig, trust_remote_code: bool, **options: Any) -> Any:
         """Load a model, see `PreTrainedModel.from_pretrained`.
 
         The pooler of a bi-encoder is not used, so a file may lack it.
         """
-        found = _auto_class(config).from_pretrained(name, config=config, **options)
+        found = _auto_class(config).from_pretrained(name, config=config, trust_remote_code=trust_remote_code, **options)
         if is_cross_encoder(config) or not options.get("output_loading_info"):
             return found
         model, report = found
@@ -77,9 +77,9 @@ class AutoRanker:
         return model, report | {"missing_keys": missing}
 
     @classmethod
-    def from_config(cls, config: PretrainedConfig, **options: Any) -> Any:
+    def from_config(cls, config: PretrainedConfig, *, trust_remote_code: bool, **options: Any) -> Any:
         """Make a model with random weights."""
-        return _auto_class(config).from_config(config, **options)
+        return _auto_class(config).from_config(config, trust_remote_code=trust_remote_code, **options)
 
 
 def _auto_class(config: PretrainedConfig) -> Any:

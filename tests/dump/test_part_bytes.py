@@ -36,7 +36,7 @@ def test_a_small_cache_has_the_usual_count_and_nothing_is_said_of_it(
     free: Callable[..., DumpSettings], tmp_path: Path, task: Any
 ) -> None:
     notes: list[str] = []
-    assert per_part(free(tmp_path / "new"), notes) == (1024 if task.name in ("text", "ranking") else 8192)
+    assert per_part(free(tmp_path / "new"), notes) == (1024 if task.name == "text" else 8192)
     assert notes == []
 
 
@@ -44,7 +44,7 @@ def test_parts_have_about_the_bytes_that_are_given_and_any_count_of_parts_is_res
     free: Callable[..., DumpSettings], tmp_path: Path, task: Any
 ) -> None:
     notes: list[str] = []
-    wanted = {"text": 30_000, "images": 1_200, "classes": 3_000, "ranking": 10_000}[task.name]
+    wanted = {"text": 30_000, "images": 1_200, "classes": 3_000}[task.name]
     size = f"{wanted / 1000:g}kB"
     settings = free(tmp_path / "new", part_bytes=size)
     count = per_part(settings, notes)
@@ -59,7 +59,7 @@ def test_parts_have_about_the_bytes_that_are_given_and_any_count_of_parts_is_res
         len(content) for name, content in whole.items() if name.startswith("parts/00000/rows.zarr") and "/c/" in name
     )
     # what is said of the samples beside their rows is more than a view takes, and texts take more than their rows
-    assert {"classes": 0.1, "ranking": 0.01}.get(task.name, 0.2) < rows / wanted < 1.3
+    assert (0.1 if task.name == "classes" else 0.2) < rows / wanted < 1.3
     for changes in ({"part_bytes": size}, {}, {"samples_per_part": count}):
         shutil.rmtree(cache.path / "parts/00001")
         assert dump(free(cache.path, **changes)).complete

@@ -25,7 +25,7 @@ SEEDS = (20, 21, 22)
 """Of the moments; `make attack` takes all of them."""
 
 
-RARELY = (rarely("text"), rarely("classes"), rarely("masked"), rarely("vectors"), rarely("ranking"))
+RARELY = (rarely("text"), rarely("classes"), rarely("masked"))
 """The tasks with which attacks are made in `make attack` alone, beside those on images in `make test`."""
 
 
@@ -34,7 +34,7 @@ class Task:
     """What the tests must know of a task.
 
     Attributes:
-        name: text, images, classes, masked, vectors or ranking.
+        name: text, images, classes or masked.
         plan: the dump to a folder, with changes.
         small: changes that make it one of three small parts.
         many: changes that make it one of many parts, for the full count of kills.
@@ -125,27 +125,6 @@ def masked_task(settings: Callable[..., DumpSettings]) -> Task:
         room="150k",
         loaded="tokenizer",
         kinds={"shared/tokenizer/tokenizer.json"},
-    )
-
-
-def vectors_task(settings: Callable[..., DumpSettings]) -> Task:
-    """What the tests must know of texts with vectors."""
-    return replace(classes_task(settings), name="vectors")
-
-
-def ranking_task(settings: Callable[..., DumpSettings]) -> Task:
-    """What the tests must know of queries with documents."""
-    return Task(
-        name="ranking",
-        plan=settings,
-        small={"limit": 24, "samples_per_part": 8},
-        many={"samples_per_part": 1},
-        some={"limit": 24, "samples_per_part": 2},
-        reading=("tokenise",),
-        split=("0-3,9-11", "4-8"),
-        room="300k",
-        loaded="tokenizer",
-        kinds={"shared/tokenizer/tokenizer.json", "shared/pieces.arrow"},
     )
 
 
