@@ -54,7 +54,7 @@ def check_student(cache: Cache, student: ModelRef) -> None:
             f"rows. Choose a student with at least {needed} rows, or dump a teacher that has its tokenizer."
         )
     limit = position_limit(config)
-    if limit is not None and limit < (longest := int(cache.column("lengths").max())):
+    if limit is not None and limit < (longest := int(cache.column("lengths").max(initial=0))):
         raise CacheMismatch(
             f"{student}: it takes at most {limit} tokens, and {cache.path} has texts of {longest}. Choose another student, or "
             f"dump with --max-length {limit}."

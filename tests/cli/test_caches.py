@@ -132,9 +132,16 @@ def test_a_part_that_links_to_outside_the_cache_is_refused(
 
 @pytest.mark.parametrize("which", [2, 3], ids=["train", "evaluate"])
 def test_a_cache_without_a_part_has_nothing_to_learn_from(
-    refused: Refused, own_cache: Path, small_student: Path, classifier: Path, tmp_path: Path, which: int
+    refused: Refused,
+    own_cache: Path,
+    small_student: Path,
+    classifier: Path,
+    guesser: Path,
+    tmp_path: Path,
+    which: int,
 ) -> None:
-    student = small_student if Cache(own_cache).manifest.view is None else classifier
+    fitting = {"image-classification": classifier, "masked-lm": guesser}
+    student = fitting.get(Cache(own_cache).manifest.task, small_student)
     shutil.rmtree(own_cache / layout.PARTS)
     line = refused(*commands_with_a_student(own_cache, student, tmp_path / "out")[which - 2])
     assert str(own_cache) in line
