@@ -34,6 +34,7 @@ from logitstore.core.types import Array, ModelRef
 from logitstore.dump.fit import head_tensors
 from logitstore.dump.sparsify.fidelity import Truth, compare
 from logitstore.dump.sparsify.reduce import sparsifier_of
+from logitstore.dump.sparsify.rounding.codes import rounding_of
 from logitstore.dump.sparsify.sketch import TailPilot
 from logitstore.dump.teachers.causal_lm import CausalTeacher
 from logitstore.format.part_record import FIDELITY_NAMES
@@ -272,13 +273,15 @@ def preset_line(inputs: Told, preset: str, settings: dict[str, Any], name: str =
         shared = {"prior": inputs.pilots[row.sparsifier.k].prior()}
     elif row.tail.shape == "head":
         shared = head_tensors(head, inputs.pilot_rows.hidden_ND)
-    decoder, latents = Decoder(row, shared), latents_of(row, shared)
+    decoder, latents, rounding = Decoder(row, shared), latents_of(row, shared), rounding_of(row, shared)
     draws = row.sparsifier.draws or 0
 
     def encode(question: Question) -> dict[str, Array]:
         kept = sparsifier(question.logits_nV, question.gold_n, question.numbers_nU[:, :draws])
         if latents is not None:
             kept["latent"] = latents(question.hidden_nD)
+        if rounding is not None:
+            kept["latent"] = rounding(question.logits_nV, kept, kept["latent"])
         return decoder.codec.encode({name: value.numpy() for name, value in kept.items()})
 
     def stored(question: Question) -> tuple[Tensor, Tensor]:

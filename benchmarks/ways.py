@@ -17,6 +17,7 @@ from logitstore.core.random import DRAWS, POSITIONS, uniform
 from logitstore.dump.fit import head_tensors
 from logitstore.dump.sparsify.directions import DIRECTION_ROWS, JUDGED, Directions
 from logitstore.dump.sparsify.reduce import sparsifier_of
+from logitstore.dump.sparsify.rounding.codes import rounding_of
 from logitstore.dump.sparsify.sketch import TailPilot, without
 from logitstore.dump.sparsify.summary import Summary
 from logitstore.format.positions import share_of
@@ -110,6 +111,7 @@ class Way:
         positions: which rows are kept.
         gold, last: see `Lesson`.
         seeds: how many students.
+        nearest: coefficients of the sketch are rounded to the nearest level each, whatever the row.
         from_logits: the sketch is fitted without the head, on the logits of the pilot.
         probes: the sketch is made of the logprobs of listed tokens and of so many probe tokens.
         by_first: the prior is that of rows with the same most probable token.
@@ -125,6 +127,7 @@ class Way:
     gold: float = 0.0
     seeds: int = 3
     last: Loss | None = None
+    nearest: bool = False
     from_logits: bool = False
     probes: int = 0
     by_first: bool = False
@@ -192,6 +195,7 @@ WAYS = {
     "top-20, prior": Way("topk", TOP20 | {"tail": "prior"}, whole, (1.0,), seeds=1),
     "top-20, prior by the first token": Way("topk", TOP20 | {"tail": "prior"}, whole, (1.0,), seeds=1, by_first=True),
     "small, from 64 probes": Way("small", {}, whole, seeds=1, probes=64),
+    "small, nearest levels": Way("small", {}, whole, nearest=True),
     "top-4, 43 B sketch": Way("small", {"k": 4, "sketch_bytes": 43}, whole, seeds=1),
     # bytes a training token
     "12 bytes": Way("small", {"k": 2, "sketch_bytes": 3}, whole),
@@ -254,15 +258,18 @@ def targets_of(
         "prior": lambda: {"prior": pilot.prior()},
         "head": lambda: head_tensors(head, rows.hidden_ND[pilot_rows]),
     }.get(row.tail.shape, dict)()
-    decoder, latents = Decoder(row, shared), latents_of(row, shared)
+    decoder, latents, rounding = Decoder(row, shared), latents_of(row, shared), rounding_of(row, shared)
     keys = [key_of(tokens.numpy()) for tokens in rows.tokens_ST]
     draws = row.sparsifier.draws or 0
     numbers_ND = torch.from_numpy(np.concatenate([uniform(key, ROWS, draws, DRAWS) for key in keys]))
     packed: list[dict[str, Tensor]] = []
     for some in torch.arange(len(rows.hidden_ND)).split(42):
-        kept = sparsifier(head.logits(rows.hidden_ND[some]), rows.gold_N[some], numbers_ND[some])
+        logits_NV = head.logits(rows.hidden_ND[some])
+        kept = sparsifier(logits_NV, rows.gold_N[some], numbers_ND[some])
         if latents is not None:
             kept["latent"] = latents(seen_ND[some])
+        if rounding is not None and not way.probes and not way.nearest:
+            kept["latent"] = rounding(logits_NV, kept, kept["latent"])
         stored = decoder.codec.encode({name: value.numpy() for name, value in kept.items()})
         packed.append({name: torch.from_numpy(value) for name, value in stored.items()})
     fields = {name: torch.cat([each[name] for each in packed]) for name in packed[0]}

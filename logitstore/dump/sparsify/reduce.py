@@ -14,6 +14,7 @@ from logitstore.core.progress import NO_STOPWATCH, Stopwatch
 from logitstore.core.random import DRAWS, uniform
 from logitstore.core.registry import resolve
 from logitstore.dump.sparsify.fidelity import FidelityCheck
+from logitstore.dump.sparsify.rounding.codes import Rounding, rounding_of
 from logitstore.errors import BadInput
 from logitstore.format.needs import HIDDEN, ITS_LOGITS, LOGITS, OF_A_MODEL, Gives, Wants, called, wants_of
 from logitstore.format.row import RowInfo
@@ -33,6 +34,7 @@ class RowReducer:
             logits; None where nothing is.
         check: compares some of the rows with the teacher's; None for none.
         watch: times the stages.
+        rounding: chooses the levels of a sketch's coefficients for each row; None for other tails.
     """
 
     sparsifier: Any
@@ -41,6 +43,7 @@ class RowReducer:
     latents: Callable[[Tensor], Tensor] | None
     check: FidelityCheck | None
     watch: Stopwatch = NO_STOPWATCH
+    rounding: Rounding | None = None
 
     @classmethod
     def of(
@@ -59,7 +62,7 @@ class RowReducer:
                 f"{called(gives)} now. Give the teacher that began the cache, or choose a new folder."
             )
         sparsifier = sparsifier_of(row) if LOGITS in wants else sparsifier_of_lists(row)
-        return cls(sparsifier, wants, row.vocabulary, latents_of(row, shared), check, watch)
+        return cls(sparsifier, wants, row.vocabulary, latents_of(row, shared), check, watch, rounding_of(row, shared))
 
     def __call__(self, batch: RowBatch, chunk: RowChunk) -> dict[str, Tensor]:
         with self.watch("select"):
@@ -70,6 +73,8 @@ class RowReducer:
                 raise ValueError("this tail needs the teacher's hidden states")
             with self.watch("sketch"):
                 kept["latent"] = self.latents(said_nD)
+                if self.rounding is not None:
+                    kept["latent"] = self.rounding(chunk.logits(), kept, kept["latent"])
         if self.check is not None:
             with self.watch("fidelity"):
                 self.check.look(chunk, kept, self.check.chosen(batch))

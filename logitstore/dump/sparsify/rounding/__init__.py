@@ -1,0 +1,1 @@
+"""Rounding that looks at the row: the codes of a sketch."""
