@@ -534,11 +534,30 @@ WIDTHS = {"hidden": (6, 10), "final": (6, 10), "query": (12, 24), "key": (6, 12)
 """Channels of the student's and the teacher's features, by their kind."""
 
 
+def _sub_classes() -> dict[str, Tensor]:
+    """What the teacher's final states of 3 classes are, as `logitstore.train.sidecars.subclasses` says it."""
+    return {
+        "directions": torch.linalg.qr(torch.randn(3, 10, 6))[0].mT.contiguous(),
+        "variance": torch.rand(3, 6) + 0.5,
+        "basis": torch.linalg.qr(torch.randn(10, 2))[0].mT.contiguous(),
+        "weight": torch.randn(3, 10),
+        "bias": torch.randn(3),
+        "mean": torch.randn(3, 10),
+    }
+
+
+_GIVEN: dict[str, Callable[[], Any]] = {"means_VD": lambda: torch.randn(30, 10), "subclasses": _sub_classes}
+"""What the trainer gives an objective, by the name of its argument."""
+
+SAME_WIDTH = ("SquareHead", "NormDirection", "EmbeddingMse", "EmbeddingCosine", "SimilarityMse")
+"""Losses that have no projection."""
+
+
 def features(card: Card) -> Iterator[Check]:
     """Take every loss on features with its gradients on both."""
     for name, method in METHODS.items():
         if method.form == "features":
-            options: dict[str, Any] = {"means_VD": torch.randn(30, 10)} if "means_VD" in method.given else {}
+            options: dict[str, Any] = {name: _GIVEN[name]() for name in method.given}
             run = partial(_feature_loss, method, options)
             yield from tried(name, _run_on_both, name, run, card, torch.float32)
 
@@ -550,7 +569,7 @@ def _feature_loss(
     pairs = kind.pairs(4, 4, **options)
     names = [own for own, _ in pairs], [other for _, other in pairs]
     # a student that is as wide where a loss has no projection
-    same_width = method.target.endswith(("SquareHead", "NormDirection"))
+    same_width = method.target.endswith(SAME_WIDTH)
     widths = [
         {name: WIDTHS[name.partition("-")[0]][1 if same_width else side] for name in names[side]} for side in (0, 1)
     ]

@@ -36,7 +36,7 @@ def test_a_small_cache_has_the_usual_count_and_nothing_is_said_of_it(
     free: Callable[..., DumpSettings], tmp_path: Path, task: Any
 ) -> None:
     notes: list[str] = []
-    assert per_part(free(tmp_path / "new"), notes) == (1024 if task.name == "text" else 8192)
+    assert per_part(free(tmp_path / "new"), notes) == {"text": 1024, "masked": 1024}.get(task.name, 8192)
     assert notes == []
 
 
@@ -44,7 +44,7 @@ def test_parts_have_about_the_bytes_that_are_given_and_any_count_of_parts_is_res
     free: Callable[..., DumpSettings], tmp_path: Path, task: Any
 ) -> None:
     notes: list[str] = []
-    wanted = {"text": 30_000, "images": 1_200, "classes": 3_000}[task.name]
+    wanted = {"text": 30_000, "images": 1_200, "classes": 3_000, "masked": 3_000}[task.name]
     size = f"{wanted / 1000:g}kB"
     settings = free(tmp_path / "new", part_bytes=size)
     count = per_part(settings, notes)

@@ -19,7 +19,8 @@ from logitstore.dump.plan import _recommended, plan
 from logitstore.format.manifest import MANIFEST_NAME
 from logitstore.format.part_record import fidelity_of
 from logitstore.models.load import load_config, load_weights
-from logitstore.settings.data.labelled import PairChoices
+from logitstore.settings.data.labelled import PairChoices, PoolingChoices
+from logitstore.settings.data.masked import MaskChoices
 from logitstore.settings.dump import DumpSettings, PilotSettings
 from logitstore.settings.image import ViewChoices
 from logitstore.targets.decoder import decoder_of
@@ -173,7 +174,8 @@ def test_a_dump_in_two_goes_measures_what_one_go_measures(teacher: Path, texts: 
 
 def test_plan_takes_what_a_dump_of_texts_takes() -> None:
     of_plan, of_dump = set(on_command_line("plan", PilotSettings)), set(on_command_line("dump", DumpSettings))
-    others = {*ViewChoices.model_fields, *PairChoices.model_fields}
+    choices = (ViewChoices, PairChoices, PoolingChoices, MaskChoices)
+    others = {name for kind in choices for name in kind.model_fields}
     assert of_dump - of_plan == {*others, "processes", "cluster", "gpus_per_worker", "price"}
     assert of_plan - of_dump == {"pilot_samples", "minutes", "epochs"}
 

@@ -202,7 +202,9 @@ def test_an_unknown_task_is_refused_with_the_nearest_name(
     options[1] = "short-text"
     line = refused("dump", *options, "--out", tmp_path / "cache")
     assert "Did you mean 'short-texts'?" in line
-    assert line.endswith("Known: causal-lm, image-classification, masked-lm, short-texts, text-classification.")
+    assert line.endswith(
+        "Known: causal-lm, embedding, image-classification, masked-lm, ranking, short-texts, text-classification."
+    )
 
 
 def test_an_installed_package_is_found_by_itself(made: Path) -> None:

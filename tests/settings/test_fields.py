@@ -32,14 +32,16 @@ def test_a_tilde_is_the_home_in_every_path_and_model(command: str, monkeypatch: 
     models = {"teacher", "student", "against_teacher"} & kind.model_fields.keys()
     fields = kind.model_fields
     needed = {name: True if fields[name].annotation is bool else "x" for name in fields if fields[name].is_required()}
-    several = {name for name in paths if get_origin(fields[name].annotation) is list}
+    several = {name for name in (*paths, *models) if get_origin(fields[name].annotation) is list}
     said = {name: ["~/a b"] if name in several else "~/a b" for name in (*paths, *models)}
     found = kind.model_validate(needed | said)
     home = Path("/home/me/a b")
     assert {name: getattr(found, name) for name in paths} == {
         name: [home] if name in several else home for name in paths
     }
-    assert {name: getattr(found, name) for name in models} == dict.fromkeys(models, "/home/me/a b")
+    assert {name: getattr(found, name) for name in models} == {
+        name: [str(home)] if name in several else str(home) for name in models
+    }
 
 
 def test_a_tilde_is_the_home_in_recipes_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,7 +111,7 @@ def test_a_score_of_the_data_sets_the_temperature_of_its_rows(
     teacher: Path, small_student: Path, tmp_path: Path, refused: Refused
 ) -> None:
     scored = scored_cache(teacher, tmp_path)
-    usual: dict[str, Any] = {"student": str(small_student), "max_steps": 3, "alpha": 0.8, "batch_size": 4}
+    usual: dict[str, Any] = {"student": str(small_student), "max_steps": 20, "alpha": 0.8, "batch_size": 4}
     flat = {"number": 2, "rule": "column:correct(2,2)", "scores": "column:correct(2,6)"}
     for name, temperature in flat.items():
         train(plan_of(scored, tmp_path / name, **usual, temperature=temperature))

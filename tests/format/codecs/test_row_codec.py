@@ -134,7 +134,8 @@ def check_logprobs(codec: RowCodec, answer: dict[str, Array], found: dict[str, A
 
 @pytest.mark.parametrize("vocabulary", [300, 262_144])
 @pytest.mark.parametrize(
-    ("sparsifier", "tail"), [(name, tail) for name, kind in ROW_KINDS.items() for tail in kind.tails]
+    ("sparsifier", "tail"),
+    [(name, tail) for name, kind in ROW_KINDS.items() if kind.is_distribution for tail in kind.tails],
 )
 def test_every_way_to_keep_a_row_comes_back_within_its_bounds(sparsifier: str, tail: str, vocabulary: int) -> None:
     ways = list(combinations(vocabulary, sparsifier, tail))

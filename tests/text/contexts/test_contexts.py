@@ -160,6 +160,16 @@ def test_the_teachers_own_prompts_train_the_same_student(
     assert curve(tmp_path / "told") == curve(tmp_path / "plain")
 
 
+def test_a_student_learns_to_answer_without_the_rule(
+    made: Callable[..., logitstore.Cache], small_student: Path, tmp_path: Path
+) -> None:
+    data = written(tmp_path / "short.jsonl", as_chats(SHORT))
+    plan = plan_of(made("chat"), tmp_path / "out", student=str(small_student), contexts=str(data), max_steps=20)
+    train(plan)
+    losses = curve(tmp_path / "out")
+    assert sum(losses[step] for step in (18, 19, 20)) < 0.9 * sum(losses[step] for step in (1, 2, 3))
+
+
 def test_a_run_resumes_with_the_same_contexts_only(
     made: Callable[..., logitstore.Cache], small_student: Path, tmp_path: Path, refused: Refused, command: Command
 ) -> None:

@@ -237,7 +237,7 @@ def test_domains_are_read_by_the_ratio_of_perplexities() -> None:
         ("meal_v2", "discriminator"),
         ("mix_kd", "cross-entropy also divides"),
         ("one_for_all", "branch"),
-        ("ssld", "selects"),
+        ("ssld", "stand in the test data"),
         ("gkd", "on-policy"),
         ("minillm", "samples from the student"),
         ("bd_kd", "trains the teacher"),

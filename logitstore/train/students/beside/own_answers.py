@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from logitstore.core.place import matching
 from logitstore.core.types import Array
 from logitstore.errors import BadInput
 from logitstore.targets.tails import FixedTail
@@ -138,7 +139,7 @@ class OwnAnswers:
         self._saved = epoch
         for number in [number for number in self._files if number < oldest]:
             self._files.pop(number)
-        for path in self._folder.glob("epoch-*.f32"):
+        for path in matching(self._folder, "epoch-*.f32"):
             if int(path.stem.rpartition("-")[2]) < oldest:
                 path.unlink()
 
