@@ -1,6 +1,6 @@
 """Compare bytes and fidelity of our presets and of other formats: `python benchmarks/codec.py`. With names of
-lines, such as `python benchmarks/codec.py tiny`, these alone are judged, without speeds, and take the place of their earlier
-lines.
+lines, such as `python benchmarks/codec.py tiny`, these alone are judged, without speeds unless `--speeds` is given, and take
+the place of their earlier lines.
 
 Teacher: SmolLM2-135M-Instruct in float32. Text: the Python language reference. Every line is judged on the same rows, of
 documents that neither prior nor sketch has seen, against the teacher's whole distribution. The presets go through the
@@ -131,14 +131,15 @@ class Line:
         return line | self.more
 
 
-def main(names: list[str]) -> None:
+def main(names: list[str], with_speeds: bool) -> None:
     use_threads()
     reference = ModelRef.parse(find_teacher())
     teacher = CausalTeacher(reference, load_config(reference), "float32", "cpu")
     vocabulary = load_config(reference).get_text_config().vocab_size
     pilot_rows, judged = read_rows(reference, teacher, JUDGED_ROWS)
     head = teacher.head(vocabulary)
-    inputs = Told(Pilots(pilot_rows, head, vocabulary), pilot_rows, judged, head, vocabulary, with_speeds=not names)
+    pilots = Pilots(pilot_rows, head, vocabulary)
+    inputs = Told(pilots, pilot_rows, judged, head, vocabulary, with_speeds=with_speeds or not names)
     ways = ways_of(inputs)
     if unknown := set(names) - set(ways):
         sys.exit(f"no line is called {', '.join(sorted(unknown))}. There are: {'; '.join(ways)}.")
@@ -188,7 +189,7 @@ def ways_of(inputs: Told) -> dict[str, Callable[[], Line]]:
         for name in ("tiny", "small", "faithful", "exact", "topk", "archive", "sampled")
     }
     ways["RS-KD, 50 draws"] = partial(preset_line, inputs, "sampled", {"draws": 50}, "RS-KD, 50 draws")
-    for k, size in ((3, 12), (4, 43), (8, 13), (12, 19), (16, 7), (16, 79), (8, 103), (4, 115)):
+    for k, size in ((3, 12), (8, 13), (8, 31), (12, 19), (16, 7), (12, 91), (16, 79), (4, 115)):
         name = f"top-{k}, {size} B sketch"
         ways[name] = partial(preset_line, inputs, "small", {"k": k, "sketch_bytes": size}, name)
     for k in (16, 50, 128):
@@ -402,4 +403,6 @@ def _with_tail(question: Question, ids_nK: Tensor, listed_nK: Tensor, shape: Fix
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0])
     parser.add_argument("names", nargs="*")
-    main(parser.parse_args().names)
+    parser.add_argument("--speeds", action="store_true", help="for a machine that does nothing else")
+    given = parser.parse_args()
+    main(given.names, given.speeds)

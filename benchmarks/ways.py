@@ -111,7 +111,6 @@ class Way:
         positions: which rows are kept.
         gold, last: see `Lesson`.
         seeds: how many students.
-        nearest: coefficients of the sketch are rounded to the nearest level each, whatever the row.
         from_logits: the sketch is fitted without the head, on the logits of the pilot.
         probes: the sketch is made of the logprobs of listed tokens and of so many probe tokens.
         by_first: the prior is that of rows with the same most probable token.
@@ -127,7 +126,6 @@ class Way:
     gold: float = 0.0
     seeds: int = 3
     last: Loss | None = None
-    nearest: bool = False
     from_logits: bool = False
     probes: int = 0
     by_first: bool = False
@@ -142,6 +140,13 @@ TOP20 = {"k": 20, "tail": "uniform", "logprobs": "levels-8", "tail_mass": "log2-
 
 TOP8 = TOP20 | {"k": 8, "tail": "prior"}
 """Eight tokens and a prior, 27 bytes."""
+
+
+NEAREST = {"rounding": "nearest"}
+
+
+FORMER_SMALL = NEAREST | {"k": 8, "sketch_bytes": 31}
+"""What small was before levels were chosen for each row."""
 
 
 def _corrected(preset: str, settings: dict[str, Any], count: int, source: str) -> Way:
@@ -168,9 +173,9 @@ WAYS = {
     "small": Way("small", {}, whole),
     "faithful": Way("faithful", {}, whole),
     "exact": Way("exact", {}, whole),
-    "small, half gold": Way("small", {}, whole, (1.0,), gold=0.5),
-    "small, half gold, entropy:0.2": Way("small", {}, whole, (1.0,), "entropy:0.2", 0.5),
-    "small, half gold, random:0.2": Way("small", {}, whole, (1.0,), "random:0.2", 0.5),
+    "former small, half gold": Way("small", FORMER_SMALL, whole, (1.0,), gold=0.5),
+    "former small, half gold, entropy:0.2": Way("small", FORMER_SMALL, whole, (1.0,), "entropy:0.2", 0.5),
+    "former small, half gold, random:0.2": Way("small", FORMER_SMALL, whole, (1.0,), "random:0.2", 0.5),
     # a teacher that gives twenty tokens
     "top-16, uniform tail": Way("topk", {"k": 16, "tail": "uniform"}, whole, (1.0,)),
     "top-20, renormalised": _top20(renormalised, 1.0),
@@ -189,19 +194,26 @@ WAYS = {
     "hybrid": Way("topk", {"sparsifier": "hybrid", "k": 8, "draws": 5}, whole, (1.0,), seeds=1),
     "top-8, prior corrected by 8 draws of the tail": _corrected("topk", TOP8, 8, "tail"),
     "top-8, prior corrected by 14 draws of the error": _corrected("topk", TOP8, 14, "error"),
-    "top-8, 13 B sketch, corrected by 5 draws of the tail": _corrected("small", {"sketch_bytes": 13}, 5, "tail"),
-    "top-8, 13 B sketch, corrected by 8 draws of the error": _corrected("small", {"sketch_bytes": 13}, 8, "error"),
+    "top-8, 13 B sketch, corrected by 5 draws of the tail": _corrected(
+        "small", NEAREST | {"k": 8, "sketch_bytes": 13}, 5, "tail"
+    ),
+    "top-8, 13 B sketch, corrected by 8 draws of the error": _corrected(
+        "small", NEAREST | {"k": 8, "sketch_bytes": 13}, 8, "error"
+    ),
     "12 bytes, corrected by 4 draws of the error": _corrected("small", {"k": 2, "sketch_bytes": 3}, 4, "error"),
     "top-20, prior": Way("topk", TOP20 | {"tail": "prior"}, whole, (1.0,), seeds=1),
     "top-20, prior by the first token": Way("topk", TOP20 | {"tail": "prior"}, whole, (1.0,), seeds=1, by_first=True),
     "small, from 64 probes": Way("small", {}, whole, seeds=1, probes=64),
-    "small, nearest levels": Way("small", {}, whole, nearest=True),
-    "top-4, 43 B sketch": Way("small", {"k": 4, "sketch_bytes": 43}, whole, seeds=1),
+    "small, nearest levels": Way("small", NEAREST, whole),
+    "former small": Way("small", FORMER_SMALL, whole),
+    "former faithful": Way("faithful", {"k": 12, "sketch_bytes": 91, "rounding": "nearest"}, whole),
     # bytes a training token
     "12 bytes": Way("small", {"k": 2, "sketch_bytes": 3}, whole),
+    "12 bytes, nearest levels": Way("small", NEAREST | {"k": 2, "sketch_bytes": 3}, whole, (1.0,)),
     "12 bytes, 0.1 gold": Way("small", {"k": 2, "sketch_bytes": 3}, whole, (1.0,), gold=0.1),
-    "12 bytes, one listed": Way("small", {"k": 1, "sketch_bytes": 6}, whole, seeds=1),
+    "12 bytes, one listed": Way("small", {"k": 1, "sketch_bytes": 6}, whole, (1.0,), seeds=1),
     "24 bytes": Way("small", {"k": 3, "sketch_bytes": 12}, whole, seeds=1),
+    "24 bytes, nearest levels": Way("small", NEAREST | {"k": 3, "sketch_bytes": 12}, whole, (1.0,)),
     "8 bytes": Way("small", {"k": 1, "sketch_bytes": 2}, whole, (1.0,), seeds=1),
     "12 bytes, half gold, random:0.2": Way(
         "small", {"k": 2, "sketch_bytes": 3}, whole, (1.0,), "random:0.2", 0.5, seeds=1
@@ -268,7 +280,7 @@ def targets_of(
         kept = sparsifier(logits_NV, rows.gold_N[some], numbers_ND[some])
         if latents is not None:
             kept["latent"] = latents(seen_ND[some])
-        if rounding is not None and not way.probes and not way.nearest:
+        if rounding is not None and not way.probes:
             kept["latent"] = rounding(logits_NV, kept, kept["latent"])
         stored = decoder.codec.encode({name: value.numpy() for name, value in kept.items()})
         packed.append({name: torch.from_numpy(value) for name, value in stored.items()})

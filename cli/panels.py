@@ -7,7 +7,7 @@ _TEACHER_DATA = (
     "overlap positions"
 )
 _PREPARING = "prepared prepare_workers keep_tokens"
-_ROW = "preset sparsifier k top_p draws tail sketch_bytes logprobs layout"
+_ROW = "preset sparsifier k top_p draws tail sketch_bytes rounding logprobs layout"
 _TAPS = "hidden qkv tap_codec"
 _SHARING = "processes cluster gpus_per_worker"
 _ENGINE = "engine tokenizer concurrency engine_arg"

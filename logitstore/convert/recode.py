@@ -17,7 +17,7 @@ from logitstore.dump.begin import Fit, begin, target_folder
 from logitstore.errors import BadInput
 from logitstore.format.manifest import Manifest
 from logitstore.format.presets import row_of
-from logitstore.format.row import CodecInfo, RowInfo
+from logitstore.format.row import CodecInfo, RowInfo, TailInfo
 from logitstore.format.row_kinds import ARGUMENTS
 from logitstore.settings.convert import RecodeSettings
 from logitstore.store.cache import Cache
@@ -66,8 +66,12 @@ def target_row(settings: RecodeSettings, manifest: Manifest) -> RowInfo:
             raise BadInput(_NO_WAY.format(wanted=settings.sparsifier, source=source.sparsifier.name))
         tail = source.tail
         if settings.tail is not None and settings.tail != tail.shape:
-            tail = tail.model_copy(update={"shape": settings.tail, "bytes": None})
+            tail = tail.model_copy(update={"shape": settings.tail, "bytes": None, "rounding": None})
         _refuse_unused(settings, source)
+        if settings.rounding is not None and tail.shape != "sketch":
+            raise BadInput(
+                f"--rounding {settings.rounding}: these rows have no sketch, so it changes nothing. Leave it out."
+            )
         codec = _with(source.codec, logprobs=settings.logprobs, tail=settings.tail_mass, layout=settings.layout)
         sparsifier = source.sparsifier.model_copy(update={"k": settings.k or source.sparsifier.k})
         row = source.model_copy(update={"sparsifier": sparsifier, "tail": tail, "codec": codec})
@@ -94,7 +98,11 @@ def _with(codec: CodecInfo, **changes: str | None) -> CodecInfo:
 def _checked(settings: RecodeSettings, source: RowInfo, row: RowInfo) -> RowInfo:
     """Return `row`. Raises BadInput when it says more than the source's rows do."""
     old, new = source.sparsifier, row.sparsifier
-    if old.kind.keeps_hidden or is_copy(source, row):
+    if old.kind.keeps_hidden:
+        return row
+    if row.tail.shape == "sketch":
+        row = row.model_copy(update={"tail": _copied(settings, source.tail, row.tail)})
+    if is_copy(source, row):
         return row
     if new.name not in old.kind.cut_to:
         raise BadInput(_NO_WAY.format(wanted=new.name, source=old.name))
@@ -107,6 +115,17 @@ def _checked(settings: RecodeSettings, source: RowInfo, row: RowInfo) -> RowInfo
             f"{', '.join(allowed)}" + (f" (of {source.tail.bytes} B)." if source.tail.bytes else ".")
         )
     return row
+
+
+def _copied(settings: RecodeSettings, source: TailInfo, tail: TailInfo) -> TailInfo:
+    """Return the sketch with the source's rounding: its coefficients are copied. Raises BadInput: another is asked for."""
+    stored = source.rounding or "nearest"
+    if source.shape == "sketch" and settings.rounding not in (None, stored):
+        raise BadInput(
+            f"--rounding {settings.rounding}: the levels of {settings.cache} were chosen by '{stored}' and are copied. "
+            "Leave it out, recode a cache of the preset 'exact', or dump."
+        )
+    return tail.model_copy(update={"rounding": source.rounding})
 
 
 _SMALLER_TAILS = {

@@ -13,12 +13,12 @@ from logitstore.format.row_kinds import ARGUMENTS, RowKind, row_kind
 
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"sparsifier": "topk", "k": 2, "tail": "sketch", "sketch_bytes": 3, "logprobs": "levels-8"},
-    "small": {"sparsifier": "topk", "k": 8, "tail": "sketch", "sketch_bytes": 31, "logprobs": "levels-8"},
-    "faithful": {"sparsifier": "topk", "k": 12, "tail": "sketch", "sketch_bytes": 91, "logprobs": "levels-8"},
+    "small": {"sparsifier": "topk", "k": 4, "tail": "sketch", "sketch_bytes": 43, "logprobs": "levels-8"},
+    "faithful": {"sparsifier": "topk", "k": 8, "tail": "sketch", "sketch_bytes": 103, "logprobs": "levels-8"},
     "exact": {"sparsifier": "hidden"},
     "topk": {"sparsifier": "topk", "k": 16, "tail": "prior", "logprobs": "float16", "tail_mass": "float32"},
     "sampled": {"sparsifier": "sampled", "draws": 12, "logprobs": "float16"},
-    "archive": {"sparsifier": "topk", "k": 8, "tail": "sketch", "sketch_bytes": 31, "logprobs": "levels-8",
+    "archive": {"sparsifier": "topk", "k": 4, "tail": "sketch", "sketch_bytes": 43, "logprobs": "levels-8",
                 "layout": "archive"},
     "scores": {"sparsifier": "none"},
 }  # fmt: skip
@@ -26,12 +26,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 TYPICAL_KL = {
-    "tiny": (0.73, 0.54),
-    "small": (0.14, 0.18),
-    "faithful": (0.046, 0.072),
+    "tiny": (0.62, 0.52),
+    "small": (0.078, 0.14),
+    "faithful": (0.022, 0.056),
     "exact": (0.00039, 0.00018),
     "topk": (0.44, 0.85),
-    "archive": (0.14, 0.18),
+    "archive": (0.078, 0.14),
 }
 """Nats of KL to the teacher at temperatures 1 and 2, measured on SmolLM2-135M (docs/benchmarks.md)."""
 
@@ -42,6 +42,7 @@ USUAL: dict[str, Any] = {
     "draws": 12,
     "exponent": 1.0,
     "sketch_bytes": 31,
+    "rounding": "row",
     "logprobs": "float16",
     "tail_mass": "log2-8",
     "layout": "mapped",
@@ -90,6 +91,7 @@ def row_of(preset: str, chosen: dict[str, Any], vocabulary: int, width: int | No
             shape=tail,
             bytes=settings["sketch_bytes"] if tail == "sketch" else None,
             width=width if tail == "head" else None,
+            rounding="row" if tail == "sketch" and settings["rounding"] == "row" else None,
         ),
         codec=CodecInfo(
             ids="packed" if kind.keeps_ids and vocabulary > 1 << 16 else "plain",
@@ -126,6 +128,7 @@ def _refuse_idle(preset: str, sparsifier: str, tail: str, chosen: dict[str, Any]
     counts: dict[str, bool] = {
         "k": kind.lists.is_chosen,
         "sketch_bytes": tail == "sketch",
+        "rounding": tail == "sketch",
         "logprobs": kind.keeps_logprobs,
         "tail_mass": kind.keeps_tail_mass,
     }

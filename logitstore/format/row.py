@@ -7,9 +7,9 @@ The manifest says what was chosen of those, and a manifest with other fields is 
 from __future__ import annotations
 
 import math
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from logitstore.core.record import NotKnownHere, Record, RelativePath
 from logitstore.format.row_kinds import ARGUMENTS, RowKind, TailShape, is_row_kind, row_kind
@@ -88,6 +88,8 @@ class TailInfo(Record):
         pilot_rows: the count of rows that the file was fitted on.
         bytes: bytes of the coefficients of a row (sketch).
         width: channels of a hidden state (head).
+        rounding: how the levels of the coefficients were chosen (sketch): for the row, or each the nearest (None). Readers do
+            not need it.
     """
 
     shape: TailShape
@@ -95,6 +97,15 @@ class TailInfo(Record):
     pilot_rows: int = Field(0, ge=0)
     bytes: int | None = Field(None, ge=1)
     width: int | None = Field(None, ge=1)
+    rounding: Literal["row"] | None = None
+
+    @model_serializer(mode="wrap")
+    def _plain(self, plain_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the rounding where there is none, so that such caches keep the bytes of older versions."""
+        plain: dict[str, Any] = plain_of(self)
+        if self.rounding is None:
+            plain.pop("rounding", None)
+        return plain
 
     @property
     def needs_hidden(self) -> bool:
@@ -221,6 +232,8 @@ class RowInfo(Record):
             raise ValueError(f"a score is the answer of a teacher with one output, not {self.vocabulary}")
         if (self.tail.bytes is not None) != (self.tail.shape == "sketch"):
             raise ValueError("bytes belong to a sketch")
+        if self.tail.rounding is not None and self.tail.shape != "sketch":
+            raise ValueError("a rounding belongs to a sketch")
         if (self.tail.width is not None) != (self.tail.shape == "head"):
             raise ValueError("a width belongs to a tail from the head")
         if self.codec.ids == "packed" and id_bits(self.vocabulary) > MOST_ID_BITS:

@@ -44,6 +44,11 @@ class RowChoices(Record):
     sketch_bytes: Annotated[int | None, CommandLine(commands=("dump", "plan", "recode"))] = Field(
         None, ge=1, le=4096, description="Bytes per row for the sketch of its tail."
     )
+    rounding: Annotated[Literal["row", "nearest"] | None, CommandLine(commands=("dump", "plan", "recode"))] = Field(
+        None,
+        description="How the levels of a sketch are chosen: for each row so that its own tail is nearest (row), or each the "
+        "nearest to its coefficient (nearest), which is faster where the processor computes. Default: row.",
+    )
     logprobs: Literal["float32", "float16", "levels-8", "levels-6", "levels-5"] | None = Field(
         None, description="How the logprobs of listed tokens are stored."
     )

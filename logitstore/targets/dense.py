@@ -83,7 +83,7 @@ def dense_logprobs(targets: Targets, temperature: float = 1.0) -> Tensor:
     time.
 
     The listed tokens are taken out of the tail's logits, the rest is scaled to the tail mass, and the listed logprobs are
-    put in their places; then everything is re-tempered.
+    put in their places; then everything is re-tempered, the tail with its change (`LatentTail.change`).
     """
     device = targets.ids_NK.device
     tail_NV = targets.tail.logits(targets.latent_NR, len(targets), device)
@@ -95,6 +95,9 @@ def dense_logprobs(targets: Targets, temperature: float = 1.0) -> Tensor:
     wide_NV.scatter_(1, places_NK, -torch.inf)
     scale_N = targets.tail_logmass_N.float() - wide_NV.logsumexp(-1)
     wide_NV += torch.where(torch.isfinite(scale_N), scale_N, -torch.inf)[:, None]
+    change_V = targets.tail.change(temperature, device)
+    if change_V is not None:
+        wide_NV[:, :-1] += change_V
     wide_NV.scatter_(1, places_NK, targets.logprobs_NK.float())
     logprobs_NV = wide_NV[:, :-1]
     return torch.log_softmax(logprobs_NV / temperature, -1) if temperature != 1 else logprobs_NV
@@ -104,7 +107,8 @@ def dense_probs(targets: Targets, temperature: float = 1.0) -> tuple[Tensor, Ten
     """Return the teacher's whole distribution float32[N, V], and its sum of p log p float32[N], in few passes.
 
     With t the tail's logits, S the listed ids and R the tail mass, log p(v) = t(v) + log R - lse(t outside S) outside S. At
-    temperature 1 that is R times the softmax of t outside S; else listed and tail are put together and re-tempered.
+    temperature 1 that is R times the softmax of t outside S; else listed and tail are put together and re-tempered, the
+    tail with its change.
     """
     logits_NV = targets.tail.logits(targets.latent_NR, len(targets), targets.ids_NK.device).contiguous()
     if targets.ids_NK.shape[1] == 0:
@@ -122,6 +126,9 @@ def dense_probs(targets: Targets, temperature: float = 1.0) -> tuple[Tensor, Ten
         probs_NV.mul_(mass_N[:, None]).scatter_add_(1, places_NK, listed_NK)
         return probs_NV, mass_N * (plogp_N + tail_N) + torch.where(is_empty_NK, 0.0, listed_NK * logprobs_NK).sum(-1)
     logits_NV.add_((tail_N - logits_NV.logsumexp(-1))[:, None])
+    change_V = targets.tail.change(temperature, logits_NV.device)
+    if change_V is not None:
+        logits_NV.add_(change_V)
     logits_NV.scatter_(1, places_NK, torch.where(is_empty_NK, logprobs_NK[:, :1], logprobs_NK))
     return _softmax_and_negative_entropy(logits_NV, temperature)
 

@@ -46,6 +46,10 @@ class FixedTail:
         """float32[N, V]: logits of the tail, the same for every row."""
         return self.at(1.0, device).log_weight_V.float().expand(rows, -1)
 
+    def change(self, temperature: float, device: torch.device) -> Tensor | None:
+        """See `LatentTail.change`: there is none."""
+        return None
+
 
 @dataclass(frozen=True, eq=False)
 class LatentTail:
@@ -77,6 +81,14 @@ class LatentTail:
         logits_NV = head.logits(torch.nn.functional.pad(latent_NR.float(), (0, 1), value=1.0))
         return logits_NV if shift_V is None else logits_NV + shift_V
 
+    def change(self, temperature: float, device: torch.device) -> Tensor | None:
+        """float32[V]: what a temperature adds to the tail's logits before they are divided by it; None at 1.
+
+        The shift makes the mean tail at temperature 1 right, so it undoes what rounding does to probabilities there; at T that
+        is less, by 1 / T, so the logits become (t + (1 / T - 1) shift) / T.
+        """
+        return None if temperature == 1 else (1 / temperature - 1) * _shift_on(self, device)
+
 
 Tail = FixedTail | LatentTail
 
@@ -104,6 +116,11 @@ def _tempered(tail: FixedTail, temperature: float, device: torch.device) -> Temp
     log_weight_V = log_weight_V - log_weight_V.max()
     weight_V = log_weight_V.exp()
     return TemperedTail(log_weight_V, weight_V.float(), weight_V.sum(), (weight_V * log_weight_V).sum())
+
+
+@lru_cache(maxsize=4)
+def _shift_on(tail: LatentTail, device: torch.device) -> Tensor:
+    return tail.shift_V.to(device)
 
 
 @lru_cache(maxsize=4)

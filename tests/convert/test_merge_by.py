@@ -160,7 +160,7 @@ def test_what_cannot_lie_in_one_cache_is_refused_with_a_way_out(
     assert "--tail uniform`, or give --preset topk here" in said
     said = line("small-0", "small-1", "--by", "gold")
     assert "share another basis of their sketches" in said
-    assert "recode CACHE --preset topk -k 8 --tail uniform`" in said
+    assert "recode CACHE --preset topk -k 4 --tail uniform`" in said
     assert "share another output layer" in line("exact-0", "exact-1", "--by", "gold")
     said = line("topk-0", "cut-0", "--by", "entropy")
     assert f"{caches['cut-0'].path}: its rows are topk k=20 with the tail none and logprobs float16, those of " in said

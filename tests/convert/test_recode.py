@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,21 @@ def test_hidden_states_become_what_a_dump_would_have_written(
     assert divergence / rows < 1e-2
 
 
+def test_copied_coefficients_keep_their_rounding(sources: dict[str, logitstore.Cache], tmp_path: Path) -> None:
+    exact = sources["exact"]
+    nearest = remade(exact, tmp_path / "nearest", preset="small", rounding="nearest")
+    chosen = remade(exact, tmp_path / "chosen", preset="small")
+    said = [json.loads((Path(cache.path) / "cache.json").read_text())["tail"] for cache in (nearest, chosen)]
+    assert "rounding" not in said[0]
+    assert said[1]["rounding"] == "row"
+    errors = [cache.fidelity.sums["kl_t1"][0] / cache.fidelity.rows for cache in (nearest, chosen)]
+    assert errors[1] < 0.95 * errors[0]
+    for preset in ("archive", "small"):
+        copied = remade(nearest, tmp_path / preset, preset=preset)
+        assert copied.manifest.tail.rounding is None
+        np.testing.assert_array_equal(copied[0].answer.fields["sketch"], nearest[0].answer.fields["sketch"])
+
+
 def test_hidden_states_become_random_samples_too(sources: dict[str, logitstore.Cache], tmp_path: Path) -> None:
     made = remade(sources["exact"], tmp_path / "out", preset="sampled")
     drawn = [np.concatenate([cache[i].answer["ids"] for i in range(len(made))]) for cache in (made, sources["sampled"])]
@@ -128,6 +144,11 @@ def test_hidden_states_become_random_samples_too(sources: dict[str, logitstore.C
         ("topk", {"preset": "exact"}, "without the teacher"),
         ("sampled", {"k": 3}, "without the teacher"),
         ("small", {"sparsifier": "dense"}, "without the teacher"),
+        ("small", {"rounding": "nearest"}, "chosen by 'row'"),
+        ("small", {"preset": "archive", "rounding": "nearest"}, "chosen by 'row'"),
+        ("small", {"tail": "prior", "rounding": "row"}, "have no sketch"),
+        ("topk", {"rounding": "row"}, "have no sketch"),
+        ("exact", {"preset": "topk", "rounding": "row"}, "changes nothing"),
     ],
 )
 def test_what_the_source_does_not_hold_is_refused(
@@ -142,12 +163,12 @@ def test_it_goes_on_where_it_was_stopped_and_refuses_another_plan(
     sources: dict[str, logitstore.Cache], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    expected = tree(remade(sources["small"], out, k=4).path)
+    expected = tree(remade(sources["small"], out, k=3).path)
     for path in (out / "parts" / "00001").rglob("*"):
         if path.is_file():
             path.unlink()
-    assert tree(remade(sources["small"], out, k=4).path) == expected
+    assert tree(remade(sources["small"], out, k=3).path) == expected
     done = logitstore_command("recode", sources["small"].path, "--out", out, "-k", "2")
     assert done.returncode == 2
-    assert "sparsifier.k = 4" in done.stderr.replace("\n", " ")
+    assert "sparsifier.k = 3" in done.stderr.replace("\n", " ")
     assert logitstore_command("recode", out, "--out", out).returncode == 2

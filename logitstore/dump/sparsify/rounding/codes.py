@@ -160,8 +160,8 @@ class Rounding:
 
 
 def rounding_of(row: RowInfo, shared: Mapping[str, Tensor]) -> Rounding | None:
-    """Return what chooses the codes of these rows' sketches; None where they have none."""
-    return Rounding(shared) if row.tail.shape == "sketch" else None
+    """Return what chooses the codes of these rows' sketches; None where they have none, or the nearest levels."""
+    return Rounding(shared) if row.tail.rounding == "row" else None
 
 
 def _weights_and_errors(logits_nV: Tensor, listed_nK: Tensor, decoded_nV: Tensor) -> tuple[Tensor, Tensor]:
