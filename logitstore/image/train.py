@@ -181,13 +181,8 @@ class ImageTraining:
         kept_out_I = held_out(range(cache.manifest.samples), settings.holdout)
         is_read_I, weights_S = ~kept_out_I, None
         if selection is not None:
-            is_chosen_I = np.zeros(len(kept_out_I), np.bool_)
-            is_chosen_I[selection.samples_M] = True
-            is_read_I &= is_chosen_I
-            if selection.weight_M is not None:
-                weight_I = np.ones(len(kept_out_I), np.float32)
-                weight_I[selection.samples_M] = selection.weight_M
-                weights_S = np.tile(weight_I, cache.manifest.views)
+            is_chosen_S, weights_S = selection.among(cache)
+            is_read_I &= is_chosen_S[: len(is_read_I)]
         if not is_read_I.any():
             raise BadInput(
                 f"{cache.path}: every chosen image is held out. Choose more, or give a smaller --holdout than "

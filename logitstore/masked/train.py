@@ -80,11 +80,6 @@ class MaskedTraining:
 
     def check(self, settings: TrainSettings, cache: Cache, students: Sequence[ModelRef]) -> None:
         refuse_unjudged(settings, cache)
-        if settings.select is not None and settings.views is not None:
-            raise BadInput(
-                f"--views {settings.views} with --select {settings.select}: a selection names samples of all views. Leave "
-                "one out."
-            )
         for student in students:
             check_student(cache, student)
 
@@ -104,29 +99,21 @@ class MaskedTraining:
         reading: dict[str, Any] = {"taps": taps, "seed": settings.seed}
         is_read_S, weights_S = ~kept_out_S, None
         if selection is not None:
-            is_chosen_S = np.zeros(len(kept_out_S), np.bool_)
-            is_chosen_S[selection.samples_M] = True
+            is_chosen_S, weights_S = selection.among(cache)
             is_read_S &= is_chosen_S
-            if selection.weight_M is not None:
-                weights_S = np.ones(len(cache), np.float32)
-                weights_S[selection.samples_M] = selection.weight_M
         if not is_read_S.any():
             raise BadInput(
                 f"{cache.path}: no text is left to train on. Choose more, or give a smaller --holdout than "
                 f"{settings.holdout:g}."
             )
-        if selection is None and (settings.views is not None or cache.manifest.views > 1):
+        if settings.views is not None or cache.manifest.views > 1:
             first = cache.first_sample_of(views_in(cache, settings.views)[0])
             texts = SampleSet(is_read_S[first : first + cache.manifest.samples])
             order = view_order(cache, texts, settings.views, 1, settings.seed, settings.window_parts)
             reading |= {"order": order, "epoch_samples": order.epoch_samples, "windows": order.windows}
         else:
-            reading |= {
-                "samples": SampleSet(is_read_S),
-                "weights": weights_S,
-                "window_parts": settings.window_parts,
-            }
-        train = Loader(cache, **reading, **options)
+            reading |= {"samples": SampleSet(is_read_S), "window_parts": settings.window_parts}
+        train = Loader(cache, weights=weights_S, **reading, **options)
         judged_S = _first_masks(cache, kept_out_S)
         judged = (
             evaluation_loader(cache, SampleSet(judged_S), window_parts=settings.window_parts, **options)

@@ -154,12 +154,8 @@ class RankedTraining:
         kept_out_S = held_out(cache.column("documents"), settings.holdout)
         is_read_S, weights_S = ~kept_out_S, None
         if selection is not None:
-            is_chosen_S = np.zeros(len(kept_out_S), np.bool_)
-            is_chosen_S[selection.samples_M] = True
+            is_chosen_S, weights_S = selection.among(cache)
             is_read_S &= is_chosen_S
-            if selection.weight_M is not None:
-                weights_S = np.ones(len(cache), np.float32)
-                weights_S[selection.samples_M] = selection.weight_M
         if not is_read_S.any():
             raise BadInput(
                 f"{cache.path}: no query is left to train on. Choose more, or give a smaller --holdout than "

@@ -88,6 +88,18 @@ class Selection:
             digest.update(self.weight_M.astype("<f4").tobytes())
         return digest.hexdigest()
 
+    def among(self, cache: Cache) -> tuple[Array, Array | None]:
+        """Return of all samples of a whole cache, in each of its views alike, bool[S], whether it is chosen, and float32[S],
+        its weight; None where all weigh the same."""
+        is_chosen_S = np.zeros(cache.manifest.samples, np.bool_)
+        is_chosen_S[self.samples_M] = True
+        weight_S = None
+        if self.weight_M is not None:
+            weight_S = np.ones(len(is_chosen_S), np.float32)
+            weight_S[self.samples_M] = self.weight_M
+            weight_S = np.tile(weight_S, cache.manifest.views)
+        return np.tile(is_chosen_S, cache.manifest.views), weight_S
+
     def check(self, cache: Cache, path: Path) -> None:
         """Refuse a cache that the selection was not made for.
 

@@ -14,7 +14,10 @@ import logitstore
 from logitstore.core.progress import no_progress
 from logitstore.errors import BadInput, CacheMismatch, ModelError
 from logitstore.masked.train import MaskedTraining
+from logitstore.select.select import select
+from logitstore.settings.look import SelectSettings
 from logitstore.settings.models.evaluate import EvaluateSettings
+from logitstore.store.selection import read_selection
 from logitstore.train.evaluate import evaluate
 from logitstore.train.learner import Learner
 from logitstore.train.objectives.criterion import Criterion
@@ -161,3 +164,30 @@ def test_students_that_do_not_fit_are_refused(masked_cache: logitstore.Cache, tm
         judged(masked_cache, save_masked(tmp_path / "other", wordpiece(200)))
     with pytest.raises(ModelError, match=r"BertForSequenceClassification\. Give a masked language model"):
         judged(masked_cache, save_bert(tmp_path / "classes", wordpiece()))
+
+
+@pytest.mark.parametrize("method", ["random", "llkd"])
+def test_a_selection_names_texts_and_each_is_seen_in_the_mask_of_the_epoch(
+    masked_cache: logitstore.Cache, tmp_path: Path, method: str
+) -> None:
+    count, place = masked_cache.manifest.samples, tmp_path / "chosen.arrow"
+    select(SelectSettings(cache=masked_cache.path, out=place, method=method, ratio=0.3))
+    selection = read_selection(place)
+    assert len(selection.samples_M) < count
+
+    def seen(epoch: int, **changes: Any) -> dict[int, float]:
+        settings = plan_of(masked_cache, tmp_path / "out", holdout=0, select=place, **changes)
+        MaskedTraining().check(settings, masked_cache, [])
+        train = MaskedTraining().open(settings, masked_cache, None, selection, [], Place(), no_progress).train
+        found = {}
+        for batch in (train.at(epoch, number) for number in range(len(train))):
+            first_M = (batch.counts.cumsum(0) - batch.counts).tolist()
+            weights = [1.0 if batch.weight is None else float(batch.weight[first]) for first in first_M]
+            found |= dict(zip(batch.samples.tolist(), weights, strict=True))
+        return found
+
+    weights = [1.0] * len(selection.samples_M) if selection.weight_M is None else selection.weight_M.tolist()
+    assert (method == "llkd") == (selection.weight_M is not None)
+    expected = dict(zip(selection.samples_M.tolist(), weights, strict=True))
+    assert seen(0) == expected
+    assert seen(1) == seen(0, views="1") == {number + count: weight for number, weight in expected.items()}
