@@ -21,6 +21,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from logitstore.core.types import ModelRef
 from logitstore.errors import ModelError
+from logitstore.models.pooling.pooled import pooled
 from logitstore.models.shape import OF_TEXTS
 
 QUERY_OF = "query_of"
@@ -143,19 +144,14 @@ def score_pairs(student: PreTrainedModel, pooling: Pooling) -> None:
     student._scores_pairs = True
 
 
-def pooled(hidden_BTD: Tensor, mask_BT: Tensor, pooling: Pooling) -> Tensor:
-    """Return float[B, D]: of each text the mean over its tokens, or its first token; padding may stand on either side."""
-    if pooling == "first":
-        first_B = mask_BT.to(torch.int64).argmax(1)
-        return hidden_BTD[torch.arange(len(first_B), device=first_B.device), first_B]
-    weights_BT1 = mask_BT[:, :, None].to(hidden_BTD.dtype)
-    return (hidden_BTD * weights_BT1).sum(1) / weights_BT1.sum(1).clamp(min=1)
-
-
 def dot_scores(vectors_BD: Tensor, query_of_N: Tensor) -> Tensor:
-    """Return float[N, 1]: the products of the vector of each document with that of its query. The queries come first."""
-    queries_ND = vectors_BD[query_of_N]
-    return (queries_ND * vectors_BD[len(vectors_BD) - len(query_of_N) :]).sum(-1, keepdim=True)
+    """Return [N, 1]: the products of the vector of each document with that of its query. The queries come first.
+
+    They are float32, or float64 where the vectors are that: in bfloat16 a score of 144 is next to one of 145, and documents
+    would be equal that are not.
+    """
+    wide_BD = vectors_BD if vectors_BD.dtype == torch.float64 else vectors_BD.float()
+    return (wide_BD[query_of_N] * wide_BD[len(wide_BD) - len(query_of_N) :]).sum(-1, keepdim=True)
 
 
 def write_modules(folder: Path, student_width: int, max_length: int, pooling: Pooling) -> None:

@@ -15,6 +15,7 @@ from logitstore.dump.dump import dump
 from logitstore.errors import BadInput, CacheMismatch, ModelError
 from logitstore.integrations.distiller import Distiller
 from logitstore.ranking.metrics import RankEvaluation
+from logitstore.ranking.models import dot_scores, score_pairs
 from logitstore.settings.models.evaluate import EvaluateSettings
 from logitstore.train.evaluate import evaluate
 from logitstore.train.train import train
@@ -201,3 +202,17 @@ def test_every_query_counts_alike_whatever_the_batches(
     large, small = (AutoModel.from_pretrained(tmp_path / name).state_dict() for name in ("large", "small"))
     for name, value in large.items():
         torch.testing.assert_close(value, small[name], rtol=1e-3, atol=2e-4)
+
+
+def test_documents_that_differ_have_scores_that_differ_in_bfloat16_too(encoder: Path) -> None:
+    """Products of hidden states are large: 8 bits would make most documents of a query equal."""
+    vectors_BD = torch.tensor([[12.0, 0.0], [12.0, 1.0], [12.0625, 1.0]], dtype=torch.bfloat16)
+    assert dot_scores(vectors_BD, torch.tensor([0, 0])).tolist() == [[144.0], [144.75]]
+    student = AutoModel.from_pretrained(encoder).eval()
+    score_pairs(student, "mean")
+    ids_BT = torch.randint(5, 200, (41, 12), generator=torch.Generator().manual_seed(0))
+    inputs = {"input_ids": ids_BT, "attention_mask": torch.ones_like(ids_BT), "query_of": torch.zeros(40).long()}
+    with torch.no_grad():
+        scores_N = student.bfloat16()(**inputs).logits[:, 0]
+    assert scores_N.dtype == torch.float32
+    assert len(scores_N.unique()) == 40

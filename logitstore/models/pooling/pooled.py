@@ -21,13 +21,13 @@ def pooled(hidden_BTD: Tensor, mask_BT: Tensor, way: str) -> Tensor:
 
     Args:
         hidden_BTD: the hidden states.
-        mask_BT: int or bool, 0 on padding; every text has a token.
+        mask_BT: int or bool, 0 on padding. The mean over no token is 0.
         way: one of WAYS; the mean is taken in float32, or in float64 where the hidden states are that.
     """
     if way == "mean":
         wide_BTD = hidden_BTD if hidden_BTD.dtype == torch.float64 else hidden_BTD.float()
         weight_BT1 = mask_BT[..., None].to(wide_BTD.dtype)
-        return ((wide_BTD * weight_BT1).sum(1) / weight_BT1.sum(1)).to(hidden_BTD.dtype)
+        return ((wide_BTD * weight_BT1).sum(1) / weight_BT1.sum(1).clamp(min=1)).to(hidden_BTD.dtype)
     places_T = torch.arange(mask_BT.shape[1], device=mask_BT.device)
     ranks_T = places_T if way == "last" else places_T.flip(0)
     found_B = ((ranks_T + 1) * (mask_BT != 0)).argmax(-1)
