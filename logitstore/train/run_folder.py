@@ -35,6 +35,7 @@ ADDED: dict[str, Any] = {
     "lora": None,
     "lora_merge": False,
     "freeze": [],
+    "recover_head": None,
     "hooks": [],
     "score": None,
     "pairs": None,
@@ -43,7 +44,6 @@ ADDED: dict[str, Any] = {
     "pooling": None,
     "own_answers": None,
     "mix": None,
-    "contexts": None,
 }
 """Settings that older runs do not have, with what they stand for there."""
 

@@ -11,6 +11,7 @@ import pytest
 
 import logitstore
 from logitstore.errors import BadInput
+from logitstore.train.run_folder import checkpoint_of
 from logitstore.train.train import train
 from tests.parts.marks import rarely
 from tests.parts.training import curve, plan_of
@@ -146,3 +147,18 @@ def test_a_run_that_began_with_other_arithmetic_is_refused(
         return
     with pytest.raises(BadInput, match=f"a version of logitstore that computes {objective} otherwise"):
         train(resumed)
+
+
+@pytest.mark.parametrize("added", [{"recover_head": "trained"}, {"freeze": ["lm_head.*"]}])
+def test_a_run_of_before_an_option_existed_does_not_go_on_with_it(
+    added: dict[str, Any], whole: Path, cache: logitstore.Cache, small_student: Path, tmp_path: Path
+) -> None:
+    out = stopped(whole, tmp_path / "out", knows="folder")
+    summary = json.loads((out / "logitstore.json").read_text())
+    known = {name: summary["plan"][name] for name in ("objective", "precision")}
+    for name in added:
+        del summary["plan"][name]
+    (out / "logitstore.json").write_text(json.dumps(summary))
+    with pytest.raises(BadInput, match=rf"began with {next(iter(added))} = (None|\[\]), not"):
+        checkpoint_of(plan(cache, small_student, out, resume=True, **known | added), 1, cache)
+    assert checkpoint_of(plan(cache, small_student, out, resume=True, **known), 1, cache)
