@@ -69,7 +69,7 @@ def mixing_of(settings: TrainSettings) -> Mixing | None:
 def own_answers_of(
     settings: TrainSettings, cache: Cache, data: RunData, arguments: TrainingArguments, checkpoint: str | None
 ) -> OwnAnswers | None:
-    """Return the student's own answers, ready for the epoch in which the run begins or goes on; None without --own-answers.
+    """Return the student's own answers, ready for the step at which the run begins or goes on; None without --own-answers.
 
     Raises:
         BadInput: what does not go together with them.
@@ -107,6 +107,6 @@ def own_answers_of(
     done = 0
     if checkpoint is not None:
         state = json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))
-        done = int(state["global_step"]) // math.ceil(len(data.train) / settings.accumulate)
-    own.begin(done)
+        done = int(state["global_step"])
+    own.begin(done, math.ceil(len(data.train) / settings.accumulate))
     return own

@@ -85,19 +85,24 @@ class OwnAnswers:
         self._files: dict[int, Array] = {}
         self._saved: int | None = None
 
-    def begin(self, epoch: int) -> None:
-        """Make ready for a run that goes on in some epoch; of a new one what another run left is removed.
+    def begin(self, done: int, steps: int) -> None:
+        """Make ready for a run; of a new one what another run left is removed.
+
+        Args:
+            done: how many steps are done, 0 for a new run.
+            steps: of an epoch.
 
         Raises:
-            BadInput: the answers of the epoch before are not there.
+            BadInput: an answer is not there that the run reads in this epoch or the next one.
         """
-        if not epoch:
+        if not done:
             shutil.rmtree(self._folder, ignore_errors=True)
-        elif not self._path(epoch - 1).exists():
-            raise BadInput(
-                f"--resume: {self._path(epoch - 1)}: the student's answers of the epoch before are not there. Start again in "
-                "another folder."
-            )
+            return
+        for epoch in range(max(done // steps - 1, 0), (done - 1) // steps + 1):
+            if not self._path(epoch).exists():
+                raise BadInput(
+                    f"--resume: {self._path(epoch)}: what the student said before is not there. Start again in another folder."
+                )
 
     def targets(self, batch: Batch, epoch: int) -> Targets:
         """Return what the student said of the rows in the epoch before; the gold token where it said nothing yet."""
