@@ -18,7 +18,7 @@ from transformers.utils.generic import ModelOutput
 from transformers.utils.hub import cached_file
 
 from logitstore.errors import ModelError
-from logitstore.models.pooling.described import DenseShape, Pooling, read_pooling, write_pooling
+from logitstore.models.pooling.described import MODULES, DenseShape, Pooling, read_pooling, write_pooling
 from logitstore.models.pooling.pooled import pooled
 
 _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -160,7 +160,7 @@ class PooledEncoder(PreTrainedModel):  # type: ignore[misc]
             options: of `transformers.AutoModel.from_pretrained`.
 
         Raises:
-            ModelError: its modules are not known here, or a dense layer has no weights.
+            ModelError: its modules are not known here, or not there, or a dense layer has no weights.
         """
         refuse_no_encoder(config, name)
         described = read_pooling(str(name))
@@ -170,7 +170,13 @@ class PooledEncoder(PreTrainedModel):  # type: ignore[misc]
             name, config=config, output_loading_info=True, trust_remote_code=trust_remote_code, **options
         )
         model = cls(encoder.config, encoder)
-        for layer, folder in zip(model.dense, described[1] if described is not None else [], strict=True):
+        folders = [] if described is None else described[1]
+        if len(folders) != len(model.dense):
+            raise ModelError(
+                f"{name}: its configuration says that a Dense layer follows, and there is no {MODULES} that says where its "
+                "weights are. Give the whole folder."
+            )
+        for layer, folder in zip(model.dense, folders, strict=True):
             layer.load_state_dict(_dense_weights(str(name), folder))
         if not output_loading_info:
             return model

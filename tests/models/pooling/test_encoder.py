@@ -155,3 +155,6 @@ def test_models_of_encoder_and_decoder_and_dense_layers_without_weights_are_refu
     (tmp_path / "2_Dense" / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="weights of a Dense layer"):
         PooledEncoder.from_pretrained(tmp_path, config=AutoConfig.from_pretrained(tmp_path))
+    (tmp_path / "modules.json").unlink()
+    with pytest.raises(ModelError, match=r"there is no modules\.json that says where its weights are"):
+        PooledEncoder.from_pretrained(tmp_path, config=AutoConfig.from_pretrained(tmp_path))
