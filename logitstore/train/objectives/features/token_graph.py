@@ -39,7 +39,7 @@ class TokenGraph(FeatureObjective):
         tau: temperature of the contrast.
 
     Raises:
-        BadInput: a number is not above 0, or a layer is not there.
+        BadInput: a number is not above 0, there are less than two tokens, or a layer is not there.
     """
 
     def __init__(
@@ -55,9 +55,11 @@ class TokenGraph(FeatureObjective):
         tau: float = 0.1,
     ) -> None:
         super().__init__()
-        for name, value in (("tokens", tokens), ("neighbours", neighbours), ("tau", tau)):
+        for name, value in (("neighbours", neighbours), ("tau", tau)):
             if value <= 0:
                 raise BadInput(f"{name} {value:g}: give a number above 0.")
+        if tokens < 2:
+            raise BadInput(f"tokens {tokens}: a graph is between rows. Give 2 or more.")
         self.tokens, self.neighbours, self.tau = tokens, neighbours, tau
         self.local, self.contrast, self.context = local, contrast, context
         self.projections = Projections(shapes, self.pairs(shapes.student_layers, shapes.teacher_layers, layers=layers))

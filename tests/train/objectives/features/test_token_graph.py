@@ -56,6 +56,8 @@ def test_one_row_has_no_graph_and_few_tokens_are_spread_over_the_batch() -> None
     assert few.unique().numel() == 1
     with pytest.raises(BadInput, match="tau 0: give a number above 0"):
         TokenGraph(shapes, tau=0.0)
+    with pytest.raises(BadInput, match="tokens 1: a graph is between rows"):
+        TokenGraph(shapes, tokens=1)
 
 
 def test_gradients_are_right_and_a_student_that_is_its_teacher_is_only_told_apart() -> None:
