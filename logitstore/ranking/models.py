@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import transformers
@@ -21,6 +21,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from logitstore.core.types import ModelRef
 from logitstore.errors import ModelError
+from logitstore.models.pooling import described
 from logitstore.models.pooling.pooled import pooled
 from logitstore.models.shape import OF_TEXTS
 
@@ -31,9 +32,6 @@ ENTRY = "ranker"
 """The entry of a configuration that makes a model a bi-encoder."""
 
 Pooling = Literal["mean", "first"]
-
-_MODES = {"mean": "mean_tokens", "first": "cls_token"}
-"""How sentence-transformers calls them."""
 
 _POOLER = "pooler."
 
@@ -92,26 +90,25 @@ def _auto_class(config: PretrainedConfig) -> Any:
 def pooling_of(student: ModelRef, config: PretrainedConfig, asked: Pooling | None = None) -> Pooling:
     """Return how a bi-encoder makes one vector of a text: as is asked, else as it did before, else the mean of its tokens.
 
+    Of a folder or a name of sentence-transformers that is what its files say; a Normalize among its modules is left out, as
+    products of vectors of length 1 cannot be a teacher's scores.
+
     Raises:
         ModelError: sentence-transformers pools it in a way that is not known here.
     """
     if asked is not None:
         return asked
     before = (getattr(config, ENTRY, None) or {}).get("pooling")
-    if before in _MODES:
+    if before in get_args(Pooling):
         return "mean" if before == "mean" else "first"
-    file = Path(student.name) / "1_Pooling" / "config.json"
-    if student.loaded is not None or not file.is_file():
-        return "mean"
-    plain = json.loads(file.read_text(encoding="utf-8"))
-    used = [name for name, value in plain.items() if name.startswith("pooling_mode_") and value is True]
-    found = next((way for way, mode in _MODES.items() if used == [f"pooling_mode_{mode}"]), None)
+    found = None if student.loaded is not None else described.read_pooling(student.name)
     if found is None:
-        raise ModelError(
-            f"{student}: {file} names the pooling {', '.join(used) or 'in another way'}. Known are {', '.join(_MODES)}: give "
-            "one with --pooling."
-        )
-    return "mean" if found == "mean" else "first"
+        return "mean"
+    known = found[0]
+    if known.way == "last" or known.dense:
+        what = "has Dense layers" if known.dense else "takes the last token"
+        raise ModelError(f"{student}: it {what}. Known are {' and '.join(get_args(Pooling))}: give one with --pooling.")
+    return known.way
 
 
 def score_pairs(student: PreTrainedModel, pooling: Pooling) -> None:
@@ -163,20 +160,9 @@ def write_modules(folder: Path, student_width: int, max_length: int, pooling: Po
         max_length: the most tokens of a text.
         pooling: how one vector is made of a text.
     """
-    kinds = {"0": ("", "Transformer"), "1": ("1_Pooling", "Pooling")}
-    modules = [
-        {"idx": int(number), "name": number, "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for number, (path, kind) in kinds.items()
-    ]
-    modes = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens")
-    how = {f"pooling_mode_{mode}": mode == _MODES[pooling] for mode in modes}
-    files = {
-        "modules.json": modules,
-        "1_Pooling/config.json": {"word_embedding_dimension": student_width, **how},
-        "sentence_bert_config.json": {"max_seq_length": max_length, "do_lower_case": False},
-        "config_sentence_transformers.json": {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "dot"},
-    }
-    for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    described.write_pooling(
+        folder, described.Pooling(way=pooling, normalised=False, max_length=max_length), student_width
+    )
+    said: dict[str, Any] = {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "dot"}
+    path = folder / "config_sentence_transformers.json"
+    path.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 import logitstore
+from logitstore.core.types import ModelRef
 from logitstore.dump.dump import dump
 from logitstore.errors import BadInput, CacheMismatch, ModelError
 from logitstore.integrations.distiller import Distiller
+from logitstore.models.pooling.described import DenseShape, Pooling, write_pooling
 from logitstore.ranking.metrics import RankEvaluation
-from logitstore.ranking.models import dot_scores, score_pairs
+from logitstore.ranking.models import dot_scores, pooling_of, score_pairs
 from logitstore.settings.models.evaluate import EvaluateSettings
 from logitstore.train.evaluate import evaluate
 from logitstore.train.train import train
@@ -216,3 +219,21 @@ def test_documents_that_differ_have_scores_that_differ_in_bfloat16_too(encoder: 
         scores_N = student.bfloat16()(**inputs).logits[:, 0]
     assert scores_N.dtype == torch.float32
     assert len(scores_N.unique()) == 40
+
+
+def test_an_encoder_of_sentence_transformers_pools_as_its_files_say(encoder: Path, tmp_path: Path) -> None:
+    place = shutil.copytree(encoder, tmp_path / "student")
+    student, config = ModelRef(name=str(place)), AutoConfig.from_pretrained(place)
+    assert pooling_of(student, config) == "mean"
+    write_pooling(place, Pooling(way="first", normalised=True), 32)
+    assert pooling_of(student, config) == "first"
+    (place / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": "cls"}))
+    assert pooling_of(student, config) == "first"
+    for described in (
+        Pooling(way="last", normalised=False),
+        Pooling(way="mean", normalised=False, dense=(DenseShape(inputs=32, outputs=8),)),
+    ):
+        write_pooling(place, described, 32)
+        with pytest.raises(ModelError, match="give one with --pooling"):
+            pooling_of(student, config)
+        assert pooling_of(student, config, "mean") == "mean"
