@@ -18,7 +18,9 @@ from logitstore.core.progress import Progress, Step
 from logitstore.core.registry import resolve
 from logitstore.dump.parts import missing_work
 from logitstore.dump.taps import begin_given, finish_taps
-from logitstore.errors import BadInput
+from logitstore.errors import BadInput, ModelError
+from logitstore.models.load import config_from
+from logitstore.models.shape import shape_of
 from logitstore.settings.foreign.convert import ConvertSettings
 from logitstore.settings.foreign.formats import format_of
 from logitstore.settings.tasks import refuse_set
@@ -30,6 +32,9 @@ from logitstore.text.sample import Sample, keys_of
 
 MEANINGLESS = ("tokenizer", "teacher_name", "k", "tail", "logprobs", "layout", "samples_per_part", "part_bytes")
 """Options of `convert` that say how a cache is made."""
+
+FLOAT16 = "float16"
+"""The codec of `--tap-codec` whose range is smaller than that of what is read."""
 
 
 def add_features(settings: ConvertSettings, name: str, progress: Progress) -> Cache:
@@ -53,6 +58,7 @@ def add_features(settings: ConvertSettings, name: str, progress: Progress) -> Ca
     if not len(cache):
         raise BadInput(f"{settings.out}: no part of it is committed. Finish its dump first.")
     source: Features = resolve(format_of(name).opens)(settings)
+    _check_layers(source.widths, cache, str(settings.source))
     names = list(source.widths)
     work = missing_work(cache.storage, cache.part_numbers, names)
     # nothing is begun with a source that lacks a sample
@@ -66,6 +72,31 @@ def add_features(settings: ConvertSettings, name: str, progress: Progress) -> Ca
     cache = Cache(settings.out)
     finish_taps(cache, names, cache.part_numbers)
     return cache
+
+
+def _check_layers(widths: Mapping[str, int], cache: Cache, source: str) -> None:
+    """Refuse layers that the teacher of a cache does not have, and another width, as far as its configuration says them.
+
+    Raises:
+        BadInput: naming the first such layer.
+    """
+    try:
+        shape = shape_of(config_from(cache.manifest.teacher.config))
+    except ModelError:
+        return  # an import may know nothing of its teacher
+    layers, width = shape["num_hidden_layers"], shape["hidden_size"]
+    for name, own in widths.items():
+        number = name.removeprefix("hidden-")
+        if layers and number.isdecimal() and int(number) >= layers:
+            raise BadInput(
+                f"{source}: {name} would be hidden states of the teacher of {cache.path}, which has {layers} layers: those "
+                f"into them are numbered 0 to {layers - 1}. Check --layers."
+            )
+        if width and own != width:
+            raise BadInput(
+                f"{source}: its states have {own} channels, and the teacher of {cache.path} has {width}. They are another "
+                "teacher's."
+            )
 
 
 def _records(reader: Reader, source: str, cache: Cache, progress: Progress) -> dict[str, int]:
@@ -115,7 +146,9 @@ def _write(
 def _values(states: Mapping[str, Tensor], tap: Tap, rows: Tensor, where: str) -> Tensor:
     """Return the states of the rows of a sample, float32[N, D]. Raises BadInput: they have another width, or are not finite."""
     states_TD = states[tap.name]
-    if states_TD.shape[1] != tap.info.width or not states_TD.is_floating_point():
+    if not states_TD.is_floating_point():
+        raise BadInput(f"{where}: its hidden states are no floats.")
+    if states_TD.shape[1] != tap.info.width:
         raise BadInput(
             f"{where}: its states have {states_TD.shape[1]} channels, and those of {tap.name} {tap.info.width}."
         )
@@ -126,4 +159,6 @@ def _values(states: Mapping[str, Tensor], tap: Tap, rows: Tensor, where: str) ->
         raise BadInput(
             f"{where}: {tap.name} holds NaN or infinity. Leave the record out, and its text out of the cache."
         )
+    if tap.info.codec == FLOAT16 and float(values_ND.abs().max()) > torch.finfo(torch.float16).max:
+        raise BadInput(f"{where}: {tap.name} holds values that float16 has no room for. Give --tap-codec bfloat16.")
     return values_ND

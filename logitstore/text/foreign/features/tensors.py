@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 import io
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,11 +71,14 @@ def loaded_from(file: BinaryIO, name: str) -> Any:
 
 
 def tensor_in(content: Mapping[str, Any], key: str, axes: int, name: str) -> Tensor:
-    """Return one tensor of a mapping. Raises BadInput: it is missing, or has other axes."""
+    """Return one tensor of a mapping. Raises BadInput: it is missing, has other axes, or keeps its values in another way than
+    one number at each place."""
     found = content.get(key) if isinstance(content, Mapping) else None
     if not isinstance(found, Tensor) or found.dim() != axes:
         raise BadInput(f"{name}: it has no tensor '{key}' of {axes} axes.")
-    return found
+    if found.layout != torch.strided or found.is_meta or found.is_quantized:
+        raise BadInput(f"{name}: the tensor '{key}' is sparse, quantised or without values. Save it as a plain one.")
+    return found.detach()
 
 
 def tokens_in(tokens_T: Tensor, name: str) -> Array:
@@ -94,6 +98,6 @@ def _unpacked(path: Path) -> bytes:
                 size += len(piece)
                 if size > LARGEST:
                     raise BadInput(f"{path}: it has more than {LARGEST:,} bytes unpacked. That is no text's.")
-    except (EOFError, gzip.BadGzipFile, ValueError) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error, ValueError) as error:
         raise BadInput(f"{path}: cannot be unpacked: {one_line(error)}. Replace the file.") from error
     return b"".join(pieces)

@@ -134,6 +134,48 @@ def test_options_that_do_not_fit_are_refused(
     assert "give the tokenizer" in refused("convert", source, "--format", "generic", "--out", tmp_path / "none")
 
 
+def test_layers_and_widths_that_the_teacher_does_not_have_are_refused(
+    bare: logitstore.Cache, made: States, refused: Refused, tmp_path: Path
+) -> None:
+    """The teacher has two layers: what goes into them has the numbers 0 and 1."""
+    source = hidden_states.speculators(tmp_path / "hs", made, ["hidden-1"])
+    asked = ("convert", source, "--format", "speculators", "--out", bare.path)
+    assert "numbered 0 to 1" in refused(*asked, "--layers", 2)
+    narrow = [(tokens, {"hidden-1": states["hidden-1"][:, :8]}) for tokens, states in made]
+    hidden_states.speculators(source, narrow, ["hidden-1"])
+    assert "its states have 8 channels" in refused(*asked, "--layers", 1)
+    assert not (bare.path / "taps").exists()
+    high = [(tokens, {"hidden-1": states["hidden-1"] + 1e6}) for tokens, states in made]
+    hidden_states.speculators(source, high, ["hidden-1"])
+    assert "float16 has no room for" in refused(*asked, "--layers", 1, "--tap-codec", "float16")
+
+
+@pytest.mark.parametrize("key", ["input_ids", "aux_hidden_state", "hidden_state"])
+@pytest.mark.parametrize("way", ["sparse", "meta"])
+def test_tensors_without_a_number_at_each_place_are_refused(
+    key: str, way: str, bare: logitstore.Cache, made: States, refused: Refused, tmp_path: Path
+) -> None:
+    source = hidden_states.specforge(tmp_path / "forge", made[:1], ["hidden-1"])
+    file = next(source.rglob("*.ckpt"))
+    content = torch.load(file, weights_only=True)
+    content[key] = content[key].to_sparse() if way == "sparse" else content[key].to("meta")
+    torch.save(content, file)
+    asked = ("convert", source, "--format", "specforge", "--layers", 1, "--out", bare.path)
+    assert f"the tensor '{key}' is sparse, quantised or without values" in refused(*asked)
+
+
+def test_a_compressed_file_that_is_damaged_inside_is_refused(
+    bare: logitstore.Cache, made: States, refused: Refused, tmp_path: Path
+) -> None:
+    source = hidden_states.specforge(tmp_path / "forge", made[:1], ["hidden-1"], compressed=True)
+    file = next(source.rglob("*.ckpt.gz"))
+    whole = file.read_bytes()
+    asked = ("convert", source, "--format", "specforge", "--layers", 1, "--out", bare.path)
+    for place in range(10, len(whole), max(len(whole) // 12, 1)):
+        file.write_bytes(whole[:place] + bytes(each ^ 0xFF for each in whole[place : place + 40]) + whole[place + 40 :])
+        assert file.name in refused(*asked)
+
+
 @pytest.mark.parametrize("name", ["speculators", "specforge", "automodel"])
 def test_damaged_and_forged_files_are_refused_in_one_line(
     name: str, bare: logitstore.Cache, made: States, refused: Refused, tmp_path: Path
