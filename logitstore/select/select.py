@@ -78,7 +78,17 @@ def select(settings: SelectSettings) -> Selected:
     reference = _opened(settings.reference) if settings.reference is not None else None
     if reference is not None:
         check_same_samples(cache, reference, f"--reference {reference.path}")
+        if reference.manifest.identity == cache.manifest.identity:
+            raise BadInput(
+                f"--reference {reference.path}: it is the cache itself, or a copy, so no sample differs. Give that of a "
+                "smaller model."
+            )
     name, score_S = _score(settings, method, cache, reference)
+    if score_S is not None and np.isnan(score_S).all():
+        raise BadInput(
+            f"--method {settings.method}: no sample of {settings.cache} has the score {name}, so nothing says which to choose. "
+            "Take --method random, or another --score."
+        )
     count = cache.manifest.samples
     domains, domain_A = cache.domain_codes()
     domain_S = domain_A[:count]

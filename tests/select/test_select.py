@@ -137,3 +137,10 @@ def test_the_command_prints_what_was_chosen(
     assert found["selection"]["method"] == "llkd"
     assert found["score"] == "confidence"
     assert command("select", cache.path, "--method", "llkd", "--out", tmp_path / "b") == 2
+
+
+def test_a_cache_is_no_reference_for_itself(teacher_scores: logitstore.Cache, refused: Refused, tmp_path: Path) -> None:
+    copy = shutil.copytree(teacher_scores.path, tmp_path / "copy")
+    asked = ("select", teacher_scores.path, "--method", "difference", "--ratio", 0.5, "--out", tmp_path / "chosen")
+    for reference in (teacher_scores.path, copy):
+        assert "it is the cache itself, or a copy" in refused(*asked, "--reference", reference)
