@@ -61,6 +61,10 @@ class EmbeddedTraining:
                     f"terms: {term.name}: it compares rows within a text, and a text has one row. Give embedding_cosine, "
                     "embedding_mse, similarity_kl, similarity_mse or relational_distance."
                 )
+            if settings.batch_size < 2 and method.form == "features" and not _compares_channels(term.name):
+                raise BadInput(
+                    f"--batch-size 1: {term.name} compares the texts of a batch with each other, and there is one. Give more."
+                )
         if settings.lora is not None and not settings.lora_merge:
             raise BadInput(
                 f"--lora {settings.lora}: an adapter is saved without what follows the encoder. Add --lora-merge."

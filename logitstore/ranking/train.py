@@ -102,6 +102,10 @@ def relevant_S(cache: Cache) -> Array:
     return np.concatenate([*found, np.zeros(0, np.bool_)])
 
 
+_COMPARING = ("margin_mse", "ranknet", "list_kl")
+"""Objectives that compare the documents of a query with each other."""
+
+
 class RankedTraining:
     """What a student is shown of queries; see `logitstore.train.task.TrainTask`."""
 
@@ -229,15 +233,37 @@ class RankedTraining:
 
 
 def _check_labels(settings: TrainSettings, cache: Cache) -> None:
-    """Refuse what needs labels where there are none. Raises BadInput."""
-    if relevant_S(cache).any():
-        return
-    without = f"{settings.cache}: none of its queries has a document that the labels find relevant"
-    if has_cross_entropy(settings):
-        raise BadInput(f"{without}, so there is no cross-entropy. Give --alpha 1.")
+    """Refuse what compares documents of a query where none has two, and what needs labels where there are none.
+
+    Raises:
+        BadInput: a part of the loss would be 0 throughout.
+    """
     used = [(settings.objective, settings.options), *((term.name, term.options) for term in settings.terms)]
-    if any(name == "margin_mse" and options.get("pairs", "labels") == "labels" for name, options in used):
+    has_labels = has_cross_entropy(settings)
+    if int(cache.row_counts().max(initial=0)) < 2 and (has_labels or any(name in _COMPARING for name, _ in used)):
         raise BadInput(
-            f"{without}, and margin_mse compares those with the others. Set its option pairs to all in a recipe, or take "
-            "list_kl."
+            f"{settings.cache}: each of its queries has one document, and the loss compares those of a query. Give --objective "
+            "score_mse --alpha 1, or dump the queries with several documents."
         )
+    if has_labels and not relevant_S(cache).any():
+        raise BadInput(
+            f"{settings.cache}: none of its queries has a document that the labels find relevant, so there is no "
+            "cross-entropy. Give --alpha 1."
+        )
+    by_labels = any(name == "margin_mse" and options.get("pairs", "labels") == "labels" for name, options in used)
+    if by_labels and not _has_preference(cache):
+        raise BadInput(
+            f"{settings.cache}: of no query do the labels find one document more relevant than another, and margin_mse "
+            "compares these. Set its option pairs to all in a recipe, or take list_kl."
+        )
+
+
+def _has_preference(cache: Cache) -> bool:
+    """Return whether two judged documents of some query have different labels."""
+    for file in (ranked_of(cache.samples_of(part)) for part in cache.part_numbers):
+        if len(file):
+            least_N = np.where(file.label_N < 0, np.iinfo(np.int64).max, file.label_N)
+            highest_S = np.maximum.reduceat(file.label_N, file.row_start_S)
+            if (highest_S > np.minimum.reduceat(least_N, file.row_start_S)).any():
+                return True
+    return False

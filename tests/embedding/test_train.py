@@ -86,6 +86,9 @@ def test_objectives_that_do_not_exist_for_vectors_are_refused(
         ({"objective": "reverse_kl"}, "it compares distributions"),
         ({"objective": "similarity"}, "it compares rows within a text"),
         ({"lora": "r=2"}, "Add --lora-merge"),
+        ({"own_answers": 2}, "most probable tokens or classes"),
+        ({"objective": "similarity_kl", "batch_size": 1}, "compares the texts of a batch with each other"),
+        ({"objective": "relational_distance", "batch_size": 1}, "compares the texts of a batch with each other"),
     ):
         with pytest.raises(BadInput, match=said):
             train(plan_of(vector_cache, tmp_path / "out", student=str(judge), **changes))

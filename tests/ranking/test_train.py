@@ -22,7 +22,8 @@ from logitstore.ranking.models import dot_scores, pooling_of, score_pairs
 from logitstore.settings.models.evaluate import EvaluateSettings
 from logitstore.train.evaluate import evaluate
 from logitstore.train.train import train
-from tests.parts.rankings import query_rows, ranking_plan, save_cross_encoder, save_encoder
+from tests.parts.commands import Refused
+from tests.parts.rankings import query_rows, ranking_plan, save_cross_encoder, save_encoder, save_rows
 from tests.parts.texts import train_tokenizer
 from tests.parts.training import curve, plan_of
 
@@ -237,3 +238,42 @@ def test_an_encoder_of_sentence_transformers_pools_as_its_files_say(encoder: Pat
         with pytest.raises(ModelError, match="give one with --pooling"):
             pooling_of(student, config)
         assert pooling_of(student, config, "mean") == "mean"
+
+
+@pytest.mark.parametrize("changes", [{}, {"objective": "ranknet"}, {"objective": "score_mse", "alpha": 0.5}])
+def test_queries_of_one_document_each_are_refused_where_documents_are_compared(
+    ranker: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    rows = [{"query": each["query"], "documents": each["documents"][:1], "labels": [1]} for each in query_rows()]
+    alone = dump(ranking_plan(ranker, save_rows(tmp_path / "alone.jsonl", rows), tmp_path / "cache"))
+    with pytest.raises(BadInput, match="each of its queries has one document"):
+        train(plan_of(alone, tmp_path / "out", layers=1, **changes))
+    assert not (tmp_path / "out").exists()
+    train(plan_of(alone, tmp_path / "scores", layers=1, **told("score_mse", max_steps=2)))
+
+
+def test_margin_mse_needs_a_query_with_two_different_labels(ranker: Path, tmp_path: Path) -> None:
+    rows = [{"query": each["query"], "positive": each["documents"], "negative": None} for each in query_rows()]
+    alike = dump(ranking_plan(ranker, save_rows(tmp_path / "alike.jsonl", rows), tmp_path / "cache"))
+    with pytest.raises(BadInput, match="of no query do the labels find one document more relevant"):
+        train(plan_of(alike, tmp_path / "out", layers=1, objective="margin_mse"))
+    train(plan_of(alike, tmp_path / "lists", layers=1, **told("list_kl", max_steps=2)))
+
+
+def test_students_of_scores_are_not_ranked_by_distributions_nor_keep_answers(
+    rank_cache: logitstore.Cache, ranker: Path, refused: Refused, tmp_path: Path
+) -> None:
+    said = refused("rank", rank_cache.path, "--student", ranker, "--device", "cpu")
+    assert "keeps one number of each row, and no distributions" in said
+    asked = ("train", rank_cache.path, "--layers", 1, "--device", "cpu", "--out", tmp_path / "out")
+    assert "most probable tokens or classes" in refused(*asked, "--own-answers", 2)
+
+
+def test_no_query_is_chosen_by_a_score_that_none_has(
+    rank_cache: logitstore.Cache, ranker: Path, queries: Path, refused: Refused, tmp_path: Path
+) -> None:
+    other = dump(ranking_plan(save_cross_encoder(tmp_path / "other", seed=5), queries, tmp_path / "cache"))
+    asked = ("select", rank_cache.path, "--ratio", 0.5, "--out", tmp_path / "chosen.arrow")
+    assert "has the score nll" in refused(*asked, "--method", "top", "--score", "nll")
+    assert "has the score nll difference" in refused(*asked, "--method", "difference", "--reference", other.path)
+    assert not (tmp_path / "chosen.arrow").exists()

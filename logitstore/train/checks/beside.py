@@ -87,9 +87,14 @@ def own_answers_of(
         raise BadInput(f"{called}: one student has answers of its own. Train each in a run of its own.")
     if arguments.world_size > 1 or arguments.n_gpu > 1:
         raise BadInput(f"{called}: one process keeps the answers. Start one, on one device.")
+    if cache.manifest.teacher.vocabulary < 2:
+        raise BadInput(
+            f"{called}: what is kept of a student are its most probable tokens or classes, and {cache.path} is about none. "
+            "Leave it out."
+        )
     if cache.manifest.views > 1:
         raise BadInput(
-            f"{called}: {cache.path} has {cache.manifest.views} views of each image, and an answer is about one. "
+            f"{called}: {cache.path} has {cache.manifest.views} views of each sample, and an answer is about one. "
             "Take a cache of one view."
         )
     if getattr(cache.manifest.data, "positions", None) is not None:
