@@ -57,7 +57,7 @@ def merge(settings: MergeSettings, progress: Progress = no_progress) -> Cache:
             "weigh. Leave one out."
         )
     weights = weights_of(settings.weights, len(settings.caches))
-    caches = _opened(settings.caches, settings.by)
+    caches = _opened(settings.caches)
     first = caches[0]
     keeps = task_of(first.manifest.task).keeps
     for note in _scores_left(caches):
@@ -69,6 +69,10 @@ def merge(settings: MergeSettings, progress: Progress = no_progress) -> Cache:
     if keeps is not None:
         check_features(settings, caches, keeps)
         copies = True
+    elif settings.by == "gold" and first.sums.no_gold == first.rows:
+        raise BadInput(
+            f"--by gold: {first.path}: no row has a gold token or label. Choose by confidence or by entropy."
+        )
     if copies:
         _check_same_form(caches)
         row = first.manifest.row
@@ -209,8 +213,8 @@ def weights_of(text: str | None, count: int) -> list[float]:
     return [share / sum(shares) for share in shares]
 
 
-def _opened(paths: Sequence[Place], by: ChosenBy | None) -> list[Cache]:
-    """Return the caches, checked as far as that is cheap; `by` says how a row is chosen, if one is."""
+def _opened(paths: Sequence[Place]) -> list[Cache]:
+    """Return the caches, checked as far as that is cheap."""
     caches = [Cache(path) for path in paths]
     for cache in caches:
         cache.check_sizes()
@@ -235,10 +239,6 @@ def _opened(paths: Sequence[Place], by: ChosenBy | None) -> list[Cache]:
     for other in caches[1:]:
         check_same_vocabulary(caches[0], other)
         check_same_samples(caches[0], other, str(other.path))
-    if by == "gold" and caches[0].sums.no_gold == caches[0].rows:
-        raise BadInput(
-            f"--by gold: {caches[0].path}: no row has a gold token or label. Choose by confidence or by entropy."
-        )
     return caches
 
 

@@ -33,6 +33,9 @@ from logitstore.targets.rows import RowChunk, TopLogprobs
 HALF_STEP = 2.0**-11
 """Relative half step of float16: the largest relative change from storing a logprob in float16."""
 
+STEPS = {"bfloat16": 2.0**-7, "float16": 2.0**-10, "float32": 2.0**-23}
+"""Largest relative distance of neighbouring numbers: a score is one of them, and another batch may give the next one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
@@ -168,10 +171,10 @@ def _compared(cache: Cache, loaded: Teacher, prepared: Prepared, share: float, s
             loaded, cache.manifest.teacher.vocabulary, batches(samples), batches(prepared.undecided(samples))
         )
     kept = [_stored(each.answer.fields) for each in cached]
-    codec = RowCodec(row=cache.manifest.row)
+    codec, dtype = RowCodec(row=cache.manifest.row), cache.manifest.teacher.dtype
     return Audit(
         rows=sum(sample.rows for sample in samples),
-        stored=max(_beyond_rounding(a, b, codec) for a, b in zip(kept, together, strict=True)),
+        stored=max(_beyond_rounding(a, b, codec, dtype) for a, b in zip(kept, together, strict=True)),
         spread=max(_largest(_apart(a, b)) for a, b in zip(together, alone, strict=True)),
         same_weights=_same_weights(cache, loaded),
         chosen=shortfall,
@@ -286,8 +289,10 @@ def _listed_columns(top: TopLogprobs, stored: dict[str, Array]) -> Tensor:
     return torch.cat(columns, 1)
 
 
-def _beyond_rounding(stored: Array, now: Array, codec: RowCodec) -> float:
-    """Return the largest difference that the rounding of the codec does not explain."""
+def _beyond_rounding(stored: Array, now: Array, codec: RowCodec, dtype: str) -> float:
+    """Return the largest difference that rounding does not explain; of scores in the dtype of the teacher."""
+    if "score" in codec.fields:
+        return _largest(np.abs(stored - now) - np.abs(now) * STEPS.get(dtype, 0.0))
     allowed = codec.logprob_error(now)
     allowed[:, 0] = np.abs(now[:, 0]) * HALF_STEP
     if "tail_logmass" in codec.fields:

@@ -191,7 +191,14 @@ def _score(
     if reference is not None:
         return "nll difference", _of_views(difference(cache.nll(), reference.nll()), cache)
     name = {"confidence": "confidence", "named": settings.score or "nll"}.get(method.score, settings.score)
-    return name, None if name is None else _of_views(scores_of(cache, name, settings.figures), cache)
+    if name is None:
+        return None, None
+    score_S = _of_views(scores_of(cache, name, settings.figures), cache)
+    if len(score_S) and np.isnan(score_S).all():  # the order of the samples would decide
+        raise BadInput(
+            f"--method {settings.method}: no sample of {cache.path} has the score '{name}'. Choose by another one: --score."
+        )
+    return name, score_S
 
 
 def _needs_class(method: Method, cache: Cache) -> bool:

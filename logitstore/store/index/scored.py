@@ -35,6 +35,10 @@ def no_scores(cache: Cache, name: str) -> str:
     task = task_of(cache.manifest.task)
     if "score_columns" not in task.options.get("dump", ()):
         return f"is a cache of {task.samples}, which have no scores of their data. Choose by another score."
+    if task.keeps is not None:
+        return (
+            f"is a cache of {task.samples}, whose scores are of pairs and for judging alone. Choose by another score."
+        )
     return f"keeps no scores of its data. Dump with --score-columns {name}."
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from logitstore.core.tasks import task_of
 from logitstore.errors import BadInput
 from logitstore.format.tap_names import ATTENTION, FINAL, flags_for
 from logitstore.models.hooks import recording
@@ -49,6 +50,12 @@ def served(cache: Cache, wanted: Sequence[str] | None) -> tuple[list[str], list[
     Raises:
         BadInput: a score is wanted by name that the cache does not serve, or it serves none.
     """
+    task = task_of(cache.manifest.task)
+    if task.keeps is not None or not cache.manifest.sparsifier.kind.is_distribution:
+        raise BadInput(
+            f"{cache.path}: a cache of {task.samples}, and students are compared by distributions. Train each of them with "
+            "--max-steps, and compare with `logitstore evaluate`."
+        )
     why = {name: _why_not(name, cache) for name in SCORES}
     for name in wanted or ():
         if why[name]:

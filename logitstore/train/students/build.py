@@ -116,7 +116,8 @@ def parse_layers(text: str, count: int) -> list[int]:
         raise BadInput(f"--copy-layers '{text}': write layer numbers, such as 0,6,12, or how many to keep, such as 5.")
     numbers = [int(piece) for piece in text.split(",")]
     if len(numbers) == 1 and not 1 <= numbers[0] <= count:
-        raise BadInput(f"--copy-layers {text}: the model has {count} layers; keep 1 to {count} of them.")
+        hint = " One number is how many to keep; the first one alone is 1." if numbers == [0] else ""
+        raise BadInput(f"--copy-layers {text}: the model has {count} layers; keep 1 to {count} of them.{hint}")
     if len(numbers) == 1:
         keep = numbers[0]
         return [round(index * (count - 1) / max(keep - 1, 1)) for index in range(keep)]
