@@ -181,7 +181,7 @@ def say_made(out: Place, made: Cache) -> None:
 
 def still_missing(cache: Cache) -> str:
     """Return the end of a line about a cache: how many parts are still to be written, or "complete"."""
-    missing = cache.manifest.parts - len(cache.part_numbers)
+    missing = max(cache.manifest.parts - len(cache.part_numbers), cache.taps.lacking)
     return f"; {missing:,} of {amount(cache.manifest.parts, 'part')} still to be written" if missing else ", complete"
 
 

@@ -10,9 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import datasets
 import pytest
@@ -30,22 +28,22 @@ from logitstore.select.select import select
 from logitstore.settings.dump import DumpSettings
 from logitstore.settings.look import SelectSettings
 from tests.parts.class_fixtures import class_cache, judge, judge_of_many, labelled, more_labelled
-from tests.parts.classes import classes_plan
 from tests.parts.commands import Command, Refused, error_line
 from tests.parts.files import tree
 from tests.parts.images import digits, images_plan, save_classifier, small_vit
-from tests.parts.masked import masked_plan
 from tests.parts.masked_fixtures import guesser, masked_cache, plain_texts
-from tests.parts.rank_fixtures import queries, rank_cache, ranker
+from tests.parts.rank_fixtures import more_queries, queries, rank_cache, ranker
 from tests.parts.specification import packed_plan
 from tests.parts.taps import small_taps_plan
-from tests.parts.tasks import Task, classes_task, image_task, masked_task, text_task
+from tests.parts.task_fixtures import small_cache, small_caches, small_copy, small_plan, task
 from tests.parts.texts import CHAT_TEMPLATE, PADDED_VOCABULARY, TEXTS, VOCABULARY, plan_for, save_model, train_tokenizer
+from tests.parts.vector_fixtures import more_pairs, pairs, vector_cache
 from tests.parts.vision import Told
 
 __all__ = [
-    "class_cache", "guesser", "judge", "judge_of_many", "labelled", "masked_cache", "more_labelled", "plain_texts", "queries",
-    "rank_cache", "ranker",
+    "class_cache", "guesser", "judge", "judge_of_many", "labelled", "masked_cache", "more_labelled", "more_pairs",
+    "more_queries", "pairs", "plain_texts", "queries", "rank_cache", "ranker", "small_cache", "small_caches", "small_copy",
+    "small_plan", "task", "vector_cache",
 ]  # fmt: skip
 
 # `auto` is float32, whatever the processor, so that figures are the same on every machine
@@ -190,65 +188,6 @@ def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 def small_preset(tmp_path_factory: pytest.TempPathFactory, teacher: Path, texts: Path) -> logitstore.Cache:
     """A cache of the preset `small`; do not change it."""
     return dump(packed_plan(teacher, texts, tmp_path_factory.mktemp("small") / "cache", "small"))
-
-
-@pytest.fixture(scope="module", params=["text", "images", "classes", "masked"])
-def task(
-    request: pytest.FixtureRequest,
-    teacher: Path,
-    texts: Path,
-    classifier: Path,
-    images: Path,
-    judge_of_many: Path,
-    more_labelled: Path,
-    guesser: Path,
-    plain_texts: Path,
-) -> Task:
-    """Every test that uses it, or a small cache, is made for each."""
-    if request.param == "text":
-        return text_task(partial(plan_for, teacher, texts))
-    if request.param == "classes":
-        return classes_task(partial(classes_plan, judge_of_many, more_labelled, k=8))
-    if request.param == "masked":
-        return masked_task(partial(masked_plan, guesser, plain_texts))
-    return image_task(partial(images_plan, classifier, images))
-
-
-@pytest.fixture(scope="module")
-def small_plan(task: Task) -> Callable[..., DumpSettings]:
-    """A dump of three small parts."""
-
-    def make(out: Path, **changes: Any) -> DumpSettings:
-        return task.plan(out, **task.small | changes)
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def small_caches() -> dict[str, Path]:
-    """The small caches that were made so far, by task."""
-    return {}
-
-
-@pytest.fixture(scope="module")
-def small_cache(
-    tmp_path_factory: pytest.TempPathFactory,
-    task: Task,
-    small_plan: Callable[..., DumpSettings],
-    small_caches: dict[str, Path],
-) -> Path:
-    """A complete small cache; do not change it."""
-    if task.name not in small_caches:
-        cache = dump(small_plan(tmp_path_factory.mktemp("small") / "cache"))
-        assert cache.manifest.parts == 3
-        small_caches[task.name] = cache.path
-    return small_caches[task.name]
-
-
-@pytest.fixture
-def small_copy(small_cache: Path, tmp_path: Path) -> Path:
-    """The small cache again, to be spoilt."""
-    return Path(shutil.copytree(small_cache, tmp_path / "copy"))
 
 
 @pytest.fixture(scope="session")

@@ -73,8 +73,8 @@ class Cache:
 
     @property
     def complete(self) -> bool:
-        """True if every part of the plan is committed."""
-        return self.index.parts == self.manifest.parts
+        """True if every part of the plan is committed, also those of the tap in which a task keeps its rows."""
+        return self.index.parts == self.manifest.parts and not self.taps.lacking
 
     @cached_property
     def part_numbers(self) -> list[int]:

@@ -11,6 +11,7 @@ import safetensors
 import safetensors.numpy
 
 from logitstore.core.memo import Memo
+from logitstore.core.tasks import task_of
 from logitstore.core.types import Array
 from logitstore.errors import BadInput, CacheDamaged, CacheMismatch, one_line
 from logitstore.format.codecs.feature import FeatureCodec
@@ -146,6 +147,14 @@ class Taps(Mapping[str, Tap]):
         if name not in self._open:
             self._open[name] = Tap(self._cache, self._manifest, name)
         return self._open[name]
+
+    @property
+    def lacking(self) -> int:
+        """Count of the parts that are still to be written of the tap in which the task keeps its rows, such as vectors."""
+        name = task_of(self._manifest.task).keeps
+        if name is None:
+            return 0
+        return self._manifest.parts - (len(self[name].part_numbers) if name in self else 0)
 
     def check_has(self, names: Iterable[str]) -> None:
         """Raise BadInput if some taps do not exist; the message says how to add all of them."""

@@ -65,13 +65,15 @@ def test_a_cache_of_a_newer_format_asks_for_a_newer_logitstore(
 
 
 @pytest.mark.parametrize("which", [2, 3], ids=["train", "evaluate"])
-@pytest.mark.parametrize("file", ["samples.arrow", "rows.zarr/ids/c/0/0", "rows.zarr/entropy/zarr.json"])
+@pytest.mark.parametrize("file", ["samples.arrow", "rows.zarr/*/c/**/0", "rows.zarr/*/zarr.json"])
 def test_a_truncated_part_is_refused_before_a_model_is_loaded(
     refused: Refused, own_cache: Path, tmp_path: Path, file: str, which: int
 ) -> None:
-    truncate(own_cache / "parts" / "00002" / file)
+    path = next(path for path in sorted(own_cache.glob(f"**/parts/00002/{file}")) if path.is_file())
+    truncate(path)
     line = refused(*every_reader(own_cache, tmp_path / "out")[which])
-    assert f"{own_cache}: parts/00002/{file} has" in line
+    assert f"parts/00002/{path.as_posix().partition('parts/00002/')[2]} has" in line
+    assert str(own_cache) in line
     assert "--repair" in line
 
 
@@ -137,10 +139,11 @@ def test_a_cache_without_a_part_has_nothing_to_learn_from(
     small_student: Path,
     classifier: Path,
     guesser: Path,
+    ranker: Path,
     tmp_path: Path,
     which: int,
 ) -> None:
-    fitting = {"image-classification": classifier, "masked-lm": guesser}
+    fitting = {"image-classification": classifier, "masked-lm": guesser, "ranking": ranker}
     student = fitting.get(Cache(own_cache).manifest.task, small_student)
     shutil.rmtree(own_cache / layout.PARTS)
     line = refused(*commands_with_a_student(own_cache, student, tmp_path / "out")[which - 2])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,6 +15,7 @@ from logitstore.settings.dump import DumpSettings
 from logitstore.store.checks.verify import verify
 from tests.parts.commands import Command, flags_of
 from tests.parts.files import tree
+from tests.parts.tasks import Task
 
 
 @pytest.fixture
@@ -33,18 +33,18 @@ def per_part(settings: DumpSettings, notes: list[str] | None = None) -> int:
 
 
 def test_a_small_cache_has_the_usual_count_and_nothing_is_said_of_it(
-    free: Callable[..., DumpSettings], tmp_path: Path, task: Any
+    free: Callable[..., DumpSettings], tmp_path: Path, task: Task
 ) -> None:
     notes: list[str] = []
-    assert per_part(free(tmp_path / "new"), notes) == {"text": 1024, "masked": 1024}.get(task.name, 8192)
+    assert per_part(free(tmp_path / "new"), notes) == task.usual
     assert notes == []
 
 
 def test_parts_have_about_the_bytes_that_are_given_and_any_count_of_parts_is_resumed(
-    free: Callable[..., DumpSettings], tmp_path: Path, task: Any
+    free: Callable[..., DumpSettings], tmp_path: Path, task: Task
 ) -> None:
     notes: list[str] = []
-    wanted = {"text": 30_000, "images": 1_200, "classes": 3_000, "masked": 3_000}[task.name]
+    wanted, least = task.part_bytes
     size = f"{wanted / 1000:g}kB"
     settings = free(tmp_path / "new", part_bytes=size)
     count = per_part(settings, notes)
@@ -56,10 +56,10 @@ def test_parts_have_about_the_bytes_that_are_given_and_any_count_of_parts_is_res
     assert verify(cache.path) == []
     whole = tree(cache.path)
     rows = sum(
-        len(content) for name, content in whole.items() if name.startswith("parts/00000/rows.zarr") and "/c/" in name
+        len(content) for name, content in whole.items() if "parts/00000/rows.zarr" in name and "/c/" in name
     )
     # what is said of the samples beside their rows is more than a view takes, and texts take more than their rows
-    assert (0.1 if task.name == "classes" else 0.2) < rows / wanted < 1.3
+    assert least < rows / wanted < 1.3
     for changes in ({"part_bytes": size}, {}, {"samples_per_part": count}):
         shutil.rmtree(cache.path / "parts/00001")
         assert dump(free(cache.path, **changes)).complete

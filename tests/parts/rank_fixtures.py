@@ -24,6 +24,12 @@ def queries(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def more_queries(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same and 56 more."""
+    return save_rows(tmp_path_factory.mktemp("queries") / "queries.jsonl", query_rows(80))
+
+
+@pytest.fixture(scope="session")
 def rank_cache(tmp_path_factory: pytest.TempPathFactory, ranker: Path, queries: Path) -> logitstore.Cache:
     """A complete cache of the queries, of five parts; do not change it."""
     return dump(ranking_plan(ranker, queries, tmp_path_factory.mktemp("ranking") / "cache"))

@@ -130,7 +130,8 @@ def answers_on(model: Any) -> torch.device:
     if getattr(model, "hf_device_map", None) is None:
         return torch.device(model.device)
     layer = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    for each in (layer, model):
+    # a model that wraps another one has no hook of its own
+    for each in (layer, model, getattr(model, "base_model", None)):
         device = getattr(getattr(each, "_hf_hook", None), "execution_device", None)
         if device is not None:
             return torch.device(device) if not isinstance(device, int) else torch.device(_accelerator(), device)

@@ -18,6 +18,7 @@ from transformers.utils.generic import ModelOutput
 from transformers.utils.hub import cached_file
 
 from logitstore.errors import ModelError
+from logitstore.models.placing.spread import answers_on
 from logitstore.models.pooling.described import MODULES, DenseShape, Pooling, read_pooling, write_pooling
 from logitstore.models.pooling.pooled import pooled
 
@@ -104,10 +105,11 @@ class PooledEncoder(PreTrainedModel):  # type: ignore[misc]
         self.settle(replace(self.pooling, dense=(*self.pooling.dense, shape)))
 
     def _lay_dense(self) -> None:
-        weight = self.encoder.get_input_embeddings().weight
+        # of an encoder that is spread, weights may lie nowhere until they are needed
+        device, dtype = answers_on(self.encoder), self.encoder.get_input_embeddings().weight.dtype
         for shape in self.pooling.dense[len(self.dense) :]:
             layer = nn.Linear(shape.inputs, shape.outputs, bias=shape.bias)
-            self.dense.append(layer.to(device=weight.device, dtype=weight.dtype))
+            self.dense.append(layer.to(device=device, dtype=dtype))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **options: Any) -> Vectors:
         """Return the vectors, [B, D].
@@ -170,6 +172,8 @@ class PooledEncoder(PreTrainedModel):  # type: ignore[misc]
             name, config=config, output_loading_info=True, trust_remote_code=trust_remote_code, **options
         )
         model = cls(encoder.config, encoder)
+        if hasattr(encoder, "hf_device_map"):  # only what is spread has it
+            model.hf_device_map = encoder.hf_device_map
         folders = [] if described is None else described[1]
         if len(folders) != len(model.dense):
             raise ModelError(

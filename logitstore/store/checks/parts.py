@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from logitstore.core.progress import amount
-from logitstore.errors import LogitstoreError, NotACache
+from logitstore.errors import LogitstoreError, StorageError
 from logitstore.format.codecs.answer import RowCodec
 from logitstore.format.manifest import Manifest
 from logitstore.format.part_record import RECORD_NAME
@@ -148,11 +148,14 @@ def _of_tap(storage: Storage, tap: Tap, number: int) -> list[Problem]:
         return file_problems
     try:
         fields = tap.part(number)
-        cache_record = read_record(storage, tap.plan.manifest, number)
-    except NotACache:
-        cache_record = None  # the part of the cache is missing, which is not a problem of the tap
     except LogitstoreError as error:
         return [Problem(part=number, file=folder, what=told(error))]
+    try:
+        cache_record = read_record(storage, tap.plan.manifest, number)
+    except StorageError:
+        raise
+    except LogitstoreError:
+        cache_record = None  # the part of the cache is missing or broken, which is not a problem of the tap
     rows = read_record(tap.storage, tap.plan, number).rows
     expected = rows if cache_record is None else tap.info.vectors_in(cache_record)
     if expected != rows:

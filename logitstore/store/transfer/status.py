@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from logitstore.core.place import Place
+from logitstore.core.tasks import task_of
 from logitstore.errors import CacheDamaged, LogitstoreError, NotACache
 from logitstore.format.manifest import MANIFEST_NAME, Manifest
 from logitstore.format.tap import tap_folder
@@ -78,7 +79,8 @@ def status(place: Place) -> list[Progressed]:
         ) from error
     failed = _failed(storage)
     found = [_progressed("cache", storage, manifest, failed)]
-    for name in tap_folders(storage):
+    kept = task_of(manifest.task).keeps
+    for name in sorted({*tap_folders(storage), *([] if kept is None else [kept])}):
         found.append(_progressed(name, storage.within(tap_folder(name)), manifest, {}))
     return found
 

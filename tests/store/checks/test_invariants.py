@@ -19,7 +19,7 @@ from logitstore.store import layout
 from logitstore.store.cache import Cache
 from logitstore.store.checks.verify import verify
 from logitstore.text.sample import key_of
-from tests.parts.tasks import named
+from tests.parts.tasks import Task, named
 
 pytestmark = pytest.mark.attack
 
@@ -104,6 +104,35 @@ def shown_unknown(columns: dict[str, list[Any]]) -> None:
     columns["shown"][1][0] = 400
 
 
+def other_text(columns: dict[str, list[Any]]) -> None:
+    columns["query" if "query" in columns else "text"][1] += "!"
+
+
+def unknown_piece(columns: dict[str, list[Any]]) -> None:
+    columns["tokens"][1][0] = 400
+
+
+def unknown_piece_of_a_pair(columns: dict[str, list[Any]]) -> None:
+    columns["tokens"][1][0][0] = 400
+
+
+def impossible_label(columns: dict[str, list[Any]]) -> None:
+    columns["labels"][1][0] = -2
+
+
+def lost_document(columns: dict[str, list[Any]]) -> None:
+    for name in ("tokens", "types", "labels", "documents"):
+        columns[name][1].pop()
+
+
+def fewer_labels(columns: dict[str, list[Any]]) -> None:
+    columns["labels"][1].pop()
+
+
+def infinite_score(columns: dict[str, list[Any]]) -> None:
+    columns["score"][1] = float("inf")
+
+
 SAMPLE_BREAKS: list[tuple[str, str, Callable[[dict[str, list[Any]]], None]]] = [
     ("text", "row_count is not the count of the mask", one_more_row),
     ("text", "the row spans do not follow each other", shifted_spans),
@@ -119,6 +148,15 @@ SAMPLE_BREAKS: list[tuple[str, str, Callable[[dict[str, list[Any]]], None]]] = [
     ("masked", "a key is not the hash of its tokens and its mask", shown_otherwise),
     ("masked", "a token id is not below the vocabulary", shown_unknown),
     ("masked", "an nll is negative", negative_nll),
+    ("ranking", "a key is not the hash of its texts", other_text),
+    ("ranking", "a token id is not below the 400 of the tokenizer", unknown_piece_of_a_pair),
+    ("ranking", "a label is below -1", impossible_label),
+    ("ranking", "the count of pairs is not the record's count of rows", lost_document),
+    ("ranking", "lists that do not fit together", fewer_labels),
+    ("ranking", "an nll is a number", negative_nll),
+    ("vectors", "a key is not the hash of its texts", other_text),
+    ("vectors", "a token id is not below the 400", unknown_piece),
+    ("vectors", "a score is infinite", infinite_score),
 ]
 
 
@@ -162,6 +200,9 @@ def swap_first_two(values: Any) -> None:
     values[row, [0, 1]] = values[row, [1, 0]]
 
 
+OF_LISTS = ("text", "images", "classes", "masked")
+"""The tasks whose rows list some tokens or classes."""
+
 ROW_BREAKS: list[tuple[str, str, Callable[[Any], None]]] = [
     ("ids", "not below the vocabulary", put((3, 7), 400)),
     ("ids", "lists an id twice", lambda ids: ids.__setitem__((3, 6), ids[3, 7])),
@@ -177,7 +218,11 @@ ROW_BREAKS: list[tuple[str, str, Callable[[Any], None]]] = [
 ]
 
 
-@pytest.mark.parametrize(("field", "what", "change"), ROW_BREAKS)
+@pytest.mark.parametrize(
+    ("task", "field", "what", "change"),
+    [(task, *each) for task in OF_LISTS for each in ROW_BREAKS] + [("ranking", "score", "not finite", put(3, np.inf))],
+    indirect=["task"],
+)
 def test_a_broken_invariant_of_the_rows_is_reported_although_the_checksums_are_right(
     small_copy: Path, field: str, what: str, change: Callable[[Any], None]
 ) -> None:
@@ -189,6 +234,7 @@ def test_a_broken_invariant_of_the_rows_is_reported_although_the_checksums_are_r
     assert {problem.part for problem in problems} == {1}
 
 
+@pytest.mark.parametrize("task", OF_LISTS, indirect=True)
 def test_a_gold_logprob_of_an_unlisted_token_that_is_positive_or_nan_is_reported(small_copy: Path) -> None:
     part = Cache(small_copy).part(1)
     golds = np.concatenate([part[index].sample.gold_N for index in range(len(part.samples))])
@@ -206,6 +252,7 @@ def test_a_gold_logprob_where_there_is_no_label_is_reported(small_copy: Path) ->
     assert named(verify(small_copy)) == {(1, "parts/00001/rows.zarr/gold_logprob")}
 
 
+@pytest.mark.parametrize("task", OF_LISTS, indirect=True)
 def test_an_invariant_broken_in_a_late_row_is_reported(small_copy: Path) -> None:
     change_rows(small_copy, 1, "entropy", put(-1, -0.5))
     reseal(small_copy, 1)
@@ -213,11 +260,11 @@ def test_an_invariant_broken_in_a_late_row_is_reported(small_copy: Path) -> None
 
 
 def test_zarr_metadata_that_the_manifest_does_not_ask_for_is_reported_although_the_checksums_are_right(
-    small_copy: Path,
+    small_copy: Path, task: Task
 ) -> None:
-    path = small_copy / "parts" / "00001" / "rows.zarr" / "entropy" / "zarr.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"data_type": "int16"}))
-    reseal(small_copy, 1)
+    path = small_copy / task.array / "zarr.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"data_type": "int32"}))
+    reseal(small_copy / task.array.partition("parts/")[0], 1)
     problems = verify(small_copy)
     assert {problem.part for problem in problems} == {1}
-    assert "entropy/zarr.json" in str(problems[0])
+    assert f"{task.array}/zarr.json" in str(problems[0])

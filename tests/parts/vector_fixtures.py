@@ -1,4 +1,4 @@
-"""Texts in pairs with scores, and the cache of their vectors."""
+"""Fixtures of the task of vectors; `tests.fixtures` hands them on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from tests.parts.vectors import scored_rows, vectors_plan
 
 @pytest.fixture(scope="session")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """22 pairs of texts with scores; do not change it."""
     return save_rows(tmp_path_factory.mktemp("pairs") / "pairs.jsonl", scored_rows())
+
+
+@pytest.fixture(scope="session")
+def more_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same and 18 more."""
+    return save_rows(tmp_path_factory.mktemp("pairs") / "pairs.jsonl", scored_rows(80))
 
 
 @pytest.fixture(scope="session")
