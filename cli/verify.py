@@ -83,7 +83,11 @@ def _say_sound(settings: VerifySettings, found: Any) -> None:
         f"{settings.cache}: {what}"
         + (f"; {amount(missing, 'part')} still to be dumped" if missing else "")
         + "".join(f"; {name}: {amount(len(tap.part_numbers), 'part')}" for name, tap in opened.taps.items())
-        + (f"; {amount(opened.taps.lacking, 'part')} of what the rows keep still to be dumped" if opened.taps.lacking else "")
+        + (
+            f"; {amount(opened.taps.lacking, 'part')} of what the rows keep still to be dumped"
+            if opened.taps.lacking
+            else ""
+        )
     )
 
 

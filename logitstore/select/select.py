@@ -22,7 +22,7 @@ from logitstore.select.answers import answers_of, classes_of, is_of_classes
 from logitstore.select.choice import Amount, Candidates, Choice
 from logitstore.select.methods import METHODS, Method
 from logitstore.select.ranked import difference
-from logitstore.select.scores import rounding, scores_of
+from logitstore.select.scores import known_nll, rounding, scores_of
 from logitstore.settings.look import FIGURE, SelectSettings
 from logitstore.store.cache import Cache
 from logitstore.store.checks.same_samples import check_same_samples
@@ -189,7 +189,9 @@ def _score(
 ) -> tuple[str | None, Array | None]:
     """Return the name of the score, and float64[S] of its values."""
     if reference is not None:
-        return "nll difference", _of_views(difference(cache.nll(), reference.nll()), cache)
+        return "nll difference", _of_views(
+            difference(*(known_nll(each, "--reference") for each in (cache, reference))), cache
+        )
     name = {"confidence": "confidence", "named": settings.score or "nll"}.get(method.score, settings.score)
     if name is None:
         return None, None

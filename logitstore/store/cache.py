@@ -13,6 +13,7 @@ import numpy as np
 from logitstore.core.memo import Memo
 from logitstore.core.place import Place, split_scheme
 from logitstore.core.registry import resolve
+from logitstore.core.tasks import task_of
 from logitstore.core.types import Array, CachedSample
 from logitstore.errors import BadInput, CacheDamaged, LogitstoreError, way_out_of
 from logitstore.format.manifest import MANIFEST_NAME, Manifest
@@ -230,6 +231,7 @@ class Cache:
         """
         self._check_shared()
         self.index.check_sizes(parts)
+        self.taps.check_kept(parts)
 
     def _check_shared(self) -> None:
         if not isinstance(self.storage, Far):
@@ -251,16 +253,14 @@ class Cache:
     def check_targets(self, wanted: str) -> None:
         """Refuse a cache that stores scores only, for a use that needs the targets of rows.
 
-        Args:
-            wanted: name of the use, for the beginning of the message.
-
         Raises:
-            BadInput: the cache stores scores only.
+            BadInput: it does; the message begins with `wanted`, the name of the use.
         """
         if not self.manifest.sparsifier.keeps_rows:
+            kept = task_of(self.manifest.task).keeps
+            told = "keeps scores only (preset 'scores'), nothing about its rows. Dump with another preset for that."
             raise BadInput(
-                f"{wanted}: {self.path} keeps scores only (preset 'scores'), nothing about its rows. "
-                "Dump with another preset for that."
+                f"{wanted}: {self.path} {told if kept is None else 'keeps vectors, and that is about distributions.'}"
             )
 
     def column(self, name: str) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -147,6 +147,12 @@ class Taps(Mapping[str, Tap]):
         if name not in self._open:
             self._open[name] = Tap(self._cache, self._manifest, name)
         return self._open[name]
+
+    def check_kept(self, parts: Collection[int] | None) -> None:
+        """Compare the sizes of the files of the tap in which the task keeps its rows; see `Cache.check_sizes`."""
+        name = task_of(self._manifest.task).keeps
+        if name is not None and name in self:
+            self[name].index.check_sizes(parts)
 
     @property
     def lacking(self) -> int:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-
 CACHES = {
     "text": "cache",
     "images": "image_cache",

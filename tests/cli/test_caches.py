@@ -150,11 +150,80 @@ def test_a_cache_without_a_part_has_nothing_to_learn_from(
     assert str(own_cache) in line
 
 
+VECTORS_ALONE = "keeps vectors, and that is about distributions"
+NO_NLL = "has no nll of any sample"
+SCORE_ALONE = "keeps one number of each row"
+
+
+@pytest.mark.parametrize(
+    ("own_cache", "arguments", "told"),
+    [
+        ("ranking", ["recode", "CACHE", "--preset", "topk", "--out", "OUT"], "cannot be made from score rows"),
+        (
+            "ranking",
+            ["select", "CACHE", "--method", "top", "--score", "entropy", "--ratio", 0.5, "--out", "OUT"],
+            SCORE_ALONE,
+        ),
+        (
+            "ranking",
+            ["select", "CACHE", "--method", "top", "--score", "nll", "--ratio", 0.5, "--out", "OUT"],
+            "has no nll of any sample",
+        ),
+        ("ranking", ["select", "CACHE", "--method", "llkd", "--out", "OUT"], "--score confidence"),
+        ("ranking", ["sidecar", "CACHE", "--of", "perplexity"], "perplexity"),
+        ("ranking", ["add", "CACHE", "--hidden", "final"], "nothing can be added"),
+        ("vectors", ["recode", "CACHE", "--layout", "archive", "--out", "OUT"], VECTORS_ALONE),
+        ("vectors", ["recode", "CACHE", "-k", 2, "--out", "OUT"], VECTORS_ALONE),
+        ("vectors", ["inspect", "CACHE", "--sample", 3], VECTORS_ALONE),
+        (
+            "vectors",
+            ["select", "CACHE", "--method", "top", "--score", "entropy", "--ratio", 0.5, "--out", "OUT"],
+            "entropy",
+        ),
+        (
+            "vectors",
+            ["select", "CACHE", "--method", "top", "--score", "nll", "--ratio", 0.5, "--out", "OUT"],
+            "has no nll of any sample",
+        ),
+        ("vectors", ["select", "CACHE", "--method", "llkd", "--out", "OUT"], "--score confidence"),
+        ("vectors", ["sidecar", "CACHE", "--of", "perplexity"], "perplexity"),
+        ("vectors", ["add", "CACHE", "--hidden", "1"], "only the vectors themselves"),
+    ],
+    indirect=["own_cache"],
+)
+def test_what_makes_no_sense_for_a_task_is_one_line(
+    refused: Refused, own_cache: Path, tmp_path: Path, arguments: list[object], told: str
+) -> None:
+    line = refused(*({"CACHE": own_cache, "OUT": tmp_path / "out"}.get(str(each), each) for each in arguments))
+    assert told in line
+    assert "another preset" not in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("own_cache", ["vectors"], indirect=True)
+@pytest.mark.parametrize("lost", ["taps", "taps/final/parts/00001"])
+def test_vectors_that_are_lost_are_told_of(
+    command: Command, own_cache: Path, capsys: pytest.CaptureFixture[str], lost: str
+) -> None:
+    """The parts of the cache itself are all there."""
+    assert Cache(own_cache).complete
+    shutil.rmtree(own_cache / lost)
+    assert not Cache(own_cache).complete
+    missing = 5 if lost == "taps" else 1
+    assert command("verify", own_cache) == 0
+    assert f"{missing} part{'s' * (missing > 1)} of what the rows keep still to be dumped" in capsys.readouterr().out
+    assert command("status", own_cache) == 0
+    shown = capsys.readouterr().out
+    assert "missing parts of final" in shown
+    assert "complete" not in shown
+
+
 def test_a_sample_that_the_cache_does_not_have_is_named(refused: Refused, cache: Cache) -> None:
     line = refused("inspect", cache.path, "--sample", len(cache))
     assert f"--sample {len(cache)}: the cache has samples 0 to {len(cache) - 1}" in line
 
 
+@pytest.mark.parametrize("own_cache", ["text", "images", "classes", "masked", "ranking"], indirect=True)
 def test_a_sample_of_a_cache_whose_vocabulary_is_broken_names_the_file(refused: Refused, own_cache: Path) -> None:
     vocabulary = next((own_cache / "shared").glob("vocabulary-*"))
     truncate(vocabulary)

@@ -55,9 +55,7 @@ def test_parts_have_about_the_bytes_that_are_given_and_any_count_of_parts_is_res
     assert cache.manifest.samples_per_part == count
     assert verify(cache.path) == []
     whole = tree(cache.path)
-    rows = sum(
-        len(content) for name, content in whole.items() if "parts/00000/rows.zarr" in name and "/c/" in name
-    )
+    rows = sum(len(content) for name, content in whole.items() if "parts/00000/rows.zarr" in name and "/c/" in name)
     # what is said of the samples beside their rows is more than a view takes, and texts take more than their rows
     assert least < rows / wanted < 1.3
     for changes in ({"part_bytes": size}, {}, {"samples_per_part": count}):

@@ -154,7 +154,7 @@ SAMPLE_BREAKS: list[tuple[str, str, Callable[[dict[str, list[Any]]], None]]] = [
     ("ranking", "the count of pairs is not the record's count of rows", lost_document),
     ("ranking", "lists that do not fit together", fewer_labels),
     ("ranking", "an nll is a number", negative_nll),
-    ("vectors", "a key is not the hash of its texts", other_text),
+    ("vectors", "a key is not the hash of its text", other_text),
     ("vectors", "a token id is not below the 400", unknown_piece),
     ("vectors", "a score is infinite", infinite_score),
 ]
