@@ -44,7 +44,7 @@ def scores_of(cache: Cache, name: str, figures: Path | None = None) -> Array:
     if name.startswith(FIGURE) and figures is not None:
         return read_figure(figures, cache, name.removeprefix(FIGURE))
     if name == "nll":
-        return known_nll(cache, "--score nll").astype(np.float64)
+        return cache.nll().astype(np.float64)
     if name == "rows":
         return cache.row_counts().astype(np.float64)
     if name == "tokens":
@@ -64,14 +64,6 @@ def scores_of(cache: Cache, name: str, figures: Path | None = None) -> Array:
         )
     codec = RowCodec(row=cache.manifest.row)
     return _means(cache, "logprobs", lambda part: _highest(part, codec))
-
-
-def known_nll(cache: Cache, option: str) -> Array:
-    """Return float32[S], the nll of every sample. Raises BadInput: no sample has one."""
-    nll_S = cache.nll()
-    if np.isnan(nll_S).all():
-        raise BadInput(f"{option}: {cache.path} has no nll of any sample: it needs labels. Name another --score.")
-    return nll_S
 
 
 def rounding(cache: Cache, name: str) -> float:

@@ -22,7 +22,7 @@ from logitstore.select.answers import answers_of, classes_of, is_of_classes
 from logitstore.select.choice import Amount, Candidates, Choice
 from logitstore.select.methods import METHODS, Method
 from logitstore.select.ranked import difference
-from logitstore.select.scores import known_nll, rounding, scores_of
+from logitstore.select.scores import rounding, scores_of
 from logitstore.settings.look import FIGURE, SelectSettings
 from logitstore.store.cache import Cache
 from logitstore.store.checks.same_samples import check_same_samples
@@ -84,11 +84,6 @@ def select(settings: SelectSettings) -> Selected:
                 "smaller model."
             )
     name, score_S = _score(settings, method, cache, reference)
-    if score_S is not None and np.isnan(score_S).all():
-        raise BadInput(
-            f"--method {settings.method}: no sample of {settings.cache} has the score {name}, so nothing says which to choose. "
-            "Take --method random, or another --score."
-        )
     count = cache.manifest.samples
     domains, domain_A = cache.domain_codes()
     domain_S = domain_A[:count]
@@ -189,16 +184,17 @@ def _score(
 ) -> tuple[str | None, Array | None]:
     """Return the name of the score, and float64[S] of its values."""
     if reference is not None:
-        return "nll difference", _of_views(
-            difference(*(known_nll(each, "--reference") for each in (cache, reference))), cache
-        )
-    name = {"confidence": "confidence", "named": settings.score or "nll"}.get(method.score, settings.score)
-    if name is None:
-        return None, None
-    score_S = _of_views(scores_of(cache, name, settings.figures), cache)
+        name, score_S = "nll difference", difference(cache.nll(), reference.nll())
+    else:
+        name = {"confidence": "confidence", "named": settings.score or "nll"}.get(method.score, settings.score)
+        if name is None:
+            return None, None
+        score_S = scores_of(cache, name, settings.figures)
+    score_S = _of_views(score_S, cache)
     if len(score_S) and np.isnan(score_S).all():  # the order of the samples would decide
         raise BadInput(
-            f"--method {settings.method}: no sample of {cache.path} has the score '{name}'. Choose by another one: --score."
+            f"--method {settings.method}: no sample of {cache.path} has the score '{name}'. Take --method random, or another "
+            "--score."
         )
     return name, score_S
 
