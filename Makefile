@@ -33,7 +33,7 @@ SPEED := losses dump train_step readers scale
 QUIET := HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error TQDM_DISABLE=1
 
 .PHONY: demo demo-cluster test test-all test-quantized test-engines attack fast check lint types contracts docs bench bench-ready bench-codec bench-quality bench-teacher_noise bench-gpu
-.PHONY: bench-packed_teacher bench-growth bench-objectives bench-miniplm bench-vision bench-hooks bench-candidates bench-replay bench-windows bench-remote bench-archive bench-engines clean
+.PHONY: bench-packed_teacher bench-growth bench-objectives bench-miniplm bench-vision bench-hooks bench-classifiers bench-candidates bench-replay bench-windows bench-remote bench-archive bench-engines clean
 
 demo: $(TEACHER_READY)
 	$(BIN)/python benchmarks/demo.py
@@ -109,7 +109,7 @@ bench: bench-ready
 	$(BIN)/python benchmarks/page.py
 
 # measure, then bring the pages and the picture up to date
-bench-codec bench-quality bench-teacher_noise bench-packed_teacher bench-growth bench-objectives bench-miniplm bench-vision bench-hooks bench-candidates bench-replay bench-windows bench-remote bench-archive: bench-%: bench-ready
+bench-codec bench-quality bench-teacher_noise bench-packed_teacher bench-growth bench-objectives bench-miniplm bench-vision bench-hooks bench-classifiers bench-candidates bench-replay bench-windows bench-remote bench-archive: bench-%: bench-ready
 	$(BIN)/python benchmarks/$*.py
 	$(BIN)/python benchmarks/page.py
 	$(BIN)/python benchmarks/picture.py
