@@ -1,9 +1,9 @@
 """Compare small classifiers of texts that learn from the mean of two teachers with those of one teacher and of the labels.
 
 Texts: first paragraphs of the docstrings of Python's standard library (PSF licence), as it lies beside the interpreter; a class
-is the package that a text is from. Teachers: two BERTs of other shapes, each trained from nothing on a half of the labelled texts
-that the other does not have. Both are dumped and their caches merged. A smaller BERT learns from the answers about texts with
-and without labels; beside it stand students of each teacher alone, and of the labels alone, with as many steps.
+is the package that a text is from. Teachers: two BERTs of other shapes, each trained from nothing on a half of the labelled
+texts that the other does not have. Both are dumped and their caches merged. A smaller BERT learns from the answers about texts
+with and without labels; beside it stand students of each teacher alone, and of the labels alone, with as many steps.
 """
 
 from __future__ import annotations
