@@ -88,9 +88,9 @@ def speeds() -> str:
     """Encoding and decoding of the presets."""
     rows = []
     for line in _load("codec")["lines"]:
-        if "encode_share_of_teacher" in line:
-            decoded = line.get("decode_listed_mrows_per_second")
-            cells = "" if decoded is None else f"{decoded:.1f}", f"{line['encode_share_of_teacher']:.2%}"
+        decoded, encoded = line.get("decode_listed_mrows_per_second"), line.get("encode_share_of_teacher")
+        if decoded is not None or encoded is not None:
+            cells = "" if decoded is None else f"{decoded:.1f}", "" if encoded is None else f"{encoded:.2%}"
             rows.append((line["name"], *cells))
     return _table(("preset", "decoding, million rows/s on one core", "encoding, share of the teacher's time"), rows)
 
@@ -408,6 +408,22 @@ def hooks() -> str:
     return _table(("student", "top-1", "KL to the teacher", "weights that are 0"), rows)
 
 
+def classifiers() -> str:
+    """The figures of teachers that classify texts, of their mean, and of students of it and others."""
+    content = _load("classifiers")
+    lines = content["models"] + content["students"]
+    rows = []
+    for way in dict.fromkeys(line["way"] for line in lines):
+        own = [line for line in lines if line["way"] == way]
+        shown = way if "seed" not in own[0] else f"student: {way}"
+        rows.append((shown, *(_spread([line[name] for line in own]) if name in own[0] else "" for name in _OF_CLASSES)))
+    head = ("model", "accuracy", "macro F1", "Matthews", "label loyalty", "probability loyalty", "KL to the mean")
+    return _table(head, rows)
+
+
+_OF_CLASSES = ("accuracy", "macro_f1", "matthews", "agreement", "probability_loyalty", "kl")
+
+
 def candidates() -> str:
     """How the orders of students before training agree with the one after it: mean over the seeds, and each."""
     rows = [
@@ -585,6 +601,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "shares": shares,
     "vision": vision,
     "hooks": hooks,
+    "classifiers": classifiers,
     "candidates": candidates,
     "replay": replay,
     "view_bytes": view_bytes,

@@ -151,7 +151,7 @@ def test_a_cache_without_a_part_has_nothing_to_learn_from(
 
 
 VECTORS_ALONE = "keeps vectors, and that is about distributions"
-NO_NLL = "has no nll of any sample"
+NO_NLL = "has the score 'nll'"
 SCORE_ALONE = "keeps one number of each row"
 
 
@@ -167,7 +167,7 @@ SCORE_ALONE = "keeps one number of each row"
         (
             "ranking",
             ["select", "CACHE", "--method", "top", "--score", "nll", "--ratio", 0.5, "--out", "OUT"],
-            "has no nll of any sample",
+            NO_NLL,
         ),
         ("ranking", ["select", "CACHE", "--method", "llkd", "--out", "OUT"], "--score confidence"),
         ("ranking", ["sidecar", "CACHE", "--of", "perplexity"], "perplexity"),
@@ -183,7 +183,7 @@ SCORE_ALONE = "keeps one number of each row"
         (
             "vectors",
             ["select", "CACHE", "--method", "top", "--score", "nll", "--ratio", 0.5, "--out", "OUT"],
-            "has no nll of any sample",
+            NO_NLL,
         ),
         ("vectors", ["select", "CACHE", "--method", "llkd", "--out", "OUT"], "--score confidence"),
         ("vectors", ["sidecar", "CACHE", "--of", "perplexity"], "perplexity"),

@@ -274,6 +274,6 @@ def test_no_query_is_chosen_by_a_score_that_none_has(
 ) -> None:
     other = dump(ranking_plan(save_cross_encoder(tmp_path / "other", seed=5), queries, tmp_path / "cache"))
     asked = ("select", rank_cache.path, "--ratio", 0.5, "--out", tmp_path / "chosen.arrow")
-    assert "has the score nll" in refused(*asked, "--method", "top", "--score", "nll")
-    assert "has the score nll difference" in refused(*asked, "--method", "difference", "--reference", other.path)
+    assert "has the score 'nll'" in refused(*asked, "--method", "top", "--score", "nll")
+    assert "has the score 'nll difference'" in refused(*asked, "--method", "difference", "--reference", other.path)
     assert not (tmp_path / "chosen.arrow").exists()
