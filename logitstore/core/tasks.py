@@ -297,6 +297,12 @@ def task_of(name: str) -> Task:
     task = entry.load()
     if not isinstance(task, Task):
         raise BadInput(f"the task '{name}' of {entry.value} is no {__name__}.Task. Repair the plugin.")
+    known = {(command, each) for own in TASKS.values() for command, names in own.options.items() for each in names}
+    for command, each in ((command, each) for command, names in task.options.items() for each in names):
+        if (command, each) not in known:
+            raise BadInput(
+                f"the task '{name}' of {entry.value} names the option '{each}' of `{command}`, which no task has. Repair it."
+            )
     return task
 
 

@@ -26,7 +26,7 @@ from logitstore.store.cache import Cache
 from logitstore.store.selection import Selection
 from logitstore.train.checks.also import also_notes, also_of
 from logitstore.train.checks.beside import bilevel_of, mixing_of, own_answers_of
-from logitstore.train.checks.run import checked_students, has_cross_entropy, layers_of, selection_for
+from logitstore.train.checks.run import check_opened, checked_students, has_cross_entropy, layers_of, selection_for
 from logitstore.train.learner import Learner
 from logitstore.train.loader.stream import BatchStream
 from logitstore.train.loop.arguments import training_arguments
@@ -40,7 +40,6 @@ from logitstore.train.metrics import Evaluation
 from logitstore.train.run_folder import (
     checkpoint_of,
     conditions,
-    refuse_other_facts,
     refuse_other_features,
     with_objective,
     with_precision,
@@ -99,7 +98,7 @@ def train(
     place = Place(rank=arguments.process_index, world_size=arguments.world_size, workers=settings.workers)
     first = next(iter(students.values()))
     data = task.open(settings, cache, first, selection, taps, place, progress)
-    refuse_other_facts(settings, data.facts)
+    check_opened(settings, cache, selection, data)
     data.train.read_also(also, [taps_read(settings, each, layers, place) for place, each in enumerate(also, 2)])
     bilevel, mixing = bilevel_of(settings, data, arguments), mixing_of(settings)
     own = own_answers_of(settings, cache, data, arguments, checkpoint)

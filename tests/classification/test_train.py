@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import logitstore
+from logitstore.classification.train import ClassifiedTraining
 from logitstore.dump.dump import dump
 from logitstore.errors import BadInput, CacheMismatch
 from logitstore.integrations.distiller import Distiller
@@ -172,6 +173,22 @@ def test_several_students_share_batches_if_they_read_alike(class_cache: logitsto
     other = save_bert(tmp_path / "other", train_tokenizer(), vocab_size=330)
     with pytest.raises(BadInput, match="read the texts in different ways"):
         train(plan_of(class_cache, tmp_path / "no", student=[str(one), str(other)]))
+
+
+def test_a_task_that_does_not_follow_a_selection_is_refused(
+    class_cache: logitstore.Cache, student: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A task of another package may name the option and forget it."""
+    chosen, opened = tmp_path / "few.arrow", ClassifiedTraining.open
+    select(SelectSettings(cache=class_cache.path, method="random", ratio=0.2, out=chosen))
+
+    def forgetful(self: ClassifiedTraining, settings: Any, cache: Any, ref: Any, selection: Any, *more: Any) -> Any:
+        return opened(self, settings, cache, ref, None, *more)
+
+    monkeypatch.setattr(ClassifiedTraining, "open", forgetful)
+    with pytest.raises(BadInput, match="Repair the task"):
+        train(plan_of(class_cache, tmp_path / "out", student=str(student), select=chosen, max_steps=3))
+    assert not (tmp_path / "out" / "model.safetensors").exists()
 
 
 def test_a_selection_decides_which_texts_are_read(class_cache: logitstore.Cache, student: Path, tmp_path: Path) -> None:

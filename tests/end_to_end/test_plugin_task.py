@@ -219,6 +219,7 @@ def test_an_installed_package_is_found_by_itself(made: Path) -> None:
     [
         ("causal-lm = logitstore_minp:KIND", "'causal-lm' of logitstore_minp:KIND: the name is taken"),
         ("text = json:dumps", "'text' of json:dumps is no logitstore.core.tasks.Task"),
+        ("text = misspelt:TASK", "the option 'label_colum' of `dump`, which no task has"),
     ],
 )
 def test_a_package_with_a_taken_name_or_another_thing_is_refused(
@@ -228,6 +229,11 @@ def test_a_package_with_a_taken_name_or_another_thing_is_refused(
     folder.mkdir()
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: wrong\nVersion: 1.0\n")
     (folder / "entry_points.txt").write_text(f"[logitstore.tasks]\n{entries}\n")
+    (tmp_path / "misspelt.py").write_text(
+        "from dataclasses import replace\n"
+        "from logitstore.core.tasks import TASKS\n"
+        "TASK = replace(TASKS['text-classification'], options={'dump': ('label_colum',)})\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     forget_plugins()
     with pytest.raises(BadInput, match=says):

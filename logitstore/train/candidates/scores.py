@@ -78,8 +78,6 @@ def _why_not(name: str, cache: Cache) -> str:
         )
     if not sparsifier.keeps_rows:
         return f"{cache.path} keeps scores of samples only. Dump with another preset."
-    if not sparsifier.kind.is_distribution:
-        return f"{cache.path} keeps one number of each row, and no distributions to compare with."
     if name == KL or (name == ROWS and FINAL in cache.taps):
         return ""
     if sparsifier.is_estimate:

@@ -22,11 +22,12 @@ from logitstore.store.selection import Selection, read_selection
 from logitstore.store.storage import open_storage
 from logitstore.train.loop.best import BY_FIGURE
 from logitstore.train.loop.names import ONE_STUDENT
+from logitstore.train.run_folder import refuse_other_facts
 from logitstore.train.students.adapt import check_adapters
 from logitstore.train.students.build import parse_layers, shape_changes
 from logitstore.train.students.hooks.run import check_hooks
 from logitstore.train.students.recovered import check_recovered
-from logitstore.train.task import train_task
+from logitstore.train.task import RunData, train_task
 from logitstore.train.terms import check_terms
 
 
@@ -47,6 +48,22 @@ def selection_for(settings: TrainSettings, cache: Cache) -> Selection | None:
             "Select by another method."
         )
     return selection
+
+
+def check_opened(settings: TrainSettings, cache: Cache, selection: Selection | None, data: RunData) -> None:
+    """Refuse what a task opened, where a run that goes on read something else, or where more is read than is selected.
+
+    Raises:
+        BadInput: a task of another package names `select` among its options and does not follow it.
+        CacheMismatch: the run read other facts before.
+    """
+    refuse_other_facts(settings, data.facts)
+    chosen = None if selection is None else len(selection.samples_M) * cache.manifest.views
+    if chosen is not None and not settings.text and data.train.count > chosen:
+        raise BadInput(
+            f"--select {settings.select}: the task {cache.manifest.task} reads {data.train.count:,} samples, and {chosen:,} "
+            "are chosen. Repair the task: it names the option `select`, so its `open` has to read these alone."
+        )
 
 
 def has_cross_entropy(settings: TrainSettings) -> bool:
