@@ -37,6 +37,10 @@ STEPS = {"bfloat16": 2.0**-7, "float16": 2.0**-10, "float32": 2.0**-23}
 """Largest relative distance of neighbouring numbers: a score is one of them, and another batch may give the next one."""
 
 
+LEAST = 8
+"""Fewest samples that are asked about again: of one alone, both batchings are the same, and the teacher's spread is 0."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Audit:
     """The result of an audit: the largest differences, in nats.
@@ -152,7 +156,7 @@ def audit(
 def _compared(cache: Cache, loaded: Teacher, prepared: Prepared, share: float, seed: int, progress: Progress) -> Audit:
     """Ask a teacher again about a share of the samples."""
     batches = prepared.batches
-    count = max(round(share * len(cache)), 1)
+    count = min(max(round(share * len(cache)), LEAST), len(cache))
     chosen = np.sort(np.argsort(hashed(np.arange(len(cache)), salt_of(seed, 0, 7)), kind="stable")[:count])
     if (keeps := task_of(cache.manifest.task).keeps) is not None:
         stored, spread = features_apart(cache, keeps, loaded, batches, chosen, progress)

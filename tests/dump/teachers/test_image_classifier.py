@@ -72,7 +72,7 @@ def test_of_few_classes_all_are_kept_and_of_more_a_sketch(
     teacher = save_classifier(tmp_path / "teacher", small_vit(**told))
     plan = images_plan(teacher, images, tmp_path / "cache", views=1, k=None, labels=False, pilot_rows=40)
     cache = dump(plan)
-    assert (cache.manifest.preset, cache.manifest.sparsifier.k) == (preset, 16 if preset == "topk" else 8)
+    assert (cache.manifest.preset, cache.manifest.sparsifier.k) == (preset, 16 if preset == "topk" else 4)
     assert verify(cache.path) == []
     assert cache.fidelity.sums["kl_t1"][0] < 0.05 * cache.fidelity.rows
 
