@@ -74,8 +74,9 @@ class Cache:
 
     @property
     def complete(self) -> bool:
-        """True if every part of the plan is committed, also those of the tap in which a task keeps its rows."""
-        return self.index.parts == self.manifest.parts and not self.taps.lacking
+        """True if every part of the plan is committed, also those of the tap in which a task keeps its rows, if it does."""
+        is_whole = self.index.parts == self.manifest.parts
+        return is_whole and (task_of(self.manifest.task).keeps is None or not self.taps.lacking)
 
     @cached_property
     def part_numbers(self) -> list[int]:
@@ -257,11 +258,10 @@ class Cache:
             BadInput: it does; the message begins with `wanted`, the name of the use.
         """
         if not self.manifest.sparsifier.keeps_rows:
-            kept = task_of(self.manifest.task).keeps
             told = "keeps scores only (preset 'scores'), nothing about its rows. Dump with another preset for that."
-            raise BadInput(
-                f"{wanted}: {self.path} {told if kept is None else 'keeps vectors, and that is about distributions.'}"
-            )
+            if task_of(self.manifest.task).keeps is not None:
+                told = "keeps vectors, and that is about distributions."
+            raise BadInput(f"{wanted}: {self.path} {told}")
 
     def column(self, name: str) -> Array:
         """Return one number for every sample, [S]: `lengths`, `row_counts`, `documents` or `nll`.

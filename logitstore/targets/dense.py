@@ -78,29 +78,35 @@ def temper(targets: Targets, temperature: float) -> TemperedTargets:
     )
 
 
-def dense_logprobs(targets: Targets, temperature: float = 1.0) -> Tensor:
+def dense_logprobs(targets: Targets, temperature: float | Tensor = 1.0) -> Tensor:
     """Return float32[N, V]: the teacher's whole distribution, -inf where it gives no mass. Call it for a chunk of rows at a
     time.
 
     The listed tokens are taken out of the tail's logits, the rest is scaled to the tail mass, and the listed logprobs are
     put in their places; then everything is re-tempered, the tail with its change (`LatentTail.change`).
+
+    Args:
+        targets: of the rows.
+        temperature: above 0: of all rows, or float[N, 1], that of each.
     """
     device = targets.ids_NK.device
+    is_tempered = isinstance(temperature, Tensor) or temperature != 1
+    change_V = targets.tail.change(temperature, device)
     tail_NV = targets.tail.logits(targets.latent_NR, len(targets), device)
     if targets.ids_NK.shape[1] == 0:
-        return torch.log_softmax(tail_NV / temperature if temperature != 1 else tail_NV, -1)
+        tail_NV = tail_NV if change_V is None else tail_NV + change_V
+        return torch.log_softmax(tail_NV / temperature if is_tempered else tail_NV, -1)
     # empty slots write into one more column
     wide_NV = torch.nn.functional.pad(tail_NV, (0, 1), value=-torch.inf)
     places_NK = targets.ids_NK.masked_fill(torch.isneginf(targets.logprobs_NK), tail_NV.shape[1])
     wide_NV.scatter_(1, places_NK, -torch.inf)
     scale_N = targets.tail_logmass_N.float() - wide_NV.logsumexp(-1)
     wide_NV += torch.where(torch.isfinite(scale_N), scale_N, -torch.inf)[:, None]
-    change_V = targets.tail.change(temperature, device)
     if change_V is not None:
         wide_NV[:, :-1] += change_V
     wide_NV.scatter_(1, places_NK, targets.logprobs_NK.float())
     logprobs_NV = wide_NV[:, :-1]
-    return torch.log_softmax(logprobs_NV / temperature, -1) if temperature != 1 else logprobs_NV
+    return torch.log_softmax(logprobs_NV / temperature, -1) if is_tempered else logprobs_NV
 
 
 def dense_probs(targets: Targets, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -111,7 +117,9 @@ def dense_probs(targets: Targets, temperature: float = 1.0) -> tuple[Tensor, Ten
     tail with its change.
     """
     logits_NV = targets.tail.logits(targets.latent_NR, len(targets), targets.ids_NK.device).contiguous()
+    change_V = targets.tail.change(temperature, logits_NV.device)
     if targets.ids_NK.shape[1] == 0:
+        logits_NV = logits_NV if change_V is None else logits_NV.add_(change_V)
         return _softmax_and_negative_entropy(logits_NV, temperature)
     is_empty_NK = torch.isneginf(targets.logprobs_NK)
     # an empty slot writes to the place of the first slot, which is never empty
@@ -126,7 +134,6 @@ def dense_probs(targets: Targets, temperature: float = 1.0) -> tuple[Tensor, Ten
         probs_NV.mul_(mass_N[:, None]).scatter_add_(1, places_NK, listed_NK)
         return probs_NV, mass_N * (plogp_N + tail_N) + torch.where(is_empty_NK, 0.0, listed_NK * logprobs_NK).sum(-1)
     logits_NV.add_((tail_N - logits_NV.logsumexp(-1))[:, None])
-    change_V = targets.tail.change(temperature, logits_NV.device)
     if change_V is not None:
         logits_NV.add_(change_V)
     logits_NV.scatter_(1, places_NK, torch.where(is_empty_NK, logprobs_NK[:, :1], logprobs_NK))

@@ -46,7 +46,7 @@ class FixedTail:
         """float32[N, V]: logits of the tail, the same for every row."""
         return self.at(1.0, device).log_weight_V.float().expand(rows, -1)
 
-    def change(self, temperature: float, device: torch.device) -> Tensor | None:
+    def change(self, temperature: float | Tensor, device: torch.device) -> Tensor | None:
         """See `LatentTail.change`: there is none."""
         return None
 
@@ -81,13 +81,17 @@ class LatentTail:
         logits_NV = head.logits(torch.nn.functional.pad(latent_NR.float(), (0, 1), value=1.0))
         return logits_NV if shift_V is None else logits_NV + shift_V
 
-    def change(self, temperature: float, device: torch.device) -> Tensor | None:
-        """float32[V]: what a temperature adds to the tail's logits before they are divided by it; None at 1.
+    def change(self, temperature: float | Tensor, device: torch.device) -> Tensor | None:
+        """float32[V], or [N, V] where each row has a temperature of its own (float[N, 1]): what a temperature adds to the
+        logits of the tail before they are divided by it; None where that is nothing.
 
         The shift makes the mean tail at temperature 1 right, so it undoes what rounding does to probabilities there; at T that
         is less, by 1 / T, so the logits become (t + (1 / T - 1) shift) / T.
         """
-        return None if temperature == 1 else (1 / temperature - 1) * _shift_on(self, device)
+        if isinstance(temperature, float | int) and temperature == 1:
+            return None
+        shift_V = _shift_on(self, device)
+        return None if shift_V is None else (1 / temperature - 1) * shift_V
 
 
 Tail = FixedTail | LatentTail
@@ -119,8 +123,9 @@ def _tempered(tail: FixedTail, temperature: float, device: torch.device) -> Temp
 
 
 @lru_cache(maxsize=4)
-def _shift_on(tail: LatentTail, device: torch.device) -> Tensor:
-    return tail.shift_V.to(device)
+def _shift_on(tail: LatentTail, device: torch.device) -> Tensor | None:
+    """Return the shift on a device; None where it is 0 for every token, as that of a head."""
+    return tail.shift_V.to(device) if bool(tail.shift_V.any()) else None
 
 
 @lru_cache(maxsize=4)

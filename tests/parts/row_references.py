@@ -7,9 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from logitstore.targets.dense import dense_logprobs
 from logitstore.train.objectives import FixedTail, Targets
-from tests.parts.targets import TAILS, targets_of
+from tests.parts.targets import TAILS, targets_of, teacher_logits
 
 ROWS, VOCABULARY, LISTED = 6, 37, 5
 GOLD = torch.tensor([0, 36, 3, 20, 11, 7])
@@ -24,8 +23,8 @@ def at(logits: Tensor, temperature: float) -> Tensor:
     return torch.softmax(logits / temperature, -1)
 
 
-def teacher_beside(targets: Targets, student: Tensor) -> Tensor:
-    teacher = dense_logprobs(targets).double()
+def teacher_beside(targets: Targets, student: Tensor, temperature: float = 1.0) -> Tensor:
+    teacher = teacher_logits(targets, temperature)
     return torch.nn.functional.pad(teacher, (0, student.shape[1] - teacher.shape[1]), value=-math.inf)
 
 
@@ -36,7 +35,9 @@ def pearson(x: Tensor, y: Tensor) -> Tensor:
 
 def reference_plackett_luce(targets: Targets, student: Tensor, gold: Tensor, temperature: float) -> Tensor:
     found = []
-    for n, (teacher_V, student_V) in enumerate(zip(teacher_beside(targets, student), student, strict=True)):
+    for n, (teacher_V, student_V) in enumerate(
+        zip(teacher_beside(targets, student, temperature), student, strict=True)
+    ):
         alpha, y, by_probability = at(teacher_V, temperature), int(gold[n]), teacher_V.argsort(descending=True).tolist()
         listed = set(targets.ids_NK[n][targets.logprobs_NK[n] > -math.inf].tolist()) or set(by_probability[:LISTED])
         loss, left = torch.zeros((), dtype=torch.float64), set(range(len(student_V)))

@@ -5,9 +5,25 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 
+from logitstore.targets.dense import dense_logprobs
 from logitstore.targets.targets import AnyTargets
 from logitstore.train.objectives import FixedTail, LatentTail, LinearHead, SampledTargets, Targets
+
+
+def teacher_logits(targets: Targets, temperature: float) -> Tensor:
+    """float64[N, V]: what is divided by the temperature: the logprobs at temperature 1, and (1 / T - 1) times the bias where a
+    tail of its own gives the token (docs/format.md)."""
+    logprobs_NV = dense_logprobs(targets).double()
+    if not isinstance(targets.tail, LatentTail):
+        return logprobs_NV
+    is_listed_NV = torch.zeros_like(logprobs_NV, dtype=torch.bool)
+    for ids_K, kept_K, listed_V in zip(targets.ids_NK, targets.logprobs_NK, is_listed_NV, strict=True):
+        listed_V[ids_K[kept_K > -math.inf]] = True
+    changed_NV = logprobs_NV + (1 / temperature - 1) * targets.tail.shift_V.double()
+    return torch.where(is_listed_NV, logprobs_NV, changed_NV)
+
 
 TAILS = ("none", "uniform", "prior", "latent", "capped latent", "latent alone", "samples")
 

@@ -156,8 +156,7 @@ class TemperedRows:
     dtype: torch.dtype
 
     def __getitem__(self, some: slice) -> DenseTarget:
-        logprobs_nV = dense_logprobs(self.targets[some]).to(self.dtype)
-        logprobs_nV = torch.log_softmax(logprobs_nV / self.temperature_N[some, None].to(self.dtype), -1)
+        logprobs_nV = dense_logprobs(self.targets[some], self.temperature_N[some, None]).to(self.dtype)
         probs_nV = logprobs_nV.exp()
         return DenseTarget(probs_nV, torch.where(probs_nV > 0, probs_nV * logprobs_nV, 0.0).sum(-1))
 

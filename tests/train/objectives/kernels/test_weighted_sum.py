@@ -19,7 +19,7 @@ from logitstore.train.objectives.kernels.from_hidden import from_hidden
 from logitstore.train.objectives.kernels.from_logits import from_logits
 from logitstore.train.objectives.kernels.weighted_sum import WeightedSum, distillation_loss, softmax_
 from tests.parts.largest import Largest
-from tests.parts.targets import TAILS, targets_of
+from tests.parts.targets import TAILS, targets_of, teacher_logits
 
 
 def slow_loss(
@@ -32,7 +32,7 @@ def slow_loss(
         listed = log_student.gather(1, targets.ids_NK)
         divergence = -targets.entropy_N.double() - (targets.weights_NK.double() * listed).sum(-1)
     else:
-        teacher = dense_logprobs(targets).double()
+        teacher = teacher_logits(targets, temperature)
         teacher = torch.log_softmax(teacher / temperature, -1)
         cooled = torch.log_softmax(student / temperature, -1)[:, : teacher.shape[1]]
         terms = teacher.exp() * (teacher.clamp(min=-1e4) - cooled)

@@ -45,7 +45,7 @@ def entropy(p: Tensor) -> Tensor:
 
 
 def reference_dkd(targets: Targets, student: Tensor, gold: Tensor, temperature: float) -> Tensor:
-    teacher = teacher_beside(targets, student)
+    teacher = teacher_beside(targets, student, temperature)
     found = []
     for teacher_V, student_V, y in zip(teacher, student, gold.tolist(), strict=True):
         p, s = at(teacher_V, temperature), at(student_V, temperature)
@@ -57,7 +57,7 @@ def reference_dkd(targets: Targets, student: Tensor, gold: Tensor, temperature: 
 
 
 def reference_dist(targets: Targets, student: Tensor, gold: Tensor, temperature: float) -> Tensor:
-    teacher = teacher_beside(targets, student)
+    teacher = teacher_beside(targets, student, temperature)
     p, s = at(teacher, temperature)[:, :VOCABULARY], at(student, temperature)[:, :VOCABULARY]
     tokens = [v for v in range(VOCABULARY) if p[:, v].max() > p[:, v].min()]
     within = torch.stack([1 - pearson(p_V, s_V) for p_V, s_V in zip(p, s, strict=True)])
@@ -66,7 +66,7 @@ def reference_dist(targets: Targets, student: Tensor, gold: Tensor, temperature:
 
 
 def reference_sinkhorn(targets: Targets, student: Tensor, gold: Tensor, temperature: float) -> Tensor:
-    teacher = teacher_beside(targets, student)
+    teacher = teacher_beside(targets, student, temperature)
     p, s = at(teacher, temperature), at(student, temperature)
     cost = (s[:, None] - p[None]).abs().sum(-1)
     plan = (-cost / 0.1).exp()
@@ -77,17 +77,17 @@ def reference_sinkhorn(targets: Targets, student: Tensor, gold: Tensor, temperat
 
 
 def reference_taid(targets: Targets, student: Tensor, gold: Tensor, temperature: float) -> Tensor:
-    teacher = teacher_beside(targets, student)
+    teacher = teacher_beside(targets, student, temperature)
     z = student / temperature
     target = torch.softmax(0.6 * z.detach() + 0.4 * teacher / temperature, -1)
     return temperature**2 * -torch.where(target > 0, target * torch.log_softmax(z, -1), 0.0).sum(-1)
 
 
 def reference_balanced(targets: Targets, student: Tensor, gold: Tensor, temperature: float) -> Tensor:
-    teacher = teacher_beside(targets, student)
+    plain, tempered = (teacher_beside(targets, student, t) for t in (1.0, temperature))
     found = []
-    for teacher_V, student_V in zip(teacher, student, strict=True):
-        forward, reverse = (2, 1) if entropy(at(student_V, 1.0)) < entropy(at(teacher_V, 1.0)) else (1, 2)
+    for plain_V, teacher_V, student_V in zip(plain, tempered, student, strict=True):
+        forward, reverse = (2, 1) if entropy(at(student_V, 1.0)) < entropy(at(plain_V, 1.0)) else (1, 2)
         p, s = at(teacher_V, temperature), at(student_V, temperature)
         known = s[:VOCABULARY].sum()
         back = kl(s[:VOCABULARY] / known, p[:VOCABULARY]) - known.log()
@@ -122,7 +122,7 @@ class Case:
 
 
 def reference_one_for_all(targets: Targets, student: Tensor, gold: Tensor, temperature: float) -> Tensor:
-    teacher = teacher_beside(targets, student)
+    teacher = teacher_beside(targets, student, temperature)
     found = []
     for teacher_V, student_V, y in zip(teacher, student, gold.tolist(), strict=True):
         p, s = at(teacher_V, temperature), at(student_V, temperature)

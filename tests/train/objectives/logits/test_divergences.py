@@ -25,7 +25,7 @@ from logitstore.train.objectives.kernels.by_autograd import ByAutograd, Term
 from logitstore.train.objectives.logits.adaptive_kl import adaptive_kl
 from logitstore.train.objectives.logits.divergences import symmetric_kl, total_variation
 from logitstore.train.objectives.logits.skew_kl import skew_forward_kl, skew_reverse_kl
-from tests.parts.targets import targets_of
+from tests.parts.targets import targets_of, teacher_logits
 
 ROWS, VOCABULARY = 6, 37
 
@@ -84,7 +84,7 @@ def test_each_is_its_definition_and_so_is_its_gradient(name: str, tail: str, tem
     ours, definition, power = DIVERGENCES[name]
     targets = targets_with(tail)
     student = torch.randn(ROWS, VOCABULARY + more, dtype=torch.float64, requires_grad=True)
-    teacher = torch.softmax(dense_logprobs(targets).double() / temperature, -1)
+    teacher = torch.softmax(teacher_logits(targets, temperature) / temperature, -1)
     teacher = torch.nn.functional.pad(teacher, (0, more))
     expected = temperature**power * definition(teacher, torch.softmax(student / temperature, -1))
     found = ours(student, targets, temperature=temperature)

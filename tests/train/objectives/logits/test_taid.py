@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from logitstore.errors import BadInput
-from logitstore.targets.dense import dense_logprobs
 from logitstore.train.objectives import forward_kl
 from logitstore.train.objectives.logits.taid import AdaptiveTime, taid
 from tests.parts.row_references import DISTRIBUTIONS, ROWS, VOCABULARY, a_student, at, targets_with
+from tests.parts.targets import teacher_logits
 
 
 @pytest.mark.parametrize("tail", DISTRIBUTIONS)
@@ -23,7 +23,7 @@ def test_taid_goes_from_the_student_to_the_teacher(tail: str) -> None:
     (gradient,) = torch.autograd.grad(start.sum(), student)
     assert gradient.abs().max() < 1e-6
     end = taid(student, targets, temperature=2.0)
-    p = at(dense_logprobs(targets).double(), 2.0)
+    p = at(teacher_logits(targets, 2.0), 2.0)
     torch.testing.assert_close(
         end, forward_kl(student, targets, temperature=2.0) + 4 * torch.special.entr(p).sum(-1), rtol=1e-4, atol=1e-5
     )
