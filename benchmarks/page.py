@@ -453,6 +453,21 @@ def replay() -> str:
     return _table(("learns from", "cross-entropy, unseen texts", "KL, unseen texts", "KL, its own texts"), rows)
 
 
+def ranking() -> str:
+    """How rankers order the documents of queries that no model learned from: mean and deviation over the seeds."""
+    found = _load("ranking")
+    students, begun, names = found["students"], found["begun"], ("ndcg", "mrr", "kendall")
+    rows = [
+        ("BM25", f"{found['bm25']['ndcg']:.3f}", f"{found['bm25']['mrr']:.3f}", ""),
+        ("the teacher", f"{begun['teacher_ndcg']:.3f}", f"{begun['teacher_mrr']:.3f}", ""),
+        ("the student before training", *(f"{begun[name]:.3f}" for name in names)),
+    ]
+    for way in dict.fromkeys(line["way"] for line in students):
+        own = [line for line in students if line["way"] == way]
+        rows.append((f"the student from {way}", *(_spread([line[name] for line in own]) for name in names)))
+    return _table(("ranker", "nDCG@10", "MRR@10", "Kendall's tau to the teacher"), rows)
+
+
 def view_bytes() -> str:
     """Ways to keep a view of many classes."""
     rows = [
@@ -604,6 +619,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "classifiers": classifiers,
     "candidates": candidates,
     "replay": replay,
+    "ranking": ranking,
     "view_bytes": view_bytes,
     "vision_targets": vision_targets,
     "growth": growth,

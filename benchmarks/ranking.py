@@ -4,9 +4,10 @@ Texts: the New Testament in two translations that are in the public domain, as t
 of a verse in Weymouth's translation (1903), its relevant document the verse in the King James Version (1769); the documents to
 rank are the verses that BM25 puts first. The teacher reads both texts at once: two layers of SmolLM2-135M-Instruct, whose
 tokens are matched one by one, trained on the labels of the queries to learn from. The student is a bi-encoder of one narrow
-layer, which begins with the main directions of SmolLM2's embeddings. It learns from the same labels, or from the teacher's
-scores of the same documents; all students start from the same weights and take the same number of steps. All are judged on
-queries of verses that no model learned from. What is finished is kept in build/ranking, and an interrupted run resumes from it.
+layer, which begins with the main directions of SmolLM2's embeddings and brings its vectors to one length. It learns from the
+same labels, or from the teacher's scores of the same documents; all students start from the same weights and take the same
+number of steps. All are judged on queries of verses that no model learned from. What is finished is kept in build/ranking, and
+an interrupted run resumes from it.
 """
 
 from __future__ import annotations
@@ -29,13 +30,14 @@ from typing import Any
 import torch
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForSequenceClassification,
     LlamaConfig,
     LlamaModel,
     LlamaPreTrainedModel,
     set_seed,
 )
-from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 
 from bench import at_least, console, save
 from demo import find_teacher
@@ -68,12 +70,12 @@ TEACHER_BATCH, TEACHER_EPOCHS, TEACHER_RATE = 8, 1, 1e-4
 END = 4563
 """The token that ends a query: three points."""
 
-WIDTH = 192
+WIDTH = 256
 """Channels of the student."""
 
 MOST_TOKENS = 64
 STEPS, BATCH = 100, 16
-RATES = (1e-3, 3e-3)
+RATES = (3e-4, 1e-3, 3e-3)
 """Learning rates of students; for each way the first seed chooses one."""
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -92,15 +94,16 @@ def main() -> None:
     smollm2 = ModelRef.parse(find_teacher())
     if not (FOLDER / "teacher" / "model.safetensors").exists():
         teach(smollm2, files["learned"])
-    if not (FOLDER / "student" / "model.safetensors").exists():
-        make_student(smollm2)
     caches = {name: answered(name, file) for name, file in files.items()}
+    if not (FOLDER / "student" / "model.safetensors").exists():
+        make_student(smollm2, caches["learned"])
     begun = judged(caches["judged"], FOLDER / "student")
     students = [line for way in WAYS for line in of_way(way, caches)]
     save(
         "ranking",
         lines_of(students),
         students=students,
+        gaps=gaps_of(students),
         begun=begun,
         bm25=bm25_figures(files["judged"]),
         queries={"learned": LEARNED, "judged": JUDGED},
@@ -195,13 +198,13 @@ def bm25_figures(file: Path) -> dict[str, float]:
     return {"ndcg": round(ndcg / len(ranks), 5), "mrr": round(mrr / len(ranks), 5)}
 
 
-class LateConfig(LlamaConfig):
+class LateConfig(LlamaConfig):  # type: ignore[misc]
     """The configuration of the teacher."""
 
     model_type = "late_interaction"
 
 
-class LateForSequenceClassification(LlamaPreTrainedModel):
+class LateForSequenceClassification(LlamaPreTrainedModel):  # type: ignore[misc]
     """Scores a query with a document: each token of the query takes its most similar token of the document (MaxSim, Khattab and
     Zaharia 2020), and counts by a weight that is learned. Tokens are compared by their embeddings, and by the hidden states of
     a decoder that reads both texts at once.
@@ -249,11 +252,11 @@ def teach(smollm2: ModelRef, file: Path) -> None:
     model.model.embed_tokens.weight.requires_grad_(False)
     fast = [*model.weight.parameters(), model.scales]
     slow = [weight for weight in model.model.parameters() if weight.requires_grad]
-    groups = [{"params": slow, "lr": TEACHER_RATE}, {"params": fast, "lr": 30 * TEACHER_RATE}]
+    rates = [TEACHER_RATE, 30 * TEACHER_RATE]
+    groups = [{"params": slow, "lr": rates[0]}, {"params": fast, "lr": rates[1]}]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     steps = TEACHER_EPOCHS * len(rows) // TEACHER_BATCH
-    rates = [group["lr"] for group in groups]
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, steps, pct_start=0.1)
     order = [row for _ in range(TEACHER_EPOCHS) for row in random.sample(rows, len(rows))]
     losses = []
@@ -266,7 +269,7 @@ def teach(smollm2: ModelRef, file: Path) -> None:
             scores_MD = model(**inputs).logits.view(len(some), CANDIDATES)
         relevant_M = torch.tensor([row["labels"].index(1) for row in some])
         loss = torch.nn.functional.cross_entropy(scores_MD, relevant_M)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(slow + fast, 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -278,21 +281,85 @@ def teach(smollm2: ModelRef, file: Path) -> None:
     tokenizer.save_pretrained(FOLDER / "teacher")
 
 
-def make_student(smollm2: ModelRef) -> None:
-    """Save the student that all ways begin with: a fresh decoder, with SmolLM2's embeddings along their main directions."""
+class MeanConfig(LlamaConfig):  # type: ignore[misc]
+    """The configuration of the student."""
+
+    model_type = "mean_encoder"
+
+
+class MeanEncoder(LlamaPreTrainedModel):  # type: ignore[misc]
+    """Makes one vector of a text: the mean of its tokens' hidden states by weights that are learned, brought to one length.
+
+    Vectors that are not brought to one length favour short documents, whose tokens' mean is longer.
+    """
+
+    config_class = MeanConfig
+
+    def __init__(self, config: MeanConfig) -> None:
+        super().__init__(config)
+        self.model = LlamaModel(config)
+        self.weight = torch.nn.Linear(config.hidden_size, 1)
+        self.tenth = torch.nn.Parameter(torch.zeros(1))  # of the logarithm of the length
+        self.post_init()
+
+    def forward(self, input_ids: Any, attention_mask: Any = None, **_: Any) -> Any:
+        """Return the vector of each text, repeated for each of its tokens."""
+        there_NT = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        hidden_NTD = self.model(input_ids=input_ids, attention_mask=there_NT).last_hidden_state
+        weights_NT = torch.nn.functional.softplus(self.weight(hidden_NTD)[..., 0]) * there_NT
+        mean_ND = torch.nn.functional.normalize((weights_NT[..., None] * hidden_NTD).sum(1), dim=-1)
+        vector_ND = mean_ND * torch.exp(10 * self.tenth)
+        return BaseModelOutput(last_hidden_state=vector_ND[:, None, :].expand_as(hidden_NTD))
+
+
+AutoConfig.register(MeanConfig.model_type, MeanConfig)
+AutoModel.register(MeanConfig, MeanEncoder)
+
+
+def make_student(smollm2: ModelRef, cache: Cache) -> None:
+    """Save the student that all ways begin with: a fresh decoder, with SmolLM2's embeddings along their main directions.
+
+    Its scores of a query begin with the spread of the teacher's, of the queries to learn from.
+    """
     tokenizer = load_tokenizer(smollm2)
     whole_VD = copied(smollm2, "1").get_input_embeddings().weight.detach()
     centred_VD = whole_VD - whole_VD.mean(0)
     directions_DW = torch.linalg.eigh(centred_VD.T @ centred_VD).eigenvectors[:, -WIDTH:]
     set_seed(0)
-    config = LlamaConfig(
+    config = MeanConfig(
         vocab_size=len(whole_VD), hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_hidden_layers=1, num_attention_heads=4,
         pad_token_id=tokenizer.pad_token_id, max_position_embeddings=MOST_TOKENS,
     )  # fmt: skip
-    student = LlamaModel(config)
-    student.embed_tokens.weight.data.copy_(centred_VD @ directions_DW)
+    student = MeanEncoder(config)
+    tokens_VW = torch.nn.functional.normalize(centred_VD @ directions_DW, dim=1) * WIDTH**0.5
+    student.model.embed_tokens.weight.data.copy_(tokens_VW)
+    own = spread_of_student(student, tokenizer)
+    student.tenth.data.fill_(math.log(spread_of_teacher(cache) / own) / 20)  # both vectors of a score have the length
     student.save_pretrained(FOLDER / "student")
     tokenizer.save_pretrained(FOLDER / "student")
+
+
+def spread_of_teacher(cache: Cache) -> float:
+    """Return the deviation of the teacher's scores within a query, a mean over the queries to learn from."""
+    loader = cache.loader(batch_size=BATCH)
+    scores = [loader.targets(batch).score_N.view(-1, CANDIDATES).std(1) for batch in loader]
+    return float(torch.cat(scores).mean())
+
+
+def spread_of_student(student: MeanEncoder, tokenizer: Any) -> float:
+    """Return the deviation of the student's scores within a query, a mean over some of the queries to learn from."""
+    lines = (FOLDER / "learned.jsonl").read_text(encoding="utf-8").splitlines()[:100]
+    return statistics.mean(float(scores_of(student, tokenizer, json.loads(line)).std()) for line in lines)
+
+
+@torch.no_grad()
+def scores_of(student: MeanEncoder, tokenizer: Any, row: dict[str, Any]) -> Any:
+    """Return the student's scores of a query's documents."""
+
+    def vectors(texts: list[str]) -> Any:
+        return student(**tokenizer(texts, padding=True, return_tensors="pt")).last_hidden_state[:, 0]
+
+    return vectors(row["documents"]) @ vectors([row["query"]])[0]
 
 
 def answered(name: str, file: Path) -> Cache:
@@ -304,17 +371,20 @@ def answered(name: str, file: Path) -> Cache:
 def of_way(way: str, caches: dict[str, Cache]) -> list[dict[str, Any]]:
     """Train and judge the students of one way, each seed with the learning rate that was best for the first one."""
     cache, options = caches["learned"], WAYS[way]
-    folder = FOLDER / f"way-{list(WAYS).index(way)}"
-    tried = {rate: learned(cache, folder / f"seed-{SEEDS[0]}-{rate:g}", SEEDS[0], rate, options) for rate in RATES}
+    tried = {rate: learned(cache, folder_of(way, SEEDS[0], rate), SEEDS[0], rate, options) for rate in RATES}
     tuned = {rate: judged(caches["tuned"], place)["ndcg"] for rate, place in tried.items()}
     rate = max(tuned, key=lambda rate: tuned[rate])
     lines = []
     for seed in SEEDS:
-        place = learned(cache, folder / f"seed-{seed}-{rate:g}", seed, rate, options)
-        line = {"way": way, "seed": seed, "rate": rate, **judged(caches["judged"], place)}
+        place = learned(cache, folder_of(way, seed, rate), seed, rate, options)
+        line = {"way": way, "seed": seed, "rate": rate, "tuned": tuned, **judged(caches["judged"], place)}
         console.print(json.dumps(line), highlight=False, soft_wrap=True)
         lines.append(line)
     return lines
+
+
+def folder_of(way: str, seed: int, rate: float) -> Path:
+    return FOLDER / f"way-{list(WAYS).index(way)}" / f"seed-{seed}-{rate:g}"
 
 
 def learned(cache: Cache, out: Path, seed: int, rate: float, options: dict[str, Any]) -> Path:
@@ -336,6 +406,34 @@ def judged(cache: Cache, student: Path) -> dict[str, float]:
     figures = evaluate(EvaluateSettings(**plan, device="cpu", batch_size=16))
     names = ("ndcg", "mrr", "teacher_ndcg", "teacher_mrr", "kendall")
     return {name: round(getattr(figures, name), 5) for name in names}
+
+
+def by_query(students: list[dict[str, Any]], way: str) -> Any:
+    """Return nDCG@10 of each query, a mean over the seeds of a way, from the models as transformers loads them."""
+    rows = [json.loads(line) for line in (FOLDER / "judged.jsonl").read_text(encoding="utf-8").splitlines()]
+    gains = []
+    for line in (line for line in students if line["way"] == way):
+        place = folder_of(way, line["seed"], line["rate"])
+        student, tokenizer = (
+            AutoModel.from_pretrained(place).eval(),
+            load_tokenizer(ModelRef(name=str(FOLDER / "student"))),
+        )
+        for row in rows:
+            scores = scores_of(student, tokenizer, row)
+            rank = 1 + int((scores > scores[row["labels"].index(1)]).sum())
+            gains.append(1 / math.log2(1 + rank) if rank <= 10 else 0.0)
+    return torch.tensor(gains).view(-1, len(rows)).mean(0)
+
+
+def gaps_of(students: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return how far each way is from the labels, and the standard error of that over the queries."""
+    labels, *others = WAYS
+    of_labels = by_query(students, labels)
+    gaps = {way: by_query(students, way) - of_labels for way in others}
+    return [
+        {"way": way, "ndcg": round(float(gap.mean()), 5), "error": round(float(gap.std() / len(gap) ** 0.5), 5)}
+        for way, gap in gaps.items()
+    ]
 
 
 def lines_of(students: list[dict[str, Any]]) -> list[dict[str, Any]]:
