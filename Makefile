@@ -111,7 +111,7 @@ bench: bench-ready
 	$(BIN)/python benchmarks/page.py
 
 # measure, then bring the pages and the picture up to date
-bench-codec bench-quality bench-teacher_noise bench-packed_teacher bench-growth bench-objectives bench-miniplm bench-vision bench-hooks bench-classifiers bench-candidates bench-replay bench-ranking bench-windows bench-remote bench-archive: bench-%: bench-ready
+bench-codec bench-quality bench-teacher_noise bench-packed_teacher bench-growth bench-objectives bench-miniplm bench-vision bench-hooks bench-classifiers bench-candidates bench-replay bench-windows bench-remote bench-archive: bench-%: bench-ready
 	$(BIN)/python benchmarks/$*.py
 	$(BIN)/python benchmarks/page.py
 	$(BIN)/python benchmarks/picture.py

@@ -113,7 +113,7 @@ def in_vllm(model: Path, out: str, **changes: Any) -> DumpSettings:
 
 def in_process(model: Path, gguf: str) -> list[dict[str, Any]]:
     """Return the lines of vLLM in this process: dumps of two presets beside the engine's own time; the ways take turns."""
-    settings = in_vllm(model, "small", dtype="float32", preset="small", parts=FIRST)
+    settings = in_vllm(model, "small", dtype="float32", preset="small", rounding="nearest", parts=FIRST)
     prepared = prepare_parts(settings)
     prompts = [sample.tokens_T.tolist() for sample in first_of(prepared)]
     seconds: dict[str, list[float]] = {"engine": [], "small": [], "topk": []}

@@ -265,7 +265,7 @@ _OPEN_LARGE = "open and first batch, 1,000 million to 2 million rows, bucketed"
 
 SPEED = (
     (
-        "`dump`: time on top of the teacher's forward pass, bfloat16",
+        "`dump --rounding nearest`: time on top of the teacher's forward pass, bfloat16",
         "dump",
         ("dump without the comparison over bare forward, bfloat16",),
     ),

@@ -36,7 +36,6 @@ HALF_STEP = 2.0**-11
 STEPS = {"bfloat16": 2.0**-7, "float16": 2.0**-10, "float32": 2.0**-23}
 """Largest relative distance of neighbouring numbers: a score is one of them, and another batch may give the next one."""
 
-
 LEAST = 8
 """Fewest samples that are asked about again: of one alone, both batchings are the same, and the teacher's spread is 0."""
 

@@ -12,8 +12,8 @@ from logitstore.settings.dump import AddSettings, DumpSettings
 from tests.parts.warm import WarmProcess
 
 PROGRESS = re.compile(
-    r"labels: |data: |cost: |(load the teacher|fingerprint|images) \.\.\.$|"
-    r"(tokenise|windows|check the images|pilot|dump|verify|ask again|evaluate|train): [\d,]+ (of [\d,]+ )?"
+    r"labels: |data: |cost: |vectors: |(load the teacher|fingerprint|images) \.\.\.$|"
+    r"(add|tokenise|windows|check the images|pilot|pilot of taps|dump|verify|ask again|evaluate|train): [\d,]+ (of [\d,]+ )?"
 )
 Command = Callable[..., int]
 Refused = Callable[..., str]

@@ -191,7 +191,7 @@ def vectors_task(settings: Callable[..., DumpSettings]) -> Task:
         some={"limit": 22, "samples_per_part": 2},
         reading=("tokenise",),
         split=("0-7,16-21", "8-15"),
-        room="300k",
+        room="120k",
         loaded="tokenizer",
         kinds={"shared/tokenizer/tokenizer.json", "shared/pieces.arrow", "taps/final/tap.json"},
         array="taps/final/parts/00001/rows.zarr/values",

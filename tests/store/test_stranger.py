@@ -294,11 +294,13 @@ def test_no_command_learns_from_features_that_are_not_finite(
         assert "values: a value is not finite" in line
 
 
+# scores and vectors have one name, of which the plan keeps no checksum
+@pytest.mark.parametrize("task", ["text", "images", "classes", "masked"], indirect=True)
 def test_a_vocabulary_that_is_changed_and_sealed_again_is_named(small_copy: Path) -> None:
     cache = logitstore.open(small_copy)
     name = cache.manifest.shared_file("vocabulary")
     pieces = read_pieces(cache).to_pylist()
-    pieces[-1] = "another"
+    pieces[7 % len(pieces)] = "another"
     (small_copy / name).write_bytes(Vocabulary(pieces=pieces).arrow())
     seal = seal_of(small_copy / name).model_dump()
     tamper(small_copy / "cache.json", lambda plan: plan["shared"].update({name: seal}))
