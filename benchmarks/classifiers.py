@@ -77,7 +77,7 @@ def main() -> None:
     for line in models:
         console.print(json.dumps(line), highlight=False, soft_wrap=True)
     more = (LABELLED + UNLABELLED) / LABELLED
-    students = []
+    students: list[dict[str, Any]] = []
     for seed in SEEDS:
         begun = FOLDER / f"begun-{seed}"
         keep(classifier(*STUDENT, seed), begun)
@@ -173,15 +173,16 @@ def teach(name: str, shape: tuple[int, int], texts: Sequence[tuple[str, int]], s
     batches = math.ceil(len(texts) / BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, TEACHER_EPOCHS * batches)
     for _ in range(TEACHER_EPOCHS):
-        for some in torch.randperm(len(texts)).split(BATCH):
-            chosen = [texts[int(at)] for at in some]
+        order = torch.randperm(len(texts)).tolist()
+        for first in range(0, len(order), BATCH):
+            chosen = [texts[at] for at in order[first : first + BATCH]]
             inputs = tokenizer()(
                 [text for text, _ in chosen], padding=True, truncation=True, max_length=LENGTH, return_tensors="pt"
             )
             labels_B = torch.tensor([label for _, label in chosen])
             loss: Tensor = cross_entropy(model(**inputs).logits, labels_B)
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
             schedule.step()
     keep(model.eval(), FOLDER / f"teacher-{name}")
@@ -234,7 +235,7 @@ def lines_of(students: list[dict[str, Any]], models: list[dict[str, Any]]) -> li
     """Return the lines of all students together."""
 
     def of(way: str, name: str = "accuracy") -> float:
-        return mean(line[name] for line in (*students, *models) if line["way"] == way)
+        return float(mean(line[name] for line in (*students, *models) if line["way"] == way))
 
     best = max((f"teacher {name} alone" for name in TEACHERS), key=of)
     better = max((f"teacher {name}" for name in TEACHERS), key=of)

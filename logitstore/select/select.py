@@ -183,8 +183,9 @@ def _score(
     settings: SelectSettings, method: Method, cache: Cache, reference: Cache | None
 ) -> tuple[str | None, Array | None]:
     """Return the name of the score, and float64[S] of its values."""
+    name: str | None = "nll difference"
     if reference is not None:
-        name, score_S = "nll difference", difference(cache.nll(), reference.nll())
+        score_S = difference(cache.nll(), reference.nll())
     else:
         name = {"confidence": "confidence", "named": settings.score or "nll"}.get(method.score, settings.score)
         if name is None:
