@@ -72,7 +72,7 @@ def _checked(settings: VerifySettings, found: Any) -> str:
 def _say_sound(settings: VerifySettings, found: Any) -> None:
     """Print that nothing is wrong, and of how much that is said."""
     opened = logitstore.open(settings.cache)
-    missing = opened.manifest.parts - len(opened.part_numbers)
+    missing, lacking = opened.manifest.parts - len(opened.part_numbers), opened.taps.lacking
     what = f"sound: {amount(len(opened.part_numbers), 'part')}, {amount(opened.rows, 'row')}"
     if found.parts < found.of:
         what = f"no problem: {_checked(settings, found)}"
@@ -83,11 +83,7 @@ def _say_sound(settings: VerifySettings, found: Any) -> None:
         f"{settings.cache}: {what}"
         + (f"; {amount(missing, 'part')} still to be dumped" if missing else "")
         + "".join(f"; {name}: {amount(len(tap.part_numbers), 'part')}" for name, tap in opened.taps.items())
-        + (
-            f"; {amount(opened.taps.lacking, 'part')} of what the rows keep still to be dumped"
-            if opened.taps.lacking
-            else ""
-        )
+        + (f"; of the rows' own values {amount(lacking, 'part')} still to be dumped" if lacking else "")
     )
 
 

@@ -75,8 +75,7 @@ class Cache:
     @property
     def complete(self) -> bool:
         """True if every part of the plan is committed, also those of the tap in which a task keeps its rows, if it does."""
-        is_whole = self.index.parts == self.manifest.parts
-        return is_whole and (task_of(self.manifest.task).keeps is None or not self.taps.lacking)
+        return self.index.parts == self.manifest.parts and not self.taps.lacking
 
     @cached_property
     def part_numbers(self) -> list[int]:

@@ -133,8 +133,12 @@ class Taps(Mapping[str, Tap]):
 
     def __init__(self, storage: Storage, manifest: Manifest) -> None:
         self._cache, self._manifest = storage, manifest
-        self._names = tap_folders(storage)
         self._open: dict[str, Tap] = {}
+
+    @cached_property
+    def _names(self) -> list[str]:
+        """Names of all taps; a store is asked for them at first use."""
+        return tap_folders(self._cache)
 
     def __getitem__(self, name: str) -> Tap:
         """Return a tap. Raises BadInput if it does not exist (the message says how to add it), and the errors of `Tap`."""

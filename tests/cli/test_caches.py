@@ -211,7 +211,7 @@ def test_vectors_that_are_lost_are_told_of(
     assert not Cache(own_cache).complete
     missing = 5 if lost == "taps" else 1
     assert command("verify", own_cache) == 0
-    assert f"{missing} part{'s' * (missing > 1)} of what the rows keep still to be dumped" in capsys.readouterr().out
+    assert f"of the rows' own values {missing} part{'s' * (missing > 1)} still to be dumped" in capsys.readouterr().out
     assert command("status", own_cache) == 0
     shown = capsys.readouterr().out
     assert "missing parts of final" in shown
