@@ -269,7 +269,7 @@ def teach(smollm2: ModelRef, file: Path) -> None:
             scores_MD = model(**inputs).logits.view(len(some), CANDIDATES)
         relevant_M = torch.tensor([row["labels"].index(1) for row in some])
         loss = torch.nn.functional.cross_entropy(scores_MD, relevant_M)
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(slow + fast, 1.0)
         optimizer.step()
         optimizer.zero_grad()

@@ -89,7 +89,7 @@ class VerifySettings(TrustChoice, ServingChoices, PlacementChoices, LocalCacheCh
         gt=0,
         le=1,
         description="Check this share of the parts only, spread over all of them. With --against-teacher: share of the samples "
-        "that it is asked about. Default: all parts, and 0.01 of the samples.",
+        "that it is asked about. Default: all parts, and 0.01 of the samples, at least eight of them.",
     )
     tolerance: float | None = Field(
         None,
