@@ -9,6 +9,7 @@ from logitstore_cli.show import Bars, going_on, say, say_made
 import logitstore
 from logitstore.core.progress import amount
 from logitstore.core.registry import resolve
+from logitstore.core.tasks import task_of
 
 if TYPE_CHECKING:
     from logitstore.settings.convert import MergeSettings, RecodeSettings
@@ -44,13 +45,15 @@ def recode(settings: RecodeSettings) -> None:
     """Make a smaller cache, or one in another layout, from a cache. No teacher runs.
 
     A cache of listed tokens can become one with fewer tokens, coarser logprobs or a simpler tail. A cache of hidden states
-    (preset exact) can become anything. Every cache can become an archive, and an archive a mapped cache.
+    (preset exact) can become anything. Every cache can become an archive, and an archive a mapped cache. Of one that keeps
+    vectors or scores in place of distributions, only the layout can change.
 
     Example: logitstore recode my-cache --layout archive --out my-archive
     """
     with Bars() as progress, going_on(settings.out):
         made = resolve("logitstore.convert.recode:recode")(settings, progress)
-    if left := ", ".join(logitstore.open(settings.cache).taps):
+    source = logitstore.open(settings.cache)
+    if left := ", ".join(name for name in source.taps if name != task_of(source.manifest.task).keeps):
         say(f"not carried over: {left}; give `logitstore add {settings.out}` for them")
     say_made(settings.out, made)
 

@@ -82,6 +82,8 @@ _UNITS = {
     "pull": "parts",
     "recode": "rows",
     "merge": "rows",
+    "mean of vectors": "parts",
+    "copy of vectors": "parts",
     "index": "samples",
     "convert": "rows",
     "export": "rows",

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from functools import partial
 
+from logitstore.convert.features import OF_VECTORS, refuse_row_options, write_copy
 from logitstore.convert.parts import fit_on, shared_files, write_parts
 from logitstore.convert.row_source import HiddenStates
 from logitstore.convert.rows import is_copy, recoder_of
 from logitstore.core.progress import Progress, no_progress
+from logitstore.core.tasks import task_of
 from logitstore.dump.begin import Fit, begin, target_folder
 from logitstore.errors import BadInput
 from logitstore.format.manifest import Manifest
@@ -36,9 +38,16 @@ def recode(settings: RecodeSettings, progress: Progress = no_progress) -> Cache:
     """
     source = Cache(settings.cache)
     source.check_sizes()
-    source.check_targets("recode")
+    keeps = task_of(source.manifest.task).keeps
+    if keeps is None:
+        source.check_targets("recode")
     if not len(source):
         raise BadInput(f"{settings.cache}: no part of it is committed. Finish its dump first.")
+    if keeps is not None:
+        refuse_row_options(settings, source, f"{OF_VECTORS}; --layout alone changes how these lie")
+        source.taps[keeps].check_has(source.part_numbers)
+    elif not source.manifest.sparsifier.kind.is_distribution:
+        refuse_row_options(settings, source, "keeps one score of each row; --layout alone changes how these lie")
     row = target_row(settings, source.manifest)
     wanted = _manifest(settings, source.manifest, row)
     with target_folder(settings.out, [settings.cache]):
@@ -46,7 +55,8 @@ def recode(settings: RecodeSettings, progress: Progress = no_progress) -> Cache:
         manifest = begin(out, wanted, partial(shared_files, source), lambda: _fit(settings, source, row, progress))
     # what is stored decides, also where another process began this cache
     recoder = recoder_of(source, row, load_shared(out, manifest))
-    return write_parts(settings.out, manifest, source, recoder, "recode", progress)
+    made = write_parts(settings.out, manifest, source, recoder, "recode", progress)
+    return made if keeps is None else write_copy(settings.out, source, keeps, progress)
 
 
 def target_row(settings: RecodeSettings, manifest: Manifest) -> RowInfo:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import safetensors.torch
 import torch
 from transformers import PretrainedConfig
 
 from logitstore.core.progress import NO_STOPWATCH, Progress, Step, Stopwatch
+from logitstore.core.tasks import task_of
 from logitstore.core.types import Array, Asked
 from logitstore.dump.ask import FINITE, Encode, ask_features
 from logitstore.dump.fit import moments_for, shared_of
@@ -163,6 +165,7 @@ def begin_taps(
             fields=tap_fields(codec, widths[name]),
             shared={file: seal_of_bytes(content)} if fit else {},
             places=teacher.places(name),
+            layout=existing[name].layout if name in existing else layout_for(manifest, name),
         )
         _write(storage.within(tap_folder(name)), info, {file: content} if fit else {}, existing.get(name))
     return [Tap(storage, manifest, name) for name in wanted.names]
@@ -190,9 +193,25 @@ def begin_given(storage: Storage, manifest: Manifest, widths: Mapping[str, int],
         if name not in existing:
             chosen = codec or DEFAULT_CODEC
             fields = tap_fields(chosen, width)
-            info = TapInfo(plan=manifest.identity, name=name, width=width, codec=chosen, fields=fields, shared={})
+            info = TapInfo(
+                plan=manifest.identity,
+                name=name,
+                width=width,
+                codec=chosen,
+                fields=fields,
+                shared={},
+                layout=layout_for(manifest, name),
+            )
             _write(storage.within(tap_folder(name)), info, {}, None)
     return [Tap(storage, manifest, name) for name in widths]
+
+
+def layout_for(manifest: Manifest, name: str) -> Literal["mapped", "archive"]:
+    """Return how a new tap lies on disk: as rows do where it stands in their place, else as bare bytes.
+
+    A part of a wide feature beside the rows is too large to decompress as a whole for a few of its vectors.
+    """
+    return manifest.codec.layout if task_of(manifest.task).keeps == name else "mapped"
 
 
 def _observe_pilot(

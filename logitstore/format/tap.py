@@ -15,7 +15,7 @@ from logitstore.core.record import Count, Positive, Record, SharedPath
 from logitstore.core.types import Array, Asked
 from logitstore.format.manifest import Manifest
 from logitstore.format.part_record import PartRecord
-from logitstore.format.row import FieldInfo
+from logitstore.format.row import ARCHIVE_ROWS, FieldInfo
 from logitstore.format.sealed import FileSeal
 from logitstore.format.tap_names import PATTERN
 
@@ -72,6 +72,7 @@ class TapInfo(Record):
         pilot_rows: count of rows that the shared file was fitted on; 0 without such a file.
         places: which vectors there are of a sample. None: one for each row. "tokens": one for each token, whatever its rows
             are. A number: so many of each sample, such as the patches of an image.
+        layout: of the arrays on disk. Only a tap that stands in place of rows, such as vectors, is ever an archive.
         fields, shared: as in `cache.json`, with paths relative to the tap's folder.
     """
 
@@ -85,13 +86,16 @@ class TapInfo(Record):
     fields: dict[str, FieldInfo]
     shared: dict[SharedPath, FileSeal]
     places: Places = None
+    layout: Literal["mapped", "archive"] = "mapped"
 
     @model_serializer(mode="wrap")
     def _plain(self, plain_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave `places` out if it is None, so that taps keep the bytes and the identity of older versions."""
+        """Leave out `places` and `layout` if they say nothing, so that taps keep the bytes and the identity of older versions."""
         plain: dict[str, Any] = plain_of(self)
         if self.places is None:
             plain.pop("places", None)
+        if self.layout == "mapped":
+            plain.pop("layout", None)
         return plain
 
     @model_validator(mode="after")
@@ -102,6 +106,8 @@ class TapInfo(Record):
             raise ValueError("the fields are not those of the codec")
         if len(self.shared) != needs_pilot(self.codec):
             raise ValueError(f"the codec {self.codec} and {len(self.shared)} shared files do not go together")
+        if self.layout == "archive" and any(info.bytes * ARCHIVE_ROWS >= 1 << 31 for info in self.fields.values()):
+            raise ValueError(f"vectors this wide make archive chunks of {ARCHIVE_ROWS} rows larger than 2 GiB")
         return self
 
     @cached_property
@@ -150,8 +156,8 @@ class TapPlan:
 
     @property
     def layout(self) -> str:
-        """Always "mapped": a part of a wide feature is too large to decompress as a whole for a few of its rows."""
-        return "mapped"
+        """Layout of the arrays on disk: "mapped" or "archive"."""
+        return self.info.layout
 
     @property
     def parts(self) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from logitstore.core.memo import Memo
+from logitstore.core.memo import Budget, Memo
 from logitstore.core.tasks import task_of
 from logitstore.core.types import Array
 from logitstore.errors import BadInput, CacheDamaged, CacheMismatch, one_line
@@ -22,8 +22,8 @@ from logitstore.format.tap_names import PATTERN, flags_for
 from logitstore.store import layout
 from logitstore.store.index.index import PartsIndex
 from logitstore.store.maps import MAPS
-from logitstore.store.part import open_record
-from logitstore.store.rows import map_rows
+from logitstore.store.part import OPEN_ARCHIVES, open_record
+from logitstore.store.rows import map_rows, read_rows
 from logitstore.store.storage import Storage, prefetch, read_sealed
 
 
@@ -69,7 +69,10 @@ class Tap:
         self.storage = storage.within(tap_folder(name))
         self.index = PartsIndex(self.storage, self.plan, storage, name)
         self._cache = storage
-        self._parts = Memo[int, dict[str, Array]](MAPS, len(self.plan.fields))
+        if self.info.layout == "mapped":
+            self._parts = Memo[int, dict[str, Array]](MAPS, len(self.plan.fields))
+        else:
+            self._parts = Memo[int, dict[str, Array]](Budget(OPEN_ARCHIVES))
 
     def __repr__(self) -> str:
         done = f"{self.index.parts} of {self.plan.parts} parts"
@@ -101,7 +104,7 @@ class Tap:
         return FeatureCodec(info=self.info, shared=load_tap_shared(self.storage, self.info))
 
     def part(self, number: int) -> dict[str, Array]:
-        """Return the stored arrays of part `number`, mapped as long as they are used.
+        """Return the stored arrays of part `number`, mapped or decompressed as long as they are used.
 
         Raises:
             CacheDamaged: a file is missing, truncated, foreign or outside the tap.
@@ -117,7 +120,8 @@ class Tap:
         record = open_record(self.storage, self.plan, number)
         self.index.check(number)
         rows = self.storage.local(layout.part_name(number)) / layout.ROWS_FOLDER
-        return map_rows(rows, self.plan.fields, record.rows)
+        read = map_rows if self.info.layout == "mapped" else read_rows
+        return read(rows, self.plan.fields, record.rows)
 
     def check_has(self, parts: Iterable[int]) -> None:
         """Raise BadInput if some of the parts do not exist."""
