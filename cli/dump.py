@@ -10,7 +10,7 @@ from rich.table import Table
 
 from logitstore.core.progress import NO_STOPWATCH, Stopwatch, amount
 from logitstore.core.registry import resolve
-from logitstore.core.tasks import facet
+from logitstore.core.tasks import facet, task_of
 from logitstore.errors import BadInput
 
 if TYPE_CHECKING:
@@ -63,8 +63,10 @@ def dump(settings: DumpSettings, dry_run: DryRun = False, show: Show = 0, profil
             cache = resolve("logitstore.dump.dump:dump")(settings, progress, watch)
     if profile:
         _print_profile(watch)
+    keeps = task_of(cache.manifest.task).keeps
+    of_a_row = cache.manifest.bytes_per_row + (0 if keeps is None else cache.taps[keeps].info.bytes_per_row)
     say(
-        f"{settings.out}: {amount(cache.rows, 'row')} of {amount(len(cache), 'sample')}, {cache.manifest.bytes_per_row} B/row, "
+        f"{settings.out}: {amount(cache.rows, 'row')} of {amount(len(cache), 'sample')}, {of_a_row} B/row, "
         f"teacher in {cache.manifest.teacher.dtype}" + still_missing(cache)
     )
 

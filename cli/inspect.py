@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
+from logitstore_cli.samples import parts_of_mix, sample_table
 from logitstore_cli.show import Bars, Json, console, say, say_json, size
 from rich.table import Table
 from rich.text import Text
@@ -13,15 +13,14 @@ import logitstore
 from logitstore.core.progress import amount
 from logitstore.core.registry import resolve
 from logitstore.core.tasks import facet, task_of
+from logitstore.format.row_kinds import row_kind
 from logitstore.settings.tasks import refuse_other_tasks, refuse_set
 
 if TYPE_CHECKING:
-    from logitstore.report.tokens import Mixed, TokenView
     from logitstore.settings.look import InspectSettings
     from logitstore.settings.train import SidecarSettings
 
 _BAR = 40
-_CELL = 24
 
 
 def inspect(settings: InspectSettings, json: Json = False) -> None:
@@ -39,10 +38,10 @@ def inspect(settings: InspectSettings, json: Json = False) -> None:
         if json:
             say_json([each.plain() for each in views], indent=None)
         else:
-            console.print(_token_table(views, opened.manifest.tokenizer is not None))
+            console.print(sample_table(views, opened.manifest))
             for each in views:
                 if each.mixed is not None:
-                    say(_parts_of_mix(each.mixed))
+                    say(parts_of_mix(each.mixed))
             part, place = opened.locate(settings.sample)
             for name, column in part.samples.told().items():
                 value = column[place].as_py()
@@ -53,12 +52,13 @@ def inspect(settings: InspectSettings, json: Json = False) -> None:
         say_json(summary)
         return
     console.print(_summary_table(summary))
-    console.print(_field_table(summary["fields"]))
+    if summary["fields"]:
+        console.print(_field_table(summary["fields"]))
     if summary["taps"]:
         console.print(_tap_table(summary["taps"], summary["parts"]["planned"]))
     if summary["fidelity"]:
         console.print(_fidelity_table(summary))
-    if task_of(summary["task"]).keeps is None:
+    if _has_distributions(summary):
         console.print(_histogram(summary["entropy_histogram"]), highlight=False)
 
 
@@ -89,6 +89,7 @@ def sidecar(settings: SidecarSettings) -> None:
 
 def _summary_table(summary: dict[str, Any]) -> Table:
     teacher, parts, disk = summary["teacher"], summary["parts"], summary["disk"]
+    of_vectors = (_vectors(summary) or {"bytes": 0})["bytes"]
     shown = facet(summary["task"], "shown")
     state = (
         "complete" if summary["complete"] else f"{parts['committed']} of {amount(parts['planned'], 'part')} committed"
@@ -108,11 +109,11 @@ def _summary_table(summary: dict[str, Any]) -> Table:
         ("rows", _rows(summary)),
         (
             "size",
-            f"{size(summary['bytes'])}: {size(disk['rows'])} of rows, {size(disk['samples'])} of samples, "
+            f"{size(summary['bytes'] + of_vectors)}: {size(disk['rows'] + of_vectors)} of rows, "
+            f"{size(disk['samples'])} of samples, "
             f"{size(disk['shared'])} that all rows share, however many they are",
         ),
         ("targets", _targets(summary)),
-        *([("tail mass", f"{summary['mean_tail_mass']:.4f} mean")] if summary["mean_tail_mass"] is not None else []),
         *_of_distributions(summary, shown.gold),
     ):
         table.add_row(Text(name, "bold"), Text(value))
@@ -121,16 +122,33 @@ def _summary_table(summary: dict[str, Any]) -> Table:
 
 def _of_distributions(summary: dict[str, Any], gold: str) -> list[tuple[str, str]]:
     """Return the lines about the teacher's distributions; none where it has none."""
-    if task_of(summary["task"]).keeps is not None:
+    if not _has_distributions(summary):
         return []
-    return [("entropy", f"{summary['mean_entropy']:.3f} nats mean"), (gold, _gold(summary))]
+    mass = summary["mean_tail_mass"]
+    told = [] if mass is None else [("tail mass", f"{mass:.4f} mean")]
+    return [*told, ("entropy", f"{summary['mean_entropy']:.3f} nats mean"), (gold, _gold(summary))]
+
+
+def _has_distributions(summary: dict[str, Any]) -> bool:
+    """Return False where a cache keeps vectors or scores in place of the teacher's distributions."""
+    return task_of(summary["task"]).keeps is None and row_kind(summary["sparsifier"]["name"]).is_distribution
+
+
+def _vectors(summary: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what is told of the vectors that stand in the place of distributions; None where there are none."""
+    found: dict[str, Any] | None = summary["taps"].get(task_of(summary["task"]).keeps)
+    return found
 
 
 def _rows(summary: dict[str, Any]) -> str:
     """Return the number of rows and the bytes of one; compressed rows take fewer bytes on disk."""
-    text = f"{summary['rows']:,}, {summary['bytes_per_row']} B/row"
+    vectors, of_rows = _vectors(summary), summary["disk"]["rows"]
+    of_a_row = summary["bytes_per_row"]
+    if vectors is not None:
+        of_a_row, of_rows = of_a_row + vectors["bytes_per_row"], of_rows + vectors["bytes"]
+    text = f"{summary['rows']:,}, {of_a_row} B/row"
     if summary["codec"]["layout"] == "archive" and summary["rows"]:
-        text += f", {summary['disk']['rows'] / summary['rows']:.1f} B/row compressed"
+        text += f", {of_rows / summary['rows']:.1f} B/row compressed"
     return text
 
 
@@ -147,6 +165,10 @@ def _gold(summary: dict[str, Any]) -> str:
 def _targets(summary: dict[str, Any]) -> str:
     """Return the preset, and the settings that it stands for."""
     sparsifier, tail, codec = summary["sparsifier"], summary["tail"], summary["codec"]
+    if (vectors := _vectors(summary)) is not None:
+        return f"vectors of {vectors['width']} channels, {vectors['codec']}, {vectors['layout']}"
+    if not _has_distributions(summary):
+        return f"{sparsifier['name']}, {codec['layout']}"
     details = [f"{name} {value}" for name, value in sparsifier.items() if name != "name" and value]
     shape = f"{tail['shape']} of {tail['bytes']} B" if tail["bytes"] else tail["shape"]
     preset = f"{summary['preset']}: " if summary["preset"] else ""
@@ -250,39 +272,3 @@ def _histogram(histogram: dict[str, Any]) -> str:
             f"{edges[place]:5.2f} \u2013 {edges[place + 1]:5.2f}  {bar:<{_BAR}} {rows[place] / sum(rows):6.1%}"
         )
     return "\n".join(lines)
-
-
-def _short(text: str) -> str:
-    """Return text that fits a cell: runs of spaces are counted, long tokens are cut."""
-    counted = re.sub(r" {4,}", lambda run: f"\u2423\u00d7{len(run[0])}", text)
-    return counted if len(counted) <= _CELL else counted[: _CELL - 1] + "\u2026"
-
-
-def _token_table(views: list[TokenView], is_text: bool) -> Table:
-    table = Table(
-        "token" if is_text else "sample", "p", "rank", "entropy", "the teacher's top", box=None, pad_edge=False
-    )
-    for each in views:
-        if each.left_out:
-            table.add_row(
-                Text("\u2026", "dim"), "", "", "", Text(f"{each.left_out:,} tokens of context left out", "dim")
-            )
-        text = _short(each.text) if is_text else each.text
-        if each.entropy is None:
-            table.add_row(Text(text), "", "", "", Text("context", "dim"))
-            continue
-        others = "  ".join(f"{_short(text)}\u00a0{probability:.2f}" for text, probability in each.alternatives)
-        if each.probability is None:  # a view without a label
-            table.add_row(Text(text), "", "", f"{each.entropy:.2f}", Text(others))
-        else:
-            style = "green" if each.rank == 1 else "yellow" if each.rank else "red"
-            rank = str(each.rank) if each.rank else ">k"
-            table.add_row(Text(text, style), f"{each.probability:.3f}", rank, f"{each.entropy:.2f}", Text(others))
-    return table
-
-
-def _parts_of_mix(mixed: Mixed) -> str:
-    """Say which images a view shows, and the share of each."""
-    where = "" if mixed.box is None else ", in a box"
-    own, other = (f" ({label})" if label else "" for label in (mixed.label, mixed.partner_label))
-    return f"mixed: {mixed.weight:.3f} of its own image{own}, {1 - mixed.weight:.3f} of {mixed.partner}{other}{where}"

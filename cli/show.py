@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.segment import Segment
 
 from logitstore.core.progress import amount
+from logitstore.core.tasks import task_of
 
 if TYPE_CHECKING:
     from logitstore.core.place import Place
@@ -175,7 +176,9 @@ def going_on(out: Place) -> Iterator[None]:
 
 def say_made(out: Place, made: Cache) -> None:
     """Print what was made from other caches, and the bytes of a row."""
-    on_disk = made.index.bytes_below("") / max(made.rows, 1)
+    keeps = task_of(made.manifest.task).keeps
+    of_vectors = 0 if keeps is None else made.taps[keeps].index.bytes_below("")
+    on_disk = (made.index.bytes_below("") + of_vectors) / max(made.rows, 1)
     say(
         f"{out}: {amount(made.rows, 'row')} of {amount(len(made), 'sample')}, {on_disk:.1f} B/row on disk with their samples"
     )

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from logitstore.classification.sample import info_of
 from logitstore.core.progress import amount
-from logitstore.core.types import CachedSample
+from logitstore.core.types import Array, CachedSample
 from logitstore.errors import CacheDamaged
 from logitstore.format.manifest import Manifest
 from logitstore.report.tokens import Listed, Spell, TokenView, class_view, visible
@@ -30,15 +30,8 @@ class ClassifiedShown:
     def tokens(
         self, cache: Cache, sample: CachedSample, listed: Listed, spell: Spell, tokens: int, top: int
     ) -> list[TokenView]:
-        text, spelling = sample.sample, info_of(cache.manifest).tokenizer.spelling
-        pieces = pieces_of(cache)
-        spelled = [bytes_of_piece(str(pieces[token]), spelling) for token in text.tokens_T[:tokens].tolist()]
-        if spelling == "plain":  # of words and their ends
-            joined = " ".join(piece.decode("utf-8", "replace") for piece in spelled).replace(" ##", "")
-        else:
-            joined = b"".join(spelled).decode("utf-8", "replace")
-        more = f" ... {text.length - tokens:,} more" if text.length > tokens else ""
-        return class_view(visible(joined) + more, text.label, sample.answer, listed, spell, top)
+        text = spelled(cache, sample.sample.tokens_T, info_of(cache.manifest).tokenizer.spelling, tokens)
+        return class_view(text, sample.sample.label, sample.answer, listed, spell, top)
 
     def dry_run(self, manifest: Manifest) -> list[str]:
         teacher, data = manifest.teacher, info_of(manifest)
@@ -77,6 +70,17 @@ def _counted(data: dict[str, Any], count: int) -> str:
 
 def _lengths(data: dict[str, Any]) -> str:
     return f"at most {data['max_length']:,} tokens; {data['cut']:,} had more and are cut"
+
+
+def spelled(cache: Cache, tokens_T: Array, spelling: str, tokens: int) -> str:
+    """Return the first tokens of a text in readable form, and how many more there are."""
+    pieces = pieces_of(cache)
+    found = [bytes_of_piece(str(pieces[token]), spelling) for token in tokens_T[:tokens].tolist()]
+    if spelling == "plain":  # of words and their ends
+        joined = " ".join(piece.decode("utf-8", "replace") for piece in found).replace(" ##", "")
+    else:
+        joined = b"".join(found).decode("utf-8", "replace")
+    return visible(joined) + (f" ... {len(tokens_T) - tokens:,} more" if len(tokens_T) > tokens else "")
 
 
 def pieces_of(cache: Cache) -> pa.ChunkedArray:

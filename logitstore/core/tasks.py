@@ -222,6 +222,7 @@ TASKS: dict[str, Task] = {
                 "quantization",
             ),
             "train": ("select", "window_parts", "hidden_size", "intermediate_size", "heads"),
+            "inspect": ("tokens",),
             "verify": _PLACED,
         },
         models=("an encoder of texts", "logitstore.models.pooling.encoder:PooledEncoder"),

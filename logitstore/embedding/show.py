@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+from logitstore.classification.show import spelled
 from logitstore.core.progress import amount
 from logitstore.core.types import CachedSample
 from logitstore.embedding.sample import info_of
-from logitstore.errors import BadInput
 from logitstore.format.manifest import Manifest
 from logitstore.report.tokens import Listed, Spell, TokenView
 from logitstore.store.cache import Cache
@@ -22,8 +23,11 @@ class EmbeddedShown:
     def tokens(
         self, cache: Cache, sample: CachedSample, listed: Listed, spell: Spell, tokens: int, top: int
     ) -> list[TokenView]:
-        """Refuse: a vector says nothing to people."""
-        raise BadInput(f"{cache.path}: a row is a vector, which nothing shows in words. Leave out --sample.")
+        """Return the text with the score of its pair."""
+        text = sample.sample
+        score = "" if math.isnan(text.score) else f" ({text.score:g})"
+        spelling = info_of(cache.manifest).tokenizer.spelling
+        return [TokenView(text=spelled(cache, text.tokens_T, spelling, tokens) + score)]
 
     def dry_run(self, manifest: Manifest) -> list[str]:
         teacher, data = manifest.teacher, info_of(manifest)

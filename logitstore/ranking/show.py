@@ -17,7 +17,7 @@ from logitstore.store.vocabulary import bytes_of_piece
 class RankedShown:
     """What people see of queries; see `logitstore.report.shown.Shown`."""
 
-    answers = "scores"
+    answers = "score a document"
     gold = "label"
 
     def tokens(

@@ -91,6 +91,7 @@ def _tap(tap: Tap) -> dict[str, Any]:
         "bytes_per_row": tap.info.bytes_per_row,
         "places": tap.info.places,
         "unit": tap.info.unit,
+        "layout": tap.info.layout,
         "parts": tap.index.parts,
         "bytes": tap.index.bytes_below("") + sum(seal.bytes for seal in tap.info.shared.values()),
     }

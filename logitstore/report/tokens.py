@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from logitstore.core.registry import resolve
-from logitstore.core.tasks import facet
+from logitstore.core.tasks import facet, task_of
 from logitstore.core.types import Answer, Array
 from logitstore.errors import BadInput
 from logitstore.store.cache import Cache
+from logitstore.store.checks.rows import check_features
 from logitstore.store.vocabulary import from_bytes, read_pieces
 
 DECODED = 16
@@ -40,6 +41,23 @@ class Mixed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Vector:
+    """The vector that a cache keeps of a sample in place of distributions, decoded.
+
+    Attributes:
+        channels: how many it has.
+        codec: how they are stored.
+        length: its Euclidean norm.
+        first: the first channels.
+    """
+
+    channels: int
+    codec: str
+    length: float
+    first: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class TokenView:
     """A token view is one token of a sample, and the teacher's answer about its position.
 
@@ -51,6 +69,7 @@ class TokenView:
         alternatives: the most probable tokens with their probabilities.
         left_out: count of tokens of context that stand before this one and are not shown.
         mixed: the image that a view is mixed with; None where it is not.
+        vector: what stands in the place of a distribution; None where there is one.
     """
 
     text: str
@@ -60,11 +79,12 @@ class TokenView:
     alternatives: tuple[tuple[str, float], ...] = ()
     left_out: int = 0
     mixed: Mixed | None = None
+    vector: Vector | None = None
 
     def plain(self) -> dict[str, Any]:
-        """Return the attributes as plain JSON; `mixed` only where there is something to say."""
+        """Return the attributes as plain JSON; `mixed` and `vector` only where there is something to say."""
         named = asdict(self)
-        return named if self.mixed is not None else {name: named[name] for name in named if name != "mixed"}
+        return {name: value for name, value in named.items() if value is not None or name not in ("mixed", "vector")}
 
 
 Listed = tuple[Array, Array]
@@ -106,13 +126,31 @@ def view(cache: Cache, index: int, tokens: int, top: int) -> list[TokenView]:
     """
     if index >= len(cache):
         raise BadInput(f"--sample {index}: the cache has samples 0 to {len(cache) - 1}.")
-    cache.check_targets(f"--sample {index}")
+    keeps = task_of(cache.manifest.task).keeps
+    if keeps is None:
+        cache.check_targets(f"--sample {index}")
     sample = cache[index]
-    listed = _listed(cache, sample.answer)
+    listed = _listed(cache, sample.answer) if keeps is None else (np.zeros((1, 0), np.int64), np.zeros((1, 0)))
     views: list[TokenView] = facet(cache.manifest.task, "shown").tokens(
         cache, sample, listed, _speller(cache), tokens, top
     )
-    return views
+    return views if keeps is None else [replace(each, vector=_vector(cache, keeps, index, top)) for each in views]
+
+
+def _vector(cache: Cache, name: str, index: int, top: int) -> Vector:
+    """Return the vector of a sample with its first channels. Raises BadInput: it is not there; CacheDamaged: it is broken."""
+    part, place = cache.locate(index)
+    tap = cache.taps[name]
+    tap.check_has([part.number])
+    stored = {field: np.array(values[part.span(place)]) for field, values in tap.part(part.number).items()}
+    check_features(stored, tap.info.codec, lambda: f"{cache.path}: {name} of sample {index}")
+    values_D = np.asarray(tap.codec.decode(stored))[0].astype(np.float64)
+    return Vector(
+        channels=len(values_D),
+        codec=tap.info.codec,
+        length=float(np.linalg.norm(values_D)),
+        first=tuple(values_D[:top].tolist()),
+    )
 
 
 def _listed(cache: Cache, answer: Answer) -> Listed:

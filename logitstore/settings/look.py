@@ -120,4 +120,4 @@ class InspectSettings(LocalCacheChoices):
     cache: Annotated[Place, POSITIONAL] = Field(description="The cache to look at.")
     sample: int | None = Field(None, ge=0, description="Show the teacher's answers for this sample, token by token.")
     tokens: int = Field(40, ge=1, description="Maximum number of tokens of the sample to show.")
-    top: int = Field(3, ge=0, description="Alternatives to show for each token.")
+    top: int = Field(3, ge=0, description="Alternatives to show for each token, or first channels of a vector.")

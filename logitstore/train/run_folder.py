@@ -103,6 +103,13 @@ def _with_terms(settings: TrainSettings, usual: str | None) -> TrainSettings:
         settings: of the run.
         usual: what is meant by `auto` where there are no terms.
     """
+    for option in ("temperature", "alpha"):
+        value = getattr(settings, option)
+        if value != TrainSettings.model_fields[option].default:
+            raise BadInput(
+                f"--{option} {value}: it has no effect on vectors, as {settings.cache} keeps them: it belongs to objectives on "
+                "distributions. Leave it out."
+            )
     name = (None if settings.terms else usual) if settings.objective == "auto" else settings.objective
     if name in (None, "none"):
         return settings.model_copy(update={"objective": "none"})

@@ -150,7 +150,6 @@ def test_a_cache_without_a_part_has_nothing_to_learn_from(
     assert str(own_cache) in line
 
 
-VECTORS_ALONE = "keeps vectors, and that is about distributions"
 NO_NLL = "has the score 'nll'"
 SCORE_ALONE = "keeps one number of each row"
 
@@ -158,7 +157,11 @@ SCORE_ALONE = "keeps one number of each row"
 @pytest.mark.parametrize(
     ("own_cache", "arguments", "told"),
     [
-        ("ranking", ["recode", "CACHE", "--preset", "topk", "--out", "OUT"], "cannot be made from score rows"),
+        (
+            "ranking",
+            ["recode", "CACHE", "--preset", "topk", "--out", "OUT"],
+            "--preset topk: it is about distributions",
+        ),
         (
             "ranking",
             ["select", "CACHE", "--method", "top", "--score", "entropy", "--ratio", 0.5, "--out", "OUT"],
@@ -172,9 +175,8 @@ SCORE_ALONE = "keeps one number of each row"
         ("ranking", ["select", "CACHE", "--method", "llkd", "--out", "OUT"], "--score confidence"),
         ("ranking", ["sidecar", "CACHE", "--of", "perplexity"], "perplexity"),
         ("ranking", ["add", "CACHE", "--hidden", "final"], "nothing can be added"),
-        ("vectors", ["recode", "CACHE", "--layout", "archive", "--out", "OUT"], VECTORS_ALONE),
-        ("vectors", ["recode", "CACHE", "-k", 2, "--out", "OUT"], VECTORS_ALONE),
-        ("vectors", ["inspect", "CACHE", "--sample", 3], VECTORS_ALONE),
+        ("vectors", ["recode", "CACHE", "-k", 2, "--out", "OUT"], "-k 2: it is about distributions"),
+        ("vectors", ["inspect", "CACHE", "--sample", 300], "--sample 300: the cache has samples 0 to"),
         (
             "vectors",
             ["select", "CACHE", "--method", "top", "--score", "entropy", "--ratio", 0.5, "--out", "OUT"],
