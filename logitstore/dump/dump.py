@@ -31,15 +31,15 @@ from logitstore.dump.taps import (
 )
 from logitstore.dump.task import Prepared, load_teacher
 from logitstore.dump.teachers.teacher import Teacher, TeacherBatch
-from logitstore.errors import BadInput
-from logitstore.format.manifest import Manifest
+from logitstore.errors import BadInput, CacheMismatch
+from logitstore.format.manifest import MANIFEST_NAME, Manifest
 from logitstore.format.tap import tap_folder
 from logitstore.settings.dump import DumpSettings
 from logitstore.store import layout
 from logitstore.store.cache import Cache
 from logitstore.store.checks.verify import shared_problems
 from logitstore.store.staged.others import share_of, tell_of_others
-from logitstore.store.storage import Storage, open_storage
+from logitstore.store.storage import Storage, open_storage, read_sealed
 
 
 def dump(settings: DumpSettings, progress: Progress = no_progress, watch: Stopwatch = NO_STOPWATCH) -> Cache:
@@ -53,8 +53,8 @@ def dump(settings: DumpSettings, progress: Progress = no_progress, watch: Stopwa
     Raises:
         BadInput: data or options that cannot be used.
         ModelError: a teacher that cannot be loaded or gives NaN, or does not have the features asked for.
-        CacheMismatch: `settings.out` is a cache of another plan, or of images that have changed, or a tap in it is stored in
-            another way.
+        CacheMismatch: `settings.out` is a cache of another plan, of a teacher with other weights, or of images that have
+            changed, or a tap in it is stored in another way.
         StorageError: the disk is full or the folder cannot be written; committed parts stay.
         ProcessDied: processes ended by themselves; committed parts stay.
         NoShare: all parts that `settings.parts` names lie beyond the last one.
@@ -78,6 +78,8 @@ def dump(settings: DumpSettings, progress: Progress = no_progress, watch: Stopwa
         else:
             with closing(load_teacher(prepared, progress)) as teacher:
                 write_parts(open_writer(settings, prepared, teacher, taps, progress, watch), work, "dump", progress)
+    else:
+        _refuse_other_weights(out, prepared, progress)
     # also where nothing was left to do: a process that was stopped, or saw fewer views, may have left the plan behind
     ensure_views(out, prepared.manifest.views)
     cache = finished(settings.out, parts)
@@ -140,6 +142,28 @@ def _is_begun(storage: Storage, wanted: Manifest, taps: TapRequest) -> bool:
     """
     manifest = existing_manifest(storage, wanted, but={"fingerprint"})
     return manifest is not None and not shared_problems(storage, manifest) and taps_are_begun(storage, manifest, taps)
+
+
+def _refuse_other_weights(out: Storage, prepared: Prepared, progress: Progress) -> None:
+    """Compare the teacher with that of a cache to which nothing is left to write, where they are called differently.
+
+    Their plans are the same, and nothing but the weights tells two checkpoints of one shape apart. So they are loaded, unless
+    the teacher has the name that the cache records.
+
+    Raises:
+        CacheMismatch: the weights are others.
+    """
+    there, asked = read_sealed(Manifest, out, MANIFEST_NAME).teacher, prepared.manifest.teacher
+    if there.engine is not None or (there.name, there.revision) == (asked.name, asked.revision):
+        return
+    with closing(load_teacher(prepared, progress)) as teacher:
+        progress(Step(stage="fingerprint", done=0, total=1))
+        found = teacher.fingerprint()
+    if found != there.fingerprint:
+        raise CacheMismatch(
+            f"--teacher {asked.name}: its weights are not those that {out} was made with ({there.name}). Give that teacher, or "
+            "choose another --out."
+        )
 
 
 def load_again(settings: DumpSettings, progress: Progress) -> Open:
