@@ -102,6 +102,8 @@ class Manifest(Record):
             or (self.imported is not None and not is_text)
         ):
             raise ValueError(f"data, tokenizer, view, packed and the task '{self.task}' do not go together")
+        if isinstance(self.data, MaskedInfo) and self.tokenizer is not None:
+            self.data.check_tokens(self.tokenizer.size)
         # a plan that is still being worked out has no shared files yet
         if self.shared and (self.tail.file is None) == self.tail.is_fitted:
             raise ValueError(f"a tail '{self.tail.shape}' and the file {self.tail.file} do not go together")

@@ -8,18 +8,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import xxhash
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from logitstore.core.record import Count, Positive, Record
 from logitstore.core.types import Array
 from logitstore.errors import BadInput, CacheDamaged
 from logitstore.format.data import OtherData
 from logitstore.format.manifest import Manifest
-from logitstore.format.tasks.texts import TokenizerInfo
+from logitstore.format.tasks.texts import TokenizerInfo, check_padding
 
 KIND = "ranked"
 """The kind of data by which a cache of queries is known."""
@@ -68,6 +68,11 @@ class RankedInfo(Record):
     padding_side: Literal["left", "right"]
     texts: bool
 
+    @model_validator(mode="after")
+    def _padding_is_a_token(self) -> Self:
+        check_padding(self.pad, self.tokenizer)
+        return self
+
 
 def info_of(manifest: Manifest) -> RankedInfo:
     """Return what a manifest says of queries with documents.
@@ -87,8 +92,10 @@ def _info_of(data: str) -> RankedInfo:
         return RankedInfo.model_validate_json(data)
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(map(str, first["loc"]))
-        raise CacheDamaged(f"cache.json: data.{name}: {first['msg']}. Run `logitstore verify`.") from error
+        name = ".".join(["data", *map(str, first["loc"])])
+        raise CacheDamaged(
+            f"cache.json: {name}: {first['msg'].removeprefix('Value error, ')}. Run `logitstore verify`."
+        ) from error
 
 
 def key_of(query: str, documents: Sequence[str]) -> str:

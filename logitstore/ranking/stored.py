@@ -209,7 +209,8 @@ class RankedQueries:
     shared = None
 
     def open_shared(self, storage: Storage, manifest: Manifest) -> None:
-        """Open nothing: the parts say all about the queries."""
+        """Check what the manifest says of the data; the parts say all about the queries. Raises CacheDamaged: see `info_of`."""
+        info_of(manifest)
 
     def open(self, path: Path, manifest: Manifest, part: int, shared: None) -> RankedFile:
         return RankedFile(path, manifest.span(part), info_of(manifest))

@@ -60,3 +60,17 @@ class MaskedInfo(Record):
     max_length: Positive
     pad: Count
     mask: MaskInfo
+
+    def check_tokens(self, size: int) -> None:
+        """Raise ValueError if an id is none of a tokenizer's: a model would look up a row that it does not have.
+
+        Args:
+            size: count of the ids of the tokenizer.
+        """
+        for name, token in (
+            ("pad", self.pad),
+            ("mask.token", self.mask.token),
+            ("mask.kept", max(self.mask.kept, default=0)),
+        ):
+            if token >= size:
+                raise ValueError(f"data.{name} {token} is none of the {size} token ids")

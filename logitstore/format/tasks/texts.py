@@ -17,6 +17,12 @@ class TokenizerInfo(Record):
     spelling: Literal["byte-level", "metaspace", "plain"]
 
 
+def check_padding(pad: int, tokenizer: TokenizerInfo) -> None:
+    """Raise ValueError if the id of padding is none of the tokenizer: a model would look up a row that it does not have."""
+    if pad >= tokenizer.size:
+        raise ValueError(f"the padding {pad} is none of the {tokenizer.size} token ids")
+
+
 class ClassifiedInfo(Record):
     """Texts, or pairs of texts, that a classifier was asked about.
 
@@ -55,6 +61,11 @@ class ClassifiedInfo(Record):
     padding_side: Literal["left", "right"]
     texts: bool
 
+    @model_validator(mode="after")
+    def _padding_is_a_token(self) -> Self:
+        check_padding(self.pad, self.tokenizer)
+        return self
+
 
 class EmbeddedInfo(Record):
     """Texts that an encoder turned into vectors; see `ClassifiedInfo` for what is not said here.
@@ -85,6 +96,11 @@ class EmbeddedInfo(Record):
     pad: Count
     padding_side: Literal["left", "right"]
     texts: bool
+
+    @model_validator(mode="after")
+    def _padding_is_a_token(self) -> Self:
+        check_padding(self.pad, self.tokenizer)
+        return self
 
     @model_validator(mode="after")
     def _only_pairs_have_scores(self) -> Self:
