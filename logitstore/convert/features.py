@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 
 import numpy as np
 import torch
@@ -132,7 +133,7 @@ def write_copy(out: Place, source: Cache, name: str, progress: Progress) -> Cach
     work = missing_work(cache.storage, cache.part_numbers, [name])
     for done, number in enumerate(work, 1):
         stored = source.taps[name].part(number)
-        refuse_impossible(stored, tap.info.codec, lambda number=number: f"{source.path}: {name}, part {number:05d}")
+        refuse_impossible(stored, tap.info.codec, partial("{}: {}, part {:05d}".format, source.path, name, number))
         samples = [cache.samples_of(number).sample(index) for index in range(len(cache.samples_of(number)))]
         with suppress(PartTaken), StagedPart(tap.storage, tap.plan, number, samples) as staged:
             for index in range(len(samples)):

@@ -90,7 +90,7 @@ class TapInfo(Record):
 
     @model_serializer(mode="wrap")
     def _plain(self, plain_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out `places` and `layout` if they say nothing, so that taps keep the bytes and the identity of older versions."""
+        """Leave out `places` and `layout` if they say nothing, so that taps keep bytes and identity of older versions."""
         plain: dict[str, Any] = plain_of(self)
         if self.places is None:
             plain.pop("places", None)

@@ -132,7 +132,6 @@ def test_what_means_nothing_is_refused(
     assert "there are no pairs" in refused(*usual, "--column", "sentence1", "--score-columns", "score")
     assert "Name one column" in refused(*usual, "--score-columns", "score,other")
     assert "means nothing" in refused(*usual, "--label-column", "score")
-    assert "recode: " in refused("recode", vector_cache.path, "--out", tmp_path / "small", "-k", 2)
 
 
 def test_a_mean_of_teachers_is_the_mean_of_their_vectors(

@@ -68,5 +68,5 @@ def test_a_cache_is_packed_without_the_teacher(rank_cache: logitstore.Cache, tmp
     packed = recode(RecodeSettings(cache=rank_cache.path, out=tmp_path / "packed", layout="archive"))
     assert scores(packed).tolist() == scores(rank_cache).tolist()
     assert verify(packed.path) == []
-    with pytest.raises(BadInput, match="topk rows cannot be made from score rows"):
+    with pytest.raises(BadInput, match="--preset topk: it is about distributions"):
         recode(RecodeSettings(cache=rank_cache.path, out=tmp_path / "topk", preset="topk"))
