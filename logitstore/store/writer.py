@@ -22,6 +22,9 @@ from logitstore.store.samples import stored_samples
 from logitstore.store.staged.rows_writer import RowsWriter, open_writer
 from logitstore.store.storage import Storage, is_committed
 
+NO_NLL = -np.nan
+"""The nll of a sample that knows none. All of them have the same bits: the sign of a NaN that is computed is the machine's."""
+
 
 class PartWriter:
     """Receives the answers about the samples of one part, in any order, and commits them together.
@@ -72,10 +75,11 @@ class PartWriter:
         # rounded as in stored rows, so that the score of a sample does not depend on the fields that are stored
         scored = answer if facts is None or "gold_logprob" in answer.fields else facts
         if (known_N := scored.fields.get("gold_logprob")) is None:
-            self._nll_S[index] = np.nan  # a row that is no distribution
+            self._nll_S[index] = NO_NLL  # a row that is no distribution
         else:
             gold_N = known_N.astype(np.float16).astype(np.float64)
-            self._nll_S[index] = -gold_N.mean() if len(gold_N) else 0.0
+            nll = -gold_N.mean() if len(gold_N) else 0.0
+            self._nll_S[index] = NO_NLL if np.isnan(nll) else nll
         if facts is not None:
             self._sums = with_sample(self._sums, self._samples[index], facts, self._manifest.teacher.vocabulary)
             if SOURCE in facts.fields:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,13 +28,20 @@ from tests.parts.bucket import BUCKET, served, variables
 from tests.parts.commands import Refused, flags_of, logitstore_command
 from tests.parts.marks import rarely
 from tests.parts.proxy import Proxy, between
-from tests.parts.tasks import Start, adding
-from tests.parts.texts import plan_for
+from tests.parts.tasks import Start, Task, adding
 from tests.parts.vision import Told
 from tests.parts.warm import WarmProcess
 
 pytestmark = pytest.mark.attack
 
+FEW, MANY = 5, 14
+"""Texts of a dump, and of one that is killed often."""
+
+OTHERS = ("images", "classes", "masked", "ranking", "vectors")
+"""Tasks beside texts, which are tried in `make attack` alone."""
+
+OF_TEXTS = pytest.mark.parametrize("task", ["text"], indirect=True)
+OF_EVERY_TASK = pytest.mark.parametrize("task", ["text", *map(rarely, OTHERS)], indirect=True)
 MOMENTS = ("upload", "lose")
 """A process dies while it sends an object, or when the store has it and has not answered."""
 
@@ -62,26 +70,26 @@ def place(tmp_path: Path) -> Callable[[str], str]:
 
 
 @pytest.fixture(scope="module")
-def plan(teacher: Path, texts: Path) -> Callable[..., DumpSettings]:
-    """A dump of few texts into parts of one sample."""
-    changes = {"samples_per_part": 1, "limit": 5, "fidelity_rows": 0}
-    return lambda out, **more: plan_for(teacher, texts, out, **changes | more)
+def plan(task: Task) -> Callable[..., DumpSettings]:
+    """A dump into few parts, of texts into parts of one sample."""
+    changes = {"samples_per_part": 1, "limit": FEW, "fidelity_rows": 0} if task.name == "text" else task.small
+    return lambda out, **more: task.plan(out, **changes | more)
 
 
 @pytest.fixture(scope="module")
 def whole(
-    server: str, plan: Callable[..., DumpSettings], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[int], dict[str, bytes]]:
-    """Gives the objects of an undisturbed dump of so many texts."""
+    server: str, task: Task, plan: Callable[..., DumpSettings], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., dict[str, bytes]]:
+    """Gives the objects of an undisturbed dump, with changes."""
 
     @cache
-    def made(limit: int = 5) -> dict[str, bytes]:
+    def made(**changes: int) -> dict[str, bytes]:
         with pytest.MonkeyPatch.context() as environment:
             for name, value in variables(server).items():
                 environment.setenv(name, value)
             environment.setenv("LOGITSTORE_CACHE", str(tmp_path_factory.mktemp("whole") / "node"))
-            address = f"s3://{BUCKET}/whole-{limit}"
-            dump(plan(address, limit=limit))
+            address = f"s3://{BUCKET}/whole-{task.name}-{len(changes)}"
+            dump(plan(address, **changes))
             objects = Objects(address)
             return {found.name: objects.read(found.name) for found in objects.below("")}
 
@@ -108,6 +116,16 @@ def contents(address: str) -> dict[str, bytes]:
     return counted({found.name: objects.read(found.name) for found in objects.below("")})
 
 
+def values_of(cache: Cache) -> list[Any]:
+    """All numbers of the rows and of the taps of a cache."""
+    taps = [tap.part(number) for tap in map(cache.taps.__getitem__, cache.taps) for number in tap.part_numbers]
+    found = [
+        np.array(value) for fields in (*(each.answer.fields for each in cache), *taps) for value in fields.values()
+    ]
+    assert found
+    return found
+
+
 def forget() -> None:
     """Remove what lies on this node."""
     node_folder(Path(os.environ["LOGITSTORE_CACHE"]), None).empty()
@@ -123,7 +141,9 @@ def kill(process: WarmProcess) -> Callable[[], None]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kills", [2, rarely(20)])
+@pytest.mark.parametrize(
+    ("task", "kills"), [("text", 2), rarely("text", 20), *(rarely(each, 2) for each in OTHERS)], indirect=["task"]
+)
 def test_a_dump_killed_within_uploads_ends_with_the_same_objects(
     start: Start,
     plan: Callable[..., DumpSettings],
@@ -134,10 +154,10 @@ def test_a_dump_killed_within_uploads_ends_with_the_same_objects(
     kills: int,
 ) -> None:
     chance = random.Random(kills)
-    limit = 5 if kills < 10 else 14
-    expected = counted(whole(limit))
+    changes = {} if kills < 10 else {"limit": MANY}
+    expected = counted(whole(**changes))
     assert len(expected) > 2 * kills
-    settings = plan(place("killed"), limit=limit)
+    settings = plan(place("killed"), **changes)
     for number in range(kills):
         process = start(settings)
         what = "/killed/(shared|cache)" if number == 0 else "/killed/parts/"
@@ -161,11 +181,13 @@ def test_a_dump_killed_within_uploads_ends_with_the_same_objects(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kills", [2, rarely(20)])
+@pytest.mark.parametrize(
+    ("task", "kills"), [("text", 2), rarely("text", 20), *(rarely(each, 2) for each in OTHERS)], indirect=["task"]
+)
 def test_a_reader_killed_within_a_download_leaves_nothing_that_is_used(
     placed: str, proxy: Proxy, attacks: Attacks, kills: int
 ) -> None:
-    rows = [sample.answer.fields for sample in Cache(placed)]
+    expected = values_of(Cache(placed))
     forget()
     for _ in range(kills):
         process = WarmProcess("verify", placed)
@@ -176,12 +198,12 @@ def test_a_reader_killed_within_a_download_leaves_nothing_that_is_used(
         attacks.survived("kills within downloads")
     assert logitstore_command("inspect", placed, "--sample", "0").returncode == 0
     assert left_on_node() == []
-    for sample, expected in zip(Cache(placed), rows, strict=True):
-        for name, value in sample.answer.fields.items():
-            np.testing.assert_array_equal(value, expected[name])
+    for one, other in zip(values_of(Cache(placed)), expected, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.slow
+@OF_EVERY_TASK
 def test_two_dumps_at_the_same_time_end_with_the_same_objects(
     start: Start,
     plan: Callable[..., DumpSettings],
@@ -214,6 +236,7 @@ def test_two_that_add_views_at_the_same_time_both_end(
     assert verify(place("two")) == []
 
 
+@OF_TEXTS
 @pytest.mark.parametrize(
     ("code", "status", "said"),
     [("ExpiredToken", 400, "credentials have expired"), rarely("AccessDenied", 403, "refuses access")],
@@ -246,6 +269,7 @@ def test_what_a_store_refuses_in_the_middle_is_one_line_and_the_command_goes_on_
     assert left_on_node() == []
 
 
+@OF_TEXTS
 def test_no_bucket_and_no_server_are_one_line(
     plan: Callable[..., DumpSettings], proxy: Proxy, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,6 +279,7 @@ def test_no_bucket_and_no_server_are_one_line(
 
 
 @pytest.mark.slow
+@OF_EVERY_TASK
 def test_a_full_disk_of_the_node_is_one_line_and_the_command_goes_on_when_there_is_room(
     plan: Callable[..., DumpSettings],
     proxy: Proxy,
@@ -279,6 +304,7 @@ def test_a_full_disk_of_the_node_is_one_line_and_the_command_goes_on_when_there_
     assert verify(settings.out) == []
 
 
+@OF_EVERY_TASK
 def test_a_damaged_part_is_fetched_twice_and_named(placed: str, proxy: Proxy) -> None:
     objects = Objects(placed)
     name = "parts/00001.zip"
@@ -304,11 +330,12 @@ def rows_of(address: str) -> list[np.ndarray[tuple[int, ...], np.dtype[np.uint8]
 
 @pytest.mark.slow
 @pytest.mark.exhaustive
+@OF_TEXTS
 def test_an_epoch_through_a_folder_for_a_quarter_of_the_cache(
     proxy: Proxy, place: Callable[[str], str], whole: Callable[..., dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     placed = place("cache")
-    for name, content in whole(14).items():
+    for name, content in whole(limit=MANY).items():
         Objects(placed).put(name, content)
     sizes = [len(content) for name, content in contents(placed).items() if name.startswith("parts/")]
     expected = rows_of(placed)
@@ -341,6 +368,7 @@ def test_an_epoch_through_a_folder_for_a_quarter_of_the_cache(
     assert 0 < most <= bound + max(sizes)
 
 
+@OF_TEXTS
 def test_processes_of_a_node_fetch_each_part_once(placed: str, proxy: Proxy) -> None:
     proxy.requests.clear()
     proxy.add("GET", r"parts/\d+\.zip", "slow", 0.2, times=1000)

@@ -11,10 +11,9 @@ import pytest
 from logitstore.errors import LogitstoreError
 from logitstore.store.checks.verify import verify
 from tests.parts.attacks import Attacks, Silent, told
-from tests.parts.stranger import KINDS, Target
+from tests.parts.stranger import KINDS, WHOLE, Target
 
 pytestmark = [pytest.mark.slow, pytest.mark.attack]
-WHOLE = ("texts", "archive", "images", "classes")
 HERE = "verify in this process"
 
 
@@ -31,6 +30,15 @@ def tries(target: Target, share: int) -> Iterator[tuple[str, Callable[[Path], No
         elif number % share == 0:
             turn = number // share
             yield name, kind, [HERE, *(commands[1 + turn // 3 % (len(commands) - 1) :][:1] if turn % 3 == 0 else [])]
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("which", WHOLE)
+def test_every_command_reads_what_is_not_attacked(target: Callable[[str], Target], which: str, tmp_path: Path) -> None:
+    """An attack on a cache that a command refuses anyway would tell nothing."""
+    attacked = target(which)
+    for command, arguments in attacked.readers(attacked.cache, tmp_path / "out").items():
+        assert told(*arguments) == 0, f"{which}: {command}"
 
 
 @pytest.mark.parametrize(

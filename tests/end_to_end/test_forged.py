@@ -13,10 +13,9 @@ import pytest
 from logitstore.errors import LogitstoreError
 from logitstore.store.checks.verify import verify
 from tests.parts.attacks import Attacks, told
-from tests.parts.stranger import Target, reseal
+from tests.parts.stranger import WHOLE, Target, reseal
 
 pytestmark = [pytest.mark.slow, pytest.mark.attack]
-WHOLE = ("texts", "archive", "images", "classes")
 VALUES: tuple[Any, ...] = (2**31 - 1, 2**63, -1, 0, 1.5, float("nan"), float("inf"), 10**30, "7", None, True)
 LIKELY = (2**31 - 1, 0)
 """Values that a type alone does not refuse."""

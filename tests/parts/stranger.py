@@ -16,13 +16,23 @@ from logitstore.convert.recode import recode
 from logitstore.dump.dump import dump
 from logitstore.format.sealed import seal_of
 from logitstore.settings.convert import RecodeSettings
+from logitstore.settings.dump import DumpSettings
 from logitstore.train.sidecars import sidecar
 from tests.golden import make
 from tests.parts.classes import classes_plan, labelled_rows, save_bert, save_rows, wordpiece
 from tests.parts.files import tree
 from tests.parts.images import images_plan
+from tests.parts.masked import masked_plan, masked_texts, save_masked, save_texts
+from tests.parts.rankings import query_rows, ranking_plan, save_cross_encoder, save_encoder
 from tests.parts.specification import adopt, identity_of
 from tests.parts.texts import plan_for
+from tests.parts.vectors import scored_rows, vectors_plan
+
+WHOLE = ("texts", "archive", "images", "classes", "masked", "ranking", "vectors")
+"""Caches of every kind."""
+
+Made = tuple[DumpSettings, Path]
+"""What is to be dumped, and a student."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +63,12 @@ class Target:
 def make_target(
     which: str, folder: Path, teacher: Path, texts: Path, student: Path, classifier: Path, images: Path
 ) -> Target:
-    """A cache of texts with a tap, a sketch and sidecars, the same as an archive, or one of images; a few parts each."""
+    """A cache of texts with a tap, a sketch and sidecars, the same as an archive, one of images, or one of another task; a few
+    parts each."""
     small: dict[str, Any] = {"limit": 6, "samples_per_part": 12, "fidelity_rows": 20, "pilot_rows": 200}
-    if which == "classes":
-        return _classes_target(folder)
+    if which in OTHERS:
+        plan, other_student = OTHERS[which](folder)
+        return Target(Path(dump(plan).path), other_student)
     if which == "images":
         made = dump(images_plan(classifier, images, folder / "images", limit=12, samples_per_part=12, views=2))
     else:
@@ -72,14 +84,44 @@ def make_target(
     return Target(Path(made.path), classifier if which == "images" else student, recipe)
 
 
-def _classes_target(folder: Path) -> Target:
-    """A cache of pairs of texts with token types, and a student with another tokenizer, which reads the texts."""
+def _classes(folder: Path) -> Made:
+    """Pairs of texts with token types, a tap, and a student with another tokenizer, which reads the texts."""
     rows = [{"text": row["text"], "text_pair": "a pair", "label": row["label"]} for row in labelled_rows()]
     data = save_rows(folder / "pairs.jsonl", rows)
     teacher = save_bert(folder / "teacher", wordpiece())
-    made = dump(classes_plan(teacher, data, folder / "classes", samples_per_part=22, hidden="final"))
     student = save_bert(folder / "student", wordpiece(250), seed=1, vocab_size=260, num_hidden_layers=1)
-    return Target(Path(made.path), student)
+    return classes_plan(teacher, data, folder / "classes", samples_per_part=22, hidden="final"), student
+
+
+def _masked(folder: Path) -> Made:
+    """Two masks of each text, with a prior and a tap."""
+    data = save_texts(folder / "texts.jsonl", masked_texts())
+    teacher = save_masked(folder / "teacher", wordpiece())
+    student = save_masked(folder / "student", wordpiece(), seed=1, num_hidden_layers=1)
+    return masked_plan(teacher, data, folder / "masked", hidden="final", tail="prior"), student
+
+
+def _ranking(folder: Path) -> Made:
+    """Queries with documents and labels, and a student of two towers with another tokenizer."""
+    data = save_rows(folder / "queries.jsonl", query_rows())
+    teacher = save_cross_encoder(folder / "teacher")
+    student = save_encoder(folder / "student", wordpiece(250), vocab_size=260)
+    return ranking_plan(teacher, data, folder / "ranking", samples_per_part=8), student
+
+
+def _vectors(folder: Path) -> Made:
+    """The vectors of texts in pairs with scores, in eight bits, and a student with another tokenizer."""
+    data = save_rows(folder / "pairs.jsonl", scored_rows())
+    teacher = save_encoder(folder / "teacher")
+    student = save_encoder(folder / "student", wordpiece(250), seed=1, vocab_size=260)
+    changes = {"samples_per_part": 15, "score_columns": "score", "tap_codec": "int8"}
+    return vectors_plan(teacher, data, folder / "vectors", **changes), student
+
+
+OTHERS: dict[str, Callable[[Path], Made]] = {
+    "classes": _classes, "masked": _masked, "ranking": _ranking, "vectors": _vectors,
+}  # fmt: skip
+"""Of these tasks a folder alone is needed: the teacher and the data are made in it."""
 
 
 def link_inside(path: Path) -> None:

@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from logitstore.dump.dump import dump
+from logitstore.settings.dump import DumpSettings
 from logitstore.settings.train import TrainSettings
 from logitstore.train.train import train
 from tests.parts.commands import flags_of
 from tests.parts.images import images_plan
+from tests.parts.stranger import OTHERS
 from tests.parts.texts import plan_for
 
 COMMANDS = (
     "plan", "dump", "dump images", "add", "add views", "recode", "merge", "select", "sidecar", "verify", "verify --repair",
     "verify --against-teacher", "inspect", "inspect --sample", "train", "train --resume", "evaluate",
+    *(f"{command} {task}" for task in OTHERS for command in ("dump", "train", "evaluate")),
 )  # fmt: skip
 SMALL: dict[str, Any] = {"limit": 6, "samples_per_part": 9, "fidelity_rows": 0, "tail": "uniform"}
 FEW_IMAGES: dict[str, Any] = {"limit": 8, "samples_per_part": 4, "fidelity_rows": 0, "views": 1}
@@ -26,10 +29,17 @@ FEW_IMAGES: dict[str, Any] = {"limit": 8, "samples_per_part": 4, "fidelity_rows"
 
 @dataclass(frozen=True)
 class Workplace:
-    """What the commands read, at a place that is made anew for each command."""
+    """What the commands read, at a place that is made anew for each command.
+
+    Attributes:
+        source: is copied.
+        place: it is copied to.
+        others: by task, the dump of the cache that lies there.
+    """
 
     source: Path
     place: Path
+    others: dict[str, DumpSettings]
 
     @classmethod
     def made(cls, source: Path, teacher: Path, texts: Path, student: Path, classifier: Path, images: Path) -> Workplace:
@@ -41,7 +51,12 @@ class Workplace:
         for path in [path for path in sorted(images.rglob("*")) if path.is_file()][:10]:
             (place / "images" / path.relative_to(images)).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, place / "images" / path.relative_to(images))
-        made = cls(source / "kept", place)
+        plans = {}
+        for task, make in OTHERS.items():
+            (place / task).mkdir()
+            plans[task], _ = make(place / task)
+            dump(plans[task])
+        made = cls(source / "kept", place, plans)
         for name in ("cache", "two"):
             dump(made.plan_of_texts(place / name))
         dump(made.plan_of_images(place / "views"))
@@ -78,7 +93,8 @@ class Workplace:
         cache, out = self.place / "cache", self.place / "out"
         teacher, student, device = self.place / "teacher", self.place / "student", ["--device", "cpu"]
         texts = ["--teacher", teacher, "--data", self.place / "texts.jsonl", "--out", out, "--limit", 6, *device]
-        steps = ["--student", student, *device, "--max-steps", 2, "--save-every", 1, "--keep-checkpoints", 2]
+        learner = ["--student", student, *device]
+        steps = ["--max-steps", 2, "--save-every", 1, "--keep-checkpoints", 2]
         ways: dict[str, list[Any]] = {
             "plan": ["plan", *texts, "--dtype", "float32", "--max-length", 96, "--pilot-samples", 6, "--minutes", 60],
             "dump": ["dump", *flags_of(self.plan_of_texts(out))],
@@ -94,8 +110,13 @@ class Workplace:
             "verify --against-teacher": ["verify", cache, "--against-teacher", teacher, "--share", 0.2, *device],
             "inspect": ["inspect", cache],
             "inspect --sample": ["inspect", cache, "--sample", 3],
-            "train": ["train", cache, "--out", out, *steps],
-            "train --resume": ["train", cache, "--out", self.place / "run", *steps, "--resume"],
-            "evaluate": ["evaluate", cache, "--student", student, *device],
+            "train": ["train", cache, "--out", out, *learner, *steps],
+            "train --resume": ["train", cache, "--out", self.place / "run", *learner, *steps, "--resume"],
+            "evaluate": ["evaluate", cache, *learner],
         }
+        for task, plan in self.others.items():
+            its = ["--student", self.place / task / "student", *device]
+            ways[f"dump {task}"] = ["dump", *flags_of(plan.model_copy(update={"out": out}))]
+            ways[f"train {task}"] = ["train", plan.out, "--out", out, *its, *steps]
+            ways[f"evaluate {task}"] = ["evaluate", plan.out, *its]
         return ways[command]
