@@ -117,8 +117,10 @@ class NodeFolder:
                         self._hold_if_here(unit)
             finally:
                 with self._lock, self._locks.held(COUNTING):
-                    self._count.add(-room_of(staged))
-                    shutil.rmtree(staged, ignore_errors=True)
+                    try:
+                        self._count.add(-room_of(staged))
+                    finally:  # on a full disk not even the count can be written
+                        shutil.rmtree(staged, ignore_errors=True)
         return folder
 
     def let_go_of_last(self) -> None:

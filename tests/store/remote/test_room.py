@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import time
 from collections.abc import Callable
@@ -13,6 +15,8 @@ from logitstore.dump.dump import dump
 from logitstore.errors import StorageError
 from logitstore.store.cache import Cache
 from logitstore.store.maps import MAPS
+from logitstore.store.remote.node import NodeFolder
+from logitstore.store.remote.units import units
 from logitstore.store.remote.uses import PATIENCE_SECONDS
 from tests.parts.texts import plan_for
 
@@ -56,3 +60,23 @@ def test_a_reading_works_with_the_advised_size_and_says_so_at_once_with_less(rea
     assert first // 2 < advised(found.value) <= first
     assert read(advised(found.value)) > 3
     assert time.monotonic() - began < PATIENCE_SECONDS
+
+
+def test_a_disk_without_room_for_the_count_keeps_nothing_of_a_unit(disk: Callable[[str], Path]) -> None:
+    node = NodeFolder(disk("size=64k") / "node", None)
+    filled = node.root.parent / "filled"
+
+    def bring(folder: Path, _: Callable[[int], None]) -> None:
+        folder.mkdir()
+        (folder / "first").write_bytes(b"1")
+        with filled.open("wb") as file, contextlib.suppress(OSError):
+            while True:
+                os.write(file.fileno(), bytes(4096))
+        (folder / "second").write_bytes(b"2")
+
+    with pytest.raises(StorageError, match="no space left"):
+        node.get("cache/unit", bring)
+    assert list(units(node.root, partial=True)) == []
+    filled.unlink()
+    assert node.get("cache/unit", lambda folder, _: folder.mkdir()).is_dir()
+    assert node.used() == 0
