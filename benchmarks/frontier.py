@@ -19,15 +19,15 @@ GROUPS = {SKETCHES: "#1f77b4", FEWER: "#17a2b8", LISTS: "#d62728", DRAWS: "#2ca0
 """The kinds of rows, with their colours."""
 
 FRONTIER: dict[str, tuple[float, str]] = {
-    "12 bytes, half gold, random:0.2": (2.4, FEWER),
+    "former tiny, half gold, random:0.2": (2.4, FEWER),
     "8 bytes": (8, SKETCHES),
     "former small, half gold, random:0.2": (11.6, FEWER),
     "former small, half gold, entropy:0.2": (11.6, FEWER),
-    "12 bytes": (12, SKETCHES),
-    "12 bytes, nearest levels": (12, SKETCHES),
-    "12 bytes, 0.1 gold": (12, SKETCHES),
-    "12 bytes, one listed": (12, SKETCHES),
-    "12 bytes, corrected by 4 draws of the error": (22.5, DRAWS),
+    "former tiny": (12, SKETCHES),
+    "former tiny, nearest levels": (12, SKETCHES),
+    "former tiny, 0.1 gold": (12, SKETCHES),
+    "tiny": (12, SKETCHES),
+    "former tiny, corrected by 4 draws of the error": (22.5, DRAWS),
     "24 bytes": (24, SKETCHES),
     "24 bytes, nearest levels": (24, SKETCHES),
     "top-12, renormalised": (39, LISTS),
@@ -54,10 +54,10 @@ FRONTIER: dict[str, tuple[float, str]] = {
 of the tail takes 4 bytes, id and weight; one of the error 17 bits, id and sign, and 2 bytes a row."""
 
 LABELS = {
-    "12 bytes, half gold, random:0.2": (8, 4, "tiny, a fifth of the rows"),
+    "former tiny, half gold, random:0.2": (8, 4, "12 bytes, a fifth of the rows"),
     "8 bytes": (-8, -9, "8 bytes"),
     "former small, half gold, random:0.2": (8, 12, "small, a fifth of the rows"),
-    "12 bytes": (9, 4, "tiny"),
+    "tiny": (9, 4, "tiny"),
     "24 bytes": (9, 6, "24 bytes"),
     "small": (-26, -11, "small"),
     "faithful": (-20, -11, "faithful"),

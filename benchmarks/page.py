@@ -174,16 +174,16 @@ STUDY = (
     "top-8, 13 B sketch, corrected by 5 draws of the tail",
     "top-8, 13 B sketch, corrected by 8 draws of the error",
     "8 bytes",
-    "12 bytes",
-    "12 bytes, nearest levels",
-    "12 bytes, 0.1 gold",
-    "12 bytes, one listed",
-    "12 bytes, half gold, random:0.2",
-    "12 bytes, corrected by 4 draws of the error",
+    "tiny",
+    "former tiny",
+    "former tiny, nearest levels",
+    "former tiny, 0.1 gold",
+    "former tiny, half gold, random:0.2",
+    "former tiny, corrected by 4 draws of the error",
     "24 bytes",
     "24 bytes, nearest levels",
 )
-"""Ways of the study of what a teacher's list, its logits alone, and a few bytes can give; some have one seed."""
+"""Ways of the study of what a teacher's list, its logits alone, and a few bytes can give."""
 
 
 def study() -> str:

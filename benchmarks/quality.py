@@ -42,8 +42,7 @@ def main(names: list[str], most_seeds: int) -> None:
     done = {(line["objective"], line["train_temperature"], line["seed"]) for line in lines}
     for name in names or WAYS:
         way = WAYS[name]
-        seeds = range(min(most_seeds, way.seeds))
-        todo = [(t, seed) for seed in seeds for t in way.temperatures if (name, t, seed) not in done]
+        todo = [(t, seed) for seed in range(most_seeds) for t in way.temperatures if (name, t, seed) not in done]
         if not todo:
             continue
         kept_N = kept_by(way, train, head)

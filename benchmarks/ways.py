@@ -110,7 +110,6 @@ class Way:
         temperatures: of the training.
         positions: which rows are kept.
         gold, last: see `Lesson`.
-        seeds: how many students.
         from_logits: the sketch is fitted without the head, on the logits of the pilot.
         probes: the sketch is made of the logprobs of listed tokens and of so many probe tokens.
         by_first: the prior is that of rows with the same most probable token.
@@ -124,7 +123,6 @@ class Way:
     temperatures: tuple[float, ...] = (1.0, 2.0)
     positions: str | None = None
     gold: float = 0.0
-    seeds: int = 3
     last: Loss | None = None
     from_logits: bool = False
     probes: int = 0
@@ -145,20 +143,21 @@ TOP8 = TOP20 | {"k": 8, "tail": "prior"}
 NEAREST = {"rounding": "nearest"}
 
 
+FORMER_TINY = {"k": 2, "sketch_bytes": 3}
 FORMER_SMALL = NEAREST | {"k": 8, "sketch_bytes": 31}
 """What small was before levels were chosen for each row."""
 
 
 def _corrected(preset: str, settings: dict[str, Any], count: int, source: str) -> Way:
-    return Way(preset, settings, corrected, (1.0,), seeds=1, corrections=count, source=source)
+    return Way(preset, settings, corrected, (1.0,), corrections=count, source=source)
 
 
 def _list_of(k: int, loss: Loss) -> Way:
-    return Way("topk", TOP20 | {"k": k}, loss, (1.0,), seeds=1)
+    return Way("topk", TOP20 | {"k": k}, loss, (1.0,))
 
 
-def _top20(loss: Loss, *temperatures: float, gold: float = 0.0, seeds: int = 1) -> Way:
-    return Way("topk", TOP20, loss, temperatures, gold=gold, seeds=seeds)
+def _top20(loss: Loss, *temperatures: float, gold: float = 0.0) -> Way:
+    return Way("topk", TOP20, loss, temperatures, gold=gold)
 
 
 WAYS = {
@@ -184,14 +183,14 @@ WAYS = {
     "top-20, tail from gold": _top20(completed(1.0, listed), 1.0),
     "top-20, renormalised, tail from gold": _top20(completed(1.0, renormalised), 1.0),
     "top-20, half renormalised, half lumped": _top20(both(0.5, renormalised, lumped), 1.0),
-    "top-20, renormalised, at last lumped": Way("topk", TOP20, renormalised, (1.0,), seeds=1, last=lumped),
+    "top-20, renormalised, at last lumped": Way("topk", TOP20, renormalised, (1.0,), last=lumped),
     "small, directions from logits": Way("small", {}, whole, from_logits=True),
     "top-20, within at T, tail from gold": _top20(both(0.5, completed(1.0, listed), within), 2.0),
     "top-12, renormalised": _list_of(12, renormalised),
     "top-40, renormalised": _list_of(40, renormalised),
     "top-80, renormalised": _list_of(80, renormalised),
     # draws, priors of contexts, probes
-    "hybrid": Way("topk", {"sparsifier": "hybrid", "k": 8, "draws": 5}, whole, (1.0,), seeds=1),
+    "hybrid": Way("topk", {"sparsifier": "hybrid", "k": 8, "draws": 5}, whole, (1.0,)),
     "top-8, prior corrected by 8 draws of the tail": _corrected("topk", TOP8, 8, "tail"),
     "top-8, prior corrected by 14 draws of the error": _corrected("topk", TOP8, 14, "error"),
     "top-8, 13 B sketch, corrected by 5 draws of the tail": _corrected(
@@ -200,24 +199,22 @@ WAYS = {
     "top-8, 13 B sketch, corrected by 8 draws of the error": _corrected(
         "small", NEAREST | {"k": 8, "sketch_bytes": 13}, 8, "error"
     ),
-    "12 bytes, corrected by 4 draws of the error": _corrected("small", {"k": 2, "sketch_bytes": 3}, 4, "error"),
-    "top-20, prior": Way("topk", TOP20 | {"tail": "prior"}, whole, (1.0,), seeds=1),
-    "top-20, prior by the first token": Way("topk", TOP20 | {"tail": "prior"}, whole, (1.0,), seeds=1, by_first=True),
-    "small, from 64 probes": Way("small", {}, whole, seeds=1, probes=64),
+    "former tiny, corrected by 4 draws of the error": _corrected("small", FORMER_TINY, 4, "error"),
+    "top-20, prior": Way("topk", TOP20 | {"tail": "prior"}, whole, (1.0,)),
+    "top-20, prior by the first token": Way("topk", TOP20 | {"tail": "prior"}, whole, (1.0,), by_first=True),
+    "small, from 64 probes": Way("small", {}, whole, probes=64),
     "small, nearest levels": Way("small", NEAREST, whole),
     "former small": Way("small", FORMER_SMALL, whole),
     "former faithful": Way("faithful", {"k": 12, "sketch_bytes": 91, "rounding": "nearest"}, whole),
     # bytes a training token
-    "12 bytes": Way("small", {"k": 2, "sketch_bytes": 3}, whole),
-    "12 bytes, nearest levels": Way("small", NEAREST | {"k": 2, "sketch_bytes": 3}, whole, (1.0,)),
-    "12 bytes, 0.1 gold": Way("small", {"k": 2, "sketch_bytes": 3}, whole, (1.0,), gold=0.1),
-    "12 bytes, one listed": Way("small", {"k": 1, "sketch_bytes": 6}, whole, (1.0,), seeds=1),
-    "24 bytes": Way("small", {"k": 3, "sketch_bytes": 12}, whole, seeds=1),
+    "tiny": Way("tiny", {}, whole),
+    "former tiny": Way("small", FORMER_TINY, whole),
+    "former tiny, nearest levels": Way("small", NEAREST | FORMER_TINY, whole, (1.0,)),
+    "former tiny, 0.1 gold": Way("small", FORMER_TINY, whole, (1.0,), gold=0.1),
+    "24 bytes": Way("small", {"k": 3, "sketch_bytes": 12}, whole),
     "24 bytes, nearest levels": Way("small", NEAREST | {"k": 3, "sketch_bytes": 12}, whole, (1.0,)),
-    "8 bytes": Way("small", {"k": 1, "sketch_bytes": 2}, whole, (1.0,), seeds=1),
-    "12 bytes, half gold, random:0.2": Way(
-        "small", {"k": 2, "sketch_bytes": 3}, whole, (1.0,), "random:0.2", 0.5, seeds=1
-    ),
+    "8 bytes": Way("small", {"k": 1, "sketch_bytes": 2}, whole, (1.0,)),
+    "former tiny, half gold, random:0.2": Way("small", FORMER_TINY, whole, (1.0,), "random:0.2", 0.5),
 }
 
 

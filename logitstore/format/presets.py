@@ -12,7 +12,7 @@ from logitstore.format.row import CodecInfo, RowInfo, SparsifierInfo, TailInfo
 from logitstore.format.row_kinds import ARGUMENTS, RowKind, row_kind
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "tiny": {"sparsifier": "topk", "k": 2, "tail": "sketch", "sketch_bytes": 3, "logprobs": "levels-8"},
+    "tiny": {"sparsifier": "topk", "k": 1, "tail": "sketch", "sketch_bytes": 6, "logprobs": "levels-8"},
     "small": {"sparsifier": "topk", "k": 4, "tail": "sketch", "sketch_bytes": 43, "logprobs": "levels-8"},
     "faithful": {"sparsifier": "topk", "k": 8, "tail": "sketch", "sketch_bytes": 103, "logprobs": "levels-8"},
     "exact": {"sparsifier": "hidden"},
@@ -26,7 +26,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 TYPICAL_KL = {
-    "tiny": (0.62, 0.52),
+    "tiny": (0.60, 0.46),
     "small": (0.078, 0.14),
     "faithful": (0.022, 0.056),
     "exact": (0.00039, 0.00018),
