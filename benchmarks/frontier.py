@@ -68,7 +68,7 @@ LABELS = {
     "top-40, renormalised": (9, 6, "top-40"),
     "top-50, renormalised": (9, 6, "top-50"),
     "top-12, renormalised": (-46, 5, "top-12"),
-    "top-80, renormalised": (-20, 18, "top-80"),
+    "top-80, renormalised": (-20, -9, "top-80"),
 }
 """Words beside points at T = 1: how far to the right, how far down, what."""
 
