@@ -78,6 +78,7 @@ _UNITS = {
     "evaluate": "batches",
     "ask again": "batches",
     "verify": "parts",
+    "check": "parts",
     "compare": "parts",
     "push": "parts",
     "pull": "parts",

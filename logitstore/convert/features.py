@@ -23,6 +23,7 @@ from logitstore.format.tap import TAP_NAME, needs_pilot, tap_folder
 from logitstore.settings.convert import MergeSettings, RecodeSettings
 from logitstore.store.cache import Cache
 from logitstore.store.checks.rows import check_features as refuse_impossible
+from logitstore.store.part import read_shared
 from logitstore.store.taps import Tap
 from logitstore.store.writer import PartTaken, StagedPart
 
@@ -150,13 +151,14 @@ def _begin_copy(cache: Cache, source: Tap) -> Tap:
 
     Raises:
         CacheMismatch: the one that is there is stored in another way.
+        CacheDamaged: the shared file is not what its seal says.
     """
     plan, layout = cache.manifest.identity, layout_for(cache.manifest, source.name)
     wanted = source.info.model_copy(update={"plan": plan, "layout": layout})
     storage = cache.storage.within(tap_folder(source.name))
     with storage_errors(storage):
-        for file in wanted.shared:
-            storage.put(file, source.storage.read(file))
+        for file, content in read_shared(source.storage, wanted.shared).items():
+            storage.put(file, content)
         storage.put_first(TAP_NAME, seal(wanted))
     found = Tap(cache.storage, cache.manifest, source.name)
     if found.info != wanted:

@@ -19,7 +19,7 @@ import xxhash
 import logitstore
 from logitstore.convert.choice import Choice, Pick, RowByRow
 from logitstore.convert.features import check_features, write_mean
-from logitstore.convert.parts import fit_on, shared_files, write_parts
+from logitstore.convert.parts import check_whole, fit_on, shared_files, write_parts
 from logitstore.convert.row_source import Mean
 from logitstore.convert.rows import Recoder, Remake, is_copy
 from logitstore.convert.scores import MeanScores
@@ -45,7 +45,7 @@ def merge(settings: MergeSettings, progress: Progress = no_progress) -> Cache:
     """Write the cache that `settings` describes, or those of its parts that are missing.
 
     Raises:
-        NotACache, CacheDamaged: a cache cannot be read.
+        NotACache, CacheDamaged: a cache cannot be read, or a file of it is not what its seal says.
         BadInput: options that cannot be used, or a cache that has no whole distributions.
         CacheMismatch: the caches are not complete, or of other samples or vocabularies; `settings.out` is another cache.
         StorageError: the disk is full or the folder cannot be written; what is committed stays.
@@ -58,8 +58,7 @@ def merge(settings: MergeSettings, progress: Progress = no_progress) -> Cache:
         )
     weights = weights_of(settings.weights, len(settings.caches))
     caches = _opened(settings.caches)
-    first = caches[0]
-    keeps = task_of(first.manifest.task).keeps
+    first, keeps = caches[0], task_of(caches[0].manifest.task).keeps
     for note in _scores_left(caches):
         progress(Step(stage="note", done=1, total=1, note=note))
     is_of_scores = not first.manifest.sparsifier.kind.is_distribution
@@ -95,6 +94,7 @@ def merge(settings: MergeSettings, progress: Progress = no_progress) -> Cache:
             return load_shared(first.storage, first.manifest), first.manifest.tail.pilot_rows
         return fit_on(source, first, row, settings.pilot_rows, progress) if row.tail.shape == "prior" else ({}, 0)
 
+    check_whole(caches, [] if keeps is None else [keeps], progress)
     out = open_storage(settings.out)
     with target_folder(settings.out, settings.caches):
         _refuse_another_mean(out, wanted)

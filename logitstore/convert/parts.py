@@ -5,6 +5,7 @@ target -> fit on rows of the sources -> cache.json and shared files -> part by p
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 
 import numpy as np
@@ -23,15 +24,43 @@ from logitstore.format.manifest import Manifest
 from logitstore.format.row import RowInfo
 from logitstore.models.head import LinearHead
 from logitstore.store.cache import Cache
+from logitstore.store.layout import part_name
+from logitstore.store.part import PartsPlan, check_seals, read_record, read_shared
 from logitstore.store.staged.others import tell_of_others
-from logitstore.store.storage import open_storage
+from logitstore.store.storage import Storage, open_storage
 from logitstore.store.writer import PartTaken, PartWriter
 
 
+def check_whole(caches: Sequence[Cache], taps: Collection[str], progress: Progress) -> None:
+    """Compare every file of some caches with its seal, before another cache is made of them.
+
+    A wrong byte would be right by the seals of that one, so `verify` could not find it any more.
+
+    Args:
+        caches: those that are read.
+        taps: the names of those that are read of them.
+        progress: receives the steps.
+
+    Raises:
+        CacheDamaged: a file is missing, or is not what its seal says.
+        StorageError: the system refuses to read one.
+    """
+    parts: list[tuple[Storage, PartsPlan, int]] = []
+    for cache in caches:
+        check_seals(cache.storage, "", cache.manifest.shared)
+        parts += [(cache.storage, cache.manifest, number) for number in cache.part_numbers]
+        for tap in (cache.taps[name] for name in taps):
+            check_seals(tap.storage, "", tap.info.shared)
+            parts += [(tap.storage, tap.plan, number) for number in tap.part_numbers]
+    for done, (storage, plan, number) in enumerate(parts, 1):
+        check_seals(storage, f"{part_name(number)}/", read_record(storage, plan, number).files)
+        progress(Step(stage="check", done=done, total=len(parts), part=number))
+
+
 def shared_files(source: Cache) -> dict[str, bytes]:
-    """Return the contents of a cache's shared files by their paths, but for the tail's."""
-    names = [name for name in source.manifest.shared if name != source.manifest.tail.file]
-    return {name: source.storage.read(name) for name in names}
+    """Return the contents of a cache's shared files by path, but for the tail's. Raises CacheDamaged: see `read_shared`."""
+    tail = source.manifest.tail.file
+    return read_shared(source.storage, {name: seal for name, seal in source.manifest.shared.items() if name != tail})
 
 
 def fit_on(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import partial
 
 from logitstore.convert.features import OF_VECTORS, refuse_row_options, write_copy
-from logitstore.convert.parts import fit_on, shared_files, write_parts
+from logitstore.convert.parts import check_whole, fit_on, shared_files, write_parts
 from logitstore.convert.row_source import HiddenStates
 from logitstore.convert.rows import is_copy, recoder_of
 from logitstore.core.progress import Progress, no_progress
@@ -31,7 +31,7 @@ def recode(settings: RecodeSettings, progress: Progress = no_progress) -> Cache:
     """Write the cache that `settings` describes, or those of its parts that are missing.
 
     Raises:
-        NotACache, CacheDamaged: the source cannot be read.
+        NotACache, CacheDamaged: the source cannot be read, or a file of it is not what its seal says.
         BadInput: the source does not hold what the target needs.
         CacheMismatch: `settings.out` is a cache of another plan.
         StorageError: the disk is full or the folder cannot be written.
@@ -50,6 +50,7 @@ def recode(settings: RecodeSettings, progress: Progress = no_progress) -> Cache:
         refuse_row_options(settings, source, "keeps one score of each row; --layout alone changes how these lie")
     row = target_row(settings, source.manifest)
     wanted = _manifest(settings, source.manifest, row)
+    check_whole([source], [] if keeps is None else [keeps], progress)
     with target_folder(settings.out, [settings.cache]):
         out = open_storage(settings.out)
         manifest = begin(out, wanted, partial(shared_files, source), lambda: _fit(settings, source, row, progress))

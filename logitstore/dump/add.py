@@ -37,6 +37,7 @@ from logitstore.settings.tasks import refuse_set
 from logitstore.settings.trust import refuse_unnamed
 from logitstore.store import layout
 from logitstore.store.cache import Cache
+from logitstore.store.part import check_seals, read_record
 from logitstore.store.staged.others import tell_of_others
 
 
@@ -46,7 +47,7 @@ def add(settings: AddSettings, progress: Progress = no_progress) -> Cache:
     Taps are written for the parts that the cache has.
 
     Raises:
-        NotACache, CacheDamaged: the cache cannot be read.
+        NotACache, CacheDamaged: the cache cannot be read, or what the teacher reads of it is not what its seal says.
         BadInput: the plan names no features or views, layers that the teacher does not have, or parts that do not exist.
         ModelError: the teacher cannot be loaded, or does not have the requested features.
         CacheMismatch: the teacher is another one, or an existing tap is stored in another way.
@@ -89,6 +90,7 @@ def _add_taps(settings: AddSettings, cache: Cache, progress: Progress) -> Cache:
     tell_of_others([cache.storage.within(tap_folder(name)) for name in names], work, progress)
     failed: dict[int, str] = {}
     if work or not is_begun:
+        _check_samples(cache, work if is_begun else cache.part_numbers)
         rows = dict(zip(cache.part_numbers, cache.index.facts()["rows"].tolist(), strict=True))
         opening = partial(_load_for_taps, settings, taps)
         failed = _write(settings, opening, work, is_begun, rows.__getitem__, "add", progress)
@@ -129,6 +131,7 @@ def _add_views(settings: AddSettings, cache: Cache, progress: Progress) -> Cache
     tell_of_others([cache.storage], work, progress)
     failed: dict[int, str] = {}
     if work:
+        _check_samples(cache, [])  # the parts of new views hold no images, all of which are shared
         is_begun = manifest.views > views[-1]
         opening = partial(_load_for_views, settings, views[-1] + 1)
         failed = _write(settings, opening, work, is_begun, lambda part: _rows_in(manifest, part), "dump", progress)
@@ -137,6 +140,20 @@ def _add_views(settings: AddSettings, cache: Cache, progress: Progress) -> Cache
     made = finished(settings.cache, parts)
     refuse_failed(settings.cache, failed)
     return made
+
+
+def _check_samples(cache: Cache, parts: Iterable[int]) -> None:
+    """Compare what the teacher reads of a cache with its seals. Its answers about other samples would outlive a repair.
+
+    Raises:
+        CacheDamaged: a file is missing, or is not what its seal says.
+        StorageError: the system refuses to read one.
+    """
+    check_seals(cache.storage, "", cache.manifest.shared)
+    for number in parts:
+        files = read_record(cache.storage, cache.manifest, number).files
+        of_samples = {name: seal for name, seal in files.items() if name == layout.SAMPLES_FILE}
+        check_seals(cache.storage, f"{layout.part_name(number)}/", of_samples)
 
 
 def _load_for_views(settings: AddSettings, views: int, progress: Progress) -> Open:

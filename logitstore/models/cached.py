@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from logitstore.core.types import ModelRef
-from logitstore.errors import CacheDamaged, one_line
 from logitstore.store.cache import Cache
+from logitstore.store.part import read_shared
 
 SETTINGS = {"tokenizer_config.json", "special_tokens_map.json", "preprocessor_config.json"}
 """Files that hold arguments of classes of transformers, some of which are opened as files. Other files hold words, too."""
@@ -39,23 +39,13 @@ def shared_model(cache: Cache, kind: str) -> Iterator[ModelRef]:
     """
     inside = cache.manifest.shared_file(kind)
     with tempfile.TemporaryDirectory(prefix="logitstore-") as folder:
-        for name in cache.manifest.shared:
+        for name, sealed in cache.manifest.shared.items():
             if name.startswith(f"{inside}/"):
                 path = Path(folder, name.removeprefix(f"{inside}/"))
-                content = read_shared(cache, name)
+                content = read_shared(cache.storage, {name: sealed})[name]
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(_without_paths(content) if path.name in SETTINGS else content)
         yield ModelRef(name=folder, in_cache=True, called=f"{cache.path}/{inside}")
-
-
-def read_shared(cache: Cache, name: str) -> bytes:
-    """Return the contents of a shared file. Raises CacheDamaged: it cannot be read."""
-    try:
-        return cache.storage.read(name)
-    except OSError as error:
-        raise CacheDamaged(
-            f"{cache.path}/{name}: cannot be read: {one_line(error)}. Run `logitstore verify`."
-        ) from error
 
 
 def _without_paths(content: bytes) -> bytes:

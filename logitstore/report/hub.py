@@ -17,14 +17,13 @@ from pathlib import Path
 
 from logitstore.core.place import Place
 from logitstore.core.progress import Progress, Step, no_progress
-from logitstore.errors import BadInput, CacheDamaged, CacheMismatch, NotACache, StorageError, way_out_of
+from logitstore.errors import BadInput, CacheDamaged, CacheMismatch, NotACache, StorageError
 from logitstore.format.manifest import MANIFEST_NAME, Manifest
-from logitstore.format.sealed import FileSeal, seal_of_bytes
 from logitstore.format.tap import TAP_NAME, TapInfo, tap_folder
 from logitstore.report.card import SAMPLES, card, samples_table, speller
 from logitstore.store import layout
 from logitstore.store.cache import Cache
-from logitstore.store.part import PartsPlan, open_samples
+from logitstore.store.part import PartsPlan, open_samples, read_shared
 from logitstore.store.remote.bundle import pack
 from logitstore.store.remote.hub import HubObjects
 from logitstore.store.remote.names import SUFFIX
@@ -93,19 +92,6 @@ def _check_target(cache: Cache, there: Storage, names: set[str]) -> None:
         )
 
 
-def _shared(storage: Storage, seals: dict[str, FileSeal], folder: str) -> dict[str, bytes]:
-    """Return shared files by their paths. Raises CacheDamaged: one is missing, or not what its seal says."""
-    contents = {}
-    for name, expected in seals.items():
-        try:
-            contents[f"{folder}{name}"] = content = storage.read(name)
-        except FileNotFoundError as error:
-            raise CacheDamaged(f"{storage}: {name} is missing. {way_out_of(storage)}") from error
-        if seal_of_bytes(content) != expected:
-            raise CacheDamaged(f"{storage}: {name} is not what its seal says. {way_out_of(storage)}")
-    return contents
-
-
 class _Run:
     """One run of `push_to_hub`: what is there, what came of it, and how it is told."""
 
@@ -150,7 +136,7 @@ class _Run:
         _check_target(cache, self._there, names)
         begun = {} if CARD in names else {CARD: card(cache, self._hub.address).encode()}
         if MANIFEST_NAME not in names:
-            begun |= _shared(cache.storage, cache.manifest.shared, "")
+            begun |= read_shared(cache.storage, cache.manifest.shared)
             begun[MANIFEST_NAME] = read_small(cache.storage, MANIFEST_NAME)
         return begun
 
@@ -159,7 +145,8 @@ class _Run:
         folder = f"{tap_folder(tap.name)}/"
         if f"{folder}{TAP_NAME}" not in self._names:
             described = {f"{folder}{TAP_NAME}": read_small(tap.storage, TAP_NAME)}
-            return _shared(tap.storage, tap.info.shared, folder) | described
+            shared = read_shared(tap.storage, tap.info.shared)
+            return {f"{folder}{name}": content for name, content in shared.items()} | described
         if read_sealed(TapInfo, self._there.within(tap_folder(tap.name)), TAP_NAME).identity != tap.info.identity:
             raise CacheMismatch(f"{self._hub.address}: another tap {tap.name} is there. Leave it out with --taps.")
         return {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any, Literal, Protocol
 
@@ -10,17 +10,18 @@ import numpy as np
 
 from logitstore.core.memo import Budget, Memo
 from logitstore.core.types import Answer, Array, CachedSample
-from logitstore.errors import CacheDamaged, CacheMismatch, way_out_of
+from logitstore.errors import CacheDamaged, CacheMismatch, one_line, storage_errors, way_out_of
 from logitstore.format.codecs.answer import RowCodec
 from logitstore.format.manifest import Manifest
 from logitstore.format.part_record import PartRecord
 from logitstore.format.row import FieldInfo
+from logitstore.format.sealed import FileSeal, seal_of, seal_of_bytes
 from logitstore.store import layout
 from logitstore.store.checks.rows import check_values
 from logitstore.store.maps import MAPS
 from logitstore.store.rows import map_rows, needed_files, read_rows
 from logitstore.store.samples import PartSamples, stored_samples
-from logitstore.store.storage import Storage, read_sealed
+from logitstore.store.storage import Far, Storage, read_sealed
 
 
 class PartsPlan(Protocol):
@@ -103,6 +104,41 @@ def check_files(storage: Storage, folder: str, sizes: dict[str, int]) -> None:
         if size != expected:
             what = "is missing" if size is None else f"has {size} bytes instead of {expected}"
             raise CacheDamaged(f"{storage}: {folder}{name} {what}. {way_out_of(storage)}")
+
+
+def check_seals(storage: Storage, folder: str, seals: Mapping[str, FileSeal]) -> None:
+    """Read files below `folder` and compare them with their seals. Those in an object store are compared as they come here.
+
+    Raises:
+        CacheDamaged: a file is missing, or is another one.
+        StorageError: the system refuses to read it.
+    """
+    if isinstance(storage, Far):
+        return
+    check_files(storage, folder, {name: seal.bytes for name, seal in seals.items()})
+    for name, expected in seals.items():
+        with storage_errors(storage):
+            if seal_of(storage.local(f"{folder}{name}")) != expected:
+                raise CacheDamaged(f"{storage}: {folder}{name} is not what its seal says. {way_out_of(storage)}")
+
+
+def read_shared(storage: Storage, seals: dict[str, FileSeal]) -> dict[str, bytes]:
+    """Return the contents of shared files by their names, for use beside the cache: each is what its seal says.
+
+    Raises:
+        CacheDamaged: a file is missing, cannot be read, or is another one.
+    """
+    contents = {}
+    for name, expected in seals.items():
+        try:
+            contents[name] = content = storage.read(name)
+        except FileNotFoundError as error:
+            raise CacheDamaged(f"{storage}: {name} is missing. {way_out_of(storage)}") from error
+        except OSError as error:
+            raise CacheDamaged(f"{storage}: {name} cannot be read: {one_line(error)}. {way_out_of(storage)}") from error
+        if seal_of_bytes(content) != expected:
+            raise CacheDamaged(f"{storage}: {name} is not what its seal says. {way_out_of(storage)}")
+    return contents
 
 
 OPEN_ARCHIVES = 8

@@ -15,11 +15,11 @@ from transformers import PreTrainedTokenizerBase
 
 from logitstore.core.types import ModelRef
 from logitstore.errors import BadInput, CacheDamaged, ModelError, one_line
-from logitstore.models.cached import read_shared
 from logitstore.models.load import load_config
 from logitstore.models.shape import head_rows
 from logitstore.models.tokens.tokenizer import own_tokenizer
 from logitstore.store.cache import Cache
+from logitstore.store.part import read_shared
 from logitstore.text.chats.variables import variables_of
 
 LARGEST_TEMPLATE = 1 << 20
@@ -121,7 +121,9 @@ def given_template(cache: Cache) -> str | None:
     if cache.manifest.text[1].chat_template is None:
         return None
     name = f"{cache.manifest.shared_file('tokenizer')}/chat_template.jinja"
+    if (sealed := cache.manifest.shared.get(name)) is None:
+        raise CacheDamaged(f"{cache.path}: {name} is not among its shared files.")
     try:
-        return read_shared(cache, name).decode()
+        return read_shared(cache.storage, {name: sealed})[name].decode()
     except UnicodeDecodeError as error:
         raise CacheDamaged(f"{cache.path}/{name}: no template in UTF-8: {one_line(error)}") from error

@@ -13,7 +13,8 @@ from tests.parts.warm import WarmProcess
 
 PROGRESS = re.compile(
     r"labels: |data: |cost: |vectors: |(load the teacher|fingerprint|images) \.\.\.$|"
-    r"(add|tokenise|windows|check the images|pilot|pilot of taps|dump|verify|ask again|evaluate|train): [\d,]+ (of [\d,]+ )?"
+    r"(add|tokenise|windows|check the images|pilot|pilot of taps|dump|verify|check|ask again|evaluate|train): "
+    r"[\d,]+ (of [\d,]+ )?"
 )
 Command = Callable[..., int]
 Refused = Callable[..., str]

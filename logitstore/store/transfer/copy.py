@@ -17,14 +17,14 @@ import numpy as np
 
 from logitstore.core.place import Place, split_scheme
 from logitstore.core.progress import Progress, Step, no_progress
-from logitstore.errors import BadInput, CacheDamaged, CacheMismatch, storage_errors, way_out_of
+from logitstore.errors import BadInput, CacheMismatch, storage_errors
 from logitstore.format.manifest import MANIFEST_NAME, Manifest
-from logitstore.format.sealed import FileSeal, seal, seal_of_bytes, unseal_from
+from logitstore.format.sealed import FileSeal, seal, unseal_from
 from logitstore.format.tap import TAP_NAME, TAPS, TapInfo, tap_folder
 from logitstore.store import layout
 from logitstore.store.cache import Cache
 from logitstore.store.index.index import PartsIndex
-from logitstore.store.part import PartsPlan
+from logitstore.store.part import PartsPlan, read_shared
 from logitstore.store.storage import Far, Storage, open_storage, read_sealed, read_small
 from logitstore.store.transfer.parts import PartCopy, copies
 
@@ -186,15 +186,8 @@ def _check_same(cache: Cache, other: Manifest, there: Storage) -> None:
 def _copy_shared(here: Storage, there: Storage, seals: dict[str, FileSeal]) -> None:
     """Copy shared files that are not there yet in their size. Raises CacheDamaged: one is not what its seal says."""
     for name, expected in seals.items():
-        if there.size(name) == expected.bytes:
-            continue
-        try:
-            content = here.read(name)
-        except FileNotFoundError as error:
-            raise CacheDamaged(f"{here}: {name} is missing. {way_out_of(here)}") from error
-        if seal_of_bytes(content) != expected:
-            raise CacheDamaged(f"{here}: {name} is not what its seal says. {way_out_of(here)}")
-        there.put(name, content)
+        if there.size(name) != expected.bytes:
+            there.put(name, read_shared(here, {name: expected})[name])
 
 
 def _copy_manifest(cache: Cache, there: Storage) -> None:
