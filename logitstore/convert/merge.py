@@ -94,10 +94,10 @@ def merge(settings: MergeSettings, progress: Progress = no_progress) -> Cache:
             return load_shared(first.storage, first.manifest), first.manifest.tail.pilot_rows
         return fit_on(source, first, row, settings.pilot_rows, progress) if row.tail.shape == "prior" else ({}, 0)
 
-    check_whole(caches, [] if keeps is None else [keeps], progress)
     out = open_storage(settings.out)
     with target_folder(settings.out, settings.caches):
         _refuse_another_mean(out, wanted)
+        check_whole(caches, [] if keeps is None else [keeps], out, wanted, progress)
         manifest = begin(out, wanted, partial(shared_files, first), fit)
     if keeps is not None or source is None:
         write_parts(settings.out, manifest, first, Recoder(), "merge", progress)

@@ -15,9 +15,9 @@ from logitstore.convert.rows import Recoder
 from logitstore.core.order import spread
 from logitstore.core.place import Place
 from logitstore.core.progress import Progress, Step
-from logitstore.dump.begin import Fit
+from logitstore.dump.begin import Fit, existing_manifest
 from logitstore.dump.fit import fitted, listed_by
-from logitstore.dump.parts import finished
+from logitstore.dump.parts import ANSWERS, finished, missing_work
 from logitstore.dump.sparsify.reduce import sparsifier_of
 from logitstore.dump.sparsify.sketch import TailPilot
 from logitstore.format.manifest import Manifest
@@ -27,26 +27,35 @@ from logitstore.store.cache import Cache
 from logitstore.store.layout import part_name
 from logitstore.store.part import PartsPlan, check_seals, read_record, read_shared
 from logitstore.store.staged.others import tell_of_others
-from logitstore.store.storage import Storage, open_storage
+from logitstore.store.storage import Far, Storage, open_storage
 from logitstore.store.writer import PartTaken, PartWriter
 
 
-def check_whole(caches: Sequence[Cache], taps: Collection[str], progress: Progress) -> None:
-    """Compare every file of some caches with its seal, before another cache is made of them.
+def check_whole(
+    caches: Sequence[Cache], taps: Collection[str], out: Storage, wanted: Manifest, progress: Progress
+) -> None:
+    """Compare every file of some caches with its seal, before another cache is made of them, unless that one is there already.
 
-    A wrong byte would be right by the seals of that one, so `verify` could not find it any more.
+    A wrong byte would be right by the seals of that one, so `verify` could not find it any more. Files of a cache in an object
+    store are compared when they are fetched.
 
     Args:
         caches: those that are read.
         taps: the names of those that are read of them.
+        out: the storage of the cache to be.
+        wanted: the plan of that cache.
         progress: receives the steps.
 
     Raises:
+        CacheMismatch: another cache is there.
         CacheDamaged: a file is missing, or is not what its seal says.
         StorageError: the system refuses to read one.
     """
+    is_begun = existing_manifest(out, wanted) is not None
+    if is_begun and not missing_work(out, caches[0].part_numbers, [ANSWERS, *taps]):
+        return
     parts: list[tuple[Storage, PartsPlan, int]] = []
-    for cache in caches:
+    for cache in (cache for cache in caches if not isinstance(cache.storage, Far)):
         check_seals(cache.storage, "", cache.manifest.shared)
         parts += [(cache.storage, cache.manifest, number) for number in cache.part_numbers]
         for tap in (cache.taps[name] for name in taps):

@@ -50,9 +50,9 @@ def recode(settings: RecodeSettings, progress: Progress = no_progress) -> Cache:
         refuse_row_options(settings, source, "keeps one score of each row; --layout alone changes how these lie")
     row = target_row(settings, source.manifest)
     wanted = _manifest(settings, source.manifest, row)
-    check_whole([source], [] if keeps is None else [keeps], progress)
     with target_folder(settings.out, [settings.cache]):
         out = open_storage(settings.out)
+        check_whole([source], [] if keeps is None else [keeps], out, wanted, progress)
         manifest = begin(out, wanted, partial(shared_files, source), lambda: _fit(settings, source, row, progress))
     # what is stored decides, also where another process began this cache
     recoder = recoder_of(source, row, load_shared(out, manifest))

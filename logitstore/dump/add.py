@@ -39,6 +39,7 @@ from logitstore.store import layout
 from logitstore.store.cache import Cache
 from logitstore.store.part import check_seals, read_record
 from logitstore.store.staged.others import tell_of_others
+from logitstore.store.storage import Far
 
 
 def add(settings: AddSettings, progress: Progress = no_progress) -> Cache:
@@ -149,6 +150,8 @@ def _check_samples(cache: Cache, parts: Iterable[int]) -> None:
         CacheDamaged: a file is missing, or is not what its seal says.
         StorageError: the system refuses to read one.
     """
+    if isinstance(cache.storage, Far):
+        return  # compared when they are fetched
     check_seals(cache.storage, "", cache.manifest.shared)
     for number in parts:
         files = read_record(cache.storage, cache.manifest, number).files

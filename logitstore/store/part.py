@@ -21,7 +21,7 @@ from logitstore.store.checks.rows import check_values
 from logitstore.store.maps import MAPS
 from logitstore.store.rows import map_rows, needed_files, read_rows
 from logitstore.store.samples import PartSamples, stored_samples
-from logitstore.store.storage import Far, Storage, read_sealed
+from logitstore.store.storage import Storage, read_sealed
 
 
 class PartsPlan(Protocol):
@@ -107,14 +107,12 @@ def check_files(storage: Storage, folder: str, sizes: dict[str, int]) -> None:
 
 
 def check_seals(storage: Storage, folder: str, seals: Mapping[str, FileSeal]) -> None:
-    """Read files below `folder` and compare them with their seals. Those in an object store are compared as they come here.
+    """Read files below `folder` and compare them with their seals.
 
     Raises:
         CacheDamaged: a file is missing, or is another one.
         StorageError: the system refuses to read it.
     """
-    if isinstance(storage, Far):
-        return
     check_files(storage, folder, {name: seal.bytes for name, seal in seals.items()})
     for name, expected in seals.items():
         with storage_errors(storage):
@@ -126,15 +124,17 @@ def read_shared(storage: Storage, seals: dict[str, FileSeal]) -> dict[str, bytes
     """Return the contents of shared files by their names, for use beside the cache: each is what its seal says.
 
     Raises:
-        CacheDamaged: a file is missing, cannot be read, or is another one.
+        CacheDamaged: a file is missing, no file, or another one.
+        StorageError: the system refuses to read it.
     """
     contents = {}
     for name, expected in seals.items():
         try:
-            contents[name] = content = storage.read(name)
+            with storage_errors(storage):
+                contents[name] = content = storage.read(name)
         except FileNotFoundError as error:
             raise CacheDamaged(f"{storage}: {name} is missing. {way_out_of(storage)}") from error
-        except OSError as error:
+        except OSError as error:  # a folder in its place
             raise CacheDamaged(f"{storage}: {name} cannot be read: {one_line(error)}. {way_out_of(storage)}") from error
         if seal_of_bytes(content) != expected:
             raise CacheDamaged(f"{storage}: {name} is not what its seal says. {way_out_of(storage)}")
