@@ -114,8 +114,8 @@ def test_the_answers_of_a_cache_are_those_that_training_reads(
     if changes:  # without, the tail of the cache is no even one
         np.testing.assert_allclose(found_SC, expected_SC.numpy(), atol=1e-5)
     assert classes_of(cache, "per-class").tolist() == expected_SC.argmax(1).tolist()
-    listed_SK = torch.from_numpy(found_SC).gather(1, expected_SC.topk(8).indices)
-    assert torch.allclose(listed_SK, expected_SC.topk(8).values, atol=1e-5)
+    listed_SK = torch.from_numpy(found_SC).gather(1, expected_SC.topk(4).indices)
+    assert torch.allclose(listed_SK, expected_SC.topk(4).values, atol=1e-5)
 
 
 def test_images_are_chosen_by_the_mean_over_their_views_and_read_in_every_view(

@@ -85,7 +85,9 @@ def assert_same(out: Path, expected: Path) -> None:
     assert files[out] == files[expected]
     own, others = weights(out), weights(expected)
     assert own.keys() == others.keys()
-    assert max(float((own[name] - others[name]).abs().max()) for name in own) < 1e-5
+    assert (
+        max(float((own[name] - others[name]).abs().max()) for name in own) < 5e-5
+    )  # a few roundings more or less, by the text
 
 
 def sometimes(cases: list[tuple[Any, ...]]) -> list[Any]:

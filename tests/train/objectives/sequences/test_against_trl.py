@@ -61,5 +61,5 @@ def test_dpo_is_that_of_trl(tmp_path: Path, small_student: Path, tokenizer: PreT
         processing_class=AutoTokenizer.from_pretrained(small_student),
     )
     theirs = trainer.compute_loss(trainer.model, next(iter(trainer.get_train_dataloader()))).detach()
-    assert float(ours) == pytest.approx(float(theirs), rel=1e-3)
+    assert float(ours) == pytest.approx(float(theirs), rel=1e-3, abs=5e-4)  # stored logprobs are float16
     assert float(ours) != pytest.approx(float(np.log(2)), rel=0.05)
